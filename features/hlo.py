@@ -1,0 +1,101 @@
+"""The HLO vocabulary: opcode ids, the columns of ``node_feat`` and of the two kinds of configuration.
+
+Ids and column names are those of TpuGraphs (Phothilimthana et al., NeurIPS 2023; google-research-datasets/tpu_graphs).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: Opcode names by id; 0 is an opcode nobody knows.
+OPCODES: Final[tuple[str, ...]] = (
+    "unknown",
+    *"""
+    abs add add-dependency after-all all-reduce all-to-all atan2 batch-norm-grad batch-norm-inference
+    batch-norm-training bitcast bitcast-convert broadcast call ceil cholesky clamp collective-permute
+    count-leading-zeros compare complex concatenate conditional constant convert convolution copy copy-done
+    copy-start cosine custom-call divide domain dot dynamic-slice dynamic-update-slice exponential
+    exponential-minus-one fft floor fusion gather get-dimension-size set-dimension-size get-tuple-element
+    imag infeed iota is-finite log log-plus-one and not or xor map maximum minimum multiply negate outfeed
+    pad parameter partition-id popcnt power real recv recv-done reduce reduce-precision reduce-window
+    remainder replica-id reshape reverse rng rng-get-and-update-state rng-bit-generator round-nearest-afz
+    rsqrt scatter select select-and-scatter send send-done shift-left shift-right-arithmetic
+    shift-right-logical sign sine slice sort sqrt subtract tanh trace transpose triangular-solve tuple
+    tuple-select while cbrt all-gather collective-permute-start collective-permute-done logistic
+    dynamic-reshape all-reduce-start all-reduce-done reduce-scatter all-gather-start all-gather-done
+    opt-barrier async-start async-update async-done round-nearest-even stochastic-convert tan
+    """.split(),
+)
+OPCODE_ID: Final[dict[str, int]] = {name: number for number, name in enumerate(OPCODES)}
+N_OPCODES: Final = len(OPCODES)
+
+#: HLO allows more dimensions; TpuGraphs keeps six.
+MAX_RANK: Final = 6
+
+
+def _slots(stem: str, count: int) -> list[str]:
+    return [f"{stem}_{slot}" for slot in range(count)]
+
+
+def _totalled(stem: str, count: int = MAX_RANK) -> list[str]:
+    return [*_slots(stem, count), f"{stem}_sum", f"{stem}_product"]
+
+
+#: Element types in the order of their one-hot columns.
+ELEMENT_TYPES: Final[tuple[str, ...]] = tuple(
+    "invalid_type pred s8 s16 s32 s64 u8 u16 u32 u64 f16 f32 f64 bf16 c64 c128 tuple opaque_type token".split()
+)
+
+#: Names of the 140 columns of ``node_feat``.
+NODE_FEAT: Final[tuple[str, ...]] = (
+    "is_root",
+    "element_size_in_bits",
+    *(f"shape_element_type_is_{name}" for name in ELEMENT_TYPES),
+    *_totalled("shape_dimensions"),
+    "shape_tuple_shapes_size",
+    "parameter_number",
+    *_slots("dimensions", MAX_RANK),
+    *_totalled("window_size"),
+    *_totalled("window_stride"),
+    *_totalled("window_padding_low"),
+    *_totalled("window_padding_high"),
+    *_totalled("window_window_dilation"),
+    *_totalled("window_base_dilation"),
+    *_slots("window_window_reversal", MAX_RANK),
+    "window_window_reversal_true_count",
+    "window_window_reversal_false_count",
+    "convolution_dim_numbers_input_batch_dim",
+    "convolution_dim_numbers_input_feature_dim",
+    *_slots("convolution_dim_numbers_input_spatial_dims", 4),
+    "convolution_dim_numbers_kernel_input_feature_dim",
+    "convolution_dim_numbers_kernel_output_feature_dim",
+    *_slots("convolution_dim_numbers_kernel_spatial_dims", 4),
+    "convolution_dim_numbers_output_batch_dim",
+    "convolution_dim_numbers_output_feature_dim",
+    "feature_group_count",
+    "batch_group_count",
+    *_totalled("slice_dims_start", 2),
+    *_totalled("slice_dims_stride", 2),
+    *_totalled("slice_dims_limit", 2),
+    *_totalled("dynamic_slice_sizes", 2),
+    *_totalled("padding_config_edge_padding_low", 2),
+    *_totalled("padding_config_edge_padding_high", 2),
+    "is_stable",
+    *_slots("layout_minor_to_major", MAX_RANK),
+)
+FEAT_ID: Final[dict[str, int]] = {name: column for column, name in enumerate(NODE_FEAT)}
+N_FEAT: Final = len(NODE_FEAT)
+
+#: Names of the 24 columns of a tile configuration, 0-padded.
+TILE_CONFIG: Final[tuple[str, ...]] = (
+    *_totalled("kernel_bounds"),
+    *_totalled("output_bounds"),
+    *_totalled("input_bounds"),
+)
+
+#: Names of the 18 columns of one configurable node's layouts, minor to major, -1-padded; all -1: the compiler decides.
+LAYOUT_CONFIG: Final[tuple[str, ...]] = (
+    *_slots("output_layout", MAX_RANK),
+    *_slots("input_layout", MAX_RANK),
+    *_slots("kernel_layout", MAX_RANK),
+)

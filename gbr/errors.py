@@ -1,0 +1,39 @@
+"""What can go wrong, one class per place.  A message says what, where, what was wanted and what to do."""
+
+from __future__ import annotations
+
+
+class GbrError(Exception):
+    """An expected failure: one line for the user, exit status 1."""
+
+    exit_code = 1
+
+
+class UsageError(GbrError, ValueError):
+    """A request that cannot be right, whatever the files hold: exit status 2."""
+
+    exit_code = 2
+
+
+class DataError(GbrError, ValueError):
+    """A graph file (.npz) that is missing, torn or breaks its format."""
+
+
+class HloError(GbrError, ValueError):
+    """Bytes that are not the HLO protobuf they should be."""
+
+
+class StoreError(GbrError):
+    """A feature store that is missing, torn or of another schema."""
+
+
+class ModelError(GbrError):
+    """A model directory that is missing, torn or does not fit the features."""
+
+
+class CollectError(GbrError):
+    """A measurement that cannot be made or trusted."""
+
+
+class MissingLibraryError(GbrError, ImportError):
+    """An optional library, or a system library below one, is not there."""
