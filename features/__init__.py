@@ -1,0 +1,11 @@
+"""Arrays in, vectors out: feature extractors for tensor programs and their compiler configurations.
+
+Knows no file and no model.  :mod:`features.tile` and :mod:`features.layout` hold the two extractors.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: Tells this package from another one of the same name.
+OWNER: Final = "gbr"

@@ -106,13 +106,16 @@ class Schema:
         """12 hex digits over kind, block names, block versions, column names and units (not the prose)."""
         meaning = [
             self.kind,
-            [(block.name, block.version, [(column.name, column.unit) for column in block.columns]) for block in self.blocks],
+            [
+                (block.name, block.version, [(column.name, column.unit) for column in block.columns])
+                for block in self.blocks
+            ],
         ]
         return hashlib.sha256(json.dumps(meaning).encode()).hexdigest()[:12]
 
 
 class Extractor(Protocol):
-    """Turns configurations of one graph into feature vectors; made once per graph, called per block of configurations."""
+    """Turns configurations of one graph into feature vectors: made once per graph, called per block of them."""
 
     @property
     def schema(self) -> Schema:

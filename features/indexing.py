@@ -1,0 +1,335 @@
+"""Carries the index of a tensor backwards through HLO operations, down to the tensors that lie in memory.
+
+One rule per opcode: given the index under which a node's output is wanted, the indices under which its operands are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from features.cost import conv_roles, dot_roles
+from features.graph import Program
+from features.hlo import FEAT_ID, OPCODE_ID
+from features.tensors import Tensors, slots
+
+#: Index of one tensor: per dimension, the coefficient of each loop it depends on.
+Index = tuple[dict[int, float], ...]
+
+#: An index that can be looked up.
+IndexKey = tuple[tuple[tuple[int, float], ...], ...]
+
+#: A graph has more paths than nodes; beyond this many visits the remaining operands count as not addressed.
+_MAX_VISITS: Final = 4096
+
+_SOURCES: Final = tuple(OPCODE_ID[name] for name in ("iota", "rng", "rng-bit-generator"))
+
+
+@dataclass
+class Trace:
+    """Walks back from a kernel's result and notes where memory is read, under which index.
+
+    Attributes
+    ----------
+    extents, roles
+        The loops found so far.
+    reads
+        Nodes whose output is read from memory, with the index.
+    side
+        Per node read: ``left`` or ``right`` operand of the anchor, ``extra``, or ``""`` where it joins later.
+    reached
+        Whether the anchor lies on a path from the start.
+    operands
+        The anchor's own ``left`` and ``right`` operand nodes and their indices, as they stand in the anchor.
+    inner
+        The loops that a node reduces over, by node and place.
+    """
+
+    program: Program
+    tensors: Tensors
+    anchor: int
+    extents: list[int] = field(default_factory=list)
+    roles: list[str] = field(default_factory=list)
+    reads: dict[tuple[int, IndexKey], Index] = field(default_factory=dict)
+    side: dict[int, str] = field(default_factory=dict)
+    reached: bool = False
+    operands: dict[str, tuple[int, Index]] = field(default_factory=dict)
+    inner: dict[tuple[int, int], int] = field(default_factory=dict)
+
+    def loop(self, extent: int, role: str) -> int:
+        """Add a loop, return its number."""
+        self.extents.append(max(extent, 1))
+        self.roles.append(role)
+        return len(self.extents) - 1
+
+    def reduced(self, node: int, place: int, extent: int) -> int:
+        """The loop over the ``place``-th dimension that ``node`` reduces; the same on every path."""
+        if (node, place) not in self.inner:
+            self.inner[node, place] = self.loop(extent, "k")
+        return self.inner[node, place]
+
+    def walk(self, start: int, index: Index) -> None:
+        """Follow all operands from ``start``, whose output is wanted under ``index``."""
+        stack: list[tuple[int, Index, str]] = [(start, index, "")]
+        seen: set[tuple[tuple[int, IndexKey], str]] = set()
+        while stack and len(seen) < _MAX_VISITS:
+            node, index, side = stack.pop()
+            key = (node, tuple(tuple(sorted(terms.items())) for terms in index))
+            if (key, side) in seen:
+                continue
+            seen.add((key, side))
+            self.reached |= node == self.anchor
+            steps = self.step(node, index, side)
+            if steps:
+                stack.extend(steps)
+            elif self.tensors.elements[node] > 1 and self.program.opcode[node] not in _SOURCES:
+                self.reads.setdefault(key, index)
+                if side or node not in self.side:
+                    self.side[node] = side
+
+    def step(self, node: int, index: Index, side: str) -> list[tuple[int, Index, str]]:
+        """Operands of ``node`` with their indices and the side of the anchor they are on; none for a leaf."""
+        operands = [int(operand) for operand in self.program.operands.of(node)]
+        operands = [operand for operand in operands if self.tensors.elements[operand] > 0]
+        if not operands:
+            return []
+        rule = _RULES.get(int(self.program.opcode[node]), _elementwise)
+        indices = rule(self, node, operands, index)
+        sides = [side] * len(operands)
+        if node == self.anchor:
+            sides = self.sides(node, operands)
+            for place, item in zip(operands, indices, strict=True):
+                self.operands.setdefault(sides[operands.index(place)], (place, item))
+        return list(zip(operands, indices, sides, strict=True))
+
+    def sides(self, node: int, operands: list[int]) -> list[str]:
+        """Which operand of the anchor is the left one, which the right (the kernel of a convolution)."""
+        opcode = int(self.program.opcode[node])
+        if opcode in (OPCODE_ID["dot"], OPCODE_ID["convolution"]) and len(operands) == 2:
+            dims = (dot_roles if opcode == OPCODE_ID["dot"] else conv_roles)(self.program, self.tensors, node)
+            return ["right", "left"] if dims is not None and dims.swapped else ["left", "right"]
+        largest = max(operands, key=lambda operand: self.tensors.elements[operand])
+        return ["left" if operand == largest else "extra" for operand in operands]
+
+
+def _same(trace: Trace, node: int, operand: int, index: Index) -> Index:
+    """Elementwise; where the shapes differ, dimensions are matched by extent, each loop once."""
+    shape, out = trace.tensors.shape(operand), trace.tensors.shape(node)
+    if shape == out:
+        return index
+    free = list(range(len(out)))
+    terms: list[dict[int, float]] = []
+    for extent in shape:
+        place = next((dim for dim in free if out[dim] == extent), None)
+        if place is not None:
+            free.remove(place)
+        terms.append(index[place] if place is not None and place < len(index) else {})
+    return tuple(terms)
+
+
+def _elementwise(trace: Trace, node: int, operands: list[int], index: Index) -> list[Index]:
+    return [_same(trace, node, operand, index) for operand in operands]
+
+
+def _broadcast(trace: Trace, node: int, operands: list[int], index: Index) -> list[Index]:
+    rank = int(trace.tensors.rank[operands[0]])
+    dims = slots(trace.program.feat[node], "dimensions")[:rank].tolist()
+    shape, out = trace.tensors.shape(operands[0]), trace.tensors.shape(node)
+    if all(dim < len(out) and out[dim] == extent for dim, extent in zip(dims, shape, strict=True)):
+        return [tuple(index[dim] for dim in dims)]
+    return [_same(trace, node, operands[0], index)]
+
+
+def _transpose(trace: Trace, node: int, operands: list[int], index: Index) -> list[Index]:
+    rank = int(trace.tensors.rank[node])
+    order = slots(trace.program.feat[node], "dimensions")[:rank].tolist()
+    if sorted(order) != list(range(rank)) or len(trace.tensors.shape(operands[0])) != rank:
+        return [_same(trace, node, operands[0], index)]
+    return [tuple(index[order.index(dim)] for dim in range(rank))]
+
+
+def _reshape(trace: Trace, node: int, operands: list[int], index: Index) -> list[Index]:
+    """Dimensions are grouped where the running products meet; within a group the flat offset is split again."""
+    out, shape = trace.tensors.shape(node), trace.tensors.shape(operands[0])
+    if np.prod(out) != np.prod(shape):
+        return [_same(trace, node, operands[0], index)]
+    terms: list[dict[int, float]] = [{} for _ in shape]
+    here, there = len(out) - 1, len(shape) - 1
+    while here >= 0 and there >= 0:
+        flat: dict[int, float] = {}
+        size_out, size_in, step = 1, 1, 1.0
+        group: list[int] = []
+        while not group or size_out != size_in:
+            if not group or size_in < size_out:
+                group.append(there)
+                size_in *= shape[there]
+                there -= 1
+            if size_out < size_in or (size_out == size_in == 1 and here >= 0 and out[here] == 1):
+                for loop, coefficient in index[here].items():
+                    flat[loop] = flat.get(loop, 0.0) + coefficient * step
+                step *= out[here]
+                size_out *= out[here]
+                here -= 1
+        divisor = 1.0
+        for dim in group:
+            span = divisor * shape[dim]
+            terms[dim] = {
+                loop: coefficient / divisor
+                for loop, coefficient in flat.items()
+                if coefficient < span and coefficient * trace.extents[loop] > divisor
+            }
+            divisor = span
+    return [tuple(terms)]
+
+
+def _reduce(trace: Trace, node: int, operands: list[int], index: Index) -> list[Index]:
+    out = trace.tensors.shape(node)
+    indices: list[Index] = []
+    for operand in operands:
+        shape = trace.tensors.shape(operand)
+        n_reduced = len(shape) - len(out)
+        if n_reduced <= 0 or len(index) < len(out):
+            indices.append(() if not shape else _same(trace, node, operand, index))
+            continue
+        reduced = slots(trace.program.feat[node], "dimensions")[:n_reduced].tolist()
+        kept = [dim for dim in range(len(shape)) if dim not in reduced]
+        if tuple(shape[dim] for dim in kept) != out:
+            reduced = _reduced_by_extent(shape, out)
+            kept = [dim for dim in range(len(shape)) if dim not in reduced]
+        terms: list[dict[int, float]] = [{} for _ in shape]
+        for place, dim in enumerate(kept[: len(out)]):
+            terms[dim] = index[place]
+        used = {loop for item in terms for loop in item}
+        for dim in reduced:
+            loop = trace.inner.get((node, dim))
+            if loop is None:
+                # Where the sum is spread out again (softmax), its loop is one that the result has already.
+                again = [loop for loop, extent in enumerate(trace.extents) if extent == shape[dim] and loop not in used]
+                if again:
+                    trace.inner[node, dim] = again[-1]
+                loop = trace.reduced(node, dim, shape[dim])
+            used.add(loop)
+            terms[dim] = {loop: 1.0}
+        indices.append(tuple(terms))
+    return indices
+
+
+def _reduced_by_extent(shape: tuple[int, ...], out: tuple[int, ...]) -> list[int]:
+    """Dimensions of ``shape`` that are missing from ``out`` (a subsequence of it, matched from the front)."""
+    reduced, place = [], 0
+    for dim, extent in enumerate(shape):
+        if place < len(out) and out[place] == extent:
+            place += 1
+        else:
+            reduced.append(dim)
+    return reduced
+
+
+def _window(trace: Trace, node: int, operands: list[int], index: Index) -> list[Index]:
+    rank = int(trace.tensors.rank[node])
+    feat = trace.program.feat[node]
+    size, stride = slots(feat, "window_size"), slots(feat, "window_stride")
+    dilation = slots(feat, "window_window_dilation")
+    inside = {dim: trace.reduced(node, dim, int(size[dim])) for dim in range(rank) if size[dim] > 1}
+    indices: list[Index] = []
+    for operand in operands:
+        if int(trace.tensors.rank[operand]) != rank or trace.tensors.elements[operand] <= 1:
+            indices.append(() if trace.tensors.rank[operand] == 0 else _same(trace, node, operand, index))
+            continue
+        terms = []
+        for dim in range(rank):
+            item = {loop: coefficient * max(int(stride[dim]), 1) for loop, coefficient in index[dim].items()}
+            if dim in inside:
+                item[inside[dim]] = float(max(int(dilation[dim]), 1))
+            terms.append(item)
+        indices.append(tuple(terms))
+    return indices
+
+
+def _dot(trace: Trace, node: int, operands: list[int], index: Index) -> list[Index]:
+    roles = dot_roles(trace.program, trace.tensors, node)
+    if roles is None:
+        return [_same(trace, node, operand, index) for operand in operands]
+    pair = [operands[0], operands[-1]]
+    left, right = reversed(pair) if roles.swapped else pair
+    shape = trace.tensors.shape(left)
+    contracted = [trace.reduced(node, dim, shape[dim]) for dim in roles.left_k]
+    terms: dict[str, list[dict[int, float]]] = {
+        "left": [{} for _ in shape],
+        "right": [{} for _ in trace.tensors.shape(right)],
+    }
+    for out, here, there in zip(roles.batch, roles.left_batch, roles.right_batch, strict=True):
+        terms["left"][here], terms["right"][there] = index[out], index[out]
+    for out, here in zip(roles.m, roles.left_m, strict=True):
+        terms["left"][here] = index[out]
+    for out, there in zip(roles.n, roles.right_n, strict=True):
+        terms["right"][there] = index[out]
+    for loop, here, there in zip(contracted, roles.left_k, roles.right_k, strict=True):
+        terms["left"][here], terms["right"][there] = {loop: 1.0}, {loop: 1.0}
+    if node == trace.anchor:
+        _name(trace, index, roles.batch, "batch")
+        _name(trace, index, roles.m, "m")
+        _name(trace, index, roles.n, "n")
+    order = ("right", "left") if roles.swapped else ("left", "right")
+    return [tuple(terms[side]) for side in order][: len(operands)]
+
+
+def _convolution(trace: Trace, node: int, operands: list[int], index: Index) -> list[Index]:
+    dims = conv_roles(trace.program, trace.tensors, node)
+    if dims is None:
+        return [_same(trace, node, operand, index) for operand in operands]
+    feat = trace.program.feat[node]
+    stride, dilation = slots(feat, "window_stride"), slots(feat, "window_window_dilation")
+    base = slots(feat, "window_base_dilation")
+    pair = [operands[0], operands[-1]]
+    image, filters = reversed(pair) if dims.swapped else pair
+    image_shape, kernel_shape = trace.tensors.shape(image), trace.tensors.shape(filters)
+    channel = trace.reduced(node, dims.kernel_input, kernel_shape[dims.kernel_input])
+    taps = [trace.reduced(node, dim, kernel_shape[dim]) for dim in dims.kernel_spatial]
+    left: list[dict[int, float]] = [{} for _ in image_shape]
+    right: list[dict[int, float]] = [{} for _ in kernel_shape]
+    left[dims.input_batch] = index[dims.output_batch]
+    groups = max(int(feat[FEAT_ID["feature_group_count"]]), 1)
+    left[dims.input_feature] = {channel: 1.0}
+    if groups > 1:  # each group of output features reads its own input features
+        share = image_shape[dims.input_feature] / max(kernel_shape[dims.kernel_output], 1)
+        left[dims.input_feature] |= {
+            loop: coefficient * share for loop, coefficient in index[dims.output_feature].items()
+        }
+    right[dims.kernel_input] = {channel: 1.0}
+    right[dims.kernel_output] = index[dims.output_feature]
+    for place, tap in enumerate(taps):
+        spread = max(int(base[place]), 1)
+        step = max(int(stride[place]), 1) / spread
+        out = index[dims.output_spatial[place]]
+        left[dims.input_spatial[place]] = {loop: coefficient * step for loop, coefficient in out.items()} | {
+            tap: max(int(dilation[place]), 1) / spread
+        }
+        right[dims.kernel_spatial[place]] = {tap: 1.0}
+    if node == trace.anchor:
+        _name(trace, index, (dims.output_batch,), "batch")
+        _name(trace, index, dims.output_spatial, "m")
+        _name(trace, index, (dims.output_feature,), "n")
+    order = (right, left) if dims.swapped else (left, right)
+    return [tuple(terms) for terms in order][: len(operands)]
+
+
+def _name(trace: Trace, index: Index, dims: tuple[int, ...], role: str) -> None:
+    for dim in dims:
+        for loop in index[dim]:
+            trace.roles[loop] = role
+
+
+_RULES: Final[dict[int, Callable[[Trace, int, list[int], Index], list[Index]]]] = {
+    OPCODE_ID["broadcast"]: _broadcast,
+    OPCODE_ID["transpose"]: _transpose,
+    OPCODE_ID["reshape"]: _reshape,
+    OPCODE_ID["bitcast"]: _reshape,
+    OPCODE_ID["reduce"]: _reduce,
+    OPCODE_ID["reduce-window"]: _window,
+    OPCODE_ID["dot"]: _dot,
+    OPCODE_ID["convolution"]: _convolution,
+}

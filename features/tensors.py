@@ -1,0 +1,103 @@
+"""Shapes, sizes and layouts of a program's tensors, read once from the node features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.hlo import ELEMENT_TYPES, FEAT_ID, MAX_RANK
+
+IntArray = NDArray[np.int64]
+
+_DIMS: Final = FEAT_ID["shape_dimensions_0"]
+_LAYOUT: Final = FEAT_ID["layout_minor_to_major_0"]
+_TYPE: Final = FEAT_ID[f"shape_element_type_is_{ELEMENT_TYPES[0]}"]
+_NO_ARRAY: Final = [FEAT_ID[f"shape_element_type_is_{name}"] for name in ("tuple", "opaque_type", "token")]
+
+
+def slots(feat: NDArray[np.float32], stem: str, count: int = MAX_RANK) -> IntArray:
+    """The first ``count`` slots of a slotted column of ``node_feat``, int64 (n, count) or (count,)."""
+    first = FEAT_ID[f"{stem}_0"]
+    return feat[..., first : first + count].astype(np.int64)
+
+
+def minor_to_major(layout: Sequence[int] | IntArray, rank: int) -> IntArray:
+    """A whole minor-to-major order of ``rank`` dimensions from what a layout names, int64 (rank,).
+
+    A layout may name only the minor-most dimensions; the others follow in row-major order.  What is no layout at all
+    (a dimension twice or out of range) is read as row-major.
+    """
+    named = [int(dim) for dim in layout[:rank]]
+    if -1 in named:
+        named = named[: named.index(-1)]
+    if len(set(named)) < len(named) or any(not 0 <= dim < rank for dim in named):
+        named = []
+    return np.array([*named, *(dim for dim in reversed(range(rank)) if dim not in named)], np.int64)
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """The output tensor of every node.
+
+    Parameters
+    ----------
+    feat : float32 (n, 140)
+    """
+
+    feat: NDArray[np.float32]
+
+    @cached_property
+    def dims(self) -> IntArray:
+        """Extents, int64 (n, 6), 0-padded."""
+        return self.feat[:, _DIMS : _DIMS + MAX_RANK].astype(np.int64)
+
+    @cached_property
+    def rank(self) -> IntArray:
+        """Dimensions, int64 (n,): the extents before the first 0."""
+        return np.asarray(np.cumprod(self.dims > 0, axis=1).sum(axis=1), np.int64)
+
+    @cached_property
+    def elements(self) -> NDArray[np.float64]:
+        """Elements, float64 (n,); 0 for tuples and tokens, 1 for scalars."""
+        sizes = np.where(np.arange(MAX_RANK) < self.rank[:, None], self.dims, 1).prod(axis=1, dtype=np.float64)
+        return np.where(self.feat[:, _NO_ARRAY].any(axis=1), 0.0, sizes)
+
+    @cached_property
+    def width(self) -> NDArray[np.float64]:
+        """Bytes of one element, float64 (n,); sub-byte types and ``pred`` count one byte."""
+        bits = self.feat[:, FEAT_ID["element_size_in_bits"]].astype(np.float64)
+        return np.maximum(bits / 8, 1.0)
+
+    @cached_property
+    def nbytes(self) -> NDArray[np.float64]:
+        """Bytes, float64 (n,)."""
+        return self.elements * self.width
+
+    @cached_property
+    def element_type(self) -> IntArray:
+        """Position in :data:`features.hlo.ELEMENT_TYPES`, int64 (n,)."""
+        return np.asarray(self.feat[:, _TYPE : _TYPE + len(ELEMENT_TYPES)].argmax(axis=1), np.int64)
+
+    def shape(self, node: int) -> tuple[int, ...]:
+        """Extents of one node's output."""
+        return tuple(int(extent) for extent in self.dims[node, : self.rank[node]])
+
+    def layout(self, node: int) -> IntArray:
+        """Minor-to-major order of one node's output, int64 (rank,)."""
+        rank = int(self.rank[node])
+        return minor_to_major(self.feat[node, _LAYOUT : _LAYOUT + MAX_RANK].astype(np.int64), rank)
+
+    def strides(self, node: int) -> IntArray:
+        """Elements between neighbours along each dimension, under the node's layout, int64 (rank,)."""
+        shape, order = self.shape(node), self.layout(node)
+        strides = np.ones(len(shape), np.int64)
+        step = 1
+        for dim in order:
+            strides[dim] = step
+            step *= shape[dim]
+        return strides

@@ -1,0 +1,76 @@
+"""Features of tile configurations: what the graph is, what its operands are, and what the tiles do to them."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features import geometry, neighborhood, nodes, opcodes, roles
+from features.access import loop_nest
+from features.bounds import loop_tiles
+from features.graph import Program
+from features.hlo import TILE_CONFIG
+from features.schema import Block, Column, Float32Array, Schema
+from features.slots import loop_slots
+from features.tensors import Tensors
+
+CONFIG: Final = Block(
+    "config",
+    1,
+    "The configuration as it is given.",
+    tuple(Column(name, "elements", f"{name} of the configuration, 0 where unused") for name in TILE_CONFIG),
+    per_config=True,
+)
+
+
+@cache
+def schema() -> Schema:
+    """Columns of :class:`TileExtractor`."""
+    return Schema("tile", (CONFIG, geometry.BLOCK, roles.BLOCK, neighborhood.BLOCK, opcodes.BLOCK, nodes.BLOCK))
+
+
+class TileExtractor:
+    """Feature vectors of one kernel's tile configurations.
+
+    Parameters
+    ----------
+    program : Program
+        The kernel, at least one node.
+
+    Raises
+    ------
+    ValueError
+        For a program without nodes, or configurations that are not (c, 24).
+    """
+
+    def __init__(self, program: Program) -> None:
+        if len(program) == 0:
+            raise ValueError("a program without nodes has no features")
+        self.schema = schema()
+        tensors = Tensors(program.feat)
+        self._nest = loop_nest(program, tensors)
+        slots = loop_slots(self._nest, tensors)
+        self._geometry = geometry.Geometry(self._nest, tensors, slots)
+        self._static = np.concatenate(
+            [
+                roles.operand_roles(program, tensors, self._nest, slots),
+                neighborhood.kernel_neighborhood(program, tensors),
+                opcodes.opcode_histogram(program),
+                nodes.node_statistics(program),
+            ]
+        )
+
+    def __call__(self, configs: NDArray[np.generic], /) -> Float32Array:
+        """Feature vectors, float32 (c, len(schema)), of float (c, 24) tile configurations."""
+        given = np.ascontiguousarray(configs, np.float32)
+        if given.ndim != 2 or given.shape[1] != len(TILE_CONFIG):
+            raise ValueError(f"tile configurations have shape {given.shape}, wanted (c, {len(TILE_CONFIG)})")
+        out = np.empty((len(given), len(self.schema)), np.float32)
+        first = len(CONFIG) + len(geometry.BLOCK)
+        out[:, : len(CONFIG)] = given
+        out[:, len(CONFIG) : first] = self._geometry(loop_tiles(self._nest, given))
+        out[:, first:] = self._static
+        return out
