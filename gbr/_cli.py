@@ -1,0 +1,237 @@
+"""What every command shares: its arguments, its exit status, progress on stderr, tables and JSON on stdout."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from gbr import check_features
+from gbr.errors import GbrError, UsageError
+from gbr.subsets import SPLITS
+
+#: Seconds before a command that is not on a terminal says how far it is.
+_PATIENCE: Final = 2.0
+_MAX_WIDTH: Final = 80
+_INTERRUPTED: Final = 130
+_CLOSED_PIPE: Final = 141
+
+Main = Callable[[Sequence[str] | None], None]
+Advance = Callable[[int], None]
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are one line, like every other error here."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what :func:`command` turns into one line and exit status 2."""
+        raise UsageError(f"{message}; see `{self.prog} --help`")
+
+
+def parser(module: str, description: str, epilog: str | None = None) -> Parser:
+    """Make the parser of the command ``python -m <module>``."""
+    return Parser(
+        prog=f"python -m {module}",
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def command(main: Main) -> Callable[[Sequence[str] | None], int]:
+    """Turn what a command raises into one line on stderr and an exit status.
+
+    0 done; ``GbrError.exit_code`` (1, usage 2) for an expected failure; 130 for an interrupt; 141 for a closed pipe.
+    Anything else is a defect of gbr and keeps its traceback.
+    """
+
+    @functools.wraps(main)
+    def run(argv: Sequence[str] | None = None) -> int:
+        try:
+            check_features()
+            main(argv)
+            sys.stdout.flush()
+        except GbrError as fault:
+            _say(f"error: {_one_line(fault)}")
+            return fault.exit_code
+        except MemoryError as fault:
+            _say(f"error: out of memory ({_one_line(fault) or 'no detail'}); free some, or take fewer graphs or --jobs")
+            return GbrError.exit_code
+        except KeyboardInterrupt:
+            _say("interrupted; every file written so far is whole, the same command goes on from there")
+            return _INTERRUPTED
+        except BrokenPipeError:
+            # Python flushes stdout once more at exit; it must find something that is open.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return _CLOSED_PIPE
+        except SystemExit as leave:
+            return leave.code if isinstance(leave.code, int) else 0
+        return 0
+
+    return run
+
+
+def note(message: str) -> None:
+    """Tell something on stderr that is no result and no error."""
+    _say(message)
+
+
+def add_subset(arguments: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """Add ``--subset``."""
+    arguments.add_argument(
+        "--subset",
+        required=required,
+        metavar="NAME",
+        help="collection, by its folder: tile:xla, tile:cpu, layout:nlp:random …; `tile` alone takes what there is",
+    )
+
+
+def add_data(arguments: argparse.ArgumentParser) -> None:
+    """Add ``--data``."""
+    arguments.add_argument(
+        "--data",
+        type=Path,
+        default=Path("data"),
+        metavar="ROOT",
+        help="folder that holds npz/<collection>/{train,valid,test}/*.npz (default: data)",
+    )
+
+
+def add_store(arguments: argparse.ArgumentParser) -> None:
+    """Add ``--store``."""
+    arguments.add_argument(
+        "--store", type=Path, default=Path("data/store"), metavar="DIR", help="feature store (default: data/store)"
+    )
+
+
+def add_splits(arguments: argparse.ArgumentParser) -> None:
+    """Add ``--split``, a list by commas; ``args.split`` is a tuple."""
+    arguments.add_argument(
+        "--split",
+        type=_splits,
+        default=SPLITS,
+        metavar="LIST",
+        help="splits, separated by commas (default: train,valid,test)",
+    )
+
+
+def add_jobs(arguments: argparse.ArgumentParser) -> None:
+    """Add ``--jobs``; ``args.jobs`` is None where it is not given."""
+    arguments.add_argument(
+        "--jobs", type=_positive, default=None, metavar="N", help="processes side by side (default: one per core)"
+    )
+
+
+def add_json(arguments: argparse.ArgumentParser) -> None:
+    """Add ``--json``."""
+    arguments.add_argument("--json", action="store_true", help="print JSON instead of text")
+
+
+@contextmanager
+def progress(total: int, label: str) -> Iterator[Advance]:
+    """Show how far a loop is, on stderr; yields ``advance(steps)``.
+
+    A bar on a terminal.  Elsewhere nothing within the first two seconds, then plain lines, ever more rarely.
+    """
+    if not sys.stderr.isatty():
+        with _plain_progress(total, label) as advance:
+            yield advance
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda steps=1: bar.advance(task, steps)  # type: ignore[misc]
+
+
+@contextmanager
+def _plain_progress(total: int, label: str) -> Iterator[Advance]:
+    start = time.monotonic()
+    done = 0
+    next_line = _PATIENCE
+
+    def advance(steps: int = 1) -> None:
+        nonlocal done, next_line
+        done += steps
+        passed = time.monotonic() - start
+        if passed >= next_line and done < total:
+            _say(f"{label}: {done} of {total} after {passed:.0f} s")
+            next_line = 2 * passed
+
+    yield advance
+    passed = time.monotonic() - start
+    if passed >= _PATIENCE:
+        _say(f"{label}: {done} of {total} in {passed:.0f} s")
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table on stdout, at most 80 columns wide; long cells are folded, never cut.
+
+    Parameters
+    ----------
+    title : str
+    columns : sequence of str
+    rows : sequence of sequences
+        Numbers stand to the right (floats with four decimals); None is a dash.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    sheet = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for place, name in enumerate(columns):
+        numeric = all(row[place] is None or isinstance(row[place], int | float) for row in rows)
+        sheet.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        sheet.add_row(*(Text(_cell(value)) for value in row))
+    width = min(_MAX_WIDTH, shutil.get_terminal_size((_MAX_WIDTH, 24)).columns)
+    Console(width=width, highlight=False).print(sheet)
+
+
+def emit_json(value: Any) -> None:
+    """Print ``value`` as JSON on stdout.  NaN is refused: a figure that does not exist is None."""
+    print(json.dumps(value, indent=1, allow_nan=False))
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _say(message: str) -> None:
+    print(f"gbr: {message}", file=sys.stderr, flush=True)
+
+
+def _one_line(fault: BaseException) -> str:
+    return " ".join(str(fault).split())
+
+
+def _splits(text: str) -> tuple[str, ...]:
+    wanted = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    unknown = [part for part in wanted if part not in SPLITS]
+    if unknown or not wanted:
+        raise argparse.ArgumentTypeError(f"got {text!r}, want some of {','.join(SPLITS)}")
+    return wanted
+
+
+def _positive(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, want a whole number from 1 on")
+    return number

@@ -1,0 +1,126 @@
+"""Collections: name -> folders, kind and official IDs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from gbr.errors import DataError, UsageError
+
+KINDS: Final = ("tile", "layout")
+SPLITS: Final = ("train", "valid", "test")
+
+#: What a kind alone may stand for, in order of preference.
+_DEFAULTS: Final = {
+    "tile": ("tile:xla", "tile:cpu"),
+    "layout": (
+        "layout:xla:default",
+        "layout:xla:random",
+        "layout:nlp:default",
+        "layout:nlp:random",
+        "layout:cpu:random",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Subset:
+    """A collection of graphs, named by its folder.
+
+    Parameters
+    ----------
+    name : str
+        ``tile:xla``, ``layout:nlp:random``, ``layout:cpu:random`` …
+    note : str or None
+        What a short name was taken for, to be told to the user; None where the name was whole.
+    """
+
+    name: str
+    note: str | None = None
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The name's parts, which are its folders."""
+        return tuple(self.name.split(":"))
+
+    @property
+    def kind(self) -> str:
+        """``tile`` or ``layout``."""
+        return self.parts[0]
+
+    def folder(self, data_root: Path) -> Path:
+        """The folder below ``data_root`` that holds the splits."""
+        return Path(data_root).joinpath("npz", *self.parts)
+
+    def id(self, stem: str) -> str:
+        """Official ID of a graph, ``<collection>:<stem>``, as in a submission."""
+        return f"{self.name}:{stem}"
+
+
+def available(data_root: Path) -> list[Subset]:
+    """Collections with at least one ``.npz`` in a split, by name."""
+    return sorted(_found(Path(data_root)), key=lambda subset: subset.name)
+
+
+def resolve(name: str, data_root: Path) -> Subset:
+    """Find the collection a user names.
+
+    ``tile`` or ``layout`` alone stands for the official collection where it is present, else for the measured one.
+
+    Raises
+    ------
+    UsageError
+        When there is no such collection; the message lists what there is.
+    """
+    there = {subset.name: subset for subset in available(data_root)}
+    if name in there:
+        return there[name]
+    for candidate in _DEFAULTS.get(name, ()):
+        if candidate in there:
+            return Subset(candidate, f"{name} means {candidate} here")
+    hint = f"there is {', '.join(there)}" if there else f"{Path(data_root) / 'npz'} holds no collection at all"
+    advice = "give one of these" if there else "name another folder with --data, or run `python -m gbr.download`"
+    raise UsageError(f"--subset {name}: no such collection below {data_root}; {hint}; {advice}")
+
+
+def graph_files(subset: Subset, data_root: Path, split: str) -> list[Path]:
+    """Graph files of one split, sorted by name.
+
+    Raises
+    ------
+    UsageError
+        For a split that is not one of :data:`SPLITS`.
+    DataError
+        When the folder is missing or holds no ``.npz``.
+    """
+    if split not in SPLITS:
+        raise UsageError(f"split {split!r}: want one of {', '.join(SPLITS)}")
+    folder = subset.folder(data_root) / split
+    files = _npz(folder)
+    if not files:
+        state = "holds no .npz file" if folder.is_dir() else "no such folder"
+        raise DataError(
+            f"{folder}: {state}; {subset.name} needs its {split} graphs there (or leave {split} out of --split)"
+        )
+    return files
+
+
+def splits_present(subset: Subset, data_root: Path) -> tuple[str, ...]:
+    """Those of :data:`SPLITS` that have graph files."""
+    return tuple(split for split in SPLITS if _npz(subset.folder(data_root) / split))
+
+
+def _npz(folder: Path) -> list[Path]:
+    # Names that begin with a dot are what a writer of whole files has not finished yet.
+    return sorted(path for path in folder.glob("*.npz") if not path.name.startswith("."))
+
+
+def _found(data_root: Path) -> Iterator[Subset]:
+    for kind in KINDS:
+        depth = 1 if kind == "tile" else 2
+        for folder in (data_root / "npz" / kind).glob("/".join(["*"] * depth)):
+            subset = Subset(":".join(folder.relative_to(data_root / "npz").parts))
+            if splits_present(subset, data_root):
+                yield subset
