@@ -1,0 +1,90 @@
+# Everything a developer or a visitor does here.  Each target first sets up what it needs in .venv, once;
+# it needs Python 3.11 or newer with pip and venv, and nothing else.
+#
+#   make demo SUBSET=layout:cpu     another collection
+#   make test ARGS="-k kendall -x"  arguments for pytest
+#   make test PYTHON=python3.12     another interpreter for .venv
+
+SUBSET ?= tile
+ARGS   ?=
+PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11
+
+VENV := .venv
+PY   := $(VENV)/bin/python
+DEMO := runs/demo
+
+# Waiting OpenMP threads sleep: left to spin, they slow a fit a hundredfold on a machine with other work.
+export OMP_WAIT_POLICY := PASSIVE
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Where `openmp` below puts the OpenMP runtime on a system without one.
+export LD_LIBRARY_PATH := $(CURDIR)/$(VENV)/openmp$(if $(LD_LIBRARY_PATH),:$(LD_LIBRARY_PATH))
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint bench clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+demo: $(VENV)/.demo ## Features, training and evaluation on the measured data that comes with gbr; model in runs/demo
+	@rm -rf $(DEMO)
+	@$(PY) -m gbr.features build --subset $(SUBSET)
+	@$(PY) -m gbr.train --subset $(SUBSET) --backend lightgbm --out $(DEMO)/lightgbm
+	@$(PY) -m gbr.train --subset $(SUBSET) --backend xgboost --out $(DEMO)/xgboost
+
+test: $(VENV)/.dev ## Run the tests
+	@$(PY) -m pytest $(ARGS)
+
+lint: $(VENV)/.dev ## Check style, types and who imports whom
+	@$(PY) -m ruff check --quiet .
+	@$(PY) -m ruff format --quiet --check .
+	@$(PY) -m mypy --no-error-summary
+	@$(VENV)/bin/lint-imports --no-logo
+
+bench: $(VENV)/.dev ## Measure speed; results in benchmarks/results
+	@set -e; for script in benchmarks/bench_*.py; do $(PY) $$script; done
+
+clean: ## Remove .venv, caches and the feature store; trained models stay
+	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .hypothesis .import_linter_cache .benchmarks data/store
+	@find features gbr tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.demo: EXTRAS := report
+$(VENV)/.dev: EXTRAS := report,collect,dev
+$(VENV)/.demo $(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.made
+	@echo "gbr: installing the libraries of [$(EXTRAS)] into $(VENV)" >&2
+	@$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	@$(openmp)
+	@touch $@
+
+# An environment whose interpreter went away is made again; one that works is kept, whoever made it.
+ifneq ($(shell [ -x $(PY) ] && $(PY) -c 'import sys, pip; print(sys.version_info >= (3, 11))' 2>/dev/null),True)
+.PHONY: $(VENV)/.made
+endif
+$(VENV)/.made:
+	@if ! $(PY) -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	  chosen=; old=; bare=; \
+	  for python in $(PYTHON); do \
+	    found=$$($$python -c 'import sys; print(sys.version.split()[0])' 2>/dev/null) || continue; \
+	    if ! $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then old="$$old $$python is $$found;"; \
+	    elif ! $$python -c 'import ensurepip, venv' 2>/dev/null; then bare=$$python; \
+	    else chosen=$$python; break; fi; \
+	  done; \
+	  if [ -n "$$chosen" ]; then \
+	    echo "gbr: making $(VENV) with $$chosen ($$found)" >&2; \
+	    $$chosen -m venv --clear $(VENV); \
+	  elif [ -n "$$bare" ]; then \
+	    echo "gbr: $$bare comes without its venv module; on Debian or Ubuntu: apt-get install $$(basename $$bare)-venv" >&2; exit 1; \
+	  else \
+	    echo "gbr: Python 3.11 or newer is needed and none of [$(PYTHON)] is;$$old" \
+	      "install one or name it: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; \
+	  fi; \
+	fi
+	@touch $@
+
+# LightGBM's wheel expects libgomp.so.1 from the system, which a bare one lacks; scikit-learn's wheel brings a copy.
+define openmp
+[ "$$(uname)" != Linux ] || $(PY) -c 'import ctypes; ctypes.CDLL("libgomp.so.1")' 2>/dev/null || { \
+  mkdir -p $(VENV)/openmp && ln -sf $(CURDIR)/$$(ls $(VENV)/lib/python3*/site-packages/scikit_learn.libs/libgomp*) \
+    $(VENV)/openmp/libgomp.so.1; }
+endef
