@@ -472,6 +472,7 @@ def test_nesting_is_limited():
         (small(instruction(1, of=shape([3, 4], order=[1, 1]))), r"layout \[1, 1\] does not fit its 2 dimensions"),
         (small(instruction(1, of=shape([3], order=[-1]))), r"layout \[-1\] does not fit its 1 dimensions"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_bytes_that_are_no_hlo_say_why(pb, fault):
     with pytest.raises(HloError, match=fault) as caught:
