@@ -1,0 +1,199 @@
+"""What every boosting library looks like to the ranker, and the doors through which one is loaded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from itertools import pairwise
+from typing import Any, Final, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gbr import labels
+from gbr._checks import Matrix
+from gbr._settings import OBJECTIVES, Settings
+from gbr.errors import MissingLibraryError, UsageError
+from gbr.labels import Target
+from gbr.metrics import kendall_tau
+
+_EARLY_STOPPING_ROWS: Final = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Slates a model learns from: features, targets (lower is faster) and slate bounds."""
+
+    X: Matrix
+    target: Target
+    indptr: NDArray[np.int64]
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Rows per slate, int64 (slates,)."""
+        return np.diff(self.indptr)
+
+    @property
+    def n_rankable(self) -> int:
+        """Slates with two different targets."""
+        distinct = np.maximum.reduceat(labels.ranks(self.target, self.indptr), self.indptr[:-1])
+        return int((distinct > 0).sum())
+
+    def take(self, rows: NDArray[np.int64], indptr: NDArray[np.int64]) -> Rows:
+        """Some rows under new slate bounds."""
+        return Rows(self.X[rows], self.target[rows], indptr)
+
+
+class Model(Protocol):
+    """A fitted booster."""
+
+    n_iterations: int
+    n_features: int
+    best_score: float | None
+
+    def predict(self, X: Matrix, n_jobs: int) -> NDArray[np.float64]:
+        """Relevance, float64 (rows,): higher is faster."""
+        ...
+
+    def gains(self) -> NDArray[np.float64]:
+        """Total gain of the splits of each column, float64 (n_features,)."""
+        ...
+
+    def to_bytes(self) -> bytes:
+        """Give the model in the library's own format."""
+        ...
+
+
+class Backend(Protocol):
+    """A module that fits and loads models with one library."""
+
+    SUFFIX: str
+    VERSION: str
+
+    def fit(self, train: Rows, valid: Rows | None, settings: Settings) -> Model:
+        """Train; with ``valid``, stop early on its mean Kendall tau and keep the best iteration."""
+        ...
+
+    def load(self, data: bytes) -> Model:
+        """Read what ``Model.to_bytes`` wrote; ValueError for anything else."""
+        ...
+
+
+def backend(name: str) -> Backend:
+    """Import the backend called ``name``.
+
+    Raises
+    ------
+    UsageError
+        For an unknown name.
+    MissingLibraryError
+        When the library, or the OpenMP runtime below it, is not installed.
+    """
+    if name not in OBJECTIVES:
+        raise UsageError(f"backend: got {name!r}, want {' or '.join(map(repr, OBJECTIVES))}")
+    return cast(Backend, import_module(f"gbr._{name}"))
+
+
+@contextmanager
+def loading(library: str, package: str) -> Iterator[None]:
+    """Import a boosting library inside; what goes wrong becomes one line.
+
+    Idle OpenMP threads are told to sleep: left to spin, they slow a fit a hundredfold on a machine with other work.
+
+    Raises
+    ------
+    MissingLibraryError
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        yield
+    except ModuleNotFoundError as fault:
+        raise MissingLibraryError(f"{library} is not installed; pip install {package}") from fault
+    except Exception as fault:  # OSError from LightGBM, XGBoost's own class from XGBoost: neither is importable here
+        if any(runtime in str(fault) for runtime in ("libgomp", "libomp")):
+            raise MissingLibraryError(
+                f"{library} needs the OpenMP runtime libgomp.so.1: apt-get install libgomp1 (Debian, Ubuntu), "
+                "dnf install libgomp (Fedora), brew install libomp (macOS)"
+            ) from fault
+        raise MissingLibraryError(f"{library} cannot be loaded: {' '.join(str(fault).split())}") from fault
+
+
+def sub_slates(indptr: NDArray[np.int64], limit: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+    """Cut slates above ``limit`` rows into equal parts of random rows.
+
+    A part is a random sample of its slate, so its pairs are an unbiased sample of the slate's pairs.
+
+    Returns
+    -------
+    rows : int64 (rows,)
+        Row numbers, part after part, ascending within a part.
+    indptr : int64 (parts + 1,)
+    None
+        Where no slate is above the limit.
+    """
+    sizes = np.diff(indptr)
+    if not len(sizes) or sizes.max() <= limit:
+        return None
+    rng = np.random.default_rng(seed)
+    rows: list[NDArray[np.int64]] = []
+    for start, size in zip(indptr[:-1], sizes, strict=True):
+        n_parts = -(-int(size) // limit)
+        if n_parts <= 1:
+            rows.append(np.arange(start, start + size))
+            continue
+        shuffled = start + rng.permutation(size)
+        rows.extend(np.sort(shuffled[part::n_parts]) for part in range(n_parts))
+    return np.concatenate(rows), np.cumsum([0, *map(len, rows)], dtype=np.int64)
+
+
+class ValidTau:
+    """Mean Kendall tau over the slates of a validation set; large slates are represented by 1000 random rows.
+
+    Slates without two different targets are left out.
+    """
+
+    def __init__(self, valid: Rows, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        kept: list[NDArray[np.int64]] = []
+        for start, stop in pairwise(valid.indptr):
+            rows = np.arange(start, stop)
+            if len(rows) > _EARLY_STOPPING_ROWS:
+                rows = np.sort(rng.choice(rows, _EARLY_STOPPING_ROWS, replace=False))
+            if len(np.unique(valid.target[rows])) > 1:
+                kept.append(rows)
+        if not kept:
+            raise UsageError("eval_set: no query has two different runtimes; nothing to stop on")
+        self.rows = valid.take(np.concatenate(kept), np.cumsum([0, *map(len, kept)], dtype=np.int64))
+        self._slices = [slice(a, b) for a, b in pairwise(self.rows.indptr)]
+        self._target = self.rows.target.astype(np.float64)
+
+    def __call__(self, relevance: NDArray[Any]) -> float:
+        """Mean tau of a booster's output for :attr:`rows`, float (rows,), higher is faster."""
+        scores = labels.as_runtime(np.asarray(relevance, np.float64))
+        return float(np.mean([kendall_tau(scores[part], self._target[part]) for part in self._slices]))
+
+
+def reject(params: Mapping[str, Any], taken: Mapping[str, str], known: Callable[[str], bool], library: str) -> None:
+    """Refuse library parameters that the ranker sets itself or that the library does not know.
+
+    Parameters
+    ----------
+    params : mapping
+        What the user passes through.
+    taken : mapping
+        Name of a parameter -> what to use instead.
+    known : callable
+        Whether the library knows a parameter.
+
+    Raises
+    ------
+    UsageError
+    """
+    for name in params:
+        if name in taken:
+            raise UsageError(f"params: {name!r} is set by the ranker; use {taken[name]}")
+        if not known(name):
+            raise UsageError(f"params: {library} has no parameter {name!r}; see its list of parameters")

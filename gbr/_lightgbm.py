@@ -1,0 +1,133 @@
+"""LightGBM behind the backend protocol."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gbr import labels
+from gbr._backend import Rows, ValidTau, loading, reject, sub_slates
+from gbr._checks import Matrix
+from gbr._settings import Settings
+
+with loading("LightGBM", "lightgbm"):
+    import lightgbm as lgb
+
+SUFFIX: Final = ".txt"
+VERSION: Final = str(lgb.__version__)
+
+#: LightGBM's own limit for a query of ``lambdarank`` is 10,000 rows; see the measurement at :data:`SUB_SLATE_ROWS`.
+LIMIT_ROWS: Final = 10_000
+SUB_SLATE_ROWS: Final = 10_000
+
+#: Parameters of the ranker under the names LightGBM knows them by, and what to use instead.
+_TAKEN: Final = {
+    "objective": "Ranker(objective=…)",
+    "num_iterations": "Ranker(n_estimators=…)",
+    "num_leaves": "Ranker(num_leaves=…)",
+    "learning_rate": "Ranker(learning_rate=…)",
+    "min_data_in_leaf": "Ranker(min_child_samples=…)",
+    "early_stopping_round": "Ranker(early_stopping_rounds=…)",
+    "seed": "Ranker(random_state=…)",
+    "num_threads": "Ranker(n_jobs=…)",
+    "metric": "the Kendall tau that early stopping uses",
+    "label_gain": "nothing: it follows from the ranks",
+}
+
+
+class LightGBMModel:
+    """A fitted ``lightgbm.Booster``."""
+
+    def __init__(self, booster: lgb.Booster, n_iterations: int, best_score: float | None) -> None:
+        self.booster = booster
+        self.n_iterations = n_iterations
+        self.n_features = int(booster.num_feature())
+        self.best_score = best_score
+
+    def predict(self, X: Matrix, n_jobs: int) -> NDArray[np.float64]:
+        """Relevance, float64 (rows,)."""
+        raw = self.booster.predict(X, num_iteration=self.n_iterations, raw_score=True, num_threads=n_jobs)
+        return np.asarray(raw, np.float64)
+
+    def gains(self) -> NDArray[np.float64]:
+        """Total gain per column, float64 (n_features,)."""
+        gains = self.booster.feature_importance("gain", iteration=self.n_iterations)
+        return np.asarray(gains, np.float64)
+
+    def to_bytes(self) -> bytes:
+        """Give the model as LightGBM's text."""
+        return str(self.booster.model_to_string(num_iteration=self.n_iterations)).encode()
+
+
+def fit(train: Rows, valid: Rows | None, settings: Settings) -> LightGBMModel:
+    """Train a booster; see :class:`gbr._backend.Backend`."""
+    reject(settings.params, _taken(), _known, "LightGBM")
+    params: dict[str, Any] = {
+        "num_leaves": settings.num_leaves,
+        "learning_rate": settings.learning_rate,
+        "min_data_in_leaf": settings.min_child_samples,
+        "seed": settings.seed,
+        "num_threads": settings.n_jobs,
+        "deterministic": True,
+        "force_row_wise": True,
+        "metric": "None",
+        "verbosity": -1,
+    }
+    if settings.objective == "l2":
+        params["objective"] = "regression"
+        label: NDArray[Any] = labels.normalised_rank(train.target, train.indptr)
+        group = None
+    else:
+        parts = sub_slates(train.indptr, SUB_SLATE_ROWS, settings.seed)
+        if parts:
+            train = train.take(*parts)
+        label = labels.ranks(train.target, train.indptr)
+        group = train.sizes
+        params |= {
+            "objective": "lambdarank",
+            "label_gain": list(range(int(label.max()) + 1)),
+            "lambdarank_truncation_level": int(group.max()),
+        }
+    params |= settings.params
+    data = lgb.Dataset(train.X, label=label, group=group, params=params, free_raw_data=True)
+    if valid is None:
+        booster = lgb.train(params, data, num_boost_round=settings.n_estimators)
+        return LightGBMModel(booster, int(booster.num_trees()), None)
+
+    tau = ValidTau(valid, settings.seed)
+    sizes = tau.rows.sizes if group is not None else None
+    held_out = lgb.Dataset(tau.rows.X, label=np.zeros(len(tau.rows.X)), group=sizes, reference=data, params=params)
+    booster = lgb.train(
+        params,
+        data,
+        num_boost_round=settings.n_estimators,
+        valid_sets=[held_out],
+        feval=lambda relevance, _: ("kendall_tau", tau(relevance), True),
+        callbacks=[lgb.early_stopping(settings.early_stopping_rounds, verbose=False)],
+    )
+    return LightGBMModel(booster, int(booster.best_iteration), float(booster.best_score["valid_0"]["kendall_tau"]))
+
+
+def load(data: bytes) -> LightGBMModel:
+    """Read LightGBM's text; ValueError for anything else."""
+    try:
+        booster = lgb.Booster(model_str=data.decode())
+    except (lgb.basic.LightGBMError, UnicodeDecodeError) as fault:
+        raise ValueError(str(fault)) from fault
+    return LightGBMModel(booster, int(booster.num_trees()), None)
+
+
+def _aliases() -> dict[str, list[str]]:
+    return dict(lgb.basic._ConfigAliases._get_all_param_aliases())
+
+
+def _taken() -> dict[str, str]:
+    aliases = _aliases()
+    return {alias: instead for name, instead in _TAKEN.items() for alias in (name, *aliases[name])}
+
+
+def _known(name: str) -> bool:
+    aliases = _aliases()
+    return name in aliases or any(name in others for others in aliases.values())

@@ -1,0 +1,95 @@
+"""A model on disk: one file in the library's own format and a manifest that vouches for it.
+
+The model file is named after its content and the manifest is replaced last, so a folder always holds one whole model:
+the old one or the new one.  Reading parses JSON and hands verified bytes to the library; nothing is unpickled or run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from gbr._files import replacing, write_json
+from gbr.errors import ModelError
+
+MANIFEST: Final = "manifest.json"
+FORMAT: Final = "gbr-ranker"
+FORMAT_VERSION: Final = 1
+
+
+def write(folder: Path, data: bytes, suffix: str, about: dict[str, Any]) -> None:
+    """Write a model and its manifest into ``folder``, made when missing; an earlier model there is replaced.
+
+    Raises
+    ------
+    ModelError
+        When the folder cannot be written.
+    """
+    digest = hashlib.sha256(data).hexdigest()
+    name = f"model-{digest[:12]}{suffix}"
+    before = _model_name(folder)
+    with replacing(folder / name, ModelError) as part:
+        part.write_bytes(data)
+    head = {"format": FORMAT, "format_version": FORMAT_VERSION}
+    body = {"model": {"file": name, "bytes": len(data), "sha256": digest}}
+    write_json(folder / MANIFEST, head | about | body, ModelError)
+    if before and before != name:
+        with suppress(OSError):
+            (folder / before).unlink()
+
+
+def read(folder: Path) -> tuple[bytes, dict[str, Any]]:
+    """Read a model's bytes, verified, and its manifest.
+
+    Raises
+    ------
+    ModelError
+        When there is no model, or what is there is foreign, torn, edited or of a newer format.
+    """
+    manifest = read_manifest(folder)
+    entry = manifest.get("model")
+    name, wanted = (entry.get("file"), entry.get("sha256")) if isinstance(entry, dict) else (None, None)
+    if not isinstance(name, str) or not isinstance(wanted, str) or Path(name).name != name:
+        raise ModelError(f"{folder / MANIFEST}: names no model file; train again or restore the folder")
+    try:
+        data = (folder / name).read_bytes()
+    except OSError as fault:
+        raise ModelError(f"{folder / name}: cannot be read ({fault.strerror}); train again or restore it") from fault
+    if hashlib.sha256(data).hexdigest() != wanted:
+        raise ModelError(f"{folder / name}: torn or edited since it was saved; train again or restore the folder")
+    return data, manifest
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read the manifest of a model directory; ModelError when there is none of ours."""
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(
+            f"{folder}: holds no model ({MANIFEST} is missing); "
+            "name a folder written by `python -m gbr.train` or Ranker.save"
+        ) from None
+    except OSError as fault:
+        raise ModelError(f"{path}: cannot be read ({fault.strerror})") from fault
+    except ValueError as fault:
+        raise ModelError(f"{path}: torn or not JSON; train again or restore the folder") from fault
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise ModelError(f"{path}: not the manifest of a gbr model; name a folder written by `python -m gbr.train`")
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise ModelError(
+            f"{path}: format version {manifest.get('format_version')}, this gbr reads {FORMAT_VERSION}; "
+            "use the gbr that wrote it, or train again"
+        )
+    return manifest
+
+
+def _model_name(folder: Path) -> str | None:
+    try:
+        entry = read_manifest(folder)["model"]
+        return entry["file"] if Path(entry["file"]).name == entry["file"] else None
+    except (ModelError, KeyError, TypeError):
+        return None

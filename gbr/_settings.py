@@ -1,0 +1,152 @@
+"""What shapes a fit besides its rows, and how the defaults follow from the training set."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from gbr.errors import UsageError
+
+#: Objectives per backend; the first is the default.
+OBJECTIVES: Final[Mapping[str, tuple[str, ...]]] = {
+    "lightgbm": ("lambdarank", "l2"),
+    "xgboost": ("pairwise", "lambdarank", "l2"),
+}
+
+#: Settings that follow from the training set where they are not given.
+CAPACITY: Final = ("n_estimators", "num_leaves", "learning_rate", "min_child_samples")
+
+#: Seeds are below this: both libraries keep them in 32 bits.
+SEEDS: Final = 2**31 - 1
+
+_FEW_SLATES: Final = 60
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All values of a fit, resolved; names as in :class:`gbr.ranker.Ranker`."""
+
+    objective: str
+    n_estimators: int
+    num_leaves: int
+    learning_rate: float
+    min_child_samples: int
+    early_stopping_rounds: int
+    seed: int
+    n_jobs: int
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+def default_capacity(n_slates: int, n_rows: int) -> dict[str, Any]:
+    """How large a model a training set can carry: by its number of slates, not of rows.
+
+    Rows of one slate share their program, so leaves that outnumber the slates learn the programs by heart.
+
+    Parameters
+    ----------
+    n_slates : int
+        Training slates with two different runtimes.
+    n_rows : int
+        Training rows.
+
+    Returns
+    -------
+    dict
+        A value for each of :data:`CAPACITY`.
+    """
+    few = n_slates < _FEW_SLATES
+    return {
+        "n_estimators": 500 if few else 1000,
+        "num_leaves": 7 if few else 31,
+        "learning_rate": 0.05,
+        "min_child_samples": max(5, min(50, n_rows // 200)),
+    }
+
+
+def resolve(
+    backend: str,
+    objective: str | None,
+    *,
+    capacity: Mapping[str, Any],
+    early_stopping_rounds: Any,
+    seed: Any,
+    n_jobs: int | None,
+    params: Mapping[str, Any] | None,
+    n_slates: int,
+    n_rows: int,
+) -> Settings:
+    """Fill in what is None and check the rest.
+
+    Raises
+    ------
+    UsageError
+        For a value that cannot be right: names the parameter.
+    """
+    chosen = default_capacity(n_slates, n_rows) | {name: value for name, value in capacity.items() if value is not None}
+    return Settings(
+        objective=_objective(backend, objective),
+        n_estimators=_whole("n_estimators", chosen["n_estimators"], 1),
+        num_leaves=_whole("num_leaves", chosen["num_leaves"], 2),
+        learning_rate=_rate(chosen["learning_rate"]),
+        min_child_samples=_whole("min_child_samples", chosen["min_child_samples"], 1),
+        early_stopping_rounds=_whole("early_stopping_rounds", early_stopping_rounds, 1),
+        seed=_seed(seed),
+        n_jobs=threads(n_jobs),
+        params=_plain(params or {}),
+    )
+
+
+def threads(n_jobs: int | None) -> int:
+    """``n_jobs`` as the libraries want it; 0 leaves the choice to OpenMP.
+
+    Raises
+    ------
+    UsageError
+        For anything but a positive number, -1 or None.
+    """
+    return 0 if n_jobs is None or n_jobs == -1 else _whole("n_jobs", n_jobs, 1)
+
+
+def _objective(backend: str, objective: str | None) -> str:
+    offered = OBJECTIVES[backend]
+    if objective is None:
+        return offered[0]
+    if objective not in offered:
+        raise UsageError(f"objective: got {objective!r}, {backend} has {', '.join(map(repr, offered))}")
+    return objective
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if isinstance(value, bool) or number < least:
+        raise UsageError(f"{name}: got {value!r}, want a whole number from {least} on")
+    return number
+
+
+def _seed(value: Any) -> int:
+    number = _whole("random_state", value, 0)
+    if number >= SEEDS:
+        raise UsageError(f"random_state: got {value!r}, want a number below {SEEDS}")
+    return number
+
+
+def _rate(value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = 0.0
+    if not 0 < number <= 1:
+        raise UsageError(f"learning_rate: got {value!r}, want a number above 0, at most 1")
+    return number
+
+
+def _plain(params: Mapping[str, Any]) -> dict[str, Any]:
+    for name, value in params.items():
+        if not isinstance(value, str | int | float | bool | list | tuple):
+            raise UsageError(f"params: {name!r} is a {type(value).__name__}, want text, numbers or lists of them")
+    return dict(params)

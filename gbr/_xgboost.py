@@ -1,0 +1,141 @@
+"""XGBoost behind the backend protocol."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gbr import labels
+from gbr._backend import Rows, ValidTau, loading, reject
+from gbr._checks import Matrix
+from gbr._settings import Settings
+from gbr.errors import UsageError
+
+with loading("XGBoost", "xgboost-cpu"):
+    import xgboost as xgb
+
+SUFFIX: Final = ".ubj"
+VERSION: Final = str(xgb.__version__)
+
+#: Pairs per row and round.  XGBoost's default, the 32 best-placed rows, learns the top only and is the worst for tau.
+PAIRS_PER_ROW: Final = 16
+
+#: Parameters of the ranker under the names XGBoost knows them by, and what to use instead.
+_TAKEN: Final = {
+    "objective": "Ranker(objective=…)",
+    "num_boost_round": "Ranker(n_estimators=…)",
+    "n_estimators": "Ranker(n_estimators=…)",
+    "max_leaves": "Ranker(num_leaves=…)",
+    "learning_rate": "Ranker(learning_rate=…)",
+    "eta": "Ranker(learning_rate=…)",
+    "early_stopping_rounds": "Ranker(early_stopping_rounds=…)",
+    "seed": "Ranker(random_state=…)",
+    "random_state": "Ranker(random_state=…)",
+    "nthread": "Ranker(n_jobs=…)",
+    "n_jobs": "Ranker(n_jobs=…)",
+    "eval_metric": "the Kendall tau that early stopping uses",
+}
+
+
+class XGBoostModel:
+    """A fitted ``xgboost.Booster``."""
+
+    def __init__(self, booster: xgb.Booster, best_score: float | None) -> None:
+        self.booster = booster
+        self.n_iterations = int(booster.num_boosted_rounds())
+        self.n_features = int(booster.num_features())
+        self.best_score = best_score
+
+    def predict(self, X: Matrix, n_jobs: int) -> NDArray[np.float64]:
+        """Relevance, float64 (rows,)."""
+        self.booster.set_param({"nthread": n_jobs})
+        return np.asarray(self.booster.inplace_predict(X, predict_type="margin"), np.float64)
+
+    def gains(self) -> NDArray[np.float64]:
+        """Total gain per column, float64 (n_features,)."""
+        gains = np.zeros(self.n_features)
+        for name, gain in self.booster.get_score(importance_type="total_gain").items():
+            gains[int(name.removeprefix("f"))] = gain
+        return gains
+
+    def to_bytes(self) -> bytes:
+        """Give the model as XGBoost's UBJSON."""
+        return bytes(self.booster.save_raw("ubj"))
+
+
+def fit(train: Rows, valid: Rows | None, settings: Settings) -> XGBoostModel:
+    """Train a booster; see :class:`gbr._backend.Backend`."""
+    reject(settings.params, _TAKEN, lambda _: True, "XGBoost")
+    params: dict[str, Any] = {
+        "tree_method": "hist",
+        "grow_policy": "lossguide",
+        "max_depth": 0,
+        "max_leaves": settings.num_leaves,
+        "min_child_weight": 0,
+        "learning_rate": settings.learning_rate,
+        "seed": settings.seed,
+        "nthread": settings.n_jobs,
+        "disable_default_eval_metric": True,
+        "validate_parameters": True,
+        "verbosity": 1,
+    }
+    query = np.repeat(np.arange(len(train.sizes)), train.sizes)
+    if settings.objective == "l2":
+        params["objective"] = "reg:squarederror"
+        params["min_child_weight"] = settings.min_child_samples
+        data = xgb.QuantileDMatrix(train.X, label=labels.normalised_rank(train.target, train.indptr))
+    else:
+        params["objective"] = "rank:pairwise" if settings.objective == "pairwise" else "rank:ndcg"
+        params |= {"lambdarank_pair_method": "mean", "lambdarank_num_pair_per_sample": PAIRS_PER_ROW}
+        if settings.objective == "lambdarank":
+            params["ndcg_exp_gain"] = False
+        data = xgb.QuantileDMatrix(train.X, label=labels.ranks(train.target, train.indptr), qid=query)
+    params |= settings.params
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        if valid is None:
+            model = XGBoostModel(xgb.train(params, data, num_boost_round=settings.n_estimators), None)
+        else:
+            model = _train_until(params, data, valid, settings)
+    for warning in told:
+        if "are not used" in str(warning.message):
+            raise UsageError(f"params: XGBoost: {' '.join(str(warning.message).split())}")
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    return model
+
+
+def _train_until(params: dict[str, Any], data: xgb.QuantileDMatrix, valid: Rows, settings: Settings) -> XGBoostModel:
+    tau = ValidTau(valid, settings.seed)
+    held_out = xgb.QuantileDMatrix(tau.rows.X, label=np.zeros(len(tau.rows.X)), ref=data)
+    history: list[float] = []  # XGBoost itself passes metrics on as text with six digits
+
+    def metric(relevance: NDArray[Any], _: xgb.DMatrix) -> tuple[str, float]:
+        history.append(tau(relevance))
+        return "kendall_tau", history[-1]
+
+    stop = xgb.callback.EarlyStopping(rounds=settings.early_stopping_rounds, maximize=True, save_best=True)
+    booster = xgb.train(
+        params,
+        data,
+        num_boost_round=settings.n_estimators,
+        evals=[(held_out, "valid")],
+        custom_metric=metric,
+        callbacks=[stop],
+        verbose_eval=False,
+    )
+    return XGBoostModel(booster, history[booster.best_iteration])
+
+
+def load(data: bytes) -> XGBoostModel:
+    """Read XGBoost's UBJSON; ValueError for anything else."""
+    if not data:
+        raise ValueError("no bytes")  # on which the library would abort the process
+    booster = xgb.Booster()
+    try:
+        booster.load_model(bytearray(data))
+    except xgb.core.XGBoostError as fault:
+        raise ValueError(str(fault)) from fault
+    return XGBoostModel(booster, None)
