@@ -11,7 +11,7 @@ from features.graph import Program
 from features.hlo import FEAT_ID, OPCODE_ID
 from features.tensors import Tensors, slots
 
-_CONV_NUMBERS: Final = FEAT_ID["convolution_dim_numbers_input_batch_dim"]
+CONV_NUMBERS: Final = FEAT_ID["convolution_dim_numbers_input_batch_dim"]
 _HEAVY: Final = ("convolution", "dot", "reduce-window", "select-and-scatter", "reduce")
 
 
@@ -32,7 +32,7 @@ def conv_roles(program: Program, tensors: Tensors, node: int) -> ConvDims | None
         operands = np.repeat(operands, 2)
     if len(operands) != 2:
         return None
-    numbers = program.feat[node, _CONV_NUMBERS : _CONV_NUMBERS + 14].astype(int).tolist()
+    numbers = program.feat[node, CONV_NUMBERS : CONV_NUMBERS + 14].astype(int).tolist()
     window = slots(program.feat[node], "window_size").tolist()
     return conv_dims(tensors.shape(operands[0]), tensors.shape(operands[1]), tensors.shape(node), numbers, window)
 

@@ -323,6 +323,15 @@ def _name(trace: Trace, index: Index, dims: tuple[int, ...], role: str) -> None:
             trace.roles[loop] = role
 
 
+def _fusion(trace: Trace, node: int, operands: list[int], index: Index) -> list[Index]:
+    """What a fusion computes is the root of its body; its own operands are the body's parameters seen from outside."""
+    roots = trace.program.feat[operands, FEAT_ID["is_root"]] > 0
+    if not roots.any():
+        return _elementwise(trace, node, operands, index)
+    operands[:] = [operand for operand, root in zip(operands, roots, strict=True) if root]
+    return _elementwise(trace, node, operands, index)
+
+
 _RULES: Final[dict[int, Callable[[Trace, int, list[int], Index], list[Index]]]] = {
     OPCODE_ID["broadcast"]: _broadcast,
     OPCODE_ID["transpose"]: _transpose,
@@ -331,5 +340,6 @@ _RULES: Final[dict[int, Callable[[Trace, int, list[int], Index], list[Index]]]] 
     OPCODE_ID["reduce"]: _reduce,
     OPCODE_ID["reduce-window"]: _window,
     OPCODE_ID["dot"]: _dot,
+    OPCODE_ID["fusion"]: _fusion,
     OPCODE_ID["convolution"]: _convolution,
 }

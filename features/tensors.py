@@ -18,6 +18,14 @@ _DIMS: Final = FEAT_ID["shape_dimensions_0"]
 _LAYOUT: Final = FEAT_ID["layout_minor_to_major_0"]
 _TYPE: Final = FEAT_ID[f"shape_element_type_is_{ELEMENT_TYPES[0]}"]
 _NO_ARRAY: Final = [FEAT_ID[f"shape_element_type_is_{name}"] for name in ("tuple", "opaque_type", "token")]
+_BYTES: Final = {
+    **dict.fromkeys(("s16", "u16", "f16", "bf16"), 2),
+    **dict.fromkeys(("s32", "u32", "f32"), 4),
+    **dict.fromkeys(("s64", "u64", "f64", "c64"), 8),
+    "c128": 16,
+}
+#: Bytes of one element by type.
+_WIDTH: Final = np.array([_BYTES.get(name, 1) for name in ELEMENT_TYPES], np.float64)
 
 
 def slots(feat: NDArray[np.float32], stem: str, count: int = MAX_RANK) -> IntArray:
@@ -69,9 +77,11 @@ class Tensors:
 
     @cached_property
     def width(self) -> NDArray[np.float64]:
-        """Bytes of one element, float64 (n,); sub-byte types and ``pred`` count one byte."""
-        bits = self.feat[:, FEAT_ID["element_size_in_bits"]].astype(np.float64)
-        return np.maximum(bits / 8, 1.0)
+        """Bytes of one element, float64 (n,); 1 for types without a column of their own (8 bits and fewer).
+
+        TpuGraphs leaves its column ``element_size_in_bits`` at 0, so the element type has to tell.
+        """
+        return _WIDTH[self.element_type]
 
     @cached_property
     def nbytes(self) -> NDArray[np.float64]:

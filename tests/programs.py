@@ -21,7 +21,6 @@ class Sketch:
 
     def node(self, opcode: str, shape: Sequence[int], *operands: int, **attributes: float | Sequence[int]) -> int:
         row = np.zeros(N_FEAT, np.float32)
-        row[FEAT_ID["element_size_in_bits"]] = 32
         row[FEAT_ID["shape_element_type_is_f32"]] = 1
         layout = attributes.pop("layout", list(range(len(shape)))[::-1])
         _slots(row, "shape_dimensions", shape)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from features import neighborhood, opcodes
 from features.cost import anchor_of, node_flops, result_of
 from features.graph import Program
-from features.hlo import OPCODE_ID, OPCODES
+from features.hlo import FEAT_ID, OPCODE_ID, OPCODES
 from features.tensors import Tensors, minor_to_major
 from tests import programs
 
@@ -24,7 +24,7 @@ def any_program(draw: st.DrawFn) -> Program:
     seed = draw(st.integers(0, 2**32 - 1))
     rng = np.random.default_rng(seed)
     feat = np.zeros((n_nodes, 140), np.float32)
-    feat[:, 1] = 32
+    feat[:, FEAT_ID["shape_element_type_is_f32"]] = 1
     feat[:, 21:23] = rng.integers(1, 9, (n_nodes, 2))
     edges = np.array([(u, v) for u in range(n_nodes) for v in range(u) if rng.random() < 0.3], np.int64).reshape(-1, 2)
     return Program(rng.integers(0, 256, n_nodes).astype(np.uint8), feat, edges)

@@ -122,6 +122,17 @@ def test_reshape_splits_a_dimension() -> None:
     assert split.coefficients.tolist() == [[4, 1, 0], [0, 0, 1]]
 
 
+def test_fusion_is_read_through_its_body() -> None:
+    sketch = programs.Sketch()
+    inner = sketch.node("parameter", (6, 10))
+    turned = sketch.node("transpose", (10, 6), inner, dimensions=(1, 0), is_root=1)
+    outer = sketch.node("parameter", (6, 10))
+    sketch.node("fusion", (10, 6), turned, outer)
+    nest = loop_nest(sketch.program())
+    assert [access.node for access in nest.accesses] == [3, inner]
+    assert steps(nest, "left") == [[0, 1], [1, 0]]
+
+
 def test_unknown_operation_keeps_the_result_loops() -> None:
     sketch = programs.Sketch()
     table, rows = sketch.node("parameter", (100, 8)), sketch.node("parameter", (5,))
