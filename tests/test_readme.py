@@ -1,0 +1,99 @@
+"""What the README shows works as it stands there."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import runpy
+import shlex
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gbr import Ranker
+
+ROOT = Path(__file__).parents[1]
+PAGES = ("README.md", "CONTRIBUTING.md")
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(
+        rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+
+
+def commands() -> list[str]:
+    """Every ``python -m gbr...`` of the pages, in blocks and in prose."""
+    found = []
+    for page in PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8").replace("\\\n", " ")
+        found += re.findall(r"^(?:    )?(?:\$ )?(python -m gbr\..*)$", text, re.MULTILINE)
+        found += re.findall(r"`(python -m gbr\.[^`]*)`", text)
+    return found
+
+
+class Parsed(Exception):  # noqa: N818 (not an error)
+    """The arguments were understood; the command itself need not run."""
+
+
+def test_there_is_something_to_check() -> None:
+    assert len(blocks("README.md", "python")) >= 1
+    assert {shlex.split(line)[2] for line in commands()} >= {
+        "gbr.features",
+        "gbr.train",
+        "gbr.evaluate",
+        "gbr.predict",
+        "gbr.collect",
+    }
+
+
+@pytest.mark.parametrize("line", commands())
+def test_every_command_line_parses(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_and_stop(self: argparse.ArgumentParser, *given: object, **named: object) -> None:
+        parse(self, *given, **named)  # type: ignore[arg-type]
+        raise Parsed
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+    _python, _m, module, *arguments = shlex.split(line, comments=True)
+    monkeypatch.setattr(sys, "argv", [module, *arguments])
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    with pytest.raises(Parsed, match=r"^$"):
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+@pytest.mark.parametrize("code", blocks("README.md", "python"))
+def test_python_blocks_run(
+    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert float(capsys.readouterr().out) > 0.6  # the made-up runtimes can be learnt
+    best_first = names["best_first"]
+    assert isinstance(best_first, np.ndarray)
+    assert sorted(best_first.tolist()) == list(range(30))
+    loaded = Ranker.load(tmp_path / "runs" / "mine")
+    assert np.array_equal(loaded.predict(names["X"])[450:], names["scores"])
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_into_the_checkout_lead_somewhere(page: str) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text(encoding="utf-8"))
+    for link in links:
+        assert (ROOT / link).exists(), link
+
+
+def test_what_contributing_names_exists() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    for path in re.findall(r"`((?:features|gbr|tests)/\w+\.py)`", text):
+        assert (ROOT / path).exists(), path
+    for name in re.findall(r"`((?:features|gbr)(?:\.\w+)+)`", text):
+        module, _, attribute = name.rpartition(".")
+        parent = import_module(module)
+        assert hasattr(parent, attribute) or find_spec(name), name
