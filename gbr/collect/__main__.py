@@ -1,0 +1,108 @@
+"""``python -m gbr.collect``: measure configurations on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gbr._cli import Parser, add_json, add_splits, command, emit_json, note, parser, progress, table
+
+if TYPE_CHECKING:
+    from gbr.collect.tile import Quality
+
+
+def arguments() -> Parser:
+    """Arguments of all kinds of collection."""
+    top = parser("gbr.collect", __doc__.split(": ", 1)[1])
+    kinds = top.add_subparsers(dest="kind", required=True, metavar="KIND")
+    _add_tile(kinds)
+    return top
+
+
+def _add_tile(kinds: argparse._SubParsersAction[Parser]) -> None:
+    tile = kinds.add_parser(
+        "tile",
+        help="tile sizes of compiled loop nests",
+        description="Time tiled loop nests in two passes of CPU time; one file per kernel, those that exist are kept.",
+        allow_abbrev=False,
+    )
+    tile.add_argument(
+        "--out",
+        type=Path,
+        default=Path("data"),
+        metavar="ROOT",
+        help="folder that gets npz/tile/cpu/{train,valid,test}/*.npz (default: data)",
+    )
+    tile.add_argument("--families", metavar="LIST", help="families or groups of families, by commas (default: all)")
+    tile.add_argument("--configs", type=_positive, default=96, metavar="N", help="per kernel (default: 96)")
+    tile.add_argument("--rounds", type=_positive, default=15, metavar="N", help="per pass (default: 15)")
+    tile.add_argument("--seed", type=int, default=0, metavar="N", help="of tiles and operands (default: 0)")
+    tile.add_argument(
+        "--jobs",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="kernels side by side, one core each; they disturb one another (default: 1)",
+    )
+    tile.add_argument(
+        "--table", action="store_true", help="print the table of what was measured, in Markdown; no timing"
+    )
+    add_splits(tile)
+    add_json(tile)
+    tile.set_defaults(run=_tile)
+
+
+def _positive(text: str) -> int:
+    with suppress(ValueError):
+        if (number := int(text)) >= 1:
+            return number
+    raise argparse.ArgumentTypeError(f"got {text!r}, want a whole number from 1 on")
+
+
+def _tile(args: argparse.Namespace) -> None:
+    from gbr.collect import tile
+    from gbr.collect.pool import measured
+
+    if args.table:
+        from gbr.collect.table import markdown
+
+        print(markdown(list(tile.stored(args.out))))
+        return
+    names = None if args.families is None else [name.strip() for name in args.families.split(",") if name.strip()]
+    todo = tile.tasks(names, args.split, args.out)
+    missing = [task for task in todo if not task.path.exists()]
+    if len(missing) < len(todo):
+        note(
+            f"{len(todo) - len(missing)} of {len(todo)} kernels are there already and are kept; "
+            "delete a file to measure it again"
+        )
+    settings = tile.Settings(args.configs, args.rounds, args.seed)
+    found: list[Quality] = []
+    with progress(len(missing), "measuring") as advance:
+        for quality in measured(missing, settings, args.jobs):
+            found.append(quality)
+            for doubt in quality.doubts():
+                note(f"warning: {doubt}")
+            advance(1)
+    if args.json:
+        emit_json([quality.as_dict() for quality in found])
+    elif found:
+        rows = [
+            (each.family, each.graph[len(each.family) + 1 :], each.configs, each.spread, each.tau) for each in found
+        ]
+        table(f"Measured in {args.out}", ("family", "shape", "configs", "spread", "retest tau"), rows)
+
+
+@command
+def main(argv: Sequence[str] | None) -> None:
+    """Run the command."""
+    args = arguments().parse_args(argv)
+    args.run(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main(None))
