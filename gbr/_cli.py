@@ -114,13 +114,13 @@ def add_store(arguments: argparse.ArgumentParser) -> None:
 
 
 def add_splits(arguments: argparse.ArgumentParser) -> None:
-    """Add ``--split``, a list by commas; ``args.split`` is a tuple."""
+    """Add ``--split``, a list by commas; ``args.split`` is a tuple, or None where it is not given."""
     arguments.add_argument(
         "--split",
         type=_splits,
-        default=SPLITS,
+        default=None,
         metavar="LIST",
-        help="splits, separated by commas (default: train,valid,test)",
+        help="some of train,valid,test (default: those there are)",
     )
 
 
@@ -190,14 +190,19 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     from rich.table import Table
     from rich.text import Text
 
-    sheet = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    sheet = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for place, name in enumerate(columns):
         numeric = all(row[place] is None or isinstance(row[place], int | float) for row in rows)
         sheet.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         sheet.add_row(*(Text(_cell(value)) for value in row))
     width = min(_MAX_WIDTH, shutil.get_terminal_size((_MAX_WIDTH, 24)).columns)
-    Console(width=width, highlight=False).print(sheet)
+    console = Console(width=width, highlight=False)
+    # Printed by print(): rich would turn a closed pipe into an exit of its own.
+    with console.capture() as text:
+        console.print(Text(title, overflow="fold", style="bold"))
+        console.print(sheet)
+    print(text.get())
 
 
 def emit_json(value: Any) -> None:

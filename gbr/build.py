@@ -1,0 +1,395 @@
+"""Graph files -> features -> store: only what is missing or stale, several graphs side by side.
+
+A graph is stale when its file, or the meaning of the feature columns, has changed since.  Every graph's file appears
+whole, the manifest follows every few seconds: a build that is interrupted goes on where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gbr import check_features
+from gbr.errors import DataError, GbrError, UsageError
+from gbr.graphs import Graph, read_graph
+from gbr.npz import NpzFile
+from gbr.store import Entry, FeatureStore
+from gbr.subsets import SPLITS, Subset, graph_files, splits_present
+
+if TYPE_CHECKING:
+    from features.schema import Extractor, Schema
+
+#: A process takes about three seconds to start; fewer graphs than this are not worth another one.
+_GRAPHS_PER_PROCESS: Final = {"tile": 64, "layout": 2}
+_SECONDS_BETWEEN_RECORDS: Final = 5.0
+_LEFTOVER_SECONDS: Final = 24 * 3600
+
+Advance = Callable[[int], None]
+Progress = Callable[[int], AbstractContextManager[Advance]]
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What a build did.
+
+    Parameters
+    ----------
+    subset, folder : str
+        Collection and where its store is.
+    built, kept, removed : int
+        Graphs computed, found up to date, and taken out because their file is gone.
+    rows, distinct : int
+        Configurations in the splits asked for, and how many of them are distinct within their graph.
+    columns : int
+    schema : str
+        Hash of the feature columns.
+    jobs : int
+        Processes that worked.
+    seconds : float
+    degenerate : dict
+        ``<split>/<stem>`` -> why the graph cannot be ranked.
+    """
+
+    subset: str
+    folder: str
+    built: int
+    kept: int
+    removed: int
+    rows: int
+    distinct: int
+    columns: int
+    schema: str
+    jobs: int
+    seconds: float
+    degenerate: dict[str, str] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as plain values, for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One graph to build; what crosses into a worker process."""
+
+    path: Path
+    split: str
+    store_root: Path
+    subset: str
+
+    @property
+    def stem(self) -> str:
+        return self.path.stem
+
+
+def schema_of(kind: str) -> Schema:
+    """Feature columns of a kind of collection.
+
+    Raises
+    ------
+    GbrError
+        When this gbr has no features for that kind.
+    """
+    schema: Schema = _extractors(kind).schema()
+    return schema
+
+
+def shared_columns(schema: Schema) -> tuple[str, ...]:
+    """Columns whose values all configurations of a graph share."""
+    return tuple(name for block in schema.blocks if not block.per_config for name in block.names)
+
+
+def extract(graph: Graph) -> tuple[Schema, NDArray[np.float32], NDArray[np.int64]]:
+    """Features of all configurations of one graph.
+
+    Returns
+    -------
+    Schema
+    float32 (c, len(schema))
+        Finite.
+    int64 (c,)
+        Row number of the first identical configuration; its own where it is the first.
+
+    Raises
+    ------
+    DataError
+        When a configuration is not valid, or the features of the program cannot be told.
+    GbrError
+        When this gbr has no features for the graph's kind.
+    """
+    duplicates = _Duplicates()
+    try:
+        extractor = _extractor(graph)
+        schema = extractor.schema
+        X = np.empty((graph.n_configs, len(schema)), np.float32)
+        for first, block in graph.config_blocks():
+            X[first : first + len(block)] = extractor(block)
+            duplicates.add(block)
+    except DataError:
+        raise
+    except ValueError as fault:
+        raise DataError(f"{graph.source}: has no features ({fault}); mend what wrote the file") from fault
+    if not np.isfinite(X).all():
+        row, column = (int(place) for place in np.argwhere(~np.isfinite(X))[0])
+        raise DataError(
+            f"{graph.source}: feature {schema.names[column]} of configuration {row} is {X[row, column]}, want a finite "
+            "number; report it with the file"
+        )
+    return schema, X, duplicates.first_rows()
+
+
+def build(
+    subset: Subset,
+    data_root: Path | str,
+    store_root: Path | str,
+    splits: Sequence[str] | None = None,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> BuildReport:
+    """Bring the store of a collection up to date with its graph files.
+
+    Graphs whose file is gone leave the store.  Where more than one process works they are spawned: a script that calls
+    this needs ``if __name__ == "__main__":``.
+
+    Parameters
+    ----------
+    subset : Subset
+    data_root, store_root : path
+    splits : sequence of str, optional
+        By default those that have graph files.
+    jobs : int, optional
+        Processes; by default one per core, fewer where there is little to do.  1 works in this process.
+    progress : callable, optional
+        Takes the number of graphs to build and gives a context manager that yields ``advance(steps)``.
+
+    Raises
+    ------
+    DataError
+        For a graph file that cannot be read; graphs finished before stay in the store.
+    StoreError
+        When the store cannot be written.
+    UsageError
+        For an unknown split or a number of jobs below 1.
+    """
+    start = time.monotonic()
+    if jobs is not None and jobs < 1:
+        raise UsageError(f"jobs: got {jobs}, want at least 1")
+    data_root = Path(data_root)
+    schema = schema_of(subset.kind)
+    described = {"hash": schema.hash, "columns": list(schema.names), "shared": list(shared_columns(schema))}
+    wanted = splits_present(subset, data_root) or SPLITS if splits is None else tuple(splits)
+    files = {split: {path.stem: path for path in graph_files(subset, data_root, split)} for split in wanted}
+    store = FeatureStore(store_root, subset.name)
+    removed = _begin(store, described, files)
+    tasks = [
+        _Task(path, split, store.root, subset.name)
+        for split, paths in files.items()
+        for path in paths.values()
+        if not _is_fresh(store, split, path)
+    ]
+    n_jobs = min(jobs or _worth(subset.kind, len(tasks)), max(1, len(tasks)))
+    if tasks:
+        with progress(len(tasks)) if progress else nullcontext(lambda steps: None) as advance:
+            _run(store, described, tasks, n_jobs, advance)
+    entries = {f"{split}/{stem}": entry for split in files for stem, entry in store.entries(split).items()}
+    return BuildReport(
+        subset=subset.name,
+        folder=str(store.folder),
+        built=len(tasks),
+        kept=len(entries) - len(tasks),
+        removed=removed,
+        rows=sum(entry["rows"] for entry in entries.values()),
+        distinct=sum(entry["distinct"] for entry in entries.values()),
+        columns=len(schema),
+        schema=schema.hash,
+        jobs=n_jobs,
+        seconds=time.monotonic() - start,
+        degenerate={name: entry["degenerate"] for name, entry in entries.items() if entry["degenerate"]},
+    )
+
+
+def _begin(store: FeatureStore, described: Mapping[str, Any], files: Mapping[str, Mapping[str, Path]]) -> int:
+    """Tell the store what it is going to hold; take out graphs whose file is gone, and say how many those were."""
+    store.record(described, expected={split: len(paths) for split, paths in files.items()})
+    gone = {split: sorted(set(store.entries(split)) - set(paths)) for split, paths in files.items()}
+    if any(gone.values()):
+        store.record(described, removed=gone)
+    for split, paths in files.items():
+        _sweep(store.folder / split, paths)
+    return sum(map(len, gone.values()))
+
+
+def _sweep(folder: Path, stems: Container[str]) -> None:
+    """Delete features of graphs that are gone, and what a killed build left unfinished."""
+    old = time.time() - _LEFTOVER_SECONDS
+    for path in [*folder.glob("*.parquet"), *folder.glob(".*.part")]:
+        with suppress(OSError):
+            unfinished = path.suffix == ".part"
+            if path.stat().st_mtime < old if unfinished else path.stem not in stems:
+                path.unlink()
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    return {"file": path.name, "members": NpzFile(path).fingerprint}
+
+
+def _is_fresh(store: FeatureStore, split: str, path: Path) -> bool:
+    entry = store.entries(split).get(path.stem)
+    if entry is None or entry["source"] != _fingerprint(path):
+        return False
+    try:
+        return store.path(split, path.stem).stat().st_size == int(entry["bytes"])
+    except OSError:
+        return False
+
+
+def _worth(kind: str, n_tasks: int) -> int:
+    return max(1, min(_cores(), n_tasks // _GRAPHS_PER_PROCESS[kind]))
+
+
+def _cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        return os.cpu_count() or 1
+
+
+def _run(
+    store: FeatureStore, described: Mapping[str, Any], tasks: Sequence[_Task], jobs: int, advance: Advance
+) -> None:
+    """Build all graphs; what is finished is recorded even when one fails."""
+    written: dict[str, dict[str, Entry]] = defaultdict(dict)
+    recorded = time.monotonic()
+    try:
+        for task, entry in _in_processes(tasks, jobs) if jobs > 1 else ((task, _work(task)) for task in tasks):
+            written[task.split][task.stem] = entry
+            advance(1)
+            if time.monotonic() - recorded > _SECONDS_BETWEEN_RECORDS:
+                store.record(described, written)
+                written.clear()
+                recorded = time.monotonic()
+    finally:
+        store.record(described, written)
+
+
+def _in_processes(tasks: Sequence[_Task], jobs: int) -> Iterator[tuple[_Task, Entry]]:
+    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=_start_worker)
+    try:
+        waiting = {pool.submit(_work, task): task for task in tasks}
+        for done in as_completed(waiting):
+            yield waiting[done], done.result()
+    except BrokenProcessPool as fault:
+        raise GbrError(
+            f"{tasks[0].subset}: a worker process died, perhaps for want of memory; the same command goes on from "
+            "there, try fewer --jobs"
+        ) from fault
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    # Threads of libraries would compete with the other workers; read when they are first imported.
+    os.environ["POLARS_MAX_THREADS"] = "1"
+    # An interrupt is the parent's to report; a parent that is gone takes its workers along.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+
+
+def _follow_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _work(task: _Task) -> Entry:
+    source = _fingerprint(task.path)
+    graph = read_graph(task.path)
+    kind = task.subset.split(":", 1)[0]
+    if graph.kind != kind:
+        raise DataError(f"{task.path}: got a {graph.kind} graph, want {kind} as its folder says; move it")
+    schema, X, duplicate_of = extract(graph)
+    entry = FeatureStore(task.store_root, task.subset).write(
+        task.split,
+        task.stem,
+        schema.names,
+        X,
+        runtime=graph.runtime,
+        normalizer=graph.normalizer,
+        repeat=graph.repeat,
+        duplicate_of=duplicate_of,
+        source=source,
+        shared=shared_columns(schema),
+    )
+    entry["degenerate"] = _degenerate(graph, duplicate_of)
+    return entry
+
+
+def _degenerate(graph: Graph, duplicate_of: NDArray[np.int64]) -> str | None:
+    from gbr.metrics import unrankable
+
+    if graph.runtime is None:
+        # Distinct stand-ins: only the configurations can make it unrankable.
+        return unrankable(np.arange(graph.n_configs, dtype=np.float64), duplicate_of)
+    return unrankable(graph.runtime / (1 if graph.normalizer is None else graph.normalizer), duplicate_of)
+
+
+def _extractors(kind: str) -> Any:
+    """The module of ``features`` for a kind of collection."""
+    check_features()
+    name = f"features.{kind}"
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as fault:
+        if fault.name != name:
+            raise
+        raise GbrError(
+            f"{kind}: this version of gbr has no features for {kind} collections; take a tile one"
+        ) from fault
+
+
+def _extractor(graph: Graph) -> Extractor:
+    from features.graph import Program
+
+    program = Program(graph.node_opcode, graph.node_feat, graph.edge_index)
+    module = _extractors(graph.kind)
+    made: Extractor = (
+        module.TileExtractor(program)
+        if graph.kind == "tile"
+        else module.LayoutExtractor(program, graph.node_config_ids)
+    )
+    return made
+
+
+class _Duplicates:
+    """Finds equal rows in blocks, by a 128-bit hash: no two different rows will ever share one."""
+
+    def __init__(self) -> None:
+        self._first: dict[bytes, int] = {}
+        self._rows: list[int] = []
+
+    def add(self, block: NDArray[Any]) -> None:
+        # Adding zero turns -0.0 into 0.0, which is equal but has other bytes.
+        rows = np.ascontiguousarray(block + 0 if block.dtype.kind == "f" else block).reshape(len(block), -1)
+        for row in rows:
+            digest = hashlib.blake2b(row.data, digest_size=16).digest()
+            self._rows.append(self._first.setdefault(digest, len(self._rows)))
+
+    def first_rows(self) -> NDArray[np.int64]:
+        return np.array(self._rows, np.int64)

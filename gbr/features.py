@@ -1,0 +1,190 @@
+"""Command: build the feature store, show what it holds, list the feature columns."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from gbr import _cli
+from gbr.errors import UsageError
+from gbr.subsets import KINDS, SPLITS, Subset, resolve
+
+if TYPE_CHECKING:
+    from gbr.store import FeatureStore
+
+
+def _main(argv: Sequence[str] | None = None) -> None:
+    args = _parser().parse_args(argv)
+    args.run(args)
+
+
+def _build(args: argparse.Namespace) -> None:
+    from gbr.build import build
+
+    subset = _subset(args)
+    progress = partial(_cli.progress, label=f"features of {subset.name}")
+    report = build(subset, args.data, args.store, args.split, args.jobs, progress)
+    if args.json:
+        _cli.emit_json(report.as_dict())
+        return
+    rows = [
+        ["graphs built", report.built],
+        ["up to date", report.kept],
+        ["removed, their file is gone", report.removed],
+        ["configurations", report.rows],
+        ["of which distinct", report.distinct],
+        ["feature columns", report.columns],
+        ["seconds", round(report.seconds, 1)],
+    ]
+    _cli.table(f"{report.subset} -> {report.folder}", ["schema " + report.schema, ""], rows)
+    _print_degenerate(report.degenerate)
+
+
+def _info(args: argparse.Namespace) -> None:
+    from gbr.store import FeatureStore
+
+    subset = _subset(args)
+    store = FeatureStore(args.store, subset.name)
+    told = summary(store)
+    if args.json:
+        _cli.emit_json(told)
+        return
+    columns = ["split", "graphs", "of", "measured", "rows", "duplicates", "degenerate", "MiB"]
+    rows = [
+        [
+            split,
+            figures["graphs"],
+            figures["expected"],
+            figures["labelled"],
+            figures["rows"],
+            figures["duplicates"],
+            len(figures["degenerate"]),
+            f"{figures['bytes'] / 2**20:.1f}",
+        ]
+        for split, figures in told["splits"].items()
+    ]
+    title = f"{store.folder}: {told['columns']} columns, schema {told['schema']}, written by gbr {told['gbr']}"
+    _cli.table(title, columns, rows)
+    _print_degenerate(
+        {
+            f"{split}/{stem}": why
+            for split, figures in told["splits"].items()
+            for stem, why in figures["degenerate"].items()
+        }
+    )
+
+
+def summary(store: FeatureStore) -> dict[str, Any]:
+    """What a store holds, per split.
+
+    Returns
+    -------
+    dict
+        ``subset``, ``folder``, ``gbr`` (version that wrote it), ``schema`` (hash), ``columns`` (number), ``splits``:
+        split -> ``graphs``, ``expected``, ``labelled`` (graphs with runtimes), ``rows``, ``duplicates`` (rows whose
+        configuration stands in an earlier row), ``bytes``, ``degenerate`` (stem -> why it cannot be ranked).
+
+    Raises
+    ------
+    StoreError
+        When there is no store.
+    """
+    manifest = store.manifest
+    splits = {}
+    for split in SPLITS:
+        entries = store.entries(split)
+        expected = manifest["expected"].get(split, len(entries))
+        if not entries and not expected:
+            continue
+        splits[split] = {
+            "graphs": len(entries),
+            "expected": expected,
+            "labelled": sum(entry["labelled"] for entry in entries.values()),
+            "rows": sum(entry["rows"] for entry in entries.values()),
+            "duplicates": sum(entry["rows"] - entry["distinct"] for entry in entries.values()),
+            "bytes": sum(entry["bytes"] for entry in entries.values()),
+            "degenerate": {stem: entry["degenerate"] for stem, entry in entries.items() if entry["degenerate"]},
+        }
+    return {
+        "subset": store.subset,
+        "folder": str(store.folder),
+        "gbr": manifest["gbr"],
+        "schema": manifest["schema"]["hash"],
+        "columns": len(manifest["schema"]["columns"]),
+        "splits": splits,
+    }
+
+
+def _columns(args: argparse.Namespace) -> None:
+    from gbr.build import schema_of
+
+    # The columns of a kind are known without any data.
+    kind = args.subset.split(":", 1)[0]
+    if kind not in KINDS:
+        raise UsageError(f"--subset {args.subset}: want {' or '.join(KINDS)}, or a collection of that kind")
+    schema = schema_of(kind)
+    if args.json:
+        blocks = [
+            {
+                "name": block.name,
+                "version": block.version,
+                "doc": block.doc,
+                "per_config": block.per_config,
+                "columns": [
+                    {"name": name, "unit": column.unit, "doc": column.doc}
+                    for name, column in zip(block.names, block.columns, strict=True)
+                ],
+            }
+            for block in schema.blocks
+        ]
+        _cli.emit_json({"kind": kind, "schema": schema.hash, "blocks": blocks})
+        return
+    for block in schema.blocks:
+        scope = "per configuration" if block.per_config else "per graph"
+        title = f"{block.name}: {block.doc} {len(block)} columns, {scope}."
+        rows = [[name, column.unit, column.doc] for name, column in zip(block.names, block.columns, strict=True)]
+        _cli.table(title, ["column", "unit", "meaning"], rows)
+    print(f"{len(schema)} columns, schema {schema.hash}")
+
+
+def _subset(args: argparse.Namespace) -> Subset:
+    subset = resolve(args.subset, args.data)
+    if subset.note:
+        _cli.note(subset.note)
+    return subset
+
+
+def _print_degenerate(degenerate: dict[str, str]) -> None:
+    if degenerate:
+        _cli.table("Graphs that cannot be ranked", ["graph", "why"], sorted(degenerate.items()))
+
+
+def _parser() -> _cli.Parser:
+    parser = _cli.parser("gbr.features", "Turn graph files into the feature store, and look at what it holds.")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="build | info | columns")
+
+    def add(name: str, text: str, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        added.set_defaults(run=run)
+        _cli.add_subset(added)
+        _cli.add_json(added)
+        return added
+
+    build = add("build", "Compute the features that are missing or stale; an interrupted build goes on.", _build)
+    _cli.add_data(build)
+    _cli.add_store(build)
+    _cli.add_splits(build)
+    _cli.add_jobs(build)
+    info = add("info", "Show what the store of a collection holds.", _info)
+    _cli.add_data(info)
+    _cli.add_store(info)
+    add("columns", "List every feature column: name, unit, meaning.", _columns)
+    return parser
+
+
+main = _cli.command(_main)
+
+if __name__ == "__main__":
+    raise SystemExit(main(None))

@@ -1,0 +1,310 @@
+"""Feature store: one Parquet file per graph (:mod:`gbr._parquet`) and a manifest that says what they hold.
+
+::
+
+    <root>/tile/xla/manifest.json
+    <root>/tile/xla/train/<stem>.parquet
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+import gbr
+from gbr import _parquet
+from gbr._files import write_json
+from gbr.errors import StoreError
+from gbr.slates import IntArray, Slates
+
+MANIFEST: Final = "manifest.json"
+
+#: Raised when the files' layout changes while the features keep their schema.
+FORMAT: Final = 1
+
+_MAX_READERS: Final = 8
+
+Entry = dict[str, Any]
+
+
+class FeatureStore:
+    """The features of one collection.
+
+    Parameters
+    ----------
+    root : path
+        Folder of the store, for all collections.
+    subset_name : str
+        ``tile:xla``, ``layout:cpu:random`` …
+
+    Attributes
+    ----------
+    folder : Path
+        This collection's folder.
+    """
+
+    def __init__(self, root: Path | str, subset_name: str) -> None:
+        self.root = Path(root)
+        self.subset = subset_name
+        self.folder = self.root.joinpath(*subset_name.split(":"))
+        self._manifest: dict[str, Any] | None = None
+
+    @property
+    def rebuild(self) -> str:
+        """The command that (re)builds this store."""
+        return f"`python -m gbr.features build --subset {self.subset} --store {self.root}`"
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """The manifest as it is on disk; read once.
+
+        Raises
+        ------
+        StoreError
+            When there is none, or it is torn.
+        """
+        if self._manifest is None:
+            self._manifest = self._read_manifest()
+        return self._manifest
+
+    def exists(self) -> bool:
+        """Whether there is a manifest."""
+        return (self.folder / MANIFEST).is_file()
+
+    def path(self, split: str, stem: str) -> Path:
+        """Parquet file of one graph."""
+        return self.folder / split / f"{stem}.parquet"
+
+    def entries(self, split: str) -> dict[str, Entry]:
+        """What the manifest says of each graph of a split, by stem: rows, distinct, labelled, degenerate, bytes …"""
+        return dict(self.manifest["graphs"].get(split, {}))
+
+    def stems(self, split: str) -> list[str]:
+        """Graphs of one split, sorted."""
+        return sorted(self.entries(split))
+
+    def check(self, schema_hash: str) -> None:
+        """Refuse a store whose columns mean something else.
+
+        Raises
+        ------
+        StoreError
+            Naming the command that rebuilds it, when there is no store or it has another schema.
+        """
+        found = self.manifest["schema"]["hash"]
+        if found != schema_hash:
+            raise StoreError(
+                f"{self.folder / MANIFEST}: feature schema {found}, this gbr writes {schema_hash}; run {self.rebuild}"
+            )
+
+    def write(
+        self,
+        split: str,
+        stem: str,
+        columns: Sequence[str],
+        X: NDArray[np.float32],
+        *,
+        runtime: IntArray | None,
+        normalizer: IntArray | None,
+        repeat: IntArray | None,
+        duplicate_of: IntArray,
+        source: Mapping[str, Any],
+        shared: Sequence[str] = (),
+    ) -> Entry:
+        """Write one graph, whole or not at all; :meth:`record` then makes it part of the store.
+
+        Parameters
+        ----------
+        split, stem : str
+        columns : sequence of str
+            Full names, in the order of ``X``.
+        X : float32 (rows, len(columns))
+        runtime, normalizer, repeat : int64 (rows,) or None
+        duplicate_of : int64 (rows,)
+        source : mapping
+            Fingerprint of what the features were computed from.
+        shared : sequence of str
+            Columns whose values all rows share; kept once.
+
+        Returns
+        -------
+        dict
+            The graph's entry in the manifest.
+
+        Raises
+        ------
+        ValueError
+            When ``X`` does not fit ``columns``, or a shared column differs between rows.
+        StoreError
+            When the file cannot be written.
+        """
+        given = zip(_parquet.MEASURED, (runtime, normalizer, repeat), strict=True)
+        measured = {name: values for name, values in given if values is not None}
+        size = _parquet.write(self.path(split, stem), columns, shared, X, measured, duplicate_of)
+        return {
+            "rows": len(X),
+            "distinct": int((duplicate_of == np.arange(len(X))).sum()),
+            "columns": len(columns),
+            "bytes": size,
+            "labelled": runtime is not None,
+            "measured": list(measured),
+            "degenerate": None,
+            "source": dict(source),
+        }
+
+    def record(
+        self,
+        schema: Mapping[str, Any],
+        written: Mapping[str, Mapping[str, Entry]] | None = None,
+        *,
+        removed: Mapping[str, Iterable[str]] | None = None,
+        expected: Mapping[str, int] | None = None,
+    ) -> None:
+        """Enter graphs into the manifest and take others out, keeping what other processes entered meanwhile.
+
+        A store has one schema: under another one than before, everything it held leaves the manifest.
+
+        Parameters
+        ----------
+        schema : mapping
+            ``hash``, ``columns`` (all, in order), ``shared`` (those kept once per graph).
+        written : mapping, optional
+            split -> stem -> entry of :meth:`write`.
+        removed : mapping, optional
+            split -> stems.
+        expected : mapping, optional
+            split -> number of graphs of a whole store; :meth:`load` refuses a split that is not whole.
+
+        Raises
+        ------
+        StoreError
+            When the manifest cannot be written.
+        """
+        with self._locked():
+            graphs, counts = self._known(schema)
+            counts.update(expected or {})
+            for split, stems in (removed or {}).items():
+                for stem in stems:
+                    graphs.get(split, {}).pop(stem, None)
+            for split, entries in (written or {}).items():
+                graphs[split] = dict(sorted({**graphs.get(split, {}), **entries}.items()))
+            manifest = {
+                "gbr": gbr.__version__,
+                "format": FORMAT,
+                "subset": self.subset,
+                "kind": self.subset.split(":", 1)[0],
+                "schema": dict(schema),
+                "expected": counts,
+                "graphs": graphs,
+            }
+            write_json(self.folder / MANIFEST, manifest, StoreError)
+        self._manifest = manifest
+
+    def load(self, split: str, stems: Sequence[str] | None = None, columns: Iterable[str] | None = None) -> Slates:
+        """Read graphs into one matrix, without a second copy of it.
+
+        Parameters
+        ----------
+        split : str
+        stems : sequence of str, optional
+            Graphs, in this order; all of the split, sorted, by default.
+        columns : iterable of str, optional
+            Full column names or names of blocks; all by default.
+
+        Raises
+        ------
+        StoreError
+            When the split is not whole (its build was interrupted), a graph is not in the store, or its file is missing
+            or torn; the message names the command that rebuilds it.
+        UsageError
+            For a column that does not exist.
+        """
+        schema = self.manifest["schema"]
+        entries = self.entries(split)
+        names = tuple(self.stems(split) if stems is None else stems)
+        if not names:
+            raise StoreError(f"{self.folder}: holds no graph of {split}; run {self.rebuild}")
+        expected = self.manifest["expected"].get(split, len(entries))
+        if stems is None and len(entries) != expected:
+            raise StoreError(f"{self.folder}: holds {len(entries)} of {expected} {split} graphs; run {self.rebuild}")
+        for name in names:
+            if name not in entries:
+                raise StoreError(f"{self.folder}: holds no {split} graph {name}; run {self.rebuild}")
+        reader = _parquet.Reader(schema["columns"], schema["shared"], columns)
+        indptr = np.concatenate(([0], np.cumsum([entries[name]["rows"] for name in names]))).astype(np.int64)
+        X = np.empty((int(indptr[-1]), len(reader.columns)), np.float32)
+        present = {column for name in names for column in entries[name]["measured"]}
+        other = {column: np.zeros(len(X), np.int64) for column in (*sorted(present), _parquet.DUPLICATE)}
+
+        def fill(number: int) -> None:
+            rows = slice(int(indptr[number]), int(indptr[number + 1]))
+            wanted = (*entries[names[number]]["measured"], _parquet.DUPLICATE)
+            try:
+                reader.read(
+                    self.path(split, names[number]), X[rows], {column: other[column][rows] for column in wanted}
+                )
+            except StoreError as fault:
+                raise StoreError(f"{fault}; run {self.rebuild}") from fault
+
+        with ThreadPoolExecutor(min(_MAX_READERS, os.cpu_count() or 1)) as pool:
+            list(pool.map(fill, range(len(names))))
+        return Slates(
+            names=names,
+            indptr=indptr,
+            columns=reader.columns,
+            X=X,
+            runtime=other.get("_runtime"),
+            normalizer=other.get("_normalizer"),
+            repeat=other.get("_repeat"),
+            duplicate_of=other[_parquet.DUPLICATE],
+        )
+
+    def _known(self, schema: Mapping[str, Any]) -> tuple[dict[str, dict[str, Entry]], dict[str, int]]:
+        """Graphs and their expected numbers, as far as they are of this schema."""
+        try:
+            manifest = self._read_manifest()
+        except StoreError:
+            return {}, {}
+        return (manifest["graphs"], manifest["expected"]) if manifest["schema"] == schema else ({}, {})
+
+    def _read_manifest(self) -> dict[str, Any]:
+        path = self.folder / MANIFEST
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+            if manifest["format"] == FORMAT and {"hash", "columns", "shared"} <= manifest["schema"].keys():
+                return {**manifest, "graphs": dict(manifest["graphs"]), "expected": dict(manifest["expected"])}
+            fault = f"format {manifest['format']}, this gbr reads {FORMAT}"
+        except FileNotFoundError:
+            raise StoreError(f"{self.folder}: no feature store of {self.subset}; run {self.rebuild}") from None
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be read ({error.strerror or error})") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            fault = f"torn: {type(error).__name__} {error}"
+        raise StoreError(f"{path}: no manifest of a feature store ({fault}); run {self.rebuild}")
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep other processes from entering graphs at the same time (where the system has file locks)."""
+        try:
+            import fcntl
+        except ImportError:  # not POSIX
+            yield
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = (self.folder / ".lock").open("w")
+        except OSError as fault:
+            raise StoreError(
+                f"{self.folder}: cannot be written ({fault.strerror}); name a folder you may write to with --store"
+            ) from fault
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
