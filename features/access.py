@@ -90,7 +90,7 @@ def loop_nest(program: Program, tensors: Tensors | None = None) -> LoopNest:
         A kernel that is not understood (opcodes with indices that depend on data, calls) still has the loops of its
         result, with operands matched to them by extent.
     """
-    tensors = tensors or Tensors(program.feat)
+    tensors = tensors or Tensors.of(program)
     anchor = anchor_of(program, tensors)
     result = result_of(program, tensors)
     trace = _start(program, tensors, anchor, result)

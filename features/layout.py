@@ -216,7 +216,7 @@ class LayoutExtractor:
         if len(program) == 0 or len(node_config_ids) == 0:
             raise ValueError("a program without configurable nodes has no layout features")
         self.schema = schema()
-        tensors = Tensors(program.feat)
+        tensors = Tensors.of(program)
         self._nodes = configurable_nodes(program, tensors, np.asarray(node_config_ids, np.int64))
         self._links = links(program, tensors, self._nodes)
         around, self._reached = _surroundings(program, tensors, self._nodes)

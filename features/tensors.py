@@ -10,7 +10,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from features.hlo import ELEMENT_TYPES, FEAT_ID, MAX_RANK
+from features.graph import Program
+from features.hlo import ELEMENT_TYPES, FEAT_ID, MAX_RANK, OPCODE_ID
 
 IntArray = NDArray[np.int64]
 
@@ -55,9 +56,26 @@ class Tensors:
     Parameters
     ----------
     feat : float32 (n, 140)
+    row_major : bool
+        Whether every tensor is taken to lie in row-major order, whatever its layout columns say.
     """
 
     feat: NDArray[np.float32]
+    row_major: bool = False
+
+    @classmethod
+    def of(cls, program: Program) -> Tensors:
+        """The tensors of a program, with the layouts of a program that no compiler has laid out left aside.
+
+        Before a compiler assigns layouts, HLO's shape inference gives a transpose the permuted layout of its operand,
+        as if it cost nothing, and hands that on to the operations behind it.  Where such a transpose stands in a
+        program whose inputs are all row-major, nobody chose these layouts, and the results are row-major, too.
+        """
+        plain = cls(program.feat)
+        inputs = np.flatnonzero(program.opcode == OPCODE_ID["parameter"])
+        turned = np.flatnonzero(program.opcode == OPCODE_ID["transpose"])
+        free = any(_is_free(plain, program, int(node)) for node in turned)
+        return cls(program.feat, free and all(_is_row_major(plain.layout(int(node))) for node in inputs))
 
     @cached_property
     def dims(self) -> IntArray:
@@ -100,6 +118,8 @@ class Tensors:
     def layout(self, node: int) -> IntArray:
         """Minor-to-major order of one node's output, int64 (rank,)."""
         rank = int(self.rank[node])
+        if self.row_major:
+            return np.arange(rank)[::-1]
         return minor_to_major(self.feat[node, _LAYOUT : _LAYOUT + MAX_RANK].astype(np.int64), rank)
 
     def strides(self, node: int) -> IntArray:
@@ -111,3 +131,17 @@ class Tensors:
             strides[dim] = step
             step *= shape[dim]
         return strides
+
+
+def _is_row_major(layout: IntArray) -> bool:
+    return bool((layout == np.arange(len(layout))[::-1]).all())
+
+
+def _is_free(tensors: Tensors, program: Program, node: int) -> bool:
+    """Whether a transpose's layout is its operand's, permuted along, and not row-major."""
+    operands = program.operands.of(node)
+    layout, rank = tensors.layout(node), int(tensors.rank[node])
+    order = slots(program.feat[node], "dimensions")[:rank]
+    if len(operands) != 1 or tensors.rank[operands[0]] != rank or (order >= rank).any():
+        return False
+    return not _is_row_major(layout) and bool((order[layout] == tensors.layout(int(operands[0]))).all())

@@ -50,7 +50,7 @@ class TileExtractor:
         if len(program) == 0:
             raise ValueError("a program without nodes has no features")
         self.schema = schema()
-        tensors = Tensors(program.feat)
+        tensors = Tensors.of(program)
         self._nest = loop_nest(program, tensors)
         slots = loop_slots(self._nest, tensors)
         self._geometry = geometry.Geometry(self._nest, tensors, slots)

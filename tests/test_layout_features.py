@@ -61,7 +61,7 @@ def network() -> tuple[Program, np.ndarray]:
 
 
 PROGRAM, IDS = network()
-TENSORS = Tensors(PROGRAM.feat)
+TENSORS = Tensors.of(PROGRAM)
 NODES = configurable_nodes(PROGRAM, TENSORS, IDS)
 
 

@@ -16,6 +16,7 @@ from features.graph import Program
 from features.hlo import FEAT_ID, OPCODE_ID, OPCODES
 from features.tensors import Tensors, minor_to_major
 from tests import programs
+from tests.programs import Sketch
 
 
 @st.composite
@@ -53,7 +54,7 @@ def test_histogram_counts_nodes(program: Program) -> None:
 @given(any_program(), st.data())
 def test_neighbourhood_is_what_networkx_finds(program: Program, data: st.DataObject) -> None:
     seed = data.draw(st.integers(0, len(program) - 1))
-    tensors = Tensors(program.feat)
+    tensors = Tensors.of(program)
     got = neighborhood.neighborhood(program, tensors, seed)
     graph = nx.Graph(program.edges.tolist())
     graph.add_nodes_from(range(len(program)))
@@ -69,12 +70,12 @@ def test_neighbourhood_is_what_networkx_finds(program: Program, data: st.DataObj
 
 def test_block_has_a_column_for_every_value() -> None:
     program = programs.KERNELS["conv2d"]
-    assert len(neighborhood.kernel_neighborhood(program, Tensors(program.feat))) == len(neighborhood.BLOCK)
+    assert len(neighborhood.kernel_neighborhood(program, Tensors.of(program))) == len(neighborhood.BLOCK)
 
 
 def test_flops_of_each_kind() -> None:
     def of(program: Program) -> float:
-        tensors = Tensors(program.feat)
+        tensors = Tensors.of(program)
         return node_flops(program, tensors, anchor_of(program, tensors))
 
     assert of(programs.batched_matmul(3, 5, 8, 6)) == 2 * 3 * 5 * 8 * 6
@@ -89,7 +90,7 @@ def test_result_of_a_tuple_is_its_largest_member() -> None:
     small, large = sketch.node("parameter", (3,)), sketch.node("parameter", (5, 7))
     sketch.node("tuple", (), small, large, shape_element_type_is_f32=0, shape_element_type_is_tuple=1)
     program = sketch.program()
-    assert result_of(program, Tensors(program.feat)) == large
+    assert result_of(program, Tensors.of(program)) == large
 
 
 @pytest.mark.parametrize(
@@ -112,8 +113,25 @@ def test_layouts_are_completed_in_row_major_order(layout: list[int], rank: int, 
 def test_strides_follow_the_layout() -> None:
     sketch = programs.Sketch()
     sketch.node("parameter", (2, 3, 5), layout=(0, 2, 1))
-    tensors = Tensors(sketch.program().feat)
+    tensors = Tensors.of(sketch.program())
     assert tensors.strides(0).tolist() == [1, 10, 2]
     assert tensors.shape(0) == (2, 3, 5)
     assert tensors.nbytes[0] == 120
     assert OPCODE_ID["parameter"] == 63
+
+
+def turned(parameter_layout: tuple[int, ...]) -> Program:
+    """transpose(x) + transpose(x) as shape inference lays it out: the transpose for free, the sum like its operand."""
+    sketch = Sketch()
+    x = sketch.node("parameter", (6, 10), layout=parameter_layout)
+    free = tuple({0: 1, 1: 0}[dim] for dim in parameter_layout)
+    y = sketch.node("transpose", (10, 6), x, dimensions=(1, 0), layout=free)
+    sketch.node("add", (10, 6), y, y, layout=free)
+    return sketch.program()
+
+
+def test_layouts_that_no_compiler_chose_are_left_aside() -> None:
+    tensors = Tensors.of(turned((1, 0)))
+    assert [tensors.layout(node).tolist() for node in range(3)] == [[1, 0]] * 3
+    chosen = Tensors.of(turned((0, 1)))
+    assert [chosen.layout(node).tolist() for node in range(3)] == [[0, 1], [1, 0], [1, 0]]

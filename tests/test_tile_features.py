@@ -104,7 +104,7 @@ def test_reduction_adds_a_loop() -> None:
     nest = loop_nest(programs.column_sum(6, 10))
     assert nest.extents.tolist() == [10, 6]
     assert steps(nest, "left") == [[0, 1], [1, 0]]
-    slots = loop_slots(nest, Tensors(programs.column_sum(6, 10).feat))
+    slots = loop_slots(nest, Tensors.of(programs.column_sum(6, 10)))
     assert slots.out == (0, -1, -1, -1)
     assert slots.reduced == (1, -1, -1)
     assert slots.fast[:2] == (0, 1)  # the row-wise loop is contiguous for both operands
@@ -168,7 +168,7 @@ def test_bounds_of_a_reduction_may_name_its_input() -> None:
 @given(data=st.data())
 def test_geometry_is_that_of_its_numpy_twin(name: str, data: st.DataObject) -> None:
     program = programs.KERNELS[name]
-    tensors = Tensors(program.feat)
+    tensors = Tensors.of(program)
     nest = loop_nest(program, tensors)
     slots = loop_slots(nest, tensors)
     rows = data.draw(st.integers(1, 4))
@@ -185,7 +185,7 @@ def test_geometry_is_that_of_its_numpy_twin(name: str, data: st.DataObject) -> N
 @given(data=st.data())
 def test_footprint_is_what_counting_finds(name: str, data: st.DataObject) -> None:
     program = programs.KERNELS[name]
-    tensors = Tensors(program.feat)
+    tensors = Tensors.of(program)
     nest = loop_nest(program, tensors)
     tiles = np.array([[data.draw(st.integers(1, min(int(extent), 4))) for extent in nest.extents]], np.int64)
     columns = geometry.Geometry(nest, tensors, loop_slots(nest, tensors))(tiles)[0]
@@ -205,7 +205,7 @@ def test_node_statistics_are_those_of_their_numpy_twin(n_nodes: int, seed: int) 
 
 def test_roles_keep_operands_apart() -> None:
     program = programs.conv2d(2, 9, 3, 4, 3)
-    tensors = Tensors(program.feat)
+    tensors = Tensors.of(program)
     nest = loop_nest(program, tensors)
     row = roles.operand_roles(program, tensors, nest, loop_slots(nest, tensors))
     value = dict(zip([column.name for column in roles.BLOCK.columns], row.tolist(), strict=True))
