@@ -28,7 +28,6 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/.demo ## Features, training and evaluation on the measured data that comes with gbr; model in runs/demo
-	@rm -rf $(DEMO)
 	@$(PY) -m gbr.features build --subset $(SUBSET)
 	@$(PY) -m gbr.train --subset $(SUBSET) --backend lightgbm --out $(DEMO)/lightgbm
 	@$(PY) -m gbr.train --subset $(SUBSET) --backend xgboost --out $(DEMO)/xgboost
@@ -43,17 +42,16 @@ lint: $(VENV)/.dev ## Check style, types and who imports whom
 	@$(VENV)/bin/lint-imports --no-logo
 
 bench: $(VENV)/.dev ## Measure speed; results in benchmarks/results
-	@set -e; for script in benchmarks/bench_*.py; do $(PY) $$script; done
+	@set -e; for file in benchmarks/bench_*.py; do $(PY) -m benchmarks.$$(basename $$file .py); done
 
 clean: ## Remove .venv, caches and the feature store; trained models stay
 	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .hypothesis .import_linter_cache .benchmarks data/store
 	@find features gbr tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(VENV)/.demo: EXTRAS := report
-$(VENV)/.dev: EXTRAS := report,collect,dev
+$(VENV)/.dev: EXTRAS := [collect,dev]
 $(VENV)/.demo $(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.made
-	@echo "gbr: installing the libraries of [$(EXTRAS)] into $(VENV)" >&2
-	@$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	@echo "gbr: installing gbr$(EXTRAS) and what it needs into $(VENV)" >&2
+	@$(PY) -m pip install --quiet --constraint constraints.txt --editable '.$(EXTRAS)'
 	@$(openmp)
 	@touch $@
 

@@ -30,7 +30,7 @@ def test_the_old_file_survives_a_failure(tmp_path: Path, fault: BaseException) -
             part.write_text("ha")
             raise fault
 
-    with pytest.raises(type(fault), match="^no$"):
+    with pytest.raises(type(fault), match=r"^no$"):
         fail_halfway()
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["out.txt"]

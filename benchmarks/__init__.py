@@ -1,0 +1,1 @@
+"""Speed, measured: every ``bench_*`` module prints a table and leaves it in ``results/``."""
