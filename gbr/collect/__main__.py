@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gbr._cli import Parser, add_json, add_splits, command, emit_json, note, parser, progress, table
+from gbr.subsets import SPLITS
 
 if TYPE_CHECKING:
     from gbr.collect.tile import Quality
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 def arguments() -> Parser:
     """Arguments of all kinds of collection."""
-    top = parser("gbr.collect", __doc__.split(": ", 1)[1])
+    top = parser("gbr.collect", "Measure configurations on this machine; what is already measured is kept.")
     kinds = top.add_subparsers(dest="kind", required=True, metavar="KIND")
     _add_tile(kinds)
     return top
@@ -73,7 +74,7 @@ def _tile(args: argparse.Namespace) -> None:
         print(markdown(list(tile.stored(args.out))))
         return
     names = None if args.families is None else [name.strip() for name in args.families.split(",") if name.strip()]
-    todo = tile.tasks(names, args.split, args.out)
+    todo = tile.tasks(names, args.split or SPLITS, args.out)
     missing = [task for task in todo if not task.path.exists()]
     if len(missing) < len(todo):
         note(

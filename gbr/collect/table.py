@@ -7,6 +7,7 @@ from itertools import groupby
 from statistics import mean, median
 
 from gbr.collect.tile import Quality
+from gbr.subsets import SPLITS
 
 
 def markdown(graphs: Sequence[Quality]) -> str:
@@ -24,7 +25,7 @@ def markdown(graphs: Sequence[Quality]) -> str:
     """
     if not graphs:
         return "Nothing measured yet.\n"
-    count = {split: sum(each.split == split for each in graphs) for split in ("train", "valid", "test")}
+    count = {split: sum(each.split == split for each in graphs) for split in SPLITS}
     families = {each.family for each in graphs}
     lines = [
         f"{len(graphs)} graphs of {len(families)} families ({count['train']} train, {count['valid']} valid, "

@@ -19,6 +19,7 @@ from gbr.collect.timer import IntArray, doubts, measure, retest_tau, spread
 from gbr.errors import CollectError, UsageError
 from gbr.graphs import Graph, read_graph, write_graph
 from gbr.hlo import graph_arrays
+from gbr.subsets import SPLITS
 
 Float32Array = NDArray[np.float32]
 
@@ -213,7 +214,7 @@ def stored(root: Path) -> Iterator[Quality]:
     CollectError
         If a file lacks one of its measurements.
     """
-    for task in tasks(None, ("train", "valid", "test"), root):
+    for task in tasks(None, SPLITS, root):
         if task.path.exists():
             yield Quality.of(read_graph(task.path), task.path.parent.name)
 
@@ -221,8 +222,10 @@ def stored(root: Path) -> Iterator[Quality]:
 def _check(output: Float32Array, expected: Float32Array, where: str) -> None:
     # Sums of float32 in another order: an error of some thousand ulp of the largest element is rounding.
     limit = 2e-4 * float(np.abs(expected).max())
+    if output.shape != expected.shape:
+        raise CollectError(f"{where}: result of shape {output.shape}, JAX gives {expected.shape}; nothing was written")
     worst = float(np.abs(output - expected).max())
-    if output.shape != expected.shape or not worst <= limit:
+    if not worst <= limit:
         raise CollectError(
             f"{where}: off by {worst:.3g} from the JAX result, {limit:.3g} is allowed; "
             "the kernel is wrong and nothing was written"
