@@ -21,7 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from gbr import __version__, _modeldir, labels
 from gbr._backend import Rows, backend
-from gbr._checks import Table, as_indptr, as_matrix, as_target, reordered
+from gbr._checks import as_indptr, as_matrix, as_target, reordered
 from gbr._settings import CAPACITY, SEEDS, Settings, resolve, threads
 from gbr.errors import MissingLibraryError, ModelError, UsageError
 from gbr.metrics import kendall_tau
@@ -227,7 +227,8 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
 
         schema, X, _ = extract(read_graph(Path(path)))
         self.check_schema(schema.kind, schema.hash, str(path))
-        return self.predict(Table(X, schema.names))
+        place = {name: number for number, name in enumerate(schema.names)}
+        return self.predict(X[:, [place[name] for name in self.feature_names_in_]])
 
     def rank(self, path: str | os.PathLike[str]) -> NDArray[np.int64]:
         """Configurations of a graph file by predicted runtime, int64 (configurations,), best first; ties as in file.

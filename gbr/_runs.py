@@ -1,0 +1,83 @@
+"""What train and evaluate share: a collection's store, the figures of a split, and the tables."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gbr import _cli, baselines, metrics, report
+from gbr._checks import Table
+from gbr.build import build
+from gbr.ranker import Ranker
+from gbr.slates import Slates
+from gbr.store import FeatureStore
+from gbr.subsets import Subset
+
+#: Feature cells held in memory at once while predicting: 512 MiB.
+_CELLS_AT_ONCE: Final = 1 << 27
+
+
+def ready_store(
+    subset: Subset, data: Path, store_root: Path, splits: tuple[str, ...], jobs: int | None
+) -> tuple[FeatureStore, float]:
+    """Build what the store lacks; returns the store and the seconds it took."""
+    start = time.monotonic()
+    build(subset, data, store_root, splits, jobs, partial(_cli.progress, label=f"features of {subset.name}"))
+    return FeatureStore(store_root, subset.name), time.monotonic() - start
+
+
+def measured(store: FeatureStore, split: str) -> Slates:
+    """The graphs of a split that have runtimes, without their features but for the flag of the default."""
+    flags = [name for name in store.manifest["schema"]["columns"] if name.endswith(f".{baselines.DEFAULT_FLAG}")]
+    return store.load(split, columns=flags).labelled()
+
+
+def predict_split(ranker: Ranker, store: FeatureStore, slates: Slates, split: str) -> tuple[NDArray[np.float64], float]:
+    """Scores of all rows of ``slates``, a batch of graphs at a time, and the seconds the model took."""
+    scores = np.empty(int(slates.indptr[-1]))
+    seconds = 0.0
+    columns = [str(name) for name in ranker.feature_names_in_]
+    rows_at_once = _CELLS_AT_ONCE // len(columns)
+    first = 0
+    while first < len(slates):
+        limit = slates.indptr[first] + rows_at_once
+        last = max(first + 1, int(np.searchsorted(slates.indptr, limit, side="right")) - 1)
+        batch = store.load(split, slates.names[first:last], columns)
+        start = time.monotonic()
+        scores[slates.indptr[first] : slates.indptr[last]] = ranker.predict(Table(batch.X, batch.columns))
+        seconds += time.monotonic() - start
+        first = last
+    return scores, seconds
+
+
+def figures_of(
+    ranker: Ranker, raw: Ranker | None, store: FeatureStore, slates: Slates, split: str, kind: str
+) -> tuple[dict[str, Any], float]:
+    """Figures of a split beside those of its baselines, as in ``metrics.json``, and the seconds the model took.
+
+    ``slates`` are those of :func:`measured`.
+    """
+    scores, seconds = predict_split(ranker, store, slates, split)
+    found = metrics.evaluate(scores, slates, kind)
+    beside = {
+        "raw_l2": metrics.evaluate(predict_split(raw, store, slates, split)[0], slates, kind) if raw else None,
+        "default_configuration": baselines.default_configuration(slates, kind),
+        "random_order": baselines.random_order(slates, kind),
+        "retest": baselines.retest(slates, kind),
+    }
+    found["baselines"] = {name: figures for name, figures in beside.items() if figures}
+    return found, seconds
+
+
+def show(figures: dict[str, Any], splits: tuple[str, ...], kind: str, *, as_json: bool) -> None:
+    """Print figures on stdout: tables for a person or JSON for a machine."""
+    if as_json:
+        _cli.emit_json(figures)
+        return
+    for title, columns, rows in report.tables(figures, splits, kind):
+        _cli.table(title, columns, rows)

@@ -1,0 +1,91 @@
+"""Command: score a trained model on a split of a collection.
+
+python -m gbr.evaluate --model runs/tile-cpu/20250101-120000 --subset tile:cpu --split valid
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from gbr import _cli, subsets
+from gbr.errors import DataError
+
+PROTOCOLS: Final = ("full",)
+
+
+def _main(argv: Sequence[str] | None = None) -> None:
+    args = _parser().parse_args(argv)
+    subset = subsets.resolve(args.subset, args.data)
+    if subset.note:
+        _cli.note(subset.note)
+    figures = evaluate(args.model, subset, args.split, args.data, args.store, jobs=args.jobs)
+    from gbr import _runs
+
+    _runs.show(figures, (args.split,), subset.kind, as_json=args.json)
+
+
+def evaluate(
+    model: Path, subset: subsets.Subset, split: str, data: Path, store_root: Path, *, jobs: int | None = None
+) -> dict[str, Any]:
+    """Score a model on all configurations of all graphs of a split that have runtimes.
+
+    Parameters
+    ----------
+    model : Path
+        Folder written by ``python -m gbr.train``.
+    subset, split
+        Any collection of the model's kind.
+    data, store_root : Path
+    jobs : int, optional
+        Processes while building, threads while predicting.
+
+    Returns
+    -------
+    dict
+        As ``metrics.json``, with this split alone.
+
+    Raises
+    ------
+    ModelError
+        When the model is missing, torn, or was trained on other features.
+    DataError
+        When the split is not there or has no runtimes.
+    """
+    from gbr import _runs
+    from gbr.build import schema_of
+    from gbr.ranker import Ranker
+
+    ranker = Ranker.load(model).set_params(n_jobs=jobs)
+    ranker.check_schema(subset.kind, schema_of(subset.kind).hash, f"{subset.name}, {model}")
+    store, build_seconds = _runs.ready_store(subset, data, store_root, (split,), jobs)
+    slates = _runs.measured(store, split)
+    if not len(slates):
+        raise DataError(
+            f"{subset.folder(data) / split}: no graph has runtimes; take a split that has them (the test files of "
+            "TpuGraphs have none)"
+        )
+    found, predict_seconds = _runs.figures_of(ranker, None, store, slates, split, subset.kind)
+    return {"subset": subset.name, split: found, "seconds": {"build": build_seconds, "predict": predict_seconds}}
+
+
+def _parser() -> _cli.Parser:
+    parser = _cli.parser("gbr.evaluate", "Score a trained model on a split of a collection.")
+    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="folder written by gbr.train")
+    _cli.add_subset(parser)
+    parser.add_argument("--split", choices=subsets.SPLITS, default="valid", help="default: valid")
+    parser.add_argument(
+        "--protocol", choices=PROTOCOLS, default="full", help="full: all configurations of every graph (default)"
+    )
+    _cli.add_data(parser)
+    _cli.add_store(parser)
+    _cli.add_jobs(parser)
+    _cli.add_json(parser)
+    return parser
+
+
+main = _cli.command(_main)
+
+if __name__ == "__main__":
+    raise SystemExit(main(None))

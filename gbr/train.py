@@ -1,0 +1,259 @@
+"""Command: train a ranker on a collection and score it.
+
+python -m gbr.train --subset tile:cpu
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from gbr import _cli, subsets
+from gbr._settings import CAPACITY, OBJECTIVES
+from gbr.errors import DataError, GbrError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from gbr.ranker import Ranker
+    from gbr.slates import Slates
+    from gbr.store import FeatureStore
+
+METRICS: Final = "metrics.json"
+
+#: What ``--set`` hands to the ranker; any other name goes to the library.
+_RANKER_PARAMETERS: Final = (*CAPACITY, "early_stopping_rounds")
+
+
+def _main(argv: Sequence[str] | None = None) -> None:
+    args = _parser().parse_args(argv)
+    settings = dict(_setting(text) for text in args.set)
+    subset = subsets.resolve(args.subset, args.data)
+    if subset.note:
+        _cli.note(subset.note)
+    out = args.out or Path("runs") / subset.name.replace(":", "-") / time.strftime("%Y%m%d-%H%M%S")
+    claim(out)
+    figures = train(
+        subset,
+        args.data,
+        args.store,
+        out,
+        backend=args.backend,
+        objective=args.objective,
+        settings=settings,
+        columns=args.columns,
+        seed=args.seed,
+        jobs=args.jobs,
+    )
+    from gbr import _runs
+
+    _runs.show(figures, ("valid", "test"), subset.kind, as_json=args.json)
+    _cli.note(f"model, manifest and metrics are in {out}")
+
+
+def train(
+    subset: subsets.Subset,
+    data: Path,
+    store_root: Path,
+    out: Path,
+    *,
+    backend: str = "lightgbm",
+    objective: str | None = None,
+    settings: dict[str, Any] | None = None,
+    columns: Sequence[str] | None = None,
+    seed: int = 0,
+    jobs: int | None = None,
+) -> dict[str, Any]:
+    """Train on ``train``, stop on ``valid``, score every split that has runtimes, and write it all to ``out``.
+
+    Identical configurations of a training graph count once, with the smallest of their runtimes; scores are over all
+    rows.
+
+    Parameters
+    ----------
+    subset, data, store_root, out
+        The collection, where it is, where its features go, where the run goes.
+    backend, objective, seed
+        As :class:`gbr.ranker.Ranker` takes them.
+    settings : dict, optional
+        Parameters of the ranker (:data:`gbr._settings.CAPACITY`, ``early_stopping_rounds``) or of the library.
+    columns : sequence of str, optional
+        Feature columns or blocks to learn from; all by default.
+    jobs : int, optional
+        Processes while building, threads while training.
+
+    Returns
+    -------
+    dict
+        What ``metrics.json`` holds.
+
+    Raises
+    ------
+    DataError
+        When the collection has no training graphs with runtimes.
+    StoreError, UsageError, ModelError
+        As the store, the ranker and its folder raise them.
+    """
+    from gbr import _runs, baselines
+    from gbr._checks import Table
+    from gbr.ranker import Ranker
+
+    given = settings or {}
+    ranker = Ranker(
+        backend,
+        objective,
+        **{name: value for name, value in given.items() if name in _RANKER_PARAMETERS},
+        params={name: value for name, value in given.items() if name not in _RANKER_PARAMETERS} or None,
+        random_state=seed,
+        n_jobs=jobs,
+    )
+    splits = subsets.splits_present(subset, data)
+    if "train" not in splits:
+        raise DataError(
+            f"{subset.folder(data) / 'train'}: no graphs to train on; put the collection's train split there"
+        )
+    store, build_seconds = _runs.ready_store(subset, data, store_root, splits, jobs)
+    labelled = {split: slates for split in splits if len(slates := _runs.measured(store, split))}
+    if "train" not in labelled:
+        raise DataError(f"{subset.folder(data) / 'train'}: no graph has runtimes; there is nothing to learn from")
+
+    slates = store.load("train", labelled["train"].names, columns)
+    rows, target = distinct(slates)
+    valid = store.load("valid", labelled["valid"].names, columns) if "valid" in labelled else None
+    start = time.monotonic()
+    ranker.fit(
+        Table(slates.X if len(rows) == len(slates.X) else slates.X[rows], slates.columns),
+        target,
+        qid=slates.qid[rows],
+        eval_set=None if valid is None else (Table(valid.X, valid.columns), valid.target, valid.qid),
+    )
+    fit_seconds = time.monotonic() - start
+    del slates, valid
+    raw = baselines.raw_columns(store.load("train", labelled["train"].names), seed, jobs)
+
+    figures: dict[str, Any] = {"subset": subset.name}
+    predict_seconds = 0.0
+    for split, known in labelled.items():
+        figures[split], seconds = _runs.figures_of(ranker, raw, store, known, split, subset.kind)
+        predict_seconds += seconds
+    figures["seconds"] = {"build": build_seconds, "fit": fit_seconds, "predict": predict_seconds}
+
+    ranker.trained_on_ = {
+        "subset": subset.name,
+        "kind": subset.kind,
+        "schema_hash": store.manifest["schema"]["hash"],
+        "data": {split: fingerprint(store, split) for split in labelled},
+    }
+    _write(ranker, figures, out)
+    return figures
+
+
+def distinct(slates: Slates) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Rows that hold the first of identical configurations, and the smallest target of each such group.
+
+    Returns
+    -------
+    rows : int64 (distinct,)
+        Ascending.
+    target : float64 (distinct,)
+    """
+    import numpy as np
+
+    first = slates.duplicate_of + slates.indptr[slates.qid]
+    smallest = slates.target.copy()
+    np.minimum.at(smallest, first, slates.target)
+    rows = np.flatnonzero(first == np.arange(len(first)))
+    return rows, smallest[rows]
+
+
+def fingerprint(store: FeatureStore, split: str) -> str:
+    """16 hex digits over the names and fingerprints of a split's graph files."""
+    sources = {stem: entry["source"] for stem, entry in store.entries(split).items()}
+    return hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def claim(out: Path) -> None:
+    """Refuse an out folder before hours of work: a file, or a folder of things that are no gbr run.
+
+    Raises
+    ------
+    UsageError
+    """
+    from gbr import _modeldir
+
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise UsageError(f"--out {out}: is a file; name a folder")
+    if not any(out.iterdir()):
+        return
+    try:
+        _modeldir.read_manifest(out)
+    except GbrError:
+        raise UsageError(f"--out {out}: holds files that are no gbr run; name a new or empty folder") from None
+
+
+def _write(ranker: Ranker, figures: dict[str, Any], out: Path) -> None:
+    from gbr._files import write_json
+    from gbr.errors import ModelError
+
+    # Old figures must never stand beside a new model.
+    (out / METRICS).unlink(missing_ok=True)
+    ranker.save(out)
+    write_json(out / METRICS, figures, ModelError)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise UsageError(f"--set {text}: want key=value")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _parser() -> _cli.Parser:
+    parser = _cli.parser(
+        "gbr.train",
+        "Train a ranker on a collection and score every split that has runtimes.",
+        "Example: python -m gbr.train --subset tile:cpu --set num_leaves=15",
+    )
+    _cli.add_subset(parser)
+    _cli.add_data(parser)
+    _cli.add_store(parser)
+    parser.add_argument(
+        "--out", type=Path, default=None, metavar="DIR", help="folder of the run (default: runs/<subset>/<time>)"
+    )
+    parser.add_argument("--backend", choices=tuple(OBJECTIVES), default="lightgbm", help="default: lightgbm")
+    names = ", ".join(dict.fromkeys(name for offered in OBJECTIVES.values() for name in offered))
+    parser.add_argument("--objective", default=None, metavar="NAME", help=f"{names} (default: the backend's first)")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help=f"a parameter: {', '.join(_RANKER_PARAMETERS)}, or one of the library; may be repeated",
+    )
+    parser.add_argument(
+        "--columns",
+        type=lambda text: [part.strip() for part in text.split(",") if part.strip()],
+        default=None,
+        metavar="LIST",
+        help="feature blocks or columns to learn from, separated by commas (default: all)",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+    _cli.add_jobs(parser)
+    _cli.add_json(parser)
+    return parser
+
+
+main = _cli.command(_main)
+
+if __name__ == "__main__":
+    raise SystemExit(main(None))
