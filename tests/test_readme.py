@@ -62,7 +62,8 @@ def test_every_command_line_parses(line: str, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
     _python, _m, module, *arguments = shlex.split(line, comments=True)
     monkeypatch.setattr(sys, "argv", [module, *arguments])
-    monkeypatch.delitem(sys.modules, module, raising=False)
+    for imported in (module, f"{module}.__main__"):
+        monkeypatch.delitem(sys.modules, imported, raising=False)
     with pytest.raises(Parsed, match=r"^$"):
         runpy.run_module(module, run_name="__main__", alter_sys=True)
 
