@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import io
 import json
 import os
 import shutil
@@ -56,6 +57,9 @@ def command(main: Main) -> Callable[[Sequence[str] | None], int]:
 
     @functools.wraps(main)
     def run(argv: Sequence[str] | None = None) -> int:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # A file name or a dash that the terminal cannot show is no reason to fail.
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             check_features()
             main(argv)

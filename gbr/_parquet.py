@@ -69,18 +69,19 @@ def write(
 
     if X.ndim != 2 or X.shape[1] != len(columns) or not len(X):
         raise ValueError(f"{path}: X has shape {X.shape}, wanted (rows, {len(columns)})")
-    is_shared = np.isin(columns, list(shared))
-    once = X[0, is_shared]
-    differs = (X[:, is_shared] != once).any(axis=0)
-    if differs.any():
-        name = [name for name in columns if name in shared][int(differs.argmax())]
-        raise ValueError(f"{path}: column {name} is declared the same on all rows and is not")
-    own = [name for name in columns if name not in shared]
+    once_per_graph = frozenset(shared)
+    is_shared = np.array([name in once_per_graph for name in columns], bool)
+    for _, at in _runs(np.flatnonzero(is_shared)):
+        differs = (X[:, at] != X[0, at]).any(axis=0)
+        if differs.any():
+            name = columns[at.start + int(differs.argmax())]
+            raise ValueError(f"{path}: column {name} is declared the same on all rows and is not")
+    own = [name for name in columns if name not in once_per_graph]
     # Polars takes each contiguous row of the transposed matrix over as it is.
     by_column = np.ascontiguousarray(X[:, ~is_shared].T, np.float32)
     series = [pl.Series(name, values) for name, values in zip(own, by_column, strict=True)]
-    if len(once):
-        values = pl.Series(SHARED, [once.tolist()], dtype=pl.List(pl.Float32))
+    if is_shared.any():
+        values = pl.Series(SHARED, [X[0, is_shared].tolist()], dtype=pl.List(pl.Float32))
         series.append(values.extend_constant(None, len(X) - 1))
     series += [pl.Series(name, np.asarray(values, np.int64)) for name, values in measured.items()]
     series.append(pl.Series(DUPLICATE, np.asarray(duplicate_of, np.int32)))
@@ -120,11 +121,11 @@ class Reader:
                 raise UsageError(f"columns: {name!r} is neither a column nor a block of this store")
             keep[hits] = True
         self.columns = tuple(name for name, wanted in zip(every, keep, strict=True) if wanted)
-        is_shared = np.isin(self.columns, shared)
-        self._own = [name for name, once in zip(self.columns, is_shared, strict=True) if not once]
+        place = {name: at for at, name in enumerate(shared)}
+        is_shared = np.array([name in place for name in self.columns], bool)
+        self._own = [name for name in self.columns if name not in place]
         self._own_runs = list(_runs(np.flatnonzero(~is_shared)))
         self._shared_runs = list(_runs(np.flatnonzero(is_shared)))
-        place = {name: at for at, name in enumerate(shared)}
         self._picked = [place[name] for name in self.columns if name in place]
         self._n_shared = len(place)
 

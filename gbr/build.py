@@ -6,7 +6,6 @@ whole, the manifest follows every few seconds: a build that is interrupted goes 
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import multiprocessing
 import os
@@ -14,7 +13,7 @@ import signal
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -33,15 +32,19 @@ from gbr.store import Entry, FeatureStore
 from gbr.subsets import SPLITS, Subset, graph_files, splits_present
 
 if TYPE_CHECKING:
-    from features.schema import Extractor, Schema
+    from features.graph import Program
+    from features.schema import Schema
 
 #: A process takes about three seconds to start; fewer graphs than this are not worth another one.
 _GRAPHS_PER_PROCESS: Final = {"tile": 64, "layout": 2}
 _SECONDS_BETWEEN_RECORDS: Final = 5.0
 _LEFTOVER_SECONDS: Final = 24 * 3600
+#: Layout configurations described at once.
+_ROWS_AT_ONCE: Final = 4096
 
 Advance = Callable[[int], None]
 Progress = Callable[[int], AbstractContextManager[Advance]]
+Features = tuple["Schema", NDArray[np.float32], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ def shared_columns(schema: Schema) -> tuple[str, ...]:
     return tuple(name for block in schema.blocks if not block.per_config for name in block.names)
 
 
-def extract(graph: Graph) -> tuple[Schema, NDArray[np.float32], NDArray[np.int64]]:
+def extract(graph: Graph) -> Features:
     """Features of all configurations of one graph.
 
     Returns
@@ -133,14 +136,8 @@ def extract(graph: Graph) -> tuple[Schema, NDArray[np.float32], NDArray[np.int64
     GbrError
         When this gbr has no features for the graph's kind.
     """
-    duplicates = _Duplicates()
     try:
-        extractor = _extractor(graph)
-        schema = extractor.schema
-        X = np.empty((graph.n_configs, len(schema)), np.float32)
-        for first, block in graph.config_blocks():
-            X[first : first + len(block)] = extractor(block)
-            duplicates.add(block)
+        schema, X, duplicate_of = _tile(graph) if graph.kind == "tile" else _layout(graph)
     except DataError:
         raise
     except ValueError as fault:
@@ -151,7 +148,7 @@ def extract(graph: Graph) -> tuple[Schema, NDArray[np.float32], NDArray[np.int64
             f"{graph.source}: feature {schema.names[column]} of configuration {row} is {X[row, column]}, want a finite "
             "number; report it with the file"
         )
-    return schema, X, duplicates.first_rows()
+    return schema, X, duplicate_of
 
 
 def build(
@@ -364,32 +361,49 @@ def _extractors(kind: str) -> Any:
         ) from fault
 
 
-def _extractor(graph: Graph) -> Extractor:
+def _program(graph: Graph) -> Program:
     from features.graph import Program
 
-    program = Program(graph.node_opcode, graph.node_feat, graph.edge_index)
-    module = _extractors(graph.kind)
-    made: Extractor = (
-        module.TileExtractor(program)
-        if graph.kind == "tile"
-        else module.LayoutExtractor(program, graph.node_config_ids)
-    )
-    return made
+    return Program(graph.node_opcode, graph.node_feat, graph.edge_index)
 
 
-class _Duplicates:
-    """Finds equal rows in blocks, by a 128-bit hash: no two different rows will ever share one."""
+def _tile(graph: Graph) -> Features:
+    extractor = _extractors("tile").TileExtractor(_program(graph))
+    assert graph.config_feat is not None
+    # Adding zero turns -0.0 into 0.0, which is equal but has other bytes.
+    rows = np.ascontiguousarray(graph.config_feat + np.float32(0))
+    return extractor.schema, extractor(rows), _first_rows(row.tobytes() for row in rows)
 
-    def __init__(self) -> None:
-        self._first: dict[bytes, int] = {}
-        self._rows: list[int] = []
 
-    def add(self, block: NDArray[Any]) -> None:
-        # Adding zero turns -0.0 into 0.0, which is equal but has other bytes.
-        rows = np.ascontiguousarray(block + 0 if block.dtype.kind == "f" else block).reshape(len(block), -1)
-        for row in rows:
-            digest = hashlib.blake2b(row.data, digest_size=16).digest()
-            self._rows.append(self._first.setdefault(digest, len(self._rows)))
+def _layout(graph: Graph) -> Features:
+    """Two passes over the slate, of which the second reads the codes that the first made of the configurations."""
+    module = _extractors("layout")
+    from features.slate import SlateRanks
 
-    def first_rows(self) -> NDArray[np.int64]:
-        return np.array(self._rows, np.int64)
+    extractor = module.LayoutExtractor(_program(graph), graph.node_config_ids)
+    schema = extractor.schema
+    assert graph.node_config_ids is not None
+    codes = np.empty((graph.n_configs, len(graph.node_config_ids)), np.uint16)
+    digests = np.empty((graph.n_configs, 2), np.uint64)
+    for first, block in graph.config_blocks():
+        rows = slice(first, first + len(block))
+        codes[rows], digests[rows] = extractor.observe(block)
+    duplicate_of = _first_rows(row.tobytes() for row in digests)
+    X = np.empty((graph.n_configs, len(schema)), np.float32)
+    ranks = SlateRanks(schema.names, graph.n_configs)
+    blocks = [slice(first, first + _ROWS_AT_ONCE) for first in range(0, graph.n_configs, _ROWS_AT_ONCE)]
+    for rows in blocks:
+        if (codes[rows] != codes[duplicate_of[rows]]).any():
+            raise GbrError(f"{graph.source}: two different configurations share a digest; report it with the file")
+        X[rows] = extractor(codes[rows])
+        ranks.collect(rows.start, X[rows])
+    ranks.close(duplicate_of)
+    for rows in blocks:
+        ranks.fill(rows.start, X[rows])
+    return schema, X, duplicate_of
+
+
+def _first_rows(keys: Iterable[bytes]) -> NDArray[np.int64]:
+    """Place of the first key equal to each, int64 (keys,)."""
+    first: dict[bytes, int] = {}
+    return np.array([first.setdefault(key, row) for row, key in enumerate(keys)], np.int64)
