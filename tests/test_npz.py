@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+import io
+import tracemalloc
+import warnings
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gbr import npz
+from gbr.errors import DataError
+from gbr.npz import NpzFile
+
+ARRAYS: dict[str, Any] = {
+    "matrix": np.arange(600, dtype=np.float32).reshape(30, 20),
+    "cube": np.arange(24, dtype=np.int64).reshape(2, 3, 4),
+    "columns": np.asfortranarray(np.arange(12).reshape(3, 4)),
+    "big_endian": np.arange(5, dtype=">i4"),
+    "scalar": np.array(3.5),
+    "empty": np.zeros((0, 7), np.float32),
+    "bytes": np.arange(200, dtype=np.uint8),
+    "flags": np.array([True, False]),
+}
+
+
+@pytest.fixture(params=["isal", "zlib"])
+def _library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "zlib":
+        monkeypatch.setattr(npz, "inflate", zlib)
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, **ARRAYS)
+    return path
+
+
+def write_member(path: Path, content: bytes, name: str = "a.npy", method: int = zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr(name, content)
+    return path
+
+
+def as_npy(array: np.ndarray, **header: Any) -> bytes:
+    """The .npy bytes of an array, with some of its header forged."""
+    stream = io.BytesIO()
+    described = {"descr": array.dtype.str, "fortran_order": False, "shape": array.shape} | header
+    np.lib.format.write_array_header_1_0(stream, described)
+    return stream.getvalue() + array.tobytes()
+
+
+@pytest.mark.usefixtures("_library")
+@pytest.mark.parametrize("save", [np.savez_compressed, np.savez])
+def test_arrays_are_those_of_numpy(tmp_path: Path, save: Any) -> None:
+    path = tmp_path / "a.npz"
+    save(path, **ARRAYS)
+    read = NpzFile(path)
+    assert read.keys == tuple(ARRAYS)
+    with np.load(path) as expected:
+        for key in ARRAYS:
+            member, found = read.member(key), read.read(key)
+            assert (
+                (member.shape, member.dtype) == (expected[key].shape, expected[key].dtype) == (found.shape, found.dtype)
+            )
+            assert found.flags.c_contiguous
+            np.testing.assert_array_equal(found, expected[key])
+
+
+@pytest.mark.usefixtures("_library")
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    shape=st.tuples(st.integers(0, 40), st.integers(1, 5), st.integers(0, 6)),
+    rows=st.none() | st.integers(1, 50),
+    compressed=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_blocks_are_the_array_cut_by_rows(
+    tmp_path: Path, shape: tuple[int, ...], rows: int | None, compressed: bool, seed: int
+) -> None:
+    path = tmp_path / "a.npz"
+    array = np.random.default_rng(seed).integers(-1, 6, shape).astype(np.float32)
+    (np.savez_compressed if compressed else np.savez)(path, a=array)
+    blocks = list(NpzFile(path).blocks("a", rows))
+    assert [first for first, _ in blocks] == list(range(0, shape[0], rows or max(1, shape[0])))
+    assert all(len(block) == rows for _, block in blocks[:-1])
+    found = np.concatenate([block for _, block in blocks]) if blocks else np.zeros(shape)
+    np.testing.assert_array_equal(found, array)
+
+
+def test_memory_does_not_grow_with_the_member(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    array = np.tile(np.arange(18, dtype=np.float32), (4000, 100, 1))
+    np.savez_compressed(path, a=array)
+    total = array.astype(np.float64).sum()
+    size = array.nbytes
+    del array
+    tracemalloc.start()
+    try:
+        found = sum(float(block.sum(dtype=np.float64)) for _, block in NpzFile(path).blocks("a"))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert found == total
+    assert size > 28e6
+    assert peak < 5e6
+
+
+def test_a_caller_may_keep_and_change_a_block(archive: Path) -> None:
+    first, second, *_ = (block for _, block in NpzFile(archive).blocks("matrix", 10))
+    first[:] = -1
+    np.testing.assert_array_equal(second, ARRAYS["matrix"][10:20])
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255), library=st.sampled_from(["isal", "zlib"]))
+def test_one_changed_byte_is_never_read_as_another_value(archive: Path, place: float, flip: int, library: str) -> None:
+    content = bytearray(archive.read_bytes())
+    content[int(place * len(content))] ^= flip
+    torn = archive.with_name("torn.npz")
+    torn.write_bytes(content)
+    found, told = {}, None
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zipfile and NumPy may warn about what they then refuse
+        if library == "zlib":
+            patch.setattr(npz, "inflate", zlib)
+        try:
+            read = NpzFile(torn)
+            for key in read.keys:
+                found[key] = read.read(key)
+        except DataError as fault:
+            told = str(fault)
+    assert told is None or (told.startswith(f"{torn}: ") and "\n" not in told)
+    for key in found.keys() & ARRAYS.keys():
+        np.testing.assert_array_equal(found[key], ARRAYS[key])
+
+
+@pytest.mark.usefixtures("_library")
+@pytest.mark.parametrize("kept", [0.0, 0.1, 0.5, 0.99])
+def test_a_truncated_file_is_refused(archive: Path, kept: float) -> None:
+    content = archive.read_bytes()
+    archive.write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(DataError, match=r"a\.npz: no whole \.npz archive .*fetch or write it again"):
+        NpzFile(archive)
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none\.npz: no such file"):
+        NpzFile(tmp_path / "none.npz")
+    with pytest.raises(DataError, match="cannot be read"):
+        NpzFile(tmp_path)
+
+
+def test_a_missing_member_is_a_key_error(archive: Path) -> None:
+    with pytest.raises(KeyError, match="none"):
+        NpzFile(archive).read("none")
+
+
+@pytest.mark.usefixtures("_library")
+def test_a_wrong_crc_is_found_after_the_last_block(tmp_path: Path) -> None:
+    array = np.arange(1000, dtype=np.float32).reshape(100, 10)
+    path = write_member(tmp_path / "a.npz", as_npy(array), method=zipfile.ZIP_STORED)
+    content = bytearray(path.read_bytes())
+    content[content.index(array[50].tobytes())] ^= 1
+    path.write_bytes(content)
+    blocks = NpzFile(path).blocks("a", 10)
+    assert sum(1 for _ in zip(range(10), blocks, strict=False)) == 10
+    with pytest.raises(DataError, match=r"a\.npz: a: torn \(CRC [0-9a-f]{8}, the archive says [0-9a-f]{8}\)"):
+        next(blocks)
+    with pytest.raises(DataError, match="CRC"):
+        NpzFile(path).read("a")
+
+
+OBJECTS = np.array([{"a": 1}, None], object)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "short of its values"),
+        (b"\x93NUMPY\x01\x00", "short of its values"),
+        (b"no array at all, only text", "no array in .npy format"),
+        (b"\x93NUMPY\x02\x00\xff\xff\xff\x7f" + b"x" * 99, "header of 2147483647 bytes"),
+        (b"\x93NUMPY\x01\x00\x10\x00" + b"{'descr': nonse\n", "header that cannot be read"),
+        (as_npy(np.zeros(4), shape=(5,)), r"float64 \(5,\) takes \d+ bytes, the archive holds \d+"),
+        (as_npy(np.zeros(4), shape=(3,)), r"float64 \(3,\) takes"),
+        (as_npy(np.zeros(4), shape=(10**15, 10**15)), "takes"),
+        (as_npy(np.zeros(4), shape=(-4,)), r"got float64 \(-4,\), want an array of numbers"),
+        (as_npy(np.array([b"ab"])), r"got \|S2 \(1,\), want an array of numbers"),
+        (as_npy(np.zeros(2, "c16")), "got complex128"),
+        (as_npy(np.zeros(2), descr="|O"), "holds Python objects, which are never unpickled"),
+    ],
+)
+def test_a_forged_member_is_refused_before_anything_is_allocated(tmp_path: Path, content: bytes, message: str) -> None:
+    path = write_member(tmp_path / "a.npz", content)
+    with pytest.raises(DataError, match=rf"a\.npz: a: .*{message}"):
+        NpzFile(path).read("a")
+
+
+def test_object_arrays_are_never_unpickled(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", a=OBJECTS)
+    with pytest.raises(DataError, match="a: holds Python objects, which are never unpickled"):
+        NpzFile(tmp_path / "a.npz").read("a")
+
+
+def test_column_major_order_does_not_come_in_blocks(archive: Path) -> None:
+    with pytest.raises(DataError, match="columns: column-major order cannot be read in blocks of rows"):
+        next(NpzFile(archive).blocks("columns"))
+
+
+def test_a_directory_that_promises_too_much_is_refused(tmp_path: Path) -> None:
+    """A bomb: the directory and the header agree on 100 GB, the file holds a kilobyte."""
+    path = write_member(tmp_path / "a.npz", as_npy(np.zeros(10), shape=(12_500_000_000,)))
+    content = path.read_bytes()
+    entry = content.index(b"PK\x01\x02")
+    forged = bytearray(content)
+    forged[entry + 24 : entry + 28] = (4_000_000_000).to_bytes(4, "little")
+    path.write_bytes(forged)
+    with pytest.raises(DataError, match=r"\d+ bytes cannot inflate to 4000000000"):
+        NpzFile(path).read("a")
+
+
+def test_other_compression_and_encryption_are_refused(tmp_path: Path) -> None:
+    path = write_member(tmp_path / "a.npz", as_npy(np.zeros(10)), method=zipfile.ZIP_LZMA)
+    with pytest.raises(DataError, match="compression method 14; want deflate or none"):
+        NpzFile(path).read("a")
+    write_member(path, as_npy(np.zeros(10)))
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="it is encrypted"):
+        NpzFile(path).read("a")
+
+
+def test_two_members_of_one_name_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.npy", as_npy(np.zeros(1)))
+        archive.writestr("a", as_npy(np.ones(1)))
+    with pytest.raises(DataError, match="a: two members of this name"):
+        NpzFile(path)
+
+
+def test_the_fingerprint_follows_the_contents(tmp_path: Path) -> None:
+    def fingerprint(name: str, **arrays: Any) -> str:
+        np.savez_compressed(tmp_path / name, **arrays)
+        return NpzFile(tmp_path / name).fingerprint
+
+    one = fingerprint("1.npz", a=np.arange(4), b=np.zeros(3))
+    assert fingerprint("2.npz", b=np.zeros(3), a=np.arange(4)) == one  # neither file name nor order matter
+    assert fingerprint("3.npz", a=np.arange(4), b=np.array([0.0, 0.0, 1.0])) != one
+    assert fingerprint("4.npz", a=np.arange(4), c=np.zeros(3)) != one
