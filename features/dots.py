@@ -43,8 +43,9 @@ class DotDims:
 def dot_dims(first: Shape, second: Shape, result: Shape) -> DotDims | None:
     """Roles of the dimensions of a dot, or None where no assignment fits the shapes.
 
-    Where several fit (equal extents), the one with the fewest batch dimensions wins, then the given operand order,
-    then the contraction over the left operand's last and the right operand's first free dimension.
+    Where several fit (equal extents, a product of a matrix with its transpose), the one with the fewest batch
+    dimensions wins, then one that contracts the left operand's last and the right operand's first free dimension,
+    then the given operand order.
     """
     total = len(first) + len(second) - len(result)
     if total < 0:
@@ -53,12 +54,22 @@ def dot_dims(first: Shape, second: Shape, result: Shape) -> DotDims | None:
         n_contracted = (total - n_batch) // 2
         if n_contracted == 0 and total > 0 and n_batch == total and len(result) > n_batch:
             continue
+        found = {}
         for swapped in (False, True):
             left, right = (second, first) if swapped else (first, second)
-            found = _assign(left, right, result, n_batch, n_contracted)
-            if found is not None:
-                return DotDims(swapped, *found)
+            roles = _assign(left, right, result, n_batch, n_contracted)
+            if roles is not None:
+                found[swapped] = DotDims(swapped, *roles)
+        if found:
+            return min(found.values(), key=lambda dims: not _is_plain(dims))
     return None
+
+
+def _is_plain(dims: DotDims) -> bool:
+    """Whether the left operand's last dimensions and the right operand's first free ones are contracted."""
+    return all(here > own for here in dims.left_k for own in dims.left_m) and all(
+        there < own for there in dims.right_k for own in dims.right_n
+    )
 
 
 def _assign(left: Shape, right: Shape, result: Shape, n_batch: int, n_k: int) -> tuple[tuple[int, ...], ...] | None:

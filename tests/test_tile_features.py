@@ -59,6 +59,17 @@ def test_swapped_operand_edges_are_told_apart_by_shape() -> None:
     assert access.coefficients.tolist() == [[1, 0, 0], [0, 0, 1]]
 
 
+def test_gram_matrix_reads_its_operand_both_ways() -> None:
+    sketch = programs.Sketch()
+    a = sketch.node("parameter", (7, 12))
+    turned = sketch.node("transpose", (12, 7), a, dimensions=(1, 0))
+    sketch.node("dot", (12, 12), a, turned)  # edges come sorted: the left operand is the transpose
+    nest = loop_nest(sketch.program())
+    assert nest.extents.tolist() == [12, 12, 7]
+    assert nest.operands["left"][0] == turned
+    assert loop_tiles(nest, config(output=(4, 6), kernel=(3, 6))).tolist() == [[4, 6, 3]]
+
+
 def test_batched_matmul_roles() -> None:
     nest = loop_nest(programs.batched_matmul(3, 5, 8, 6))
     assert nest.roles == ("batch", "m", "n", "k")
