@@ -247,8 +247,9 @@ def _fingerprint(path: Path) -> dict[str, Any]:
 
 
 def _is_fresh(store: FeatureStore, split: str, path: Path) -> bool:
+    source = _fingerprint(path)  # first, so that a torn archive is told before anything is built
     entry = store.entries(split).get(path.stem)
-    if entry is None or entry["source"] != _fingerprint(path):
+    if entry is None or entry["source"] != source:
         return False
     try:
         return store.path(split, path.stem).stat().st_size == int(entry["bytes"])
