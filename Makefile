@@ -29,8 +29,8 @@ help: ## List the targets
 
 demo: $(VENV)/.demo ## Features, training and evaluation on the measured data that comes with gbr; model in runs/demo
 	@$(PY) -m gbr.features build --subset $(SUBSET)
-	@$(PY) -m gbr.train --subset $(SUBSET) --backend lightgbm --out $(DEMO)/lightgbm
-	@$(PY) -m gbr.train --subset $(SUBSET) --backend xgboost --out $(DEMO)/xgboost
+	@for backend in lightgbm xgboost; do echo; echo "Backend $$backend"; \
+	  $(PY) -m gbr.train --subset $(SUBSET) --backend $$backend --out $(DEMO)/$$backend || exit; done
 
 test: $(VENV)/.dev ## Run the tests
 	@$(PY) -m pytest $(ARGS)
