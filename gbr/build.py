@@ -6,7 +6,6 @@ whole, the manifest follows every few seconds: a build that is interrupted goes 
 
 from __future__ import annotations
 
-import importlib
 import multiprocessing
 import os
 import signal
@@ -102,15 +101,11 @@ class _Task:
 
 
 def schema_of(kind: str) -> Schema:
-    """Feature columns of a kind of collection.
+    """Feature columns of a kind of collection, ``tile`` or ``layout``."""
+    check_features()
+    from features import layout, tile
 
-    Raises
-    ------
-    GbrError
-        When this gbr has no features for that kind.
-    """
-    schema: Schema = _extractors(kind).schema()
-    return schema
+    return tile.schema() if kind == "tile" else layout.schema()
 
 
 def shared_columns(schema: Schema) -> tuple[str, ...]:
@@ -133,9 +128,8 @@ def extract(graph: Graph) -> Features:
     ------
     DataError
         When a configuration is not valid, or the features of the program cannot be told.
-    GbrError
-        When this gbr has no features for the graph's kind.
     """
+    check_features()
     try:
         schema, X, duplicate_of = _tile(graph) if graph.kind == "tile" else _layout(graph)
     except DataError:
@@ -348,20 +342,6 @@ def _degenerate(graph: Graph, duplicate_of: NDArray[np.int64]) -> str | None:
     return unrankable(graph.runtime / (1 if graph.normalizer is None else graph.normalizer), duplicate_of)
 
 
-def _extractors(kind: str) -> Any:
-    """The module of ``features`` for a kind of collection."""
-    check_features()
-    name = f"features.{kind}"
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as fault:
-        if fault.name != name:
-            raise
-        raise GbrError(
-            f"{kind}: this version of gbr has no features for {kind} collections; take a tile one"
-        ) from fault
-
-
 def _program(graph: Graph) -> Program:
     from features.graph import Program
 
@@ -369,7 +349,9 @@ def _program(graph: Graph) -> Program:
 
 
 def _tile(graph: Graph) -> Features:
-    extractor = _extractors("tile").TileExtractor(_program(graph))
+    from features.tile import TileExtractor
+
+    extractor = TileExtractor(_program(graph))
     assert graph.config_feat is not None
     # Adding zero turns -0.0 into 0.0, which is equal but has other bytes.
     rows = np.ascontiguousarray(graph.config_feat + np.float32(0))
@@ -378,12 +360,12 @@ def _tile(graph: Graph) -> Features:
 
 def _layout(graph: Graph) -> Features:
     """Two passes over the slate, of which the second reads the codes that the first made of the configurations."""
-    module = _extractors("layout")
+    from features.layout import LayoutExtractor
     from features.slate import SlateRanks
 
-    extractor = module.LayoutExtractor(_program(graph), graph.node_config_ids)
-    schema = extractor.schema
     assert graph.node_config_ids is not None
+    extractor = LayoutExtractor(_program(graph), graph.node_config_ids)
+    schema = extractor.schema
     codes = np.empty((graph.n_configs, len(graph.node_config_ids)), np.uint16)
     digests = np.empty((graph.n_configs, 2), np.uint64)
     for first, block in graph.config_blocks():

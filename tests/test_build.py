@@ -15,7 +15,7 @@ import pytest
 
 from gbr import build as room
 from gbr.build import BuildReport, build, extract, schema_of, shared_columns
-from gbr.errors import DataError, GbrError, StoreError, UsageError
+from gbr.errors import DataError, StoreError, UsageError
 from gbr.graphs import graph_from_arrays, read_graph, write_graph
 from gbr.store import FeatureStore
 from gbr.subsets import Subset, resolve
@@ -329,12 +329,6 @@ def test_a_feature_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch)
         DataError, match=r"<memory>: feature geometry\.\S+ of configuration 3 is nan, want a finite number"
     ):
         extract(graph_from_arrays("x", tile_arrays()))
-
-
-def test_a_kind_without_features_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "features.layout", None)
-    with pytest.raises(GbrError, match="layout: this version of gbr has no features for layout collections"):
-        schema_of("layout")
 
 
 def test_requests_that_cannot_be_right(tmp_path: Path) -> None:
