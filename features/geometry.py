@@ -204,22 +204,36 @@ class Geometry:
     nest : LoopNest
     tensors : Tensors
     slots : LoopSlots
+
+    Attributes
+    ----------
+    extents : int64 (loops,)
+    coefficients : float64 (accesses, 6, loops)
+    dims, order, strides : int64 (accesses, 6)
+        Extents, minor-to-major order and bytes between neighbours along each dimension.
+    rank : int64 (accesses,)
+    width : float64 (accesses,)
+        Bytes of an element.
+    role : int64 (accesses,)
+        Position in :data:`features.roles.ROLES`.
     """
 
     def __init__(self, nest: LoopNest, tensors: Tensors, slots: LoopSlots) -> None:
         accesses, n_loops = nest.accesses, len(nest.extents)
-        self._extents = nest.extents
-        self._coefficients = np.zeros((len(accesses), MAX_RANK, n_loops))
-        self._dims = np.ones((len(accesses), MAX_RANK), np.int64)
-        self._order = np.zeros((len(accesses), MAX_RANK), np.int64)
-        self._rank = np.array([len(access.coefficients) for access in accesses], np.int64)
+        self.extents = nest.extents
+        self.coefficients = np.zeros((len(accesses), MAX_RANK, n_loops))
+        self.dims = np.ones((len(accesses), MAX_RANK), np.int64)
+        self.order = np.zeros((len(accesses), MAX_RANK), np.int64)
+        self.rank = np.array([len(access.coefficients) for access in accesses], np.int64)
+        self.strides = np.zeros((len(accesses), MAX_RANK), np.int64)
+        self.width = np.array([tensors.width[access.node] for access in accesses], np.float64)
         for row, access in enumerate(accesses):
-            rank = self._rank[row]
-            self._coefficients[row, :rank] = access.coefficients
-            self._dims[row, :rank] = tensors.shape(access.node)
-            self._order[row, :rank] = tensors.layout(access.node)
-        self._width = np.array([tensors.width[access.node] for access in accesses], np.float64)
-        self._role = np.array([ROLES.index(access.role) for access in accesses], np.int64)
+            rank = self.rank[row]
+            self.coefficients[row, :rank] = access.coefficients
+            self.dims[row, :rank] = tensors.shape(access.node)
+            self.order[row, :rank] = tensors.layout(access.node)
+            self.strides[row, :rank] = tensors.strides(access.node) * int(tensors.width[access.node])
+        self.role = np.array([ROLES.index(access.role) for access in accesses], np.int64)
         self._classes = np.array([CLASS_LOOPS.index(name) for name in nest.roles], np.int64)
         self._slots = np.array(slots.all, np.int64)
 
@@ -228,13 +242,13 @@ class Geometry:
         return np.asarray(
             _tile_geometry(
                 tiles,
-                self._extents,
-                self._coefficients,
-                self._dims,
-                self._order,
-                self._rank,
-                self._width,
-                self._role,
+                self.extents,
+                self.coefficients,
+                self.dims,
+                self.order,
+                self.rank,
+                self.width,
+                self.role,
                 self._classes,
                 self._slots,
                 float(LINE_BYTES),

@@ -8,10 +8,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from features import geometry, neighborhood, nodes, opcodes, roles
+from features import caches, geometry, neighborhood, nodes, opcodes, roles
 from features.access import loop_nest
 from features.bounds import loop_tiles
 from features.graph import Program
+from features.hardware import CPU, Hardware
 from features.hlo import TILE_CONFIG
 from features.schema import Block, Column, Float32Array, Schema
 from features.slots import loop_slots
@@ -29,7 +30,9 @@ CONFIG: Final = Block(
 @cache
 def schema() -> Schema:
     """Columns of :class:`TileExtractor`."""
-    return Schema("tile", (CONFIG, geometry.BLOCK, roles.BLOCK, neighborhood.BLOCK, opcodes.BLOCK, nodes.BLOCK))
+    return Schema(
+        "tile", (CONFIG, geometry.BLOCK, caches.BLOCK, roles.BLOCK, neighborhood.BLOCK, opcodes.BLOCK, nodes.BLOCK)
+    )
 
 
 class TileExtractor:
@@ -39,6 +42,8 @@ class TileExtractor:
     ----------
     program : Program
         The kernel, at least one node.
+    hardware : Hardware
+        The machine that the runtimes are of.
 
     Raises
     ------
@@ -46,7 +51,7 @@ class TileExtractor:
         For a program without nodes, or configurations that are not (c, 24).
     """
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, hardware: Hardware = CPU) -> None:
         if len(program) == 0:
             raise ValueError("a program without nodes has no features")
         self.schema = schema()
@@ -54,6 +59,7 @@ class TileExtractor:
         self._nest = loop_nest(program, tensors)
         slots = loop_slots(self._nest, tensors)
         self._geometry = geometry.Geometry(self._nest, tensors, slots)
+        self._caches = caches.CacheModel(self._geometry, slots, hardware)
         self._static = np.concatenate(
             [
                 roles.operand_roles(program, tensors, self._nest, slots),
@@ -69,8 +75,11 @@ class TileExtractor:
         if given.ndim != 2 or given.shape[1] != len(TILE_CONFIG):
             raise ValueError(f"tile configurations have shape {given.shape}, wanted (c, {len(TILE_CONFIG)})")
         out = np.empty((len(given), len(self.schema)), np.float32)
-        first = len(CONFIG) + len(geometry.BLOCK)
-        out[:, : len(CONFIG)] = given
-        out[:, len(CONFIG) : first] = self._geometry(loop_tiles(self._nest, given))
+        tiles = loop_tiles(self._nest, given)
+        parts = (given, self._geometry(tiles), self._caches(tiles))
+        first = 0
+        for part in parts:
+            out[:, first : first + part.shape[1]] = part
+            first += part.shape[1]
         out[:, first:] = self._static
         return out

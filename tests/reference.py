@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from itertools import product
 
 import numpy as np
 
-from features import geometry, nodes, roles
+from features import caches, geometry, nodes, roles
 from features.access import LoopNest
+from features.hardware import Hardware
 from features.slots import CLASS_LOOPS, MISSING, LoopSlots
 from features.tensors import Tensors
 
@@ -107,3 +109,102 @@ def touched(nest: LoopNest, number: int, tile: np.ndarray) -> int:
     coefficients = nest.accesses[number].coefficients
     points = product(*(range(size) for size in tile))
     return len({tuple(np.floor(coefficients @ np.array(point)).astype(int)) for point in points})
+
+
+def _room(
+    nest: LoopNest, tensors: Tensors, cover: list[float], line: int, sets: int
+) -> tuple[list[float], list[float]]:
+    """Lines that each operand touches over ``cover[loop]`` steps of every loop, and the room they take up."""
+    lines, rooms = [], []
+    for access in nest.accesses:
+        shape, strides = tensors.shape(access.node), tensors.strides(access.node)
+        width = int(tensors.width[access.node])
+        run, count, spread, whole = 1.0, 1.0, 1.0, True
+        for dim in tensors.layout(access.node).tolist():
+            steps = [(abs(step), size) for step, size in zip(access.coefficients[dim], cover, strict=True) if step]
+            span = min(math.floor(1 + sum(step * (size - 1) for step, size in steps)), shape[dim])
+            points = min(math.prod(size for _, size in steps), span)
+            if whole and points == span:
+                run *= span
+            else:
+                count *= points
+                spread *= min(points, sets * line // math.gcd(int(strides[dim]) * width, sets * line))
+            whole = whole and points == span == shape[dim]
+        dense = math.ceil(run * width / line)
+        used = min(sets, spread * dense)
+        lines.append(count * dense)
+        rooms.append(max(count * dense, count * dense * sets / used) if count * dense > used else count * dense)
+    return lines, rooms
+
+
+def cache_columns(
+    nest: LoopNest, tensors: Tensors, tiles: np.ndarray, hardware: Hardware, sequences: list[list[int]]
+) -> np.ndarray:
+    """The columns of the cache block, one configuration, one level, one order at a time."""
+    rows = []
+    for tile in tiles.tolist():
+        row: dict[str, float] = {}
+        trips = [math.ceil(extent / size) for extent, size in zip(nest.extents.tolist(), tile, strict=True)]
+        needed = math.prod(nest.extents.tolist())
+        geometry_of = []
+        for cache in hardware.caches:
+            total = cache.nbytes // hardware.line_bytes
+            ways = cache.ways or total
+            geometry_of.append((max(total // ways, 1), ways))
+        for level in range(3):
+            row[f"L{level + 1}.fit"] = MISSING
+            if level < len(geometry_of):
+                sets, ways = geometry_of[level]
+                lines, rooms = _room(nest, tensors, tile, hardware.line_bytes, sets)
+                row[f"L{level + 1}.fit"] = math.log2(sum(rooms) / (sets * ways))
+                if level == 0:
+                    row["conflict"] = math.log2(sum(rooms) / sum(lines))
+        for name, sequence in zip(("fast", "left", "out"), sequences, strict=True):
+            steps = [(loop, trips[loop]) for loop in range(len(tile))] + [(loop, tile[loop]) for loop in sequence]
+            fetched = 0.0
+            for level in range(3):
+                label = f"{name}.L{level + 1}"
+                if level >= len(geometry_of):
+                    row |= dict.fromkeys((f"{label}.misses", f"{label}.stay"), MISSING)
+                    row |= {f"{label}.misses.{role}": MISSING for role in roles.ROLES[:3]}
+                    continue
+                sets, ways = geometry_of[level]
+                kept, cut = [1.0] * len(nest.accesses), len(steps)
+                for first in reversed(range(len(steps))):
+                    cover = [1.0] * len(tile)
+                    for loop, size in reversed(steps[first:]):
+                        cover[loop] = min(cover[loop] * size, float(nest.extents[loop]))
+                    lines, rooms = _room(nest, tensors, cover, hardware.line_bytes, sets)
+                    if steps[first][1] > 1 and sum(rooms) > sets * ways:
+                        break
+                    kept, cut = (lines if steps[first][1] > 1 else kept), first
+                outside = [step for step in steps[:cut] if step[1] > 1]
+                misses = []
+                for number, access in enumerate(nest.accesses):
+                    uses = [bool((access.coefficients[:, loop] != 0).any()) for loop, _ in outside]
+                    last = max((place for place, used in enumerate(uses) if used), default=-1)
+                    misses.append(kept[number] * math.prod(size for _, size in outside[: last + 1]))
+                row[f"{label}.misses"] = math.log2(1 + 1000 * sum(misses) / needed)
+                row[f"{label}.stay"] = math.log2(math.prod(size for _, size in steps[cut:]))
+                if level < 2:
+                    for role in roles.ROLES[:3]:
+                        own = sum(m for m, access in zip(misses, nest.accesses, strict=True) if access.role == role)
+                        row[f"{label}.misses.{role}"] = math.log2(1 + 1000 * own / needed)
+                fetched += caches.FETCH[level] * sum(misses)
+            inner = sequence[-1]
+            widths = [tensors.width[access.node] for access in nest.accesses]
+            strides = [
+                float(np.abs(access.coefficients[:, inner]) @ tensors.strides(access.node)) for access in nest.accesses
+            ]
+            lanes = max(hardware.vector_bytes / max(widths), 1.0)
+            vectors = math.ceil(tile[inner] / lanes) if set(strides) <= {0.0, 1.0} else 0
+            starts = math.prod(trips) * math.prod(tile) / tile[inner]
+            compute = starts * (vectors or tile[inner])
+            start = starts * caches.LOOP_START + math.prod(trips) * caches.TILE_START
+            row[f"{name}.vector"] = tile[inner] / (vectors * lanes) if vectors else 0.0
+            row[f"{name}.cycles.compute"] = math.log2(1000 * compute / needed)
+            row[f"{name}.cycles.start"] = math.log2(1000 * start / needed)
+            row[f"{name}.cycles.fetch"] = math.log2(1 + 1000 * fetched / needed)
+            row[f"{name}.cycles"] = math.log2(1000 * (compute + start + fetched) / needed)
+        rows.append([row[column.name] for column in caches.BLOCK.columns])
+    return np.array(rows)

@@ -1,0 +1,280 @@
+"""How a tiling meets a cache hierarchy: what stays in which cache, what misses, and a first estimate of the cycles.
+
+The tiled nest is read as a sequence of loops: those over tiles, then those inside a tile, one of them innermost.  Going
+outwards, the lines that a sub-nest touches grow until they no longer fit a cache; from there on, whatever the loops
+outside bring back has to be fetched again.  Lines that fall into few sets of a cache (strides of large powers of two)
+take up the room of all the lines that these sets could hold.  Which loop a compiler puts innermost is not known; three
+guesses have columns of their own.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features._jit import kernel
+from features.geometry import Geometry
+from features.hardware import N_LEVELS, Hardware
+from features.roles import ROLES
+from features.schema import Block, Column, Float32Array
+from features.slots import MISSING, LoopSlots
+
+#: Cycles per line that comes from the next level, and per start of an innermost loop and of a tile; of the order that
+#: current CPUs show (Fog, "Optimizing software in C++", 2023, section 9).  The trees correct the proportions.
+FETCH: Final = (6.0, 20.0, 80.0)
+LOOP_START: Final = 6.0
+TILE_START: Final = 30.0
+
+_LEVELS: Final = tuple(f"L{level + 1}" for level in range(N_LEVELS))
+_INNERMOST: Final = (
+    ("fast", "the loop under which fewest operands are strided"),
+    ("left", "the loop along which the left operand is contiguous"),
+    ("out", "the loop along which the result is contiguous"),
+)
+_ROLES: Final = ROLES[:3]
+#: Levels whose misses are told apart by role.
+_BY_ROLE: Final = 2
+_PER: Final = "per 1,000 iterations"
+
+
+def _per_order(name: str, long: str) -> tuple[Column, ...]:
+    inner = f"innermost: {long}"
+    return (
+        *(Column(f"{name}.{level}.misses", "log2", f"Lines fetched into {level} {_PER}; {inner}") for level in _LEVELS),
+        *(
+            Column(f"{name}.{level}.stay", "log2", f"Iterations of the largest sub-nest that fits {level}; {inner}")
+            for level in _LEVELS
+        ),
+        *(
+            Column(f"{name}.{level}.misses.{role}", "log2", f"Lines of {role} fetched into {level} {_PER}; {inner}")
+            for level in _LEVELS[:_BY_ROLE]
+            for role in _ROLES
+        ),
+        Column(f"{name}.vector", "share", f"Used part of the vectors, 0 where a vector would gather; {inner}"),
+        Column(f"{name}.cycles.compute", "log2", f"Estimated cycles of computation {_PER}; {inner}"),
+        Column(f"{name}.cycles.start", "log2", f"Estimated cycles of starting loops and tiles {_PER}; {inner}"),
+        Column(f"{name}.cycles.fetch", "log2", f"Estimated cycles of fetching lines {_PER}; {inner}"),
+        Column(f"{name}.cycles", "log2", f"Estimated cycles {_PER}; {inner}"),
+    )
+
+
+BLOCK: Final = Block(
+    "cache",
+    1,
+    "Cache levels: what fits, what misses, which sets collide, an estimate of the cycles.",
+    (
+        *(
+            Column(f"{level}.fit", "log2", f"Room that one tile takes in {level} over all its room")
+            for level in _LEVELS
+        ),
+        Column("conflict", "log2", "Room that one tile takes in L1 over the room of its lines: collisions of sets"),
+        *(column for name, long in _INNERMOST for column in _per_order(name, long)),
+    ),
+    per_config=True,
+)
+_N_COMMON: Final = N_LEVELS + 1
+_WIDTH: Final = (len(BLOCK) - _N_COMMON) // len(_INNERMOST)
+
+
+@kernel()
+def _gcd(a, b):  # type: ignore[no-untyped-def]
+    while b:
+        a, b = b, a % b
+    return a
+
+
+@kernel()
+def _room(  # type: ignore[no-untyped-def]
+    cover, coefficients, dims, order, strides, rank, width, line, sets, lines, rooms
+):
+    """Lines that every access touches when loop ``l`` runs over ``cover[l]`` steps, and the room they take."""
+    for access in range(len(rank)):
+        count, run, spread, whole = 1.0, 1.0, 1.0, True
+        for place in range(rank[access]):
+            dim = order[access, place]
+            span, points = 1.0, 1.0
+            for loop in range(len(cover)):
+                step = abs(coefficients[access, dim, loop])
+                if step > 0:
+                    span += step * (cover[loop] - 1)
+                    points *= cover[loop]
+            span = min(np.floor(span), dims[access, dim])
+            points = min(points, span)
+            if whole and points == span:
+                run *= span
+            else:
+                count *= points
+                # After this many steps along the dimension the sets repeat.
+                period = sets * line // _gcd(strides[access, dim], sets * line)
+                spread *= min(points, float(period))
+            whole = whole and span == dims[access, dim] and points == span
+        dense = np.ceil(run * width[access] / line)
+        lines[access] = count * dense
+        used = min(float(sets), spread * dense)
+        rooms[access] = max(lines[access] * sets / used, lines[access]) if lines[access] > used else lines[access]
+
+
+@kernel()
+def _common(  # type: ignore[no-untyped-def]
+    tiles, coefficients, dims, order, strides, rank, width, line, sets, ways, missing, n_levels, out
+):
+    lines, rooms = np.empty(len(rank)), np.empty(len(rank))
+    cover = np.empty(tiles.shape[1])
+    for config in range(len(tiles)):
+        for loop in range(tiles.shape[1]):
+            cover[loop] = tiles[config, loop]
+        for level in range(n_levels):
+            out[config, level] = missing
+            if level < len(sets):
+                _room(cover, coefficients, dims, order, strides, rank, width, line, sets[level], lines, rooms)
+                out[config, level] = np.log2(rooms.sum() / (sets[level] * ways[level]))
+                if level == 0:
+                    out[config, n_levels] = np.log2(rooms.sum() / lines.sum())
+
+
+@kernel()
+def _ordered(  # type: ignore[no-untyped-def]
+    tiles, extents, coefficients, dims, order, strides, rank, width, role, depends, sequence, line, sets, ways,
+    vector_bytes, fetch, loop_start, tile_start, missing, n_levels, n_roles, by_role, out,
+):  # fmt: skip
+    n_configs, n_loops = tiles.shape
+    n_accesses, n_steps = len(rank), 2 * n_loops
+    size, of = np.empty(n_steps), np.empty(n_steps, np.int64)
+    cover, kept = np.empty(n_loops), np.empty(n_accesses)
+    lines, rooms = np.empty(n_accesses), np.empty(n_accesses)
+    inner = sequence[n_loops - 1]
+    vectorises = True
+    for access in range(n_accesses):
+        step = 0.0
+        for dim in range(rank[access]):
+            step += abs(coefficients[access, dim, inner]) * strides[access, dim]
+        vectorises = vectorises and (step == 0 or step == width[access])
+    lanes = max(vector_bytes / width.max(), 1.0)
+    misses_by_role = np.empty((by_role, n_roles))
+    for config in range(n_configs):
+        needed, volume, n_tiles = 1.0, 1.0, 1.0
+        for loop in range(n_loops):
+            size[loop], of[loop] = np.ceil(extents[loop] / tiles[config, loop]), loop
+            size[n_loops + loop], of[n_loops + loop] = tiles[config, sequence[loop]], sequence[loop]
+            needed *= extents[loop]
+            volume *= tiles[config, loop]
+            n_tiles *= size[loop]
+        cycles_fetch = 0.0
+        misses_by_role[:] = 0.0
+        for level in range(n_levels):
+            if level >= len(sets):
+                out[config, level] = missing
+                out[config, n_levels + level] = missing
+                continue
+            capacity = float(sets[level] * ways[level])
+            cover[:] = 1.0
+            kept[:] = 1.0
+            stay, fits = 1.0, n_steps
+            while fits > 0:
+                step = fits - 1
+                if size[step] > 1:
+                    loop = of[step]
+                    before = cover[loop]
+                    cover[loop] = min(before * size[step], float(extents[loop]))
+                    _room(cover, coefficients, dims, order, strides, rank, width, line, sets[level], lines, rooms)
+                    if rooms.sum() > capacity:
+                        break
+                    kept[:] = lines
+                    stay *= size[step]
+                fits -= 1
+            total = 0.0
+            for access in range(n_accesses):
+                misses = kept[access]
+                refetched = False
+                for back in range(fits):
+                    step = fits - 1 - back
+                    if size[step] > 1:
+                        refetched = refetched or depends[access, of[step]]
+                        if refetched:
+                            misses *= size[step]
+                total += misses
+                if level < by_role and role[access] < n_roles:
+                    misses_by_role[level, role[access]] += misses
+            out[config, level] = np.log2(1.0 + 1000.0 * total / needed)
+            out[config, n_levels + level] = np.log2(stay)
+            cycles_fetch += fetch[level] * total
+        place = 2 * n_levels
+        for level in range(by_role):
+            for number in range(n_roles):
+                out[config, place] = missing
+                if level < len(sets):
+                    out[config, place] = np.log2(1.0 + 1000.0 * misses_by_role[level, number] / needed)
+                place += 1
+        length = float(tiles[config, inner])
+        steps = np.ceil(length / lanes) if vectorises else length
+        starts = n_tiles * volume / length
+        compute, start = starts * steps, starts * loop_start + n_tiles * tile_start
+        out[config, place] = length / (steps * lanes) if vectorises else 0.0
+        out[config, place + 1] = np.log2(1000.0 * compute / needed)
+        out[config, place + 2] = np.log2(1000.0 * start / needed)
+        out[config, place + 3] = np.log2(1.0 + 1000.0 * cycles_fetch / needed)
+        out[config, place + 4] = np.log2(1000.0 * (compute + start + cycles_fetch) / needed)
+
+
+class CacheModel:
+    """The cache model of one kernel on one machine.
+
+    Parameters
+    ----------
+    geometry : Geometry
+        The kernel's operands and loops.
+    slots : LoopSlots
+    hardware : Hardware
+
+    Attributes
+    ----------
+    sequences : list of int64 (loops,)
+        Order of the loops inside a tile, innermost last, one per guess.
+    sets, ways : int64 (levels,)
+    """
+
+    def __init__(self, geometry: Geometry, slots: LoopSlots, hardware: Hardware) -> None:
+        self._geometry = geometry
+        left = next((row for row, role in enumerate(geometry.role) if role == ROLES.index("left")), 0)
+        inner = (slots.fast[0], _contiguous(geometry, left), _contiguous(geometry, 0))
+        self.sequences = [_innermost(len(geometry.extents), loop) for loop in inner]
+        self._depends = (geometry.coefficients != 0).any(axis=1)
+        self._line = hardware.line_bytes
+        total = np.array([cache.nbytes // hardware.line_bytes for cache in hardware.caches], np.int64)
+        ways = np.array([cache.ways for cache in hardware.caches], np.int64)
+        self.ways = np.where(ways > 0, ways, total)
+        self.sets = np.maximum(total // self.ways, 1)
+        self._vector_bytes = float(hardware.vector_bytes)
+
+    def __call__(self, tiles: NDArray[np.int64]) -> Float32Array:
+        """The block's columns, float32 (c, len(BLOCK)), for int64 (c, loops) tiles between 1 and the loop extents."""
+        out = np.zeros((len(tiles), len(BLOCK)), np.float32)
+        nest = self._geometry
+        if not len(nest.extents):
+            return out
+        space = (nest.coefficients, nest.dims, nest.order, nest.strides, nest.rank, nest.width)
+        _common(tiles, *space, self._line, self.sets, self.ways, MISSING, N_LEVELS, out[:, :_N_COMMON])
+        for number, sequence in enumerate(self.sequences):
+            first = _N_COMMON + number * _WIDTH
+            _ordered(
+                tiles, nest.extents, *space, nest.role, self._depends, sequence, self._line, self.sets, self.ways,
+                self._vector_bytes, np.array(FETCH), LOOP_START, TILE_START, MISSING, N_LEVELS, len(_ROLES), _BY_ROLE,
+                out[:, first : first + _WIDTH],
+            )  # fmt: skip
+        return out
+
+
+def _contiguous(geometry: Geometry, row: int) -> int:
+    """The loop with the smallest stride through one operand, -1 where none moves it."""
+    for dim in geometry.order[row, : geometry.rank[row]]:
+        moving = np.flatnonzero((geometry.coefficients[row, dim] != 0) & (geometry.extents > 1))
+        if len(moving):
+            return int(moving[-1])
+    return -1
+
+
+def _innermost(n_loops: int, loop: int) -> NDArray[np.int64]:
+    order = [other for other in range(n_loops) if other != loop]
+    return np.array(order + [loop] * (loop >= 0), np.int64)
