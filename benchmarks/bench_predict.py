@@ -20,7 +20,7 @@ COLUMNS = ("backend", "trees", "kernel", "from file, ms", "features, ms", "model
 TEXT = """\
 {rows} configurations of one kernel, drawn with replacement from those of its file; best of 15 rounds, one
 thread, in a process that has its libraries loaded and its kernels compiled. *from file* reads the `.npz`,
-takes the features and ranks; *features* and *model* are its two parts. The models are trained on the train
+takes the features and ranks; *features* and *model* are parts of it. The models are trained on the train
 split with default settings and stop on the valid split."""
 
 

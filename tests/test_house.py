@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -63,11 +63,14 @@ def test_who_imports_what(path: Path) -> None:
 
 
 def test_what_is_required_is_used() -> None:
-    used = {module.partition(".")[0] for path in SOURCES for module in imported(ast.parse(path.read_text()))}
-    modules = {"scikit-learn": "sklearn", "xgboost-cpu": "xgboost"}
-    names = [Requirement(line).name for line in PROJECT["dependencies"]]
-    names += [Requirement(line).name for line in PROJECT["optional-dependencies"]["collect"]]
-    assert {modules.get(name, name) for name in names} - used == set()
+    def unused(requirements: list[str], paths: Iterable[Path]) -> set[str]:
+        used = {module.partition(".")[0] for path in paths for module in imported(ast.parse(path.read_text()))}
+        modules = {"scikit-learn": "sklearn", "xgboost-cpu": "xgboost"}
+        return {modules.get(name, name) for name in (Requirement(line).name for line in requirements)} - used
+
+    extras = PROJECT["optional-dependencies"]
+    assert unused(PROJECT["dependencies"] + extras["collect"], SOURCES) == set()
+    assert unused(extras["dev"], ROOT.glob("tests/*.py")) == {"import-linter", "mypy", "ruff"}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
