@@ -28,18 +28,18 @@ def enlarged(path: Path, n_configs: int, folder: Path) -> Path:
     """Write the graph again with ``n_configs`` configurations."""
     graph = read_graph(path)
     drawn = np.random.default_rng(0).integers(0, graph.n_configs, n_configs)
+    assert graph.config_feat is not None
+    assert graph.runtime is not None
+    assert graph.normalizer is not None
     arrays = {
         "node_feat": graph.node_feat,
         "node_opcode": graph.node_opcode,
         "edge_index": graph.edge_index,
-        "config_feat": graph.config_feat,
-        "config_runtime": graph.runtime,
-        "config_runtime_normalizers": graph.normalizer,
+        "config_feat": graph.config_feat[drawn],
+        "config_runtime": graph.runtime[drawn],
+        "config_runtime_normalizers": graph.normalizer[drawn],
     }
-    of_configs = {name: value[drawn] for name, value in arrays.items() if value is not None and "config" in name}
-    write_graph(
-        folder / path.name, {**{name: value for name, value in arrays.items() if value is not None}, **of_configs}
-    )
+    write_graph(folder / path.name, arrays)
     return folder / path.name
 
 

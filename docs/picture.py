@@ -38,7 +38,8 @@ def panels(ranker: Ranker, paths: list[Path]) -> list[Panel]:
         assert graph.runtime is not None
         scores = ranker.predict_graph(path)
         order = np.argsort(scores, kind="stable")
-        found.append((graph.name, kendall_tau(scores, graph.runtime), graph.runtime[order] / graph.runtime.min()))
+        tau = kendall_tau(scores, graph.runtime.astype(np.float64))
+        found.append((graph.name, tau, graph.runtime[order] / graph.runtime.min()))
     found.sort(key=lambda panel: -panel[1])
     return [found[round(place * (len(found) - 1))] for place in (0.25, 0.5, 0.75)]
 
@@ -49,7 +50,7 @@ def drawing(shown: list[Panel], n_kernels: int) -> str:
     octaves = int(np.ceil(np.log2(slowest)))
 
     def y(relative: float) -> float:
-        return TOP + HEIGHT * (1 - np.log2(relative) / octaves)
+        return TOP + HEIGHT * (1 - float(np.log2(relative)) / octaves)
 
     total = LEFT + len(shown) * WIDTH + (len(shown) - 1) * GAP + 8, TOP + HEIGHT + BOTTOM
     lines = [
