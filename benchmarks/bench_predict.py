@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks._results import machine, publish, seconds
 from gbr import Ranker, read_graph, write_graph
@@ -31,7 +32,7 @@ def enlarged(path: Path, n_configs: int, folder: Path) -> Path:
     assert graph.config_feat is not None
     assert graph.runtime is not None
     assert graph.normalizer is not None
-    arrays = {
+    arrays: dict[str, NDArray[Any]] = {
         "node_feat": graph.node_feat,
         "node_opcode": graph.node_opcode,
         "edge_index": graph.edge_index,
