@@ -8,10 +8,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from features import copies, nodes, opcodes, slate
+from features import copies, layout_config, nodes, opcodes, slate
 from features._jit import kernel
 from features.copies import count_copies, links
 from features.graph import Program
+from features.layout_config import pooled_config
 from features.layout_nodes import (
     N_BINS,
     N_BUCKETS,
@@ -137,7 +138,18 @@ def schema() -> Schema:
     """Columns of :class:`LayoutExtractor`."""
     return Schema(
         "layout",
-        (LAYOUT, copies.BLOCK, TYPES, REACH, slate.BLOCK, CONFIGURABLE, SURROUNDINGS, opcodes.BLOCK, nodes.BLOCK),
+        (
+            layout_config.BLOCK,
+            LAYOUT,
+            copies.BLOCK,
+            TYPES,
+            REACH,
+            slate.BLOCK,
+            CONFIGURABLE,
+            SURROUNDINGS,
+            opcodes.BLOCK,
+            nodes.BLOCK,
+        ),
     )
 
 
@@ -280,6 +292,7 @@ class LayoutExtractor:
             sections["types"],
             sections["reach"],
         )
+        pooled_config(codes, prepared.offsets, prepared.rows, sections["config"])
         sections["copies"][:] = count_copies(codes, prepared.offsets, prepared.values, self._links)
         slate.row_frequencies(codes, prepared.offsets, self._nodes.classes, prepared.frequency, sections["slate"])
         out[:, -len(self._static) :] = self._static
@@ -295,8 +308,8 @@ class _Prepared:
     """What every distinct row adds to the sums, ready for the kernels."""
 
     def __init__(self, nodes: ConfigurableNodes, table: RowTable) -> None:
-        self.offsets, owner = table.offsets, table.owner
-        self.values: RowValues = row_values(nodes, table.rows, owner)
+        self.offsets, self.rows, owner = table.offsets, table.rows, table.owner
+        self.values: RowValues = row_values(nodes, self.rows, owner)
         there = nodes.rank >= 0
         weights = np.stack([there, nodes.nbytes, np.where(there, nodes.flops[:, None], 0.0)], axis=2)
         of_class = np.stack([weights[nodes.classes == number].sum(axis=0) for number in range(len(NODE_CLASSES))])

@@ -103,6 +103,15 @@ def test_layout_block_is_that_of_its_twin(configs: np.ndarray) -> None:
         np.testing.assert_allclose(row, full, rtol=2e-5, atol=2e-5)
 
 
+@settings(max_examples=15, deadline=None)
+@given(any_configs())
+def test_config_block_pools_the_slots(configs: np.ndarray) -> None:
+    wide = configs.astype(float)
+    configured = (configs >= 0).any(axis=2)
+    wanted = [wide.mean(axis=1), wide.std(axis=1), configured.mean(axis=1)[:, None], ~configured.any(axis=1)[:, None]]
+    np.testing.assert_allclose(section(vectors(configs), "config"), np.concatenate(wanted, axis=1), atol=1e-5)
+
+
 @settings(max_examples=25, deadline=None)
 @given(any_configs())
 def test_copies_block_is_that_of_its_twin(configs: np.ndarray) -> None:
