@@ -39,7 +39,7 @@ lint: $(VENV)/.dev ## Check style, types and who imports whom
 	@$(PY) -m ruff check --quiet .
 	@$(PY) -m ruff format --quiet --check .
 	@$(PY) -m mypy --no-error-summary
-	@$(VENV)/bin/lint-imports --no-logo
+	@told=$$($(VENV)/bin/lint-imports --no-logo) || { echo "$$told"; exit 1; }
 
 bench: $(VENV)/.dev ## Measure speed; results in benchmarks/results
 	@set -e; for file in benchmarks/bench_*.py; do $(PY) -m benchmarks.$$(basename $$file .py); done
