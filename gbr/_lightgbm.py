@@ -18,9 +18,10 @@ with loading("LightGBM", "lightgbm"):
 SUFFIX: Final = ".txt"
 VERSION: Final = str(lgb.__version__)
 
-#: LightGBM's own limit for a query of ``lambdarank`` is 10,000 rows; see the measurement at :data:`SUB_SLATE_ROWS`.
-LIMIT_ROWS: Final = 10_000
-SUB_SLATE_ROWS: Final = 10_000
+#: For ``lambdarank`` slates are cut into parts of at most this many random rows: its own limit is 10,000, and its time
+#: grows with rows times rows per part.  Measured on two slates of 10,000 rows, 60 rounds: 43 s of CPU time whole, 3.9 s
+#: in parts of 1000, 1.1 s in parts of 250; tau on other slates stayed within .002 down to parts of 250.
+SUB_SLATE_ROWS: Final = 1000
 
 #: Parameters of the ranker under the names LightGBM knows them by, and what to use instead.
 _TAKEN: Final = {

@@ -329,7 +329,6 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
                 **{name: getattr(settings, name) for name in _SHARED},
                 params=dict(settings.params) or None,
                 random_state=settings.seed,
-                n_jobs=settings.n_jobs or None,
             )
             ranker.model_ = backend(ranker.backend).load(data)
             ranker.model_.n_iterations = about["best_iteration"]

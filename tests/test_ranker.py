@@ -162,6 +162,16 @@ def test_sub_slates_cut_only_what_is_too_long_and_lose_no_row(sizes: list[int], 
     assert len(parts) - 1 == sum(max(1, -(-size // limit)) for size in sizes)
 
 
+@pytest.mark.parametrize(("backend", "objective"), EVERY)
+def test_slates_that_teach_nothing_do_no_harm(backend: str, objective: str) -> None:
+    X, runtime, qid = problem(10)
+    single, flat = qid == 3, qid == 7
+    keep = ~single | (np.cumsum(single) == 1)
+    runtime = np.where(flat, 5.0, runtime)
+    ranker = Ranker(backend, objective, **QUICK).fit(X[keep], runtime[keep], qid=qid[keep])
+    assert ranker.score(X, runtime, qid=qid) > 0.7
+
+
 def test_lambdarank_trains_on_slates_above_lightgbms_limit() -> None:
     rng = np.random.default_rng(0)
     X = rng.normal(size=(10_400, 2)).astype(np.float32)
