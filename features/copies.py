@@ -22,6 +22,9 @@ from features.tensors import Tensors
 
 IntArray = NDArray[np.int64]
 
+#: Stands for "no dimension" where dimensions take three bits.
+_NONE: Final = 7
+
 #: Consumers' classes, the two sides of one reshape, and everything.
 GROUPS: Final = (*NODE_CLASSES, "inside", "all")
 KINDS: Final = (
@@ -97,70 +100,92 @@ def links(program: Program, tensors: Tensors, nodes: ConfigurableNodes) -> Links
 
 @kernel()
 def _count_copies(  # type: ignore[no-untyped-def]
-    codes, offsets, minors, is_set, pairs, roles, origin, group, nbytes, n_groups, totals, out
+    columns, states, origins, pairs, roles, group, nbytes, totals, out
 ):
-    n_configs, n_links = len(codes), len(pairs)
-    sums = np.empty((n_groups, 3, 2))
-    found = np.empty(3, np.bool_)
+    n_configs, n_links, n_groups = columns.shape[1], len(pairs), len(totals) - 1
+    counts = np.zeros((n_groups, 3, n_configs), np.int32)
+    sizes = np.zeros((n_groups, 3, n_configs))
+    for link in range(n_links):
+        own, other, origin, size = roles[link, 0], roles[link, 1], origins[link], nbytes[link]
+        producers, consumers = columns[pairs[link, 0]], columns[pairs[link, 1]]
+        here, there = states[own], states[other]
+        count, total = counts[group[link]], sizes[group[link]]
+        for config in range(n_configs):  # innermost, and free of branches: it becomes vector instructions
+            first, second = here[producers[config]], there[consumers[config]]
+            minor = (origin >> (np.int32(3) * (first & np.int32(7)))) & np.int32(7)
+            next_minor = (origin >> (np.int32(3) * ((first >> np.int32(3)) & np.int32(7)))) & np.int32(7)
+            wanted, next_wanted = second & np.int32(7), (second >> np.int32(3)) & np.int32(7)
+            differs = np.int32((minor != 7) & (wanted != 7) & (minor != wanted))
+            next_differs = np.int32((next_minor != 7) & (next_wanted != 7) & (next_minor != next_wanted))
+            both = (first & second) >> np.int32(6)
+            strict, loose = both & differs, both & (differs | next_differs)
+            count[0, config] += strict
+            count[1, config] += loose
+            count[2, config] += differs
+            total[0, config] += strict * size
+            total[1, config] += loose * size
+            total[2, config] += differs * size
     for config in range(n_configs):
-        sums[:] = 0.0
-        for link in range(n_links):
-            producer, consumer = pairs[link, 0], pairs[link, 1]
-            here = offsets[producer] + codes[config, producer]
-            there = offsets[consumer] + codes[config, consumer]
-            own, other = roles[link, 0], roles[link, 1]
-            minor, second = minors[here, own, 0], minors[here, own, 1]
-            minor = origin[link, minor] if minor >= 0 else -1
-            second = origin[link, second] if second >= 0 else -1
-            wanted, wanted_second = minors[there, other, 0], minors[there, other, 1]
-            both = is_set[here, own] and is_set[there, other]
-            differs = minor >= 0 and wanted >= 0 and minor != wanted
-            differs_second = second >= 0 and wanted_second >= 0 and second != wanted_second
-            found[0] = both and differs
-            found[1] = both and (differs or differs_second)
-            found[2] = differs
-            for kind in range(3):
-                if found[kind]:
-                    sums[group[link], kind, 0] += 1.0
-                    sums[group[link], kind, 1] += nbytes[link]
         place = 0
         for number in range(n_groups + 1):
             for kind in range(3):
-                count, size = 0.0, 0.0
+                amount, size = 0.0, 0.0
                 if number < n_groups:
-                    count, size = sums[number, kind, 0], sums[number, kind, 1]
+                    amount, size = np.float64(counts[number, kind, config]), sizes[number, kind, config]
                 else:
                     for each in range(n_groups):
-                        count += sums[each, kind, 0]
-                        size += sums[each, kind, 1]
-                out[config, place] = count / max(totals[number, 0], 1.0)
+                        amount += counts[each, kind, config]
+                        size += sizes[each, kind, config]
+                out[config, place] = amount / max(totals[number, 0], 1.0)
                 out[config, place + 1] = size / max(totals[number, 1], 1.0)
                 out[config, place + 2] = np.log2(1.0 + size)
                 place += 3
 
 
-def count_copies(codes: NDArray[np.uint16], offsets: IntArray, values: RowValues, of: Links) -> Float32Array:
-    """The block's columns, float32 (b, len(BLOCK)).
+def order_states(values: RowValues) -> NDArray[np.int32]:
+    """What the links ask of every row, int32 (3, rows).
+
+    Three bits each for the minor-most and the second minor dimension (7: none), and one that says whether the tensor's
+    layout is set.
+    """
+    minors = np.where(values.minors < 0, _NONE, values.minors)
+    state = minors[:, :, 0] | minors[:, :, 1] << 3 | values.is_set.astype(np.int64) << 6
+    return np.ascontiguousarray(state.T, np.int32)
+
+
+class CopyCounter:
+    """Counts the copies of coded configurations.
 
     Parameters
     ----------
-    codes : uint16 (b, nodes)
-        Coded configurations.
-    offsets : int64 (nodes + 1,)
-        First row of every node.
-    values : RowValues
-        Of all rows.
     of : Links
     """
-    n_groups = len(GROUPS) - 1
-    totals = np.zeros((n_groups + 1, 2))
-    for number in range(n_groups):
-        own = of.group == number
-        totals[number] = own.sum(), of.nbytes[own].sum()
-    totals[-1] = totals[:-1].sum(axis=0)
-    out = np.zeros((len(codes), len(BLOCK)), np.float32)
-    _count_copies(
-        codes, offsets, values.minors, values.is_set, of.nodes, of.roles, of.origin, of.group, of.nbytes,
-        n_groups, totals, out,
-    )  # fmt: skip
-    return out
+
+    def __init__(self, of: Links) -> None:
+        self._links = of
+        origin = np.where(of.origin < 0, _NONE, of.origin)
+        dims = np.arange(MAX_RANK)
+        # Seven dimensions of three bits each; the last stands for "no such dimension" and leads to itself.
+        self._origins = ((origin << 3 * dims).sum(axis=1) | _NONE << 3 * _NONE).astype(np.int32)
+        n_groups = len(GROUPS) - 1
+        totals = np.zeros((n_groups + 1, 2))
+        for number in range(n_groups):
+            own = of.group == number
+            totals[number] = own.sum(), of.nbytes[own].sum()
+        totals[-1] = totals[:-1].sum(axis=0)
+        self._totals = totals
+
+    def count(self, codes: NDArray[np.uint32], states: NDArray[np.int32], out: Float32Array) -> None:
+        """Write the block's columns.
+
+        Parameters
+        ----------
+        codes : uint32 (b, nodes)
+            Coded configurations.
+        states : int32 (3, rows)
+            Of all rows, by :func:`order_states`.
+        out : float32 (b, len(BLOCK))
+        """
+        of = self._links
+        columns = np.ascontiguousarray(codes.T)
+        _count_copies(columns, states, self._origins, of.nodes, of.roles, of.group, of.nbytes, self._totals, out)

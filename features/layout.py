@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from features import copies, layout_config, nodes, opcodes, slate
-from features._jit import kernel
-from features.copies import count_copies, links
+from features.copies import CopyCounter, links
 from features.graph import Program
-from features.layout_config import pooled_config
+from features.hlo import LAYOUT_CONFIG
 from features.layout_nodes import (
     N_BINS,
     N_BUCKETS,
@@ -20,18 +19,17 @@ from features.layout_nodes import (
     TENSOR_ROLES,
     VALUES,
     ConfigurableNodes,
-    RowValues,
     configurable_nodes,
     row_values,
 )
-from features.layout_rows import Codes, RowTable
+from features.layout_rows import Codes, RowTable, first_equal
+from features.layout_sums import Terms
 from features.neighborhood import neighborhood, neighborhood_columns, neighborhood_each
 from features.opcodes import CLASS_NAMES
 from features.schema import Block, Column, Float32Array, Schema
 from features.tensors import Tensors
 
 IntArray = NDArray[np.int64]
-FloatArray = NDArray[np.float64]
 
 _GROUPS: Final = (*NODE_CLASSES, "all")
 _WEIGHTS: Final = (("count", "tensors"), ("bytes", "tensors by bytes"), ("flops", "tensors by their node's operations"))
@@ -153,63 +151,23 @@ def schema() -> Schema:
     )
 
 
-@kernel()
-def _aggregate(  # type: ignore[no-untyped-def]
-    codes, offsets, classes, weighted, sums, largest, bins, buckets, is_set, reached, ratio, n_nodes_of, out_values,
-    out_sums, out_largest, out_bins, out_types, out_reach,
-):  # fmt: skip
-    n_configs, n_nodes = codes.shape
-    n_classes, width = len(n_nodes_of), weighted.shape[1]
-    n_bins = out_bins.shape[1] // (2 * n_classes)
-    values = np.empty((n_classes, width), np.float32)
-    totals = np.empty((n_classes, sums.shape[1]))
-    tops = np.empty((n_classes, largest.shape[1]), np.float32)
-    for config in range(n_configs):
-        values[:] = 0
-        totals[:] = 0
-        tops[:] = 0
-        for node in range(n_nodes):
-            row = offsets[node] + codes[config, node]
-            own = classes[node]
-            for place in range(width):
-                values[own, place] += weighted[row, place]
-            for place in range(sums.shape[1]):
-                totals[own, place] += sums[row, place]
-            for place in range(largest.shape[1]):
-                tops[own, place] = max(tops[own, place], largest[row, place])
-            step = np.float32(1.0 / n_nodes_of[own])
-            out_bins[config, 2 * n_bins * own + bins[row, 0]] += step
-            out_bins[config, 2 * n_bins * own + n_bins + bins[row, 1]] += step
-            out_types[config, buckets[row]] += np.float32(1.0 / n_nodes)
-            if is_set[row, 0] or is_set[row, 1] or is_set[row, 2]:
-                for place in range(reached.shape[1]):
-                    out_reach[config, place] += reached[node, place]
-        for own in range(n_classes):
-            for place in range(width):
-                out_values[config, own * width + place] = values[own, place]
-                out_values[config, n_classes * width + place] += values[own, place] * ratio[own, place]
-            for place in range(sums.shape[1]):
-                out_sums[config, own * sums.shape[1] + place] = np.log2(1.0 + totals[own, place])
-            for place in range(largest.shape[1]):
-                out_largest[config, own * largest.shape[1] + place] = tops[own, place]
-        for place in range(sums.shape[1]):
-            total = 0.0
-            for own in range(n_classes):
-                total += totals[own, place]
-            out_sums[config, n_classes * sums.shape[1] + place] = np.log2(1.0 + total)
-        for place in range(largest.shape[1]):
-            top = np.float32(0)
-            for own in range(n_classes):
-                top = max(top, tops[own, place])
-            out_largest[config, n_classes * largest.shape[1] + place] = top
+def _sections() -> dict[str, slice]:
+    ends = np.cumsum([0, *(len(block) for block in schema().blocks)]).tolist()
+    return {block.name: slice(*ends[at : at + 2]) for at, block in enumerate(schema().blocks)}
+
+
+#: Columns of each block; those of the slate come after all that can be told of a configuration by itself.
+_AT: Final = _sections()
+N_OWN: Final = _AT[slate.BLOCK.name].start
+N_PER_CONFIG: Final = _AT[slate.BLOCK.name].stop
 
 
 class LayoutExtractor:
     """Feature vectors of one graph's layout configurations.
 
-    Two passes: :meth:`observe` codes all configurations of the slate, block by block; then calling the extractor on
-    the codes gives the vectors, block by block.  What concerns the graph alone is worked out once, and what concerns
-    one node's row once per distinct row.
+    Block by block, :meth:`observe` codes configurations and :meth:`describe` writes what can be told of each by itself.
+    When the slate has been observed whole, :meth:`frequencies` and :func:`features.slate.slate_columns` give the rest.
+    What concerns the graph alone is worked out once, and what concerns one node's row once per distinct row.
 
     Parameters
     ----------
@@ -217,6 +175,15 @@ class LayoutExtractor:
         At least one node.
     node_config_ids : int64 (nodes,)
         The configurable nodes.
+    table : RowTable, optional
+        Where configurations are coded, possibly by another thread that is ahead.
+
+    Attributes
+    ----------
+    schema : Schema
+        Its columns: ``N_OWN`` by :meth:`describe`, then those of the slate up to ``N_PER_CONFIG``, then ``shared``.
+    shared : float32 (len(schema) - N_PER_CONFIG,)
+        Values that all configurations of the graph share.
 
     Raises
     ------
@@ -224,15 +191,14 @@ class LayoutExtractor:
         For a program without nodes or without configurable nodes, or configurations of another shape.
     """
 
-    def __init__(self, program: Program, node_config_ids: IntArray) -> None:
+    def __init__(self, program: Program, node_config_ids: IntArray, table: RowTable | None = None) -> None:
         if len(program) == 0 or len(node_config_ids) == 0:
             raise ValueError("a program without configurable nodes has no layout features")
         self.schema = schema()
         tensors = Tensors.of(program)
         self._nodes = configurable_nodes(program, tensors, np.asarray(node_config_ids, np.int64))
-        self._links = links(program, tensors, self._nodes)
-        around, self._reached = _surroundings(program, tensors, self._nodes)
-        self._static = np.concatenate(
+        around, reached = _surroundings(program, tensors, self._nodes)
+        self.shared = np.concatenate(
             [
                 _configurable(self._nodes),
                 around,
@@ -240,107 +206,89 @@ class LayoutExtractor:
                 nodes.node_statistics(program),
             ]
         )
-        self._table = RowTable(len(self._nodes))
-        self._prepared: _Prepared | None = None
+        self._table = RowTable(len(self._nodes)) if table is None else table
+        self._terms = Terms(self._nodes, reached)
+        self._copies = CopyCounter(links(program, tensors, self._nodes))
+        self._states = np.zeros((3, 0), np.int32)
 
-    def observe(self, block: NDArray[np.int8]) -> tuple[Codes, NDArray[np.uint64]]:
-        """Code a block of the slate's configurations: int8 (b, nodes, 18) to uint16 (b, nodes) and digests (b, 2)."""
-        wanted = (len(self._nodes), 18)
+    def observe(self, block: NDArray[np.float32] | NDArray[np.int8]) -> tuple[Codes, NDArray[np.uint64]]:
+        """Code a block of the slate's configurations.
+
+        Parameters
+        ----------
+        block : float32 or int8 (b, nodes, 18)
+
+        Returns
+        -------
+        codes : uint32 (b, nodes)
+        digests : uint64 (b, 2)
+            128 bits, equal for equal configurations.
+
+        Raises
+        ------
+        ValueError
+            For another shape, or a value that is no whole number in -1 … 5.
+        """
+        wanted = (len(self._nodes), len(LAYOUT_CONFIG))
         if block.ndim != 3 or block.shape[1:] != wanted:
             raise ValueError(f"layout configurations have shape {block.shape}, wanted (c, {wanted[0]}, {wanted[1]})")
-        self._prepared = None
         return self._table.encode(block)
 
-    def __call__(self, codes: Codes, /) -> Float32Array:
-        """Feature vectors, float32 (b, len(schema)), of coded configurations.
+    def describe(self, codes: Codes, out: Float32Array) -> None:
+        """Write all columns that do not need the whole slate.
 
-        The slate's ranks are left at 0: :class:`features.slate.SlateRanks` fills them when all rows are known.
+        Parameters
+        ----------
+        codes : uint32 (b, nodes)
+            Of :meth:`observe`.
+        out : float32 (b, N_OWN)
         """
-        prepared = self._prepare()
-        n_configs, n_classes = len(codes), len(NODE_CLASSES)
-        out = np.zeros((n_configs, len(self.schema)), np.float32)
-        parts = iter(np.cumsum([0, *(len(block) for block in self.schema.blocks)]))
-        first = next(parts)
-        sections = {
-            block.name: out[:, first : (first := last)] for block, last in zip(self.schema.blocks, parts, strict=True)
-        }
-        layout = sections["layout"]
-        widths = (
-            len(_value_columns()),
-            len(_GROUPS) * len(_SUMS),
-            len(_GROUPS) * len(_LARGEST),
-            2 * N_BINS * n_classes,
+        self._catch_up()
+        out[:] = 0
+        self._terms.aggregate(
+            codes, out[:, _AT["config"]], out[:, _AT["layout"]], out[:, _AT["types"]], out[:, _AT["reach"]]
         )
-        ends = np.cumsum(widths)
-        _aggregate(
-            codes,
-            prepared.offsets,
-            self._nodes.classes,
-            prepared.weighted,
-            prepared.sums,
-            prepared.largest,
-            prepared.values.bins,
-            prepared.values.buckets,
-            prepared.values.is_set,
-            self._reached,
-            prepared.ratio,
-            np.maximum(np.bincount(self._nodes.classes, minlength=n_classes), 1).astype(np.float64),
-            layout[:, : ends[0]],
-            layout[:, ends[0] : ends[1]],
-            layout[:, ends[1] : ends[2]],
-            layout[:, ends[2] :],
-            sections["types"],
-            sections["reach"],
+        self._copies.count(codes, self._states, out[:, _AT["copies"]])
+
+    def usual(self) -> slate.Frequencies:
+        """How usual each row is among all configurations that were observed until now."""
+        return slate.frequencies(
+            self._table.counts, self._table.owner, self._nodes.nbytes.sum(axis=1), self._nodes.classes
         )
-        pooled_config(codes, prepared.offsets, prepared.rows, sections["config"])
-        sections["copies"][:] = count_copies(codes, prepared.offsets, prepared.values, self._links)
-        slate.row_frequencies(codes, prepared.offsets, self._nodes.classes, prepared.frequency, sections["slate"])
-        out[:, -len(self._static) :] = self._static
+
+    def frequencies(self, codes: NDArray[np.unsignedinteger[Any]], usual: slate.Frequencies) -> Float32Array:
+        """Columns that tell how usual the rows of configurations are, float32 (b, slate.N_FREQUENCY)."""
+        return slate.row_frequencies(codes, self._nodes.classes, usual)
+
+    def vectors(self, configs: NDArray[np.float32] | NDArray[np.int8]) -> Float32Array:
+        """Feature vectors, float32 (c, len(schema)), of a whole slate at once, with nothing observed before.
+
+        Parameters
+        ----------
+        configs : float32 or int8 (c, nodes, 18)
+        """
+        codes, digests = self.observe(configs)
+        out = np.empty((len(codes), len(self.schema)), np.float32)
+        self.describe(codes, out[:, :N_OWN])
+        out[:, N_OWN:N_PER_CONFIG] = slate.slate_columns(
+            out[:, ranked()], self.frequencies(codes, self.usual()), first_equal(digests)
+        )
+        out[:, N_PER_CONFIG:] = self.shared
         return out
 
-    def _prepare(self) -> _Prepared:
-        if self._prepared is None:
-            self._prepared = _Prepared(self._nodes, self._table)
-        return self._prepared
+    def _catch_up(self) -> None:
+        """Work out what rows that were discovered since the last block mean."""
+        for rows, owner in self._table.discovered():
+            values = row_values(self._nodes, rows, owner)
+            self._terms.add(rows, owner, values)
+            self._states = np.concatenate([self._states, copies.order_states(values)], axis=1)
 
 
-class _Prepared:
-    """What every distinct row adds to the sums, ready for the kernels."""
-
-    def __init__(self, nodes: ConfigurableNodes, table: RowTable) -> None:
-        self.offsets, self.rows, owner = table.offsets, table.rows, table.owner
-        self.values: RowValues = row_values(nodes, self.rows, owner)
-        there = nodes.rank >= 0
-        weights = np.stack([there, nodes.nbytes, np.where(there, nodes.flops[:, None], 0.0)], axis=2)
-        of_class = np.stack([weights[nodes.classes == number].sum(axis=0) for number in range(len(NODE_CLASSES))])
-        shares = weights / np.where(of_class > 0, of_class, 1.0)[nodes.classes]
-        whole = of_class.sum(axis=0)
-        values = self.values.values
-        self.weighted = _flat(values[:, :, :, None] * shares[owner][:, :, None, :])
-        ratio = of_class / np.where(whole > 0, whole, 1.0)
-        self.ratio = _flat(np.repeat(ratio[:, :, None, :], len(VALUES), axis=2))
-        kept, minor_kept, padding, jump = (values[:, :, place] for place in (1, 3, 8, 9))
-        nbytes, here = nodes.nbytes[owner], there[owner]
-        moved = np.where(here, 1 - kept, 0) * nbytes
-        minor_moved = np.where(here, 1 - minor_kept, 0) * nbytes
-        padded = np.where(here, (2.0**padding - 1) * nbytes, 0.0)
-        computed = nodes.flops[owner] * (2.0 ** padding[:, 0] - 1)
-        self.sums = np.stack(
-            [
-                moved.sum(axis=1),
-                minor_moved.sum(axis=1),
-                (nbytes * jump).sum(axis=1),
-                padded.sum(axis=1),
-                computed,
-            ],
-            axis=1,
-        )
-        self.largest = np.stack([padding.max(axis=1), np.log2(1 + moved.max(axis=1))], axis=1).astype(np.float32)
-        self.frequency = slate.frequencies(table.counts, owner, nodes.nbytes.sum(axis=1), nodes.classes)
-
-
-def _flat(values: FloatArray) -> Float32Array:
-    return np.ascontiguousarray(values.reshape(len(values), -1), np.float32)
+@cache
+def ranked() -> list[int]:
+    """Places of the columns that are ranked within the slate, in the order of :data:`features.slate.OWN`."""
+    place = {name: number for number, name in enumerate(schema().names)}
+    return [place[name] for name in slate.OWN]
 
 
 def _configurable(nodes: ConfigurableNodes) -> Float32Array:

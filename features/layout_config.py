@@ -30,41 +30,35 @@ BLOCK: Final = Block(
 )
 
 
+#: Whole numbers that a (node, row) pair adds to the pools: slots, their squares, and whether any slot is set.
+N_POOLED: Final = 2 * len(LAYOUT_CONFIG) + 1
+
+
+def pooled_values(rows: IntArray) -> NDArray[np.int32]:
+    """What every row adds, int32 (rows, N_POOLED), of int64 (rows, 18)."""
+    return np.concatenate([rows, rows * rows, (rows >= 0).any(axis=1, keepdims=True)], axis=1).astype(np.int32)
+
+
 @kernel()
-def _pool(codes, offsets, rows, configured, out):  # type: ignore[no-untyped-def]
-    n_configs, n_nodes = codes.shape
-    width = rows.shape[1]
-    total = np.empty(width, np.int64)
-    square = np.empty(width, np.int64)
+def _pool(totals, n_nodes, out):  # type: ignore[no-untyped-def]
+    n_configs, width = len(totals), totals.shape[1] // 2
     for config in range(n_configs):
-        total[:] = 0
-        square[:] = 0
-        n_set = 0
-        for node in range(n_nodes):
-            row = offsets[node] + codes[config, node]
-            n_set += configured[row]
-            for slot in range(width):
-                total[slot] += rows[row, slot]
-                square[slot] += rows[row, slot] * rows[row, slot]
         for slot in range(width):
-            mean = total[slot] / n_nodes
+            mean = totals[config, slot] / n_nodes
             out[config, slot] = mean
-            out[config, width + slot] = np.sqrt(max(square[slot] / n_nodes - mean * mean, 0.0))
-        out[config, 2 * width] = n_set / n_nodes
-        out[config, 2 * width + 1] = n_set == 0
+            out[config, width + slot] = np.sqrt(max(totals[config, width + slot] / n_nodes - mean * mean, 0.0))
+        out[config, 2 * width] = totals[config, 2 * width] / n_nodes
+        out[config, 2 * width + 1] = totals[config, 2 * width] == 0
 
 
-def pooled_config(codes: NDArray[np.uint16], offsets: IntArray, rows: IntArray, out: Float32Array) -> None:
+def pooled_config(totals: NDArray[np.int32], n_nodes: int, out: Float32Array) -> None:
     """Fill in the block's columns.
 
     Parameters
     ----------
-    codes : uint16 (b, nodes)
-        Coded configurations (:class:`features.layout_rows.RowTable`).
-    offsets : int64 (nodes + 1,)
-        First row of every node.
-    rows : int64 (rows, 18)
-        The distinct rows of all nodes.
+    totals : int32 (b, N_POOLED)
+        Sums of :func:`pooled_values` over the nodes.
+    n_nodes : int
     out : float32 (b, len(BLOCK))
     """
-    _pool(codes, offsets, rows, (rows >= 0).any(axis=1), out)
+    _pool(totals, n_nodes, out)

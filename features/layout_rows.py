@@ -1,63 +1,98 @@
 """Dictionary coding of layout configurations: a node takes few distinct rows, however many configurations there are.
 
-A row is 18 slots of -1..5, three bits each, 54 bits: one integer.  Every node keeps the rows seen so far in order of
-appearance; a configuration becomes one small number per node.
+A row is 18 float32 slots, as files have them: nine machine words, compared as they are.  Its values are looked at only
+when it is seen for the first time.  Rows of all nodes are numbered together in order of appearance, so tables indexed
+by them grow at their end; a configuration becomes one number per node.
 """
 
 from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from features._jit import kernel
-from features.hlo import LAYOUT_CONFIG
+from features.hlo import LAYOUT_CONFIG, MAX_RANK
 
 IntArray = NDArray[np.int64]
-Codes = NDArray[np.uint16]
+Codes = NDArray[np.uint32]
 
 _WIDTH = len(LAYOUT_CONFIG)
-_FIRST_CAPACITY = 8
-_MAX_CAPACITY = 1 << 16
+_WORDS = _WIDTH // 2
+#: Chains of rows per node: with the usual two to nine rows most chains hold one.
+_CHAIN_BITS = 6
+_FIRST_ROWS = 1024
+_WHOLE, _FULL, _INVALID = 0, 1, 2
 
 
 @kernel()
-def _encode(block, first, keys, counts, used, codes, digests):  # type: ignore[no-untyped-def]
-    """Code configurations from ``first`` on; returns where a node's table is full, or the number of configurations."""
-    n_configs, n_nodes, width = block.shape
-    capacity = keys.shape[1]
+def _encode(  # type: ignore[no-untyped-def]
+    words, slots, first, factors, marks, heads, following, rows, counts, used, codes, digests
+):
+    """Code configurations from ``first`` on; returns the number of the one that stopped it, and why."""
+    n_configs, n_nodes = words.shape[:2]
+    shift = np.uint64(64 - _CHAIN_BITS)
+    proper = np.empty(_WIDTH, np.float32)
+    proper_words = proper.view(np.uint64)
     for config in range(first, n_configs):
-        for node in range(n_nodes):  # a full table must be found before anything of this configuration is counted
-            key = np.uint64(0)
-            for slot in range(width):
-                key = (key << np.uint64(3)) | np.uint64(block[config, node, slot] + 1)
-            place = 0
-            while place < used[node] and keys[node, place] != key:
-                place += 1
-            if place == used[node]:
-                if place == capacity:
-                    return config
-                keys[node, place] = key
-                used[node] += 1
-            codes[config, node] = place
-        low, high = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
         for node in range(n_nodes):
-            place = codes[config, node]
-            counts[node, place] += 1
-            low = (low ^ np.uint64(place)) * np.uint64(0xFF51AFD7ED558CCD)
-            low ^= low >> np.uint64(32)
-            high = (high + np.uint64(place)) * np.uint64(0x9FB21C651E98DF25)
-            high ^= high >> np.uint64(29)
+            state = np.uint64(0)
+            for word in range(_WORDS):
+                state += words[config, node, word] * factors[word]
+            row = heads[node, state >> shift]
+            while row >= 0:
+                differs = np.uint64(0)
+                for word in range(_WORDS):
+                    differs |= words[config, node, word] ^ rows[row, word]
+                if differs == 0:
+                    break
+                row = following[row]
+            if row < 0:
+                state = np.uint64(0)
+                for slot in range(_WIDTH):
+                    value = slots[config, node, slot]
+                    if not (-1 <= value < MAX_RANK and value == np.floor(value)):
+                        return config, _INVALID
+                    proper[slot] = value + np.float32(0)  # -0.0 becomes 0.0, its equal
+                for word in range(_WORDS):
+                    state += proper_words[word] * factors[word]
+                row, last = heads[node, state >> shift], -1
+                while row >= 0:
+                    differs = np.uint64(0)
+                    for word in range(_WORDS):
+                        differs |= proper_words[word] ^ rows[row, word]
+                    if differs == 0:
+                        break
+                    row, last = following[row], row
+                if row < 0:
+                    row = used[0]
+                    if row == len(rows):
+                        return config, _FULL
+                    rows[row] = proper_words
+                    following[row] = -1
+                    if last < 0:
+                        heads[node, state >> shift] = row
+                    else:
+                        following[last] = row
+                    used[0] += 1
+            codes[config, node] = row
+        low, high = np.uint64(0), np.uint64(0)
+        for node in range(n_nodes):  # only now: a configuration that is begun again must not be counted twice
+            row = codes[config, node]
+            counts[row] += 1
+            low += marks[row, 0]
+            high += marks[row, 1]
         digests[config, 0], digests[config, 1] = low, high
-    return n_configs
+    return n_configs, _WHOLE
 
 
 @kernel()
-def _unpack(keys, width, out):  # type: ignore[no-untyped-def]
-    for row in range(len(keys)):
-        key = keys[row]
-        for slot in range(width):
-            shift = np.uint64(3 * (width - 1 - slot))
-            out[row, slot] = np.int64((key >> shift) & np.uint64(7)) - 1
+def _owners(codes, owner):  # type: ignore[no-untyped-def]
+    for config in range(len(codes)):
+        for node in range(codes.shape[1]):
+            owner[codes[config, node]] = node
 
 
 class RowTable:
@@ -70,65 +105,114 @@ class RowTable:
     """
 
     def __init__(self, n_nodes: int) -> None:
-        self._keys = np.zeros((n_nodes, _FIRST_CAPACITY), np.uint64)
-        self._counts = np.zeros((n_nodes, _FIRST_CAPACITY), np.int64)
-        self._used = np.zeros(n_nodes, np.int64)
-        self.n_configs = 0
+        self.n_nodes = n_nodes
+        self._discovered: deque[tuple[IntArray, IntArray]] = deque()
+        self._heads = np.full((n_nodes, 1 << _CHAIN_BITS), -1, np.int32)
+        self._factors = _random_words(_WORDS, 0) | np.uint64(1)
+        self._used = np.zeros(1, np.int64)
+        self._rows = np.zeros((0, _WORDS), np.uint64)
+        self._owner = np.zeros(0, np.int64)
+        self._counts = np.zeros(0, np.int64)
+        self._following = np.zeros(0, np.int32)
+        self._marks = np.zeros((0, 2), np.uint64)
+        self._grow(_FIRST_ROWS)
 
-    def encode(self, block: NDArray[np.int8]) -> tuple[Codes, NDArray[np.uint64]]:
+    def __len__(self) -> int:
+        return int(self._used[0])
+
+    def encode(self, block: NDArray[np.float32] | NDArray[np.int8]) -> tuple[Codes, NDArray[np.uint64]]:
         """Code a block of configurations.
 
         Parameters
         ----------
-        block : int8 (b, nodes, 18)
-            Values -1..5.
+        block : float32 or int8 (b, nodes, 18)
 
         Returns
         -------
-        codes : uint16 (b, nodes)
-            Number of the row in the node's table.
+        codes : uint32 (b, nodes)
+            Number of the row among the rows of all nodes.
         digests : uint64 (b, 2)
             128 bits that are equal where the codes are.
 
         Raises
         ------
         ValueError
-            If one node takes more than 65,536 distinct rows.
+            For a value that is no whole number in -1 … 5.
         """
-        codes = np.zeros(block.shape[:2], np.uint16)
-        digests = np.zeros((len(block), 2), np.uint64)
-        done = 0
-        while (done := _encode(block, done, self._keys, self._counts, self._used, codes, digests)) < len(block):
-            capacity = self._keys.shape[1]
-            if capacity == _MAX_CAPACITY:
-                raise ValueError(f"a configurable node has more than {_MAX_CAPACITY} distinct layouts")
-            self._keys = np.concatenate([self._keys, np.zeros_like(self._keys)], axis=1)
-            self._counts = np.concatenate([self._counts, np.zeros_like(self._counts)], axis=1)
-        self.n_configs += len(block)
+        slots = np.ascontiguousarray(block, np.float32)
+        words = slots.view(np.uint64)
+        codes = np.zeros(slots.shape[:2], np.uint32)
+        digests = np.zeros((len(slots), 2), np.uint64)
+        known, done, why = len(self), 0, _FULL
+        while True:
+            done, why = _encode(
+                words, slots, done, self._factors, self._marks, self._heads, self._following, self._rows,
+                self._counts, self._used, codes, digests,
+            )  # fmt: skip
+            if why != _FULL:
+                break
+            self._grow(2 * len(self._rows))
+        if why == _INVALID:
+            raise ValueError(f"configuration {done} has a value that is no whole number in -1 to {MAX_RANK - 1}")
+        if len(self) > known:
+            _owners(codes, self._owner)
+            self._discovered.append((self._unpacked(known), self._owner[known : len(self)].copy()))
         return codes, digests
-
-    @property
-    def offsets(self) -> IntArray:
-        """First row of every node when the tables stand one after the other, int64 (nodes + 1,)."""
-        return np.concatenate([[0], np.cumsum(self._used)])
 
     @property
     def owner(self) -> IntArray:
         """Node of every row, int64 (rows,)."""
-        return np.repeat(np.arange(len(self._used)), self._used)
+        return self._owner[: len(self)]
 
     @property
-    def rows(self) -> NDArray[np.int64]:
+    def rows(self) -> IntArray:
         """All distinct rows, int64 (rows, 18)."""
-        keys = self._keys[self._taken()]
-        out = np.empty((len(keys), _WIDTH), np.int64)
-        _unpack(keys, _WIDTH, out)
-        return out
+        return self._unpacked(0)
+
+    def discovered(self) -> Iterator[tuple[IntArray, IntArray]]:
+        """Rows, int64 (rows, 18), and their nodes, int64 (rows,), not handed out yet, in order.
+
+        May run in another thread than :meth:`encode`: the rows of a block are there when it returns.
+        """
+        while self._discovered:
+            yield self._discovered.popleft()
 
     @property
     def counts(self) -> IntArray:
         """Configurations that hold each row, int64 (rows,)."""
-        return self._counts[self._taken()]
+        return self._counts[: len(self)]
 
-    def _taken(self) -> NDArray[np.bool_]:
-        return np.arange(self._keys.shape[1]) < self._used[:, None]
+    def _unpacked(self, first: int) -> IntArray:
+        return self._rows[first : len(self)].view(np.float32).astype(np.int64)
+
+    def _grow(self, capacity: int) -> None:
+        extra = capacity - len(self._rows)
+        self._rows = np.concatenate([self._rows, np.zeros((extra, _WORDS), np.uint64)])
+        self._owner = np.concatenate([self._owner, np.zeros(extra, np.int64)])
+        self._counts = np.concatenate([self._counts, np.zeros(extra, np.int64)])
+        self._following = np.concatenate([self._following, np.full(extra, -1, np.int32)])
+        self._marks = np.concatenate([self._marks, _random_words(2 * extra, capacity).reshape(extra, 2)])
+
+
+def first_equal(digests: NDArray[np.uint64]) -> IntArray:
+    """Number of the first configuration equal to each, int64 (c,).
+
+    Parameters
+    ----------
+    digests : uint64 (c, 2)
+        Of :meth:`RowTable.encode`.
+
+    Raises
+    ------
+    RuntimeError
+        When two different configurations share half of a digest (one slate in 10^9 of the largest).
+    """
+    _, first, inverse = np.unique(digests[:, 0], return_index=True, return_inverse=True)
+    equal = first[inverse.reshape(-1)].astype(np.int64)
+    if (digests[equal, 1] != digests[:, 1]).any():
+        raise RuntimeError("two different configurations share half of a digest")
+    return equal
+
+
+def _random_words(count: int, seed: int) -> NDArray[np.uint64]:
+    return np.random.default_rng(seed).integers(0, 1 << 64, count, np.uint64, endpoint=False)

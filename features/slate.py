@@ -1,21 +1,19 @@
 """A configuration relative to the other configurations of its graph.
 
 The search that made a ``default`` collection is genetic, so a row that many configurations share is probably good
-(11th place of the Kaggle competition).  Ranks and z-scores need the whole slate: the main aggregates are collected
-while vectors are made, and filled in when all are known.
+(11th place of the Kaggle competition).  Frequencies, ranks and z-scores need the whole slate.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from features._jit import kernel
 from features.layout_nodes import NODE_CLASSES
-from features.layout_rows import Codes
 from features.schema import Block, Column, Float32Array
 
 IntArray = NDArray[np.int64]
@@ -35,8 +33,10 @@ MAIN: Final = (
     "copies.all.soft.bytes",
     "slate.all.frequency.count",
 )
+#: Those of them that are columns of other blocks; the last comes with the frequencies.
+OWN: Final = MAIN[:-1]
 _GROUPS: Final = (*NODE_CLASSES, "all")
-_N_FREQUENCY: Final = 3 * len(_GROUPS) + 1
+N_FREQUENCY: Final = 3 * len(_GROUPS) + 1
 
 BLOCK: Final = Block(
     "slate",
@@ -70,19 +70,14 @@ class Frequencies:
 
     Parameters
     ----------
-    log_share : float64 (rows,)
-        log2 of the share of configurations that hold the row.
-    modal : bool (rows,)
-        Whether no other row of the node is more frequent.
-    weight : float64 (nodes, 2)
-        Weight of each node within its class, by count and by bytes.
+    of_row : float64 (rows, 4)
+        log2 of the share of configurations that hold the row, times the node's weight within its class by count and by
+        bytes; the weight by count where no other row of the node is more frequent, else 0; the bare log2.
     ratio : float64 (classes, 2)
         Weight of each class within all nodes.
     """
 
-    log_share: FloatArray
-    modal: NDArray[np.bool_]
-    weight: FloatArray
+    of_row: FloatArray
     ratio: FloatArray
 
 
@@ -103,105 +98,75 @@ def frequencies(counts: IntArray, owner: IntArray, nbytes: FloatArray, classes: 
     weight = np.stack([np.ones(n_nodes), nbytes], axis=1)
     of_class = np.stack([weight[classes == number].sum(axis=0) for number in range(len(NODE_CLASSES))])
     whole = of_class.sum(axis=0)
+    share = np.log2(counts / total[owner])
+    within = (weight / np.where(of_class > 0, of_class, 1.0)[classes])[owner]
+    modal = np.where(counts == top[owner], within[:, 0], 0.0)
     return Frequencies(
-        np.log2(counts / total[owner]),
-        counts == top[owner],
-        weight / np.where(of_class > 0, of_class, 1.0)[classes],
+        np.stack([share * within[:, 0], share * within[:, 1], modal, share], axis=1),
         of_class / np.where(whole > 0, whole, 1.0),
     )
 
 
 @kernel()
-def _row_frequencies(codes, offsets, classes, log_share, modal, weight, ratio, out):  # type: ignore[no-untyped-def]
+def _row_frequencies(codes, classes, of_row, ratio, out):  # type: ignore[no-untyped-def]
     n_configs, n_nodes = codes.shape
     n_classes = len(ratio)
+    sums = np.empty((n_classes + 1, 3))
     for config in range(n_configs):
         rarest = 0.0
+        sums[:] = 0
         for node in range(n_nodes):
-            row = offsets[node] + codes[config, node]
-            place = 3 * classes[node]
-            out[config, place] += log_share[row] * weight[node, 0]
-            out[config, place + 1] += log_share[row] * weight[node, 1]
-            if modal[row]:
-                out[config, place + 2] += weight[node, 0]
-            rarest = min(rarest, log_share[row])
-        for number in range(n_classes):
+            row, own = codes[config, node], classes[node]
             for kind in range(3):
-                share = ratio[number, 1 if kind == 1 else 0]
-                out[config, 3 * n_classes + kind] += out[config, 3 * number + kind] * share
+                sums[own, kind] += of_row[row, kind]
+            rarest = min(rarest, of_row[row, 3])
+        for own in range(n_classes):
+            for kind in range(3):
+                sums[n_classes, kind] += sums[own, kind] * ratio[own, 1 if kind == 1 else 0]
+        for own in range(n_classes + 1):
+            for kind in range(3):
+                out[config, 3 * own + kind] = sums[own, kind]
         out[config, 3 * n_classes + 3] = rarest
 
 
-def row_frequencies(codes: Codes, offsets: IntArray, classes: IntArray, of: Frequencies, out: Float32Array) -> None:
-    """Fill in the frequency columns of the block.
+def row_frequencies(codes: NDArray[np.unsignedinteger[Any]], classes: IntArray, of: Frequencies) -> Float32Array:
+    """Frequency columns of the block, float32 (b, N_FREQUENCY).
 
     Parameters
     ----------
-    codes : uint16 (b, nodes)
-    offsets : int64 (nodes + 1,)
+    codes : uint16 or uint32 (b, nodes)
     classes : int64 (nodes,)
     of : Frequencies
-    out : float32 (b, len(BLOCK))
-        The block's section of the feature matrix, zeros.
     """
-    sums = np.zeros((len(codes), _N_FREQUENCY))
-    _row_frequencies(codes, offsets, classes, of.log_share, of.modal, of.weight, of.ratio, sums)
-    out[:, :_N_FREQUENCY] = sums
+    out = np.empty((len(codes), N_FREQUENCY), np.float32)
+    _row_frequencies(codes, classes, of.of_row, of.ratio, out)
+    return out
 
 
-class SlateRanks:
-    """Collects the main aggregates of a slate and fills in its ranks, z-scores and duplicate counts.
+def slate_columns(own: Float32Array, frequency: Float32Array, duplicate_of: IntArray) -> Float32Array:
+    """All columns of the block, float32 (c, len(BLOCK)).
 
     Parameters
     ----------
-    columns : tuple of str
-        Full names of the feature matrix's columns.
-    n_configs : int
-        Configurations of the slate.
+    own : float32 (c, len(OWN))
+        Columns :data:`OWN` of the whole slate.
+    frequency : float32 (c, N_FREQUENCY)
+        Of :func:`row_frequencies`.
+    duplicate_of : int64 (c,)
+        First identical configuration of each.
     """
-
-    def __init__(self, columns: tuple[str, ...], n_configs: int) -> None:
-        place = {name: number for number, name in enumerate(columns)}
-        self._main = [place[name] for name in MAIN]
-        self._first = place[BLOCK.names[_N_FREQUENCY]]
-        self._values = np.zeros((n_configs, len(MAIN)), np.float32)
-        self._filled: Float32Array | None = None
-
-    def collect(self, first: int, rows: Float32Array) -> None:
-        """Note the aggregates of a block of feature vectors that starts at row ``first``."""
-        self._values[first : first + len(rows)] = rows[:, self._main]
-
-    def close(self, duplicate_of: IntArray) -> None:
-        """Work out the slate columns when all blocks are collected.
-
-        Parameters
-        ----------
-        duplicate_of : int64 (c,)
-            First identical configuration of each.
-        """
-        filled = np.empty((len(self._values), 1 + 2 * len(MAIN)), np.float32)
-        filled[:, 0] = np.log2(np.bincount(duplicate_of, minlength=len(duplicate_of))[duplicate_of])
-        for place in range(len(MAIN)):
-            values = self._values[:, place].astype(np.float64)
-            filled[:, 1 + 2 * place] = mean_ranks(values)
-            spread = values.std()
-            # Sums of equal terms in float32 leave dust; a spread that small is none.
-            scale = spread if spread > 1e-6 * max(1.0, float(np.abs(values).max(initial=0.0))) else np.inf
-            filled[:, 2 + 2 * place] = (values - values.mean()) / scale
-        self._filled = filled
-
-    def fill(self, first: int, rows: Float32Array) -> None:
-        """Write the slate columns into a block of feature vectors that starts at row ``first``.
-
-        Raises
-        ------
-        RuntimeError
-            Before :meth:`close`.
-        """
-        if self._filled is None:
-            raise RuntimeError("slate ranks are known only when the slate is closed")
-        width = self._filled.shape[1]
-        rows[:, self._first : self._first + width] = self._filled[first : first + len(rows)]
+    out = np.empty((len(own), len(BLOCK)), np.float32)
+    out[:, :N_FREQUENCY] = frequency
+    out[:, N_FREQUENCY] = np.log2(np.bincount(duplicate_of, minlength=len(duplicate_of))[duplicate_of])
+    last = frequency[:, BLOCK.names.index(MAIN[-1])]
+    for place, column in enumerate([*own.T, last]):
+        values = column.astype(np.float64)
+        out[:, N_FREQUENCY + 1 + 2 * place] = mean_ranks(values)
+        spread = values.std()
+        # Sums of equal terms in float32 leave dust; a spread that small is none.
+        scale = spread if spread > 1e-6 * max(1.0, float(np.abs(values).max(initial=0.0))) else np.inf
+        out[:, N_FREQUENCY + 2 + 2 * place] = (values - values.mean()) / scale
+    return out
 
 
 def mean_ranks(values: FloatArray) -> FloatArray:

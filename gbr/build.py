@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gbr import check_features
+from gbr._layout_build import LayoutColumns
 from gbr.errors import DataError, GbrError, UsageError
 from gbr.graphs import Graph, read_graph
 from gbr.npz import NpzFile
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
 _GRAPHS_PER_PROCESS: Final = {"tile": 64, "layout": 2}
 _SECONDS_BETWEEN_RECORDS: Final = 5.0
 _LEFTOVER_SECONDS: Final = 24 * 3600
-#: Layout configurations described at once.
-_ROWS_AT_ONCE: Final = 4096
 
 Advance = Callable[[int], None]
 Progress = Callable[[int], AbstractContextManager[Advance]]
@@ -359,31 +358,8 @@ def _tile(graph: Graph) -> Features:
 
 
 def _layout(graph: Graph) -> Features:
-    """Two passes over the slate, of which the second reads the codes that the first made of the configurations."""
-    from features.layout import LayoutExtractor
-    from features.slate import SlateRanks
-
-    assert graph.node_config_ids is not None
-    extractor = LayoutExtractor(_program(graph), graph.node_config_ids)
-    schema = extractor.schema
-    codes = np.empty((graph.n_configs, len(graph.node_config_ids)), np.uint16)
-    digests = np.empty((graph.n_configs, 2), np.uint64)
-    for first, block in graph.config_blocks():
-        rows = slice(first, first + len(block))
-        codes[rows], digests[rows] = extractor.observe(block)
-    duplicate_of = _first_rows(row.tobytes() for row in digests)
-    X = np.empty((graph.n_configs, len(schema)), np.float32)
-    ranks = SlateRanks(schema.names, graph.n_configs)
-    blocks = [slice(first, first + _ROWS_AT_ONCE) for first in range(0, graph.n_configs, _ROWS_AT_ONCE)]
-    for rows in blocks:
-        if (codes[rows] != codes[duplicate_of[rows]]).any():
-            raise GbrError(f"{graph.source}: two different configurations share a digest; report it with the file")
-        X[rows] = extractor(codes[rows])
-        ranks.collect(rows.start, X[rows])
-    ranks.close(duplicate_of)
-    for rows in blocks:
-        ranks.fill(rows.start, X[rows])
-    return schema, X, duplicate_of
+    with LayoutColumns(graph) as columns:
+        return columns.schema, columns.matrix(), columns.duplicate_of
 
 
 def _first_rows(keys: Iterable[bytes]) -> NDArray[np.int64]:

@@ -6,9 +6,8 @@ Format: Phothilimthana et al., "TpuGraphs: A Performance Prediction Dataset on L
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -89,7 +88,7 @@ class Graph:
     runtime: IntArray | None
     normalizer: IntArray | None
     repeat: IntArray | None
-    layouts: Callable[[int], Blocks] | None = field(default=None, repr=False)
+    layouts: _Layouts | None = field(default=None, repr=False)
 
     def config_blocks(self, rows: int | None = None) -> Blocks:
         """Configurations in blocks of whole rows, in order.
@@ -118,7 +117,34 @@ class Graph:
             return
         assert self.layouts is not None
         assert self.node_config_ids is not None
-        yield from self.layouts(rows or max(1, 8 * BLOCK_BYTES // (len(self.node_config_ids) * N_LAYOUT)))
+        yield from self.layouts.blocks(rows or max(1, 8 * BLOCK_BYTES // (len(self.node_config_ids) * N_LAYOUT)))
+
+    def stored_blocks(self) -> Blocks:
+        """Configurations of a ``layout`` graph as they are stored: of any number type, and not validated.
+
+        Yields
+        ------
+        int, array (b, nc, 18)
+            Number of the first row, and about 1 MiB of configurations.
+
+        Raises
+        ------
+        DataError
+            For a stream that is torn.
+        """
+        assert self.layouts is not None
+        return self.layouts.stored()
+
+    def narrow(self, first: int, block: NDArray[Any]) -> NDArray[np.int8]:
+        """Validate a block of :meth:`stored_blocks` that starts at row ``first``.
+
+        Raises
+        ------
+        DataError
+            For a layout value that is no whole number in -1 … 5.
+        """
+        assert self.layouts is not None
+        return self.layouts.narrow(first, block)
 
 
 class _Arrays(Protocol):
@@ -240,7 +266,7 @@ def _graph(name: str, arrays: _Arrays) -> Graph:
         if not len(ids) or len(np.unique(ids)) < len(ids):
             raise check.wrong("node_config_ids", "a node twice" if len(ids) else "no node", "distinct nodes")
         n_configs, *_ = check.shape("node_config_feat", (None, len(ids), N_LAYOUT), "iuf")
-        layouts = partial(_layout_blocks, check, (n_configs, len(ids), N_LAYOUT))
+        layouts = _Layouts(check, (n_configs, len(ids), N_LAYOUT))
         if "node_splits" in arrays.keys:
             splits = check.integers("node_splits", (1, None), low=0, high=n)[0]
     if not n_configs:
@@ -350,32 +376,44 @@ def _runtimes(check: _Checker, key: str, n_configs: int) -> IntArray | None:
     return values
 
 
-def _layout_blocks(check: _Checker, shape: tuple[int, ...], rows: int) -> Blocks:
-    """Gather the source's blocks, checked and narrowed to int8, into blocks of ``rows``."""
-    start = filled = 0
-    block = np.empty((min(rows, shape[0]), *shape[1:]), np.int8)
-    for first, piece in check.arrays.blocks("node_config_feat"):
-        narrow = _narrow(check, first, piece)
-        while len(narrow):
-            part, narrow = narrow[: len(block) - filled], narrow[len(block) - filled :]
-            block[filled : filled + len(part)] = part
-            filled += len(part)
-            if filled == len(block):
-                yield start, block
-                start += filled
-                filled = 0
-                block = np.empty((min(rows, shape[0] - start), *shape[1:]), np.int8)
+class _Layouts:
+    """The configurations of a layout graph, where they are stored."""
 
+    def __init__(self, check: _Checker, shape: tuple[int, ...]) -> None:
+        self._check = check
+        self._shape = shape
 
-def _narrow(check: _Checker, first: int, piece: NDArray[Any]) -> NDArray[np.int8]:
-    with np.errstate(invalid="ignore"):
-        narrow = piece.astype(np.int8)
-    low, high = LAYOUT_RANGE
-    # The comparison catches fractions, NaN, and whatever wrapped around.
-    if (narrow == piece).all() and narrow.min() >= low and narrow.max() <= high:
-        return narrow
-    wrong = (narrow != piece) | (narrow < low) | (narrow > high)
-    row, node, slot = (int(place) for place in np.argwhere(wrong)[0])
-    raise check.wrong(
-        "node_config_feat", f"{piece[row, node, slot]} at {(first + row, node, slot)}", f"whole numbers {low} to {high}"
-    )
+    def stored(self) -> Blocks:
+        return self._check.arrays.blocks("node_config_feat")
+
+    def blocks(self, rows: int) -> Blocks:
+        """Gather the stored blocks, checked and narrowed to int8, into blocks of ``rows``."""
+        n_configs, *row = self._shape
+        start = filled = 0
+        block = np.empty((min(rows, n_configs), *row), np.int8)
+        for first, piece in self.stored():
+            narrow = self.narrow(first, piece)
+            while len(narrow):
+                part, narrow = narrow[: len(block) - filled], narrow[len(block) - filled :]
+                block[filled : filled + len(part)] = part
+                filled += len(part)
+                if filled == len(block):
+                    yield start, block
+                    start += filled
+                    filled = 0
+                    block = np.empty((min(rows, n_configs - start), *row), np.int8)
+
+    def narrow(self, first: int, piece: NDArray[Any]) -> NDArray[np.int8]:
+        with np.errstate(invalid="ignore"):
+            narrow = piece.astype(np.int8)
+        low, high = LAYOUT_RANGE
+        # The comparison catches fractions, NaN, and whatever wrapped around.
+        if (narrow == piece).all() and narrow.min() >= low and narrow.max() <= high:
+            return narrow
+        wrong = (narrow != piece) | (narrow < low) | (narrow > high)
+        row, node, slot = (int(place) for place in np.argwhere(wrong)[0])
+        raise self._check.wrong(
+            "node_config_feat",
+            f"{piece[row, node, slot]} at {(first + row, node, slot)}",
+            f"whole numbers {low} to {high}",
+        )

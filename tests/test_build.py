@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gbr import _layout_build
 from gbr import build as room
 from gbr.build import BuildReport, build, extract, schema_of, shared_columns
 from gbr.errors import DataError, StoreError, UsageError
@@ -112,7 +113,10 @@ def test_zero_equals_minus_zero() -> None:
 def test_layouts_in_blocks_are_layouts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = graph_from_arrays("x", layout_arrays(50))
     _, whole, duplicates = extract(graph)
-    monkeypatch.setattr(room, "_ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(_layout_build, "ROWS_PER_GROUP", 7)
+    monkeypatch.setattr(_layout_build, "_CODES_AT_ONCE", 5)
+    monkeypatch.setattr(_layout_build, "_SPOOL_BYTES", 100)
+    monkeypatch.setattr("gbr.graphs.BLOCK_BYTES", 3 * 72)
     _, parts, again = extract(graph)
     np.testing.assert_array_equal(parts, whole)
     np.testing.assert_array_equal(again, duplicates)

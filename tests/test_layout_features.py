@@ -14,11 +14,11 @@ from scipy.stats import rankdata, zscore
 from features import copies, slate
 from features.graph import Program
 from features.hlo import LAYOUT_CONFIG
-from features.layout import LAYOUT, LayoutExtractor, schema
+from features.layout import LAYOUT, N_OWN, N_PER_CONFIG, LayoutExtractor, ranked, schema
 from features.layout_nodes import configurable_nodes
-from features.layout_rows import RowTable
+from features.layout_rows import RowTable, first_equal
 from features.metagraph import meta_graph
-from features.slate import MAIN, SlateRanks, mean_ranks
+from features.slate import MAIN, mean_ranks, slate_columns
 from features.tensors import Tensors
 from tests import reference_layout
 from tests.programs import Sketch
@@ -83,9 +83,17 @@ def any_configs(draw: st.DrawFn) -> np.ndarray:
 
 def vectors(configs: np.ndarray, block: int | None = None) -> np.ndarray:
     extract = LayoutExtractor(PROGRAM, IDS)
-    size = block or len(configs)
-    coded = [extract.observe(configs[first : first + size])[0] for first in range(0, len(configs), size)]
-    return np.concatenate([extract(codes) for codes in coded])
+    if block is None:
+        return extract.vectors(configs)
+    seen = [extract.observe(configs[first : first + block]) for first in range(0, len(configs), block)]
+    codes, digests = (np.concatenate(parts) for parts in zip(*seen, strict=True))
+    out = np.empty((len(configs), len(schema())), np.float32)
+    for first in range(0, len(configs), block):
+        extract.describe(codes[first : first + block], out[first : first + block, :N_OWN])
+    of_slate = slate_columns(out[:, ranked()], extract.frequencies(codes, extract.usual()), first_equal(digests))
+    out[:, N_OWN:N_PER_CONFIG] = of_slate
+    out[:, N_PER_CONFIG:] = extract.shared
+    return out
 
 
 def section(rows: np.ndarray, name: str) -> np.ndarray:
@@ -167,7 +175,8 @@ def test_permuted_configurations_give_permuted_vectors(configs: np.ndarray, rand
 def test_row_table_gives_back_what_it_was_given(configs: np.ndarray) -> None:
     table = RowTable(len(IDS))
     codes, digests = table.encode(configs)
-    rows = table.rows[table.offsets[:-1] + codes]
+    rows = table.rows[codes]
+    np.testing.assert_array_equal(table.owner[codes], np.broadcast_to(np.arange(len(IDS)), codes.shape))
     np.testing.assert_array_equal(rows, configs)
     same = (configs[:, None] == configs[None]).all(axis=(2, 3))
     np.testing.assert_array_equal(same, (digests[:, None] == digests[None]).all(axis=2))
@@ -186,14 +195,7 @@ def test_row_table_grows() -> None:
 @settings(max_examples=25, deadline=None)
 @given(any_configs())
 def test_slate_block_is_relative_to_the_whole_slate(configs: np.ndarray) -> None:
-    extract = LayoutExtractor(PROGRAM, IDS)
-    codes, _ = extract.observe(configs)
-    rows = extract(codes)
-    first = [next(other for other in range(len(configs)) if (configs[other] == own).all()) for own in configs]
-    ranks = SlateRanks(schema().names, len(configs))
-    ranks.collect(0, rows)
-    ranks.close(np.array(first))
-    ranks.fill(0, rows)
+    rows = vectors(configs)
     value = {name: rows[:, number].astype(float) for number, name in enumerate(schema().names)}
     shares = np.array(
         [[(configs[:, place] == own[place]).all(axis=1).mean() for place in range(len(IDS))] for own in configs]
@@ -216,12 +218,6 @@ def test_mean_ranks_of_ties_and_singles() -> None:
     assert mean_ranks(np.array([2.0, 2.0])).tolist() == [0.5, 0.5]
 
 
-def test_slate_ranks_need_the_whole_slate() -> None:
-    ranks = SlateRanks(schema().names, 1)
-    with pytest.raises(RuntimeError, match="when the slate is closed"):
-        ranks.fill(0, np.zeros((1, len(schema())), np.float32))
-
-
 def test_types_and_reach_are_shares() -> None:
     configs = np.full((2, len(IDS), 18), -1, np.int8)
     configs[1, 0, 0] = 2
@@ -241,7 +237,7 @@ def test_real_files_have_finite_vectors(shared_data: Path) -> None:
             )
             extract = LayoutExtractor(program, data["node_config_ids"])
             configs = data["node_config_feat"][:64].astype(np.int8)
-        rows = extract(extract.observe(configs)[0])
+        rows = extract.vectors(configs)
         assert np.isfinite(rows).all()
         # Every configured layout must name dimensions of the tensor it was assigned to.
         nodes = extract._nodes

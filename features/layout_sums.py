@@ -1,0 +1,191 @@
+"""Sums over the configurable nodes of what their rows are worth: the columns of the layout, types and reach blocks.
+
+Nodes that are alike (one class, shape, layout and size) and take the same row add the same.  Such a (kind of node, row)
+pair is a *term*: a configuration is counted into terms, one step per node, and then summed over terms.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features._jit import kernel
+from features.layout_config import N_POOLED, pooled_config, pooled_values
+from features.layout_nodes import N_BINS, NODE_CLASSES, TENSOR_ROLES, VALUES, ConfigurableNodes, RowValues
+from features.schema import Float32Array
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+
+N_WEIGHTS: Final = 3
+N_SUMS: Final = 5
+N_LARGEST: Final = 2
+N_VALUES: Final = len(TENSOR_ROLES) * len(VALUES) * N_WEIGHTS
+_N_CLASSES: Final = len(NODE_CLASSES)
+
+
+@kernel()
+def _aggregate(  # type: ignore[no-untyped-def]
+    codes, term_of, is_set, n_terms, classes, weighted, pooled, sums, largest, bins, buckets, reached, ratio,
+    n_nodes_of, out_pooled, out_values, out_sums, out_largest, out_bins, out_types, out_reach,
+):  # fmt: skip
+    n_configs, n_nodes = codes.shape
+    n_reached = reached.shape[1]
+    counts = np.zeros(n_terms, np.int32)
+    values = np.empty((_N_CLASSES, N_VALUES), np.float32)
+    totals = np.empty((_N_CLASSES, N_SUMS))
+    tops = np.empty((_N_CLASSES, N_LARGEST), np.float32)
+    near = np.empty(n_reached, np.float32)
+    pools = np.empty(N_POOLED, np.int32)
+    for config in range(n_configs):
+        near[:] = 0
+        for node in range(n_nodes):
+            row = codes[config, node]
+            counts[term_of[row]] += 1
+            flag = is_set[row]
+            for place in range(n_reached):
+                near[place] += flag * reached[node, place]
+        for place in range(n_reached):
+            out_reach[config, place] = near[place]
+        pools[:] = 0
+        values[:] = 0
+        totals[:] = 0
+        tops[:] = 0
+        for term in range(n_terms):
+            count = counts[term]
+            if count == 0:
+                continue
+            counts[term] = 0
+            times = np.float32(count)
+            own = classes[term]
+            for place in range(N_VALUES):
+                values[own, place] += times * weighted[term, place]
+            for place in range(N_POOLED):
+                pools[place] += count * pooled[term, place]
+            for place in range(N_SUMS):
+                totals[own, place] += count * sums[term, place]
+            for place in range(N_LARGEST):
+                tops[own, place] = max(tops[own, place], largest[term, place])
+            step = np.float32(count / n_nodes_of[own])
+            out_bins[config, 2 * N_BINS * own + bins[term, 0]] += step
+            out_bins[config, 2 * N_BINS * own + N_BINS + bins[term, 1]] += step
+            out_types[config, buckets[term]] += np.float32(count / n_nodes)
+        for place in range(N_POOLED):
+            out_pooled[config, place] = pools[place]
+        for own in range(_N_CLASSES):
+            for place in range(N_VALUES):
+                out_values[config, own * N_VALUES + place] = values[own, place]
+                out_values[config, _N_CLASSES * N_VALUES + place] += values[own, place] * ratio[own, place]
+            for place in range(N_SUMS):
+                out_sums[config, own * N_SUMS + place] = np.log2(1.0 + totals[own, place])
+            for place in range(N_LARGEST):
+                out_largest[config, own * N_LARGEST + place] = tops[own, place]
+        for place in range(N_SUMS):
+            total = 0.0
+            for own in range(_N_CLASSES):
+                total += totals[own, place]
+            out_sums[config, _N_CLASSES * N_SUMS + place] = np.log2(1.0 + total)
+        for place in range(N_LARGEST):
+            top = np.float32(0)
+            for own in range(_N_CLASSES):
+                top = max(top, tops[own, place])
+            out_largest[config, _N_CLASSES * N_LARGEST + place] = top
+
+
+class Terms:
+    """What every distinct (kind of node, row) adds; grows as rows are discovered.
+
+    Parameters
+    ----------
+    nodes : ConfigurableNodes
+    reached : float32 (nodes, columns)
+        What a node that is set adds to the reach block.
+    """
+
+    def __init__(self, nodes: ConfigurableNodes, reached: Float32Array) -> None:
+        self._nodes = nodes
+        self._reached = reached
+        self._there = nodes.rank >= 0
+        weights = np.stack([self._there, nodes.nbytes, np.where(self._there, nodes.flops[:, None], 0.0)], axis=2)
+        of_class = np.stack([weights[nodes.classes == number].sum(axis=0) for number in range(_N_CLASSES)])
+        self._shares = weights / np.where(of_class > 0, of_class, 1.0)[nodes.classes]
+        whole = of_class.sum(axis=0)
+        ratio = of_class / np.where(whole > 0, whole, 1.0)
+        self._ratio = _flat(np.repeat(ratio[:, :, None, :], len(VALUES), axis=2))
+        self._n_nodes_of = np.maximum(np.bincount(nodes.classes, minlength=_N_CLASSES), 1).astype(np.float64)
+        alike = [
+            nodes.classes[:, None], nodes.rank, nodes.dims, nodes.own, nodes.nbytes.view(np.int64),
+            nodes.flops[:, None].view(np.int64), nodes.kind[:, None].view(np.int64),
+        ]  # fmt: skip
+        flat = np.concatenate([values.reshape(len(nodes), -1) for values in alike], axis=1)
+        self._kind = np.unique(flat, axis=0, return_inverse=True)[1].reshape(-1).tolist()
+        self._number: dict[tuple[int, bytes], int] = {}
+        self._term_of = np.zeros(0, np.int32)
+        self._is_set = np.zeros(0, np.float32)
+        self._classes = np.zeros(0, np.int64)
+        self._weighted = np.zeros((0, N_VALUES), np.float32)
+        self._pooled = np.zeros((0, N_POOLED), np.int32)
+        self._sums = np.zeros((0, N_SUMS))
+        self._largest = np.zeros((0, N_LARGEST), np.float32)
+        self._bins = np.zeros((0, 2), np.int64)
+        self._buckets = np.zeros(0, np.int64)
+
+    def add(self, rows: IntArray, owner: IntArray, values: RowValues) -> None:
+        """Take in newly discovered rows, int64 (rows, 18), of the nodes ``owner`` with what they mean."""
+        known = len(self._number)
+        numbers: list[int] = []
+        fresh: list[int] = []
+        for place, (node, row) in enumerate(zip(owner.tolist(), rows, strict=True)):
+            number = self._number.setdefault((self._kind[node], row.tobytes()), len(self._number))
+            numbers.append(number)
+            if number == known + len(fresh):
+                fresh.append(place)
+        self._term_of = np.concatenate([self._term_of, np.array(numbers, np.int32)])
+        self._is_set = np.concatenate([self._is_set, values.is_set.any(axis=1).astype(np.float32)])
+        if fresh:
+            self._extend(rows[fresh], owner[fresh], values, np.array(fresh))
+
+    def _extend(self, rows: IntArray, owner: IntArray, values: RowValues, at: IntArray) -> None:
+        nodes, of = self._nodes, values.values[at]
+        kept, minor_kept, padding, jump = (of[:, :, place] for place in (1, 3, 8, 9))
+        nbytes, here = nodes.nbytes[owner], self._there[owner]
+        moved = np.where(here, 1 - kept, 0) * nbytes
+        minor_moved = np.where(here, 1 - minor_kept, 0) * nbytes
+        padded = np.where(here, (2.0**padding - 1) * nbytes, 0.0)
+        computed = nodes.flops[owner] * (2.0 ** padding[:, 0] - 1)
+        totals = [moved.sum(axis=1), minor_moved.sum(axis=1), (nbytes * jump).sum(axis=1), padded.sum(axis=1), computed]
+        largest = np.stack([padding.max(axis=1), np.log2(1 + moved.max(axis=1))], axis=1).astype(np.float32)
+        weighted = _flat(of[:, :, :, None] * self._shares[owner][:, :, None, :])
+        self._classes = np.concatenate([self._classes, nodes.classes[owner]])
+        self._weighted = np.concatenate([self._weighted, weighted])
+        self._pooled = np.concatenate([self._pooled, pooled_values(rows)])
+        self._sums = np.concatenate([self._sums, np.stack(totals, axis=1)])
+        self._largest = np.concatenate([self._largest, largest])
+        self._bins = np.concatenate([self._bins, values.bins[at]])
+        self._buckets = np.concatenate([self._buckets, values.buckets[at]])
+
+    def aggregate(
+        self,
+        codes: NDArray[np.uint32],
+        config: Float32Array,
+        layout: Float32Array,
+        types: Float32Array,
+        reach: Float32Array,
+    ) -> None:
+        """Fill in the columns of four blocks: their sections, float32 (b, columns), of a matrix of zeros."""
+        widths = ((_N_CLASSES + 1) * N_VALUES, (_N_CLASSES + 1) * N_SUMS, (_N_CLASSES + 1) * N_LARGEST)
+        ends = np.cumsum(widths)
+        pools = np.empty((len(codes), N_POOLED), np.int32)
+        _aggregate(
+            codes, self._term_of, self._is_set, len(self._classes), self._classes, self._weighted, self._pooled,
+            self._sums, self._largest, self._bins, self._buckets, self._reached, self._ratio, self._n_nodes_of,
+            pools, layout[:, : ends[0]], layout[:, ends[0] : ends[1]], layout[:, ends[1] : ends[2]],
+            layout[:, ends[2] :], types, reach,
+        )  # fmt: skip
+        pooled_config(pools, codes.shape[1], config)
+
+
+def _flat(values: FloatArray) -> Float32Array:
+    return np.ascontiguousarray(values.reshape(len(values), -1), np.float32)

@@ -1,0 +1,234 @@
+"""One layout graph -> its feature columns, in one pass over the file and in memory that does not grow with it.
+
+One thread inflates and codes configurations while another works out what can be told of each by itself; ranks and
+frequencies follow when the whole slate is known.  What has to wait for them, a few bytes per node and the columns that
+are done, stays in memory while it is small and goes to a temporary file after that.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from tempfile import SpooledTemporaryFile
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gbr.errors import DataError
+from gbr.graphs import Graph
+
+if TYPE_CHECKING:
+    from features.layout_rows import RowTable
+    from features.schema import Schema
+
+#: Configurations whose columns lie together, in the temporary file and in the store.
+ROWS_PER_GROUP: Final = 8192
+#: Codes that are described at once: they and the columns made of them stay in the processor's cache.
+_CODES_AT_ONCE: Final = 1 << 18
+_BATCHES_AHEAD: Final = 8
+_SPOOL_BYTES: Final = 16 << 20
+
+FloatArray = NDArray[np.float32]
+_Item = TypeVar("_Item")
+
+
+class LayoutColumns:
+    """Feature columns of all configurations of a layout graph.  A context manager: leaving it frees the spool.
+
+    Parameters
+    ----------
+    graph : Graph
+        Of kind ``layout``.
+
+    Attributes
+    ----------
+    schema : Schema
+    shared : float32 (shared columns,)
+        Values of the columns that all configurations share: the last ones of the schema.
+    duplicate_of : int64 (c,)
+        Row number of the first identical configuration; its own where it is the first.
+
+    Raises
+    ------
+    DataError
+        For a configuration that is not valid, or a torn file.
+    ValueError
+        For a program that has no layout features.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._columns = SpooledTemporaryFile(_SPOOL_BYTES)  # noqa: SIM115 -- closed by __exit__
+        self._codes = SpooledTemporaryFile(_SPOOL_BYTES)  # noqa: SIM115
+        try:
+            self._run()
+        except BaseException:
+            self._close()
+            raise
+
+    def __enter__(self) -> LayoutColumns:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def groups(self) -> Iterator[FloatArray]:
+        """Columns that differ between configurations, in groups of :data:`ROWS_PER_GROUP` configurations.
+
+        Yields
+        ------
+        float32 (columns, rows)
+        """
+        self._columns.seek(0)
+        n_own, n_slate = self._n_own, self._of_slate.shape[1]
+        for first in range(0, self._graph.n_configs, ROWS_PER_GROUP):
+            rows = min(ROWS_PER_GROUP, self._graph.n_configs - first)
+            group = np.empty((n_own + n_slate, rows), np.float32)
+            _read(self._columns, group[:n_own])
+            group[n_own:] = self._of_slate[first : first + rows].T
+            yield group
+
+    def matrix(self) -> FloatArray:
+        """All columns of the schema, float32 (c, len(schema))."""
+        X = np.empty((self._graph.n_configs, len(self.schema)), np.float32)
+        first = 0
+        for group in self.groups():
+            X[first : first + group.shape[1], : len(group)] = group.T
+            first += group.shape[1]
+        X[:, len(self.schema) - len(self.shared) :] = self.shared
+        return X
+
+    def _run(self) -> None:
+        from features import layout, slate
+        from features.graph import Program
+        from features.layout_rows import RowTable, first_equal
+
+        graph = self._graph
+        assert graph.node_config_ids is not None
+        table = RowTable(len(graph.node_config_ids))
+        with closing(_ahead(_coded(graph, table), _BATCHES_AHEAD)) as batches:
+            program = Program(graph.node_opcode, graph.node_feat, graph.edge_index)
+            extractor = layout.LayoutExtractor(program, graph.node_config_ids, table)
+            self.schema: Schema = extractor.schema
+            self.shared: FloatArray = extractor.shared
+            self._n_own = layout.N_OWN
+            main = np.empty((graph.n_configs, len(layout.ranked())), np.float32)
+            digests = np.empty((graph.n_configs, 2), np.uint64)
+            sizes: list[tuple[int, np.dtype[Any]]] = []
+            group = np.empty((layout.N_OWN, min(ROWS_PER_GROUP, graph.n_configs)), np.float32)
+            rows = np.empty((0, layout.N_OWN), np.float32)
+            done = 0
+            for codes, seen in batches:
+                if len(rows) < len(codes):
+                    rows = np.empty((len(codes), layout.N_OWN), np.float32)
+                own = rows[: len(codes)]
+                extractor.describe(codes, own)
+                digests[done : done + len(codes)] = seen
+                main[done : done + len(codes)] = own[:, layout.ranked()]
+                narrow = codes.astype(np.uint16 if len(table) <= 1 << 16 else np.uint32)
+                sizes.append((len(codes), narrow.dtype))
+                self._codes.write(narrow.data)
+                self._spool(group, done, own)
+                done += len(codes)
+            self._columns.write(np.ascontiguousarray(group[:, : done % group.shape[1]]).data)
+        self.duplicate_of = first_equal(digests)
+        self._codes.seek(0)
+        frequency = np.empty((graph.n_configs, slate.N_FREQUENCY), np.float32)
+        usual = extractor.usual()
+        done = 0
+        for count, dtype in sizes:
+            codes = np.empty((count, len(graph.node_config_ids)), dtype)
+            _read(self._codes, codes)
+            frequency[done : done + count] = extractor.frequencies(codes, usual)
+            done += count
+        self._of_slate = slate.slate_columns(main, frequency, self.duplicate_of)
+
+    def _spool(self, group: FloatArray, done: int, own: FloatArray) -> None:
+        """Turn rows into columns of the group at hand; write out each group that is full."""
+        while len(own):
+            at = done % group.shape[1]
+            part, own = own[: group.shape[1] - at], own[group.shape[1] - at :]
+            group[:, at : at + len(part)] = part.T
+            done += len(part)
+            if done % group.shape[1] == 0:
+                self._columns.write(group.data)
+
+    def _close(self) -> None:
+        self._columns.close()
+        self._codes.close()
+
+
+def _coded(graph: Graph, table: RowTable) -> Iterator[tuple[NDArray[np.uint32], NDArray[np.uint64]]]:
+    """Codes and digests of all configurations, in batches of a megabyte."""
+    at_once = max(1, _CODES_AT_ONCE // table.n_nodes)
+    waiting: list[tuple[NDArray[np.uint32], NDArray[np.uint64]]] = []
+    count = 0
+    for first, block in graph.stored_blocks():
+        if block.dtype != np.float32:
+            block = graph.narrow(first, block)
+        try:
+            waiting.append(table.encode(block))
+        except ValueError as fault:
+            graph.narrow(first, block)  # tells which value it is
+            raise DataError(f"{graph.source}: node_config_feat: {fault}") from fault
+        count += len(block)
+        if count >= at_once:
+            yield np.concatenate([codes for codes, _ in waiting]), np.concatenate([seen for _, seen in waiting])
+            waiting, count = [], 0
+    if waiting:
+        yield np.concatenate([codes for codes, _ in waiting]), np.concatenate([seen for _, seen in waiting])
+
+
+def _ahead(items: Iterator[_Item], depth: int) -> Generator[_Item, None, None]:
+    """Items made by another thread, at most ``depth`` ahead; it starts at once, and stops when this is closed."""
+    made: queue.Queue[tuple[bool, Any]] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def offer(what: tuple[bool, Any]) -> None:
+        while not stop.is_set():
+            try:
+                made.put(what, timeout=0.1)
+            except queue.Full:
+                continue
+            return
+
+    def work() -> None:
+        try:
+            for item in items:
+                offer((True, item))
+                if stop.is_set():
+                    return
+            offer((False, None))
+        except BaseException as fault:  # raised again where the items are taken
+            offer((False, fault))
+
+    worker = threading.Thread(target=work, daemon=True)
+    worker.start()
+
+    def taken() -> Generator[_Item, None, None]:
+        try:
+            while True:
+                more, item = made.get()
+                if not more:
+                    if item is not None:
+                        raise item
+                    return
+                yield item
+        finally:
+            stop.set()
+            worker.join()
+
+    return taken()
+
+
+def _read(spool: SpooledTemporaryFile[bytes], into: NDArray[Any]) -> None:
+    """Fill an array that lies in one piece."""
+    view = memoryview(into.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+    while len(view):
+        view = view[spool.readinto(view) :]
