@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from features.schema import Schema
 
 #: Configurations whose columns lie together, in the temporary file and in the store.
-ROWS_PER_GROUP: Final = 8192
+ROWS_PER_GROUP: Final = 4096
 #: Codes that are described at once: they and the columns made of them stay in the processor's cache.
 _CODES_AT_ONCE: Final = 1 << 18
 _BATCHES_AHEAD: Final = 8
-_SPOOL_BYTES: Final = 16 << 20
+_SPOOL_BYTES: Final = 8 << 20
 
 FloatArray = NDArray[np.float32]
 _Item = TypeVar("_Item")
@@ -78,12 +78,13 @@ class LayoutColumns:
     ) -> None:
         self._close()
 
-    def groups(self) -> Iterator[FloatArray]:
+    def groups(self) -> Iterator[tuple[int, FloatArray]]:
         """Columns that differ between configurations, in groups of :data:`ROWS_PER_GROUP` configurations.
 
         Yields
         ------
-        float32 (columns, rows)
+        int, float32 (columns, rows)
+            Number of the first configuration, and the columns.
         """
         self._columns.seek(0)
         n_own, n_slate = self._n_own, self._of_slate.shape[1]
@@ -92,15 +93,13 @@ class LayoutColumns:
             group = np.empty((n_own + n_slate, rows), np.float32)
             _read(self._columns, group[:n_own])
             group[n_own:] = self._of_slate[first : first + rows].T
-            yield group
+            yield first, group
 
     def matrix(self) -> FloatArray:
         """All columns of the schema, float32 (c, len(schema))."""
         X = np.empty((self._graph.n_configs, len(self.schema)), np.float32)
-        first = 0
-        for group in self.groups():
+        for first, group in self.groups():
             X[first : first + group.shape[1], : len(group)] = group.T
-            first += group.shape[1]
         X[:, len(self.schema) - len(self.shared) :] = self.shared
         return X
 

@@ -9,6 +9,7 @@ values of the feature columns that all rows of a graph share, as one list on the
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -27,6 +28,10 @@ MEASURED: Final = ("_runtime", "_normalizer", "_repeat")
 DUPLICATE: Final = "_duplicate_of"
 SHARED: Final = "_graph"
 
+#: Codec of files that are written in row groups: they are large, and take no longer to write than to inflate.
+_STREAMED: Final = "lz4"
+#: Rows of a file that are read at once.
+_ROWS_AT_ONCE: Final = 1 << 15
 #: Higher levels take longer than the features do and save a few per cent.
 _ZSTD_LEVEL: Final = 1
 
@@ -34,21 +39,22 @@ _ZSTD_LEVEL: Final = 1
 def write(
     path: Path,
     columns: Sequence[str],
-    shared: Collection[str],
-    X: NDArray[np.float32],
+    shared: NDArray[np.float32],
+    groups: Iterable[NDArray[np.float32]],
     measured: Mapping[str, IntArray],
     duplicate_of: IntArray,
 ) -> int:
-    """Write one graph, whole or not at all.
+    """Write one graph, whole or not at all, and no more of it in memory than a group of rows.
 
     Parameters
     ----------
     path : Path
     columns : sequence of str
-        Full names, in the order of ``X``.
-    shared : collection of str
-        Columns whose values all rows share.
-    X : float32 (rows, len(columns)), at least one row
+        Full names of the columns that differ between rows.
+    shared : float32 (shared columns,)
+        Values of the others, in order.
+    groups : iterable of float32 (len(columns), rows)
+        Together all rows.
     measured : mapping of str to int64 (rows,)
         Some of :data:`MEASURED`.
     duplicate_of : int64 (rows,)
@@ -60,34 +66,89 @@ def write(
 
     Raises
     ------
-    ValueError
-        When ``X`` does not fit ``columns``, or a shared column differs between rows.
     StoreError
         When the file cannot be written.
     """
-    import polars as pl
+    frames = _frames(columns, shared, groups, measured, duplicate_of)
+    with replacing(path, StoreError) as part:
+        first = next(frames)
+        if len(first) == len(duplicate_of):
+            first.write_parquet(part, compression="zstd", compression_level=_ZSTD_LEVEL, statistics=False)
+        else:
+            _stream(part, first, frames)
+        return part.stat().st_size
 
+
+def split(
+    columns: Sequence[str], shared: Collection[str], X: NDArray[np.float32]
+) -> tuple[list[str], NDArray[np.float32], NDArray[np.float32]]:
+    """Tell the columns that all rows share from the others.
+
+    Returns
+    -------
+    list of str
+        Names of the others.
+    float32 (shared columns,)
+    float32 (others, rows)
+        What :func:`write` takes as a group.
+
+    Raises
+    ------
+    ValueError
+        When ``X`` does not fit ``columns``, or a shared column differs between rows.
+    """
     if X.ndim != 2 or X.shape[1] != len(columns) or not len(X):
-        raise ValueError(f"{path}: X has shape {X.shape}, wanted (rows, {len(columns)})")
+        raise ValueError(f"X has shape {X.shape}, wanted (rows, {len(columns)})")
     once_per_graph = frozenset(shared)
     is_shared = np.array([name in once_per_graph for name in columns], bool)
     for _, at in _runs(np.flatnonzero(is_shared)):
         differs = (X[:, at] != X[0, at]).any(axis=0)
         if differs.any():
             name = columns[at.start + int(differs.argmax())]
-            raise ValueError(f"{path}: column {name} is declared the same on all rows and is not")
+            raise ValueError(f"column {name} is declared the same on all rows and is not")
     own = [name for name in columns if name not in once_per_graph]
-    # Polars takes each contiguous row of the transposed matrix over as it is.
-    by_column = np.ascontiguousarray(X[:, ~is_shared].T, np.float32)
-    series = [pl.Series(name, values) for name, values in zip(own, by_column, strict=True)]
-    if is_shared.any():
-        values = pl.Series(SHARED, [X[0, is_shared].tolist()], dtype=pl.List(pl.Float32))
-        series.append(values.extend_constant(None, len(X) - 1))
-    series += [pl.Series(name, np.asarray(values, np.int64)) for name, values in measured.items()]
-    series.append(pl.Series(DUPLICATE, np.asarray(duplicate_of, np.int32)))
-    with replacing(path, StoreError) as part:
-        pl.DataFrame(series).write_parquet(part, compression="zstd", compression_level=_ZSTD_LEVEL, statistics=False)
-        return part.stat().st_size
+    return own, X[0, is_shared], np.ascontiguousarray(X[:, ~is_shared].T, np.float32)
+
+
+def _frames(
+    columns: Sequence[str],
+    shared: NDArray[np.float32],
+    groups: Iterable[NDArray[np.float32]],
+    measured: Mapping[str, IntArray],
+    duplicate_of: IntArray,
+) -> Iterator[pl.DataFrame]:
+    import polars as pl
+
+    first = 0
+    for group in groups:
+        rows = slice(first, first + group.shape[1])
+        # Polars takes each contiguous row of a group over as it is.
+        series = [pl.Series(name, values) for name, values in zip(columns, group, strict=True)]
+        if len(shared):
+            once = pl.Series(SHARED, [] if first else [shared.tolist()], dtype=pl.List(pl.Float32))
+            series.append(once.extend_constant(None, group.shape[1] - len(once)))
+        series += [pl.Series(name, np.asarray(values[rows], np.int64)) for name, values in measured.items()]
+        series.append(pl.Series(DUPLICATE, np.asarray(duplicate_of[rows], np.int32)))
+        yield pl.DataFrame(series)
+        first = rows.stop
+
+
+def _stream(path: Path, first: pl.DataFrame, rest: Iterator[pl.DataFrame]) -> None:
+    """Write frames as they come, each a row group."""
+    from polars.io.plugins import register_io_source
+
+    def source(*_: object) -> Iterator[pl.DataFrame]:
+        yield first
+        yield from rest
+
+    lazy = register_io_source(source, schema=first.schema)
+    lazy.sink_parquet(
+        path,
+        compression=_STREAMED,
+        statistics=False,
+        row_group_size=len(first),
+        maintain_order=True,
+    )
 
 
 class Reader:
@@ -144,35 +205,80 @@ class Reader:
         StoreError
             When the file is missing, torn or of another shape.
         """
-        frame = self._frame(path, [*self._own, *other, *([SHARED] if self._picked else [])])
+        names = [*self._own, *other, *([SHARED] if self._picked else [])]
+        if len(X) <= _ROWS_AT_ONCE:
+            frame = self._frame(path, names)
+            self._fill(path, frame, X, other, frame if self._picked else None)
+            return
+        # What is read at once is copied while it is at hand, and the matrix stays the only whole copy.
+        found = self._n_rows(path)
+        if found != len(X):
+            raise _wrong_length(path, found, len(X))
+        once = self._frame(path, [SHARED], 0, 1) if self._picked else None
+        for first in range(0, len(X), _ROWS_AT_ONCE):
+            rows = slice(first, min(first + _ROWS_AT_ONCE, len(X)))
+            frame = self._frame(path, [*self._own, *other], first, rows.stop - first)
+            self._fill(path, frame, X[rows], {name: values[rows] for name, values in other.items()}, once)
+
+    def _fill(
+        self,
+        path: Path,
+        frame: pl.DataFrame,
+        X: NDArray[np.float32],
+        other: Mapping[str, IntArray],
+        once: pl.DataFrame | None,
+    ) -> None:
         if len(frame) != len(X):
-            raise StoreError(f"{path}: got {len(frame)} rows, the manifest says {len(X)}")
+            raise _wrong_length(path, len(frame), len(X))
         if self._own:
             own = frame.select(self._own).to_numpy()
             for first, at in self._own_runs:
                 X[:, at] = own[:, first : first + at.stop - at.start]
-        if self._picked:
-            once = frame[SHARED][0]
-            if once is None or len(once) != self._n_shared:
+        if once is not None:
+            values = once[SHARED][0]
+            if values is None or len(values) != self._n_shared:
                 raise StoreError(f"{path}: column {SHARED} lacks the {self._n_shared} values of the manifest's schema")
-            picked = once.to_numpy()[self._picked]
+            picked = values.to_numpy()[self._picked]
             for first, at in self._shared_runs:
                 X[:, at] = picked[first : first + at.stop - at.start]
-        for name, values in other.items():
-            values[:] = frame[name].to_numpy()
+        for name, column in other.items():
+            column[:] = frame[name].to_numpy()
 
     @staticmethod
-    def _frame(path: Path, columns: list[str]) -> pl.DataFrame:
+    def _n_rows(path: Path) -> int:
         import polars as pl
 
-        try:
+        with _told_in_one_line(path):
+            return int(pl.scan_parquet(path, glob=False, hive_partitioning=False).select(pl.len()).collect().item())
+
+    @staticmethod
+    def _frame(path: Path, columns: list[str], first: int = 0, count: int | None = None) -> pl.DataFrame:
+        import polars as pl
+
+        with _told_in_one_line(path):
             # Files are read side by side; threads within one would only get in the way.
-            return pl.read_parquet(path, columns=columns, parallel="none", glob=False, hive_partitioning=False)
-        except FileNotFoundError:
-            raise StoreError(f"{path}: missing") from None
-        except (OSError, pl.exceptions.PolarsError) as fault:
-            told = " ".join(str(fault).split())[:120]
-            raise StoreError(f"{path}: no whole Parquet file with the manifest's columns ({told})") from fault
+            if count is None:
+                return pl.read_parquet(path, columns=columns, parallel="none", glob=False, hive_partitioning=False)
+            lazy = pl.scan_parquet(path, parallel="none", glob=False, hive_partitioning=False)
+            return lazy.select(columns).slice(first, count).collect()
+
+
+def _wrong_length(path: Path, found: int, wanted: int) -> StoreError:
+    return StoreError(f"{path}: got {found} rows, the manifest says {wanted}")
+
+
+@contextmanager
+def _told_in_one_line(path: Path) -> Iterator[None]:
+    """Turn what Polars raises over a file into a StoreError."""
+    import polars as pl
+
+    try:
+        yield
+    except FileNotFoundError:
+        raise StoreError(f"{path}: missing") from None
+    except (OSError, pl.exceptions.PolarsError) as fault:
+        told = " ".join(str(fault).split())[:120]
+        raise StoreError(f"{path}: no whole Parquet file with the manifest's columns ({told})") from fault
 
 
 def _runs(places: NDArray[np.int64]) -> Iterator[tuple[int, slice]]:

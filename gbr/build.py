@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -129,19 +129,41 @@ def extract(graph: Graph) -> Features:
         When a configuration is not valid, or the features of the program cannot be told.
     """
     check_features()
+    with _naming(graph.source):
+        if graph.kind == "tile":
+            schema, X, duplicate_of = _tile(graph)
+        else:
+            with LayoutColumns(graph) as columns:
+                schema, X, duplicate_of = columns.schema, columns.matrix(), columns.duplicate_of
+    _check_finite(graph, schema.names, X.T)
+    return schema, X, duplicate_of
+
+
+@contextmanager
+def _naming(source: str) -> Iterator[None]:
+    """Name the file in what the features raise."""
     try:
-        schema, X, duplicate_of = _tile(graph) if graph.kind == "tile" else _layout(graph)
+        yield
     except DataError:
         raise
     except ValueError as fault:
-        raise DataError(f"{graph.source}: has no features ({fault}); mend what wrote the file") from fault
-    if not np.isfinite(X).all():
-        row, column = (int(place) for place in np.argwhere(~np.isfinite(X))[0])
-        raise DataError(
-            f"{graph.source}: feature {schema.names[column]} of configuration {row} is {X[row, column]}, want a finite "
-            "number; report it with the file"
-        )
-    return schema, X, duplicate_of
+        raise DataError(f"{source}: has no features ({fault}); mend what wrote the file") from fault
+
+
+def _check_finite(
+    graph: Graph, names: Sequence[str], by_column: NDArray[np.float32], first: int = 0
+) -> NDArray[np.float32]:
+    # The sum of finite numbers is finite unless they are huge, and takes no array of its own.
+    if np.isfinite(by_column.sum(dtype=np.float64)):
+        return by_column
+    wrong = np.argwhere(~np.isfinite(by_column))
+    if not len(wrong):
+        return by_column
+    column, row = wrong[0].tolist()
+    raise DataError(
+        f"{graph.source}: feature {names[column]} of configuration {first + row} is {by_column[column, row]}, want a "
+        "finite number; report it with the file"
+    )
 
 
 def build(
@@ -315,19 +337,23 @@ def _work(task: _Task) -> Entry:
     kind = task.subset.split(":", 1)[0]
     if graph.kind != kind:
         raise DataError(f"{task.path}: got a {graph.kind} graph, want {kind} as its folder says; move it")
-    schema, X, duplicate_of = extract(graph)
-    entry = FeatureStore(task.store_root, task.subset).write(
-        task.split,
-        task.stem,
-        schema.names,
-        X,
-        runtime=graph.runtime,
-        normalizer=graph.normalizer,
-        repeat=graph.repeat,
-        duplicate_of=duplicate_of,
-        source=source,
-        shared=shared_columns(schema),
-    )
+    store = FeatureStore(task.store_root, task.subset)
+    known: dict[str, Any] = {
+        "runtime": graph.runtime, "normalizer": graph.normalizer, "repeat": graph.repeat, "source": source,
+    }  # fmt: skip
+    if kind == "tile":
+        schema, X, duplicate_of = extract(graph)
+        shared = shared_columns(schema)
+        entry = store.write(task.split, task.stem, schema.names, X, duplicate_of=duplicate_of, shared=shared, **known)
+    else:
+        check_features()
+        with _naming(graph.source), LayoutColumns(graph) as columns:
+            duplicate_of = columns.duplicate_of
+            names = columns.schema.names[: len(columns.schema) - len(columns.shared)]
+            groups = (_check_finite(graph, names, group, first) for first, group in columns.groups())
+            entry = store.write_groups(
+                task.split, task.stem, names, columns.shared, groups, duplicate_of=duplicate_of, **known
+            )
     entry["degenerate"] = _degenerate(graph, duplicate_of)
     return entry
 
@@ -355,11 +381,6 @@ def _tile(graph: Graph) -> Features:
     # Adding zero turns -0.0 into 0.0, which is equal but has other bytes.
     rows = np.ascontiguousarray(graph.config_feat + np.float32(0))
     return extractor.schema, extractor(rows), _first_rows(row.tobytes() for row in rows)
-
-
-def _layout(graph: Graph) -> Features:
-    with LayoutColumns(graph) as columns:
-        return columns.schema, columns.matrix(), columns.duplicate_of
 
 
 def _first_rows(keys: Iterable[bytes]) -> NDArray[np.int64]:

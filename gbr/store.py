@@ -146,13 +146,60 @@ class FeatureStore:
         StoreError
             When the file cannot be written.
         """
+        try:
+            own, once, group = _parquet.split(columns, shared, X)
+        except ValueError as fault:
+            raise ValueError(f"{self.path(split, stem)}: {fault}") from fault
+        return self.write_groups(
+            split, stem, own, once, [group], runtime=runtime, normalizer=normalizer, repeat=repeat,
+            duplicate_of=duplicate_of, source=source,
+        )  # fmt: skip
+
+    def write_groups(
+        self,
+        split: str,
+        stem: str,
+        columns: Sequence[str],
+        shared: NDArray[np.float32],
+        groups: Iterable[NDArray[np.float32]],
+        *,
+        runtime: IntArray | None,
+        normalizer: IntArray | None,
+        repeat: IntArray | None,
+        duplicate_of: IntArray,
+        source: Mapping[str, Any],
+    ) -> Entry:
+        """Write one graph as :meth:`write` does, from groups of rows that need not be in memory together.
+
+        Parameters
+        ----------
+        split, stem : str
+        columns : sequence of str
+            Full names of the columns that differ between rows.
+        shared : float32 (shared columns,)
+            Values of the others.
+        groups : iterable of float32 (len(columns), rows)
+        runtime, normalizer, repeat : int64 (rows,) or None
+        duplicate_of : int64 (rows,)
+        source : mapping
+
+        Returns
+        -------
+        dict
+            The graph's entry in the manifest.
+
+        Raises
+        ------
+        StoreError
+            When the file cannot be written.
+        """
         given = zip(_parquet.MEASURED, (runtime, normalizer, repeat), strict=True)
         measured = {name: values for name, values in given if values is not None}
-        size = _parquet.write(self.path(split, stem), columns, shared, X, measured, duplicate_of)
+        size = _parquet.write(self.path(split, stem), columns, shared, groups, measured, duplicate_of)
         return {
-            "rows": len(X),
-            "distinct": int((duplicate_of == np.arange(len(X))).sum()),
-            "columns": len(columns),
+            "rows": len(duplicate_of),
+            "distinct": int((duplicate_of == np.arange(len(duplicate_of))).sum()),
+            "columns": len(columns) + len(shared),
             "bytes": size,
             "labelled": runtime is not None,
             "measured": list(measured),
