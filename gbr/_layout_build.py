@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Generator, Iterator
-from contextlib import closing
-from tempfile import SpooledTemporaryFile
+from collections.abc import Iterator
+from tempfile import SpooledTemporaryFile, gettempdir
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gbr.errors import DataError
+from gbr.errors import DataError, GbrError
 from gbr.graphs import Graph
 
 if TYPE_CHECKING:
@@ -56,6 +55,8 @@ class LayoutColumns:
     ------
     DataError
         For a configuration that is not valid, or a torn file.
+    GbrError
+        When the temporary folder is full.
     ValueError
         For a program that has no layout features.
     """
@@ -66,6 +67,11 @@ class LayoutColumns:
         self._codes = SpooledTemporaryFile(_SPOOL_BYTES)  # noqa: SIM115
         try:
             self._run()
+        except OSError as fault:  # of the spool: what reads the graph's file turns its own into DataError
+            self._close()
+            raise GbrError(
+                f"temporary folder {gettempdir()}: {fault.strerror or fault}; name another one with TMPDIR"
+            ) from fault
         except BaseException:
             self._close()
             raise
@@ -111,7 +117,7 @@ class LayoutColumns:
         graph = self._graph
         assert graph.node_config_ids is not None
         table = RowTable(len(graph.node_config_ids))
-        with closing(_ahead(_coded(graph, table), _BATCHES_AHEAD)) as batches:
+        with _Ahead(_coded(graph, table), _BATCHES_AHEAD) as batches:
             program = Program(graph.node_opcode, graph.node_feat, graph.edge_index)
             extractor = layout.LayoutExtractor(program, graph.node_config_ids, table)
             self.schema: Schema = extractor.schema
@@ -184,46 +190,47 @@ def _coded(graph: Graph, table: RowTable) -> Iterator[tuple[NDArray[np.uint32], 
         yield np.concatenate([codes for codes, _ in waiting]), np.concatenate([seen for _, seen in waiting])
 
 
-def _ahead(items: Iterator[_Item], depth: int) -> Generator[_Item, None, None]:
-    """Items made by another thread, at most ``depth`` ahead; it starts at once, and stops when this is closed."""
-    made: queue.Queue[tuple[bool, Any]] = queue.Queue(depth)
-    stop = threading.Event()
+class _Ahead(Generic[_Item]):
+    """Items made by another thread that starts at once and is at most ``depth`` ahead; leaving the context ends it."""
 
-    def offer(what: tuple[bool, Any]) -> None:
-        while not stop.is_set():
+    def __init__(self, items: Iterator[_Item], depth: int) -> None:
+        self._items = items
+        self._made: queue.Queue[tuple[bool, Any]] = queue.Queue(depth)
+        self._stop = threading.Event()
+        self._worker = threading.Thread(target=self._work, daemon=True)
+        self._worker.start()
+
+    def __enter__(self) -> Iterator[_Item]:
+        while True:
+            more, item = self._made.get()
+            if more:
+                yield item
+            elif item is None:
+                return
+            else:
+                raise item
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._worker.join()
+
+    def _work(self) -> None:
+        try:
+            for item in self._items:
+                self._offer((True, item))
+                if self._stop.is_set():
+                    return
+            self._offer((False, None))
+        except BaseException as fault:  # raised again where the items are taken
+            self._offer((False, fault))
+
+    def _offer(self, what: tuple[bool, Any]) -> None:
+        while not self._stop.is_set():
             try:
-                made.put(what, timeout=0.1)
+                self._made.put(what, timeout=0.1)
             except queue.Full:
                 continue
             return
-
-    def work() -> None:
-        try:
-            for item in items:
-                offer((True, item))
-                if stop.is_set():
-                    return
-            offer((False, None))
-        except BaseException as fault:  # raised again where the items are taken
-            offer((False, fault))
-
-    worker = threading.Thread(target=work, daemon=True)
-    worker.start()
-
-    def taken() -> Generator[_Item, None, None]:
-        try:
-            while True:
-                more, item = made.get()
-                if not more:
-                    if item is not None:
-                        raise item
-                    return
-                yield item
-        finally:
-            stop.set()
-            worker.join()
-
-    return taken()
 
 
 def _read(spool: SpooledTemporaryFile[bytes], into: NDArray[Any]) -> None:

@@ -29,7 +29,7 @@ DUPLICATE: Final = "_duplicate_of"
 SHARED: Final = "_graph"
 
 #: Codec of files that are written in row groups: they are large, and take no longer to write than to inflate.
-_STREAMED: Final = "lz4"
+_STREAMED: Final = "snappy"
 #: Rows of a file that are read at once.
 _ROWS_AT_ONCE: Final = 1 << 15
 #: Higher levels take longer than the features do and save a few per cent.

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 from gbr import _layout_build
 from gbr import build as room
 from gbr.build import BuildReport, build, extract, schema_of, shared_columns
-from gbr.errors import DataError, StoreError, UsageError
+from gbr.errors import DataError, GbrError, StoreError, UsageError
 from gbr.graphs import graph_from_arrays, read_graph, write_graph
 from gbr.store import FeatureStore
 from gbr.subsets import Subset, resolve
@@ -346,3 +347,82 @@ def test_requests_that_cannot_be_right(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     with pytest.raises(StoreError, match="cannot be written"):
         build(TILE, tmp_path, tmp_path / "taken", jobs=1)
+
+
+def test_a_large_layout_file_is_that_of_one_pass_over_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from features.layout import LayoutExtractor
+    from gbr import _parquet
+
+    arrays = layout_arrays(50)
+    arrays["node_config_feat"] = arrays["node_config_feat"][np.random.default_rng(0).integers(0, 30, 50)]
+    write_graph(LAYOUT.folder(tmp_path) / "train" / "a.npz", arrays)
+    monkeypatch.setattr(_layout_build, "ROWS_PER_GROUP", 8)
+    monkeypatch.setattr(_layout_build, "_SPOOL_BYTES", 1000)
+    monkeypatch.setattr(_parquet, "_ROWS_AT_ONCE", 20)
+    build(LAYOUT, tmp_path, tmp_path / "store", jobs=1)
+    program = room._program(graph_from_arrays("x", arrays))
+    wanted = LayoutExtractor(program, arrays["node_config_ids"]).vectors(arrays["node_config_feat"])
+    slates = stored(tmp_path, LAYOUT).load("train")
+    assert slates.columns == schema_of("layout").names
+    np.testing.assert_array_equal(slates.X, wanted)
+    assert slates.duplicate_of.tolist() == first_equal(arrays["node_config_feat"])
+    assert slates.runtime is not None
+    np.testing.assert_array_equal(slates.runtime, arrays["config_runtime"])
+    some = stored(tmp_path, LAYOUT).load("train", columns=["copies", "nodes"])
+    np.testing.assert_array_equal(some.X, slates.select(["copies", "nodes"]).X)
+    path = stored(tmp_path, LAYOUT).path("train", "a")
+    pl.read_parquet(path).head(49).write_parquet(path)
+    with pytest.raises(StoreError, match="got 49 rows, the manifest says 50"):
+        stored(tmp_path, LAYOUT).load("train")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
+@pytest.mark.parametrize("value", [7, -3])
+def test_a_layout_that_is_none_stops_the_build(tmp_path: Path, dtype: Any, value: int) -> None:
+    arrays = layout_arrays(40)
+    arrays["node_config_feat"] = arrays["node_config_feat"].astype(dtype)
+    arrays["node_config_feat"][33, 0, 5] = value
+    folder = LAYOUT.folder(tmp_path) / "train"
+    folder.mkdir(parents=True)
+    np.savez_compressed(folder / "a.npz", **arrays)
+    with pytest.raises(
+        DataError, match=rf"a\.npz: node_config_feat: got {value}\S* at \(33, 0, 5\), want whole numbers"
+    ):
+        build(LAYOUT, tmp_path, tmp_path / "store", jobs=1)
+    assert not leftovers(tmp_path)
+    assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_values_a_float32_would_round_are_refused(tmp_path: Path) -> None:
+    arrays = layout_arrays(3)
+    arrays["node_config_feat"] = arrays["node_config_feat"].astype(np.float64)
+    arrays["node_config_feat"][1, 0, 0] = 1 + 1e-12
+    with pytest.raises(DataError, match=r"at \(1, 0, 0\), want whole numbers -1 to 5"):
+        extract(graph_from_arrays("x", arrays))
+
+
+def test_a_reader_ahead_stops_when_it_is_left() -> None:
+    made: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(1000):
+            made.append(number)
+            yield number
+
+    for count in (1, 0):
+        ahead = _layout_build._Ahead(items(), 2)
+        with ahead as taken:
+            assert [next(taken) for _ in range(count)] == [0] * count
+        assert not ahead._worker.is_alive()
+    assert len(made) < 20
+
+
+def test_no_room_for_what_waits_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(_layout_build.LayoutColumns, "_spool", full)
+    with pytest.raises(GbrError, match=r"temporary folder .*: No space left on device; name another one with TMPDIR"):
+        extract(graph_from_arrays("x", layout_arrays()))

@@ -20,7 +20,7 @@ from features.layout_rows import RowTable, first_equal
 from features.metagraph import meta_graph
 from features.slate import MAIN, mean_ranks, slate_columns
 from features.tensors import Tensors
-from tests import reference_layout
+from tests import reference_layout, reference_layout_numpy
 from tests.programs import Sketch
 
 
@@ -251,3 +251,37 @@ def test_wrong_input_is_refused() -> None:
         LayoutExtractor(PROGRAM, np.zeros(0, np.int64))
     with pytest.raises(ValueError, match=r"shape \(1, 4, 18\), wanted \(c, 5, 18\)"):
         LayoutExtractor(PROGRAM, IDS).observe(np.zeros((1, 4, 18), np.int8))
+
+
+@settings(max_examples=25, deadline=None)
+@given(any_configs())
+def test_whole_arrays_give_the_same(configs: np.ndarray) -> None:
+    of = copies.links(PROGRAM, TENSORS, NODES)
+    wanted = reference_layout_numpy.own_columns(NODES, of, configs)
+    np.testing.assert_allclose(vectors(configs)[:, : wanted.shape[1]], wanted, rtol=2e-5, atol=2e-5)
+
+
+def test_alike_values_of_a_file_are_one_row() -> None:
+    configs = np.full((4, len(IDS), 18), -1, np.float32)
+    configs[1:, 0, 0] = 0
+    configs[2, 0, 0] = -0.0
+    configs[3, 1, 1] = 3
+    table = RowTable(len(IDS))
+    codes, digests = table.encode(configs)
+    assert codes[1].tolist() == codes[2].tolist()
+    assert first_equal(digests).tolist() == [0, 1, 1, 3]
+    assert len(table) == len(IDS) + 2
+    np.testing.assert_array_equal(table.encode(configs.astype(np.int8))[0], codes)
+
+
+@pytest.mark.parametrize("value", [6, -2, 0.5, np.nan, np.inf, 1e30])
+def test_a_value_that_is_no_dimension_is_refused(value: float) -> None:
+    configs = np.full((3, len(IDS), 18), -1, np.float32)
+    configs[1, 2, 17] = value
+    with pytest.raises(ValueError, match="configuration 1 has a value that is no whole number in -1 to 5"):
+        RowTable(len(IDS)).encode(configs)
+
+
+def test_digests_that_collide_by_half_are_told() -> None:
+    with pytest.raises(RuntimeError, match="share half of a digest"):
+        first_equal(np.array([[1, 2], [1, 3]], np.uint64))
