@@ -28,7 +28,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 #: is for the import contracts of pyproject.toml.
 ALLOWED = {
     "numpy": ("features/", "gbr/"),
-    "numba": ("features/", "gbr/collect/", "gbr/build.py"),
+    "numba": ("features/", "gbr/collect/"),
     "isal": ("gbr/npz.py",),
     "polars": ("gbr/",),
     "scipy": ("gbr/",),
