@@ -1,0 +1,113 @@
+"""A layout graph of any size: a deep network of convolutions, dots and reshapes under random layouts."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from features.graph import Program
+from tests.programs import Sketch
+
+_CONFIGS_AT_ONCE = 256
+
+
+def network(n_configurable: int) -> tuple[Program, NDArray[np.int64]]:
+    """Blocks of convolution, reshape, dot, reshape with what stands between them: about eight nodes for each."""
+    sketch = Sketch()
+    batch, size, wide = 8, 16, 64
+    numbers: dict[str, Any] = {
+        "convolution_dim_numbers_input_feature_dim": 3,
+        "convolution_dim_numbers_input_spatial_dims": (1, 2),
+        "convolution_dim_numbers_kernel_input_feature_dim": 2,
+        "convolution_dim_numbers_kernel_output_feature_dim": 3,
+        "convolution_dim_numbers_kernel_spatial_dims": (0, 1),
+        "convolution_dim_numbers_output_feature_dim": 3,
+        "window_size": (1, 1),
+        "window_stride": (1, 1),
+        "feature_group_count": 1,
+    }
+    ids: list[int] = []
+    last = sketch.node("parameter", (batch, size, size, wide))
+    while len(ids) < n_configurable:
+        image, flat = (batch, size, size, wide), (batch * size * size, wide)
+        filters = sketch.node("parameter", (1, 1, wide, wide))
+        conv = sketch.node("convolution", image, last, filters, **numbers)
+        turned = _between(sketch, conv, image)
+        folded = sketch.node("reshape", flat, turned)
+        weight = sketch.node("parameter", (wide, wide))
+        dot = sketch.node("dot", flat, _between(sketch, folded, flat), weight)
+        opened = sketch.node("reshape", image, _between(sketch, dot, flat))
+        last = _between(sketch, opened, image)
+        ids += [conv, folded, dot, opened]
+    return sketch.program(), np.array(ids[:n_configurable], np.int64)
+
+
+def _between(sketch: Sketch, node: int, shape: tuple[int, ...]) -> int:
+    """A bias, an activation, and every so often a transpose there and back."""
+    bias = sketch.node("parameter", shape[-1:])
+    wide = sketch.node("broadcast", shape, bias, dimensions=(len(shape) - 1,))
+    total = sketch.node("add", shape, node, wide)
+    active = sketch.node("tanh", shape, total)
+    order = (len(shape) - 1, *range(len(shape) - 1))
+    there = sketch.node("transpose", tuple(shape[dim] for dim in order), active, dimensions=order)
+    back = tuple(int(dim) for dim in np.argsort(order))
+    return sketch.node("transpose", shape, there, dimensions=back)
+
+
+def row_tables(ids: NDArray[np.int64], ranks: NDArray[np.int64], rng: np.random.Generator) -> list[NDArray[np.int8]]:
+    """What every configurable node may be set to: two to nine rows, whole, partial and absent layouts."""
+    tables = []
+    for place in range(len(ids)):
+        rows = np.full((int(rng.integers(2, 10)), 18), -1, np.int8)
+        for row in rows[1:]:
+            for role in range(3):
+                rank = int(ranks[place, role])
+                if rank > 0 and rng.random() < 0.8:
+                    named = min(rank, 2)
+                    row[6 * role : 6 * role + named] = rng.permutation(rank)[:named]
+        tables.append(np.unique(rows, axis=0))
+    return tables
+
+
+def write(path: Path, n_configs: int, n_configurable: int, seed: int = 0) -> int:
+    """Write a graph file in blocks; returns the bytes its configurations inflate to.
+
+    A node takes its usual row in half of the configurations, and any other of its rows in the rest: real files have
+    the row of the configuration before in 27 to 62 % of the places.
+    """
+    from features.layout_nodes import configurable_nodes
+    from features.tensors import Tensors
+
+    rng = np.random.default_rng(seed)
+    program, ids = network(n_configurable)
+    nodes = configurable_nodes(program, Tensors.of(program), ids)
+    tables = row_tables(ids, nodes.rank, rng)
+    first = np.cumsum([0, *(len(table) for table in tables[:-1])])
+    count = np.array([len(table) for table in tables])
+    flat = np.concatenate(tables).astype(np.float32)
+    arrays: dict[str, NDArray[Any]] = {
+        "node_feat": program.feat,
+        "node_opcode": program.opcode,
+        "edge_index": program.edges,
+        "node_config_ids": ids,
+        "node_splits": np.array([[0, len(program)]], np.int64),
+        "config_runtime": rng.integers(10**9, 2 * 10**9, n_configs),
+    }
+    shape = (n_configs, n_configurable, 18)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for key, values in arrays.items():
+            with archive.open(f"{key}.npy", "w") as stream:
+                npy.write_array(stream, values)
+        with archive.open("node_config_feat.npy", "w", force_zip64=True) as stream:
+            npy.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": shape})
+            for start in range(0, n_configs, _CONFIGS_AT_ONCE):
+                rows = min(_CONFIGS_AT_ONCE, n_configs - start)
+                usual = rng.random((rows, n_configurable)) < 0.5
+                picked = np.where(usual, 0, rng.integers(0, count, (rows, n_configurable)))
+                stream.write(flat[first + picked].tobytes())
+    return int(np.prod(shape)) * 4
