@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import runpy
 import shlex
@@ -10,11 +11,14 @@ import sys
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
+from docs import picture, results
 from gbr import Ranker
+from tests.collection import trained, write_collection
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md")
@@ -98,3 +102,30 @@ def test_what_contributing_names_exists() -> None:
         module, _, attribute = name.rpartition(".")
         parent = import_module(module)
         assert hasattr(parent, attribute) or find_spec(name), name
+
+
+def test_table_and_picture_are_made_from_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write_collection(tmp_path, {"train": 4, "valid": 2, "test": 4})
+    run = trained(root)
+    figures = json.loads((run / "metrics.json").read_text())
+    told = results.table([(Ranker.load(run), figures)])
+    assert "trained on 4 kernels, stopped on 2 of other families, tested on 4 of yet others" in told
+    (model,) = [line for line in told.splitlines() if line.startswith("| **LightGBM**, lambdarank |")]
+    assert f" {figures['valid']['kendall_tau']:.3f} (" in model
+    assert model.endswith(f" {100 * figures['test']['slowdown@5']:.1f} % |")
+    assert {line.count("|") for line in told.splitlines()[2:]} == {6}
+
+    page = tmp_path / "README.md"
+    page.write_text(f"before\n{results.BEGIN}old\n{results.END}after\n")
+    monkeypatch.setattr(results, "README", page)
+    monkeypatch.setattr(sys, "argv", ["results.py", str(run)])
+    results.main()
+    assert page.read_text() == f"before\n{results.BEGIN}{told}{results.END}after\n"
+
+    paths = sorted((root / "npz" / "tile" / "cpu" / "test").glob("*.npz"))
+    shown = picture.panels(Ranker.load(run), paths)
+    assert [tau for _name, tau, _relative in shown] == sorted((tau for _name, tau, _relative in shown), reverse=True)
+    drawn = ElementTree.fromstring(picture.drawing(shown, len(paths)))
+    circles = list(drawn.iter("{http://www.w3.org/2000/svg}circle"))
+    assert len(circles) == 3 * 30
+    assert sum(circle.get("fill") == picture.BEST for circle in circles) == 3 * 5

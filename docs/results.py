@@ -1,0 +1,75 @@
+"""Write the results table of README.md from the runs of ``make demo``.
+
+python docs/results.py runs/demo/lightgbm runs/demo/xgboost
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from gbr import Ranker
+from gbr._files import replacing
+
+README: Final = Path(__file__).parents[1] / "README.md"
+BEGIN: Final = "<!-- results:begin -->\n"
+END: Final = "<!-- results:end -->\n"
+LIBRARIES: Final = {"lightgbm": "LightGBM", "xgboost": "XGBoost"}
+BASELINES: Final = {
+    "raw_l2": "raw columns, L2",
+    "default_configuration": "default configuration",
+    "random_order": "random order",
+    "retest": "retest",
+}
+COLUMNS: Final = ("", "valid tau (95 %)", "test tau (95 %)", "test slowdown@1", "test slowdown@5")
+
+
+def table(runs: list[tuple[Ranker, dict[str, Any]]]) -> str:
+    """The models, then what they are measured against; every figure of the runs' ``metrics.json``."""
+    _ranker, first = runs[0]
+    counts = {split: first[split]["n_graphs"] for split in ("train", "valid", "test")}
+    lines = [
+        f"`{first['subset']}`: trained on {counts['train']} kernels, stopped on {counts['valid']} of other families, "
+        f"tested on {counts['test']} of yet others.",
+        "",
+        f"| {' | '.join(COLUMNS)} |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for ranker, figures in runs:
+        name = f"**{LIBRARIES[ranker.backend]}**, {ranker.settings_.objective}"
+        lines.append(_row(name, figures["valid"], figures["test"]))
+    for key, name in BASELINES.items():
+        if key in first["test"]["baselines"]:
+            lines.append(_row(name, first["valid"]["baselines"].get(key, {}), first["test"]["baselines"][key]))
+    return "\n".join([*lines, ""])
+
+
+def _row(name: str, valid: dict[str, Any], test: dict[str, Any]) -> str:
+    slowdowns = [f"{100 * test[key]:.1f} %" if key in test else "–" for key in ("slowdown@1", "slowdown@5")]
+    return f"| {' | '.join([name, _tau(valid), _tau(test), *slowdowns])} |"
+
+
+def _tau(figures: dict[str, Any]) -> str:
+    if "kendall_tau" not in figures:
+        return "–"
+    interval = figures.get("kendall_tau_ci")
+    return f"{figures['kendall_tau']:.3f}" + (f" ({interval[0]:.2f}–{interval[1]:.2f})" if interval else "")
+
+
+def main() -> None:
+    """Put the table between the markers of the page."""
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("runs", type=Path, nargs="+", metavar="DIR")
+    args = arguments.parse_args()
+    runs = [(Ranker.load(run), json.loads((run / "metrics.json").read_text())) for run in args.runs]
+    text = README.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    with replacing(README) as part:
+        part.write_text(f"{before}{BEGIN}{table(runs)}{END}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
