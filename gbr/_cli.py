@@ -128,6 +128,18 @@ def add_splits(arguments: argparse.ArgumentParser) -> None:
     )
 
 
+def add_skip(arguments: argparse.ArgumentParser) -> None:
+    """Add ``--skip``; ``args.skip_known_bad`` says whether it names the known bad graphs."""
+    arguments.add_argument(
+        "--skip",
+        dest="skip_known_bad",
+        type=_known_bad,
+        default=False,
+        metavar="known-bad",
+        help="known-bad: leave out the graphs of TpuGraphs whose runtimes are known to be corrupted",
+    )
+
+
 def add_jobs(arguments: argparse.ArgumentParser) -> None:
     """Add ``--jobs``; ``args.jobs`` is None where it is not given."""
     arguments.add_argument(
@@ -226,6 +238,12 @@ def _say(message: str) -> None:
 
 def _one_line(fault: BaseException) -> str:
     return " ".join(str(fault).split())
+
+
+def _known_bad(text: str) -> bool:
+    if text != "known-bad":
+        raise argparse.ArgumentTypeError(f"got {text!r}, want known-bad")
+    return True
 
 
 def _splits(text: str) -> tuple[str, ...]:

@@ -16,10 +16,11 @@ from gbr.build import build
 from gbr.ranker import Ranker
 from gbr.slates import Slates
 from gbr.store import FeatureStore
-from gbr.subsets import Subset
+from gbr.subsets import Subset, known_bad
 
 #: Feature cells held in memory at once while predicting: 512 MiB.
 _CELLS_AT_ONCE: Final = 1 << 27
+KNOWN_BAD_REASON: Final = "runtimes known to be corrupted (--skip known-bad)"
 
 
 def ready_store(
@@ -32,9 +33,18 @@ def ready_store(
 
 
 def measured(store: FeatureStore, split: str) -> Slates:
-    """The graphs of a split that have runtimes, without their features but for the flag of the default."""
-    flags = [name for name in store.manifest["schema"]["columns"] if name.endswith(f".{baselines.DEFAULT_FLAG}")]
-    return store.load(split, columns=flags).labelled()
+    """The graphs of a split that have runtimes, without their features but for those that baselines read."""
+    wanted = (baselines.DEFAULT_FLAG, baselines.CONFIGURED)
+    return store.load(
+        split, columns=[name for name in store.manifest["schema"]["columns"] if name in wanted]
+    ).labelled()
+
+
+def without_known_bad(slates: Slates, subset: Subset) -> tuple[Slates, dict[str, str]]:
+    """Leave out the graphs with corrupted runtimes; returns the others, and the reason by name of those."""
+    bad = np.array([known_bad(subset, name) for name in slates.names], bool)
+    left_out = {name: KNOWN_BAD_REASON for name, out in zip(slates.names, bad, strict=True) if out}
+    return (slates.take(~bad) if left_out else slates), left_out
 
 
 def predict_split(ranker: Ranker, store: FeatureStore, slates: Slates, split: str) -> tuple[NDArray[np.float64], float]:
@@ -56,16 +66,24 @@ def predict_split(ranker: Ranker, store: FeatureStore, slates: Slates, split: st
 
 
 def figures_of(
-    ranker: Ranker, raw: Ranker | None, store: FeatureStore, slates: Slates, split: str, kind: str
+    ranker: Ranker,
+    raw: Ranker | None,
+    store: FeatureStore,
+    slates: Slates,
+    split: str,
+    kind: str,
+    left_out: dict[str, str],
 ) -> tuple[dict[str, Any], float]:
     """Figures of a split beside those of its baselines, as in ``metrics.json``, and the seconds the model took.
 
-    ``slates`` are those of :func:`measured`.
+    ``slates`` are those of :func:`measured`; ``left_out`` are graphs that were taken from them, with the reason.
     """
     scores, seconds = predict_split(ranker, store, slates, split)
     found = metrics.evaluate(scores, slates, kind)
+    found["skipped"] |= left_out
     beside = {
         "raw_l2": metrics.evaluate(predict_split(raw, store, slates, split)[0], slates, kind) if raw else None,
+        "fewest_configured": baselines.fewest_configured(slates, kind),
         "default_configuration": baselines.default_configuration(slates, kind),
         "random_order": baselines.random_order(slates, kind),
         "retest": baselines.retest(slates, kind),

@@ -14,8 +14,10 @@ from gbr.slates import Slates, matching
 
 #: Blocks that hold a graph and its configuration as they come, without geometry, roles or neighbourhoods.
 RAW_BLOCKS: Final = ("config", "opcodes", "nodes")
-#: Name of the column that is 1 on the configuration that leaves everything to the compiler.
-DEFAULT_FLAG: Final = "is_default"
+#: The column that is 1 on the configuration that leaves everything to the compiler.
+DEFAULT_FLAG: Final = "config.is_default"
+#: The column that says how much of the graph a layout configuration touches.
+CONFIGURED: Final = "config.configured"
 
 
 def random_order(slates: Slates, kind: str) -> dict[str, Any]:
@@ -37,7 +39,7 @@ def default_configuration(slates: Slates, kind: str) -> dict[str, Any] | None:
         ``slowdown@1`` (mean over graphs), ``graphs``, ``n_graphs``; None where no graph tells its default.
     """
     target = slates.target
-    flags = [place for place, name in enumerate(slates.columns) if name.rpartition(".")[2] == DEFAULT_FLAG]
+    flags = [place for place, name in enumerate(slates.columns) if name == DEFAULT_FLAG]
     graphs: dict[str, dict[str, float]] = {}
     for number, name in enumerate(slates.names):
         rows = slates.slate(number)
@@ -53,6 +55,19 @@ def default_configuration(slates: Slates, kind: str) -> dict[str, Any] | None:
         return None
     mean = float(np.mean([figures["slowdown@1"] for figures in graphs.values()]))
     return {"slowdown@1": mean, "graphs": graphs, "n_graphs": len(graphs)}
+
+
+def fewest_configured(slates: Slates, kind: str) -> dict[str, Any] | None:
+    """Rank layouts by counting the nodes that are set, fewest first: what needs no model at all.
+
+    Returns
+    -------
+    dict or None
+        In the shape of :func:`gbr.metrics.evaluate`; None where nothing tells how many nodes are set.
+    """
+    if CONFIGURED not in slates.columns:
+        return None
+    return metrics.evaluate(slates.X[:, slates.columns.index(CONFIGURED)].astype(np.float64), slates, kind)
 
 
 def retest(slates: Slates, kind: str) -> dict[str, Any] | None:

@@ -20,14 +20,23 @@ def _main(argv: Sequence[str] | None = None) -> None:
     subset = subsets.resolve(args.subset, args.data)
     if subset.note:
         _cli.note(subset.note)
-    figures = evaluate(args.model, subset, args.split, args.data, args.store, jobs=args.jobs)
+    figures = evaluate(
+        args.model, subset, args.split, args.data, args.store, jobs=args.jobs, skip_known_bad=args.skip_known_bad
+    )
     from gbr import _runs
 
     _runs.show(figures, (args.split,), subset.kind, as_json=args.json)
 
 
 def evaluate(
-    model: Path, subset: subsets.Subset, split: str, data: Path, store_root: Path, *, jobs: int | None = None
+    model: Path,
+    subset: subsets.Subset,
+    split: str,
+    data: Path,
+    store_root: Path,
+    *,
+    jobs: int | None = None,
+    skip_known_bad: bool = False,
 ) -> dict[str, Any]:
     """Score a model on all configurations of all graphs of a split that have runtimes.
 
@@ -40,6 +49,8 @@ def evaluate(
     data, store_root : Path
     jobs : int, optional
         Processes while building, threads while predicting.
+    skip_known_bad : bool
+        Leave out the graphs of :data:`gbr.subsets.KNOWN_BAD`.
 
     Returns
     -------
@@ -61,12 +72,15 @@ def evaluate(
     ranker.check_schema(subset.kind, schema_of(subset.kind).hash, f"{subset.name}, {model}")
     store, build_seconds = _runs.ready_store(subset, data, store_root, (split,), jobs)
     slates = _runs.measured(store, split)
+    left_out: dict[str, str] = {}
+    if skip_known_bad:
+        slates, left_out = _runs.without_known_bad(slates, subset)
     if not len(slates):
         raise DataError(
             f"{subset.folder(data) / split}: no graph has runtimes; take a split that has them (the test files of "
             "TpuGraphs have none)"
         )
-    found, predict_seconds = _runs.figures_of(ranker, None, store, slates, split, subset.kind)
+    found, predict_seconds = _runs.figures_of(ranker, None, store, slates, split, subset.kind, left_out)
     return {"subset": subset.name, split: found, "seconds": {"build": build_seconds, "predict": predict_seconds}}
 
 
@@ -80,6 +94,7 @@ def _parser() -> _cli.Parser:
     )
     _cli.add_data(parser)
     _cli.add_store(parser)
+    _cli.add_skip(parser)
     _cli.add_jobs(parser)
     _cli.add_json(parser)
     return parser

@@ -10,6 +10,7 @@ from gbr.metrics import TOP
 #: Key of a row's figures -> its name in the table.
 _BASELINES: Final = {
     "raw_l2": "raw columns, L2",
+    "fewest_configured": "fewest nodes set",
     "default_configuration": "default config",
     "random_order": "random order",
     "retest": "retest ceiling",

@@ -49,6 +49,7 @@ def _main(argv: Sequence[str] | None = None) -> None:
         columns=args.columns,
         seed=args.seed,
         jobs=args.jobs,
+        skip_known_bad=args.skip_known_bad,
     )
     from gbr import _runs
 
@@ -68,6 +69,7 @@ def train(
     columns: Sequence[str] | None = None,
     seed: int = 0,
     jobs: int | None = None,
+    skip_known_bad: bool = False,
 ) -> dict[str, Any]:
     """Train on ``train``, stop on ``valid``, score every split that has runtimes, and write it all to ``out``.
 
@@ -86,6 +88,8 @@ def train(
         Feature columns or blocks to learn from; all by default.
     jobs : int, optional
         Processes while building, threads while training.
+    skip_known_bad : bool
+        Leave out the graphs of :data:`gbr.subsets.KNOWN_BAD`, while training and scoring.
 
     Returns
     -------
@@ -118,7 +122,14 @@ def train(
             f"{subset.folder(data) / 'train'}: no graphs to train on; put the collection's train split there"
         )
     store, build_seconds = _runs.ready_store(subset, data, store_root, splits, jobs)
-    labelled = {split: slates for split in splits if len(slates := _runs.measured(store, split))}
+    labelled: dict[str, Slates] = {}
+    left_out: dict[str, dict[str, str]] = {}
+    for split in splits:
+        known, left_out[split] = _runs.measured(store, split), {}
+        if skip_known_bad:
+            known, left_out[split] = _runs.without_known_bad(known, subset)
+        if len(known):
+            labelled[split] = known
     if "train" not in labelled:
         raise DataError(f"{subset.folder(data) / 'train'}: no graph has runtimes; there is nothing to learn from")
 
@@ -139,7 +150,7 @@ def train(
     figures: dict[str, Any] = {"subset": subset.name}
     predict_seconds = 0.0
     for split, known in labelled.items():
-        figures[split], seconds = _runs.figures_of(ranker, raw, store, known, split, subset.kind)
+        figures[split], seconds = _runs.figures_of(ranker, raw, store, known, split, subset.kind, left_out[split])
         predict_seconds += seconds
     figures["seconds"] = {"build": build_seconds, "fit": fit_seconds, "predict": predict_seconds}
 
@@ -247,6 +258,7 @@ def _parser() -> _cli.Parser:
         metavar="LIST",
         help="feature blocks or columns to learn from, separated by commas (default: all)",
     )
+    _cli.add_skip(parser)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     _cli.add_jobs(parser)
     _cli.add_json(parser)

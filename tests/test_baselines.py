@@ -37,11 +37,19 @@ def test_the_default_of_a_tile_is_its_normalizer() -> None:
 
 def test_the_default_of_a_layout_is_the_flagged_row() -> None:
     X = np.array([[0], [1], [0], [0], [0]], np.float32)
-    slates = slates_of([10, 12, 20], [4, 8], X=X, columns=("layout.is_default",))
+    slates = slates_of([10, 12, 20], [4, 8], X=X, columns=(baselines.DEFAULT_FLAG,))
     figures = baselines.default_configuration(slates, "layout")
     assert figures is not None
     assert figures["graphs"] == {"g0": {"slowdown@1": pytest.approx(0.2)}}
     assert baselines.default_configuration(slates_of([10, 12]), "layout") is None
+
+
+def test_counting_configured_nodes_ranks_the_fewest_first() -> None:
+    X = np.array([[0.5], [0.0], [0.25]], np.float32)
+    figures = baselines.fewest_configured(slates_of([30, 10, 20], X=X, columns=(baselines.CONFIGURED,)), "layout")
+    assert figures is not None
+    assert figures["kendall_tau"] == 1.0
+    assert baselines.fewest_configured(slates_of([30, 10, 20]), "layout") is None
 
 
 def test_retest_ranks_by_the_second_measurement() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gbr.errors import DataError, UsageError
-from gbr.subsets import Subset, available, graph_files, resolve, splits_present
+from gbr.subsets import Subset, available, graph_files, known_bad, resolve, splits_present
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -40,6 +40,19 @@ def test_a_kind_alone_prefers_the_official_collection_and_says_so(tmp_path: Path
     assert resolve("tile", tmp_path) == Subset("tile:xla", "tile means tile:xla here")
     assert resolve("layout", tmp_path).name == "layout:nlp:random"
     assert resolve("tile:cpu", tmp_path) == Subset("tile:cpu", None)
+
+
+def test_a_kind_that_could_be_several_collections_lists_them(tmp_path: Path) -> None:
+    touch(tmp_path, "layout/nlp/random/train/a.npz", "layout/xla/default/train/a.npz", "layout/cpu/random/train/a.npz")
+    with pytest.raises(UsageError, match="layout: could be layout:xla:default, layout:nlp:random; give one of these"):
+        resolve("layout", tmp_path)
+
+
+def test_the_corrupted_graphs_are_known_by_collection() -> None:
+    assert known_bad(Subset("layout:xla:default"), "unet_3d.4x4.bf16")
+    assert known_bad(Subset("layout:xla:random"), "unet3d")
+    assert not known_bad(Subset("layout:xla:random"), "mlperf_bert_batch_24_2x2")
+    assert not known_bad(Subset("layout:cpu:random"), "unet_nhwc")
 
 
 @pytest.mark.parametrize("name", ["tile:xla", "tiles", "tile:", "../tile:cpu", "layout", ""])
