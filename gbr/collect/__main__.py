@@ -21,6 +21,7 @@ def arguments() -> Parser:
     top = parser("gbr.collect", "Measure configurations on this machine; what is already measured is kept.")
     kinds = top.add_subparsers(dest="kind", required=True, metavar="KIND")
     _add_tile(kinds)
+    _add_layout(kinds)
     return top
 
 
@@ -55,6 +56,33 @@ def _add_tile(kinds: argparse._SubParsersAction[Parser]) -> None:
     add_splits(tile)
     add_json(tile)
     tile.set_defaults(run=_tile)
+
+
+def _add_layout(kinds: argparse._SubParsersAction[Parser]) -> None:
+    layout = kinds.add_parser(
+        "layout",
+        help="layouts of JAX programs",
+        description="Time JAX programs under layouts of their convolutions, dots and reshapes, in two passes of CPU "
+        "time; one file per program, those that exist are kept.  For a function of yours: gbr.collect.layout.",
+        allow_abbrev=False,
+    )
+    layout.add_argument(
+        "--out",
+        type=Path,
+        default=Path("data"),
+        metavar="ROOT",
+        help="folder that gets npz/layout/cpu/random/{train,valid,test}/*.npz (default: data)",
+    )
+    layout.add_argument("--programs", metavar="LIST", help="families or programs, by commas (default: all)")
+    layout.add_argument("--configs", type=_positive, default=96, metavar="N", help="per program (default: 96)")
+    layout.add_argument("--rounds", type=_positive, default=25, metavar="N", help="per pass (default: 25)")
+    layout.add_argument("--seed", type=int, default=0, metavar="N", help="of layouts (default: 0)")
+    layout.add_argument(
+        "--table", action="store_true", help="print the table of what was measured, in Markdown; no timing"
+    )
+    add_splits(layout)
+    add_json(layout)
+    layout.set_defaults(run=_layout)
 
 
 def _positive(text: str) -> int:
@@ -96,6 +124,38 @@ def _tile(args: argparse.Namespace) -> None:
             (each.family, each.graph[len(each.family) + 1 :], each.configs, each.spread, each.tau) for each in found
         ]
         table(f"Measured in {args.out}", ("family", "shape", "configs", "spread", "retest tau"), rows)
+
+
+def _layout(args: argparse.Namespace) -> None:
+    from gbr.collect import layouts
+    from gbr.collect.timer import pinned
+
+    if args.table:
+        print(layouts.markdown(list(layouts.stored(args.out))))
+        return
+    names = None if args.programs is None else [name.strip() for name in args.programs.split(",") if name.strip()]
+    todo = layouts.tasks(names, args.split or SPLITS, args.out)
+    missing = [task for task in todo if not task.path.exists()]
+    if len(missing) < len(todo):
+        note(
+            f"{len(todo) - len(missing)} of {len(todo)} programs are there already and are kept; "
+            "delete a file to measure it again"
+        )
+    settings = layouts.Settings(args.configs, args.rounds, args.seed)
+    found = []
+    # Pinned before JAX starts: XLA makes as many threads as the process may use cores.
+    with pinned(), progress(len(missing), "measuring") as advance:
+        for task in missing:
+            quality = layouts.collect(task, settings)
+            found.append(quality)
+            for doubt in quality.doubts():
+                note(f"warning: {doubt}")
+            advance(1)
+    if args.json:
+        emit_json([quality.as_dict() for quality in found])
+    elif found:
+        rows = [(each.graph, each.nodes, each.configs, each.spread, each.tau) for each in found]
+        table(f"Measured in {args.out}", ("program", "nodes", "configs", "spread", "retest tau"), rows)
 
 
 @command

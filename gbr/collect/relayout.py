@@ -99,12 +99,12 @@ class Relayout:
     def __init__(self, function: Callable[..., Any], args: Sequence[Any]) -> None:
         self._jax = load()
         leaves, tree = self._jax.tree.flatten(tuple(args))
-        self.leaves = [self._jax.numpy.asarray(leaf) for leaf in leaves]
 
         def flat(*leaves: Any) -> Any:
             return self._jax.tree.leaves(function(*tree.unflatten(leaves)))
 
         try:
+            self.leaves = [self._jax.numpy.asarray(leaf) for leaf in leaves]
             closed = self._jax.make_jaxpr(flat)(*self.leaves)
         except Exception as fault:  # whatever the function raises
             raise CollectError(
