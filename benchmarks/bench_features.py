@@ -1,4 +1,4 @@
-"""Feature extraction of tile configurations: configurations per second, against the same columns in plain NumPy."""
+"""Feature extraction of tile configurations: per second, against the same columns in plain NumPy and Python."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from statistics import geometric_mean
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks._results import machine, publish, seconds
+from features import caches, geometry
 from features.access import loop_nest
 from features.bounds import loop_tiles
-from features.geometry import BLOCK, Geometry
+from features.caches import CacheModel
+from features.geometry import Geometry
 from features.graph import Program
+from features.hardware import CPU
 from features.slots import loop_slots
 from features.tensors import Tensors
 from features.tile import TileExtractor, schema
@@ -24,44 +28,64 @@ COLUMNS = (
     "kernel",
     "loops",
     "prepare, ms",
-    "all columns, configs/s",
+    "all, configs/s",
     "geometry, configs/s",
     "NumPy, configs/s",
     "ratio",
+    "caches, configs/s",
+    "Python, configs/s",
+    "times",
 )
 TEXT = """\
 One thread, {rows} configurations per kernel, drawn with replacement from those of its file; best of 15
-rounds. *prepare* reads the kernel's graph as a loop nest, once per graph. *all columns* is the whole vector
-of {width} features. *geometry* is its part that differs from configuration to configuration by computation,
-{part} columns in a Numba kernel; *NumPy* is the whole-array twin of the same columns that the tests compare
-it with; *ratio* is the one over the other, on the same machine in the same run."""
+rounds. *prepare* reads the kernel's graph as a loop nest, once per graph. *all* is the whole vector of
+{width} features. *geometry* and *caches* are its two computed parts that differ from configuration to
+configuration, {geometry} and {caches} columns from Numba kernels. Their twins are those that the tests
+compare them with: *NumPy* takes whole arrays, *Python* one configuration at a time; *ratio* and *times* are
+kernel over twin, on the same machine in the same run."""
+#: Configurations for the twin that works on one at a time.
+FEW = 20
 
 
 def measure(path: Path, n_configs: int) -> tuple[Any, ...]:
     """One row of the table."""
     graph = read_graph(path)
     assert graph.config_feat is not None
-    program = Program(graph.node_opcode, graph.node_feat, graph.edge_index)
+    arrays = graph.node_opcode, graph.node_feat, graph.edge_index
+    program = Program(*arrays)
     drawn = np.random.default_rng(0).integers(0, graph.n_configs, n_configs)
     configs = np.ascontiguousarray(graph.config_feat[drawn])
     extractor = TileExtractor(program)
     tensors = Tensors.of(program)
     nest = loop_nest(program, tensors)
     slots = loop_slots(nest, tensors)
-    tiles, geometry = loop_tiles(nest, configs), Geometry(nest, tensors, slots)
-    assert np.allclose(geometry(tiles), reference.geometry_columns(nest, tensors, slots, tiles), rtol=1e-4, atol=1e-4)
-    fast = seconds(lambda: geometry(tiles))
-    slow = seconds(lambda: reference.geometry_columns(nest, tensors, slots, tiles))
-    prepare = seconds(lambda: TileExtractor(Program(graph.node_opcode, graph.node_feat, graph.edge_index)))
-    whole = seconds(lambda: extractor(configs))
+    tiles, kernel = loop_tiles(nest, configs), Geometry(nest, tensors, slots)
+    model = CacheModel(kernel, slots, CPU)
+    orders = [list(sequence) for sequence in model.sequences]
+
+    def twin() -> NDArray[np.float64]:
+        return reference.geometry_columns(nest, tensors, slots, tiles)
+
+    def twin_of_few() -> NDArray[np.float64]:
+        return reference.cache_columns(nest, tensors, tiles[:FEW], CPU, orders)
+
+    assert np.allclose(kernel(tiles), twin(), rtol=1e-4, atol=1e-4)
+    assert np.allclose(model(tiles)[:FEW], twin_of_few(), rtol=1e-4, atol=1e-4)
+    prepare = seconds(lambda: TileExtractor(Program(*arrays)))
+    whole = n_configs / seconds(lambda: extractor(configs))
+    computed, by_numpy = n_configs / seconds(lambda: kernel(tiles)), n_configs / seconds(twin)
+    modelled, by_python = n_configs / seconds(lambda: model(tiles)), FEW / seconds(twin_of_few)
     return (
         graph.name,
         len(nest.extents),
         1e3 * prepare,
-        n_configs / whole,
-        n_configs / fast,
-        n_configs / slow,
-        slow / fast,
+        whole,
+        computed,
+        by_numpy,
+        computed / by_numpy,
+        modelled,
+        by_python,
+        modelled / by_python,
     )
 
 
@@ -74,7 +98,9 @@ def main() -> None:
     rows = [measure(path, args.configs) for path in sorted(args.graphs.glob("*.npz"))[::3]]
     means = [float(geometric_mean(row[place] for row in rows)) for place in range(2, len(COLUMNS))]
     rows.append(("geometric mean", "", *means))
-    text = TEXT.format(rows=f"{args.configs:,}", width=len(schema()), part=len(BLOCK))
+    text = TEXT.format(
+        rows=f"{args.configs:,}", width=len(schema()), geometry=len(geometry.BLOCK), caches=len(caches.BLOCK)
+    )
     publish("features", "Feature extraction", text, COLUMNS, rows, machine("numpy", "numba"))
 
 
