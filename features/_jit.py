@@ -8,9 +8,20 @@ kernels call only helpers of their own module.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from numba import njit
 
-kernel: Callable[..., Callable[[Any], Any]] = partial(njit, cache=True, nogil=True, error_model="numpy")
+_OPTIONS: Final = {"nogil": True, "error_model": "numpy"}
+
+
+def kernel() -> Callable[[Any], Any]:
+    """Compile a function on its first call and keep the machine code, where there is a folder to keep it in."""
+
+    def compiled(function: Any) -> Any:
+        try:
+            return njit(cache=True, **_OPTIONS)(function)
+        except RuntimeError:  # a read-only installation and no home of the user's: compile in every process
+            return njit(**_OPTIONS)(function)
+
+    return compiled

@@ -246,8 +246,8 @@ def row_values(nodes: ConfigurableNodes, rows: IntArray, owner: IntArray) -> Row
     owner : int64 (rows,)
         Position of each row's node in ``nodes``.
     """
-    return RowValues(
-        *_row_values(
+    with np.errstate(over="ignore"):  # the hash wraps round; without the compiler NumPy would warn of it
+        found = _row_values(
             rows,
             owner,
             nodes.dims,
@@ -260,4 +260,4 @@ def row_values(nodes: ConfigurableNodes, rows: IntArray, owner: IntArray) -> Row
             np.array(BIN_EDGES, np.int64),
             N_BUCKETS,
         )
-    )
+    return RowValues(*found)

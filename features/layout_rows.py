@@ -145,10 +145,11 @@ class RowTable:
         digests = np.zeros((len(slots), 2), np.uint64)
         known, done, why = len(self), 0, _FULL
         while True:
-            done, why = _encode(
-                words, slots, done, self._factors, self._marks, self._heads, self._following, self._rows,
-                self._counts, self._used, codes, digests,
-            )  # fmt: skip
+            with np.errstate(over="ignore"):  # the hash wraps round; without the compiler NumPy would warn of it
+                done, why = _encode(
+                    words, slots, done, self._factors, self._marks, self._heads, self._following, self._rows,
+                    self._counts, self._used, codes, digests,
+                )  # fmt: skip
             if why != _FULL:
                 break
             self._grow(2 * len(self._rows))

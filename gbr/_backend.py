@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -119,6 +120,28 @@ def loading(library: str, package: str) -> Iterator[None]:
                 "dnf install libgomp (Fedora), brew install libomp (macOS)"
             ) from fault
         raise MissingLibraryError(f"{library} cannot be loaded: {' '.join(str(fault).split())}") from fault
+
+
+@contextmanager
+def refusals(library: str, refusal: type[Exception]) -> Iterator[None]:
+    """Train inside; what the library refuses (a parameter's value, mostly) becomes one line.
+
+    Parameters
+    ----------
+    library : str
+    refusal : type
+        The library's own exception.
+
+    Raises
+    ------
+    UsageError
+    """
+    try:
+        yield
+    except refusal as fault:
+        # XGBoost begins with the time and a line of its source, and ends with a stack trace.
+        told = re.sub(r"^\[[^\]]*\] \S+ ?(Check failed: )?", "", str(fault).strip().split("Stack trace")[0])
+        raise UsageError(f"params: {library}: {' '.join(told.split())}") from fault
 
 
 def sub_slates(indptr: NDArray[np.int64], limit: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:

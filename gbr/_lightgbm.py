@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gbr import labels
-from gbr._backend import Rows, ValidTau, loading, reject, sub_slates
+from gbr._backend import Rows, ValidTau, loading, refusals, reject, sub_slates
 from gbr._checks import Matrix
 from gbr._settings import Settings
 
@@ -93,12 +93,16 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> LightGBMModel:
         }
     params |= settings.params
     data = lgb.Dataset(train.X, label=label, group=group, params=params, free_raw_data=True)
-    if valid is None:
-        booster = lgb.train(params, data, num_boost_round=settings.n_estimators)
-        return LightGBMModel(booster, int(booster.num_trees()), None)
+    with refusals("LightGBM", lgb.basic.LightGBMError):
+        if valid is None:
+            booster = lgb.train(params, data, num_boost_round=settings.n_estimators)
+            return LightGBMModel(booster, int(booster.num_trees()), None)
+        return _train_until(params, data, valid, settings)
 
+
+def _train_until(params: dict[str, Any], data: lgb.Dataset, valid: Rows, settings: Settings) -> LightGBMModel:
     tau = ValidTau(valid, settings.seed)
-    sizes = tau.rows.sizes if group is not None else None
+    sizes = None if settings.objective == "l2" else tau.rows.sizes
     held_out = lgb.Dataset(tau.rows.X, label=np.zeros(len(tau.rows.X)), group=sizes, reference=data, params=params)
     booster = lgb.train(
         params,

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gbr import labels
-from gbr._backend import Rows, ValidTau, loading, reject
+from gbr._backend import Rows, ValidTau, loading, refusals, reject
 from gbr._checks import Matrix
 from gbr._settings import Settings
 from gbr.errors import UsageError
@@ -94,7 +94,7 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> XGBoostModel:
             params["ndcg_exp_gain"] = False
         data = xgb.QuantileDMatrix(train.X, label=labels.ranks(train.target, train.indptr), qid=query)
     params |= settings.params
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as told, refusals("XGBoost", xgb.core.XGBoostError):
         warnings.simplefilter("always")
         if valid is None:
             model = XGBoostModel(xgb.train(params, data, num_boost_round=settings.n_estimators), None)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -189,7 +190,7 @@ def fingerprint(store: FeatureStore, split: str) -> str:
 
 
 def claim(out: Path) -> None:
-    """Refuse an out folder before hours of work: a file, or a folder of things that are no gbr run.
+    """Refuse an out folder before hours of work: a file, not writable, or full of things that are no gbr run.
 
     Raises
     ------
@@ -197,11 +198,12 @@ def claim(out: Path) -> None:
     """
     from gbr import _modeldir
 
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise UsageError(f"--out {out}: is a file; name a folder")
-    if not any(out.iterdir()):
+    nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not nearest.is_dir():
+        raise UsageError(f"--out {out}: {'is' if nearest == out else f'{nearest} is'} a file; name a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UsageError(f"--out {out}: {nearest} cannot be written; name a folder you may write to")
+    if not out.exists() or not any(out.iterdir()):
         return
     try:
         _modeldir.read_manifest(out)

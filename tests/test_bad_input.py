@@ -201,6 +201,30 @@ def test_usage(arguments: list[str], root: Path, tmp_path: Path, capsys: pytest.
     assert (arguments or ["--subset"])[-1] in line
 
 
+@pytest.mark.parametrize(
+    ("extra", "told"),
+    [
+        (
+            ["--backend", "xgboost", "--set", "max_depth=zero"],
+            "params: XGBoost: Invalid Parameter format for max_depth",
+        ),
+        (["--set", "lambda_l1=abc"], "params: LightGBM: .*abc"),
+    ],
+)
+def test_a_value_that_the_library_refuses(
+    extra: list[str], told: str, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--subset", "tile:cpu", "--data", root, "--store", root / "store", "--jobs", 1, "--out", tmp_path / "run"]
+    assert re.search(told, failing(train.main, *where, *extra, status=2, capsys=capsys))
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_out_folder_below_a_file(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    where = ["--subset", "tile:cpu", "--data", root, "--store", root / "store", "--out", tmp_path / "file" / "run"]
+    assert "is a file; name a folder" in failing(train.main, *where, status=2, capsys=capsys)
+
+
 class TestModels:
     """A folder that is no model, or none for these features."""
 
