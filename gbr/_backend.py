@@ -19,7 +19,7 @@ from gbr._checks import Matrix
 from gbr._settings import OBJECTIVES, Settings
 from gbr.errors import MissingLibraryError, UsageError
 from gbr.labels import Target
-from gbr.metrics import kendall_tau
+from gbr.metrics import count_pairs
 
 _EARLY_STOPPING_ROWS: Final = 1000
 
@@ -175,7 +175,8 @@ def sub_slates(indptr: NDArray[np.int64], limit: int, seed: int) -> tuple[NDArra
 class ValidTau:
     """Mean Kendall tau over the slates of a validation set; large slates are represented by 1000 random rows.
 
-    Slates without two different targets are left out.
+    Equal scores count as in random order: tau-b rewards ties, and would stop at the first few coarse trees.  Slates
+    without two different targets are left out.
     """
 
     def __init__(self, valid: Rows, seed: int) -> None:
@@ -196,7 +197,7 @@ class ValidTau:
     def __call__(self, relevance: NDArray[Any]) -> float:
         """Mean tau of a booster's output for :attr:`rows`, float (rows,), higher is faster."""
         scores = labels.as_runtime(np.asarray(relevance, np.float64))
-        return float(np.mean([kendall_tau(scores[part], self._target[part]) for part in self._slices]))
+        return float(np.mean([count_pairs(scores[part], self._target[part]).untied_tau for part in self._slices]))
 
 
 def reject(params: Mapping[str, Any], taken: Mapping[str, str], known: Callable[[str], bool], library: str) -> None:

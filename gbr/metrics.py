@@ -65,6 +65,14 @@ class Pairs:
         return min(1.0, max(-1.0, tau))
 
     @property
+    def untied_tau(self) -> float:
+        """Kendall's tau to be expected when equal scores are put in random order; 0 where it is undefined.
+
+        tau-b rewards ties: a model of one split that gets its few pairs right outscores a fine-grained one.
+        """
+        return (self.concordant - self.discordant) / self.ordered if self.ordered else 0.0
+
+    @property
     def opa(self) -> float:
         """Share of the ordered pairs put in the right order; equal scores count as wrong; 0 without such a pair."""
         return self.concordant / self.ordered if self.ordered else 0.0

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import combinations, permutations
 
 import numpy as np
 import pytest
@@ -38,6 +38,15 @@ def slates_of(*targets: list[int], names: tuple[str, ...] | None = None, **overr
 
 @given(COARSE)
 @settings(max_examples=150, deadline=None)
+def test_untied_tau_is_the_mean_over_orders_of_the_ties() -> None:
+    target = np.array([3.0, 1.0, 2.0, 5.0, 4.0])
+    scores = np.array([1.0, 1.0, 1.0, 2.0, 0.0])
+    broken = [scores + 1e-3 * np.array([*order, 0, 0]) for order in permutations((0, 1, 2))]
+    expected = np.mean([kendalltau(order, target).statistic for order in broken])
+    assert metrics.count_pairs(scores, target).untied_tau == pytest.approx(expected)
+    assert metrics.count_pairs(scores, np.ones(5)).untied_tau == 0.0
+
+
 def test_pairs_equal_a_count_by_hand(rows: list[tuple[int, int]]) -> None:
     scores, target = columns(rows)
     pairs = list(combinations(range(len(rows)), 2))
