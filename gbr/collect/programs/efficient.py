@@ -1,4 +1,4 @@
-"""Attention that does not look at every pair: in windows, along axes, through latents, by a kernel's features."""
+"""Attention that does not look at every pair: in windows, through latents, by a kernel's features."""
 
 from __future__ import annotations
 
@@ -31,23 +31,6 @@ def swin(_: str) -> Example:
         return x
 
     return Example(run, [block] * 2, ((batch, side, side, model),))
-
-
-def axial(_: str) -> Example:
-    """Attention along the rows and then along the columns of an image (Ho et al., 2019)."""
-    batch, rows, columns, model, count = 2, 32, 24, 64, 4
-    shapes = {"axes": [{"qkv": (3, model, model), "out": (model, model)}] * 2, "mix": [(model, 128), (128, model)]}
-
-    def run(p: Any, x: Any) -> Any:
-        for axis in p["axes"]:
-            shape = x.shape
-            y = layer_norm(x).reshape(-1, *shape[2:])
-            q, k, v = (heads(y @ axis["qkv"][part], count) for part in range(3))
-            x = x + (joined(attend(q, k, v)) @ axis["out"]).reshape(shape)
-            x = x.swapaxes(1, 2)
-        return x + jax.nn.gelu(layer_norm(x) @ p["mix"][0]) @ p["mix"][1]
-
-    return Example(run, shapes, ((batch, rows, columns, model),))
 
 
 def perceiver(_: str) -> Example:
