@@ -1,4 +1,4 @@
-"""Networks that tell something of every pixel: at a higher resolution, or from ever wider surroundings."""
+"""Networks that tell what every pixel shows, from ever wider surroundings."""
 
 from __future__ import annotations
 
@@ -11,33 +11,6 @@ from gbr.collect.programs import Example
 from gbr.collect.programs._parts import channel, channels_last, conv, filters, image, normalise
 
 relu = jax.nn.relu
-
-
-def superres(layout: str) -> Example:
-    """Residual convolutions at low resolution, then channels that become pixels, twice (Shi et al., 2016)."""
-    features = 16
-    shapes = {
-        "in": filters(layout, 3, 4, features),
-        "body": [[filters(layout, 3, features, features)] * 2] * 2,
-        "up": [filters(layout, 3, features, 4 * 8), filters(layout, 3, 8, 4 * 4)],
-    }
-
-    def spread(x: Any) -> Any:
-        if channels_last(layout):
-            n, h, w, c = x.shape
-            return x.reshape(n, h, w, 2, 2, c // 4).transpose(0, 1, 3, 2, 4, 5).reshape(n, 2 * h, 2 * w, c // 4)
-        n, c, h, w = x.shape
-        return x.reshape(n, c // 4, 2, 2, h, w).transpose(0, 1, 4, 2, 5, 3).reshape(n, c // 4, 2 * h, 2 * w)
-
-    def run(p: Any, x: Any) -> Any:
-        x = conv(layout, x, p["in"])
-        for first, second in p["body"]:
-            x = x + conv(layout, relu(conv(layout, x, first)), second)
-        for w in p["up"]:
-            x = spread(jnp.tanh(conv(layout, x, w)))
-        return x
-
-    return Example(run, shapes, (image(layout, 2, (28, 28), 4),))
 
 
 def deeplab(layout: str) -> Example:
