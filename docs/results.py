@@ -1,4 +1,4 @@
-"""Write the results table of README.md from the runs of ``make demo``.
+"""Write a results table of README.md from runs on one collection.
 
 python docs/results.py runs/demo/lightgbm runs/demo/xgboost
 """
@@ -14,11 +14,14 @@ from gbr import Ranker
 from gbr._files import replacing
 
 README: Final = Path(__file__).parents[1] / "README.md"
-BEGIN: Final = "<!-- results:begin -->\n"
-END: Final = "<!-- results:end -->\n"
+#: Around the table of a kind of collection.
+BEGIN: Final = "<!-- results {kind}: begin -->\n"
+END: Final = "<!-- results {kind}: end -->\n"
+GRAPHS: Final = {"tile": "kernels", "layout": "programs"}
 LIBRARIES: Final = {"lightgbm": "LightGBM", "xgboost": "XGBoost"}
 BASELINES: Final = {
     "raw_l2": "raw columns, L2",
+    "fewest_configured": "fewest nodes set",
     "default_configuration": "default configuration",
     "random_order": "random order",
     "retest": "retest",
@@ -31,8 +34,8 @@ def table(runs: list[tuple[Ranker, dict[str, Any]]]) -> str:
     _ranker, first = runs[0]
     counts = {split: first[split]["n_graphs"] for split in ("train", "valid", "test")}
     lines = [
-        f"`{first['subset']}`: trained on {counts['train']} kernels, stopped on {counts['valid']} of other families, "
-        f"tested on {counts['test']} of yet others.",
+        f"`{first['subset']}`: trained on {counts['train']} {GRAPHS[kind(first)]}, "
+        f"stopped on {counts['valid']} of other families, tested on {counts['test']} of yet others.",
         "",
         f"| {' | '.join(COLUMNS)} |",
         "|---|---:|---:|---:|---:|",
@@ -44,6 +47,11 @@ def table(runs: list[tuple[Ranker, dict[str, Any]]]) -> str:
         if key in first["test"]["baselines"]:
             lines.append(_row(name, first["valid"]["baselines"].get(key, {}), first["test"]["baselines"][key]))
     return "\n".join([*lines, ""])
+
+
+def kind(figures: dict[str, Any]) -> str:
+    """``tile`` or ``layout``."""
+    return str(figures["subset"]).split(":")[0]
 
 
 def _row(name: str, valid: dict[str, Any], test: dict[str, Any]) -> str:
@@ -64,11 +72,11 @@ def main() -> None:
     arguments.add_argument("runs", type=Path, nargs="+", metavar="DIR")
     args = arguments.parse_args()
     runs = [(Ranker.load(run), json.loads((run / "metrics.json").read_text())) for run in args.runs]
-    text = README.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
+    begin, end = (mark.format(kind=kind(runs[0][1])) for mark in (BEGIN, END))
+    before, _, rest = README.read_text(encoding="utf-8").partition(begin)
+    _, _, after = rest.partition(end)
     with replacing(README) as part:
-        part.write_text(f"{before}{BEGIN}{table(runs)}{END}{after}", encoding="utf-8")
+        part.write_text(f"{before}{begin}{table(runs)}{end}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -116,11 +116,12 @@ def test_table_and_picture_are_made_from_a_run(tmp_path: Path, monkeypatch: pyte
     assert {line.count("|") for line in told.splitlines()[2:]} == {6}
 
     page = tmp_path / "README.md"
-    page.write_text(f"before\n{results.BEGIN}old\n{results.END}after\n")
+    begin, end = results.BEGIN.format(kind="tile"), results.END.format(kind="tile")
+    page.write_text(f"before\n{begin}old\n{end}after\n")
     monkeypatch.setattr(results, "README", page)
     monkeypatch.setattr(sys, "argv", ["results.py", str(run)])
     results.main()
-    assert page.read_text() == f"before\n{results.BEGIN}{told}{results.END}after\n"
+    assert page.read_text() == f"before\n{begin}{told}{end}after\n"
 
     paths = sorted((root / "npz" / "tile" / "cpu" / "test").glob("*.npz"))
     shown = picture.panels(Ranker.load(run), paths)
