@@ -29,7 +29,7 @@ help: ## List the targets
 
 demo: $(VENV)/.demo ## Features, training and evaluation on the measured data that comes with gbr; model in runs/demo
 	@$(PY) -m gbr.features build --subset $(SUBSET)
-	@for backend in lightgbm xgboost; do echo; echo "Backend $$backend"; \
+	@for backend in ensemble lightgbm xgboost; do echo; echo "Backend $$backend"; \
 	  $(PY) -m gbr.train --subset $(SUBSET) --backend $$backend --out $(DEMO)/$$backend || exit; done
 
 test: $(VENV)/.dev ## Run the tests

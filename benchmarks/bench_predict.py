@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from benchmarks._results import machine, publish, seconds
 from gbr import Ranker, read_graph, write_graph
-from gbr._settings import OBJECTIVES
 from gbr.build import extract
 from gbr.subsets import graph_files, resolve
 from gbr.train import train
 
+BACKENDS = ("lightgbm", "xgboost", "ensemble")
 COLUMNS = ("backend", "trees", "kernel", "from file, ms", "features, ms", "model, ms")
 TEXT = """\
 {rows} configurations of one kernel, drawn with replacement from those of its file; best of 15 rounds, one
@@ -68,7 +68,7 @@ def main() -> None:
     rows = []
     with TemporaryDirectory() as folder:
         graphs = [enlarged(path, args.configs, Path(folder)) for path in graph_files(subset, args.data, "test")[::6]]
-        for backend in OBJECTIVES:
+        for backend in BACKENDS:
             run = Path(folder) / backend
             train(subset, args.data, Path(folder) / "store", run, backend=backend)
             ranker = Ranker.load(run).set_params(n_jobs=1)

@@ -18,7 +18,7 @@ README: Final = Path(__file__).parents[1] / "README.md"
 BEGIN: Final = "<!-- results {kind}: begin -->\n"
 END: Final = "<!-- results {kind}: end -->\n"
 GRAPHS: Final = {"tile": "kernels", "layout": "programs"}
-LIBRARIES: Final = {"lightgbm": "LightGBM", "xgboost": "XGBoost"}
+NAMES: Final = {"ensemble": "ensemble", "lightgbm": "LightGBM", "xgboost": "XGBoost", "costmodel": "cost model"}
 BASELINES: Final = {
     "raw_l2": "raw columns, L2",
     "fewest_configured": "fewest nodes set",
@@ -41,7 +41,7 @@ def table(runs: list[tuple[Ranker, dict[str, Any]]]) -> str:
         "|---|---:|---:|---:|---:|",
     ]
     for ranker, figures in runs:
-        name = f"**{LIBRARIES[ranker.backend]}**, {ranker.settings_.objective}"
+        name = f"**{NAMES[ranker.backend]}**, {ranker.settings_.objective}"
         lines.append(_row(name, figures["valid"], figures["test"]))
     for key, name in BASELINES.items():
         if key in first["test"]["baselines"]:

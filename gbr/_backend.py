@@ -23,6 +23,9 @@ from gbr.metrics import count_pairs
 
 _EARLY_STOPPING_ROWS: Final = 1000
 
+#: Objectives that are least squares -> the label they learn.
+REGRESSED: Final = {"l2": labels.normalised_rank, "speed": labels.relative_speed}
+
 
 @dataclass(frozen=True, eq=False)
 class Rows:
@@ -54,6 +57,7 @@ class Model(Protocol):
     n_iterations: int
     n_features: int
     best_score: float | None
+    versions: Mapping[str, str]  # of the libraries that made it, by package
 
     def predict(self, X: Matrix, n_jobs: int) -> NDArray[np.float64]:
         """Relevance, float64 (rows,): higher is faster."""
@@ -72,7 +76,6 @@ class Backend(Protocol):
     """A module that fits and loads models with one library."""
 
     SUFFIX: str
-    VERSION: str
 
     def fit(self, train: Rows, valid: Rows | None, settings: Settings) -> Model:
         """Train; with ``valid``, stop early on its mean Kendall tau and keep the best iteration."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -94,6 +95,24 @@ def reordered(matrix: Matrix, names: tuple[str, ...] | None, fitted: tuple[str, 
     if matrix.shape[1] != n_fitted:
         raise UsageError(f"X: got {matrix.shape[1]} columns, the model was fitted on {n_fitted}")
     return matrix
+
+
+def as_places(columns: Sequence[str | int] | None, names: tuple[str, ...] | None, count: int) -> tuple[int, ...]:
+    """Places of columns given by name or by place; none for None.
+
+    Raises
+    ------
+    UsageError
+        For a column that is not there: names it.
+    """
+    place = {name: number for number, name in enumerate(names or ())}
+    found = []
+    for column in columns or ():
+        at = place.get(column, -1) if isinstance(column, str) else column
+        if isinstance(at, bool) or not isinstance(at, int | np.integer) or not 0 <= at < count:
+            raise UsageError(f"costs: X has no column {column!r}; want names of its columns, or places below {count}")
+        found.append(int(at))
+    return tuple(found)
 
 
 def as_indptr(qid: Any, rows: int) -> NDArray[np.int64]:

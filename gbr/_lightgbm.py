@@ -8,15 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gbr import labels
-from gbr._backend import Rows, ValidTau, loading, refusals, reject, sub_slates
+from gbr._backend import REGRESSED, Rows, ValidTau, loading, refusals, reject, sub_slates
 from gbr._checks import Matrix
-from gbr._settings import Settings
+from gbr._settings import ROW_SHARE, Settings, column_share
 
 with loading("LightGBM", "lightgbm"):
     import lightgbm as lgb
 
 SUFFIX: Final = ".txt"
-VERSION: Final = str(lgb.__version__)
 
 #: For ``lambdarank`` slates are cut into parts of at most this many random rows: its own limit is 10,000, and its time
 #: grows with rows times rows per part.  Measured on two slates of 10,000 rows, 60 rounds: 43 s of CPU time whole, 3.9 s
@@ -40,6 +39,8 @@ _TAKEN: Final = {
 
 class LightGBMModel:
     """A fitted ``lightgbm.Booster``."""
+
+    versions: Final = {"lightgbm": str(lgb.__version__)}
 
     def __init__(self, booster: lgb.Booster, n_iterations: int, best_score: float | None) -> None:
         self.booster = booster
@@ -76,9 +77,9 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> LightGBMModel:
         "metric": "None",
         "verbosity": -1,
     }
-    if settings.objective == "l2":
+    if settings.objective in REGRESSED:
         params["objective"] = "regression"
-        label: NDArray[Any] = labels.normalised_rank(train.target, train.indptr)
+        label: NDArray[Any] = REGRESSED[settings.objective](train.target, train.indptr)
         group = None
     else:
         parts = sub_slates(train.indptr, SUB_SLATE_ROWS, settings.seed)
@@ -91,6 +92,13 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> LightGBMModel:
             "label_gain": list(range(int(label.max()) + 1)),
             "lambdarank_truncation_level": int(group.max()),
         }
+    sampling = {
+        "feature_fraction": column_share(train.X.shape[1]),
+        "bagging_fraction": ROW_SHARE,
+        "bagging_freq": 1,
+    }
+    aliases = _aliases()
+    params |= {name: value for name, value in sampling.items() if settings.params.keys().isdisjoint(aliases[name])}
     params |= settings.params
     data = lgb.Dataset(train.X, label=label, group=group, params=params, free_raw_data=True)
     with refusals("LightGBM", lgb.basic.LightGBMError):
@@ -102,7 +110,7 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> LightGBMModel:
 
 def _train_until(params: dict[str, Any], data: lgb.Dataset, valid: Rows, settings: Settings) -> LightGBMModel:
     tau = ValidTau(valid, settings.seed)
-    sizes = None if settings.objective == "l2" else tau.rows.sizes
+    sizes = None if settings.objective in REGRESSED else tau.rows.sizes
     held_out = lgb.Dataset(tau.rows.X, label=np.zeros(len(tau.rows.X)), group=sizes, reference=data, params=params)
     booster = lgb.train(
         params,

@@ -9,16 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gbr import labels
-from gbr._backend import Rows, ValidTau, loading, refusals, reject
+from gbr._backend import REGRESSED, Rows, ValidTau, loading, refusals, reject
 from gbr._checks import Matrix
-from gbr._settings import Settings
+from gbr._settings import ROW_SHARE, Settings, column_share
 from gbr.errors import UsageError
 
 with loading("XGBoost", "xgboost-cpu"):
     import xgboost as xgb
 
 SUFFIX: Final = ".ubj"
-VERSION: Final = str(xgb.__version__)
 
 #: Pairs per row and round.  XGBoost's default, the 32 best-placed rows, learns the top only and is the worst for tau.
 PAIRS_PER_ROW: Final = 16
@@ -42,6 +41,8 @@ _TAKEN: Final = {
 
 class XGBoostModel:
     """A fitted ``xgboost.Booster``."""
+
+    versions: Final = {"xgboost": str(xgb.__version__)}
 
     def __init__(self, booster: xgb.Booster, best_score: float | None) -> None:
         self.booster = booster
@@ -76,6 +77,8 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> XGBoostModel:
         "max_leaves": settings.num_leaves,
         "min_child_weight": 0,
         "learning_rate": settings.learning_rate,
+        "subsample": ROW_SHARE,
+        "colsample_bytree": column_share(train.X.shape[1]),
         "seed": settings.seed,
         "nthread": settings.n_jobs,
         "disable_default_eval_metric": True,
@@ -83,10 +86,10 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> XGBoostModel:
         "verbosity": 1,
     }
     query = np.repeat(np.arange(len(train.sizes)), train.sizes)
-    if settings.objective == "l2":
+    if settings.objective in REGRESSED:
         params["objective"] = "reg:squarederror"
         params["min_child_weight"] = settings.min_child_samples
-        data = xgb.QuantileDMatrix(train.X, label=labels.normalised_rank(train.target, train.indptr))
+        data = xgb.QuantileDMatrix(train.X, label=REGRESSED[settings.objective](train.target, train.indptr))
     else:
         params["objective"] = "rank:pairwise" if settings.objective == "pairwise" else "rank:ndcg"
         params |= {"lambdarank_pair_method": "mean", "lambdarank_num_pair_per_sample": PAIRS_PER_ROW}

@@ -112,6 +112,7 @@ def raw_columns(train: Slates, seed: int, n_jobs: int | None) -> Ranker | None:
         num_leaves=31,
         learning_rate=0.1,
         min_child_samples=20,
+        params={"feature_fraction": 1.0, "bagging_fraction": 1.0, "bagging_freq": 0},
         random_state=seed,
         n_jobs=n_jobs,
     )

@@ -6,6 +6,8 @@ everything it predicts comes back through :func:`as_runtime`.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -52,6 +54,29 @@ def normalised_rank(target: Target, indptr: NDArray[np.int64]) -> NDArray[np.flo
     scaled = np.full(len(rank), 0.5)
     np.divide(last - rank, last, out=scaled, where=last > 0)
     return scaled.astype(np.float32)
+
+
+def relative_speed(target: Target, indptr: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Speed of every row over that of the fastest of its slate, in (0, 1]: 1 is the fastest.
+
+    Differences among slow rows shrink, those among fast rows stay: what a choice of the best few rests on.  Where a
+    target is not above 0, or all are equal, speeds say nothing and the slate gets its :func:`normalised_rank`.
+
+    Parameters
+    ----------
+    target, indptr
+        As for :func:`ranks`.
+
+    Returns
+    -------
+    float32 (rows,)
+    """
+    label = normalised_rank(target, indptr)
+    for start, stop in pairwise(indptr.tolist()):
+        own = target[start:stop].astype(np.float64)
+        if len(own) and 0 < own.min() < own.max():
+            label[start:stop] = own.min() / own
+    return label
 
 
 def as_runtime(relevance: NDArray[np.float64]) -> NDArray[np.float64]:

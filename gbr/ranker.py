@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from gbr import __version__, _modeldir, labels
 from gbr._backend import Rows, backend
-from gbr._checks import as_indptr, as_matrix, as_target, reordered
+from gbr._checks import as_indptr, as_matrix, as_places, as_target, reordered
 from gbr._settings import CAPACITY, SEEDS, Settings, resolve, threads
 from gbr.errors import MissingLibraryError, ModelError, UsageError
 from gbr.metrics import kendall_tau
@@ -36,11 +36,17 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
     Parameters
     ----------
     backend : str
-        ``lightgbm`` or ``xgboost``.
+        ``ensemble`` (the mean of unlike members from both libraries), ``lightgbm``, ``xgboost``, or ``costmodel``
+        (non-negative prices on ``costs``).
     objective : str or None
         ``lambdarank`` (both; ranks as linear gains, pairs over the whole slate), ``pairwise`` (xgboost) or ``l2``
-        (both; least squares on the rank within the slate).  None: ``lambdarank`` for lightgbm, ``pairwise`` for
-        xgboost.
+        (both; least squares on the rank within the slate), ``speed`` (both; least squares on the speed over the
+        slate's fastest); ``mixed``, ``mixed-few`` (with the cost model as a further member) or ``mixed-top``
+        (ensemble); ``nnls`` (costmodel).  None: what suits the goal.
+    goal : str
+        ``tau``: order the whole slate.  ``topk``: have a fast one among the first few.  Chooses the objective where
+        none is given: for ``tau`` ``lambdarank`` (lightgbm), ``pairwise`` (xgboost), ``mixed`` (ensemble; with
+        ``costs`` and fewer than 60 slates to learn from ``mixed-few``), for ``topk`` ``speed`` and ``mixed-top``.
     n_estimators, num_leaves, learning_rate, min_child_samples : int, int, float, int or None
         Rounds, leaves per tree, shrinkage, rows per leaf.  None: :func:`gbr._settings.default_capacity` of the training
         set.  XGBoost counts rows per leaf for ``l2`` only.
@@ -48,6 +54,9 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         With an ``eval_set``, stop after as many rounds without a better mean Kendall tau; the best round is kept.
     params : mapping or None
         Further parameters of the library, by its own names.
+    costs : sequence of str or int, or None
+        Columns that are log2(1 + amount) of amounts whose sum, each at a price, is time: names or places.  What the
+        cost model learns from.
     random_state : int, RandomState or None
         The seed.  An int makes the fit reproducible: the same bytes for the same rows, library and machine, whatever
         the number of threads.
@@ -82,26 +91,30 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
 
     def __init__(
         self,
-        backend: str = "lightgbm",
+        backend: str = "ensemble",
         objective: str | None = None,
         *,
+        goal: str = "tau",
         n_estimators: int | None = None,
         num_leaves: int | None = None,
         learning_rate: float | None = None,
         min_child_samples: int | None = None,
         early_stopping_rounds: int = 100,
         params: Mapping[str, Any] | None = None,
+        costs: Sequence[str | int] | None = None,
         random_state: int | np.random.RandomState | None = 0,
         n_jobs: int | None = None,
     ) -> None:
         self.backend = backend
         self.objective = objective
+        self.goal = goal
         self.n_estimators = n_estimators
         self.num_leaves = num_leaves
         self.learning_rate = learning_rate
         self.min_child_samples = min_child_samples
         self.early_stopping_rounds = early_stopping_rounds
         self.params = params
+        self.costs = costs
         self.random_state = random_state
         self.n_jobs = n_jobs
 
@@ -113,7 +126,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         X : array-like or data frame (rows, columns)
             Features; NaN means missing.
         runtime : array-like (rows,)
-            Any number, lower is better; only the order within a query matters.
+            Any number, lower is better.  Only the order within a query matters; to ``speed`` also the ratios.
         qid : array-like (rows,)
             Query of each row, integers or strings; the rows of a query stand together.
         eval_set : (X, runtime, qid) or None
@@ -136,7 +149,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         train = Rows(matrix, as_target(runtime, len(matrix)), as_indptr(qid, len(matrix)))
         if not train.n_rankable:
             raise UsageError("runtime: no query has two different runtimes; there is no order to learn")
-        settings = self._settings(train)
+        settings = self._settings(train, names)
         valid = None
         if eval_set is not None:
             X_valid, runtime_valid, qid_valid = eval_set
@@ -145,7 +158,6 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
             valid = Rows(other, as_target(runtime_valid, len(other)), as_indptr(qid_valid, len(other)))
         self.model_ = library.fit(train, valid, settings)
         self.settings_ = settings
-        self.library_version_ = library.VERSION
         self.trained_on_: dict[str, Any] | None = None
         self._set_features(names, matrix.shape[1])
         return self
@@ -304,7 +316,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
                 "gbr": __version__,
                 "python": platform.python_version(),
                 "numpy": np.__version__,
-                self.backend: self.library_version_,
+                **self.model_.versions,
             },
         }
         _modeldir.write(Path(folder), self.model_.to_bytes(), backend(self.backend).SUFFIX, about)
@@ -322,19 +334,19 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         """
         data, about = _modeldir.read(Path(folder))
         try:
-            settings = Settings(**about["settings"])
+            settings = Settings(**about["settings"] | {"costs": tuple(about["settings"]["costs"])})
             names, count = about["features"]["names"], about["features"]["count"]
             ranker = cls(
                 about["backend"],
                 **{name: getattr(settings, name) for name in _SHARED},
                 params=dict(settings.params) or None,
+                costs=[names[place] if names else place for place in settings.costs] or None,
                 random_state=settings.seed,
             )
             ranker.model_ = backend(ranker.backend).load(data)
             ranker.model_.n_iterations = about["best_iteration"]
             ranker.model_.best_score = about["best_score"]
             ranker.trained_on_ = about["trained_on"]
-            ranker.library_version_ = about["versions"][ranker.backend]
             if ranker.model_.n_features != count or (names is not None and len(names) != count):
                 raise ValueError(f"{ranker.model_.n_features} features in the model, {count} in the manifest")
         except MissingLibraryError:
@@ -346,10 +358,11 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         ranker._set_features(None if names is None else tuple(names), count)
         return ranker
 
-    def _settings(self, train: Rows) -> Settings:
+    def _settings(self, train: Rows, names: tuple[str, ...] | None) -> Settings:
         return resolve(
             self.backend,
             self.objective,
+            goal=self.goal,
             capacity={name: getattr(self, name) for name in CAPACITY},
             early_stopping_rounds=self.early_stopping_rounds,
             seed=_seed(self.random_state),
@@ -357,6 +370,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
             params=self.params,
             n_slates=train.n_rankable,
             n_rows=len(train.X),
+            costs=as_places(self.costs, names, train.X.shape[1]),
         )
 
     def _set_features(self, names: tuple[str, ...] | None, count: int) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from gbr import _cli, subsets
-from gbr._settings import CAPACITY, OBJECTIVES
+from gbr._settings import CAPACITY, GOALS, OBJECTIVES
 from gbr.errors import DataError, GbrError, UsageError
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def _main(argv: Sequence[str] | None = None) -> None:
         out,
         backend=args.backend,
         objective=args.objective,
+        goal=args.goal,
         settings=settings,
         columns=args.columns,
         seed=args.seed,
@@ -64,8 +65,9 @@ def train(
     store_root: Path,
     out: Path,
     *,
-    backend: str = "lightgbm",
+    backend: str = "ensemble",
     objective: str | None = None,
+    goal: str = "tau",
     settings: dict[str, Any] | None = None,
     columns: Sequence[str] | None = None,
     seed: int = 0,
@@ -81,7 +83,7 @@ def train(
     ----------
     subset, data, store_root, out
         The collection, where it is, where its features go, where the run goes.
-    backend, objective, seed
+    backend, objective, goal, seed
         As :class:`gbr.ranker.Ranker` takes them.
     settings : dict, optional
         Parameters of the ranker (:data:`gbr._settings.CAPACITY`, ``early_stopping_rounds``) or of the library.
@@ -112,6 +114,7 @@ def train(
     ranker = Ranker(
         backend,
         objective,
+        goal=goal,
         **{name: value for name, value in given.items() if name in _RANKER_PARAMETERS},
         params={name: value for name, value in given.items() if name not in _RANKER_PARAMETERS} or None,
         random_state=seed,
@@ -243,9 +246,15 @@ def _parser() -> _cli.Parser:
     parser.add_argument(
         "--out", type=Path, default=None, metavar="DIR", help="folder of the run (default: runs/<subset>/<time>)"
     )
-    parser.add_argument("--backend", choices=tuple(OBJECTIVES), default="lightgbm", help="default: lightgbm")
+    parser.add_argument("--backend", choices=tuple(OBJECTIVES), default="ensemble", help="default: ensemble")
+    parser.add_argument(
+        "--goal",
+        choices=GOALS,
+        default="tau",
+        help="what the ranking is for: the whole order, or that the first few hold a fast one (default: tau)",
+    )
     names = ", ".join(dict.fromkeys(name for offered in OBJECTIVES.values() for name in offered))
-    parser.add_argument("--objective", default=None, metavar="NAME", help=f"{names} (default: the backend's first)")
+    parser.add_argument("--objective", default=None, metavar="NAME", help=f"{names} (default: what suits the goal)")
     parser.add_argument(
         "--set",
         action="append",

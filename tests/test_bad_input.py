@@ -208,7 +208,7 @@ def test_usage(arguments: list[str], root: Path, tmp_path: Path, capsys: pytest.
             ["--backend", "xgboost", "--set", "max_depth=zero"],
             "params: XGBoost: Invalid Parameter format for max_depth",
         ),
-        (["--set", "lambda_l1=abc"], "params: LightGBM: .*abc"),
+        (["--backend", "lightgbm", "--set", "lambda_l1=abc"], "params: LightGBM: .*abc"),
     ],
 )
 def test_a_value_that_the_library_refuses(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -66,3 +67,23 @@ def test_normalised_rank_spans_zero_to_one_with_the_fastest_at_one() -> None:
 
 def test_the_sign_turns() -> None:
     assert labels.as_runtime(np.array([3.0, -1.0])).tolist() == [-3.0, 1.0]
+
+
+def test_relative_speed_is_the_fastest_over_each() -> None:
+    target = np.array([4.0, 2.0, 8.0, 3.0, 3.0, -1.0, 5.0, 0.0, 7.0])
+    indptr = np.array([0, 3, 5, 7, 9])
+    found = labels.relative_speed(target, indptr)
+    assert found.dtype == np.float32
+    assert found[:3].tolist() == [0.5, 1.0, 0.25]
+    # No order, or times that are not above 0: the rank stands in.
+    assert found[3:].tolist() == [0.5, 0.5, 1.0, 0.0, 1.0, 0.0]
+
+
+@given(SLATES)
+@settings(max_examples=60, deadline=None)
+def test_relative_speed_orders_as_ranks_do(slates: list[list[int]]) -> None:
+    target, indptr = flat(slates)
+    speed, rank = labels.relative_speed(target, indptr), labels.ranks(target, indptr)
+    for start, stop in pairwise(indptr.tolist()):
+        order = np.argsort(rank[start:stop], kind="stable")
+        assert (np.diff(speed[start:stop][order]) >= 0).all()

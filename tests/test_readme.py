@@ -110,7 +110,7 @@ def test_table_and_picture_are_made_from_a_run(tmp_path: Path, monkeypatch: pyte
     figures = json.loads((run / "metrics.json").read_text())
     told = results.table([(Ranker.load(run), figures)])
     assert "trained on 4 kernels, stopped on 2 of other families, tested on 4 of yet others" in told
-    (model,) = [line for line in told.splitlines() if line.startswith("| **LightGBM**, lambdarank |")]
+    (model,) = [line for line in told.splitlines() if line.startswith("| **ensemble**, mixed |")]
     assert f" {figures['valid']['kendall_tau']:.3f} (" in model
     assert model.endswith(f" {100 * figures['test']['slowdown@5']:.1f} % |")
     assert {line.count("|") for line in told.splitlines()[2:]} == {6}

@@ -68,15 +68,15 @@ def test_figures_are_those_of_the_saved_model(root: Path, run: Path, figures: di
 def test_the_manifest_says_what_was_trained_on_what(run: Path, root: Path) -> None:
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["seed"] == 0
-    assert manifest["settings"]["objective"] == "lambdarank"
+    assert manifest["settings"]["objective"] == "mixed"
     assert manifest["settings"]["n_estimators"] == 30
     assert manifest["trained_on"]["subset"] == "tile:cpu"
     schema = FeatureStore(root / "store", "tile:cpu").manifest["schema"]
     assert manifest["trained_on"]["schema_hash"] == schema["hash"]
     assert manifest["features"]["names"] == schema["columns"]
     assert manifest["trained_on"]["data"].keys() == {"train", "valid", "test"}
-    assert manifest["versions"].keys() == {"gbr", "python", "numpy", "lightgbm"}
-    (model,) = run.glob("model-*.txt")
+    assert manifest["versions"].keys() == {"gbr", "python", "numpy", "lightgbm", "xgboost"}
+    (model,) = run.glob("model-*.zip")
     assert model.name == manifest["model"]["file"]
 
 
@@ -170,7 +170,8 @@ def test_the_command_prints_tables_of_80_columns(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     out = tmp_path / "run"
-    assert cli(*arguments(root, out), "--set", "n_estimators=5", "--set", "feature_fraction=0.5", "--seed", 3) == 0
+    given = ["--backend", "lightgbm", "--set", "n_estimators=5", "--set", "feature_fraction=0.5", "--seed", 3]
+    assert cli(*arguments(root, out), *given) == 0
     told = capsys.readouterr()
     assert max(map(len, told.out.splitlines())) <= 80
     for text in ("tile:cpu valid: 3 graphs", "tile:cpu test: 2 graphs", "raw columns, L2", "retest ceiling", "tau"):
@@ -199,9 +200,9 @@ def test_a_run_goes_to_a_folder_of_its_own(root: Path, tmp_path: Path, monkeypat
     ("extra", "status", "match"),
     [
         (["--set", "num_leaves"], 2, "--set num_leaves: want key=value"),
-        (["--set", "num_leafs=3"], 2, "LightGBM has no parameter 'num_leafs'"),
+        (["--backend", "lightgbm", "--set", "num_leafs=3"], 2, "LightGBM has no parameter 'num_leafs'"),
         (["--set", "num_leaves=many"], 2, "num_leaves: got 'many', want a whole number"),
-        (["--objective", "pairwise"], 2, "got 'pairwise', lightgbm has 'lambdarank', 'l2'"),
+        (["--objective", "l2"], 2, "got 'l2', ensemble has 'mixed', 'mixed-few', 'mixed-top'"),
         (["--backend", "catboost"], 2, "catboost"),
         (["--columns", "nope"], 2, "'nope' is neither a column nor a block"),
     ],

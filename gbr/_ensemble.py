@@ -1,0 +1,153 @@
+"""Several rankers as one: members of unlike objectives and libraries err on different programs.
+
+Each member's output is divided by how far it spreads within the slates of the training set, and the mean is taken.
+Unlike a mean of ranks this needs no slate, so a row's score does not depend on the rows it comes with; on the embedded
+tile collection, families held out, both reach the same tau.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gbr._backend import Backend, Model, Rows, ValidTau, backend
+from gbr._checks import Matrix
+from gbr._settings import MEMBERS, Settings
+from gbr.errors import UsageError
+
+SUFFIX: Final = ".zip"
+
+_INDEX: Final = "members.json"
+#: A member file above this is not read: no model of ours comes near it.
+_MOST_BYTES: Final = 1 << 31
+#: What reading a foreign or edited archive ends in, besides ValueError.
+_NOT_OURS: Final = (zipfile.BadZipFile, KeyError, TypeError, AttributeError, UsageError, NotImplementedError, EOFError)
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One model of an ensemble.
+
+    Parameters
+    ----------
+    settings : Settings
+        What it was fitted with.
+    model : Model
+    spread : float
+        Mean standard deviation of its output within a training slate.
+    """
+
+    settings: Settings
+    model: Model
+    spread: float
+
+
+class EnsembleModel:
+    """Fitted members behind the protocol of one model."""
+
+    def __init__(self, members: Sequence[Member], best_score: float | None) -> None:
+        self.members = tuple(members)
+        self.n_iterations = sum(member.model.n_iterations for member in members)
+        self.n_features = members[0].model.n_features
+        self.best_score = best_score
+        self.versions = dict(sorted({version for member in members for version in member.model.versions.items()}))
+
+    def predict(self, X: Matrix, n_jobs: int) -> NDArray[np.float64]:
+        """Relevance, float64 (rows,)."""
+        total = np.zeros(len(X))
+        for member in self.members:
+            total += member.model.predict(X, n_jobs) / member.spread
+        return total / len(self.members)
+
+    def gains(self) -> NDArray[np.float64]:
+        """Mean of the members' shares of the gain per column, float64 (n_features,)."""
+        shares = [gains / (gains.sum() or 1.0) for gains in (member.model.gains() for member in self.members)]
+        return np.asarray(np.mean(shares, axis=0))
+
+    def to_bytes(self) -> bytes:
+        """Give a zip archive: every member in its library's own format, and ``members.json``."""
+        index = []
+        held = io.BytesIO()
+        with zipfile.ZipFile(held, "w") as archive:
+            for number, member in enumerate(self.members):
+                library = backend(member.settings.backend)
+                name = f"{number}-{member.settings.backend}-{member.settings.objective}{library.SUFFIX}"
+                _store(archive, name, member.model.to_bytes())
+                index.append(
+                    {
+                        "file": name,
+                        "settings": asdict(member.settings),
+                        "spread": member.spread,
+                        "iterations": member.model.n_iterations,
+                    }
+                )
+            _store(archive, _INDEX, json.dumps(index, indent=1).encode())
+        return held.getvalue()
+
+
+def fit(train: Rows, valid: Rows | None, settings: Settings) -> EnsembleModel:
+    """Fit every member; see :class:`gbr._backend.Backend`."""
+    if settings.params:
+        names = ", ".join(map(repr, settings.params))
+        raise UsageError(f"params: {names} belongs to one library; choose it with backend='lightgbm' or 'xgboost'")
+    members = []
+    for number, (name, objective) in enumerate(MEMBERS[settings.objective]):
+        own = replace(settings, backend=name, objective=objective, seed=settings.seed + number)
+        library = backend(name)
+        model = library.fit(train, valid, own)
+        members.append(Member(own, model, _spread(model, train, settings.n_jobs)))
+    found = EnsembleModel(members, None)
+    if valid is not None:
+        tau = ValidTau(valid, settings.seed)
+        found.best_score = tau(found.predict(tau.rows.X, settings.n_jobs))
+    return found
+
+
+def load(data: bytes) -> EnsembleModel:
+    """Read the archive; ValueError for anything else."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = [_member(archive, entry) for entry in json.loads(_bytes(archive, _INDEX))]
+    except _NOT_OURS as fault:
+        raise ValueError(f"no ensemble ({fault})") from fault
+    if not members or len({member.model.n_features for member in members}) > 1:
+        raise ValueError("an ensemble without members, or whose members differ in their columns")
+    return EnsembleModel(members, None)
+
+
+def _member(archive: zipfile.ZipFile, entry: dict[str, Any]) -> Member:
+    settings = Settings(**entry["settings"] | {"costs": tuple(entry["settings"]["costs"])})
+    if settings.backend not in dict.fromkeys(name for pairs in MEMBERS.values() for name, _ in pairs):
+        raise ValueError(f"member of unknown backend {settings.backend!r}")
+    library: Backend = backend(settings.backend)
+    model = library.load(_bytes(archive, entry["file"]))
+    model.n_iterations = int(entry["iterations"])
+    spread = float(entry["spread"])
+    if not spread > 0:
+        raise ValueError(f"member {entry['file']!r} has spread {spread}")
+    return Member(settings, model, spread)
+
+
+def _spread(model: Model, train: Rows, n_jobs: int) -> float:
+    scores = model.predict(train.X, n_jobs)
+    spreads = [scores[a:b].std() for a, b in pairwise(train.indptr.tolist()) if b > a]
+    return float(np.mean(spreads)) or 1.0
+
+
+def _bytes(archive: zipfile.ZipFile, name: str) -> bytes:
+    if archive.getinfo(name).file_size > _MOST_BYTES:
+        raise ValueError(f"{name} claims {archive.getinfo(name).file_size} bytes")
+    return archive.read(name)
+
+
+def _store(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
+    """Write an entry without the time of day: the same model is the same bytes."""
+    archive.writestr(zipfile.ZipInfo(name), data)
