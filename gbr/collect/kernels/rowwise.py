@@ -10,28 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from gbr.collect.kernels._exp import exp
 from gbr.collect.kernels._family import Family, Nest, Shape, inp, loop, out
 from gbr.collect.kernels._jit import LOWEST, ZERO, O, U, kernel
+from gbr.collect.kernels._statistics import EPSILON, along, mean_along, shifted_exp, softmax, total_along
 
-EPSILON = np.float32(1e-5)
 ONE = np.float32(1)
-HALF = np.float32(0.5)
-
-
-@kernel()
-def _exp(x):  # type: ignore[no-untyped-def]
-    # Cody-Waite reduction and a fifth-degree polynomial (Cephes, expf): vectorises, as compilers emit it.
-    x = min(max(x, np.float32(-87)), np.float32(88))
-    z = np.floor(x * np.float32(1.4426950408889634) + HALF)
-    r = x - z * np.float32(0.6931471805599453)
-    p = np.float32(1.9875691500e-4)
-    p = p * r + np.float32(1.3981999507e-3)
-    p = p * r + np.float32(8.3334519073e-3)
-    p = p * r + np.float32(4.1665795894e-2)
-    p = p * r + np.float32(1.6666665459e-1)
-    p = p * r + np.float32(5.0000001201e-1)
-    p = p * r * r + r + ONE
-    return p * np.int32((np.int32(z) + np.int32(127)) << np.int32(23)).view(np.float32)
 
 
 @kernel()
@@ -54,7 +38,7 @@ def _softmax(x, y, ta, tb):  # type: ignore[no-untyped-def]
             for a in range(a0, a1):
                 high, part = top[a], ZERO
                 for b in range(b0, b1):
-                    e = _exp(x[a, b] - high)
+                    e = exp(x[a, b] - high)
                     y[a, b] = e
                     part += e
                 total[a] += part
@@ -83,7 +67,7 @@ def _softmax_major(x, y, ta, tb):  # type: ignore[no-untyped-def]
             a1 = min(a0 + ta, A)
             for a in range(a0, a1):
                 for b in range(b0, b1):
-                    e = _exp(x[a, b] - top[b])
+                    e = exp(x[a, b] - top[b])
                     y[a, b] = e
                     total[b] += e
         for b in range(b0, b1):
@@ -115,7 +99,7 @@ def _logsumexp(x, y, ta, tb):  # type: ignore[no-untyped-def]
             for a in range(a0, a1):
                 high, part = y[a], ZERO
                 for b in range(b0, b1):
-                    part += _exp(x[a, b] - high)
+                    part += exp(x[a, b] - high)
                 total[a] += part
         for a in range(a0, a1):
             y[a] += np.log(total[a])
@@ -239,56 +223,30 @@ def _instance_norm(x, y, ta, tb, tc):  # type: ignore[no-untyped-def]
                             y[a, b, c] = (x[a, b, c] - mean[a, c]) * scale[a, c]
 
 
-def _along(lax: Any, statistic: Any, x: Any, axis: int) -> Any:
-    return lax.broadcast_in_dim(statistic, x.shape, tuple(dim for dim in range(x.ndim) if dim != axis))
-
-
-def _total(lax: Any, x: Any, axis: int) -> Any:
-    return lax.reduce(x, ZERO, lax.add, (axis,))
-
-
-def _mean(lax: Any, x: Any, axis: int) -> Any:
-    total = _total(lax, x, axis)
-    return lax.mul(total, lax.full_like(total, 1 / x.shape[axis]))
-
-
-def _shifted_exp(lax: Any, x: Any, axis: int) -> tuple[Any, Any]:
-    top = lax.reduce(x, np.float32(-np.inf), lax.max, (axis,))
-    return top, lax.exp(lax.sub(x, _along(lax, top, x, axis)))
-
-
-def _softmax_program(axis: int) -> Callable[..., Any]:
-    def program(lax: Any, x: Any) -> Any:
-        _, e = _shifted_exp(lax, x, axis)
-        return lax.div(e, _along(lax, _total(lax, e, axis), x, axis))
-
-    return program
-
-
 def _logsumexp_program(lax: Any, x: Any) -> Any:
-    top, e = _shifted_exp(lax, x, 1)
-    return lax.add(lax.log(_total(lax, e, 1)), top)
+    top, e = shifted_exp(lax, x, 1)
+    return lax.add(lax.log(total_along(lax, e, 1)), top)
 
 
 def _standardised(axis: int) -> Callable[..., Any]:
     def program(lax: Any, x: Any) -> Any:
-        centred = lax.sub(x, _along(lax, _mean(lax, x, axis), x, axis))
-        variance = _mean(lax, lax.mul(centred, centred), axis)
+        centred = lax.sub(x, along(lax, mean_along(lax, x, axis), x, axis))
+        variance = mean_along(lax, lax.mul(centred, centred), axis)
         scale = lax.rsqrt(lax.add(variance, lax.full_like(variance, EPSILON)))
-        return lax.mul(centred, _along(lax, scale, x, axis))
+        return lax.mul(centred, along(lax, scale, x, axis))
 
     return program
 
 
 def _layer_norm_program(lax: Any, x: Any, gain: Any, bias: Any) -> Any:
-    scaled = lax.mul(_standardised(1)(lax, x), _along(lax, gain, x, 0))
-    return lax.add(scaled, _along(lax, bias, x, 0))
+    scaled = lax.mul(_standardised(1)(lax, x), along(lax, gain, x, 0))
+    return lax.add(scaled, along(lax, bias, x, 0))
 
 
 def _rms_norm_program(lax: Any, x: Any, gain: Any) -> Any:
-    square = _mean(lax, lax.mul(x, x), 1)
+    square = mean_along(lax, lax.mul(x, x), 1)
     scale = lax.rsqrt(lax.add(square, lax.full_like(square, EPSILON)))
-    return lax.mul(lax.mul(x, _along(lax, scale, x, 1)), _along(lax, gain, x, 0))
+    return lax.mul(lax.mul(x, along(lax, scale, x, 1)), along(lax, gain, x, 0))
 
 
 def _nest(names: str, *vectors: int) -> Callable[..., Nest]:
@@ -313,7 +271,7 @@ FAMILIES = (
         "softmax",
         "rowwise",
         _softmax,
-        _softmax_program(1),
+        lambda lax, x: softmax(lax, x, 1),
         _nest("a b"),
         ((768, 1024), (6000, 128), (8011, 83), (1021, 773)),
     ),
@@ -321,7 +279,7 @@ FAMILIES = (
         "softmax_major",
         "rowwise",
         _softmax_major,
-        _softmax_program(0),
+        lambda lax, x: softmax(lax, x, 0),
         _nest("a b"),
         ((1024, 640), (160, 4800), (7001, 97), (1013, 719)),
     ),
