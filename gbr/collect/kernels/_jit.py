@@ -23,3 +23,4 @@ U: Final = np.uint64
 O: Final = np.uint64(0)  # noqa: E741
 ZERO: Final = np.float32(0)
 LOWEST: Final = np.float32(-3.4028235e38)
+HIGHEST: Final = np.float32(3.4028235e38)
