@@ -249,6 +249,12 @@ def _nhwc_nest(
     return nest
 
 
+def _row_nest(n: int, h: int, w: int, ci: int, co: int, k: int) -> Nest:
+    square = _nhwc_nest()(n, h, w, ci, co, k)
+    operands = ((n, h, w + k - 1, ci), (1, k, ci, co))
+    return Nest(operands, square.output, square.loops, ((rhs(0), 1), (rhs(1), k)))
+
+
 def _nchw_nest(n: int, h: int, w: int, ci: int, co: int, k: int) -> Nest:
     loops = (
         loop("batch", n, out(0)),
@@ -334,6 +340,14 @@ FAMILIES = (
         _bias_relu_program,
         _nhwc_nest(bias=True),
         ((1, 24, 20, 32, 80, 3), (2, 12, 14, 56, 48, 3), (1, 21, 17, 27, 43, 5), (1, 6, 8, 128, 160, 3)),
+    ),
+    Family(
+        "conv2d_row",
+        "conv",
+        _conv2d(1, 1, 0),
+        _program(),
+        _row_nest,
+        ((1, 32, 28, 64, 80, 3), (2, 16, 12, 96, 112, 3), (1, 29, 37, 43, 53, 5), (1, 9, 8, 192, 288, 3)),
     ),
     Family(
         "conv2d_nchw",

@@ -61,12 +61,30 @@ def _nchw(x, w, y, tn, tc, th, tw):  # type: ignore[no-untyped-def]
                                             y[n, c, i, j] += v * x[n, c, i + p, j + q]
 
 
+@kernel()
+def _nwc(x, w, y, tn, tw, tc):  # type: ignore[no-untyped-def]
+    N, OW, C, KW = U(y.shape[0]), U(y.shape[1]), U(y.shape[2]), U(w.shape[0])
+    for n0 in range(O, N, tn):
+        n1 = min(n0 + tn, N)
+        for w0 in range(O, OW, tw):
+            w1 = min(w0 + tw, OW)
+            for c0 in range(O, C, tc):
+                c1 = min(c0 + tc, C)
+                for n in range(n0, n1):
+                    for j in range(w0, w1):
+                        for c in range(c0, c1):
+                            y[n, j, c] = ZERO
+                        for q in range(O, KW):
+                            for c in range(c0, c1):
+                                y[n, j, c] += x[n, j + q, c] * w[q, O, c]
+
+
 def _program(stride: int, data: str, window: str) -> Callable[..., Any]:
     def program(lax: Any, x: Any, w: Any) -> Any:
         return lax.conv_general_dilated(
             x,
             w,
-            (stride, stride),
+            (stride,) * (x.ndim - 2),
             "VALID",
             dimension_numbers=(data, window, data),
             feature_group_count=x.shape[data.index("C")],
@@ -100,6 +118,11 @@ def _nchw_nest(n: int, c: int, h: int, w: int, k: int) -> Nest:
     return Nest(((n, c, h + k - 1, w + k - 1), (c, 1, k, k)), (n, c, h, w), loops, fixed)
 
 
+def _nwc_nest(n: int, w: int, c: int, k: int) -> Nest:
+    loops = (loop("batch", n, out(0)), loop("width", w, out(1)), loop("channels", c, out(2), rhs(2)))
+    return Nest(((n, w + k - 1, c), (k, 1, c)), (n, w, c), loops, ((rhs(0), k), (rhs(1), 1)))
+
+
 FAMILIES = (
     Family(
         "depthwise",
@@ -124,5 +147,13 @@ FAMILIES = (
         _program(1, "NCHW", "OIHW"),
         _nchw_nest,
         ((1, 96, 48, 56, 3), (4, 160, 14, 28, 3), (2, 47, 67, 59, 5), (1, 16, 120, 256, 3)),
+    ),
+    Family(
+        "depthwise_1d",
+        "conv",
+        _nwc,
+        _program(1, "NWC", "WIO"),
+        _nwc_nest,
+        ((4, 640, 112, 4), (12, 128, 224, 7), (3, 1103, 97, 5), (6, 28, 1400, 3)),
     ),
 )

@@ -116,6 +116,22 @@ def _channel_affine_nchw(x, mean, scale, bias, y, tn, tc, th, tw):  # type: igno
 
 
 @kernel()
+def _rank1_batched(x, u, v, y, ta, tb, tc):  # type: ignore[no-untyped-def]
+    A, B, C = U(y.shape[0]), U(y.shape[1]), U(y.shape[2])
+    for a0 in range(O, A, ta):
+        a1 = min(a0 + ta, A)
+        for b0 in range(O, B, tb):
+            b1 = min(b0 + tb, B)
+            for c0 in range(O, C, tc):
+                c1 = min(c0 + tc, C)
+                for a in range(a0, a1):
+                    for b in range(b0, b1):
+                        s = u[a, b]
+                        for c in range(c0, c1):
+                            y[a, b, c] = x[a, b, c] + s * v[a, c]
+
+
+@kernel()
 def _gated_mix(x, gate, z, y, ta, tb, tc):  # type: ignore[no-untyped-def]
     A, B, C = U(y.shape[0]), U(y.shape[1]), U(y.shape[2])
     for a0 in range(O, A, ta):
@@ -162,6 +178,11 @@ def _gated_mix_program(lax: Any, x: Any, gate: Any, z: Any) -> Any:
     g = lax.broadcast_in_dim(gate, x.shape, (0, 2))
     rest = lax.mul(lax.sub(lax.full_like(g, 1), g), lax.broadcast_in_dim(z, x.shape, (1, 2)))
     return lax.add(lax.mul(g, x), rest)
+
+
+def _rank1_program(lax: Any, x: Any, u: Any, v: Any) -> Any:
+    rows, columns = (lax.broadcast_in_dim(matrix, x.shape, dims) for matrix, dims in ((u, (0, 1)), (v, (0, 2))))
+    return lax.add(x, lax.mul(rows, columns))
 
 
 def _nest(*operands: tuple[int, ...]) -> Callable[..., Nest]:
@@ -230,6 +251,14 @@ FAMILIES = (
         lambda lax, x, mean, scale, bias: _affine(lax, x, mean, scale, bias, 1),
         _nest((0, 1, 2, 3), (1,), (1,), (1,)),
         ((2, 128, 56, 64), (12, 192, 16, 20), (3, 53, 79, 71), (1, 12, 200, 360)),
+    ),
+    Family(
+        "rank1_batched",
+        "elementwise",
+        _rank1_batched,
+        _rank1_program,
+        _nest((0, 1, 2), (0, 1), (0, 2)),
+        ((16, 192, 320), (40, 160, 144), (29, 179, 167), (200, 64, 72)),
     ),
     Family(
         "gated_mix",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gbr.collect.kernels._family import Family, Nest, inp, loop, out
-from gbr.collect.kernels._jit import LOWEST, ZERO, O, U, kernel
+from gbr.collect.kernels._jit import HIGHEST, LOWEST, ZERO, O, U, kernel
 
 ONE, TWO = U(1), U(2)
 QUARTER, SIXTH = np.float32(0.25), np.float32(1 / 6)
@@ -95,6 +95,52 @@ def _max_pool_nchw(window: int) -> Callable[..., Any]:
     return nchw
 
 
+def _avg_pool_1d(window: int, stride: int) -> Callable[..., Any]:
+    K, S, share = U(window), U(stride), np.float32(1 / window)
+
+    @kernel()
+    def nwc(x, y, tn, tw, tc):  # type: ignore[no-untyped-def]
+        N, W, C = U(y.shape[0]), U(y.shape[1]), U(y.shape[2])
+        for n0 in range(O, N, tn):
+            n1 = min(n0 + tn, N)
+            for w0 in range(O, W, tw):
+                w1 = min(w0 + tw, W)
+                for c0 in range(O, C, tc):
+                    c1 = min(c0 + tc, C)
+                    for n in range(n0, n1):
+                        for j in range(w0, w1):
+                            for c in range(c0, c1):
+                                y[n, j, c] = ZERO
+                            for q in range(O, K):
+                                for c in range(c0, c1):
+                                    y[n, j, c] += x[n, j * S + q, c] * share
+
+    return nwc
+
+
+def _min_pool_1d(window: int, stride: int) -> Callable[..., Any]:
+    K, S = U(window), U(stride)
+
+    @kernel()
+    def nwc(x, y, tn, tw, tc):  # type: ignore[no-untyped-def]
+        N, W, C = U(y.shape[0]), U(y.shape[1]), U(y.shape[2])
+        for n0 in range(O, N, tn):
+            n1 = min(n0 + tn, N)
+            for w0 in range(O, W, tw):
+                w1 = min(w0 + tw, W)
+                for c0 in range(O, C, tc):
+                    c1 = min(c0 + tc, C)
+                    for n in range(n0, n1):
+                        for j in range(w0, w1):
+                            for c in range(c0, c1):
+                                y[n, j, c] = HIGHEST
+                            for q in range(O, K):
+                                for c in range(c0, c1):
+                                    y[n, j, c] = min(y[n, j, c], x[n, j * S + q, c])
+
+    return nwc
+
+
 @kernel()
 def _stencil5(x, y, th, tw):  # type: ignore[no-untyped-def]
     H, W = U(y.shape[0]), U(y.shape[1])
@@ -144,12 +190,12 @@ def _pool_program(start: float, reducer: str, window: tuple[int, ...], stride: t
     return lambda lax, x: lax.reduce_window(x, np.float32(start), getattr(lax, reducer), window, stride, "VALID")
 
 
-def _avg_program(window: int, stride: int) -> Callable[..., Any]:
-    pool = _pool_program(0, "add", (1, window, window, 1), (1, stride, stride, 1))
+def _avg_program(window: int, stride: int, spatial: int = 2) -> Callable[..., Any]:
+    pool = _pool_program(0, "add", (1, *(window,) * spatial, 1), (1, *(stride,) * spatial, 1))
 
     def program(lax: Any, x: Any) -> Any:
         total = pool(lax, x)
-        return lax.mul(total, lax.full_like(total, 1 / window**2))
+        return lax.mul(total, lax.full_like(total, 1 / window**spatial))
 
     return program
 
@@ -193,7 +239,7 @@ def _stencil_nest(*shape: int) -> Nest:
     return Nest((tuple(extent + 2 for extent in shape),), shape, loops)
 
 
-_NHWC, _NCHW = "batch height width channels", "batch channels height width"
+_NHWC, _NCHW, _NWC = "batch height width channels", "batch channels height width", "batch width channels"
 
 FAMILIES = (
     Family(
@@ -227,6 +273,22 @@ FAMILIES = (
         _pool_program(-np.inf, "max", (1, 1, 3, 3), (1, 1, 1, 1)),
         _pool_nest(_NCHW, 3, 1),
         ((1, 80, 56, 64), (6, 96, 16, 30), (2, 31, 71, 73), (1, 8, 150, 300)),
+    ),
+    Family(
+        "avg_pool_1d",
+        "window",
+        _avg_pool_1d(4, 2),
+        _avg_program(4, 2, spatial=1),
+        _pool_nest(_NWC, 4, 2),
+        ((4, 512, 160), (16, 100, 256), (3, 1201, 101), (8, 40, 700)),
+    ),
+    Family(
+        "min_pool_1d",
+        "window",
+        _min_pool_1d(5, 1),
+        _pool_program(np.inf, "min", (1, 5, 1), (1, 1, 1)),
+        _pool_nest(_NWC, 5, 1),
+        ((3, 768, 128), (20, 96, 192), (5, 907, 89), (6, 30, 1500)),
     ),
     Family(
         "stencil5",
