@@ -6,27 +6,23 @@ Partial layouts are compared as far as they go; a dimension that does not surviv
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from features._jit import kernel
-from features.graph import Program
 from features.hlo import MAX_RANK
-from features.layout_nodes import NODE_CLASSES, ConfigurableNodes, RowValues
-from features.metagraph import meta_graph, reshape_origin
+from features.layout_nodes import RowValues
+from features.links import GROUPS, Links
 from features.schema import Block, Column, Float32Array
-from features.tensors import Tensors
+from features.traffic import COLUMNS
 
 IntArray = NDArray[np.int64]
 
 #: Stands for "no dimension" where dimensions take three bits.
 _NONE: Final = 7
 
-#: Consumers' classes, the two sides of one reshape, and everything.
-GROUPS: Final = (*NODE_CLASSES, "inside", "all")
 KINDS: Final = (
     ("minor", "whose minor-most dimensions differ, both layouts set"),
     ("any", "whose layouts differ, both set"),
@@ -40,62 +36,24 @@ _GROUP_DOC: Final = {
     "all": "tensors between configurable nodes",
 }
 
+#: Columns of disagreements; those of :mod:`features.traffic` follow.
+DISAGREEMENTS: Final = tuple(
+    column
+    for group in GROUPS
+    for kind, doc in KINDS
+    for column in (
+        Column(f"{group}.{kind}.count", "share", f"Part of the {_GROUP_DOC[group]} {doc}"),
+        Column(f"{group}.{kind}.share", "share", f"The same, by bytes: {_GROUP_DOC[group]} {doc}"),
+        Column(f"{group}.{kind}.bytes", "log2", f"Bytes of the {_GROUP_DOC[group]} {doc}"),
+    )
+)
 BLOCK: Final = Block(
     "copies",
-    1,
-    "Disagreements between the layouts of connected configurable nodes.",
-    tuple(
-        column
-        for group in GROUPS
-        for kind, doc in KINDS
-        for column in (
-            Column(f"{group}.{kind}.count", "share", f"Part of the {_GROUP_DOC[group]} {doc}"),
-            Column(f"{group}.{kind}.share", "share", f"The same, by bytes: {_GROUP_DOC[group]} {doc}"),
-            Column(f"{group}.{kind}.bytes", "log2", f"Bytes of the {_GROUP_DOC[group]} {doc}"),
-        )
-    ),
+    2,
+    "Disagreements between the layouts of connected configurable nodes, and the copies that layouts cost.",
+    (*DISAGREEMENTS, *COLUMNS),
     per_config=True,
 )
-
-
-@dataclass(frozen=True)
-class Links:
-    """Pairs of tensors that would like the same layout.
-
-    Parameters
-    ----------
-    nodes : int64 (links, 2)
-        Positions of producer and consumer among the configurable nodes.
-    roles : int64 (links, 2)
-        Their tensors: 0 output, 1 input, 2 kernel.
-    origin : int64 (links, 6)
-        Per dimension of the producer's tensor, the consumer's, or -1.
-    group : int64 (links,)
-        Position in :data:`GROUPS`, never ``all``.
-    nbytes : float64 (links,)
-        Bytes of the consumer's tensor.
-    """
-
-    nodes: IntArray
-    roles: IntArray
-    origin: IntArray
-    group: IntArray
-    nbytes: NDArray[np.float64]
-
-
-def links(program: Program, tensors: Tensors, nodes: ConfigurableNodes) -> Links:
-    """All links of a program: the edges of its meta-graph, and the two sides of every configurable reshape."""
-    graph = meta_graph(program, tensors, nodes.operands, nodes.ids)
-    inside = np.flatnonzero((nodes.classes == NODE_CLASSES.index("reshape")) & (nodes.rank[:, 1] > 0))
-    across = reshape_origin(nodes.dims[inside], nodes.rank[inside])
-    pairs = np.concatenate([np.stack([graph.producer, graph.consumer], axis=1), np.stack([inside, inside], axis=1)])
-    roles = np.zeros((len(pairs), 2), np.int64)
-    roles[: len(graph), 1] = graph.role
-    roles[len(graph) :, 1] = 1
-    group = nodes.classes[pairs[:, 1]].copy()
-    group[len(graph) :] = GROUPS.index("inside")
-    origin = np.concatenate([graph.origin, across]).reshape(-1, MAX_RANK)
-    return Links(pairs, roles, origin, group, nodes.nbytes[pairs[:, 1], roles[:, 1]])
 
 
 @kernel()
@@ -175,17 +133,16 @@ class CopyCounter:
         totals[-1] = totals[:-1].sum(axis=0)
         self._totals = totals
 
-    def count(self, codes: NDArray[np.uint32], states: NDArray[np.int32], out: Float32Array) -> None:
-        """Write the block's columns.
+    def count(self, columns: NDArray[np.uint32], states: NDArray[np.int32], out: Float32Array) -> None:
+        """Write :data:`DISAGREEMENTS`.
 
         Parameters
         ----------
-        codes : uint32 (b, nodes)
-            Coded configurations.
+        columns : uint32 (nodes, b)
+            Coded configurations, C-contiguous.
         states : int32 (3, rows)
             Of all rows, by :func:`order_states`.
-        out : float32 (b, len(BLOCK))
+        out : float32 (b, len(DISAGREEMENTS))
         """
         of = self._links
-        columns = np.ascontiguousarray(codes.T)
         _count_copies(columns, states, self._origins, of.nodes, of.roles, of.group, of.nbytes, self._totals, out)

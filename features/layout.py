@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features import copies, layout_config, nodes, opcodes, slate
-from features.copies import CopyCounter, links
+from features.conv_kinds import KINDS, node_kinds
+from features.copies import DISAGREEMENTS, CopyCounter
 from features.graph import Program
 from features.hlo import LAYOUT_CONFIG
 from features.layout_nodes import (
@@ -24,10 +25,12 @@ from features.layout_nodes import (
 )
 from features.layout_rows import Codes, RowTable, first_equal
 from features.layout_sums import Terms
+from features.links import links
 from features.neighborhood import neighborhood, neighborhood_columns, neighborhood_each
 from features.opcodes import CLASS_NAMES
 from features.schema import Block, Column, Float32Array, Schema
 from features.tensors import Tensors
+from features.traffic import Traffic
 
 IntArray = NDArray[np.int64]
 
@@ -64,7 +67,7 @@ def _value_columns() -> tuple[Column, ...]:
 
 LAYOUT: Final = Block(
     "layout",
-    1,
+    2,
     "Layouts aggregated over the configurable nodes, by class, tensor role and weight.",
     (
         *_value_columns(),
@@ -80,6 +83,11 @@ LAYOUT: Final = Block(
             for place in ("minor", "second")
             for number in range(N_BINS)
         ),
+        *(
+            Column(f"{kind}.output_padding", "log2", f"Padding factor of the outputs of {doc}, mean by operations")
+            for kind, doc in KINDS.items()
+        ),
+        Column("effective", "share", "Part of the nodes with a layout that is not the graph's in effect"),
     ),
     per_config=True,
 )
@@ -207,8 +215,13 @@ class LayoutExtractor:
             ]
         )
         self._table = RowTable(len(self._nodes)) if table is None else table
-        self._terms = Terms(self._nodes, reached)
-        self._copies = CopyCounter(links(program, tensors, self._nodes))
+        between = links(program, tensors, self._nodes)
+        self._copies = CopyCounter(between)
+        self._traffic = Traffic(self._nodes, between)
+        kinds = node_kinds(program, tensors, self._nodes.ids)
+        self._terms = Terms(self._nodes, kinds, self._traffic.fed, reached)
+        self._first_alike: dict[tuple[int, bytes], int] = {}
+        self._same_as: list[int] = []
         self._states = np.zeros((3, 0), np.int32)
 
     def observe(self, block: NDArray[np.float32] | NDArray[np.int8]) -> tuple[Codes, NDArray[np.uint64]]:
@@ -245,19 +258,33 @@ class LayoutExtractor:
         """
         self._catch_up()
         out[:] = 0
-        self._terms.aggregate(
+        copied = self._terms.aggregate(
             codes, out[:, _AT["config"]], out[:, _AT["layout"]], out[:, _AT["types"]], out[:, _AT["reach"]]
         )
-        self._copies.count(codes, self._states, out[:, _AT["copies"]])
+        columns, written = np.ascontiguousarray(codes.T), out[:, _AT["copies"]]
+        self._copies.count(columns, self._states, written[:, : len(DISAGREEMENTS)])
+        self._traffic.write(columns, copied, written[:, len(DISAGREEMENTS) :])
 
     def usual(self) -> slate.Frequencies:
-        """How usual each row is among all configurations that were observed until now."""
+        """How usual each row is among all configurations, which must have been observed and described."""
         return slate.frequencies(
-            self._table.counts, self._table.owner, self._nodes.nbytes.sum(axis=1), self._nodes.classes
+            self._table.counts,
+            self._table.owner,
+            np.array(self._same_as, np.int64),
+            self._nodes.nbytes.sum(axis=1),
+            self._nodes.classes,
         )
 
-    def frequencies(self, codes: NDArray[np.unsignedinteger[Any]], usual: slate.Frequencies) -> Float32Array:
-        """Columns that tell how usual the rows of configurations are, float32 (b, slate.N_FREQUENCY)."""
+    def frequencies(
+        self, codes: NDArray[np.unsignedinteger[Any]], usual: slate.Frequencies
+    ) -> tuple[Float32Array, NDArray[np.uint64]]:
+        """How usual the rows of configurations are, and what tells which come to the same layouts.
+
+        Returns
+        -------
+        frequency : float32 (b, slate.N_FREQUENCY)
+        alike : uint64 (b,)
+        """
         return slate.row_frequencies(codes, self._nodes.classes, usual)
 
     def vectors(self, configs: NDArray[np.float32] | NDArray[np.int8]) -> Float32Array:
@@ -271,7 +298,7 @@ class LayoutExtractor:
         out = np.empty((len(codes), len(self.schema)), np.float32)
         self.describe(codes, out[:, :N_OWN])
         out[:, N_OWN:N_PER_CONFIG] = slate.slate_columns(
-            out[:, ranked()], self.frequencies(codes, self.usual()), first_equal(digests)
+            out[:, compared()], *self.frequencies(codes, self.usual()), first_equal(digests)
         )
         out[:, N_PER_CONFIG:] = self.shared
         return out
@@ -280,15 +307,20 @@ class LayoutExtractor:
         """Work out what rows that were discovered since the last block mean."""
         for rows, owner in self._table.discovered():
             values = row_values(self._nodes, rows, owner)
-            self._terms.add(rows, owner, values)
+            orders, copied = self._traffic.add(rows, owner)
+            differs = (orders.packed != self._traffic.own.packed[owner]).any(axis=1)
+            self._terms.add(rows, owner, values, differs, copied)
+            for node, packed in zip(owner.tolist(), orders.packed, strict=True):
+                number = len(self._same_as)
+                self._same_as.append(self._first_alike.setdefault((node, packed.tobytes()), number))
             self._states = np.concatenate([self._states, copies.order_states(values)], axis=1)
 
 
 @cache
-def ranked() -> list[int]:
-    """Places of the columns that are ranked within the slate, in the order of :data:`features.slate.OWN`."""
+def compared() -> list[int]:
+    """Places of the columns that are compared within the slate, in the order of :data:`features.slate.COMPARED`."""
     place = {name: number for number, name in enumerate(schema().names)}
-    return [place[name] for name in slate.OWN]
+    return [place[name] for name in slate.COMPARED]
 
 
 def _configurable(nodes: ConfigurableNodes) -> Float32Array:

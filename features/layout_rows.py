@@ -108,7 +108,7 @@ class RowTable:
         self.n_nodes = n_nodes
         self._discovered: deque[tuple[IntArray, IntArray]] = deque()
         self._heads = np.full((n_nodes, 1 << _CHAIN_BITS), -1, np.int32)
-        self._factors = _random_words(_WORDS, 0) | np.uint64(1)
+        self._factors = random_words(_WORDS, 0) | np.uint64(1)
         self._used = np.zeros(1, np.int64)
         self._rows = np.zeros((0, _WORDS), np.uint64)
         self._owner = np.zeros(0, np.int64)
@@ -192,7 +192,7 @@ class RowTable:
         self._owner = np.concatenate([self._owner, np.zeros(extra, np.int64)])
         self._counts = np.concatenate([self._counts, np.zeros(extra, np.int64)])
         self._following = np.concatenate([self._following, np.full(extra, -1, np.int32)])
-        self._marks = np.concatenate([self._marks, _random_words(2 * extra, capacity).reshape(extra, 2)])
+        self._marks = np.concatenate([self._marks, random_words(2 * extra, capacity).reshape(extra, 2)])
 
 
 def first_equal(digests: NDArray[np.uint64]) -> IntArray:
@@ -215,5 +215,6 @@ def first_equal(digests: NDArray[np.uint64]) -> IntArray:
     return equal
 
 
-def _random_words(count: int, seed: int) -> NDArray[np.uint64]:
+def random_words(count: int, seed: int) -> NDArray[np.uint64]:
+    """The same ``count`` words for the same ``seed``."""
     return np.random.default_rng(seed).integers(0, 1 << 64, count, np.uint64, endpoint=False)

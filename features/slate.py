@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features._jit import kernel
+from features.conv_kinds import KINDS
 from features.layout_nodes import NODE_CLASSES
+from features.layout_rows import random_words
 from features.schema import Block, Column, Float32Array
 
 IntArray = NDArray[np.int64]
@@ -31,16 +33,19 @@ MAIN: Final = (
     "copies.all.minor.bytes",
     "copies.all.any.bytes",
     "copies.all.soft.bytes",
+    "copies.all.cost",
     "slate.all.frequency.count",
 )
-#: Those of them that are columns of other blocks; the last comes with the frequencies.
-OWN: Final = MAIN[:-1]
+#: Padding that is compared with the least of the slate.
+PADDED: Final = tuple(f"layout.{kind}.output_padding" for kind in KINDS)
+#: Columns of other blocks that are compared within the slate; the last of MAIN comes with the frequencies.
+COMPARED: Final = (*MAIN[:-1], *PADDED)
 _GROUPS: Final = (*NODE_CLASSES, "all")
 N_FREQUENCY: Final = 3 * len(_GROUPS) + 1
 
 BLOCK: Final = Block(
     "slate",
-    1,
+    2,
     "The configuration relative to the other configurations of its graph.",
     (
         *(
@@ -54,11 +59,13 @@ BLOCK: Final = Block(
         ),
         Column("rarest", "log2", "Log share of the slate that has the rarest row of this configuration"),
         Column("duplicates", "log2", "Configurations of the slate that are identical to this one"),
+        Column("alike", "log2", "Configurations of the slate with the same layouts in effect"),
         *(
             Column(f"{kind}.{name}", unit, f"{doc} of {name} within the slate")
             for name in MAIN
             for kind, unit, doc in (("rank", "share", "Mean rank from 0 to 1"), ("z", "deviations", "Z-score"))
         ),
+        *(Column(f"over_least.{name}", "log2", f"{name} over the slate's least") for name in PADDED),
     ),
     per_config=True,
 )
@@ -75,19 +82,26 @@ class Frequencies:
         bytes; the weight by count where no other row of the node is more frequent, else 0; the bare log2.
     ratio : float64 (classes, 2)
         Weight of each class within all nodes.
+    marks : uint64 (rows,)
+        Random words, the same for rows that come to the same layouts.
     """
 
     of_row: FloatArray
     ratio: FloatArray
+    marks: NDArray[np.uint64]
 
 
-def frequencies(counts: IntArray, owner: IntArray, nbytes: FloatArray, classes: IntArray) -> Frequencies:
+def frequencies(
+    counts: IntArray, owner: IntArray, same_as: IntArray, nbytes: FloatArray, classes: IntArray
+) -> Frequencies:
     """Work out how usual every distinct row is.
 
     Parameters
     ----------
     counts, owner : int64 (rows,)
         Configurations that hold each row, and the row's node.
+    same_as : int64 (rows,)
+        First row of the node that comes to the same layouts.
     nbytes : float64 (nodes,)
     classes : int64 (nodes,)
     """
@@ -104,22 +118,24 @@ def frequencies(counts: IntArray, owner: IntArray, nbytes: FloatArray, classes: 
     return Frequencies(
         np.stack([share * within[:, 0], share * within[:, 1], modal, share], axis=1),
         of_class / np.where(whole > 0, whole, 1.0),
+        random_words(len(counts), 0)[same_as],
     )
 
 
 @kernel()
-def _row_frequencies(codes, classes, of_row, ratio, out):  # type: ignore[no-untyped-def]
+def _row_frequencies(codes, classes, of_row, ratio, marks, out, digests):  # type: ignore[no-untyped-def]
     n_configs, n_nodes = codes.shape
     n_classes = len(ratio)
     sums = np.empty((n_classes + 1, 3))
     for config in range(n_configs):
-        rarest = 0.0
+        rarest, digest = 0.0, np.uint64(0)
         sums[:] = 0
         for node in range(n_nodes):
             row, own = codes[config, node], classes[node]
             for kind in range(3):
                 sums[own, kind] += of_row[row, kind]
             rarest = min(rarest, of_row[row, 3])
+            digest += marks[row]
         for own in range(n_classes):
             for kind in range(3):
                 sums[n_classes, kind] += sums[own, kind] * ratio[own, 1 if kind == 1 else 0]
@@ -127,30 +143,44 @@ def _row_frequencies(codes, classes, of_row, ratio, out):  # type: ignore[no-unt
             for kind in range(3):
                 out[config, 3 * own + kind] = sums[own, kind]
         out[config, 3 * n_classes + 3] = rarest
+        digests[config] = digest
 
 
-def row_frequencies(codes: NDArray[np.unsignedinteger[Any]], classes: IntArray, of: Frequencies) -> Float32Array:
-    """Frequency columns of the block, float32 (b, N_FREQUENCY).
+def row_frequencies(
+    codes: NDArray[np.unsignedinteger[Any]], classes: IntArray, of: Frequencies
+) -> tuple[Float32Array, NDArray[np.uint64]]:
+    """Frequency columns of the block, and what tells which configurations come to the same layouts.
 
     Parameters
     ----------
     codes : uint16 or uint32 (b, nodes)
     classes : int64 (nodes,)
     of : Frequencies
+
+    Returns
+    -------
+    frequency : float32 (b, N_FREQUENCY)
+    alike : uint64 (b,)
+        Equal for configurations that come to the same layouts.
     """
     out = np.empty((len(codes), N_FREQUENCY), np.float32)
-    _row_frequencies(codes, classes, of.of_row, of.ratio, out)
-    return out
+    digests = np.empty(len(codes), np.uint64)
+    with np.errstate(over="ignore"):  # the sum wraps round; without the compiler NumPy would warn of it
+        _row_frequencies(codes, classes, of.of_row, of.ratio, of.marks, out, digests)
+    return out, digests
 
 
-def slate_columns(own: Float32Array, frequency: Float32Array, duplicate_of: IntArray) -> Float32Array:
+def slate_columns(
+    own: Float32Array, frequency: Float32Array, alike: NDArray[np.uint64], duplicate_of: IntArray
+) -> Float32Array:
     """All columns of the block, float32 (c, len(BLOCK)).
 
     Parameters
     ----------
-    own : float32 (c, len(OWN))
-        Columns :data:`OWN` of the whole slate.
+    own : float32 (c, len(COMPARED))
+        Columns :data:`COMPARED` of the whole slate.
     frequency : float32 (c, N_FREQUENCY)
+    alike : uint64 (c,)
         Of :func:`row_frequencies`.
     duplicate_of : int64 (c,)
         First identical configuration of each.
@@ -158,14 +188,19 @@ def slate_columns(own: Float32Array, frequency: Float32Array, duplicate_of: IntA
     out = np.empty((len(own), len(BLOCK)), np.float32)
     out[:, :N_FREQUENCY] = frequency
     out[:, N_FREQUENCY] = np.log2(np.bincount(duplicate_of, minlength=len(duplicate_of))[duplicate_of])
+    _, group, sizes = np.unique(alike, return_inverse=True, return_counts=True)
+    out[:, N_FREQUENCY + 1] = np.log2(sizes[group.reshape(-1)])
+    first = N_FREQUENCY + 2
     last = frequency[:, BLOCK.names.index(MAIN[-1])]
-    for place, column in enumerate([*own.T, last]):
+    for place, column in enumerate([*own[:, : -len(PADDED)].T, last]):
         values = column.astype(np.float64)
-        out[:, N_FREQUENCY + 1 + 2 * place] = mean_ranks(values)
+        out[:, first + 2 * place] = mean_ranks(values)
         spread = values.std()
         # Sums of equal terms in float32 leave dust; a spread that small is none.
         scale = spread if spread > 1e-6 * max(1.0, float(np.abs(values).max(initial=0.0))) else np.inf
-        out[:, N_FREQUENCY + 2 + 2 * place] = (values - values.mean()) / scale
+        out[:, first + 1 + 2 * place] = (values - values.mean()) / scale
+    padded = own[:, -len(PADDED) :]
+    out[:, first + 2 * len(MAIN) :] = padded - padded.min(axis=0)
     return out
 
 

@@ -123,7 +123,7 @@ class LayoutColumns:
             self.schema: Schema = extractor.schema
             self.shared: FloatArray = extractor.shared
             self._n_own = layout.N_OWN
-            main = np.empty((graph.n_configs, len(layout.ranked())), np.float32)
+            main = np.empty((graph.n_configs, len(layout.compared())), np.float32)
             digests = np.empty((graph.n_configs, 2), np.uint64)
             sizes: list[tuple[int, np.dtype[Any]]] = []
             group = np.empty((layout.N_OWN, min(ROWS_PER_GROUP, graph.n_configs)), np.float32)
@@ -135,7 +135,7 @@ class LayoutColumns:
                 own = rows[: len(codes)]
                 extractor.describe(codes, own)
                 digests[done : done + len(codes)] = seen
-                main[done : done + len(codes)] = own[:, layout.ranked()]
+                main[done : done + len(codes)] = own[:, layout.compared()]
                 narrow = codes.astype(np.uint16 if len(table) <= 1 << 16 else np.uint32)
                 sizes.append((len(codes), narrow.dtype))
                 self._codes.write(narrow.data)
@@ -145,14 +145,15 @@ class LayoutColumns:
         self.duplicate_of = first_equal(digests)
         self._codes.seek(0)
         frequency = np.empty((graph.n_configs, slate.N_FREQUENCY), np.float32)
+        alike = np.empty(graph.n_configs, np.uint64)
         usual = extractor.usual()
         done = 0
         for count, dtype in sizes:
             codes = np.empty((count, len(graph.node_config_ids)), dtype)
             _read(self._codes, codes)
-            frequency[done : done + count] = extractor.frequencies(codes, usual)
+            frequency[done : done + count], alike[done : done + count] = extractor.frequencies(codes, usual)
             done += count
-        self._of_slate = slate.slate_columns(main, frequency, self.duplicate_of)
+        self._of_slate = slate.slate_columns(main, frequency, alike, self.duplicate_of)
 
     def _spool(self, group: FloatArray, done: int, own: FloatArray) -> None:
         """Turn rows into columns of the group at hand; write out each group that is full."""

@@ -8,9 +8,11 @@ from collections import Counter
 import networkx as nx
 import numpy as np
 
-from features.copies import GROUPS, KINDS, Links
+from features.copies import KINDS
 from features.graph import Program
 from features.layout_nodes import NODE_CLASSES, TENSOR_ROLES, ConfigurableNodes
+from features.links import GROUPS, Links
+from tests.reference_traffic import effective_layouts, output_paddings
 
 _VALUES = ("set", "kept", "row_major", "minor_kept", "minor", "second", "lanes", "sublanes", "padding", "jump")
 
@@ -50,15 +52,17 @@ def order_of(nodes: ConfigurableNodes, place: int, role: int, slots: list[int]) 
     return (named + [dim for dim in own if dim not in named])[:2], bool(named)
 
 
-def layout_features(nodes: ConfigurableNodes, configs: np.ndarray) -> list[dict[str, float]]:
+def layout_features(nodes: ConfigurableNodes, kinds: np.ndarray, configs: np.ndarray) -> list[dict[str, float]]:
     """Columns of the layout block by name, one dictionary per configuration."""
     rows = []
+    (own,) = effective_layouts(nodes, np.full((1, len(nodes), 18), -1))
     for config in configs.astype(int).tolist():
         sums: Counter[str] = Counter()
         weights: Counter[str] = Counter()
         out: dict[str, float] = {}
         largest: dict[str, float] = {}
         bins: Counter[str] = Counter()
+        factors = []
         for place, row in enumerate(config):
             name = NODE_CLASSES[nodes.classes[place]]
             for role, role_name in enumerate(TENSOR_ROLES):
@@ -83,6 +87,7 @@ def layout_features(nodes: ConfigurableNodes, configs: np.ndarray) -> list[dict[
                     for key, amount in (("padding", values["padding"]), ("moved", math.log2(1 + added["moved"]))):
                         largest[f"{group}.max.{key}"] = max(largest.get(f"{group}.max.{key}", 0.0), amount)
                 if role == 0:
+                    factors.append(2 ** values["padding"])
                     for which in ("minor", "second"):
                         size = 2 ** values[which]
                         number = sum(size >= edge - 1e-6 for edge in (2, 8, 32, 128, 512))
@@ -95,7 +100,10 @@ def layout_features(nodes: ConfigurableNodes, configs: np.ndarray) -> list[dict[
                 out[key] = total / (weights[f"{group}.{role_name}.{weight}"] or 1.0)
         for key, count in bins.items():
             out[key] = count / int((nodes.classes == NODE_CLASSES.index(key.split(".")[0])).sum())
-        rows.append(out | largest)
+        (paddings,) = output_paddings(nodes, kinds, [factors])
+        (orders,) = effective_layouts(nodes, np.array([config]))
+        out["effective"] = sum(order != unset for order, unset in zip(orders, own, strict=True)) / len(nodes)
+        rows.append(out | largest | paddings)
     return rows
 
 

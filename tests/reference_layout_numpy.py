@@ -5,10 +5,22 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from features.copies import GROUPS, Links
+from features import layout_config
+from features.conv_kinds import KINDS
+from features.copies import BLOCK, DISAGREEMENTS
+from features.layout import LAYOUT
 from features.layout_nodes import BIN_EDGES, NODE_CLASSES, ConfigurableNodes
+from features.links import GROUPS, Links
 
 Array = NDArray[np.float64]
+
+_UNCOVERED = len(KINDS) + 1
+#: What a configuration says, what its layouts are worth, and where they disagree.
+COVERED = (
+    *layout_config.BLOCK.names,
+    *LAYOUT.names[:-_UNCOVERED],
+    *BLOCK.names[: len(DISAGREEMENTS)],
+)
 
 
 def values(nodes: ConfigurableNodes, configs: NDArray[np.int8]) -> tuple[Array, NDArray[np.int64]]:
@@ -106,7 +118,7 @@ def config_columns(configs: NDArray[np.int8]) -> Array:
 
 
 def own_columns(nodes: ConfigurableNodes, of: Links, configs: NDArray[np.int8]) -> Array:
-    """Blocks config, layout and copies one after the other, float64 (c, columns), of int8 (c, nodes, 18)."""
+    """The columns :data:`COVERED`, float64 (c, columns), of int8 (c, nodes, 18)."""
     each, minors = values(nodes, configs)
     return np.concatenate(
         [config_columns(configs), layout_columns(nodes, each), copies_columns(of, each[..., 0] > 0, minors)], axis=1

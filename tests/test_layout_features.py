@@ -12,15 +12,17 @@ from hypothesis import strategies as st
 from scipy.stats import rankdata, zscore
 
 from features import copies, slate
+from features.conv_kinds import node_kinds
 from features.graph import Program
 from features.hlo import LAYOUT_CONFIG
-from features.layout import LAYOUT, N_OWN, N_PER_CONFIG, LayoutExtractor, ranked, schema
+from features.layout import LAYOUT, N_OWN, N_PER_CONFIG, LayoutExtractor, compared, schema
 from features.layout_nodes import configurable_nodes
 from features.layout_rows import RowTable, first_equal
+from features.links import GROUPS, links
 from features.metagraph import meta_graph
 from features.slate import MAIN, mean_ranks, slate_columns
 from features.tensors import Tensors
-from tests import reference_layout, reference_layout_numpy
+from tests import reference_layout, reference_layout_numpy, reference_traffic
 from tests.programs import Sketch
 
 
@@ -90,7 +92,7 @@ def vectors(configs: np.ndarray, block: int | None = None) -> np.ndarray:
     out = np.empty((len(configs), len(schema())), np.float32)
     for first in range(0, len(configs), block):
         extract.describe(codes[first : first + block], out[first : first + block, :N_OWN])
-    of_slate = slate_columns(out[:, ranked()], extract.frequencies(codes, extract.usual()), first_equal(digests))
+    of_slate = slate_columns(out[:, compared()], *extract.frequencies(codes, extract.usual()), first_equal(digests))
     out[:, N_OWN:N_PER_CONFIG] = of_slate
     out[:, N_PER_CONFIG:] = extract.shared
     return out
@@ -106,7 +108,8 @@ def section(rows: np.ndarray, name: str) -> np.ndarray:
 @given(any_configs())
 def test_layout_block_is_that_of_its_twin(configs: np.ndarray) -> None:
     got = section(vectors(configs), "layout")
-    for row, wanted in zip(got, reference_layout.layout_features(NODES, configs), strict=True):
+    kinds = node_kinds(PROGRAM, TENSORS, IDS)
+    for row, wanted in zip(got, reference_layout.layout_features(NODES, kinds, configs), strict=True):
         full = [wanted.get(column.name, 0.0) for column in LAYOUT.columns]
         np.testing.assert_allclose(row, full, rtol=2e-5, atol=2e-5)
 
@@ -123,9 +126,14 @@ def test_config_block_pools_the_slots(configs: np.ndarray) -> None:
 @settings(max_examples=25, deadline=None)
 @given(any_configs())
 def test_copies_block_is_that_of_its_twin(configs: np.ndarray) -> None:
-    of = copies.links(PROGRAM, TENSORS, NODES)
+    of = links(PROGRAM, TENSORS, NODES)
     got = section(vectors(configs), "copies")
-    for row, wanted in zip(got, reference_layout.copies_features(NODES, of, configs), strict=True):
+    slow = zip(
+        reference_layout.copies_features(NODES, of, configs),
+        reference_traffic.traffic_features(NODES, of, configs),
+        strict=True,
+    )
+    for row, wanted in zip(got, (first | second for first, second in slow), strict=True):
         np.testing.assert_allclose(row, [wanted[column.name] for column in copies.BLOCK.columns], rtol=1e-5, atol=1e-5)
 
 
@@ -146,8 +154,8 @@ def test_meta_graph_of_the_network() -> None:
 
 
 def test_inside_link_of_a_reshape_pairs_the_minor_dimensions() -> None:
-    of = copies.links(PROGRAM, TENSORS, NODES)
-    inside = np.flatnonzero(of.group == copies.GROUPS.index("inside"))
+    of = links(PROGRAM, TENSORS, NODES)
+    inside = np.flatnonzero(of.group == GROUPS.index("inside"))
     assert of.nodes[inside].tolist() == [[1, 1]]
     assert of.origin[inside[0]].tolist()[:2] == [0, 3]  # (2, 1024) from (2, 16, 8, 8): 1024 runs along the last
 
@@ -204,6 +212,10 @@ def test_slate_block_is_relative_to_the_whole_slate(configs: np.ndarray) -> None
     np.testing.assert_allclose(value["slate.rarest"], np.log2(shares.min(axis=1)), atol=1e-5)
     copies_of = [(configs == own).all(axis=(1, 2)).sum() for own in configs]
     np.testing.assert_allclose(value["slate.duplicates"], np.log2(copies_of), atol=1e-6)
+    layouts = reference_traffic.effective_layouts(NODES, configs)
+    np.testing.assert_allclose(value["slate.alike"], np.log2([layouts.count(own) for own in layouts]), atol=1e-6)
+    for name in slate.PADDED:
+        np.testing.assert_allclose(value[f"slate.over_least.{name}"], value[name] - value[name].min(), atol=1e-6)
     for name in MAIN:
         own = value[name]
         if len(own) > 1:
@@ -256,9 +268,10 @@ def test_wrong_input_is_refused() -> None:
 @settings(max_examples=25, deadline=None)
 @given(any_configs())
 def test_whole_arrays_give_the_same(configs: np.ndarray) -> None:
-    of = copies.links(PROGRAM, TENSORS, NODES)
+    of = links(PROGRAM, TENSORS, NODES)
     wanted = reference_layout_numpy.own_columns(NODES, of, configs)
-    np.testing.assert_allclose(vectors(configs)[:, : wanted.shape[1]], wanted, rtol=2e-5, atol=2e-5)
+    covered = [schema().names.index(name) for name in reference_layout_numpy.COVERED]
+    np.testing.assert_allclose(vectors(configs)[:, covered], wanted, rtol=2e-5, atol=2e-5)
 
 
 def test_alike_values_of_a_file_are_one_row() -> None:

@@ -1,0 +1,276 @@
+"""Copies by kind, stride and class, and what they cost: around single nodes, and along the meta-graph's edges.
+
+A tensor is copied where an operation's result must leave in a layout of its own (*out*), where an operand must come in
+one although the operation wants the graph's (*back*), where such an operand comes from outside (*entry*), and where the
+layout that a configurable node hands on is not the one that the next asks for (*edge*).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features._jit import kernel
+from features.layout_nodes import NODE_CLASSES, ConfigurableNodes
+from features.links import INSIDE, Links
+from features.relayout import (
+    N_LEVELS,
+    ORDER,
+    ORDER_BITS,
+    STRIDES,
+    Orders,
+    levels,
+    orders,
+    own_copies,
+    own_orders,
+    weights,
+)
+from features.schema import Column, Float32Array
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+
+_KINDS: Final = {
+    "out": "results, from the graph's layout to the one set",
+    "back": "operands, from the layout set to the graph's",
+    "entry": "operands that no configurable node feeds, from the graph's layout to the one set",
+    "edge": "operands, from the layout of the configurable node that feeds them to the one set",
+}
+_GROUPS: Final = (*NODE_CLASSES, "all")
+_N_CLASSES: Final = len(NODE_CLASSES)
+
+
+def _columns() -> tuple[Column, ...]:
+    found = []
+    for group in _GROUPS:
+        for kind, doc in _KINDS.items():
+            found.append(Column(f"{group}.{kind}.bytes", "log2", f"{group}: bytes copied of {doc}"))
+            for stride in STRIDES:
+                name = "strided" if stride == 1 else f"strided{stride}"
+                found.append(
+                    Column(
+                        f"{group}.{kind}.{name}",
+                        "log2",
+                        f"{group}: bytes copied at strides above {stride} elements of {doc}",
+                    )
+                )
+            found.append(Column(f"{group}.{kind}.copies", "count", f"{group}: copies of {doc}"))
+        found.append(Column(f"{group}.cost", "log2", f"{group}: bytes of all copies, weighted by their stride"))
+        found.append(
+            Column(f"{group}.cost_share", "share", f"{group}: the same over the bytes of the configurable nodes")
+        )
+    return tuple(found)
+
+
+COLUMNS: Final = _columns()
+
+
+@kernel()
+def _arrive(  # type: ignore[no-untyped-def]
+    rows, owner, packed, first, edges, dims, rank, own, own_packed, consumer, role, origin, base, out
+):
+    """Pack the order in which every row's output reaches each operand that its node feeds."""
+    named = np.empty(6, np.int64)
+    come = np.empty(8, np.int64)
+    order = np.empty(8, np.int64)
+    for row in range(len(rows)):
+        node = owner[row]
+        size = rank[node, 0]
+        for place in range(first[node], first[node + 1]):
+            edge = edges[place]
+            slot = base[row] + place - first[node]
+            other, which = consumer[edge], role[edge]
+            if packed[row, 0] == own_packed[node, 0]:
+                out[slot] = own_packed[other, which]
+                continue
+            count = 0
+            while count < size and 0 <= rows[row, count] < size:
+                named[count] = rows[row, count]
+                count += 1
+            # What is not named lies in the graph's order, as far as there is but one way.
+            left = 0
+            for dim in range(size):
+                known = dims[node, 0, dim] <= 1
+                for earlier in range(count):
+                    known = known or named[earlier] == dim
+                left += not known
+            whole = left <= 1
+            if whole:
+                for at in range(size):
+                    known = False
+                    for earlier in range(count):
+                        known = known or named[earlier] == own[node, 0, at]
+                    if not known and count < 6:
+                        named[count] = own[node, 0, at]
+                        count += 1
+            reached = 0
+            for at in range(count):
+                dim = origin[edge, named[at]]
+                if dim >= 0:
+                    come[reached] = dim
+                    reached += 1
+            if whole:
+                for at in range(rank[other, which]):
+                    known = False
+                    for earlier in range(reached):
+                        known = known or come[earlier] == own[other, which, at]
+                    if not known:
+                        come[reached] = own[other, which, at]
+                        reached += 1
+            code, mask, kept = ORDER, 0, 0
+            for at in range(reached):
+                dim = come[at]
+                known = dims[other, which, dim] <= 1
+                for earlier in range(kept):
+                    known = known or order[earlier] == dim
+                if not known:
+                    order[kept] = dim
+                    code ^= (7 ^ dim) << 3 * kept
+                    mask |= 7 << 3 * kept
+                    kept += 1
+            out[slot] = code | mask << ORDER_BITS
+
+
+@kernel()
+def _edge_copies(  # type: ignore[no-untyped-def]
+    columns, producer, consumer, role, group, slot, nbytes, share, base, arrivals, packed, level, weight, out
+):
+    """Add up copies along edges: per class and configuration, bytes and copies by level, and weighted bytes last."""
+    n_configs = columns.shape[1]
+    for edge in range(len(producer)):
+        makers, takers, place = columns[producer[edge]], columns[consumer[edge]], slot[edge]
+        wanted, grade, cost = packed[role[edge]], level[role[edge]], weight[role[edge]]
+        size, part, sums = nbytes[edge], share[edge], out[group[edge]]
+        for config in range(n_configs):
+            row = takers[config]
+            come, want = arrivals[base[makers[config]] + place], wanted[row]
+            differs = np.int64(((come ^ want) & (come >> ORDER_BITS) & (want >> ORDER_BITS) & ORDER) != 0)
+            minor = come & 7
+            at = differs * grade[row, minor]
+            sums[config, at] += size
+            sums[config, N_LEVELS + at] += part
+            sums[config, 2 * N_LEVELS] += differs * cost[row, minor] * size
+
+
+@kernel()
+def _write(own, edges, totals, out):  # type: ignore[no-untyped-def]
+    n_configs, n_classes = edges.shape[1], len(edges)
+    n_own = own.shape[2]
+    values = np.empty((n_classes + 1, n_own + N_LEVELS))
+    for config in range(n_configs):
+        values[:] = 0
+        for number in range(n_classes):
+            for place in range(n_own - 1):
+                values[number, place] = own[config, number, place]
+            copied, copies = 0.0, 0.0
+            for level in range(N_LEVELS - 1, 0, -1):
+                copied += edges[number, config, level]
+                copies += edges[number, config, N_LEVELS + level]
+                values[number, n_own - 2 + level] = copied
+            values[number, n_own + N_LEVELS - 2] = copies
+            values[number, n_own + N_LEVELS - 1] = own[config, number, n_own - 1] + edges[number, config, 2 * N_LEVELS]
+            for place in range(n_own + N_LEVELS):
+                values[n_classes, place] += values[number, place]
+        slot = 0
+        for number in range(n_classes + 1):
+            for place in range(n_own + N_LEVELS - 1):
+                value = values[number, place]
+                out[config, slot] = value if place % N_LEVELS == N_LEVELS - 1 else np.log2(1.0 + value)
+                slot += 1
+            cost = values[number, n_own + N_LEVELS - 1]
+            out[config, slot] = np.log2(1.0 + cost)
+            out[config, slot + 1] = cost / max(totals[number], 1.0)
+            slot += 2
+
+
+class Traffic:
+    """Copies of one graph's coded configurations; grows as rows are discovered.
+
+    Parameters
+    ----------
+    nodes : ConfigurableNodes
+    of : Links
+        Those inside a node are left out.
+
+    Attributes
+    ----------
+    fed : bool (nodes, 3)
+        Tensors that come from a configurable node.
+    """
+
+    def __init__(self, nodes: ConfigurableNodes, of: Links) -> None:
+        self._nodes = nodes
+        edges = of.group != INSIDE
+        self._producer, self._consumer = of.nodes[edges].T.copy()
+        self._role = of.roles[edges, 1]
+        self._group = of.group[edges]
+        self._origin = of.origin[edges]
+        fed = np.zeros((len(nodes), 3), np.int64)
+        np.add.at(fed, (self._consumer, self._role), 1)
+        self.fed = fed > 0
+        self._share = 1.0 / fed[self._consumer, self._role]
+        self._nbytes = of.nbytes[edges] * self._share
+        self._edges = np.argsort(self._producer, kind="stable")
+        self._first = np.searchsorted(self._producer[self._edges], np.arange(len(nodes) + 1))
+        self._slot = np.empty(len(self._producer), np.int64)
+        self._slot[self._edges] = np.arange(len(self._edges)) - self._first[self._producer[self._edges]]
+        of_class = [nodes.nbytes[nodes.classes == number].sum() for number in range(_N_CLASSES)]
+        self._totals = np.array([*of_class, nodes.nbytes.sum()])
+        self.own: Orders = own_orders(nodes)
+        self._base = np.zeros(0, np.int64)
+        self._arrivals = np.zeros(0, np.int64)
+        self._packed = np.zeros((3, 0), np.int64)
+        self._level = np.zeros((3, 0, 8), np.int8)
+        self._weight = np.zeros((3, 0, 8), np.float32)
+
+    def add(self, rows: IntArray, owner: IntArray) -> tuple[Orders, FloatArray]:
+        """Take in newly discovered rows.
+
+        Parameters
+        ----------
+        rows : int64 (rows, 18)
+        owner : int64 (rows,)
+
+        Returns
+        -------
+        of : Orders
+            Their layouts.
+        copies : float64 (rows, N_OWN_COPIES)
+            Their copies that concern no other node.
+        """
+        nodes, of = self._nodes, orders(self._nodes, rows, owner)
+        leaving = (self._first[1:] - self._first[:-1])[owner]
+        ends = np.cumsum(leaving)
+        come = np.empty(ends[-1] if len(ends) else 0, np.int64)
+        base = ends - leaving
+        _arrive(
+            rows, owner, of.packed, self._first, self._edges, nodes.dims, nodes.rank, nodes.own, self.own.packed,
+            self._consumer, self._role, self._origin, base, come,
+        )  # fmt: skip
+        self._base = np.concatenate([self._base, base + len(self._arrivals)])
+        self._arrivals = np.concatenate([self._arrivals, come])
+        self._packed = np.concatenate([self._packed, of.packed.T], axis=1)
+        stretched = of.strides.transpose(1, 0, 2)
+        self._level = np.concatenate([self._level, levels(stretched).astype(np.int8)], axis=1)
+        self._weight = np.concatenate([self._weight, weights(stretched).astype(np.float32)], axis=1)
+        return of, own_copies(nodes, owner, of, self.own, self.fed)
+
+    def write(self, columns: NDArray[np.uint32], own: FloatArray, out: Float32Array) -> None:
+        """Write :data:`COLUMNS`.
+
+        Parameters
+        ----------
+        columns : uint32 (nodes, b)
+            Coded configurations, C-contiguous.
+        own : float64 (b, classes, N_OWN_COPIES)
+            Sums over nodes of what :meth:`add` returned.
+        out : float32 (b, len(COLUMNS))
+        """
+        edges = np.zeros((_N_CLASSES, columns.shape[1], 2 * N_LEVELS + 1))
+        _edge_copies(
+            columns, self._producer, self._consumer, self._role, self._group, self._slot, self._nbytes, self._share,
+            self._base, self._arrivals, self._packed, self._level, self._weight, edges,
+        )  # fmt: skip
+        _write(own, edges, self._totals, out)
