@@ -27,11 +27,14 @@ class Column:
         ``count``, ``share``, ``log2``, ``elements``, ``bytes``, ``flag``, ``id`` …
     doc : str
         One line for a person.
+    cost : bool
+        Whether the value is log2(1 + amount) of something whose amounts add up to time, each at its price.
     """
 
     name: str
     unit: str
     doc: str
+    cost: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,10 +96,15 @@ class Schema:
     def columns(self) -> tuple[Column, ...]:
         """All columns, in order, under their full names."""
         return tuple(
-            Column(name, column.unit, column.doc)
+            Column(name, column.unit, column.doc, column.cost)
             for block in self.blocks
             for name, column in zip(block.names, block.columns, strict=True)
         )
+
+    @property
+    def costs(self) -> tuple[str, ...]:
+        """Full names of the columns that are amounts of cost."""
+        return tuple(column.name for column in self.columns if column.cost)
 
     def __len__(self) -> int:
         return len(self.names)

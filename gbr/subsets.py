@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -122,6 +123,20 @@ def splits_present(subset: Subset, data_root: Path) -> tuple[str, ...]:
 def known_bad(subset: Subset, stem: str) -> bool:
     """Whether a graph is on the list of those with corrupted runtimes, :data:`KNOWN_BAD`."""
     return any(fnmatchcase(stem, pattern) for pattern in KNOWN_BAD.get(subset.name, ()))
+
+
+def family(kind: str, stem: str) -> str:
+    """Which graphs are related: those of one benchmark (tile) or one architecture (layout), told by their names.
+
+    A tile graph's name is its benchmark, ``_`` and what tells its kernels apart, as in the official evaluation; a
+    layout graph's begins with the letters of its architecture.  A graph named by a hash alone is a family of its own.
+    """
+    if re.fullmatch(r"[0-9a-f]{32}", stem):
+        return stem
+    if kind == "tile":
+        return stem.rsplit("_", 1)[0]
+    begins = re.match(r"[A-Za-z]+", stem)
+    return begins.group().lower() if begins else stem
 
 
 def _npz(folder: Path) -> list[Path]:

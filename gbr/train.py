@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from gbr._backend import Rows
     from gbr.ranker import Ranker
     from gbr.slates import Slates
     from gbr.store import FeatureStore
@@ -52,6 +53,7 @@ def _main(argv: Sequence[str] | None = None) -> None:
         seed=args.seed,
         jobs=args.jobs,
         skip_known_bad=args.skip_known_bad,
+        trials=args.search,
     )
     from gbr import _runs
 
@@ -73,6 +75,7 @@ def train(
     seed: int = 0,
     jobs: int | None = None,
     skip_known_bad: bool = False,
+    trials: int = 0,
 ) -> dict[str, Any]:
     """Train on ``train``, stop on ``valid``, score every split that has runtimes, and write it all to ``out``.
 
@@ -93,6 +96,8 @@ def train(
         Processes while building, threads while training.
     skip_known_bad : bool
         Leave out the graphs of :data:`gbr.subsets.KNOWN_BAD`, while training and scoring.
+    trials : int
+        Settings to try before training, on held-out families of the training graphs; see :mod:`gbr.search`.
 
     Returns
     -------
@@ -107,7 +112,9 @@ def train(
         As the store, the ranker and its folder raise them.
     """
     from gbr import _runs, baselines
+    from gbr._backend import Rows
     from gbr._checks import Table
+    from gbr.build import schema_of
     from gbr.ranker import Ranker
 
     given = settings or {}
@@ -140,7 +147,12 @@ def train(
     slates = store.load("train", labelled["train"].names, columns)
     rows, target = distinct(slates)
     valid = store.load("valid", labelled["valid"].names, columns) if "valid" in labelled else None
+    ranker.set_params(costs=[name for name in schema_of(subset.kind).costs if name in slates.columns] or None)
     start = time.monotonic()
+    if trials:
+        learnt = Rows(slates.X[rows], target, indptr_of(slates, rows))
+        ranker.set_params(**_searched(ranker, learnt, slates, subset.kind, trials, seed))
+        del learnt
     ranker.fit(
         Table(slates.X if len(rows) == len(slates.X) else slates.X[rows], slates.columns),
         target,
@@ -184,6 +196,40 @@ def distinct(slates: Slates) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     np.minimum.at(smallest, first, slates.target)
     rows = np.flatnonzero(first == np.arange(len(first)))
     return rows, smallest[rows]
+
+
+def indptr_of(slates: Slates, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Bounds of the slates when only ``rows``, ascending, are kept, int64 (slates + 1,)."""
+    import numpy as np
+
+    return np.searchsorted(rows, slates.indptr)
+
+
+def _searched(ranker: Ranker, train: Rows, slates: Slates, kind: str, trials: int, seed: int) -> dict[str, Any]:
+    """Settings that the search found, told on stderr."""
+    from sklearn.base import clone
+
+    from gbr.search import search
+
+    place = {name: number for number, name in enumerate(slates.columns)}
+    costs = [place[str(name)] for name in ranker.costs or ()] or None
+
+    with _cli.progress(trials, "searching settings") as advance:
+
+        def told(number: int, best: float) -> None:
+            advance(1)
+
+        found = search(
+            lambda **settings: clone(ranker).set_params(costs=costs, **settings),
+            train,
+            [subsets.family(kind, name) for name in slates.names],
+            trials,
+            goal=ranker.goal,
+            seed=seed,
+            told=told,
+        )
+    _cli.note(f"search: {found or 'nothing beat the defaults'}")
+    return found
 
 
 def fingerprint(store: FeatureStore, split: str) -> str:
@@ -268,6 +314,13 @@ def _parser() -> _cli.Parser:
         default=None,
         metavar="LIST",
         help="feature blocks or columns to learn from, separated by commas (default: all)",
+    )
+    parser.add_argument(
+        "--search",
+        type=int,
+        default=0,
+        metavar="N",
+        help="first try N settings on held-out families of the training graphs (needs optuna; default: 0)",
     )
     _cli.add_skip(parser)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")

@@ -263,3 +263,13 @@ def test_subsets_are_resolved_first(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert cli("--subset", "tile:nope", "--data", tmp_path) == 2
     assert "there is tile:cpu" in capsys.readouterr().err
     assert resolve("tile:cpu", tmp_path).kind == "tile"
+
+
+def test_settings_are_searched_on_the_training_graphs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_collection(tmp_path, {"train": 4, "valid": 1})
+    train = tmp_path / "npz/tile/cpu/train"
+    for number, path in enumerate(sorted(train.iterdir())):
+        path.rename(path.with_name(f"f{number}_x.npz"))
+    run = trained(tmp_path, backend="lightgbm", trials=3)
+    assert "search: " in capsys.readouterr().err
+    assert json.loads((run / "metrics.json").read_text())["valid"]["n_graphs"] == 1
