@@ -45,8 +45,9 @@ _N_CLASSES: Final = len(NODE_CLASSES)
 def _columns() -> tuple[Column, ...]:
     found = []
     for group in _GROUPS:
+        priced = group != "all"  # whose amounts are the sums of the others'
         for kind, doc in _KINDS.items():
-            found.append(Column(f"{group}.{kind}.bytes", "log2", f"{group}: bytes copied of {doc}"))
+            found.append(Column(f"{group}.{kind}.bytes", "log2", f"{group}: bytes copied of {doc}", priced))
             for stride in STRIDES:
                 name = "strided" if stride == 1 else f"strided{stride}"
                 found.append(
@@ -54,6 +55,7 @@ def _columns() -> tuple[Column, ...]:
                         f"{group}.{kind}.{name}",
                         "log2",
                         f"{group}: bytes copied at strides above {stride} elements of {doc}",
+                        priced,
                     )
                 )
             found.append(Column(f"{group}.{kind}.copies", "count", f"{group}: copies of {doc}"))
