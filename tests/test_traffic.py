@@ -21,7 +21,7 @@ UNSET = [-1] * 6
 
 
 def chain() -> tuple[Program, np.ndarray]:
-    """Dot -> reshape that splits -> dot with an extent of one -> sum over a dimension -> reshape."""
+    """Dot -> reshape that splits -> dot with an extent of one -> sums -> plus a dot, repeated -> reshape."""
     sketch = Sketch()
     left = sketch.node("parameter", (256, 32))
     right = sketch.node("parameter", (32, 64))
@@ -30,9 +30,12 @@ def chain() -> tuple[Program, np.ndarray]:
     weight = sketch.node("parameter", (64, 40))
     second = sketch.node("dot", (1, 16, 16, 40), split, weight)
     total = sketch.node("reduce", (16, 40), second, dimensions=(0, 1))
-    last = sketch.node("reshape", (640,), total)
+    third = sketch.node("dot", (16, 40), sketch.node("parameter", (16, 8)), sketch.node("parameter", (8, 40)))
+    both = sketch.node("add", (16, 40), total, third)
+    twice = sketch.node("broadcast", (2, 16, 40), both, dimensions=(1, 2))
+    last = sketch.node("reshape", (32, 40), twice)
     thin = sketch.node("reshape", (1, 256, 64), first)
-    return sketch.program(), np.array([first, split, second, last, thin], np.int64)
+    return sketch.program(), np.array([first, split, second, last, thin, third], np.int64)
 
 
 PROGRAM, IDS = chain()
@@ -133,6 +136,19 @@ def test_an_edge_between_equal_layouts_is_free() -> None:
     # The split keeps the minor-most dimension of each group; the other one of it follows in the graph's order.
     handed = copied(config(output1=[2, 3, 1, 0], input2=[2, 3, 1, 0]))
     assert handed["copies.dot.edge.bytes"] == 0
+
+
+def test_an_operand_fed_by_two_nodes_is_half_each() -> None:
+    one = copied(config(output5=[0, 1]))  # arrives with 40 last, then the 2 that it is repeated over
+    assert one["copies.reshape.edge.copies"] == 0.5
+    np.testing.assert_allclose(one["copies.reshape.edge.strided16"], np.log2(1 + 2 * 16 * 40 * 4 / 2), rtol=1e-6)
+    assert one["copies.reshape.edge.strided100"] == 0
+    two = copied(config(output5=[0, 1], output2=[2, 3]))
+    assert two["copies.reshape.edge.copies"] == 1.0
+    np.testing.assert_allclose(two["copies.reshape.edge.strided16"], np.log2(1 + 2 * 16 * 40 * 4), rtol=1e-6)
+    lost = copied(config(output2=[1, 3]))  # without the one that is summed away, the graph's own
+    assert lost["copies.dot.out.copies"] == 1.0
+    assert lost["copies.reshape.edge.copies"] == 0.0
 
 
 def test_weights_rise_between_16_and_181_elements() -> None:
