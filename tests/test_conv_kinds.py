@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from features.conv_kinds import KINDS, node_kinds
+from features.layout import LayoutExtractor, schema
+from features.layout_nodes import configurable_nodes, row_values
 from features.tensors import Tensors
 from tests.programs import Sketch
 
@@ -51,6 +53,7 @@ HWIO, OIHW = (2, 3), (1, 0)
         ("forward", ((4, 8, 40, 40), (12, 8, 3, 3), (4, 12, 40, 40), (NCHW, OIHW, NCHW), (3, 3))),
         ("forward", ((4, 8, 40, 40), (3, 3, 8, 12), (4, 12, 40, 40), (NCHW, HWIO, NCHW), (3, 3))),
         ("forward", ((4, 7, 7, 8), (7, 7, 8, 12), (4, 1, 1, 12), (NHWC, HWIO, NHWC), (7, 7))),  # a layer of one pixel
+        ("forward", ((8, 40, 40, 4), (3, 3, 8, 12), (12, 40, 40, 4), ((3, 0), HWIO, (3, 0)), (3, 3))),  # batch last
         ("input_gradient", ((4, 40, 40, 12), (3, 3, 8, 12), (4, 40, 40, 8), (NHWC, (3, 2), NHWC), (3, 3))),
         ("input_gradient", ((4, 12, 40, 40), (12, 8, 3, 3), (4, 8, 40, 40), (NCHW, (0, 1), NCHW), (3, 3))),
         ("weight_gradient", ((4, 40, 40, 8), (4, 40, 40, 12), (3, 3, 8, 12), ((3, 0), (0, 3), (2, 3)), (40, 40))),
@@ -76,3 +79,33 @@ def test_dots_and_others() -> None:
     program = sketch.program()
     kinds = node_kinds(program, Tensors.of(program), np.array([dot, flat], np.int64))
     assert kinds.tolist() == [list(KINDS).index("dot"), len(KINDS)]
+
+
+def test_padding_goes_to_its_own_kind() -> None:
+    sketch = Sketch()
+    numbers: dict[str, Any] = {
+        "convolution_dim_numbers_input_feature_dim": 3,
+        "convolution_dim_numbers_input_spatial_dims": (1, 2),
+        "convolution_dim_numbers_kernel_input_feature_dim": 2,
+        "convolution_dim_numbers_kernel_output_feature_dim": 3,
+        "convolution_dim_numbers_kernel_spatial_dims": (0, 1),
+        "convolution_dim_numbers_output_feature_dim": 3,
+        "window_size": (3, 3),
+    }
+    image, filters = sketch.node("parameter", (2, 9, 8, 64)), sketch.node("parameter", (3, 3, 64, 64))
+    forward = sketch.node("convolution", (2, 9, 8, 64), image, filters, **numbers)
+    gradient = sketch.node("convolution", (2, 9, 8, 64), image, filters, **numbers, window_window_reversal=(1, 1))
+    program = sketch.program()
+    tensors = Tensors.of(program)
+    nodes = configurable_nodes(program, tensors, np.array([forward, gradient], np.int64))
+    configs = np.full((2, 2, 18), -1, np.int8)
+    configs[1, 1, :4] = 3, 1, 2, 0
+    rows = LayoutExtractor(program, nodes.ids).vectors(configs).astype(float)
+    value = dict(zip(schema().names, rows.T, strict=True))
+    factor = 2.0 ** row_values(nodes, configs[:, 1].astype(np.int64), np.array([1, 1])).values[:, 0, 8]
+    np.testing.assert_allclose(value["layout.forward.output_padding"], np.log2(factor[:1].repeat(2)), atol=1e-6)
+    np.testing.assert_allclose(value["layout.input_gradient.output_padding"], np.log2(factor), atol=1e-6)
+    assert (value["layout.weight_gradient.output_padding"] == 0).all()
+    np.testing.assert_allclose(
+        value["slate.over_least.layout.input_gradient.output_padding"], np.log2(factor / factor.min()), atol=1e-6
+    )

@@ -109,6 +109,28 @@ def test_a_layout_that_moves_nothing_costs_nothing() -> None:
     assert value["slate.duplicates"].tolist() == [0.0] * 4
 
 
+def test_naming_all_but_one_dimension_names_them_all() -> None:
+    value = copied(np.concatenate([config(output0=[0]), config(output0=[0, 1]), config(output1=[2, 1])]))
+    assert value["slate.alike"].tolist() == [1.0, 1.0, 0.0]
+
+
+def test_nodes_that_are_alike_but_for_their_place_are_told_apart() -> None:
+    sketch = Sketch()
+    square = [sketch.node("parameter", (8, 8)) for _ in range(3)]
+    first = sketch.node("dot", (8, 8), square[0], square[1])
+    second = sketch.node("dot", (8, 8), first, square[2])
+    configs = np.full((1, 2, 18), -1, np.int8)
+    configs[0, :, 6:8] = 0, 1
+    value = dict(
+        zip(
+            schema().names,
+            LayoutExtractor(sketch.program(), np.array([first, second], np.int64)).vectors(configs)[0].tolist(),
+            strict=True,
+        )
+    )
+    assert [value[f"copies.dot.{kind}.copies"] for kind in ("out", "back", "entry", "edge")] == [0, 2, 1, 1]
+
+
 @pytest.mark.parametrize(
     ("layouts", "kind", "stride", "nbytes"),
     [
