@@ -14,14 +14,12 @@ from numpy.typing import NDArray
 
 from features._jit import kernel
 from features.access import LoopNest
+from features.hardware import CPU, Hardware
 from features.hlo import MAX_RANK
 from features.roles import ROLES
 from features.schema import Block, Column, Float32Array
 from features.slots import CLASS_LOOPS, MISSING, N_FAST, N_OUT, N_REDUCED, LoopSlots
 from features.tensors import Tensors
-
-#: Bytes moved together between memory and cache on every common CPU; sizes in lines are counts of these.
-LINE_BYTES: Final = 64
 
 _TOTALS: Final = (
     Column("tiles", "log2", "Tiles needed to cover all loops"),
@@ -70,7 +68,7 @@ _SLOT_DOC: Final = (
 
 BLOCK: Final = Block(
     "geometry",
-    1,
+    2,
     "Tiles of the kernel's loops: counts, padding, footprint, traffic, reuse, contiguity, alignment.",
     (
         *_TOTALS,
@@ -204,6 +202,8 @@ class Geometry:
     nest : LoopNest
     tensors : Tensors
     slots : LoopSlots
+    hardware : Hardware
+        Whose lines are counted.
 
     Attributes
     ----------
@@ -218,7 +218,7 @@ class Geometry:
         Position in :data:`features.roles.ROLES`.
     """
 
-    def __init__(self, nest: LoopNest, tensors: Tensors, slots: LoopSlots) -> None:
+    def __init__(self, nest: LoopNest, tensors: Tensors, slots: LoopSlots, hardware: Hardware = CPU) -> None:
         accesses, n_loops = nest.accesses, len(nest.extents)
         self.extents = nest.extents
         self.coefficients = np.zeros((len(accesses), MAX_RANK, n_loops))
@@ -236,6 +236,7 @@ class Geometry:
         self.role = np.array([ROLES.index(access.role) for access in accesses], np.int64)
         self._classes = np.array([CLASS_LOOPS.index(name) for name in nest.roles], np.int64)
         self._slots = np.array(slots.all, np.int64)
+        self._line = float(hardware.line_bytes)
 
     def __call__(self, tiles: NDArray[np.int64]) -> Float32Array:
         """The block's columns, float32 (c, len(BLOCK)), for int64 (c, loops) tiles between 1 and the loop extents."""
@@ -251,7 +252,7 @@ class Geometry:
                 self.role,
                 self._classes,
                 self._slots,
-                float(LINE_BYTES),
+                self._line,
                 MISSING,
                 len(ROLES),
                 len(CLASS_LOOPS),

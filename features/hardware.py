@@ -1,4 +1,4 @@
-"""What a machine rewards: vector width, line and cache sizes, register tile."""
+"""What a machine rewards: register tile, vector width, line and cache sizes; and in which units its tiles are given."""
 
 from __future__ import annotations
 
@@ -7,6 +7,13 @@ from typing import Final
 
 #: Cache levels with columns of their own.
 N_LEVELS: Final = 3
+
+#: Units of tile bounds: elements along the logical dimensions; or, along the dimensions as they lie in memory, major to
+#: minor, the last two in whole registers.
+TILE_BOUNDS: Final = ("elements", "registers")
+
+#: Bytes of the elements that a register's rows and lanes are counted in.
+_WORD: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,40 +39,65 @@ class Hardware:
     ----------
     name : str
     vector_bytes : int
-        Width of the widest vector register.
+        Width of the widest vector register: all of its sublanes.
     line_bytes : int
         What memory and cache exchange at once.
     caches : tuple of Cache
         From the fastest to the largest, up to three.
-    lanes, sublanes : int
-        Extents of a register tile along the minor-most and the second minor dimension, in elements of four bytes;
-        1, 1 where registers hold one row.
+    sublanes : int
+        Rows of a register, which lie along the second minor dimension; 1 where registers hold one row.
+    tile_bounds : str
+        One of :data:`TILE_BOUNDS`: what the bounds of a tile configuration count.
+
+    Raises
+    ------
+    ValueError
+        For sizes that are not positive, a register that has no whole lanes, or another number of caches.
     """
 
     name: str
     vector_bytes: int
     line_bytes: int
     caches: tuple[Cache, ...]
-    lanes: int
-    sublanes: int
+    sublanes: int = 1
+    tile_bounds: str = TILE_BOUNDS[0]
 
     def __post_init__(self) -> None:
-        sizes = [
-            self.vector_bytes,
-            self.line_bytes,
-            self.lanes,
-            self.sublanes,
-            *(cache.nbytes for cache in self.caches),
-        ]
+        sizes = [self.vector_bytes, self.line_bytes, self.sublanes, *(cache.nbytes for cache in self.caches)]
         if min(sizes) <= 0 or any(cache.ways < 0 for cache in self.caches) or not 0 < len(self.caches) <= N_LEVELS:
             raise ValueError(f"hardware {self.name!r}: sizes must be positive, with one to {N_LEVELS} cache levels")
+        if self.vector_bytes % (_WORD * self.sublanes):
+            raise ValueError(
+                f"hardware {self.name!r}: a vector of {self.vector_bytes} bytes does not hold {self.sublanes} rows of "
+                f"{_WORD}-byte elements"
+            )
+        if any(cache.nbytes < self.line_bytes * max(cache.ways, 1) for cache in self.caches):
+            raise ValueError(f"hardware {self.name!r}: a cache must hold a line of {self.line_bytes} bytes per way")
+        if self.tile_bounds not in TILE_BOUNDS:
+            raise ValueError(f"hardware {self.name!r}: tile_bounds must be one of {', '.join(TILE_BOUNDS)}")
+
+    def register_tile(self, width: float) -> tuple[int, int]:
+        """Extents of a register along the second minor and the minor-most dimension, for elements of ``width`` bytes.
+
+        Elements shorter than four bytes share a lane where registers have sublanes (16 x 128 of two bytes, 32 x 128 of
+        one on a TPU) and make more lanes where they have none; longer ones take several registers, or fewer lanes.
+
+        Returns
+        -------
+        int, int
+            Sublanes and lanes, 1 or more.
+        """
+        lanes = self.vector_bytes // (_WORD * self.sublanes)
+        if self.sublanes > 1:
+            return self.sublanes * max(int(_WORD // max(width, 1.0)), 1), lanes
+        return 1, max(int(self.vector_bytes // max(width, 1.0)), 1)
 
 
 #: A common server CPU, where nothing is known of the machine: 256-bit vectors, 32 KiB, 1 MiB and 32 MiB of cache.
-CPU: Final = Hardware("cpu", 32, 64, (Cache(32 << 10, 8), Cache(1 << 20, 16), Cache(32 << 20, 16)), 1, 1)
+CPU: Final = Hardware("cpu", 32, 64, (Cache(32 << 10, 8), Cache(1 << 20, 16), Cache(32 << 20, 16)))
 
 #: A TPU of the second or third generation: registers of 8 x 128 words; 16 MiB of scratchpad that the compiler fills
 #: in whole registers (TpuGraphs, section 2; Jouppi et al., "Ten lessons from three generations", ISCA 2021).
-TPU: Final = Hardware("tpu", 4096, 512, (Cache(16 << 20, 0),), 128, 8)
+TPU: Final = Hardware("tpu", 4096, 512, (Cache(16 << 20, 0),), sublanes=8, tile_bounds="registers")
 
 PROFILES: Final = {profile.name: profile for profile in (CPU, TPU)}

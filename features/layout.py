@@ -12,6 +12,7 @@ from features import copies, layout_config, nodes, opcodes, slate
 from features.conv_kinds import KINDS, node_kinds
 from features.copies import DISAGREEMENTS, CopyCounter
 from features.graph import Program
+from features.hardware import CPU, Hardware
 from features.hlo import LAYOUT_CONFIG
 from features.layout_nodes import (
     N_BINS,
@@ -45,7 +46,7 @@ _SUMS: Final = (
     ("moved", "bytes of tensors that do not keep the graph's layout"),
     ("minor_moved", "bytes of tensors whose minor-most dimension changes"),
     ("jumped", "bytes of tensors times the log2 stride of the dimension that becomes minor-most"),
-    ("padded", "bytes added by padding to 8x128 tiles"),
+    ("padded", "bytes added by padding to whole registers"),
     ("computed_padded", "operations of nodes times the padding factor of their output"),
 )
 _LARGEST: Final = (
@@ -67,7 +68,7 @@ def _value_columns() -> tuple[Column, ...]:
 
 LAYOUT: Final = Block(
     "layout",
-    2,
+    3,
     "Layouts aggregated over the configurable nodes, by class, tensor role and weight.",
     (
         *_value_columns(),
@@ -185,6 +186,8 @@ class LayoutExtractor:
         The configurable nodes.
     table : RowTable, optional
         Where configurations are coded, possibly by another thread that is ahead.
+    hardware : Hardware
+        The machine that the runtimes are of.
 
     Attributes
     ----------
@@ -199,10 +202,13 @@ class LayoutExtractor:
         For a program without nodes or without configurable nodes, or configurations of another shape.
     """
 
-    def __init__(self, program: Program, node_config_ids: IntArray, table: RowTable | None = None) -> None:
+    def __init__(
+        self, program: Program, node_config_ids: IntArray, table: RowTable | None = None, hardware: Hardware = CPU
+    ) -> None:
         if len(program) == 0 or len(node_config_ids) == 0:
             raise ValueError("a program without configurable nodes has no layout features")
         self.schema = schema()
+        self._hardware = hardware
         tensors = Tensors.of(program)
         self._nodes = configurable_nodes(program, tensors, np.asarray(node_config_ids, np.int64))
         around, reached = _surroundings(program, tensors, self._nodes)
@@ -306,7 +312,7 @@ class LayoutExtractor:
     def _catch_up(self) -> None:
         """Work out what rows that were discovered since the last block mean."""
         for rows, owner in self._table.discovered():
-            values = row_values(self._nodes, rows, owner)
+            values = row_values(self._nodes, rows, owner, self._hardware)
             orders, copied = self._traffic.add(rows, owner)
             differs = (orders.packed != self._traffic.own.packed[owner]).any(axis=1)
             self._terms.add(rows, owner, values, differs, copied)

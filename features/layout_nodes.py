@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from features._jit import kernel
 from features.cost import CONV_NUMBERS, conv_roles, dot_roles, node_flops
 from features.graph import Program
+from features.hardware import CPU, Hardware
 from features.hlo import MAX_RANK, OPCODE_ID
 from features.tensors import Tensors
 
@@ -25,9 +26,6 @@ FloatArray = NDArray[np.float64]
 NODE_CLASSES: Final = ("convolution", "dot", "reshape")
 #: Tensors of a configurable node, in the order of its row's slots.
 TENSOR_ROLES: Final = ("output", "input", "kernel")
-#: Lanes and sublanes of a TPU register, in elements of four bytes (TpuGraphs, section 2).
-LANES: Final = 128
-SUBLANES: Final = 8
 
 #: Values of one tensor's layout: name, unit, meaning.
 VALUES: Final = (
@@ -37,9 +35,9 @@ VALUES: Final = (
     ("minor_kept", "share", "keep their minor-most dimension"),
     ("minor", "log2", "extent of the minor-most dimension"),
     ("second", "log2", "extent of the second minor dimension"),
-    ("lanes", "share", "minor-most dimension fills whole lanes (extent over the next multiple of 128)"),
-    ("sublanes", "share", "second minor dimension fills whole sublanes (extent over the next multiple of 8)"),
-    ("padding", "log2", "padded volume over volume in 8x128 tiles"),
+    ("lanes", "share", "minor-most dimension fills a register's lanes (extent over their next multiple)"),
+    ("sublanes", "share", "second minor dimension fills its sublanes (extent over their next multiple)"),
+    ("padding", "log2", "padded volume over volume in whole registers"),
     ("jump", "log2", "stride in the graph's layout of the dimension that became minor-most"),
 )
 #: Bins of extents: below 2, 8, 32, 128, 512, and the rest.
@@ -150,7 +148,7 @@ def _hash(numbers: list[int]) -> np.uint64:
 
 @kernel()
 def _row_values(  # type: ignore[no-untyped-def]
-    rows, owner, dims, rank, own, strides, kind, lanes, sublanes, edges, n_buckets
+    rows, owner, dims, rank, own, strides, kind, tiles, edges, n_buckets
 ):
     n_rows = len(rows)
     values = np.zeros((n_rows, 3, 10))
@@ -191,7 +189,8 @@ def _row_values(  # type: ignore[no-untyped-def]
             is_set[row, role] = named > 0
             low = dims[node, role, minor] if minor >= 0 else 1
             high = dims[node, role, second] if second >= 0 else 1
-            wide, tall = np.ceil(low / lanes) * lanes, np.ceil(high / sublanes) * sublanes
+            tall, wide = tiles[node, role, 0], tiles[node, role, 1]
+            tall, wide = np.ceil(high / tall) * tall, np.ceil(low / wide) * wide
             values[row, role, 0] = 1.0 if named > 0 else 0.0
             values[row, role, 1] = 1.0 if kept else 0.0
             values[row, role, 2] = 1.0 if row_major else 0.0
@@ -233,7 +232,13 @@ class RowValues:
     buckets: IntArray
 
 
-def row_values(nodes: ConfigurableNodes, rows: IntArray, owner: IntArray) -> RowValues:
+def register_tiles(nodes: ConfigurableNodes, hardware: Hardware) -> FloatArray:
+    """Register tile of every tensor by its element width, float64 (nodes, 3, 2): sublanes and lanes."""
+    widths, kind = np.unique(nodes.nbytes / nodes.dims.prod(axis=2), return_inverse=True)
+    return np.array([hardware.register_tile(width) for width in widths], np.float64)[kind.reshape(nodes.nbytes.shape)]
+
+
+def row_values(nodes: ConfigurableNodes, rows: IntArray, owner: IntArray, hardware: Hardware = CPU) -> RowValues:
     """Values of every distinct row.
 
     A layout that names only the minor-most dimensions is compared as far as it goes.  Where none is named, the
@@ -245,6 +250,8 @@ def row_values(nodes: ConfigurableNodes, rows: IntArray, owner: IntArray) -> Row
     rows : int64 (rows, 18)
     owner : int64 (rows,)
         Position of each row's node in ``nodes``.
+    hardware : Hardware
+        Whose registers the tensors are padded to.
     """
     with np.errstate(over="ignore"):  # the hash wraps round; without the compiler NumPy would warn of it
         found = _row_values(
@@ -255,8 +262,7 @@ def row_values(nodes: ConfigurableNodes, rows: IntArray, owner: IntArray) -> Row
             nodes.own,
             nodes.strides,
             nodes.kind,
-            float(LANES),
-            float(SUBLANES),
+            register_tiles(nodes, hardware),
             np.array(BIN_EDGES, np.int64),
             N_BUCKETS,
         )

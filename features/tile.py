@@ -58,7 +58,7 @@ class TileExtractor:
         tensors = Tensors.of(program)
         self._nest = loop_nest(program, tensors)
         slots = loop_slots(self._nest, tensors)
-        self._geometry = geometry.Geometry(self._nest, tensors, slots)
+        self._geometry = geometry.Geometry(self._nest, tensors, slots, hardware)
         self._caches = caches.CacheModel(self._geometry, slots, hardware)
         self._static = np.concatenate(
             [

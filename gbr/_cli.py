@@ -117,6 +117,17 @@ def add_store(arguments: argparse.ArgumentParser) -> None:
     )
 
 
+def add_hardware(arguments: argparse.ArgumentParser) -> None:
+    """Add ``--hardware``; ``args.hardware`` is None where it is not given."""
+    arguments.add_argument(
+        "--hardware",
+        default=None,
+        metavar="NAME",
+        help="machine that the runtimes are of: cpu, tpu, machine (this one) or FILE.toml (default: the collection's "
+        "hardware.toml, else tpu for xla and nlp, else cpu)",
+    )
+
+
 def add_splits(arguments: argparse.ArgumentParser) -> None:
     """Add ``--split``, a list by commas; ``args.split`` is a tuple, or None where it is not given."""
     arguments.add_argument(

@@ -21,6 +21,7 @@ from gbr.errors import DataError, GbrError
 from gbr.graphs import Graph
 
 if TYPE_CHECKING:
+    from features.hardware import Hardware
     from features.layout_rows import RowTable
     from features.schema import Schema
 
@@ -42,6 +43,8 @@ class LayoutColumns:
     ----------
     graph : Graph
         Of kind ``layout``.
+    hardware : Hardware, optional
+        The machine that the runtimes are of; a generic CPU by default.
 
     Attributes
     ----------
@@ -61,8 +64,9 @@ class LayoutColumns:
         For a program that has no layout features.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, hardware: Hardware | None = None) -> None:
         self._graph = graph
+        self._hardware = hardware
         self._columns = SpooledTemporaryFile(_SPOOL_BYTES)  # noqa: SIM115 -- closed by __exit__
         self._codes = SpooledTemporaryFile(_SPOOL_BYTES)  # noqa: SIM115
         try:
@@ -112,6 +116,7 @@ class LayoutColumns:
     def _run(self) -> None:
         from features import layout, slate
         from features.graph import Program
+        from features.hardware import CPU
         from features.layout_rows import RowTable, first_equal
 
         graph = self._graph
@@ -119,7 +124,7 @@ class LayoutColumns:
         table = RowTable(len(graph.node_config_ids))
         with _Ahead(_coded(graph, table), _BATCHES_AHEAD) as batches:
             program = Program(graph.node_opcode, graph.node_feat, graph.edge_index)
-            extractor = layout.LayoutExtractor(program, graph.node_config_ids, table)
+            extractor = layout.LayoutExtractor(program, graph.node_config_ids, table, self._hardware or CPU)
             self.schema: Schema = extractor.schema
             self.shared: FloatArray = extractor.shared
             self._n_own = layout.N_OWN

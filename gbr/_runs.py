@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,17 +18,26 @@ from gbr.slates import Slates
 from gbr.store import FeatureStore
 from gbr.subsets import Subset, known_bad
 
+if TYPE_CHECKING:
+    from features.hardware import Hardware
+
 #: Feature cells held in memory at once while predicting: 512 MiB.
 _CELLS_AT_ONCE: Final = 1 << 27
 KNOWN_BAD_REASON: Final = "runtimes known to be corrupted (--skip known-bad)"
 
 
 def ready_store(
-    subset: Subset, data: Path, store_root: Path, splits: tuple[str, ...], jobs: int | None
+    subset: Subset,
+    data: Path,
+    store_root: Path,
+    splits: tuple[str, ...],
+    jobs: int | None,
+    hardware: Hardware | None = None,
 ) -> tuple[FeatureStore, float]:
     """Build what the store lacks; returns the store and the seconds it took."""
     start = time.monotonic()
-    build(subset, data, store_root, splits, jobs, partial(_cli.progress, label=f"features of {subset.name}"))
+    progress = partial(_cli.progress, label=f"features of {subset.name}")
+    build(subset, data, store_root, splits, jobs, progress, hardware)
     return FeatureStore(store_root, subset.name), time.monotonic() - start
 
 

@@ -1,6 +1,7 @@
 """Graph files -> features -> store: only what is missing or stale, several graphs side by side.
 
-A graph is stale when its file, or the meaning of the feature columns, has changed since.  Every graph's file appears
+A graph is stale when its file, the meaning of the feature columns, or the hardware that they are computed for, has
+changed since.  Every graph's file appears
 whole, the manifest follows every few seconds: a build that is interrupted goes on where it was.
 """
 
@@ -33,6 +34,7 @@ from gbr.subsets import SPLITS, Subset, graph_files, splits_present
 
 if TYPE_CHECKING:
     from features.graph import Program
+    from features.hardware import Hardware
     from features.schema import Schema
 
 #: A process takes about three seconds to start; fewer graphs than this are not worth another one.
@@ -60,6 +62,8 @@ class BuildReport:
     columns : int
     schema : str
         Hash of the feature columns.
+    hardware : str
+        Name of the profile that the features are computed for.
     jobs : int
         Processes that worked.
     seconds : float
@@ -76,6 +80,7 @@ class BuildReport:
     distinct: int
     columns: int
     schema: str
+    hardware: str
     jobs: int
     seconds: float
     degenerate: dict[str, str] = field(default_factory=dict)
@@ -93,6 +98,7 @@ class _Task:
     split: str
     store_root: Path
     subset: str
+    hardware: Hardware
 
     @property
     def stem(self) -> str:
@@ -112,8 +118,14 @@ def shared_columns(schema: Schema) -> tuple[str, ...]:
     return tuple(name for block in schema.blocks if not block.per_config for name in block.names)
 
 
-def extract(graph: Graph) -> Features:
+def extract(graph: Graph, hardware: Hardware | None = None) -> Features:
     """Features of all configurations of one graph.
+
+    Parameters
+    ----------
+    graph : Graph
+    hardware : Hardware, optional
+        The machine that the runtimes are of; a generic CPU by default.
 
     Returns
     -------
@@ -131,9 +143,9 @@ def extract(graph: Graph) -> Features:
     check_features()
     with _naming(graph.source):
         if graph.kind == "tile":
-            schema, X, duplicate_of = _tile(graph)
+            schema, X, duplicate_of = _tile(graph, hardware)
         else:
-            with LayoutColumns(graph) as columns:
+            with LayoutColumns(graph, hardware) as columns:
                 schema, X, duplicate_of = columns.schema, columns.matrix(), columns.duplicate_of
     _check_finite(graph, schema.names, X.T)
     return schema, X, duplicate_of
@@ -173,6 +185,7 @@ def build(
     splits: Sequence[str] | None = None,
     jobs: int | None = None,
     progress: Progress | None = None,
+    hardware: Hardware | None = None,
 ) -> BuildReport:
     """Bring the store of a collection up to date with its graph files.
 
@@ -189,6 +202,8 @@ def build(
         Processes; by default one per core, fewer where there is little to do.  1 works in this process.
     progress : callable, optional
         Takes the number of graphs to build and gives a context manager that yields ``advance(steps)``.
+    hardware : Hardware, optional
+        The machine that the runtimes are of; that of :func:`gbr.hardware.choose` by default.
 
     Raises
     ------
@@ -204,13 +219,21 @@ def build(
         raise UsageError(f"jobs: got {jobs}, want at least 1")
     data_root = Path(data_root)
     schema = schema_of(subset.kind)
-    described = {"hash": schema.hash, "columns": list(schema.names), "shared": list(shared_columns(schema))}
+    from gbr import hardware as profiles
+
+    hardware = hardware or profiles.choose(None, subset, data_root).hardware
+    described = {
+        "hash": schema.hash,
+        "columns": list(schema.names),
+        "shared": list(shared_columns(schema)),
+        "hardware": profiles.as_dict(hardware),
+    }
     wanted = splits_present(subset, data_root) or SPLITS if splits is None else tuple(splits)
     files = {split: {path.stem: path for path in graph_files(subset, data_root, split)} for split in wanted}
     store = FeatureStore(store_root, subset.name)
     removed = _begin(store, described, files)
     tasks = [
-        _Task(path, split, store.root, subset.name)
+        _Task(path, split, store.root, subset.name, hardware)
         for split, paths in files.items()
         for path in paths.values()
         if not _is_fresh(store, split, path)
@@ -230,6 +253,7 @@ def build(
         distinct=sum(entry["distinct"] for entry in entries.values()),
         columns=len(schema),
         schema=schema.hash,
+        hardware=hardware.name,
         jobs=n_jobs,
         seconds=time.monotonic() - start,
         degenerate={name: entry["degenerate"] for name, entry in entries.items() if entry["degenerate"]},
@@ -342,12 +366,12 @@ def _work(task: _Task) -> Entry:
         "runtime": graph.runtime, "normalizer": graph.normalizer, "repeat": graph.repeat, "source": source,
     }  # fmt: skip
     if kind == "tile":
-        schema, X, duplicate_of = extract(graph)
+        schema, X, duplicate_of = extract(graph, task.hardware)
         shared = shared_columns(schema)
         entry = store.write(task.split, task.stem, schema.names, X, duplicate_of=duplicate_of, shared=shared, **known)
     else:
         check_features()
-        with _naming(graph.source), LayoutColumns(graph) as columns:
+        with _naming(graph.source), LayoutColumns(graph, task.hardware) as columns:
             duplicate_of = columns.duplicate_of
             names = columns.schema.names[: len(columns.schema) - len(columns.shared)]
             groups = (_check_finite(graph, names, group, first) for first, group in columns.groups())
@@ -373,10 +397,11 @@ def _program(graph: Graph) -> Program:
     return Program(graph.node_opcode, graph.node_feat, graph.edge_index)
 
 
-def _tile(graph: Graph) -> Features:
+def _tile(graph: Graph, hardware: Hardware | None) -> Features:
+    from features.hardware import CPU
     from features.tile import TileExtractor
 
-    extractor = TileExtractor(_program(graph))
+    extractor = TileExtractor(_program(graph), hardware or CPU)
     assert graph.config_feat is not None
     # Adding zero turns -0.0 into 0.0, which is equal but has other bytes.
     rows = np.ascontiguousarray(graph.config_feat + np.float32(0))

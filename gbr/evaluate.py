@@ -70,7 +70,7 @@ def evaluate(
 
     ranker = Ranker.load(model).set_params(n_jobs=jobs)
     ranker.check_schema(subset.kind, schema_of(subset.kind).hash, f"{subset.name}, {model}")
-    store, build_seconds = _runs.ready_store(subset, data, store_root, (split,), jobs)
+    store, build_seconds = _runs.ready_store(subset, data, store_root, (split,), jobs, ranker.hardware(str(model)))
     slates = _runs.measured(store, split)
     left_out: dict[str, str] = {}
     if skip_known_bad:

@@ -22,20 +22,25 @@ def _main(argv: Sequence[str] | None = None) -> None:
 
 def _build(args: argparse.Namespace) -> None:
     from gbr.build import build
+    from gbr.hardware import choose
 
     subset = _subset(args)
+    chosen = choose(args.hardware, subset, args.data)
+    if chosen.note:
+        _cli.note(chosen.note)
     progress = partial(_cli.progress, label=f"features of {subset.name}")
-    report = build(subset, args.data, args.store, args.split, args.jobs, progress)
+    report = build(subset, args.data, args.store, args.split, args.jobs, progress, chosen.hardware)
     if args.json:
         _cli.emit_json(report.as_dict())
         return
-    rows = [
+    rows: list[list[object]] = [
         ["graphs built", report.built],
         ["up to date", report.kept],
         ["removed, their file is gone", report.removed],
         ["configurations", report.rows],
         ["of which distinct", report.distinct],
         ["feature columns", report.columns],
+        ["hardware", report.hardware],
         ["seconds", round(report.seconds, 1)],
     ]
     _cli.table(f"{report.subset} -> {report.folder}", ["schema " + report.schema, ""], rows)
@@ -82,7 +87,8 @@ def summary(store: FeatureStore) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``subset``, ``folder``, ``gbr`` (version that wrote it), ``schema`` (hash), ``columns`` (number), ``splits``:
+        ``subset``, ``folder``, ``gbr`` (version that wrote it), ``schema`` (hash), ``columns`` (number), ``hardware``
+        (the profile that the features are computed for; None in stores of before there were profiles), ``splits``:
         split -> ``graphs``, ``expected``, ``labelled`` (graphs with runtimes), ``rows``, ``duplicates`` (rows whose
         configuration stands in an earlier row), ``bytes``, ``degenerate`` (stem -> why it cannot be ranked).
 
@@ -113,6 +119,7 @@ def summary(store: FeatureStore) -> dict[str, Any]:
         "gbr": manifest["gbr"],
         "schema": manifest["schema"]["hash"],
         "columns": len(manifest["schema"]["columns"]),
+        "hardware": manifest["schema"].get("hardware"),
         "splits": splits,
     }
 
@@ -176,6 +183,7 @@ def _parser() -> _cli.Parser:
     _cli.add_data(build)
     _cli.add_store(build)
     _cli.add_splits(build)
+    _cli.add_hardware(build)
     _cli.add_jobs(build)
     info = add("info", "Show what the store of a collection holds.", _info)
     _cli.add_data(info)

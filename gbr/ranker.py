@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,9 @@ from gbr._checks import as_indptr, as_matrix, as_places, as_target, reordered
 from gbr._settings import CAPACITY, SEEDS, Settings, resolve, threads
 from gbr.errors import MissingLibraryError, ModelError, UsageError
 from gbr.metrics import kendall_tau
+
+if TYPE_CHECKING:
+    from features.hardware import Hardware
 
 #: Constructor parameters that are settings under the same name.
 _SHARED: Final = ("objective", *CAPACITY, "early_stopping_rounds")
@@ -237,7 +240,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         from gbr.build import extract
         from gbr.graphs import read_graph
 
-        schema, X, _ = extract(read_graph(Path(path)))
+        schema, X, _ = extract(read_graph(Path(path)), self.hardware(str(path)))
         self.check_schema(schema.kind, schema.hash, str(path))
         place = {name: number for number, name in enumerate(schema.names)}
         return self.predict(X[:, [place[name] for name in self.feature_names_in_]])
@@ -268,6 +271,29 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
                 f"{what}: features of schema {schema_hash}, the model was trained on {trained_on.get('schema_hash')}; "
                 f"train again: python -m gbr.train --subset {trained_on.get('subset')}"
             )
+
+    def hardware(self, what: str) -> Hardware:
+        """The machine that the model was trained for; features of what it ranks are computed for it.
+
+        Parameters
+        ----------
+        what : str
+            What is to be ranked, for messages.
+
+        Raises
+        ------
+        ModelError
+            When the model was trained before there were profiles, or its manifest was edited.
+        """
+        from gbr.hardware import parse
+
+        trained_on = self.trained_on_ or {}
+        if "hardware" not in trained_on:
+            raise ModelError(
+                f"{what}: the model's manifest names no hardware; "
+                f"train again: python -m gbr.train --subset {trained_on.get('subset')}"
+            )
+        return parse(trained_on["hardware"], "manifest.json: trained_on.hardware", ModelError)
 
     @property
     def feature_importances_(self) -> NDArray[np.float64]:

@@ -222,7 +222,8 @@ class FeatureStore:
         Parameters
         ----------
         schema : mapping
-            ``hash``, ``columns`` (all, in order), ``shared`` (those kept once per graph).
+            ``hash``, ``columns`` (all, in order), ``shared`` (those kept once per graph), and ``hardware``, the profile
+            that the columns are computed for.
         written : mapping, optional
             split -> stem -> entry of :meth:`write`.
         removed : mapping, optional

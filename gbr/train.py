@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from features.hardware import Hardware
     from gbr._backend import Rows
     from gbr.ranker import Ranker
     from gbr.slates import Slates
@@ -38,6 +39,14 @@ def _main(argv: Sequence[str] | None = None) -> None:
     subset = subsets.resolve(args.subset, args.data)
     if subset.note:
         _cli.note(subset.note)
+    from gbr import check_features
+
+    check_features()
+    from gbr.hardware import choose
+
+    chosen = choose(args.hardware, subset, args.data)
+    if chosen.note:
+        _cli.note(chosen.note)
     out = args.out or Path("runs") / subset.name.replace(":", "-") / time.strftime("%Y%m%d-%H%M%S")
     claim(out)
     figures = train(
@@ -54,6 +63,7 @@ def _main(argv: Sequence[str] | None = None) -> None:
         jobs=args.jobs,
         skip_known_bad=args.skip_known_bad,
         trials=args.search,
+        hardware=chosen.hardware,
     )
     from gbr import _runs
 
@@ -76,6 +86,7 @@ def train(
     jobs: int | None = None,
     skip_known_bad: bool = False,
     trials: int = 0,
+    hardware: Hardware | None = None,
 ) -> dict[str, Any]:
     """Train on ``train``, stop on ``valid``, score every split that has runtimes, and write it all to ``out``.
 
@@ -98,6 +109,8 @@ def train(
         Leave out the graphs of :data:`gbr.subsets.KNOWN_BAD`, while training and scoring.
     trials : int
         Settings to try before training, on held-out families of the training graphs; see :mod:`gbr.search`.
+    hardware : Hardware, optional
+        The machine that the runtimes are of; that of :func:`gbr.hardware.choose` by default.
 
     Returns
     -------
@@ -132,7 +145,7 @@ def train(
         raise DataError(
             f"{subset.folder(data) / 'train'}: no graphs to train on; put the collection's train split there"
         )
-    store, build_seconds = _runs.ready_store(subset, data, store_root, splits, jobs)
+    store, build_seconds = _runs.ready_store(subset, data, store_root, splits, jobs, hardware)
     labelled: dict[str, Slates] = {}
     left_out: dict[str, dict[str, str]] = {}
     for split in splits:
@@ -174,6 +187,7 @@ def train(
         "subset": subset.name,
         "kind": subset.kind,
         "schema_hash": store.manifest["schema"]["hash"],
+        "hardware": store.manifest["schema"]["hardware"],
         "data": {split: fingerprint(store, split) for split in labelled},
     }
     _write(ranker, figures, out)
@@ -322,6 +336,7 @@ def _parser() -> _cli.Parser:
         metavar="N",
         help="first try N settings on held-out families of the training graphs (needs optuna; default: 0)",
     )
+    _cli.add_hardware(parser)
     _cli.add_skip(parser)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     _cli.add_jobs(parser)

@@ -21,7 +21,9 @@ def node_statistics(feat: np.ndarray) -> np.ndarray:
     return np.concatenate([signed.mean(axis=0), signed.std(axis=0), signed.max(axis=0)])
 
 
-def geometry_columns(nest: LoopNest, tensors: Tensors, slots: LoopSlots, tiles: np.ndarray) -> np.ndarray:
+def geometry_columns(
+    nest: LoopNest, tensors: Tensors, slots: LoopSlots, tiles: np.ndarray, line_bytes: int = 64
+) -> np.ndarray:
     """The columns of the geometry block by whole-array NumPy, float64 (c, len(BLOCK))."""
     trips = np.ceil(nest.extents / tiles)
     columns: dict[str, np.ndarray] = {}
@@ -40,7 +42,7 @@ def geometry_columns(nest: LoopNest, tensors: Tensors, slots: LoopSlots, tiles: 
             dense = points[:, dim] == span[:, dim]
             run = np.where(whole & dense, run * span[:, dim], run)
             whole &= dense & (span[:, dim] == shape[dim])
-        lines = elements / run * np.ceil(run * width / geometry.LINE_BYTES)
+        lines = elements / run * np.ceil(run * width / line_bytes)
         uses = steps.any(axis=0) if len(steps) else np.zeros(len(nest.extents), bool)
         once = np.where(uses, trips, 1).prod(axis=1)
         running = np.cumprod(trips, axis=1)
@@ -51,7 +53,7 @@ def geometry_columns(nest: LoopNest, tensors: Tensors, slots: LoopSlots, tiles: 
         totals["footprint"] = totals["footprint"] + elements * width
         totals["lines"] = totals["lines"] + lines
         for name, times in moved.items():
-            totals[name] = totals[name] + lines * geometry.LINE_BYTES * times
+            totals[name] = totals[name] + lines * line_bytes * times
         by_role.setdefault(
             access.role,
             {

@@ -29,7 +29,7 @@ def tensor_values(nodes: ConfigurableNodes, place: int, role: int, slots: list[i
     compared = named or own
     low = dims[order[0]] if rank > 0 else 1
     high = dims[order[1]] if rank > 1 else 1
-    wide, tall = math.ceil(low / 128) * 128, math.ceil(high / 8) * 8
+    wide, tall = math.ceil(low / 128) * 128, math.ceil(high / 8) * 8  # a TPU's, of four bytes
     return {
         "set": float(bool(named)),
         "kept": float(compared == own[: len(compared)]),

@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from features.hardware import TPU
 from gbr import _layout_build
 from gbr import build as room
 from gbr.build import BuildReport, build, extract, schema_of, shared_columns
@@ -55,7 +56,7 @@ def test_the_store_holds_what_extract_gives(tmp_path: Path, subset: Subset) -> N
     assert slates.names == ("train_0", "train_1", "train_2")
     for number, name in enumerate(slates.names):
         graph = read_graph(subset.folder(tmp_path) / "train" / f"{name}.npz")
-        schema, X, duplicate_of = extract(graph)
+        schema, X, duplicate_of = extract(graph, TPU)
         rows = slates.slate(number)
         assert slates.columns == schema.names
         np.testing.assert_array_equal(slates.X[rows], X)
@@ -363,7 +364,7 @@ def test_a_large_layout_file_is_that_of_one_pass_over_everything(
     monkeypatch.setattr(_parquet, "_ROWS_AT_ONCE", 20)
     build(LAYOUT, tmp_path, tmp_path / "store", jobs=1)
     program = room._program(graph_from_arrays("x", arrays))
-    wanted = LayoutExtractor(program, arrays["node_config_ids"]).vectors(arrays["node_config_feat"])
+    wanted = LayoutExtractor(program, arrays["node_config_ids"], hardware=TPU).vectors(arrays["node_config_feat"])
     slates = stored(tmp_path, LAYOUT).load("train")
     assert slates.columns == schema_of("layout").names
     np.testing.assert_array_equal(slates.X, wanted)

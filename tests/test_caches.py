@@ -15,7 +15,7 @@ from features.slots import loop_slots
 from features.tensors import Tensors
 from tests import programs, reference
 
-SMALL = Hardware("small", 16, 16, (Cache(256, 2), Cache(1024, 4)), 1, 1)
+SMALL = Hardware("small", 16, 16, (Cache(256, 2), Cache(1024, 4)))
 NAMES = [column.name for column in BLOCK.columns]
 
 
@@ -39,7 +39,7 @@ def test_columns_are_those_of_the_twin(name: str, hardware: Hardware, data: st.D
 
 
 def test_a_cache_that_holds_everything_fetches_every_line_once() -> None:
-    caches, nest, _ = model("matmul", Hardware("huge", 64, 4, (Cache(1 << 20, 0),), 1, 1))
+    caches, nest, _ = model("matmul", Hardware("huge", 64, 4, (Cache(1 << 20, 0),)))
     tiles = np.array([[3, 5, 2], [12, 20, 7]], np.int64)
     rows = caches(tiles)
     lines = 12 * 7 + 7 * 20 + 12 * 20  # a line holds one element
@@ -73,6 +73,6 @@ def test_strides_of_large_powers_of_two_collide() -> None:
 def test_profiles_are_named_and_checked() -> None:
     assert set(PROFILES) == {"cpu", "tpu"}
     with pytest.raises(ValueError, match="sizes must be positive"):
-        Hardware("none", 32, 64, (), 1, 1)
+        Hardware("none", 32, 64, ())
     with pytest.raises(ValueError, match="sizes must be positive"):
-        Hardware("zero", 32, 0, (Cache(1, 1),), 1, 1)
+        Hardware("zero", 32, 0, (Cache(1, 1),))

@@ -52,6 +52,7 @@ def test_build_reports_what_it_did(root: Path, capsys: Capture) -> None:
         "distinct": 12,
         "columns": len(schema_of("tile")),
         "schema": schema_of("tile").hash,
+        "hardware": "tpu",
         "jobs": 1,
         "degenerate": {"train/same": "all configurations are identical"},
     }

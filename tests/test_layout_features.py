@@ -14,6 +14,7 @@ from scipy.stats import rankdata, zscore
 from features import copies, slate
 from features.conv_kinds import node_kinds
 from features.graph import Program
+from features.hardware import TPU
 from features.hlo import LAYOUT_CONFIG
 from features.layout import LAYOUT, N_OWN, N_PER_CONFIG, LayoutExtractor, compared, schema
 from features.layout_nodes import configurable_nodes
@@ -84,7 +85,7 @@ def any_configs(draw: st.DrawFn) -> np.ndarray:
 
 
 def vectors(configs: np.ndarray, block: int | None = None) -> np.ndarray:
-    extract = LayoutExtractor(PROGRAM, IDS)
+    extract = LayoutExtractor(PROGRAM, IDS, hardware=TPU)
     if block is None:
         return extract.vectors(configs)
     seen = [extract.observe(configs[first : first + block]) for first in range(0, len(configs), block)]

@@ -11,6 +11,7 @@ from features import geometry, nodes, roles
 from features.access import LoopNest, loop_nest
 from features.bounds import loop_tiles
 from features.graph import Program
+from features.hardware import CPU, TPU
 from features.hlo import FEAT_ID, TILE_CONFIG
 from features.slots import loop_slots
 from features.tensors import Tensors
@@ -186,9 +187,10 @@ def test_geometry_is_that_of_its_numpy_twin(name: str, data: st.DataObject) -> N
     tiles = np.array(
         [[data.draw(st.integers(1, int(extent))) for extent in nest.extents] for _ in range(rows)], np.int64
     )
-    got = geometry.Geometry(nest, tensors, slots)(tiles)
-    wanted = reference.geometry_columns(nest, tensors, slots, tiles)
-    np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
+    for hardware in (CPU, TPU):
+        got = geometry.Geometry(nest, tensors, slots, hardware)(tiles)
+        wanted = reference.geometry_columns(nest, tensors, slots, tiles, hardware.line_bytes)
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", sorted(set(programs.KERNELS) - {"conv2d stride 2", "max pool"}))

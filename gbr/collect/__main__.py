@@ -110,6 +110,8 @@ def _tile(args: argparse.Namespace) -> None:
             "delete a file to measure it again"
         )
     settings = tile.Settings(args.configs, args.rounds, args.seed)
+    if missing:
+        _note_machine(args.out, tile.COLLECTION)
     found: list[Quality] = []
     with progress(len(missing), "measuring") as advance:
         for quality in measured(missing, settings, args.jobs):
@@ -142,6 +144,8 @@ def _layout(args: argparse.Namespace) -> None:
             "delete a file to measure it again"
         )
     settings = layouts.Settings(args.configs, args.rounds, args.seed)
+    if missing:
+        _note_machine(args.out, layouts.COLLECTION)
     found = []
     # Pinned before JAX starts: XLA makes as many threads as the process may use cores.
     with pinned(), progress(len(missing), "measuring") as advance:
@@ -156,6 +160,13 @@ def _layout(args: argparse.Namespace) -> None:
     elif found:
         rows = [(each.graph, each.nodes, each.configs, each.spread, each.tau) for each in found]
         table(f"Measured in {args.out}", ("program", "nodes", "configs", "spread", "retest tau"), rows)
+
+
+def _note_machine(root: Path, collection: Path) -> None:
+    from gbr.hardware import note_machine
+
+    if doubt := note_machine(root / collection, root / "npz"):
+        note(f"warning: {doubt}")
 
 
 @command

@@ -1,0 +1,305 @@
+"""Profiles: what files say, what sysfs says, which one a collection gets, and that everything downstream obeys."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from features.graph import Program
+from features.hardware import CPU, TPU, Cache, Hardware
+from features.layout_nodes import configurable_nodes, row_values
+from features.tensors import Tensors
+from gbr import Ranker, hardware, read_graph
+from gbr import features as features_command
+from gbr import train as train_command
+from gbr._machine import machine
+from gbr.build import build, extract, schema_of
+from gbr.collect import __main__ as collect_command
+from gbr.errors import DataError, ModelError, UsageError
+from gbr.store import FeatureStore
+from gbr.subsets import Subset, resolve
+from tests.collection import trained, write_collection
+from tests.programs import Sketch
+
+DATA = Path(__file__).parents[1] / "data"
+XEON = Hardware("Intel Xeon, AVX-512", 64, 64, (Cache(48 << 10, 12), Cache(2 << 20, 16), Cache(32 << 20, 16)))
+SMALL = """name = "small"
+vector_bytes = 16
+line_bytes = 32
+
+[[caches]]
+bytes = 4096
+ways = 2
+"""
+
+
+def sysfs(root: Path, levels: list[dict[str, str]], cpuinfo: str) -> Path:
+    for number, files in enumerate(levels):
+        folder = root / f"sys/devices/system/cpu/cpu0/cache/index{number}"
+        folder.mkdir(parents=True)
+        for name, text in files.items():
+            (folder / name).write_text(f"{text}\n")
+    (root / "proc").mkdir(parents=True)
+    (root / "proc/cpuinfo").write_text(cpuinfo)
+    return root
+
+
+def level(number: int, kind: str, size: str, ways: str = "8") -> dict[str, str]:
+    return {
+        "level": str(number), "type": kind, "size": size, "ways_of_associativity": ways, "coherency_line_size": "64"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("profile", "width", "wanted"),
+    [
+        (TPU, 4, (8, 128)), (TPU, 2, (16, 128)), (TPU, 1, (32, 128)), (TPU, 8, (8, 128)),
+        (CPU, 4, (1, 8)), (CPU, 2, (1, 16)), (CPU, 1, (1, 32)), (CPU, 8, (1, 4)), (XEON, 4, (1, 16)),
+    ],
+)  # fmt: skip
+def test_a_register_holds_so_many_elements(profile: Hardware, width: int, wanted: tuple[int, int]) -> None:
+    assert profile.register_tile(width) == wanted
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (("x", 0, 64, (Cache(1024, 2),)), "sizes must be positive"),
+        (("x", 32, 64, ()), "one to 3 cache levels"),
+        (("x", 32, 64, (Cache(1024, -1),)), "sizes must be positive"),
+        (("x", 32, 64, (Cache(1024, 2),), 16), "32 bytes does not hold 16 rows"),
+        (("x", 32, 64, (Cache(256, 8),)), "must hold a line of 64 bytes per way"),
+        (("x", 32, 64, (Cache(1024, 2),), 1, "bits"), "one of elements, registers"),
+    ],
+)
+def test_a_machine_that_cannot_be_is_refused(arguments: tuple[object, ...], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        Hardware(*arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("profile", [CPU, TPU, XEON, Hardware('a "b" \\', 32, 64, (Cache(1000, 3),))])
+def test_a_profile_survives_its_files(profile: Hardware, tmp_path: Path) -> None:
+    hardware.save(tmp_path / "a" / "hardware.toml", profile)
+    assert hardware.load(tmp_path / "a" / "hardware.toml") == profile
+    assert hardware.parse(json.loads(json.dumps(hardware.as_dict(profile))), "x", ModelError) == profile
+    assert pickle.loads(pickle.dumps(profile)) == profile
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "match"),
+    [
+        ('name = "small"\n', "", r"name is missing; want name, vector_bytes, line_bytes, caches$"),
+        ('"small"', "7", r"name: got 7, want a text$"),
+        ("vector_bytes = 16", "vector_bytes = -1", r"vector_bytes: got -1, want bytes: a whole number from 1 on"),
+        ("vector_bytes = 16", "vector_bytes = true", r"vector_bytes: got True, want bytes"),
+        ("vector_bytes = 16", "vector_bytes = 17", r"a vector of 17 bytes does not hold 1 rows"),
+        ("line_bytes = 32", 'line_bytes = "64 kB"', r'line_bytes: got \'64 kB\', want .* like "48 KiB"$'),
+        ("line_bytes = 32", "lines = 32\nline_bytes = 32", r"got the unknown key lines; want name, "),
+        ("line_bytes = 32", "sublanes = 0\nline_bytes = 32", r"sublanes: got 0, want a whole number from 1 on$"),
+        ("line_bytes = 32", 'tile_bounds = "x"\nline_bytes = 32', r"tile_bounds: got 'x', want 'elements' or"),
+        ("ways = 2", "ways = 1.5", r"caches\[0\].ways: got 1.5, want a whole number from 0 on$"),
+        ("ways = 2", "", r"caches\[0\]: ways is missing; want bytes, ways$"),
+        ("ways = 2", "ways = 2\nsets = 3", r"caches\[0\]: got the unknown key sets"),
+        ("[[caches]]\nbytes = 4096\nways = 2", "caches = 3", r"caches: got 3, want one to 3 \[\[caches\]\]$"),
+        ("[[caches]]\nbytes = 4096\nways = 2", "caches = []", r"caches: got 0 of them, want one to 3"),
+        ("[[caches]]\nbytes = 4096\nways = 2", "caches = [3]", r"caches\[0\]: got 3, want bytes and ways$"),
+        ("line_bytes = 32", "line_bytes = ", r"not TOML \(.*\); mend the line$"),
+    ],
+)
+def test_a_bad_file_names_file_key_got_and_wanted(before: str, after: str, match: str, tmp_path: Path) -> None:
+    assert before in SMALL
+    path = tmp_path / "mine.toml"
+    path.write_text(SMALL.replace(before, after))
+    with pytest.raises(DataError, match=f"^{re.escape(str(path))}: .*{match}"):
+        hardware.load(path)
+
+
+def test_a_missing_file_and_an_unknown_name(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none\.toml: cannot be read \(No such file"):
+        hardware.choose(str(tmp_path / "none.toml"), Subset("tile:cpu"), tmp_path)
+    with pytest.raises(UsageError, match=r"--hardware gpu: want cpu, tpu, machine or a file that ends in \.toml$"):
+        hardware.choose("gpu", Subset("tile:cpu"), tmp_path)
+    with pytest.raises(ModelError, match=r"manifest: got NoneType for a hardware profile, want a table"):
+        hardware.parse(None, "manifest", ModelError)
+
+
+def test_the_nearest_file_wins_then_the_source(tmp_path: Path) -> None:
+    def chosen(name: str, given: str | None = None) -> str:
+        return hardware.choose(given, Subset(name), tmp_path).hardware.name
+
+    assert [chosen(name) for name in ("tile:xla", "layout:nlp:random", "tile:cpu", "layout:mine:random")] == [
+        "tpu", "tpu", "cpu", "cpu"
+    ]  # fmt: skip
+    for place in ("outside", "npz", "npz/layout/xla", "npz/layout/xla/random"):
+        (tmp_path / place).mkdir(parents=True, exist_ok=True)
+        (tmp_path / place / "hardware.toml").write_text(SMALL.replace("small", place))
+    (tmp_path / "hardware.toml").write_text("above the collections: not looked at")
+    assert chosen("layout:xla:random") == "npz/layout/xla/random"
+    assert chosen("layout:xla:default") == "npz/layout/xla"
+    assert chosen("tile:xla") == "npz"
+    assert chosen("tile:xla", "cpu") == "cpu"
+    assert chosen("tile:xla", str(tmp_path / "outside" / "hardware.toml")) == "outside"
+    (tmp_path / "npz/hardware.toml").unlink()
+    assert chosen("tile:xla") == "tpu"
+
+
+def test_the_committed_collections_have_the_profile_of_their_machine() -> None:
+    for name in ("tile:cpu", "layout:cpu:random"):
+        assert hardware.choose(None, Subset(name), DATA) == hardware.Choice(XEON)
+
+
+def test_sysfs_gives_the_machine(tmp_path: Path) -> None:
+    root = sysfs(
+        tmp_path,
+        [level(1, "Data", "48K", "12"), level(1, "Instruction", "64K"), level(2, "Unified", "2048K", "16"),
+         level(3, "Unified", "32M", "16"), level(4, "Unified", "1G", "16")],
+        "processor\t: 0\nmodel name\t: A  fast\tone\nflags\t\t: fpu sse2 avx avx2 avx512f\n",
+    )  # fmt: skip
+    assert machine(root) == Hardware("A fast one", 64, 64, XEON.caches)
+
+
+def test_what_sysfs_leaves_out(tmp_path: Path) -> None:
+    partial = level(2, "Unified", "512K")
+    del partial["ways_of_associativity"]
+    root = sysfs(tmp_path / "a", [level(1, "Data", "32K"), partial, {"level": "3"}], "flags : fpu avx\n")
+    assert machine(root) == Hardware("machine", 32, 64, (Cache(32 << 10, 8), Cache(512 << 10, 0)))
+    arm = sysfs(tmp_path / "b", [level(1, "Data", "64K", "4")], "Features : fp asimd\n")
+    assert machine(arm) == Hardware("machine", 16, 64, (Cache(64 << 10, 4),))
+    assert machine(tmp_path / "nowhere") is None
+    assert machine(sysfs(tmp_path / "c", [level(1, "Instruction", "32K")], "")) is None
+    assert machine(sysfs(tmp_path / "d", [level(1, "Data", "1K", "99")], "")) is None
+
+
+def test_a_system_that_tells_nothing_gets_the_generic_cpu_and_hears_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(hardware, "machine", lambda: None)
+    choice = hardware.choose("machine", Subset("tile:cpu"), tmp_path)
+    assert choice.hardware == CPU
+    assert choice.note == "this system does not tell its caches; taking the generic cpu"
+    told = hardware.note_machine(tmp_path / "npz/tile/cpu", tmp_path / "npz")
+    assert told is not None
+    assert re.match(r"this system does not tell its caches; write .*hardware\.toml yourself", told)
+    assert not list(tmp_path.rglob("*.toml"))
+    write_collection(tmp_path, {"train": 1})
+    line = ["build", "--subset", "tile:cpu", "--data", tmp_path, "--store", tmp_path / "store", "--hardware", "machine"]
+    assert features_command.main([*map(str, line)]) == 0
+    assert "gbr: this system does not tell its caches; taking the generic cpu\n" in capsys.readouterr().err
+    monkeypatch.setattr(hardware, "machine", lambda: XEON)
+    assert hardware.choose("machine", Subset("tile:cpu"), tmp_path) == hardware.Choice(XEON)
+
+
+def test_collecting_notes_the_machine_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "machine", lambda: XEON)
+    collection = Path("npz/layout/cpu/random")
+    collect_command._note_machine(tmp_path, collection)
+    path = tmp_path / collection / "hardware.toml"
+    assert hardware.load(path) == XEON
+    monkeypatch.setattr(hardware, "machine", lambda: CPU)
+    collect_command._note_machine(tmp_path, collection)
+    assert hardware.load(path) == XEON
+    path.rename(tmp_path / "npz/hardware.toml")
+    collect_command._note_machine(tmp_path, collection)
+    assert not path.exists()
+
+
+def test_a_store_of_another_machine_is_stale(tmp_path: Path) -> None:
+    subset = Subset("tile:cpu")
+    write_collection(tmp_path, {"train": 2, "valid": 1})
+
+    def built(profile: Hardware | None = None, **given: object) -> tuple[int, int, str]:
+        report = build(subset, tmp_path, tmp_path / "store", jobs=1, hardware=profile, **given)  # type: ignore[arg-type]
+        return report.built, report.kept, report.hardware
+
+    def matrix() -> np.ndarray:
+        return FeatureStore(tmp_path / "store", "tile:cpu").load("train").X
+
+    assert built() == (3, 0, "cpu")
+    generic = matrix()
+    assert built() == built(CPU) == (0, 3, "cpu")
+    hardware.save(tmp_path / "npz/tile/cpu/hardware.toml", XEON)
+    assert built() == (3, 0, XEON.name)
+    manifest = json.loads((tmp_path / "store/tile/cpu/manifest.json").read_text())
+    assert hardware.parse(manifest["schema"]["hardware"], "manifest", DataError) == XEON
+    paths = sorted((tmp_path / "npz/tile/cpu/train").iterdir())
+    np.testing.assert_array_equal(matrix(), np.concatenate([extract(read_graph(path), XEON)[1] for path in paths]))
+    names = np.array(schema_of("tile").names)
+    blocks = {name.split(".")[0] for name in names[(matrix() != generic).any(axis=0)]}
+    assert blocks == {"cache"}
+    assert built(CPU, splits=("train",)) == (2, 0, "cpu")
+    assert FeatureStore(tmp_path / "store", "tile:cpu").entries("valid") == {}
+    np.testing.assert_array_equal(matrix(), generic)
+
+
+def test_the_commands_take_a_profile_and_the_model_keeps_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_collection(tmp_path, {"train": 3, "valid": 1})
+    (tmp_path / "mine.toml").write_text(SMALL)
+    where = [*map(str, ["--subset", "tile:cpu", "--data", tmp_path, "--store", tmp_path / "store", "--jobs", 1])]
+    assert features_command.main(["build", *where, "--hardware", str(tmp_path / "mine.toml"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["hardware"] == "small"
+    assert features_command.main(["info", *where[:-2], "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["hardware"]["vector_bytes"] == 16
+    run = ["--out", str(tmp_path / "run"), "--backend", "lightgbm", "--set", "n_estimators=5"]
+    assert train_command.main([*where, *run, "--hardware", str(tmp_path / "mine.toml")]) == 0
+    assert train_command.main([*where, *run, "--hardware", "gpu"]) == 2
+    assert "--hardware gpu: want cpu, tpu, machine" in capsys.readouterr().err
+    told = json.loads((tmp_path / "run/manifest.json").read_text())["trained_on"]["hardware"]
+    assert told == {
+        "name": "small", "vector_bytes": 16, "line_bytes": 32, "sublanes": 1, "tile_bounds": "elements",
+        "caches": [{"bytes": 4096, "ways": 2}],
+    }  # fmt: skip
+
+
+def test_prediction_takes_the_profile_of_training(tmp_path: Path) -> None:
+    write_collection(tmp_path, {"train": 4, "valid": 1})
+    small = Hardware("small", 16, 32, (Cache(4096, 2),))
+    columns = ["cache"]
+    run = trained(tmp_path, hardware=small, backend="lightgbm", columns=columns)
+    ranker = Ranker.load(run)
+    path = next((tmp_path / "npz/tile/cpu/valid").iterdir())
+    schema, X, _ = extract(read_graph(path), small)
+    places = [schema.names.index(name) for name in ranker.feature_names_in_]
+    scores = ranker.predict_graph(path)
+    np.testing.assert_array_equal(scores, ranker.predict(X[:, places]))
+    other = extract(read_graph(path))[1]
+    assert (ranker.predict(other[:, places]) != scores).any()
+
+    from gbr.evaluate import evaluate
+
+    evaluate(run, resolve("tile:cpu", tmp_path), "valid", tmp_path, tmp_path / "store", jobs=1)
+    kept = FeatureStore(tmp_path / "store", "tile:cpu").manifest["schema"]["hardware"]
+    assert kept["name"] == "small"
+
+    assert ranker.trained_on_ is not None
+    ranker.trained_on_["hardware"]["vector_bytes"] = "wide"
+    with pytest.raises(ModelError, match=r"trained_on\.hardware: vector_bytes: got 'wide', want bytes"):
+        ranker.rank(path)
+    del ranker.trained_on_["hardware"]
+    with pytest.raises(ModelError, match=r"names no hardware; train again: python -m gbr\.train --subset tile:cpu"):
+        ranker.rank(path)
+
+
+@pytest.mark.parametrize(
+    ("profile", "kind", "tall", "wide"),
+    [(TPU, "f32", 8, 128), (TPU, "bf16", 16, 128), (TPU, "s8", 32, 128), (XEON, "f32", 1, 16), (XEON, "bf16", 1, 32)],
+)
+def test_layouts_are_padded_to_the_register_of_their_type(profile: Hardware, kind: str, tall: int, wide: int) -> None:
+    sketch = Sketch()
+    given = {"shape_element_type_is_f32": 0, f"shape_element_type_is_{kind}": 1}
+    flat = sketch.node("parameter", (3000,), **given)
+    sketch.node("reshape", (100, 30), flat, **given)
+    program: Program = sketch.program()
+    nodes = configurable_nodes(program, Tensors.of(program), np.array([1]))
+    row = np.full((1, 18), -1, np.int64)
+    row[0, :2] = 0, 1  # 100 along the lanes, 30 along the sublanes
+    values = row_values(nodes, row, np.array([0]), profile).values[0]
+    padded = -(-30 // tall) * tall * -(-100 // wide) * wide
+    assert values[0, 6] == pytest.approx(100 / (-(-100 // wide) * wide))
+    assert values[0, 7] == pytest.approx(30 / (-(-30 // tall) * tall))
+    assert values[0, 8] == pytest.approx(np.log2(padded / 3000))
+    assert (values[2] == 0).all()  # a reshape has no kernel
