@@ -59,8 +59,8 @@ class Model(Protocol):
     best_score: float | None
     versions: Mapping[str, str]  # of the libraries that made it, by package
 
-    def predict(self, X: Matrix, n_jobs: int) -> NDArray[np.float64]:
-        """Relevance, float64 (rows,): higher is faster."""
+    def predict(self, X: Matrix, n_jobs: int, indptr: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Relevance, float64 (rows,): higher is faster.  Few models ask which rows are one slate, ``indptr``."""
         ...
 
     def gains(self) -> NDArray[np.float64]:
@@ -81,8 +81,8 @@ class Backend(Protocol):
         """Train; with ``valid``, stop early on its mean Kendall tau and keep the best iteration."""
         ...
 
-    def load(self, data: bytes) -> Model:
-        """Read what ``Model.to_bytes`` wrote; ValueError for anything else."""
+    def load(self, data: bytes, settings: Settings) -> Model:
+        """Read what ``Model.to_bytes`` wrote, with the settings of the fit; ValueError for anything else."""
         ...
 
 

@@ -53,7 +53,7 @@ class CostModel:
         self.n_features = n_features
         self.best_score = best_score
 
-    def predict(self, X: Matrix, n_jobs: int) -> NDArray[np.float64]:
+    def predict(self, X: Matrix, n_jobs: int, indptr: NDArray[np.int64]) -> NDArray[np.float64]:
         """Relevance, float64 (rows,): the cost, negative."""
         return np.asarray(-(amounts(X, self.columns) @ self.prices))
 
@@ -104,11 +104,11 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> CostModel:
     model = CostModel(columns, prices / scale, train.X.shape[1], None)
     if valid is not None:
         tau = ValidTau(valid, settings.seed)
-        model.best_score = tau(model.predict(tau.rows.X, settings.n_jobs))
+        model.best_score = tau(model.predict(tau.rows.X, settings.n_jobs, tau.rows.indptr))
     return model
 
 
-def load(data: bytes) -> CostModel:
+def load(data: bytes, settings: Settings) -> CostModel:
     """Read the prices; ValueError for anything else."""
     try:
         about: dict[str, Any] = json.loads(data)

@@ -60,11 +60,11 @@ class EnsembleModel:
         self.best_score = best_score
         self.versions = dict(sorted({version for member in members for version in member.model.versions.items()}))
 
-    def predict(self, X: Matrix, n_jobs: int) -> NDArray[np.float64]:
+    def predict(self, X: Matrix, n_jobs: int, indptr: NDArray[np.int64]) -> NDArray[np.float64]:
         """Relevance, float64 (rows,)."""
         total = np.zeros(len(X))
         for member in self.members:
-            total += member.model.predict(X, n_jobs) / member.spread
+            total += member.model.predict(X, n_jobs, indptr) / member.spread
         return total / len(self.members)
 
     def gains(self) -> NDArray[np.float64]:
@@ -107,11 +107,11 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> EnsembleModel:
     found = EnsembleModel(members, None)
     if valid is not None:
         tau = ValidTau(valid, settings.seed)
-        found.best_score = tau(found.predict(tau.rows.X, settings.n_jobs))
+        found.best_score = tau(found.predict(tau.rows.X, settings.n_jobs, tau.rows.indptr))
     return found
 
 
-def load(data: bytes) -> EnsembleModel:
+def load(data: bytes, settings: Settings) -> EnsembleModel:
     """Read the archive; ValueError for anything else."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -128,7 +128,7 @@ def _member(archive: zipfile.ZipFile, entry: dict[str, Any]) -> Member:
     if settings.backend not in dict.fromkeys(name for pairs in MEMBERS.values() for name, _ in pairs):
         raise ValueError(f"member of unknown backend {settings.backend!r}")
     library: Backend = backend(settings.backend)
-    model = library.load(_bytes(archive, entry["file"]))
+    model = library.load(_bytes(archive, entry["file"]), settings)
     model.n_iterations = int(entry["iterations"])
     spread = float(entry["spread"])
     if not spread > 0:
@@ -137,7 +137,7 @@ def _member(archive: zipfile.ZipFile, entry: dict[str, Any]) -> Member:
 
 
 def _spread(model: Model, train: Rows, n_jobs: int) -> float:
-    scores = model.predict(train.X, n_jobs)
+    scores = model.predict(train.X, n_jobs, train.indptr)
     spreads = [scores[a:b].std() for a, b in pairwise(train.indptr.tolist()) if b > a]
     return float(np.mean(spreads)) or 1.0
 

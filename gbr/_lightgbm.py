@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from gbr import labels
 from gbr._backend import REGRESSED, Rows, ValidTau, loading, refusals, reject, sub_slates
 from gbr._checks import Matrix
+from gbr._pairs import differences, wins
 from gbr._settings import ROW_SHARE, Settings, column_share
 
 with loading("LightGBM", "lightgbm"):
@@ -48,7 +49,7 @@ class LightGBMModel:
         self.n_features = int(booster.num_feature())
         self.best_score = best_score
 
-    def predict(self, X: Matrix, n_jobs: int) -> NDArray[np.float64]:
+    def predict(self, X: Matrix, n_jobs: int, indptr: NDArray[np.int64]) -> NDArray[np.float64]:
         """Relevance, float64 (rows,)."""
         raw = self.booster.predict(X, num_iteration=self.n_iterations, raw_score=True, num_threads=n_jobs)
         return np.asarray(raw, np.float64)
@@ -61,6 +62,28 @@ class LightGBMModel:
     def to_bytes(self) -> bytes:
         """Give the model as LightGBM's text."""
         return str(self.booster.model_to_string(num_iteration=self.n_iterations)).encode()
+
+
+class DifferenceModel(LightGBMModel):
+    """A classifier of pairs; a row's relevance is how often it beats the anchors of its slate."""
+
+    def __init__(self, booster: lgb.Booster, n_iterations: int, best_score: float | None) -> None:
+        super().__init__(booster, n_iterations, best_score)
+        self.n_features //= 2  # a row, and how it differs from another
+
+    def predict(self, X: Matrix, n_jobs: int, indptr: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Relevance, float64 (rows,)."""
+
+        def beats(pairs: NDArray[np.float32]) -> NDArray[np.float64]:
+            told = self.booster.predict(pairs, num_iteration=self.n_iterations, num_threads=n_jobs)
+            return np.asarray(told, np.float64)
+
+        return wins(beats, X, indptr)
+
+    def gains(self) -> NDArray[np.float64]:
+        """Total gain per column and of its difference, float64 (n_features,)."""
+        gains = super().gains()
+        return gains[: self.n_features] + gains[self.n_features :]
 
 
 def fit(train: Rows, valid: Rows | None, settings: Settings) -> LightGBMModel:
@@ -77,6 +100,8 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> LightGBMModel:
         "metric": "None",
         "verbosity": -1,
     }
+    if settings.objective == "difference":
+        return _fit_differences(params, train, valid, settings)
     if settings.objective in REGRESSED:
         params["objective"] = "regression"
         label: NDArray[Any] = REGRESSED[settings.objective](train.target, train.indptr)
@@ -92,20 +117,34 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> LightGBMModel:
             "label_gain": list(range(int(label.max()) + 1)),
             "lambdarank_truncation_level": int(group.max()),
         }
-    sampling = {
-        "feature_fraction": column_share(train.X.shape[1]),
-        "bagging_fraction": ROW_SHARE,
-        "bagging_freq": 1,
-    }
-    aliases = _aliases()
-    params |= {name: value for name, value in sampling.items() if settings.params.keys().isdisjoint(aliases[name])}
-    params |= settings.params
+    params = _sampled(params, train.X.shape[1], settings)
     data = lgb.Dataset(train.X, label=label, group=group, params=params, free_raw_data=True)
     with refusals("LightGBM", lgb.basic.LightGBMError):
         if valid is None:
             booster = lgb.train(params, data, num_boost_round=settings.n_estimators)
             return LightGBMModel(booster, int(booster.num_trees()), None)
         return _train_until(params, data, valid, settings)
+
+
+def _fit_differences(params: dict[str, Any], train: Rows, valid: Rows | None, settings: Settings) -> DifferenceModel:
+    """Train on pairs; all rounds are kept, because a round's tau would cost as much as many rounds."""
+    pairs, faster = differences(train, settings.seed)
+    params = _sampled(params | {"objective": "binary"}, pairs.shape[1], settings)
+    with refusals("LightGBM", lgb.basic.LightGBMError):
+        booster = lgb.train(params, lgb.Dataset(pairs, label=faster, params=params), settings.n_estimators)
+    model = DifferenceModel(booster, int(booster.num_trees()), None)
+    if valid is not None:
+        tau = ValidTau(valid, settings.seed)
+        model.best_score = tau(model.predict(tau.rows.X, settings.n_jobs, tau.rows.indptr))
+    return model
+
+
+def _sampled(params: dict[str, Any], n_columns: int, settings: Settings) -> dict[str, Any]:
+    """Parameters with the sampling of rows and columns, and last those of the user."""
+    sampling = {"feature_fraction": column_share(n_columns), "bagging_fraction": ROW_SHARE, "bagging_freq": 1}
+    aliases = _aliases()
+    unset = {name: value for name, value in sampling.items() if settings.params.keys().isdisjoint(aliases[name])}
+    return params | unset | dict(settings.params)
 
 
 def _train_until(params: dict[str, Any], data: lgb.Dataset, valid: Rows, settings: Settings) -> LightGBMModel:
@@ -123,13 +162,14 @@ def _train_until(params: dict[str, Any], data: lgb.Dataset, valid: Rows, setting
     return LightGBMModel(booster, int(booster.best_iteration), float(booster.best_score["valid_0"]["kendall_tau"]))
 
 
-def load(data: bytes) -> LightGBMModel:
+def load(data: bytes, settings: Settings) -> LightGBMModel:
     """Read LightGBM's text; ValueError for anything else."""
     try:
         booster = lgb.Booster(model_str=data.decode())
     except (lgb.basic.LightGBMError, UnicodeDecodeError) as fault:
         raise ValueError(str(fault)) from fault
-    return LightGBMModel(booster, int(booster.num_trees()), None)
+    kind = DifferenceModel if settings.objective == "difference" else LightGBMModel
+    return kind(booster, int(booster.num_trees()), None)
 
 
 def _aliases() -> dict[str, list[str]]:

@@ -68,7 +68,9 @@ def predict_split(ranker: Ranker, store: FeatureStore, slates: Slates, split: st
         last = max(first + 1, int(np.searchsorted(slates.indptr, limit, side="right")) - 1)
         batch = store.load(split, slates.names[first:last], columns)
         start = time.monotonic()
-        scores[slates.indptr[first] : slates.indptr[last]] = ranker.predict(Table(batch.X, batch.columns))
+        scores[slates.indptr[first] : slates.indptr[last]] = ranker.predict(
+            Table(batch.X, batch.columns), qid=batch.qid
+        )
         seconds += time.monotonic() - start
         first = last
     return scores, seconds

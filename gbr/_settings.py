@@ -12,7 +12,7 @@ from gbr.errors import UsageError
 #: Objectives per backend.  Those of an ensemble are mixtures of members.
 OBJECTIVES: Final[Mapping[str, tuple[str, ...]]] = {
     "ensemble": ("mixed", "mixed-few", "mixed-top"),
-    "lightgbm": ("lambdarank", "l2", "speed"),
+    "lightgbm": ("lambdarank", "l2", "speed", "difference"),
     "xgboost": ("pairwise", "lambdarank", "l2", "speed"),
     "costmodel": ("nnls",),
 }

@@ -50,7 +50,7 @@ class XGBoostModel:
         self.n_features = int(booster.num_features())
         self.best_score = best_score
 
-    def predict(self, X: Matrix, n_jobs: int) -> NDArray[np.float64]:
+    def predict(self, X: Matrix, n_jobs: int, indptr: NDArray[np.int64]) -> NDArray[np.float64]:
         """Relevance, float64 (rows,)."""
         self.booster.set_param({"nthread": n_jobs})
         return np.asarray(self.booster.inplace_predict(X, predict_type="margin"), np.float64)
@@ -132,7 +132,7 @@ def _train_until(params: dict[str, Any], data: xgb.QuantileDMatrix, valid: Rows,
     return XGBoostModel(booster, history[booster.best_iteration])
 
 
-def load(data: bytes) -> XGBoostModel:
+def load(data: bytes, settings: Settings) -> XGBoostModel:
     """Read XGBoost's UBJSON; ValueError for anything else."""
     if not data:
         raise ValueError("no bytes")  # on which the library would abort the process

@@ -42,10 +42,10 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         ``ensemble`` (the mean of unlike members from both libraries), ``lightgbm``, ``xgboost``, or ``costmodel``
         (non-negative prices on ``costs``).
     objective : str or None
-        ``lambdarank`` (both; ranks as linear gains, pairs over the whole slate), ``pairwise`` (xgboost) or ``l2``
-        (both; least squares on the rank within the slate), ``speed`` (both; least squares on the speed over the
-        slate's fastest); ``mixed``, ``mixed-few`` (with the cost model as a further member) or ``mixed-top``
-        (ensemble); ``nnls`` (costmodel).  None: what suits the goal.
+        ``lambdarank`` (both; ranks as linear gains, pairs over the whole slate), ``pairwise`` (xgboost), ``l2`` (both;
+        least squares on the rank within the slate), ``speed`` (both; least squares on the speed over the slate's
+        fastest) or ``difference`` (lightgbm; a classifier of pairs); ``mixed``, ``mixed-few`` (with the cost model as
+        a further member) or ``mixed-top`` (ensemble); ``nnls`` (costmodel).  None: what suits the goal.
     goal : str
         ``tau``: order the whole slate.  ``topk``: have a fast one among the first few.  Chooses the objective where
         none is given: for ``tau`` ``lambdarank`` (lightgbm), ``pairwise`` (xgboost), ``mixed`` (ensemble; with
@@ -165,13 +165,16 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         self._set_features(names, matrix.shape[1])
         return self
 
-    def predict(self, X: Any) -> NDArray[np.float64]:
+    def predict(self, X: Any, *, qid: Any = None) -> NDArray[np.float64]:
         """Scores that read like runtimes: lower is predicted faster.  Only their order within a query has meaning.
 
         Parameters
         ----------
         X : array-like or data frame (rows, columns)
             Columns are matched by name where both sides have names, in any order.
+        qid : array-like (rows,) or None
+            Query of each row.  Asked for by the objective ``difference`` alone, which compares the rows of a query;
+            without it all rows are one.
 
         Returns
         -------
@@ -188,7 +191,8 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         matrix = reordered(matrix, names, fitted, self.n_features_in_)
         if not len(matrix):
             return np.zeros(0)
-        return labels.as_runtime(self.model_.predict(matrix, threads(self.n_jobs)))
+        indptr = np.array([0, len(matrix)], np.int64) if qid is None else as_indptr(qid, len(matrix))
+        return labels.as_runtime(self.model_.predict(matrix, threads(self.n_jobs), indptr))
 
     @property
     def best_iteration_(self) -> int:
@@ -210,7 +214,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         UsageError
             For input that cannot be right, or without such a query.
         """
-        scores = self.predict(X)
+        scores = self.predict(X, qid=qid)
         target, indptr = as_target(runtime, len(scores)).astype(np.float64), as_indptr(qid, len(scores))
         parts = [slice(a, b) for a, b in pairwise(indptr) if np.ptp(target[a:b])]
         if not parts:
@@ -369,7 +373,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
                 costs=[names[place] if names else place for place in settings.costs] or None,
                 random_state=settings.seed,
             )
-            ranker.model_ = backend(ranker.backend).load(data)
+            ranker.model_ = backend(ranker.backend).load(data, settings)
             ranker.model_.n_iterations = about["best_iteration"]
             ranker.model_.best_score = about["best_score"]
             ranker.trained_on_ = about["trained_on"]

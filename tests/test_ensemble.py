@@ -113,10 +113,11 @@ def _rewritten(data: bytes, **changes: Any) -> bytes:
 )
 def test_archives_with_an_edited_index_are_refused(changes: dict[str, Any]) -> None:
     X, runtime, qid = problem(4)
-    data = Ranker("ensemble", **QUICK).fit(X, runtime, qid=qid).model_.to_bytes()
-    assert len(_ensemble.load(data).members) == len(MEMBERS["mixed"])
+    ranker = Ranker("ensemble", **QUICK).fit(X, runtime, qid=qid)
+    data = ranker.model_.to_bytes()
+    assert len(_ensemble.load(data, ranker.settings_).members) == len(MEMBERS["mixed"])
     with pytest.raises(ValueError, match=r"."):
-        _ensemble.load(_rewritten(data, **changes))
+        _ensemble.load(_rewritten(data, **changes), ranker.settings_)
 
 
 def test_an_ensemble_of_unknown_members_is_a_model_error(tmp_path: Any) -> None:
