@@ -8,14 +8,19 @@ operand is a matrix of coefficients: index along dimension d = sum over loops of
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from features.cost import anchor_of, node_flops, result_of
 from features.graph import Program
+from features.hlo import OPCODE_ID
 from features.indexing import Index, Trace
 from features.tensors import Tensors
+
+_REDUCTIONS: Final = tuple(OPCODE_ID[name] for name in ("reduce", "reduce-window"))
+_EXTREMA: Final = tuple(OPCODE_ID[name] for name in ("maximum", "minimum"))
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,9 @@ class LoopNest:
         accesses are what lies behind them in memory.
     flops : float
         Floating-point operations of the anchor.
+    extremum : float
+        Part of the kernel's reductions that keep a maximum or minimum: floating-point rules let a compiler reorder
+        sums at most on request, and extrema often not at all, so their loops wait for every single result.
     """
 
     anchor: int
@@ -68,6 +76,7 @@ class LoopNest:
     accesses: tuple[Access, ...]
     operands: dict[str, tuple[int, NDArray[np.float64]]]
     flops: float
+    extremum: float
 
     def first(self, role: str) -> Access | None:
         """The largest access of a role."""
@@ -127,7 +136,15 @@ def loop_nest(program: Program, tensors: Tensors | None = None) -> LoopNest:
         accesses=tuple(accesses),
         operands=operands,
         flops=node_flops(program, tensors, anchor),
+        extremum=_extremum(program),
     )
+
+
+def _extremum(program: Program) -> float:
+    """Share of reduce and reduce-window nodes whose called computation ends in a maximum or minimum."""
+    reductions = np.flatnonzero(np.isin(program.opcode, _REDUCTIONS))
+    kept = [bool(np.isin(program.opcode[program.operands.of(int(node))], _EXTREMA).any()) for node in reductions]
+    return float(np.mean(kept)) if kept else 0.0
 
 
 def _start(program: Program, tensors: Tensors, anchor: int, start: int) -> Trace:

@@ -26,12 +26,16 @@ from features.slots import MISSING, LoopSlots
 FETCH: Final = (6.0, 20.0, 80.0)
 LOOP_START: Final = 6.0
 TILE_START: Final = 30.0
+#: Cycles from a floating-point result to the next that needs it, and steps of independent chains that are in flight at
+#: once: a chain of ``n`` steps that cannot be reordered takes LATENCY / (1 + IN_FLIGHT / n) cycles per step.
+LATENCY: Final = 4.0
+IN_FLIGHT: Final = 100.0
 
 _LEVELS: Final = tuple(f"L{level + 1}" for level in range(N_LEVELS))
 _INNERMOST: Final = (
     ("fast", "the loop under which fewest operands are strided"),
-    ("left", "the loop along which the left operand is contiguous"),
-    ("out", "the loop along which the result is contiguous"),
+    ("left", "the loop along which the left operand is contiguous, around it those with larger steps through it"),
+    ("out", "the loop along which the result is contiguous, around it the reduced ones, then those with larger steps"),
 )
 _ROLES: Final = ROLES[:3]
 #: Levels whose misses are told apart by role.
@@ -53,6 +57,7 @@ def _per_order(name: str, long: str) -> tuple[Column, ...]:
             for role in _ROLES
         ),
         Column(f"{name}.vector", "share", f"Used part of the vectors, 0 where a vector would gather; {inner}"),
+        Column(f"{name}.cycles.chain", "log2", f"Cycles of waiting, were sums not reordered, {_PER}; {inner}"),
         Column(f"{name}.cycles.compute", "log2", f"Estimated cycles of computation {_PER}; {inner}"),
         Column(f"{name}.cycles.start", "log2", f"Estimated cycles of starting loops and tiles {_PER}; {inner}"),
         Column(f"{name}.cycles.fetch", "log2", f"Estimated cycles of fetching lines {_PER}; {inner}"),
@@ -62,7 +67,7 @@ def _per_order(name: str, long: str) -> tuple[Column, ...]:
 
 BLOCK: Final = Block(
     "cache",
-    1,
+    2,
     "Cache levels: what fits, what misses, which sets collide, an estimate of the cycles.",
     (
         *(
@@ -137,7 +142,8 @@ def _common(  # type: ignore[no-untyped-def]
 @kernel()
 def _ordered(  # type: ignore[no-untyped-def]
     tiles, extents, coefficients, dims, order, strides, rank, width, role, depends, sequence, line, sets, ways,
-    vector_bytes, fetch, loop_start, tile_start, missing, n_levels, n_roles, by_role, out,
+    vector_bytes, extremum, fetch, loop_start, tile_start, latency, in_flight, missing, n_levels, n_roles, by_role,
+    out,
 ):  # fmt: skip
     n_configs, n_loops = tiles.shape
     n_accesses, n_steps = len(rank), 2 * n_loops
@@ -211,7 +217,13 @@ def _ordered(  # type: ignore[no-untyped-def]
         steps = np.ceil(length / lanes) if vectorises else length
         starts = n_tiles * volume / length
         compute, start = starts * steps, starts * loop_start + n_tiles * tile_start
+        chain = 0.0
+        if not depends[0, inner]:  # every step adds to the result of the last
+            chain = starts * length * latency / (1.0 + in_flight / length)
+            compute = (1.0 - extremum) * compute + extremum * max(starts * length, chain)
         out[config, place] = length / (steps * lanes) if vectorises else 0.0
+        place += 1
+        out[config, place] = np.log2(1.0 + 1000.0 * chain / needed)
         out[config, place + 1] = np.log2(1000.0 * compute / needed)
         out[config, place + 2] = np.log2(1000.0 * start / needed)
         out[config, place + 3] = np.log2(1.0 + 1000.0 * cycles_fetch / needed)
@@ -238,8 +250,11 @@ class CacheModel:
     def __init__(self, geometry: Geometry, slots: LoopSlots, hardware: Hardware) -> None:
         self._geometry = geometry
         left = next((row for row, role in enumerate(geometry.role) if role == ROLES.index("left")), 0)
-        inner = (slots.fast[0], _contiguous(geometry, left), _contiguous(geometry, 0))
-        self.sequences = [_innermost(len(geometry.extents), loop) for loop in inner]
+        self.sequences = [
+            _innermost(list(range(len(geometry.extents))), slots.fast[0]),
+            _innermost(_along(geometry, left), _contiguous(geometry, left)),
+            _innermost(_along(geometry, 0), _contiguous(geometry, 0)),
+        ]
         self._depends = (geometry.coefficients != 0).any(axis=1)
         self._line = hardware.line_bytes
         total = np.array([cache.nbytes // hardware.line_bytes for cache in hardware.caches], np.int64)
@@ -260,8 +275,8 @@ class CacheModel:
             first = _N_COMMON + number * _WIDTH
             _ordered(
                 tiles, nest.extents, *space, nest.role, self._depends, sequence, self._line, self.sets, self.ways,
-                self._vector_bytes, np.array(FETCH), LOOP_START, TILE_START, MISSING, N_LEVELS, len(_ROLES), _BY_ROLE,
-                out[:, first : first + _WIDTH],
+                self._vector_bytes, nest.extremum, np.array(FETCH), LOOP_START, TILE_START, LATENCY, IN_FLIGHT, MISSING,
+                N_LEVELS, len(_ROLES), _BY_ROLE, out[:, first : first + _WIDTH],
             )  # fmt: skip
         return out
 
@@ -275,6 +290,15 @@ def _contiguous(geometry: Geometry, row: int) -> int:
     return -1
 
 
-def _innermost(n_loops: int, loop: int) -> NDArray[np.int64]:
-    order = [other for other in range(n_loops) if other != loop]
-    return np.array(order + [loop] * (loop >= 0), np.int64)
+def _along(geometry: Geometry, row: int) -> list[int]:
+    """All loops by their step through one operand, largest first; those that do not move it lie outside, in order.
+
+    The result is moved by no reduced loop: these lie inside, where partial results stay at hand.
+    """
+    step = np.abs(geometry.coefficients[row]).T @ geometry.strides[row]
+    still = np.inf if row else -1.0
+    return sorted(range(len(step)), key=lambda loop: (-(step[loop] or still), loop))
+
+
+def _innermost(order: list[int], loop: int) -> NDArray[np.int64]:
+    return np.array([other for other in order if other != loop] + [loop] * (loop >= 0), np.int64)

@@ -202,6 +202,12 @@ def cache_columns(
             vectors = math.ceil(tile[inner] / lanes) if set(strides) <= {0.0, 1.0} else 0
             starts = math.prod(trips) * math.prod(tile) / tile[inner]
             compute = starts * (vectors or tile[inner])
+            chain = 0.0
+            if not (nest.accesses[0].coefficients[:, inner] != 0).any():
+                chain = starts * tile[inner] * caches.LATENCY / (1 + caches.IN_FLIGHT / tile[inner])
+                waiting = max(starts * tile[inner], chain)
+                compute += nest.extremum * (waiting - compute)
+            row[f"{name}.cycles.chain"] = math.log2(1 + 1000 * chain / needed)
             start = starts * caches.LOOP_START + math.prod(trips) * caches.TILE_START
             row[f"{name}.vector"] = tile[inner] / (vectors * lanes) if vectors else 0.0
             row[f"{name}.cycles.compute"] = math.log2(1000 * compute / needed)
