@@ -3,6 +3,7 @@
 #
 #   make demo SUBSET=layout:cpu     another collection
 #   make test ARGS="-k kendall -x"  arguments for pytest
+#   make quality ARGS="--folds 0"   arguments for the quality bench
 #   make test PYTHON=python3.12     another interpreter for .venv
 
 SUBSET ?= tile
@@ -22,7 +23,7 @@ export LD_LIBRARY_PATH := $(CURDIR)/$(VENV)/openmp$(if $(LD_LIBRARY_PATH),:$(LD_
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench quality clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -43,6 +44,9 @@ lint: $(VENV)/.dev ## Check style, types and who imports whom
 
 bench: $(VENV)/.dev ## Measure speed; results in benchmarks/results
 	@set -e; for file in benchmarks/bench_*.py; do $(PY) -m benchmarks.$$(basename $$file .py); done
+
+quality: $(VENV)/.dev ## Measure how well held-out graphs are ranked (hours; goes on where it stopped)
+	@$(PY) -m benchmarks.quality $(ARGS)
 
 clean: ## Remove .venv, caches and the feature store; trained models stay
 	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .hypothesis .import_linter_cache .benchmarks data/store

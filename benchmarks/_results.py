@@ -7,6 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -42,6 +43,39 @@ def machine(*libraries: str) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class Section:
+    """One table of a page.
+
+    Parameters
+    ----------
+    title, text : str
+        The text, a paragraph for the Markdown page, may be empty.
+    columns, rows : sequences
+        Numbers stay whole in the JSON and are rounded to three digits in the tables.
+    """
+
+    title: str
+    text: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+
+    @property
+    def lines(self) -> list[str]:
+        """The table in Markdown."""
+        columns = zip(*self.rows, strict=True)
+        return [
+            f"| {' | '.join(self.columns)} |",
+            f"|{'|'.join('---' if all(isinstance(value, str) for value in column) else '---:' for column in columns)}|",
+            *(f"| {' | '.join(map(_told, row))} |" for row in self.rows),
+        ]
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """The rows by column."""
+        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+
+
 def publish(
     name: str, title: str, text: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], on: dict[str, Any]
 ) -> None:
@@ -53,23 +87,40 @@ def publish(
     text : str
         What was measured and how, a paragraph for the Markdown page.
     columns, rows : sequences
-        Numbers stay whole in the JSON and are rounded to three digits in the tables.
+        As in :class:`Section`.
     on : dict
         Of :func:`machine`.
     """
-    lines = [
-        f"| {' | '.join(columns)} |",
-        f"|{'|'.join('---' if isinstance(value, str) else '---:' for value in rows[0])}|",
-        *(f"| {' | '.join(map(_told, row))} |" for row in rows),
-    ]
+    table = Section(title, text, columns, rows)
+    print(f"\n{title}\n", *table.lines, sep="\n")
+    _write(FOLDER, name, [f"# {title}", "", text, "", *table.lines, ""], {"rows": table.records}, on)
+
+
+def publish_page(
+    name: str, title: str, text: str, sections: Sequence[Section], on: dict[str, Any], folder: Path = FOLDER
+) -> None:
+    """Print several tables and write them as one page, ``<folder>/<name>.md`` and ``<folder>/<name>.json``.
+
+    Parameters
+    ----------
+    name, title, text : str
+    sections : sequence of Section
+    on : dict
+        Of :func:`machine`.
+    folder : Path
+    """
+    lines = [f"# {title}", "", text, ""]
+    for section in sections:
+        print(f"\n{section.title}\n", *section.lines, sep="\n")
+        lines += [f"## {section.title}", "", *([section.text, ""] if section.text else []), *section.lines, ""]
+    _write(folder, name, lines, {"tables": {section.title: section.records for section in sections}}, on)
+
+
+def _write(folder: Path, name: str, lines: list[str], found: dict[str, Any], on: dict[str, Any]) -> None:
     where = ", ".join(f"{key} {value}" for key, value in on.items())
-    print(f"\n{title}\n", *lines, sep="\n")
-    FOLDER.mkdir(exist_ok=True)
-    (FOLDER / f"{name}.md").write_text(
-        "\n".join([f"# {title}", "", text, "", *lines, "", f"Measured on: {where}.", ""])
-    )
-    records = [dict(zip(columns, row, strict=True)) for row in rows]
-    (FOLDER / f"{name}.json").write_text(json.dumps({"machine": on, "rows": records}, indent=1) + "\n")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.md").write_text("\n".join([*lines, f"Measured on: {where}.", ""]))
+    (folder / f"{name}.json").write_text(json.dumps({"machine": on, **found}, indent=1) + "\n")
 
 
 def _told(value: object) -> str:

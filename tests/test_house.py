@@ -20,7 +20,7 @@ from packaging.version import Version
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted([*ROOT.glob("features/**/*.py"), *ROOT.glob("gbr/**/*.py")])
 TEXTS = sorted(
-    [*SOURCES, *ROOT.glob("tests/*.py"), *ROOT.glob("benchmarks/*.py"), *ROOT.glob("docs/*.py"), *ROOT.glob("*.md")]
+    [*SOURCES, *ROOT.glob("tests/*.py"), *ROOT.glob("benchmarks/**/*.py"), *ROOT.glob("docs/*.py"), *ROOT.glob("*.md")]
 )
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 

@@ -1,0 +1,105 @@
+"""How well held-out graphs are ranked: protocols of cross-validation and the official split, all contenders.
+
+python -m benchmarks.quality --subset tile:cpu
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from benchmarks._results import FOLDER, machine, publish_page
+from benchmarks.quality import contenders, folds, page, pool
+from benchmarks.quality.predictions import Predictions
+from benchmarks.quality.run import Bench, Plan
+from gbr import _cli
+from gbr.errors import UsageError
+from gbr.subsets import Subset, available, resolve
+
+COLLECTIONS: Final = ("tile:cpu", "layout:cpu:random")
+PROTOCOLS: Final = ("family", "graph", "program", "official")
+QUICK_FOLDS: Final = 2
+QUICK_TREES: Final = 30
+FOLDS: Final = 10
+
+
+def _main(argv: Sequence[str] | None = None) -> None:
+    parser = _cli.parser("benchmarks.quality", (__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--subset", action="append", metavar="NAME", help=f"may be repeated (default: {', '.join(COLLECTIONS)})"
+    )
+    _cli.add_data(parser)
+    _cli.add_store(parser)
+    parser.add_argument("--folds", type=int, default=None, metavar="N", help="groups of families; 0: one family each")
+    parser.add_argument(
+        "--protocol",
+        action="append",
+        choices=PROTOCOLS,
+        help="fit this one only; the page shows all that are whole; may be repeated (default: all)",
+    )
+    parser.add_argument("--no-blocks", action="store_true", help="leave out the feature blocks")
+    parser.add_argument(
+        "--stop",
+        choices=("inner", "never"),
+        default="inner",
+        help="inside cross-validation, stop early on a tenth of the training graphs, or not at all (default: inner)",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs/quality"), metavar="DIR", help="predictions (default: runs/quality)"
+    )
+    parser.add_argument("--quick", action="store_true", help="2 folds and 30 trees; the page goes below --runs")
+    _cli.add_jobs(parser)
+    args = parser.parse_args(argv)
+    n_folds = args.folds if args.folds is not None else QUICK_FOLDS if args.quick else FOLDS
+    if n_folds < 0 or n_folds == 1:
+        raise UsageError(f"--folds {n_folds}: want 0 or at least 2")
+    known = [subset.name for subset in available(args.data)]
+    for name in args.subset or [name for name in COLLECTIONS if name in known]:
+        _collection(resolve(name, args.data), args, n_folds)
+
+
+def _collection(subset: Subset, args: argparse.Namespace, n_folds: int) -> None:
+    graphs = pool.load(subset, args.data, args.store, args.jobs)
+    options = contenders.Options(QUICK_TREES if args.quick else None, args.seed, args.jobs)
+    stop = args.stop == "inner"
+    offered = folds.protocols(subset.kind, graphs.families, graphs.splits, n_folds, stop=stop, seed=args.seed)
+    if args.quick:
+        offered = [replace(protocol, folds=protocol.folds[:QUICK_FOLDS]) for protocol in offered]
+    about = {
+        "collection": subset.name,
+        "schema": graphs.schema_hash,
+        "data": graphs.data,
+        "folds": n_folds,
+        "stop": args.stop,
+        "trees": options.trees,
+        "seed": options.seed,
+    }
+    plans = [Plan(protocol, contenders.fits(graphs)) for protocol in offered]
+    blocks = None if args.no_blocks else Plan(offered[0], contenders.block_fits(graphs))
+    bench = Bench(graphs, Predictions(args.runs, subset.name, about), options)
+    wanted = [plan for plan in plans if args.protocol is None or plan.protocol.name in args.protocol]
+    if blocks is not None and plans[0] in wanted:
+        wanted.append(blocks)
+    bench.run(wanted)
+    tables = page.sections(bench, plans, blocks)
+    if not tables:
+        _cli.note(f"{subset.name}: no protocol is whole yet; predictions are in {bench.predictions.folder}")
+        return
+    publish_page(
+        f"quality-{subset.name.replace(':', '-')}",
+        f"Quality of ranking on {subset.name}",
+        page.introduction(bench, stop=stop),
+        tables,
+        machine("lightgbm", "numpy", "scipy") | {"features": graphs.schema_hash},
+        args.runs / "quick" if args.quick else FOLDER,
+    )
+
+
+main = _cli.command(_main)
+
+if __name__ == "__main__":
+    raise SystemExit(main(None))

@@ -1,0 +1,281 @@
+"""What is compared: every objective of every backend, the baselines, and the feature blocks.
+
+One fit can serve several contenders: the members of an ensemble are contenders themselves, and so is a mixture whose
+members are the first ones of a larger mixture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, Final, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.quality.columns import as_scores, best_column
+from benchmarks.quality.folds import BoolArray, Fold
+from benchmarks.quality.pool import Pool
+from gbr import Ranker
+from gbr._backend import Rows
+from gbr._checks import Table
+from gbr._ensemble import EnsembleModel
+from gbr._settings import GOALS, MEMBERS, OBJECTIVES
+from gbr.baselines import CONFIGURED, raw_columns
+from gbr.build import schema_of
+from gbr.slates import Slates, block_names
+from gbr.train import distinct, indptr_of
+
+FloatArray = NDArray[np.float64]
+Scores = dict[str, FloatArray]
+
+COLUMN: Final = "best single column"
+RAW: Final = "raw columns, L2"
+COUNTING: Final = "fewest nodes set"
+RETEST: Final = "retest"
+ALL_BLOCKS: Final = "all blocks"
+BLOCK_TREES: Final = 300
+
+
+@dataclass(frozen=True)
+class Options:
+    """What shapes the fits besides the data.
+
+    Parameters
+    ----------
+    trees : int or None
+        Rounds at most; None for the defaults.
+    seed : int
+    jobs : int or None
+        Threads; changes no result.
+    """
+
+    trees: int | None = None
+    seed: int = 0
+    jobs: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One fold of a pool, cut when it is first asked for.
+
+    Parameters
+    ----------
+    pool : Pool
+    fold : Fold
+    options : Options
+    taus : callable
+        Gives :func:`benchmarks.quality.columns.column_taus` of the pool.
+    """
+
+    pool: Pool
+    fold: Fold
+    options: Options
+    taus: Callable[[], FloatArray]
+
+    @cached_property
+    def learn(self) -> tuple[Table, FloatArray, NDArray[np.int64]]:
+        """Distinct configurations of the graphs to learn from: columns, target, slate of each row."""
+        return _distinct(self.pool.slates.take(self.fold.learn))
+
+    @cached_property
+    def stop(self) -> tuple[Table, FloatArray, NDArray[np.int64]] | None:
+        """All rows of the graphs to stop on."""
+        if self.fold.stop is None:
+            return None
+        slates = self.pool.slates.take(self.fold.stop)
+        return Table(slates.X, slates.columns), slates.target, slates.qid
+
+    @cached_property
+    def held(self) -> Slates:
+        """The graphs to rank."""
+        return self.pool.slates.take(self.fold.held)
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """One fit and the contenders that it serves.
+
+    Parameters
+    ----------
+    key : str
+    names : tuple of str
+        Contenders.
+    run : callable
+        Gives their scores for the held-out rows, lower is predicted faster, float64 (rows,) by name.
+    """
+
+    key: str
+    names: tuple[str, ...]
+    run: Callable[[Task], Scores]
+
+
+def fits(pool: Pool) -> list[Fit]:
+    """Fits that serve every objective of every backend and the baselines, none of them twice."""
+    costs = costs_of(pool)
+    mixtures = [
+        objective
+        for objective in OBJECTIVES["ensemble"]
+        if costs or all(backend != "costmodel" for backend, _ in MEMBERS[objective])
+    ]
+    found: list[Fit] = []
+    served: set[str] = set()
+
+    def add(key: str, names: Sequence[str], run: Callable[[Task], Scores]) -> None:
+        new = tuple(name for name in names if name not in served)
+        if new:
+            served.update(new)
+            found.append(Fit(key, new, run))
+
+    # The largest first: it serves the smaller ones that it begins with.
+    for objective in sorted(mixtures, key=lambda mixture: -len(MEMBERS[mixture])):
+        inside = [name for name in mixtures if MEMBERS[objective][: len(MEMBERS[name])] == MEMBERS[name]]
+        names = [f"ensemble {name}" for name in inside]
+        names += [f"{backend} {member}" for backend, member in MEMBERS[objective]]
+        add(f"ensemble {objective}", names, partial(_ensemble, objective=objective, inside=inside))
+    for backend, objectives in OBJECTIVES.items():
+        if backend != "ensemble" and (costs or backend != "costmodel"):
+            for objective in objectives:
+                name = f"{backend} {objective}"
+                add(name, [name], partial(_single, name=name, backend=backend, objective=objective))
+    add(COLUMN, [COLUMN], _column)
+    add(RAW, [RAW], _raw)
+    if CONFIGURED in pool.slates.columns:
+        add(COUNTING, [COUNTING], _counting)
+    return found
+
+
+def block_fits(pool: Pool) -> list[Fit]:
+    """LightGBM on the speed with a fixed number of trees: on all blocks, on each alone, on all but each.
+
+    A block that all configurations of a graph share cannot rank alone and is only left out.
+    """
+    blocks = list(block_names(pool.slates.columns))
+    own = {block.name for block in schema_of(pool.subset.kind).blocks if block.per_config}
+    chosen = {ALL_BLOCKS: blocks}
+    for block in blocks:
+        if block in own:
+            chosen[alone(block)] = [block]
+        if len(blocks) > 1:
+            chosen[without(block)] = [other for other in blocks if other != block]
+    return [Fit(name, (name,), partial(_blocks, name=name, blocks=taken)) for name, taken in chosen.items()]
+
+
+def alone(block: str) -> str:
+    """Name of the contender that has this block only."""
+    return f"{block} alone"
+
+
+def without(block: str) -> str:
+    """Name of the contender that lacks this block only."""
+    return f"without {block}"
+
+
+def costs_of(pool: Pool) -> list[str] | None:
+    """Columns that are amounts of cost; None where there are none."""
+    return [name for name in schema_of(pool.subset.kind).costs if name in pool.slates.columns] or None
+
+
+def goals(task: Task) -> dict[str, str]:
+    """Contender that the default ranker is for each goal, on this training set."""
+    table, target, slate = task.learn
+    bounds = np.flatnonzero(np.diff(slate, prepend=-1, append=-1)).astype(np.int64)
+    rows = Rows(table.values, target, bounds)
+    found = {}
+    for goal in GOALS:
+        ranker = Ranker(goal=goal, costs=costs_of(task.pool))
+        found[goal] = f"{ranker.backend} {ranker._settings(rows, table.columns).objective}"
+    return found
+
+
+def retest(pool: Pool) -> FloatArray | None:
+    """The second measurement as scores, NaN where a graph has none, float64 (rows,); None where no graph has one."""
+    if pool.slates.repeat is None:
+        return None
+    scores = pool.slates.repeat.astype(np.float64)
+    scores[scores == 0] = np.nan
+    return scores
+
+
+def chosen_column(pool: Pool, known: BoolArray, taus: FloatArray) -> tuple[str, float]:
+    """Name and sign of the best single column of the ``known`` graphs."""
+    column, sign = best_column(taus, known)
+    return pool.slates.columns[column], sign
+
+
+def _fitted(task: Task, backend: str, objective: str) -> Ranker:
+    options = task.options
+    ranker = Ranker(
+        backend,
+        objective,
+        n_estimators=options.trees,
+        costs=costs_of(task.pool),
+        random_state=options.seed,
+        n_jobs=options.jobs,
+    )
+    table, target, slate = task.learn
+    return ranker.fit(table, target, qid=slate, eval_set=task.stop)
+
+
+def _predicted(ranker: Ranker, slates: Slates) -> FloatArray:
+    """Scores of all rows, float64 (rows,), a slate at a time: a model may ask which rows are one slate."""
+    parts = [slates.X[slates.slate(number)] for number in range(len(slates))]
+    return np.concatenate([ranker.predict(Table(part, slates.columns)) for part in parts])
+
+
+def _single(task: Task, *, name: str, backend: str, objective: str) -> Scores:
+    return {name: _predicted(_fitted(task, backend, objective), task.held)}
+
+
+def _ensemble(task: Task, *, objective: str, inside: Sequence[str]) -> Scores:
+    ranker = _fitted(task, "ensemble", objective)
+    members = cast(EnsembleModel, ranker.model_).members
+    found = {}
+    for member in members:
+        name = f"{member.settings.backend} {member.settings.objective}"
+        found[name] = _predicted(_with(ranker, member.model), task.held)
+    for name in inside:
+        part = EnsembleModel(members[: len(MEMBERS[name])], None)
+        found[f"ensemble {name}"] = _predicted(_with(ranker, part), task.held)
+    return found
+
+
+def _with(ranker: Ranker, model: Any) -> Ranker:
+    """Give the ranker another model."""
+    other = copy(ranker)
+    other.model_ = model
+    return other
+
+
+def _column(task: Task) -> Scores:
+    column, sign = best_column(task.taus(), task.fold.known)
+    return {COLUMN: sign * as_scores(task.held.X[:, column]).astype(np.float64)}
+
+
+def _raw(task: Task) -> Scores:
+    ranker = raw_columns(task.pool.slates.take(task.fold.known), task.options.seed, task.options.jobs)
+    if ranker is None:
+        return {RAW: np.zeros(len(task.held.X))}
+    part = task.held.select([str(name) for name in ranker.feature_names_in_])
+    return {RAW: _predicted(ranker, part)}
+
+
+def _counting(task: Task) -> Scores:
+    return {COUNTING: task.held.X[:, task.held.columns.index(CONFIGURED)].astype(np.float64)}
+
+
+def _blocks(task: Task, *, name: str, blocks: Sequence[str]) -> Scores:
+    table, target, slate = _distinct(task.pool.slates.take(task.fold.known).select(blocks))
+    options = task.options
+    settings: dict[str, Any] = {"n_estimators": options.trees or BLOCK_TREES, "random_state": options.seed}
+    ranker = Ranker("lightgbm", "speed", n_jobs=options.jobs, **settings).fit(table, target, qid=slate)
+    return {name: _predicted(ranker, task.held.select(blocks))}
+
+
+def _distinct(slates: Slates) -> tuple[Table, FloatArray, NDArray[np.int64]]:
+    rows, target = distinct(slates)
+    bounds = indptr_of(slates, rows)
+    slate = np.repeat(np.arange(len(slates), dtype=np.int64), np.diff(bounds))
+    return Table(slates.X[rows], slates.columns), target, slate

@@ -1,0 +1,175 @@
+"""The page of a collection: a table per protocol, families from the worst on, and what feature blocks are worth."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks._results import Section
+from benchmarks.quality.contenders import (
+    ALL_BLOCKS,
+    BLOCK_TREES,
+    COLUMN,
+    RETEST,
+    alone,
+    chosen_column,
+    goals,
+    retest,
+    without,
+)
+from benchmarks.quality.figures import NAMES, TAU, Difference, difference, mean, per_graph
+from benchmarks.quality.folds import Protocol
+from benchmarks.quality.run import Bench, Plan
+from gbr.slates import block_names, matching
+
+FloatArray = NDArray[np.float64]
+Figures = Mapping[str, FloatArray]
+
+INTRODUCTION: Final = """\
+{graphs} graphs of {families} families, {rows} configurations. Every figure is a mean over graphs that the model had
+not seen. *tau* is Kendall's tau with equal scores taken in random order, *OPA* the share of pairs in the right order,
+*slowdown@k* how much slower than the fastest configuration the best of the first k is. Differences are to the default;
+their 95 % interval is a paired bootstrap over families. *{retest}* ranks by a second measurement of the same
+configurations: what a perfect model of the machine would reach. {stop}"""
+STOPPED: Final = (
+    "Early stopping looks at `valid` in the official split, elsewhere at a tenth of the training graphs that is set "
+    "aside; baselines and blocks, which do not stop early, learn from those graphs too."
+)
+UNSTOPPED: Final = "Outside the official split, which stops on `valid`, all boosters run their full number of rounds."
+BLOCKS: Final = """\
+LightGBM on the speed, {trees} trees, without early stopping. *lost without* is the tau of all blocks minus that without
+the block. A block can be worth much alone and nothing beside the others. Without a tau alone: blocks whose values all
+configurations of a graph share, which cannot rank by themselves."""
+
+CONTENDER_COLUMNS: Final = (
+    "contender", "tau", "tau - default", "95 % (tau)", "OPA", "slowdown@1", "@1 - default", "95 % (@1)", "slowdown@5",
+    "@5 - default", "95 % (@5)", "slowdown@10", "seconds per fit",
+)  # fmt: skip
+FAMILY_COLUMNS: Final = ("family", "graphs", "tau", "retest tau", *NAMES[1:])
+BLOCK_COLUMNS: Final = ("block", "columns", "alone: tau", "without: tau", "lost without", "95 % of the loss")
+
+
+def introduction(bench: Bench, *, stop: bool) -> str:
+    """What was measured and how."""
+    pool = bench.pool
+    return INTRODUCTION.format(
+        graphs=len(pool.slates),
+        families=len(np.unique(pool.families)),
+        rows=f"{len(pool.slates.X):,}",
+        retest=RETEST,
+        stop=STOPPED if stop else UNSTOPPED,
+    )
+
+
+def sections(bench: Bench, plans: Sequence[Plan], blocks: Plan | None) -> list[Section]:
+    """Tables of the protocols that are whole; families and blocks of the first protocol follow."""
+    found = []
+    for plan in plans:
+        if bench.missing(plan):
+            continue
+        figures = figures_of(bench, plan)
+        aims = goals(bench.task(plan.protocol, 0))
+        found.append(_contenders(bench, plan, figures, aims))
+        if plan is plans[0]:
+            found.append(_families(bench, plan.protocol, figures, aims["tau"]))
+    if blocks is not None and not bench.missing(blocks):
+        found.append(_blocks(bench, blocks))
+    return found
+
+
+def figures_of(bench: Bench, plan: Plan) -> dict[str, Figures]:
+    """Every figure of every graph by contender, the second measurement among them where there is one."""
+    slates, held = bench.pool.slates, plan.protocol.held
+    found: dict[str, Figures] = {
+        name: per_graph(bench.scores(plan.protocol, name), slates, held) for name in plan.contenders
+    }
+    twice = retest(bench.pool)
+    if twice is not None and np.isfinite(twice[held[slates.qid]]).any():
+        found[RETEST] = per_graph(twice, slates, held)
+    return found
+
+
+def _contenders(bench: Bench, plan: Plan, figures: Mapping[str, Figures], aims: Mapping[str, str]) -> Section:
+    base = figures[aims["tau"]]
+    told = {name: f"{name} (goal {goal})" for goal, name in aims.items()} | {aims["tau"]: f"{aims['tau']} (default)"}
+    seconds = bench.predictions.seconds(plan.protocol.name)
+    rows = []
+    for name, values in sorted(figures.items(), key=lambda item: -mean(item[1][TAU])):
+        to_default = {
+            key: _apart(difference(values[key], base[key], bench.pool.families)) for key in NAMES if key != "OPA"
+        }
+        if name == aims["tau"]:
+            to_default = dict.fromkeys(to_default, ("", ""))
+        rows.append(
+            (
+                told.get(name, name),
+                mean(values[TAU]),
+                *to_default[TAU],
+                mean(values["OPA"]),
+                mean(values["slowdown@1"]),
+                *to_default["slowdown@1"],
+                mean(values["slowdown@5"]),
+                *to_default["slowdown@5"],
+                mean(values["slowdown@10"]),
+                _seconds(name, plan, seconds),
+            )
+        )
+    held = plan.protocol.held
+    text = f"{int(held.sum())} graphs of {len(np.unique(bench.pool.families[held]))} families are ranked."
+    if COLUMN in figures:
+        text += f" {_columns_told(bench, plan.protocol)}"
+    return Section(plan.protocol.title, text, CONTENDER_COLUMNS, rows)
+
+
+def _families(bench: Bench, protocol: Protocol, figures: Mapping[str, Figures], default: str) -> Section:
+    families, values = bench.pool.families, figures[default]
+    twice = figures.get(RETEST)
+    rows = []
+    for name in np.unique(families[protocol.held]):
+        own = protocol.held & (families == name)
+        ceiling: Any = mean(twice[TAU][own]) if twice is not None and np.isfinite(twice[TAU][own]).any() else ""
+        rows.append(
+            (str(name), int(own.sum()), mean(values[TAU][own]), ceiling, *(mean(values[key][own]) for key in NAMES[1:]))
+        )
+    rows.sort(key=lambda row: row[2])
+    return Section("Families, the worst first", f"{protocol.title}; {default}.", FAMILY_COLUMNS, rows)
+
+
+def _blocks(bench: Bench, plan: Plan) -> Section:
+    figures = figures_of(bench, plan)
+    whole = figures[ALL_BLOCKS][TAU]
+    columns = bench.pool.slates.columns
+    rows: list[tuple[Any, ...]] = [("all", len(columns), mean(whole), "", "", "")]
+    for block in block_names(columns):
+        single: Any = mean(figures[alone(block)][TAU]) if alone(block) in figures else ""
+        rest, lost = "", ("", "")
+        if without(block) in figures:
+            other = figures[without(block)][TAU]
+            rest, lost = mean(other), _apart(difference(whole, other, bench.pool.families))  # type: ignore[assignment]
+        rows.append((block, len(matching(columns, block)), single, rest, *lost))
+    text = f"{plan.protocol.title}. {BLOCKS.format(trees=bench.options.trees or BLOCK_TREES)}"
+    return Section("Feature blocks", text, BLOCK_COLUMNS, rows)
+
+
+def _columns_told(bench: Bench, protocol: Protocol) -> str:
+    counts: Counter[str] = Counter()
+    for fold in protocol.folds:
+        name, sign = chosen_column(bench.pool, fold.known, bench.taus())
+        counts[f"`{name}`{'' if sign > 0 else ' (falling)'}"] += 1
+    told = ", ".join(f"{name} in {count}" for name, count in counts.most_common())
+    return f"The best single column by the training graphs of each of {len(protocol.folds)} folds: {told}."
+
+
+def _seconds(name: str, plan: Plan, seconds: Mapping[str, Sequence[float]]) -> Any:
+    """Mean time of the fit that a contender has for itself; empty where it shares another's."""
+    return float(np.mean(seconds[name])) if name in seconds and name in plan.contenders else ""
+
+
+def _apart(found: Difference) -> tuple[Any, str]:
+    if found.interval is None:
+        return found.mean, ""
+    return found.mean, f"{found.interval[0]:+.3f} to {found.interval[1]:+.3f}"

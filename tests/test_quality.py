@@ -1,0 +1,272 @@
+"""The quality bench: what is held out, what is chosen, what is resumed, and its page."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks._results import Section
+from benchmarks.quality import __main__ as command
+from benchmarks.quality import figures
+from benchmarks.quality.columns import best_column, column_taus
+from benchmarks.quality.contenders import COLUMN, RAW, fits
+from benchmarks.quality.folds import one_of_each, protocols
+from benchmarks.quality.pool import joined, load
+from benchmarks.quality.predictions import Predictions
+from gbr import write_graph
+from gbr.metrics import count_pairs, slowdown_at_k
+from gbr.slates import Slates
+from gbr.subsets import resolve
+from tests.collection import SHAPES, matmul_arrays
+
+FAMILIES = {"train": "abcd", "valid": "ef", "test": "gh"}
+
+
+def collection(root: Path) -> Path:
+    """Two graphs of each family."""
+    number = 0
+    for split, letters in FAMILIES.items():
+        folder = root / "npz/tile/cpu" / split
+        folder.mkdir(parents=True)
+        for letter in letters:
+            for place in range(2):
+                m, n, k = SHAPES[number % len(SHAPES)]
+                arrays = matmul_arrays((m, n, k + number), 20, seed=number)
+                write_graph(folder / f"matmul_{letter}_{place}.npz", arrays)
+                number += 1
+    return root
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return collection(tmp_path_factory.mktemp("quality"))
+
+
+def slates(sizes: list[int], columns: int, seed: int) -> Slates:
+    rng = np.random.default_rng(seed)
+    rows = sum(sizes)
+    return Slates(
+        names=tuple(f"g{number}" for number in range(len(sizes))),
+        indptr=np.cumsum([0, *sizes]).astype(np.int64),
+        columns=tuple(f"block.c{number}" for number in range(columns)),
+        X=rng.integers(0, 4, (rows, columns)).astype(np.float32),
+        runtime=rng.integers(1, 9, rows),
+        normalizer=None,
+        repeat=None,
+        duplicate_of=np.concatenate([np.arange(size) for size in sizes]).astype(np.int64),
+    )
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    counts=st.lists(st.integers(1, 5), min_size=3, max_size=12),
+    n_folds=st.sampled_from([0, 2, 3, 10]),
+    kind=st.sampled_from(["tile", "layout"]),
+    stop=st.booleans(),
+)
+def test_held_out_graphs_take_no_part(counts: list[int], n_folds: int, kind: str, stop: bool) -> None:
+    families = np.repeat([f"f{number}" for number in range(len(counts))], counts)
+    splits = np.resize(["train", "valid", "test"], len(families))
+    found = {
+        protocol.name: protocol for protocol in protocols(kind, families, splits, n_folds, stop=stop) if protocol.folds
+    }
+    for protocol in found.values():
+        times = np.zeros(len(families), int)
+        for fold in protocol.folds:
+            parts = [fold.learn, fold.held] + ([fold.stop] if fold.stop is not None else [])
+            np.testing.assert_array_equal(np.sum(parts, axis=0), 1)
+            assert all(part.any() for part in parts)
+            times += fold.held
+            if protocol.name == "family":
+                sides = [set(families[part]) for part in parts]
+                assert sum(map(len, sides)) == len(set().union(*sides)) == len(counts)
+            if protocol.name == "graph":
+                assert set(families[fold.held]) <= set(families[fold.known])
+                assert len(set(families[fold.held])) == fold.held.sum()
+            if protocol.name != "official":
+                lonely = protocol.name == "family" and len(set(families[fold.known])) == 1
+                assert (fold.stop is not None) == (stop and not lonely)
+        assert times.max() == 1
+        np.testing.assert_array_equal(times > 0, protocol.held)
+    assert found["family"].held.all()
+    assert len(found["family"].folds) == (min(n_folds, len(counts)) if n_folds else len(counts))
+    if kind == "layout":
+        assert len(found["program"].folds) == len(families)
+    elif max(counts) > 1:
+        assert len(found["graph"].folds) == min(n_folds or 9, max(counts))
+        assert not found["graph"].held[np.repeat(np.array(counts) == 1, counts)].any()
+
+
+def test_two_families_cannot_be_held_out() -> None:
+    with pytest.raises(Exception, match="has 2 families of graphs; want at least 3"):
+        protocols("tile", np.array(["a", "b"]), np.array(["train", "test"]), 10, stop=True)
+
+
+def test_one_graph_of_each_family_per_fold() -> None:
+    families = np.array(["a", "b", "a", "c", "b", "a"])
+    masks = one_of_each(families, 0, seed=0)
+    assert [sorted(families[mask]) for mask in masks] == [["a", "b"], ["a", "b"], ["a"]]
+    assert len(one_of_each(families, 2, seed=0)) == 2
+
+
+def test_the_best_column_is_that_of_a_plain_loop() -> None:
+    pool = slates([12, 2, 30, 7], 6, seed=1)
+    pool.X[:, 2] = 1
+    pool.X[3, 4] = np.nan
+    pool.X[:, 5] = -pool.target + np.random.default_rng(2).integers(0, 6, len(pool.X))
+    known = np.array([True, False, True, True])
+    naive = np.zeros((4, 6))
+    for graph in range(4):
+        rows = pool.slate(graph)
+        for column in range(6):
+            values = np.where(np.isnan(pool.X[rows, column]), 0, pool.X[rows, column]).astype(float)
+            naive[graph, column] = count_pairs(values, pool.target[rows]).untied_tau
+    taus = column_taus(pool)
+    np.testing.assert_allclose(taus, naive, atol=1e-6)
+    best, sign = 0, 1.0
+    reached = -2.0
+    for column in range(6):
+        for turn in (1.0, -1.0):
+            tau = float(np.mean([turn * naive[graph, column] for graph in (0, 2, 3)]))
+            if tau > reached:
+                best, sign, reached = column, turn, tau
+    assert (best, sign) == (5, -1.0)
+    assert best_column(taus, known) == (best, sign)
+
+
+def test_the_bootstrap_draws_families_and_pairs_graphs() -> None:
+    rng = np.random.default_rng(3)
+    families = np.repeat([f"f{number}" for number in range(30)], rng.integers(1, 8, 30))
+    common, shift = rng.normal(size=len(families)), rng.normal(0.2, 0.5, 30)
+    base = common
+    values = common + shift[np.unique(families, return_inverse=True)[1]]
+    values[4] = np.nan
+    found = figures.difference(values, base, families)
+    kept = np.isfinite(values)
+    assert found.mean == pytest.approx(np.mean((values - base)[kept]))
+    means = []
+    for _ in range(4000):
+        drawn = [np.flatnonzero((families == family) & kept) for family in rng.choice(np.unique(families), 30)]
+        means.append(float((values - base)[np.concatenate(drawn)].mean()))
+    assert found.interval == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), abs=0.02)
+    # Graphs drawn one by one would look surer than they are.
+    alone = [float(rng.choice((values - base)[kept], int(kept.sum())).mean()) for _ in range(2000)]
+    assert found.interval is not None
+    assert np.ptp(found.interval) > 1.3 * np.ptp(np.quantile(alone, [0.025, 0.975]))
+    assert figures.difference(values[:1], base[:1], families[:1]).interval is None
+
+
+def test_figures_are_those_of_the_metrics() -> None:
+    pool = slates([9, 14, 5], 1, seed=4)
+    scores = np.random.default_rng(5).normal(size=28)
+    scores[20] = np.nan
+    found = figures.per_graph(scores, pool, np.array([True, True, False]))
+    assert list(found) == ["tau", "OPA", "slowdown@1", "slowdown@5", "slowdown@10"]
+    assert [np.isfinite(values).tolist() for values in found.values()] == [[True, False, False]] * 5
+    target = pool.target[:9]
+    assert found["tau"][0] == count_pairs(scores[:9], target).untied_tau
+    assert found["slowdown@5"][0] == slowdown_at_k(scores[:9], target, 5)
+
+
+def test_slates_of_several_splits_are_joined_in_order() -> None:
+    first, second = slates([3, 4], 2, seed=6), slates([5], 2, seed=7)
+    second = Slates(**{**vars(second), "repeat": second.runtime})
+    both = joined([first, second])
+    assert both.sizes.tolist() == [3, 4, 5]
+    np.testing.assert_array_equal(both.target, np.concatenate([first.target, second.target]))
+    assert both.repeat is not None
+    np.testing.assert_array_equal(both.repeat, np.concatenate([np.zeros(7), second.target]))
+    assert both.normalizer is None
+
+
+def test_no_contender_is_fitted_twice(root: Path) -> None:
+    pool = load(resolve("tile:cpu", root), root, root / "store", 1)
+    names = [name for fit in fits(pool) for name in fit.names]
+    assert len(names) == len(set(names))
+    assert {COLUMN, RAW, "ensemble mixed", "ensemble mixed-top", "lightgbm speed", "xgboost l2"} <= set(names)
+    assert set(pool.families) == {f"matmul_{letter}" for letters in FAMILIES.values() for letter in letters}
+
+
+def test_other_options_have_other_predictions(tmp_path: Path) -> None:
+    folders = {Predictions(tmp_path, "tile:cpu", {"seed": seed}).folder for seed in (0, 0, 1)}
+    assert len(folders) == 2
+
+
+def test_the_table_aligns_numbers_to_the_right() -> None:
+    section = Section("Title", "", ("name", "value"), [("a", ""), ("b", 0.12345)])
+    assert section.lines == ["| name | value |", "|---|---:|", "| a |  |", "| b | 0.123 |"]
+
+
+def test_an_interrupted_bench_goes_on_where_it_stopped(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = tmp_path / "runs"
+    line = ["--subset", "tile:cpu", "--data", str(root), "--store", str(root / "store"), "--runs", str(runs)]
+    line += ["--quick", "--jobs", "1"]
+    monkeypatch.setattr(command, "QUICK_TREES", 5)
+    whole = Predictions.write
+    left = [12]
+
+    def interrupted(self: Predictions, *arguments: Any) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        whole(self, *arguments)
+
+    monkeypatch.setattr(Predictions, "write", interrupted)
+    assert command.main(line) == 130
+    written = {path: path.stat().st_mtime_ns for path in runs.rglob("[0-9].npy")}
+    assert len(written) == 12
+    assert not list(runs.glob("quick/*"))
+
+    monkeypatch.setattr(Predictions, "write", whole)
+    assert command.main([*line, "--protocol", "official", "--protocol", "graph"]) == 0
+    page = (runs / "quick/quality-tile-cpu.md").read_text()
+    assert "## Graph held out" in page
+    assert "## Family held out" not in page
+    capsys.readouterr()
+    assert command.main(line) == 0
+    assert re.search(r"tile:cpu, family .*: \d+ fits left, about", capsys.readouterr().err)
+    again = {path: path.stat().st_mtime_ns for path in written}
+    # The fit that was interrupted is made again; all others are taken as they are.
+    assert sum(again[path] == written[path] for path in written) >= 12 - 7
+
+    tables = json.loads((runs / "quick/quality-tile-cpu.json").read_text())["tables"]
+    assert list(tables) == [
+        "Family held out (one of 2 groups of families at a time)",
+        "Families, the worst first",
+        "Graph held out, family seen",
+        "Official split (train, stopped on valid, scored on test)",
+        "Feature blocks",
+    ]
+    first, families, *_ = tables.values()
+    by_name = {row["contender"]: row for row in first}
+    (default,) = (row for name, row in by_name.items() if name.endswith("(default)"))
+    assert default["tau - default"] == ""
+    assert by_name["retest"]["tau"] > default["tau"] > by_name[RAW]["tau"] - 0.2
+    for name, row in by_name.items():
+        if row is not default:
+            assert row["tau - default"] == pytest.approx(row["tau"] - default["tau"]), name
+    assert len(families) == 8
+    taus = [row["tau"] for row in families]
+    assert taus == sorted(taus)
+    assert np.mean(taus) == pytest.approx(default["tau"])
+
+    def refused(*_: Any) -> None:
+        raise AssertionError("a whole bench fits nothing")
+
+    monkeypatch.setattr(Predictions, "write", refused)
+    assert command.main(line) == 0
+
+
+@pytest.mark.parametrize("folds", ["1", "-2"])
+def test_folds_that_cannot_be_are_refused(folds: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["--folds", folds]) == 2
+    assert f"--folds {folds}: want 0 or at least 2" in capsys.readouterr().err
