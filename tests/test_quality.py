@@ -21,6 +21,7 @@ from benchmarks.quality.folds import one_of_each, protocols
 from benchmarks.quality.pool import joined, load
 from benchmarks.quality.predictions import Predictions
 from gbr import write_graph
+from gbr.errors import UsageError
 from gbr.metrics import count_pairs, slowdown_at_k
 from gbr.slates import Slates
 from gbr.subsets import resolve
@@ -105,7 +106,7 @@ def test_held_out_graphs_take_no_part(counts: list[int], n_folds: int, kind: str
 
 
 def test_two_families_cannot_be_held_out() -> None:
-    with pytest.raises(Exception, match="has 2 families of graphs; want at least 3"):
+    with pytest.raises(UsageError, match="has 2 families of graphs; want at least 3"):
         protocols("tile", np.array(["a", "b"]), np.array(["train", "test"]), 10, stop=True)
 
 
@@ -191,6 +192,10 @@ def test_no_contender_is_fitted_twice(root: Path) -> None:
     names = [name for fit in fits(pool) for name in fit.names]
     assert len(names) == len(set(names))
     assert {COLUMN, RAW, "ensemble mixed", "ensemble mixed-top", "lightgbm speed", "xgboost l2"} <= set(names)
+    fewer = [name for fit in fits(pool, ["xgboost l2", "lightgbm speed"]) for name in fit.names]
+    assert set(names) - set(fewer) == {"xgboost l2", "lightgbm speed"}
+    with pytest.raises(UsageError, match="--without ensemble mixed: want one of best single column, "):
+        fits(pool, ["ensemble mixed"])
     assert set(pool.families) == {f"matmul_{letter}" for letters in FAMILIES.values() for letter in letters}
 
 

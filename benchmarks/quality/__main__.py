@@ -40,6 +40,9 @@ def _main(argv: Sequence[str] | None = None) -> None:
         choices=PROTOCOLS,
         help="fit this one only; the page shows all that are whole; may be repeated (default: all)",
     )
+    parser.add_argument(
+        "--without", action="append", default=[], metavar="NAME", help="a contender to leave out; may be repeated"
+    )
     parser.add_argument("--no-blocks", action="store_true", help="leave out the feature blocks")
     parser.add_argument(
         "--stop",
@@ -78,7 +81,8 @@ def _collection(subset: Subset, args: argparse.Namespace, n_folds: int) -> None:
         "trees": options.trees,
         "seed": options.seed,
     }
-    plans = [Plan(protocol, contenders.fits(graphs)) for protocol in offered]
+    fits = contenders.fits(graphs, args.without)
+    plans = [Plan(protocol, fits) for protocol in offered]
     blocks = None if args.no_blocks else Plan(offered[0], contenders.block_fits(graphs))
     bench = Bench(graphs, Predictions(args.runs, subset.name, about), options)
     wanted = [plan for plan in plans if args.protocol is None or plan.protocol.name in args.protocol]

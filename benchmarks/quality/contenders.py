@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, Final, cast
 
@@ -25,6 +25,7 @@ from gbr._ensemble import EnsembleModel
 from gbr._settings import GOALS, MEMBERS, OBJECTIVES
 from gbr.baselines import CONFIGURED, raw_columns
 from gbr.build import schema_of
+from gbr.errors import UsageError
 from gbr.slates import Slates, block_names
 from gbr.train import distinct, indptr_of
 
@@ -112,8 +113,20 @@ class Fit:
     run: Callable[[Task], Scores]
 
 
-def fits(pool: Pool) -> list[Fit]:
-    """Fits that serve every objective of every backend and the baselines, none of them twice."""
+def fits(pool: Pool, left_out: Sequence[str] = ()) -> list[Fit]:
+    """Fits that serve every objective of every backend and the baselines, none of them twice.
+
+    Parameters
+    ----------
+    pool : Pool
+    left_out : sequence of str
+        Contenders that are not wanted.  Ensembles stay: one of them is the default that all are compared with.
+
+    Raises
+    ------
+    UsageError
+        For a name that is none of these.
+    """
     costs = costs_of(pool)
     mixtures = [
         objective
@@ -144,7 +157,12 @@ def fits(pool: Pool) -> list[Fit]:
     add(RAW, [RAW], _raw)
     if CONFIGURED in pool.slates.columns:
         add(COUNTING, [COUNTING], _counting)
-    return found
+    removable = sorted(name for name in served if not name.startswith("ensemble "))
+    for name in left_out:
+        if name not in removable:
+            raise UsageError(f"--without {name}: want one of {', '.join(removable)}")
+    kept = [replace(fit, names=tuple(name for name in fit.names if name not in left_out)) for fit in found]
+    return [fit for fit in kept if fit.names]
 
 
 def block_fits(pool: Pool) -> list[Fit]:
