@@ -59,7 +59,7 @@ def measure(path: Path, n_configs: int) -> tuple[Any, ...]:
     tensors = Tensors.of(program)
     nest = loop_nest(program, tensors)
     slots = loop_slots(nest, tensors)
-    tiles, kernel = loop_tiles(nest, configs), Geometry(nest, tensors, slots)
+    tiles, kernel = loop_tiles(nest, tensors, configs), Geometry(nest, tensors, slots)
     model = CacheModel(kernel, slots, CPU)
     orders = [list(sequence) for sequence in model.sequences]
 

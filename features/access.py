@@ -60,8 +60,8 @@ class LoopNest:
     accesses : tuple of Access
         The result first, then the operands, largest first within a role.
     operands : dict of str to (int, float64 (rank, loops))
-        The anchor's own ``left`` and ``right`` operand nodes and coefficients, as they stand in the anchor; the
-        accesses are what lies behind them in memory.
+        The anchor itself, ``out``, and its own ``left`` and ``right`` operand nodes, with their coefficients as they
+        stand in the anchor; the accesses are what lies behind them in memory.
     flops : float
         Floating-point operations of the anchor.
     extremum : float

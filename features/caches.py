@@ -67,7 +67,7 @@ def _per_order(name: str, long: str) -> tuple[Column, ...]:
 
 BLOCK: Final = Block(
     "cache",
-    2,
+    3,
     "Cache levels: what fits, what misses, which sets collide, an estimate of the cycles.",
     (
         *(

@@ -6,6 +6,7 @@ from typing import Final
 
 import numpy as np
 
+from features.calls import body_roots
 from features.dots import ConvDims, DotDims, conv_dims, dot_dims
 from features.graph import Program
 from features.hlo import FEAT_ID, OPCODE_ID
@@ -70,11 +71,12 @@ def anchor_of(program: Program, tensors: Tensors) -> int:
 
 
 def result_of(program: Program, tensors: Tensors) -> int:
-    """The node whose output the kernel writes; of a tuple, its largest member."""
+    """The node whose output the kernel writes; of a tuple, its largest member, also where a fusion or call makes it."""
     node = len(program) - 1
     flagged = np.flatnonzero(program.feat[:, FEAT_ID["is_root"]] > 0)
     if len(flagged):
         node = int(flagged[-1])
     while tensors.elements[node] == 0 and len(program.operands.of(node)):
-        node = int(max(program.operands.of(node), key=lambda operand: tensors.elements[operand]))
+        roots = body_roots(program, node)
+        node = int(max(roots if len(roots) else program.operands.of(node), key=lambda each: tensors.elements[each]))
     return node

@@ -68,7 +68,7 @@ _SLOT_DOC: Final = (
 
 BLOCK: Final = Block(
     "geometry",
-    2,
+    3,
     "Tiles of the kernel's loops: counts, padding, footprint, traffic, reuse, contiguity, alignment.",
     (
         *_TOTALS,

@@ -11,6 +11,7 @@ from typing import Final
 
 import numpy as np
 
+from features.calls import body_roots, handed_in
 from features.cost import conv_roles, dot_roles
 from features.graph import Program
 from features.hlo import FEAT_ID, OPCODE_ID
@@ -43,9 +44,12 @@ class Trace:
     reached
         Whether the anchor lies on a path from the start.
     operands
-        The anchor's own ``left`` and ``right`` operand nodes and their indices, as they stand in the anchor.
+        The anchor itself, ``out``, and its own ``left`` and ``right`` operand nodes, with their indices as they stand
+        in the anchor.
     inner
         The loops that a node reduces over, by node and place.
+    handed
+        Operand of the caller behind a parameter of a called computation.
     """
 
     program: Program
@@ -58,6 +62,10 @@ class Trace:
     reached: bool = False
     operands: dict[str, tuple[int, Index]] = field(default_factory=dict)
     inner: dict[tuple[int, int], int] = field(default_factory=dict)
+    handed: dict[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.handed = handed_in(self.program, self.tensors)
 
     def loop(self, extent: int, role: str) -> int:
         """Add a loop, return its number."""
@@ -81,7 +89,9 @@ class Trace:
             if (key, side) in seen:
                 continue
             seen.add((key, side))
-            self.reached |= node == self.anchor
+            if node == self.anchor:
+                self.reached = True
+                self.operands.setdefault("out", (node, index))
             steps = self.step(node, index, side)
             if steps:
                 stack.extend(steps)
@@ -92,6 +102,8 @@ class Trace:
 
     def step(self, node: int, index: Index, side: str) -> list[tuple[int, Index, str]]:
         """Operands of ``node`` with their indices and the side of the anchor they are on; none for a leaf."""
+        if node in self.handed:
+            return [(self.handed[node], index, side)]
         operands = [int(operand) for operand in self.program.operands.of(node)]
         operands = [operand for operand in operands if self.tensors.elements[operand] > 0]
         if not operands:
@@ -325,10 +337,8 @@ def _name(trace: Trace, index: Index, dims: tuple[int, ...], role: str) -> None:
 
 def _fusion(trace: Trace, node: int, operands: list[int], index: Index) -> list[Index]:
     """What a fusion computes is the root of its body; its own operands are the body's parameters seen from outside."""
-    roots = trace.program.feat[operands, FEAT_ID["is_root"]] > 0
-    if not roots.any():
-        return _elementwise(trace, node, operands, index)
-    operands[:] = [operand for operand, root in zip(operands, roots, strict=True) if root]
+    roots = [root for root in body_roots(trace.program, node).tolist() if root in operands]
+    operands[:] = roots or operands
     return _elementwise(trace, node, operands, index)
 
 

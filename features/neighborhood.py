@@ -34,7 +34,7 @@ def neighborhood_columns(seed: str, long: str, radius: int) -> tuple[Column, ...
 
 BLOCK: Final = Block(
     "neighborhood",
-    1,
+    2,
     "k-hop surroundings of the result and of the heaviest operation.",
     tuple(column for seed, long in _SEEDS for radius in _RADII for column in neighborhood_columns(seed, long, radius)),
     per_config=False,

@@ -33,7 +33,7 @@ _SLOTS: Final = (
 
 BLOCK: Final = Block(
     "roles",
-    2,
+    3,
     "Operands and loops of the kernel by role.",
     (
         *(

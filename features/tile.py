@@ -55,7 +55,8 @@ class TileExtractor:
         if len(program) == 0:
             raise ValueError("a program without nodes has no features")
         self.schema = schema()
-        tensors = Tensors.of(program)
+        self._hardware = hardware
+        self._tensors = tensors = Tensors.of(program)
         self._nest = loop_nest(program, tensors)
         slots = loop_slots(self._nest, tensors)
         self._geometry = geometry.Geometry(self._nest, tensors, slots, hardware)
@@ -75,7 +76,7 @@ class TileExtractor:
         if given.ndim != 2 or given.shape[1] != len(TILE_CONFIG):
             raise ValueError(f"tile configurations have shape {given.shape}, wanted (c, {len(TILE_CONFIG)})")
         out = np.empty((len(given), len(self.schema)), np.float32)
-        tiles = loop_tiles(self._nest, given)
+        tiles = loop_tiles(self._nest, self._tensors, given, self._hardware)
         parts = (given, self._geometry(tiles), self._caches(tiles))
         first = 0
         for part in parts:

@@ -65,10 +65,11 @@ def test_gram_matrix_reads_its_operand_both_ways() -> None:
     a = sketch.node("parameter", (7, 12))
     turned = sketch.node("transpose", (12, 7), a, dimensions=(1, 0))
     sketch.node("dot", (12, 12), a, turned)  # edges come sorted: the left operand is the transpose
-    nest = loop_nest(sketch.program())
+    program = sketch.program()
+    nest = loop_nest(program)
     assert nest.extents.tolist() == [12, 12, 7]
     assert nest.operands["left"][0] == turned
-    assert loop_tiles(nest, config(output=(4, 6), kernel=(3, 6))).tolist() == [[4, 6, 3]]
+    assert loop_tiles(nest, Tensors.of(program), config(output=(4, 6), kernel=(3, 6))).tolist() == [[4, 6, 3]]
 
 
 def test_batched_matmul_roles() -> None:
@@ -141,7 +142,7 @@ def test_fusion_is_read_through_its_body() -> None:
     outer = sketch.node("parameter", (6, 10))
     sketch.node("fusion", (10, 6), turned, outer)
     nest = loop_nest(sketch.program())
-    assert [access.node for access in nest.accesses] == [3, inner]
+    assert [access.node for access in nest.accesses] == [3, outer]
     assert steps(nest, "left") == [[0, 1], [1, 0]]
 
 
@@ -165,14 +166,15 @@ def test_unknown_operation_keeps_the_result_loops() -> None:
     ],
 )
 def test_bounds_of_a_matmul(bounds: dict[str, tuple[int, ...]], wanted: list[int]) -> None:
-    nest = loop_nest(programs.matmul(12, 20, 7))
-    assert loop_tiles(nest, config(**bounds)).tolist() == [wanted]
+    program = programs.matmul(12, 20, 7)
+    assert loop_tiles(loop_nest(program), Tensors.of(program), config(**bounds)).tolist() == [wanted]
 
 
 def test_bounds_of_a_reduction_may_name_its_input() -> None:
-    nest = loop_nest(programs.column_sum(6, 10))
-    assert loop_tiles(nest, config(output=(2, 5))).tolist() == [[5, 2]]
-    assert loop_tiles(nest, config(output=(5,), input=(2, 5))).tolist() == [[5, 2]]
+    program = programs.column_sum(6, 10)
+    nest, tensors = loop_nest(program), Tensors.of(program)
+    assert loop_tiles(nest, tensors, config(output=(2, 5))).tolist() == [[5, 2]]
+    assert loop_tiles(nest, tensors, config(output=(5,), input=(2, 5))).tolist() == [[5, 2]]
 
 
 @pytest.mark.parametrize("name", programs.KERNELS)
