@@ -28,6 +28,8 @@ from gbr.metrics import kendall_tau
 
 if TYPE_CHECKING:
     from features.hardware import Hardware
+    from gbr.adapt import Adapted
+    from gbr.graphs import Graph
 
 #: Constructor parameters that are settings under the same name.
 _SHARED: Final = ("objective", *CAPACITY, "early_stopping_rounds")
@@ -258,6 +260,31 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
             As :meth:`predict_graph`.
         """
         return np.argsort(self.predict_graph(path), kind="stable").astype(np.int64)
+
+    def adapt(self, graph: Graph | str | os.PathLike[str], configs: Any, runtimes: Any) -> Adapted:
+        """Score the configurations of a graph by this model and by some of them that were measured.
+
+        Parameters
+        ----------
+        graph : Graph or path-like
+        configs : array-like of int (m,)
+            Rows of the measured configurations.
+        runtimes : array-like (m,)
+            What was measured, lower is faster.
+
+        Returns
+        -------
+        Adapted
+            ``predict()`` gives scores of all configurations, ``rank()`` their order.
+
+        Raises
+        ------
+        UsageError, ModelError, DataError
+            As :func:`gbr.adapt.fit_with`.
+        """
+        from gbr.adapt import fit_with
+
+        return fit_with(self, graph, configs, runtimes)
 
     def check_schema(self, kind: str, schema_hash: str, what: str) -> None:
         """Refuse features the model was not trained on.

@@ -1,0 +1,263 @@
+"""Learning from measured configurations of one graph."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn.linear_model import LinearRegression
+
+from features.hardware import CPU
+from gbr import Ranker, _within, read_graph
+from gbr.adapt import LEAST, fit_within
+from gbr.build import extract
+from gbr.errors import DataError, ModelError, UsageError
+from gbr.graphs import Graph, graph_from_arrays
+from gbr.hardware import as_dict
+from gbr.metrics import kendall_tau
+
+DATA = Path(__file__).parents[1] / "data" / "npz"
+LAYOUT = DATA / "layout" / "cpu" / "random" / "test" / "resnet_nhwc.npz"
+TILE = sorted((DATA / "tile" / "cpu" / "test").glob("*.npz"))[0]
+
+
+@pytest.fixture(scope="module")
+def layout() -> Graph:
+    return read_graph(LAYOUT)
+
+
+@pytest.fixture(scope="module")
+def tile() -> Graph:
+    return read_graph(TILE)
+
+
+def configurations(graph: Graph) -> NDArray[np.generic]:
+    return np.concatenate([block.copy() for _, block in graph.config_blocks()])
+
+
+def slate_of_few_choices() -> tuple[Graph, NDArray[np.float64]]:
+    """A program of which six nodes have a choice, at random, and costs that add up over them: naive, node by node."""
+    graph, random = read_graph(LAYOUT), np.random.default_rng(0)
+    offered = configurations(graph)
+    configs = np.repeat(offered[:1], 400, axis=0)
+    cost = np.full(400, 100.0)
+    for node in np.flatnonzero((offered != offered[0]).any(axis=(0, 2)))[:6]:
+        rows = np.unique(offered[:, node], axis=0)[:3]
+        taken = random.integers(0, len(rows), 400)
+        configs[:, node] = rows[taken]
+        cost += random.random(len(rows))[taken]
+    arrays = {
+        "node_feat": graph.node_feat,
+        "node_opcode": graph.node_opcode,
+        "edge_index": graph.edge_index,
+        "node_config_ids": graph.node_config_ids,
+        "node_config_feat": configs.astype(np.float32),
+        "config_runtime": (1e6 * cost).astype(np.int64),
+    }
+    return graph_from_arrays("few", {key: value for key, value in arrays.items() if value is not None}), cost
+
+
+def test_additive_costs_of_layouts_are_recovered() -> None:
+    graph, cost = slate_of_few_choices()
+    measured, rest = np.arange(80), np.arange(80, 400)
+    adapted = fit_within(graph, measured, cost[measured])
+    assert kendall_tau(adapted.predict()[rest], cost[rest]) > 0.85
+    assert kendall_tau(adapted.predict()[measured], cost[measured]) > 0.9
+    assert adapted.trust == 0
+
+
+def test_additive_costs_of_bounds_are_recovered(tile: Graph) -> None:
+    """A price at random for every bound of every loop: those of bounds that were never measured cannot be known."""
+    random, configs = np.random.default_rng(0), configurations(tile)
+    cost = np.full(tile.n_configs, 100.0)
+    for slot in np.flatnonzero((configs != configs[0]).any(axis=0)):
+        values, taken = np.unique(configs[:, slot], return_inverse=True)
+        if slot % 8 < 6:
+            cost += random.random(len(values))[taken]
+    measured, rest = np.arange(64), np.arange(64, tile.n_configs)
+    adapted = fit_within(TILE, measured, cost[measured])
+    assert kendall_tau(adapted.predict()[rest], cost[rest]) > 0.5
+
+
+def test_a_single_choice_is_found(layout: Graph) -> None:
+    """One tensor decides: what takes one of its two layouts is predicted faster, without exception."""
+    tensor = configurations(layout)[:, 0, :6]
+    values, counts = np.unique(tensor, axis=0, return_counts=True)
+    slow = (tensor == values[counts.argmax()]).all(axis=1)
+    noise = np.random.default_rng(0).random(layout.n_configs)
+    scores = fit_within(layout, np.arange(64), (100 + 10 * slow + noise)[:64]).predict()
+    assert scores[64:][slow[64:]].min() > scores[64:][~slow[64:]].max()
+
+
+@pytest.mark.parametrize("count", [LEAST, 8])
+def test_few_measurements_are_enough(tile: Graph, count: int) -> None:
+    assert tile.runtime is not None
+    measured = np.arange(0, tile.n_configs, tile.n_configs // count)[:count]
+    adapted = fit_within(tile, measured, tile.runtime[measured])
+    scores = adapted.predict()
+    assert scores.shape == (tile.n_configs,)
+    assert scores.dtype == np.float64
+    assert np.isfinite(scores).all()
+    order = adapted.rank()
+    assert order.dtype == np.int64
+    assert sorted(order.tolist()) == list(range(tile.n_configs))
+    assert all((scores[a], a) < (scores[b], b) for a, b in pairwise(order.tolist()))
+
+
+def test_neither_unit_nor_order_of_the_measurements_matters(tile: Graph) -> None:
+    assert tile.runtime is not None
+    measured = np.arange(20)
+    runtimes = tile.runtime[measured]
+    scores = fit_within(tile, measured, runtimes).predict()
+    shuffled = np.random.default_rng(0).permutation(20)
+    again = fit_within(tile, measured[shuffled].tolist(), (runtimes[shuffled] / 1e9).tolist()).predict()
+    assert np.array_equal(scores, again)
+
+
+def test_a_prediction_is_a_copy(tile: Graph) -> None:
+    adapted = fit_within(tile, np.arange(8), np.arange(8.0))
+    adapted.predict()[:] = 0
+    assert np.ptp(adapted.predict()) > 0
+
+
+def test_repeated_measurements_are_averaged(tile: Graph) -> None:
+    runtimes = np.arange(10.0, 20.0)
+    twice = np.concatenate([runtimes - 5, runtimes + 5])
+    once = fit_within(tile, np.arange(10), runtimes)
+    both = fit_within(tile, np.tile(np.arange(10), 2), twice)
+    assert both.n_measured == 10
+    assert np.array_equal(once.predict(), both.predict())
+
+
+def trained(graph: Graph, direction: float) -> Ranker:
+    """A ranker that knows the order of one graph, or its opposite."""
+    schema, X, _ = extract(graph)
+    assert graph.runtime is not None
+    names = np.array(schema.names)
+    ranker = Ranker("lightgbm", n_estimators=60, n_jobs=1)
+    ranker.fit(X, direction * graph.runtime, qid=np.zeros(len(X)))
+    ranker.feature_names_in_ = names.astype(object)
+    ranker.trained_on_ = {
+        "kind": graph.kind,
+        "schema_hash": schema.hash,
+        "subset": "tile:cpu",
+        "hardware": as_dict(CPU),
+    }
+    return ranker
+
+
+def test_a_good_order_is_trusted_and_a_bad_one_is_not(tile: Graph) -> None:
+    assert tile.runtime is not None
+    measured, rest = np.arange(12), np.arange(12, tile.n_configs)
+    runtimes, unseen = tile.runtime[measured], tile.runtime[rest].astype(np.float64)
+    alone = fit_within(tile, measured, runtimes)
+    good = trained(tile, 1).adapt(TILE, measured, runtimes)
+    assert good.trust > 0.5
+    assert kendall_tau(good.predict()[rest], unseen) > max(0.8, kendall_tau(alone.predict()[rest], unseen))
+    many = np.arange(40)
+    bad = trained(tile, -1).adapt(tile, many, tile.runtime[many])
+    assert bad.trust == 0
+    assert kendall_tau(bad.predict()[40:], tile.runtime[40:].astype(np.float64)) > 0.3
+
+
+def test_a_ranker_must_know_graphs(tile: Graph) -> None:
+    plain = Ranker("lightgbm", n_estimators=5).fit(np.arange(20.0)[:, None], np.arange(20), qid=np.zeros(20))
+    with pytest.raises(ModelError, match=r"knows no graphs.*gbr\.train"):
+        plain.adapt(tile, np.arange(8), np.arange(8.0))
+
+
+def test_a_ranker_of_other_graphs_is_refused(tile: Graph) -> None:
+    with pytest.raises(ModelError, match="layout collection, the model ranks tile"):
+        trained(tile, 1).adapt(LAYOUT, np.arange(8), np.arange(8.0))
+
+
+@pytest.mark.parametrize(
+    ("configs", "runtimes", "told"),
+    [
+        (range(9), range(8), r"runtimes: got shape \(8,\), want \(9,\)"),
+        ([*range(8), 100000], range(9), r"configs: 100000 at 8; .*\.npz has configurations 0 to \d+"),
+        ([-1, *range(8)], range(9), "configs: -1 at 0"),
+        (range(9), [5] * 9, "runtimes: all are equal"),
+        (range(9), [1, 2, np.nan, *range(6)], "runtimes: nan at 2"),
+        (range(9), [np.inf, *range(8)], "runtimes: inf at 0"),
+        (range(9), ["fast"] * 9, "runtimes: .*want numbers"),
+        (np.arange(9) / 2, range(9), "configs: got float64"),
+        ([list(range(9))], range(9), r"configs: got int64 of shape \(1, 9\)"),
+        ([3] * 9, range(9), f"configs: 1 different configurations, want at least {LEAST}"),
+        ([], [], "configs: got float64"),
+    ],
+)
+def test_bad_measurements_are_refused(configs: object, runtimes: object, told: str) -> None:
+    def plain(values: object) -> object:
+        return list(values) if isinstance(values, range) else values
+
+    with pytest.raises(UsageError, match=told):
+        fit_within(TILE, plain(configs), plain(runtimes))
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none\.npz"):
+        fit_within(tmp_path / "none.npz", np.arange(8), np.arange(8.0))
+
+
+def test_choices_are_equal_where_tensors_and_rows_are() -> None:
+    block = np.random.default_rng(0).integers(-1, 1, (200, 3, 18)).astype(np.int8)
+    block[:, :, 2:6] = block[:, :, 7:][:, :, :4] = -1
+    chosen = _within.choices("layout", block)
+    parts = [block[:, node, 6 * tensor : 6 * tensor + 6] for tensor in range(3) for node in range(3)]
+    parts += [block[:, node] for node in range(3)]
+    assert chosen.shape == (200, len(parts))
+    for place, part in enumerate(parts):
+        naive = np.unique(part, axis=0, return_inverse=True)[1].reshape(-1)
+        coded = np.unique(chosen[:, place], return_inverse=True)[1]
+        assert np.array_equal(naive[:, None] == naive, coded[:, None] == coded)
+
+
+def test_the_largest_rows_stay_apart() -> None:
+    """All slots but one at their largest value: the number of a row needs all 53 bits that float64 has."""
+    block = np.full((19, 1, 18), 5, np.int8)
+    block[np.arange(18), 0, np.arange(18)] = 4
+    assert len(np.unique(_within.choices("layout", block)[:, -1])) == 19
+
+
+def test_ridge_is_least_squares_and_its_errors_are_those_of_leaving_out() -> None:
+    random = np.random.default_rng(0)
+    inputs = random.normal(size=(40, 3))
+    target = inputs @ np.array([1.0, -2.0, 0.5])
+    target -= target.mean()
+    weights = _within._ridge(inputs @ inputs.T, target)
+    naive = LinearRegression(fit_intercept=False).fit(inputs, target)
+    assert np.allclose(inputs.T @ weights, naive.coef_, atol=1e-3)
+
+
+def test_of_ridges_the_one_with_the_least_error_of_leaving_out_is_taken() -> None:
+    random = np.random.default_rng(1)
+    inputs = random.normal(size=(30, 20))
+    target = inputs[:, 0] + random.normal(size=30)
+    kernel = inputs @ inputs.T
+    ridges = _within._RIDGES * np.trace(kernel) / len(kernel)
+
+    def left_out(ridge: float) -> float:
+        error = 0.0
+        for row in range(30):
+            kept = np.delete(np.arange(30), row)
+            weights = np.linalg.solve(kernel[np.ix_(kept, kept)] + ridge * np.eye(29), target[kept])
+            error += (target[row] - kernel[row, kept] @ weights) ** 2
+        return float(error)
+
+    best = min(ridges, key=left_out)
+    wanted = np.linalg.solve(kernel + best * np.eye(30), target)
+    assert np.allclose(_within._ridge(kernel, target), wanted)
+
+
+def test_real_layouts_are_learned(shared_data: Path) -> None:
+    path = shared_data / "npz" / "layout" / "xla" / "default" / "train" / "unet3d.npz"
+    graph = read_graph(path)
+    assert graph.runtime is not None
+    measured = np.random.default_rng(0).choice(graph.n_configs, 100, replace=False)
+    rest = np.setdiff1d(np.arange(graph.n_configs), measured)
+    scores = fit_within(graph, measured, graph.runtime[measured]).predict()
+    assert kendall_tau(scores[rest], graph.runtime[rest].astype(np.float64)) > 0.75
