@@ -64,6 +64,9 @@ class LoopNest:
         stand in the anchor; the accesses are what lies behind them in memory.
     flops : float
         Floating-point operations of the anchor.
+    reduces : bool (loops,)
+        Whether something is reduced along the loop: those past ``n_out``, and those of the result along which an
+        earlier pass over the same data reduces it (softmax, normalisations).
     extremum : float
         Part of the kernel's reductions that keep a maximum or minimum: floating-point rules let a compiler reorder
         sums at most on request, and extrema often not at all, so their loops wait for every single result.
@@ -76,6 +79,7 @@ class LoopNest:
     accesses: tuple[Access, ...]
     operands: dict[str, tuple[int, NDArray[np.float64]]]
     flops: float
+    reduces: NDArray[np.bool_]
     extremum: float
 
     def first(self, role: str) -> Access | None:
@@ -136,6 +140,7 @@ def loop_nest(program: Program, tensors: Tensors | None = None) -> LoopNest:
         accesses=tuple(accesses),
         operands=operands,
         flops=node_flops(program, tensors, anchor),
+        reduces=np.isin(np.arange(len(trace.extents)), list(trace.inner.values())),
         extremum=_extremum(program),
     )
 

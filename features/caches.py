@@ -141,7 +141,7 @@ def _common(  # type: ignore[no-untyped-def]
 
 @kernel()
 def _ordered(  # type: ignore[no-untyped-def]
-    tiles, extents, coefficients, dims, order, strides, rank, width, role, depends, sequence, line, sets, ways,
+    tiles, extents, coefficients, dims, order, strides, rank, width, role, depends, reduces, sequence, line, sets, ways,
     vector_bytes, extremum, fetch, loop_start, tile_start, latency, in_flight, missing, n_levels, n_roles, by_role,
     out,
 ):  # fmt: skip
@@ -218,7 +218,7 @@ def _ordered(  # type: ignore[no-untyped-def]
         starts = n_tiles * volume / length
         compute, start = starts * steps, starts * loop_start + n_tiles * tile_start
         chain = 0.0
-        if not depends[0, inner]:  # every step adds to the result of the last
+        if reduces[inner]:  # every step adds to the result of the last
             chain = starts * length * latency / (1.0 + in_flight / length)
             compute = (1.0 - extremum) * compute + extremum * max(starts * length, chain)
         out[config, place] = length / (steps * lanes) if vectorises else 0.0
@@ -274,9 +274,9 @@ class CacheModel:
         for number, sequence in enumerate(self.sequences):
             first = _N_COMMON + number * _WIDTH
             _ordered(
-                tiles, nest.extents, *space, nest.role, self._depends, sequence, self._line, self.sets, self.ways,
-                self._vector_bytes, nest.extremum, np.array(FETCH), LOOP_START, TILE_START, LATENCY, IN_FLIGHT, MISSING,
-                N_LEVELS, len(_ROLES), _BY_ROLE, out[:, first : first + _WIDTH],
+                tiles, nest.extents, *space, nest.role, self._depends, nest.reduces, sequence, self._line, self.sets,
+                self.ways, self._vector_bytes, nest.extremum, np.array(FETCH), LOOP_START, TILE_START, LATENCY,
+                IN_FLIGHT, MISSING, N_LEVELS, len(_ROLES), _BY_ROLE, out[:, first : first + _WIDTH],
             )  # fmt: skip
         return out
 

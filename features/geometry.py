@@ -221,6 +221,7 @@ class Geometry:
     def __init__(self, nest: LoopNest, tensors: Tensors, slots: LoopSlots, hardware: Hardware = CPU) -> None:
         accesses, n_loops = nest.accesses, len(nest.extents)
         self.extents = nest.extents
+        self.reduces = nest.reduces
         self.extremum = nest.extremum
         self.coefficients = np.zeros((len(accesses), MAX_RANK, n_loops))
         self.dims = np.ones((len(accesses), MAX_RANK), np.int64)

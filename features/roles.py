@@ -46,6 +46,7 @@ BLOCK: Final = Block(
         Column("operands", "count", "Accesses to memory, the result included"),
         Column("loops", "count", "Loops of the nest"),
         Column("reduced", "count", "Loops that are reduced"),
+        Column("fast_reduces", "flag", "Whether something is reduced along the loop with fewest strided operands"),
         Column("extremum", "share", "Part of the reductions that keep a maximum or minimum"),
         *(Column(f"extent.{name}", "log2", f"Product of the extents of the {name} loops") for name in CLASS_LOOPS),
         *(Column(f"extent.{slot}", "log2", f"Extent of {doc}; {MISSING} where there is none") for slot, doc in _SLOTS),
@@ -86,6 +87,7 @@ def operand_roles(program: Program, tensors: Tensors, nest: LoopNest, slots: Loo
         len(nest.accesses),
         len(nest.extents),
         len(nest.extents) - nest.n_out,
+        float(slots.fast[0] >= 0 and nest.reduces[slots.fast[0]]),
         nest.extremum,
     ]
     by_role = {role: nest.first(role) for role in ROLES}

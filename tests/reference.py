@@ -203,7 +203,7 @@ def cache_columns(
             starts = math.prod(trips) * math.prod(tile) / tile[inner]
             compute = starts * (vectors or tile[inner])
             chain = 0.0
-            if not (nest.accesses[0].coefficients[:, inner] != 0).any():
+            if nest.reduces[inner]:
                 chain = starts * tile[inner] * caches.LATENCY / (1 + caches.IN_FLIGHT / tile[inner])
                 waiting = max(starts * tile[inner], chain)
                 compute += nest.extremum * (waiting - compute)
