@@ -26,6 +26,12 @@ from features.slots import MISSING, LoopSlots
 FETCH: Final = (6.0, 20.0, 80.0)
 LOOP_START: Final = 6.0
 TILE_START: Final = 30.0
+#: Share of a line's cycles that is left where lines follow one another and are fetched ahead of their use; lines that
+#: are written are fetched and written back.
+AHEAD: Final = 0.25
+WRITTEN: Final = 2.0
+#: Lines in a row from which on they count as following one another.
+STREAM: Final = 4.0
 #: Cycles from a floating-point result to the next that needs it, and steps of independent chains that are in flight at
 #: once: a chain of ``n`` steps that cannot be reordered takes LATENCY / (1 + IN_FLIGHT / n) cycles per step.
 LATENCY: Final = 4.0
@@ -142,8 +148,8 @@ def _common(  # type: ignore[no-untyped-def]
 @kernel()
 def _ordered(  # type: ignore[no-untyped-def]
     tiles, extents, coefficients, dims, order, strides, rank, width, role, depends, reduces, sequence, line, sets, ways,
-    vector_bytes, extremum, fetch, loop_start, tile_start, latency, in_flight, missing, n_levels, n_roles, by_role,
-    out,
+    vector_bytes, extremum, fetch, ahead, written, stream, loop_start, tile_start, latency, in_flight, missing,
+    n_levels, n_roles, by_role, out,
 ):  # fmt: skip
     n_configs, n_loops = tiles.shape
     n_accesses, n_steps = len(rank), 2 * n_loops
@@ -158,6 +164,7 @@ def _ordered(  # type: ignore[no-untyped-def]
             step += abs(coefficients[access, dim, inner]) * strides[access, dim]
         vectorises = vectorises and (step == 0 or step == width[access])
     lanes = max(vector_bytes / width.max(), 1.0)
+    price = np.empty(n_accesses)
     misses_by_role = np.empty((by_role, n_roles))
     for config in range(n_configs):
         needed, volume, n_tiles = 1.0, 1.0, 1.0
@@ -169,6 +176,12 @@ def _ordered(  # type: ignore[no-untyped-def]
             n_tiles *= size[loop]
         cycles_fetch = 0.0
         misses_by_role[:] = 0.0
+        for access in range(n_accesses):
+            step = 0.0
+            for dim in range(rank[access]):
+                step += abs(coefficients[access, dim, inner]) * strides[access, dim]
+            streams = 0 < step <= line and step * tiles[config, inner] >= stream * line
+            price[access] = (ahead if streams else 1.0) * (written if access == 0 else 1.0)
         for level in range(n_levels):
             if level >= len(sets):
                 out[config, level] = missing
@@ -190,7 +203,7 @@ def _ordered(  # type: ignore[no-untyped-def]
                     kept[:] = lines
                     stay *= size[step]
                 fits -= 1
-            total = 0.0
+            total, paid = 0.0, 0.0
             for access in range(n_accesses):
                 misses = kept[access]
                 refetched = False
@@ -201,11 +214,12 @@ def _ordered(  # type: ignore[no-untyped-def]
                         if refetched:
                             misses *= size[step]
                 total += misses
+                paid += misses * price[access]
                 if level < by_role and role[access] < n_roles:
                     misses_by_role[level, role[access]] += misses
             out[config, level] = np.log2(1.0 + 1000.0 * total / needed)
             out[config, n_levels + level] = np.log2(stay)
-            cycles_fetch += fetch[level] * total
+            cycles_fetch += fetch[level] * paid
         place = 2 * n_levels
         for level in range(by_role):
             for number in range(n_roles):
@@ -275,8 +289,9 @@ class CacheModel:
             first = _N_COMMON + number * _WIDTH
             _ordered(
                 tiles, nest.extents, *space, nest.role, self._depends, nest.reduces, sequence, self._line, self.sets,
-                self.ways, self._vector_bytes, nest.extremum, np.array(FETCH), LOOP_START, TILE_START, LATENCY,
-                IN_FLIGHT, MISSING, N_LEVELS, len(_ROLES), _BY_ROLE, out[:, first : first + _WIDTH],
+                self.ways, self._vector_bytes, nest.extremum, np.array(FETCH), AHEAD, WRITTEN, STREAM, LOOP_START,
+                TILE_START, LATENCY, IN_FLIGHT, MISSING, N_LEVELS, len(_ROLES), _BY_ROLE,
+                out[:, first : first + _WIDTH],
             )  # fmt: skip
         return out
 

@@ -163,6 +163,17 @@ def cache_columns(
                     row["conflict"] = math.log2(sum(rooms) / sum(lines))
         for name, sequence in zip(("fast", "left", "out"), sequences, strict=True):
             steps = [(loop, trips[loop]) for loop in range(len(tile))] + [(loop, tile[loop]) for loop in sequence]
+            inner = sequence[-1]
+            widths = [tensors.width[access.node] for access in nest.accesses]
+            strides = [
+                float(np.abs(access.coefficients[:, inner]) @ tensors.strides(access.node)) for access in nest.accesses
+            ]
+            prices = []
+            for number, (stride, width) in enumerate(zip(strides, widths, strict=True)):
+                step = stride * width
+                streams = 0 < step <= hardware.line_bytes
+                streams = streams and step * tile[inner] >= caches.STREAM * hardware.line_bytes
+                prices.append((caches.AHEAD if streams else 1.0) * (caches.WRITTEN if number == 0 else 1.0))
             fetched = 0.0
             for level in range(3):
                 label = f"{name}.L{level + 1}"
@@ -192,12 +203,7 @@ def cache_columns(
                     for role in roles.ROLES[:3]:
                         own = sum(m for m, access in zip(misses, nest.accesses, strict=True) if access.role == role)
                         row[f"{label}.misses.{role}"] = math.log2(1 + 1000 * own / needed)
-                fetched += caches.FETCH[level] * sum(misses)
-            inner = sequence[-1]
-            widths = [tensors.width[access.node] for access in nest.accesses]
-            strides = [
-                float(np.abs(access.coefficients[:, inner]) @ tensors.strides(access.node)) for access in nest.accesses
-            ]
+                fetched += caches.FETCH[level] * sum(m * price for m, price in zip(misses, prices, strict=True))
             lanes = max(hardware.vector_bytes / max(widths), 1.0)
             vectors = math.ceil(tile[inner] / lanes) if set(strides) <= {0.0, 1.0} else 0
             starts = math.prod(trips) * math.prod(tile) / tile[inner]
