@@ -19,9 +19,9 @@ from gbr._checks import Matrix
 from gbr._settings import OBJECTIVES, Settings
 from gbr.errors import MissingLibraryError, UsageError
 from gbr.labels import Target
-from gbr.metrics import count_pairs
 
 _EARLY_STOPPING_ROWS: Final = 1000
+_EARLY_STOPPING_PAIRS: Final = 20_000
 
 #: Objectives that are least squares -> the label they learn.
 REGRESSED: Final = {"l2": labels.normalised_rank, "speed": labels.relative_speed}
@@ -176,10 +176,11 @@ def sub_slates(indptr: NDArray[np.int64], limit: int, seed: int) -> tuple[NDArra
 
 
 class ValidTau:
-    """Mean Kendall tau over the slates of a validation set; large slates are represented by 1000 random rows.
+    """Mean Kendall tau over the slates of a validation set, taken after every round and so to be had in milliseconds.
 
-    Equal scores count as in random order: tau-b rewards ties, and would stop at the first few coarse trees.  Slates
-    without two different targets are left out.
+    Large slates are represented by 1000 random rows, and more than :data:`_EARLY_STOPPING_PAIRS` pairs by as many
+    random ones (a standard error of .005 per slate).  Equal scores count as in random order: tau-b rewards ties, and
+    would stop at the first few coarse trees.  Slates without two different targets are left out.
     """
 
     def __init__(self, valid: Rows, seed: int) -> None:
@@ -194,13 +195,26 @@ class ValidTau:
         if not kept:
             raise UsageError("eval_set: no query has two different runtimes; nothing to stop on")
         self.rows = valid.take(np.concatenate(kept), np.cumsum([0, *map(len, kept)], dtype=np.int64))
-        self._slices = [slice(a, b) for a, b in pairwise(self.rows.indptr)]
-        self._target = self.rows.target.astype(np.float64)
+        faster, slower, sizes = [], [], []
+        for start, stop in pairwise(self.rows.indptr.tolist()):
+            first, second = np.triu_indices(stop - start, k=1)
+            target = self.rows.target[start:stop]
+            differ = np.flatnonzero(target[first] != target[second])
+            if len(differ) > _EARLY_STOPPING_PAIRS:
+                differ = rng.choice(differ, _EARLY_STOPPING_PAIRS, replace=False)
+            first, second = first[differ], second[differ]
+            swap = target[first] > target[second]
+            faster.append(start + np.where(swap, second, first))
+            slower.append(start + np.where(swap, first, second))
+            sizes.append(len(differ))
+        self._faster, self._slower = np.concatenate(faster), np.concatenate(slower)
+        self._starts, self._sizes = np.cumsum([0, *sizes[:-1]]), np.array(sizes)
 
     def __call__(self, relevance: NDArray[Any]) -> float:
         """Mean tau of a booster's output for :attr:`rows`, float (rows,), higher is faster."""
-        scores = labels.as_runtime(np.asarray(relevance, np.float64))
-        return float(np.mean([count_pairs(scores[part], self._target[part]).untied_tau for part in self._slices]))
+        higher = np.asarray(relevance, np.float64)
+        signs = np.sign(higher[self._faster] - higher[self._slower])
+        return float(np.mean(np.add.reduceat(signs, self._starts) / self._sizes))
 
 
 def reject(params: Mapping[str, Any], taken: Mapping[str, str], known: Callable[[str], bool], library: str) -> None:

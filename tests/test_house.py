@@ -36,6 +36,7 @@ ALLOWED = {
     "rich": ("gbr/_cli.py",),
     "lightgbm": ("gbr/_lightgbm.py",),
     "xgboost": ("gbr/_xgboost.py",),
+    "optuna": ("gbr/search.py",),
     "jax": ("gbr/collect/",),
     "jaxlib": ("gbr/collect/",),
     "gbr": ("gbr/",),
