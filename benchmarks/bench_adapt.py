@@ -31,7 +31,9 @@ TEXT = """\
 Kendall's tau (ties in the scores in random order) over configurations that were not measured, mean over graphs and
 draws of the measured ones. *model alone* is the default ensemble, trained on the train split; *measured alone* is
 `gbr.adapt.fit_within`, *both* is `Ranker.adapt`, both on the same draw; *gain* is *both* less *model alone*, with a
-bootstrap interval over graphs. Embedded collections: all graphs of the test split.
+bootstrap interval over graphs. Embedded collections: all graphs of the test split. The constants
+of the learners (shares, weight of the model's order) were chosen on draws from these same files and test splits, so
+the figures flatter them a little.
 
 The two real TPU files have no model beside them. With rest *unseen*, as in the embedded collections, measured
 configurations are drawn among the distinct ones, equal ones stand for one configuration with their mean runtime, and
