@@ -34,6 +34,7 @@ _TAKEN: Final = {
     "seed": "Ranker(random_state=…)",
     "num_threads": "Ranker(n_jobs=…)",
     "metric": "the Kendall tau that early stopping uses",
+    "monotone_constraints": "Ranker(monotone=…, costs=…)",
     "label_gain": "nothing: it follows from the ranks",
 }
 
@@ -95,6 +96,7 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> LightGBMModel:
         "min_data_in_leaf": settings.min_child_samples,
         "seed": settings.seed,
         "num_threads": settings.n_jobs,
+        "monotone_constraints": settings.constraints(train.X.shape[1]),
         "deterministic": True,
         "force_row_wise": True,
         "metric": "None",
@@ -129,7 +131,8 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> LightGBMModel:
 def _fit_differences(params: dict[str, Any], train: Rows, valid: Rows | None, settings: Settings) -> DifferenceModel:
     """Train on pairs; all rounds are kept, because a round's tau would cost as much as many rounds."""
     pairs, faster = differences(train, settings.seed)
-    params = _sampled(params | {"objective": "binary"}, pairs.shape[1], settings)
+    bounds = {"monotone_constraints": 2 * settings.constraints(train.X.shape[1])}
+    params = _sampled(params | bounds | {"objective": "binary"}, pairs.shape[1], settings)
     with refusals("LightGBM", lgb.basic.LightGBMError):
         booster = lgb.train(params, lgb.Dataset(pairs, label=faster, params=params), settings.n_estimators)
     model = DifferenceModel(booster, int(booster.num_trees()), None)

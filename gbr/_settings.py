@@ -67,6 +67,14 @@ class Settings:
     n_jobs: int
     params: Mapping[str, Any] = field(default_factory=dict)
     costs: tuple[int, ...] = ()
+    monotone: bool = False
+
+    def constraints(self, n_columns: int) -> list[int]:
+        """Per column -1 where relevance must not rise with it, else 0; nothing where no column is bound."""
+        if not self.monotone:
+            return []
+        bound = set(self.costs)
+        return [-1 if column in bound else 0 for column in range(n_columns)]
 
 
 def default_capacity(n_slates: int, n_rows: int) -> dict[str, Any]:
@@ -108,6 +116,7 @@ def resolve(
     n_slates: int,
     n_rows: int,
     costs: Sequence[int] = (),
+    monotone: bool = False,
 ) -> Settings:
     """Fill in what is None and check the rest.
 
@@ -129,7 +138,16 @@ def resolve(
         n_jobs=threads(n_jobs),
         params=_plain(params or {}),
         costs=tuple(costs),
+        monotone=_flag("monotone", monotone, bool(costs)),
     )
+
+
+def _flag(name: str, value: Any, meaningful: bool) -> bool:
+    if not isinstance(value, bool):
+        raise UsageError(f"{name}: got {value!r}, want True or False")
+    if value and not meaningful:
+        raise UsageError(f"{name}: there are no costs to be monotone in; name columns with Ranker(costs=…)")
+    return value
 
 
 def threads(n_jobs: int | None) -> int:

@@ -35,6 +35,7 @@ _TAKEN: Final = {
     "random_state": "Ranker(random_state=…)",
     "nthread": "Ranker(n_jobs=…)",
     "n_jobs": "Ranker(n_jobs=…)",
+    "monotone_constraints": "Ranker(monotone=…, costs=…)",
     "eval_metric": "the Kendall tau that early stopping uses",
 }
 
@@ -77,6 +78,7 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> XGBoostModel:
         "max_leaves": settings.num_leaves,
         "min_child_weight": 0,
         "learning_rate": settings.learning_rate,
+        "monotone_constraints": tuple(settings.constraints(train.X.shape[1])),
         "subsample": ROW_SHARE,
         "colsample_bytree": column_share(train.X.shape[1]),
         "seed": settings.seed,

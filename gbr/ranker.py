@@ -62,6 +62,8 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
     costs : sequence of str or int, or None
         Columns that are log2(1 + amount) of amounts whose sum, each at a price, is time: names or places.  What the
         cost model learns from.
+    monotone : bool
+        Forbid trees that rank a row higher for a larger cost.
     random_state : int, RandomState or None
         The seed.  An int makes the fit reproducible: the same bytes for the same rows, library and machine, whatever
         the number of threads.
@@ -107,6 +109,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         early_stopping_rounds: int = 100,
         params: Mapping[str, Any] | None = None,
         costs: Sequence[str | int] | None = None,
+        monotone: bool = False,
         random_state: int | np.random.RandomState | None = 0,
         n_jobs: int | None = None,
     ) -> None:
@@ -120,6 +123,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         self.early_stopping_rounds = early_stopping_rounds
         self.params = params
         self.costs = costs
+        self.monotone = monotone
         self.random_state = random_state
         self.n_jobs = n_jobs
 
@@ -398,6 +402,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
                 **{name: getattr(settings, name) for name in _SHARED},
                 params=dict(settings.params) or None,
                 costs=[names[place] if names else place for place in settings.costs] or None,
+                monotone=settings.monotone,
                 random_state=settings.seed,
             )
             ranker.model_ = backend(ranker.backend).load(data, settings)
@@ -428,6 +433,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
             n_slates=train.n_rankable,
             n_rows=len(train.X),
             costs=as_places(self.costs, names, train.X.shape[1]),
+            monotone=self.monotone,
         )
 
     def _set_features(self, names: tuple[str, ...] | None, count: int) -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 METRICS: Final = "metrics.json"
 
 #: What ``--set`` hands to the ranker; any other name goes to the library.
-_RANKER_PARAMETERS: Final = (*CAPACITY, "early_stopping_rounds")
+_RANKER_PARAMETERS: Final = (*CAPACITY, "early_stopping_rounds", "monotone")
 
 
 def _main(argv: Sequence[str] | None = None) -> None:

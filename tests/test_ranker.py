@@ -281,6 +281,8 @@ def test_runtimes_that_cannot_be_right(runtime: list[Any], match: str) -> None:
         ({"backend": "costmodel"}, "needs columns that are log2 of amounts"),
         ({"backend": "costmodel", "costs": [0], "params": {"a": 1}}, "the cost model has none, got 'a'"),
         ({"costs": ["block0.c0"]}, "costs: X has no column 'block0.c0'"),
+        ({"monotone": True}, "there are no costs to be monotone in"),
+        ({"monotone": 1, "costs": [0]}, "monotone: got 1, want True or False"),
         ({"costs": [5]}, "costs: X has no column 5; want names of its columns, or places below 5"),
         (
             {"objective": "pairwise", "backend": "lightgbm"},
@@ -306,6 +308,18 @@ def test_parameters_that_cannot_be_right(arguments: dict[str, Any], match: str) 
     X, runtime, qid = problem(4)
     with pytest.raises(UsageError, match=match):
         Ranker(**arguments).fit(X, runtime, qid=qid)
+
+
+@pytest.mark.parametrize("backend", ["lightgbm", "xgboost", "ensemble"])
+def test_a_monotone_ranker_never_rewards_a_larger_cost(backend: str) -> None:
+    X, runtime, qid = problem(12)
+    raised = X.copy()
+    raised[:, 1] += 1.0
+    free = Ranker(backend, **QUICK).fit(X, runtime, qid=qid)
+    assert (free.predict(raised) < free.predict(X) - 1e-9).any()  # by half of the rows, more of it is faster
+    bound = Ranker(backend, objective="mixed" if backend == "ensemble" else None, costs=[1], monotone=True, **QUICK)
+    bound.fit(X, runtime, qid=qid)
+    assert (bound.predict(raised) >= bound.predict(X) - 1e-6).all()
 
 
 def test_an_eval_set_without_an_order_is_refused() -> None:
