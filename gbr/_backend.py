@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gbr import labels
+from gbr._batches import StreamedMatrix
 from gbr._checks import Matrix
 from gbr._settings import OBJECTIVES, Settings
 from gbr.errors import MissingLibraryError, UsageError
@@ -31,7 +32,7 @@ REGRESSED: Final = {"l2": labels.normalised_rank, "speed": labels.relative_speed
 class Rows:
     """Slates a model learns from: features, targets (lower is faster) and slate bounds."""
 
-    X: Matrix
+    X: Matrix | StreamedMatrix
     target: Target
     indptr: NDArray[np.int64]
 
@@ -47,8 +48,16 @@ class Rows:
         return int((distinct > 0).sum())
 
     def take(self, rows: NDArray[np.int64], indptr: NDArray[np.int64]) -> Rows:
-        """Some rows under new slate bounds."""
-        return Rows(self.X[rows], self.target[rows], indptr)
+        """Some rows under new slate bounds, slates in order; features outside memory stay there."""
+        X = self.X.view(rows) if isinstance(self.X, StreamedMatrix) else self.X[rows]
+        return Rows(X, self.target[rows], indptr)
+
+    def batches(self) -> Iterator[tuple[slice, Matrix]]:
+        """Features in memory and the rows they are of, whole slates each: all at once where they are there already."""
+        if isinstance(self.X, StreamedMatrix):
+            yield from self.X.batches()
+        else:
+            yield slice(0, len(self.X)), self.X
 
 
 class Model(Protocol):
@@ -194,7 +203,9 @@ class ValidTau:
                 kept.append(rows)
         if not kept:
             raise UsageError("eval_set: no query has two different runtimes; nothing to stop on")
-        self.rows = valid.take(np.concatenate(kept), np.cumsum([0, *map(len, kept)], dtype=np.int64))
+        chosen = np.concatenate(kept)
+        self.X: Matrix = valid.X[chosen]
+        self.rows = Rows(self.X, valid.target[chosen], np.cumsum([0, *map(len, kept)], dtype=np.int64))
         faster, slower, sizes = [], [], []
         for start, stop in pairwise(self.rows.indptr.tolist()):
             first, second = np.triu_indices(stop - start, k=1)

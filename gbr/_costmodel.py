@@ -104,7 +104,7 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> CostModel:
     model = CostModel(columns, prices / scale, train.X.shape[1], None)
     if valid is not None:
         tau = ValidTau(valid, settings.seed)
-        model.best_score = tau(model.predict(tau.rows.X, settings.n_jobs, tau.rows.indptr))
+        model.best_score = tau(model.predict(tau.X, settings.n_jobs, tau.rows.indptr))
     return model
 
 

@@ -107,7 +107,7 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> EnsembleModel:
     found = EnsembleModel(members, None)
     if valid is not None:
         tau = ValidTau(valid, settings.seed)
-        found.best_score = tau(found.predict(tau.rows.X, settings.n_jobs, tau.rows.indptr))
+        found.best_score = tau(found.predict(tau.X, settings.n_jobs, tau.rows.indptr))
     return found
 
 
@@ -137,7 +137,10 @@ def _member(archive: zipfile.ZipFile, entry: dict[str, Any]) -> Member:
 
 
 def _spread(model: Model, train: Rows, n_jobs: int) -> float:
-    scores = model.predict(train.X, n_jobs, train.indptr)
+    scores = np.empty(len(train.X))
+    for rows, X in train.batches():
+        first, last = np.searchsorted(train.indptr, (rows.start, rows.stop))
+        scores[rows] = model.predict(X, n_jobs, train.indptr[first : last + 1] - rows.start)
     spreads = [scores[a:b].std() for a, b in pairwise(train.indptr.tolist()) if b > a]
     return float(np.mean(spreads)) or 1.0
 

@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gbr._backend import Rows
+from gbr._batches import StreamedMatrix
 from gbr._checks import Matrix
+from gbr.sampling import largest_cap
 
 #: Pairs per row, and rows per slate, that are learnt from.
 PAIRS_PER_ROW: Final = 4
@@ -37,11 +39,16 @@ def differences(train: Rows, seed: int) -> tuple[NDArray[np.float32], NDArray[np
         1 where the first is faster.
     """
     rng = np.random.default_rng(seed)
+    rows_per_slate = ROWS_PER_SLATE
+    if isinstance(train.X, StreamedMatrix):
+        # A row and what it is compared with are gathered first, then set beside each other.
+        per_row = PAIRS_PER_ROW * 2 * 2 * train.X.dtype.itemsize * train.X.shape[1]
+        rows_per_slate = min(rows_per_slate, largest_cap(train.sizes, train.X.memory // per_row))
     firsts, seconds = [], []
     for start, stop in pairwise(train.indptr.tolist()):
         rows = np.arange(start, stop)
-        if len(rows) > ROWS_PER_SLATE:
-            rows = rng.choice(rows, ROWS_PER_SLATE, replace=False)
+        if len(rows) > rows_per_slate:
+            rows = rng.choice(rows, rows_per_slate, replace=False)
         if len(rows) < 2:
             continue
         first = np.repeat(rows, PAIRS_PER_ROW)

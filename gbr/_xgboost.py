@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from gbr import labels
 from gbr._backend import REGRESSED, Rows, ValidTau, loading, refusals, reject
+from gbr._batches import StreamedMatrix
 from gbr._checks import Matrix
 from gbr._settings import ROW_SHARE, Settings, column_share
 from gbr.errors import UsageError
@@ -38,6 +40,31 @@ _TAKEN: Final = {
     "monotone_constraints": "Ranker(monotone=…, costs=…)",
     "eval_metric": "the Kendall tau that early stopping uses",
 }
+
+
+class _Batches(xgb.DataIter):  # type: ignore[misc]
+    """The batches of a matrix outside memory.  A query lies within one: split over two it would count as two."""
+
+    def __init__(self, X: StreamedMatrix, label: NDArray[Any], query: NDArray[np.int64] | None) -> None:
+        super().__init__()
+        self._X = X
+        self._label = label
+        self._query = query
+        self._next = 0
+
+    def next(self, input_data: Callable[..., None]) -> bool:
+        """Hand over a batch; False after the last."""
+        if self._next == self._X.n_batches:
+            return False
+        rows = slice(int(self._X.starts[self._next]), int(self._X.starts[self._next + 1]))
+        query = None if self._query is None else self._query[rows]
+        input_data(data=self._X.batch(self._next), label=self._label[rows], qid=query)
+        self._next += 1
+        return True
+
+    def reset(self) -> None:
+        """Go back to the first batch."""
+        self._next = 0
 
 
 class XGBoostModel:
@@ -87,17 +114,21 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> XGBoostModel:
         "validate_parameters": True,
         "verbosity": 1,
     }
-    query = np.repeat(np.arange(len(train.sizes)), train.sizes)
+    query = np.repeat(np.arange(len(train.sizes)), train.sizes) if settings.objective not in REGRESSED else None
     if settings.objective in REGRESSED:
         params["objective"] = "reg:squarederror"
         params["min_child_weight"] = settings.min_child_samples
-        data = xgb.QuantileDMatrix(train.X, label=REGRESSED[settings.objective](train.target, train.indptr))
+        label: NDArray[Any] = REGRESSED[settings.objective](train.target, train.indptr)
     else:
         params["objective"] = "rank:pairwise" if settings.objective == "pairwise" else "rank:ndcg"
         params |= {"lambdarank_pair_method": "mean", "lambdarank_num_pair_per_sample": PAIRS_PER_ROW}
         if settings.objective == "lambdarank":
             params["ndcg_exp_gain"] = False
-        data = xgb.QuantileDMatrix(train.X, label=labels.ranks(train.target, train.indptr), qid=query)
+        label = labels.ranks(train.target, train.indptr)
+    if isinstance(train.X, StreamedMatrix):
+        data = xgb.QuantileDMatrix(_Batches(train.X, label, query))
+    else:
+        data = xgb.QuantileDMatrix(train.X, label=label, qid=query)
     params |= settings.params
     with warnings.catch_warnings(record=True) as told, refusals("XGBoost", xgb.core.XGBoostError):
         warnings.simplefilter("always")
@@ -114,7 +145,7 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> XGBoostModel:
 
 def _train_until(params: dict[str, Any], data: xgb.QuantileDMatrix, valid: Rows, settings: Settings) -> XGBoostModel:
     tau = ValidTau(valid, settings.seed)
-    held_out = xgb.QuantileDMatrix(tau.rows.X, label=np.zeros(len(tau.rows.X)), ref=data)
+    held_out = xgb.QuantileDMatrix(tau.X, label=np.zeros(len(tau.X)), ref=data)
     history: list[float] = []  # XGBoost itself passes metrics on as text with six digits
 
     def metric(relevance: NDArray[Any], _: xgb.DMatrix) -> tuple[str, float]:
