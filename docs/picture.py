@@ -1,6 +1,6 @@
 """Draw ``docs/order.svg`` from a trained model: measured runtimes of unseen kernels, in predicted order.
 
-python docs/picture.py --model runs/demo/lightgbm
+python docs/picture.py --model runs/demo/ensemble
 """
 
 from __future__ import annotations

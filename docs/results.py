@@ -1,6 +1,6 @@
 """Write a results table of README.md from runs on one collection.
 
-python docs/results.py runs/demo/lightgbm runs/demo/xgboost
+python docs/results.py runs/demo/ensemble runs/demo/lightgbm runs/demo/xgboost
 """
 
 from __future__ import annotations
