@@ -1,7 +1,7 @@
 # Everything a developer or a visitor does here.  Each target first sets up what it needs in .venv, once;
 # it needs Python 3.11 or newer with pip and venv, and nothing else.
 #
-#   make demo SUBSET=layout:cpu     another collection
+#   make demo SUBSET=layout         another collection
 #   make test ARGS="-k kendall -x"  arguments for pytest
 #   make quality ARGS="--folds 0"   arguments for the quality bench
 #   make test PYTHON=python3.12     another interpreter for .venv
