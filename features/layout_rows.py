@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,6 +90,30 @@ def _encode(  # type: ignore[no-untyped-def]
 
 
 @kernel()
+def _chain(rows, owner, count, factors, heads, following):  # type: ignore[no-untyped-def]
+    """Enter rows that are known to differ."""
+    shift = np.uint64(64 - _CHAIN_BITS)
+    for row in range(count - 1, -1, -1):  # each goes to the front of its chain, and the first seen shall be first
+        state = np.uint64(0)
+        for word in range(_WORDS):
+            state += rows[row, word] * factors[word]
+        following[row] = heads[owner[row], state >> shift]
+        heads[owner[row], state >> shift] = row
+
+
+@kernel()
+def _tally(codes, marks, counts, digests):  # type: ignore[no-untyped-def]
+    for config in range(len(codes)):
+        low, high = np.uint64(0), np.uint64(0)
+        for node in range(codes.shape[1]):
+            row = codes[config, node]
+            counts[row] += 1
+            low += marks[row, 0]
+            high += marks[row, 1]
+        digests[config, 0], digests[config, 1] = low, high
+
+
+@kernel()
 def _owners(codes, owner):  # type: ignore[no-untyped-def]
     for config in range(len(codes)):
         for node in range(codes.shape[1]):
@@ -159,6 +184,39 @@ class RowTable:
             _owners(codes, self._owner)
             self._discovered.append((self._unpacked(known), self._owner[known : len(self)].copy()))
         return codes, digests
+
+    def adopt(self, rows: NDArray[np.integer[Any]], owner: IntArray) -> None:
+        """Number rows as another table did; this one must be empty.
+
+        Parameters
+        ----------
+        rows : integer (rows, 18)
+            Distinct within their node, in the order of the numbers; values in -1 … 5.
+        owner : int64 (rows,)
+            Node of each.
+        """
+        count = len(rows)
+        while len(self._rows) < count:
+            self._grow(2 * len(self._rows))
+        self._rows[:count] = np.ascontiguousarray(rows, np.float32).view(np.uint64)
+        self._owner[:count] = owner
+        with np.errstate(over="ignore"):
+            _chain(self._rows, self._owner, count, self._factors, self._heads, self._following)
+        self._used[0] = count
+        self._discovered.append((rows.astype(np.int64), owner.copy()))
+
+    def tally(self, codes: Codes) -> NDArray[np.uint64]:
+        """Count configurations whose codes are known, and give their digests as :meth:`encode` does.
+
+        Parameters
+        ----------
+        codes : uint32 (b, nodes)
+            Below the number of rows.
+        """
+        digests = np.zeros((len(codes), 2), np.uint64)
+        with np.errstate(over="ignore"):
+            _tally(codes, self._marks, self._counts, digests)
+        return digests
 
     @property
     def owner(self) -> IntArray:

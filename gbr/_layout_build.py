@@ -178,6 +178,12 @@ class LayoutColumns:
 def _coded(graph: Graph, table: RowTable) -> Iterator[tuple[NDArray[np.uint32], NDArray[np.uint64]]]:
     """Codes and digests of all configurations, in batches of a megabyte."""
     at_once = max(1, _CODES_AT_ONCE // table.n_nodes)
+    if graph.packed is not None:
+        table.adopt(*graph.packed.distinct())
+        for first in range(0, graph.n_configs, at_once):
+            codes = graph.packed.numbered(slice(first, first + at_once))
+            yield codes, table.tally(codes)
+        return
     waiting: list[tuple[NDArray[np.uint32], NDArray[np.uint64]]] = []
     count = 0
     for first, block in graph.stored_blocks():

@@ -7,16 +7,10 @@ whole, the manifest follows every few seconds: a build that is interrupted goes 
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -26,7 +20,8 @@ from numpy.typing import NDArray
 
 from gbr import check_features
 from gbr._layout_build import LayoutColumns
-from gbr.errors import DataError, GbrError, UsageError
+from gbr._pool import Advance, Progress, cores, in_processes
+from gbr.errors import DataError, UsageError
 from gbr.graphs import Graph, read_graph
 from gbr.npz import NpzFile
 from gbr.store import Entry, FeatureStore
@@ -42,8 +37,6 @@ _GRAPHS_PER_PROCESS: Final = {"tile": 64, "layout": 2}
 _SECONDS_BETWEEN_RECORDS: Final = 5.0
 _LEFTOVER_SECONDS: Final = 24 * 3600
 
-Advance = Callable[[int], None]
-Progress = Callable[[int], AbstractContextManager[Advance]]
 Features = tuple["Schema", NDArray[np.float32], NDArray[np.int64]]
 
 
@@ -297,14 +290,7 @@ def _is_fresh(store: FeatureStore, split: str, path: Path) -> bool:
 
 
 def _worth(kind: str, n_tasks: int) -> int:
-    return max(1, min(_cores(), n_tasks // _GRAPHS_PER_PROCESS[kind]))
-
-
-def _cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not Linux
-        return os.cpu_count() or 1
+    return max(1, min(cores(), n_tasks // _GRAPHS_PER_PROCESS[kind]))
 
 
 def _run(
@@ -314,7 +300,7 @@ def _run(
     written: dict[str, dict[str, Entry]] = defaultdict(dict)
     recorded = time.monotonic()
     try:
-        for task, entry in _in_processes(tasks, jobs) if jobs > 1 else ((task, _work(task)) for task in tasks):
+        for task, entry in in_processes(_work, tasks, jobs, tasks[0].subset):
             written[task.split][task.stem] = entry
             advance(1)
             if time.monotonic() - recorded > _SECONDS_BETWEEN_RECORDS:
@@ -323,36 +309,6 @@ def _run(
                 recorded = time.monotonic()
     finally:
         store.record(described, written)
-
-
-def _in_processes(tasks: Sequence[_Task], jobs: int) -> Iterator[tuple[_Task, Entry]]:
-    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=_start_worker)
-    try:
-        waiting = {pool.submit(_work, task): task for task in tasks}
-        for done in as_completed(waiting):
-            yield waiting[done], done.result()
-    except BrokenProcessPool as fault:
-        raise GbrError(
-            f"{tasks[0].subset}: a worker process died, perhaps for want of memory; the same command goes on from "
-            "there, try fewer --jobs"
-        ) from fault
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    # Threads of libraries would compete with the other workers; read when they are first imported.
-    os.environ["POLARS_MAX_THREADS"] = "1"
-    # An interrupt is the parent's to report; a parent that is gone takes its workers along.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    threading.Thread(target=_follow_parent, daemon=True).start()
-
-
-def _follow_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _work(task: _Task) -> Entry:

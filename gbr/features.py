@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gbr import _cli
 from gbr.errors import UsageError
-from gbr.subsets import KINDS, SPLITS, Subset, resolve
+from gbr.subsets import KINDS, SPLITS, Subset, resolve, splits_present
 
 if TYPE_CHECKING:
     from gbr.store import FeatureStore
@@ -28,6 +28,8 @@ def _build(args: argparse.Namespace) -> None:
     chosen = choose(args.hardware, subset, args.data)
     if chosen.note:
         _cli.note(chosen.note)
+    if args.repack:
+        _repack(args, subset)
     progress = partial(_cli.progress, label=f"features of {subset.name}")
     report = build(subset, args.data, args.store, args.split, args.jobs, progress, chosen.hardware)
     if args.json:
@@ -45,6 +47,18 @@ def _build(args: argparse.Namespace) -> None:
     ]
     _cli.table(f"{report.subset} -> {report.folder}", ["schema " + report.schema, ""], rows)
     _print_degenerate(report.degenerate)
+
+
+def _repack(args: argparse.Namespace, subset: Subset) -> None:
+    from gbr._pool import cores
+    from gbr.repack import repack_all
+
+    if subset.kind != "layout":
+        raise UsageError(f"--repack: {subset.name} holds tile graphs, which need no copy; leave it out")
+    splits = args.split or splits_present(subset, args.data) or SPLITS
+    progress = partial(_cli.progress, label=f"copies of {subset.name}")
+    written = repack_all(subset, args.data, splits, args.jobs or cores(), progress)
+    _cli.note(f"repacked {written} of the graphs of {subset.name}")
 
 
 def _info(args: argparse.Namespace) -> None:
@@ -185,6 +199,12 @@ def _parser() -> _cli.Parser:
     _cli.add_splits(build)
     _cli.add_hardware(build)
     _cli.add_jobs(build)
+    build.add_argument(
+        "--repack",
+        action="store_true",
+        help="first copy every layout graph to <stem>.gbr beside its file, from which later builds and samples read "
+        "without inflating",
+    )
     info = add("info", "Show what the store of a collection holds.", _info)
     _cli.add_data(info)
     _cli.add_store(info)

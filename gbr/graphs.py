@@ -15,15 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gbr._files import replacing
-from gbr.errors import DataError
+from gbr._packed import LAYOUT_RANGE as LAYOUT_RANGE
+from gbr._packed import N_LAYOUT as N_LAYOUT
+from gbr._packed import Packed, fresh
+from gbr.errors import DataError, UsageError
 from gbr.npz import BLOCK_BYTES, NpzFile
 
 N_FEAT: Final = 140
 N_TILE: Final = 24
-N_LAYOUT: Final = 18
 MAX_OPCODE: Final = 120
-#: Slots of a layout hold a dimension, or -1 for none.
-LAYOUT_RANGE: Final = (-1, 5)
 
 #: dtypes of TpuGraphs' files, by key.
 DTYPES: Final[Mapping[str, type[np.generic]]] = {
@@ -135,6 +135,50 @@ class Graph:
         assert self.layouts is not None
         return self.layouts.stored()
 
+    def configs(self, rows: IntArray) -> NDArray[Any]:
+        """Some configurations.
+
+        A layout graph with a repacked copy reads these alone; any other one is read up to the last of them.
+
+        Parameters
+        ----------
+        rows : array-like of int (b,)
+            In any order, also repeated.
+
+        Returns
+        -------
+        float32 (b, 24) for ``tile``, int8 (b, nc, 18) for ``layout``
+
+        Raises
+        ------
+        UsageError
+            For a row that is no configuration.
+        DataError
+            As :meth:`config_blocks`.
+        """
+        rows = np.asarray(rows, np.int64)
+        wrong = (rows < 0) | (rows >= self.n_configs)
+        if wrong.any():
+            raise UsageError(f"rows: got {rows[wrong.argmax()]}, want 0 to {self.n_configs - 1}")
+        if self.config_feat is not None:
+            return self.config_feat[rows]
+        if self.packed is not None:
+            return self.packed.configs(rows)
+        assert self.node_config_ids is not None
+        taken = np.empty((len(rows), len(self.node_config_ids), N_LAYOUT), np.int8)
+        last = rows.max(initial=-1)
+        for first, block in self.config_blocks():
+            if first > last:
+                break
+            here = np.flatnonzero((rows >= first) & (rows < first + len(block)))
+            taken[here] = block[rows[here] - first]
+        return taken
+
+    @property
+    def packed(self) -> Packed | None:
+        """The repacked copy that configurations are read from, where there is a fresh one."""
+        return None if self.layouts is None else self.layouts.packed
+
     def narrow(self, first: int, block: NDArray[Any]) -> NDArray[np.int8]:
         """Validate a block of :meth:`stored_blocks` that starts at row ``first``.
 
@@ -152,6 +196,7 @@ class _Arrays(Protocol):
 
     source: str
     keys: tuple[str, ...]
+    packed: Packed | None
 
     def describe(self, key: str) -> tuple[tuple[int, ...], np.dtype[Any]]: ...
 
@@ -161,19 +206,30 @@ class _Arrays(Protocol):
 
 
 class _InFile:
-    def __init__(self, path: Path | str) -> None:
+    """A graph file, and its repacked copy for what that holds."""
+
+    def __init__(self, path: Path | str, *, use_copy: bool) -> None:
         self._file = NpzFile(path)
         self.source = str(path)
         self.keys = self._file.keys
-        self.read = self._file.read
-        self.blocks = self._file.blocks
+        self.packed = fresh(Path(path), self._file.fingerprint) if use_copy else None
 
     def describe(self, key: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        if self.packed is not None:
+            return self.packed.describe(key)
         member = self._file.member(key)
         return member.shape, member.dtype
 
+    def read(self, key: str) -> NDArray[Any]:
+        return self._file.read(key) if self.packed is None else self.packed.read(key)
+
+    def blocks(self, key: str) -> Blocks:
+        return self._file.blocks(key) if self.packed is None else self.packed.blocks()
+
 
 class _InMemory:
+    packed: Packed | None = None
+
     def __init__(self, arrays: Mapping[str, NDArray[Any]], source: str) -> None:
         self._arrays = {key: np.asarray(value) for key, value in arrays.items()}
         self.source = source
@@ -192,17 +248,25 @@ class _InMemory:
             yield first, array[first : first + step]
 
 
-def read_graph(path: Path | str) -> Graph:
+def read_graph(path: Path | str, *, use_copy: bool = True) -> Graph:
     """Read and validate one graph file.
 
     Everything is read but the configurations of a layout file, which :meth:`Graph.config_blocks` reads and validates.
+
+    Parameters
+    ----------
+    path : path
+    use_copy : bool
+        Read from the copy that :func:`gbr.repack.repack` wrote beside the file, where there is one of the file as it
+        is now: everything in it is the same.
 
     Raises
     ------
     DataError
         When the file is missing, torn, or breaks the format; the message names file, key, what was found and wanted.
+        When the copy is damaged.
     """
-    return _graph(Path(path).stem, _InFile(path))
+    return _graph(Path(path).stem, _InFile(path, use_copy=use_copy))
 
 
 def graph_from_arrays(name: str, arrays: Mapping[str, NDArray[Any]], source: str = "<memory>") -> Graph:
@@ -382,6 +446,7 @@ class _Layouts:
     def __init__(self, check: _Checker, shape: tuple[int, ...]) -> None:
         self._check = check
         self._shape = shape
+        self.packed = check.arrays.packed
 
     def stored(self) -> Blocks:
         return self._check.arrays.blocks("node_config_feat")
@@ -389,6 +454,10 @@ class _Layouts:
     def blocks(self, rows: int) -> Blocks:
         """Gather the stored blocks, checked and narrowed to int8, into blocks of ``rows``."""
         n_configs, *row = self._shape
+        if self.packed is not None:
+            for first in range(0, n_configs, rows):
+                yield first, self.packed.configs(slice(first, first + rows))
+            return
         start = filled = 0
         block = np.empty((min(rows, n_configs), *row), np.int8)
         for first, piece in self.stored():

@@ -12,7 +12,7 @@ import io
 import math
 import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -27,6 +27,8 @@ try:
     from isal import isal_zlib as inflate
 except ImportError:  # isal has wheels for x86-64 and arm64 only
     import zlib as inflate  # type: ignore[no-redef]
+
+crc32: Final[Callable[[Any], int]] = inflate.crc32
 
 #: Uncompressed bytes per block of :meth:`NpzFile.blocks` unless the caller asks for rows.
 BLOCK_BYTES: Final = 1 << 20
