@@ -93,18 +93,30 @@ class EnsembleModel:
         return held.getvalue()
 
 
-def fit(train: Rows, valid: Rows | None, settings: Settings) -> EnsembleModel:
-    """Fit every member; see :class:`gbr._backend.Backend`."""
+def members(settings: Settings) -> list[Settings]:
+    """Settings of every member.
+
+    Raises
+    ------
+    UsageError
+        For parameters of a library: members are of several.
+    """
     if settings.params:
         names = ", ".join(map(repr, settings.params))
         raise UsageError(f"params: {names} belongs to one library; choose it with backend='lightgbm' or 'xgboost'")
-    members = []
-    for number, (name, objective) in enumerate(MEMBERS[settings.objective]):
-        own = replace(settings, backend=name, objective=objective, seed=settings.seed + number)
-        library = backend(name)
-        model = library.fit(train, valid, own)
-        members.append(Member(own, model, _spread(model, train, settings.n_jobs)))
-    found = EnsembleModel(members, None)
+    return [
+        replace(settings, backend=name, objective=objective, seed=settings.seed + number)
+        for number, (name, objective) in enumerate(MEMBERS[settings.objective])
+    ]
+
+
+def fit(train: Rows, valid: Rows | None, settings: Settings) -> EnsembleModel:
+    """Fit every member; see :class:`gbr._backend.Backend`."""
+    fitted = []
+    for own in members(settings):
+        model = backend(own.backend).fit(train, valid, own)
+        fitted.append(Member(own, model, mean_spread(spreads(model, train, settings.n_jobs))))
+    found = EnsembleModel(fitted, None)
     if valid is not None:
         tau = ValidTau(valid, settings.seed)
         found.best_score = tau(found.predict(tau.X, settings.n_jobs, tau.rows.indptr))
@@ -136,13 +148,18 @@ def _member(archive: zipfile.ZipFile, entry: dict[str, Any]) -> Member:
     return Member(settings, model, spread)
 
 
-def _spread(model: Model, train: Rows, n_jobs: int) -> float:
+def spreads(model: Model, train: Rows, n_jobs: int) -> NDArray[np.float64]:
+    """Standard deviation of a model's output within each slate that has rows, float64."""
     scores = np.empty(len(train.X))
     for rows, X in train.batches():
         first, last = np.searchsorted(train.indptr, (rows.start, rows.stop))
         scores[rows] = model.predict(X, n_jobs, train.indptr[first : last + 1] - rows.start)
-    spreads = [scores[a:b].std() for a, b in pairwise(train.indptr.tolist()) if b > a]
-    return float(np.mean(spreads)) or 1.0
+    return np.array([scores[a:b].std() for a, b in pairwise(train.indptr.tolist()) if b > a])
+
+
+def mean_spread(found: NDArray[np.float64]) -> float:
+    """What a member's output is divided by: the mean of :func:`spreads`; 1 for a model that tells nothing apart."""
+    return float(np.mean(found)) or 1.0
 
 
 def _bytes(archive: zipfile.ZipFile, name: str) -> bytes:
