@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any, Final
 
@@ -34,7 +35,10 @@ from features.tensors import Tensors
 from features.traffic import Traffic
 
 IntArray = NDArray[np.int64]
+Run = Callable[[Callable[[int], None], Iterable[int]], Iterable[None]]
 
+#: Configurations of a slate that are described at once.
+_VECTORS_AT_ONCE: Final = 128
 _GROUPS: Final = (*NODE_CLASSES, "all")
 _WEIGHTS: Final = (("count", "tensors"), ("bytes", "tensors by bytes"), ("flops", "tensors by their node's operations"))
 _RADII: Final = (1, 2, 3)
@@ -263,8 +267,11 @@ class LayoutExtractor:
         out : float32 (b, N_OWN)
         """
         self._catch_up()
+        self._describe(self._terms, codes, out)
+
+    def _describe(self, terms: Terms, codes: Codes, out: Float32Array) -> None:
         out[:] = 0
-        copied = self._terms.aggregate(
+        copied = terms.aggregate(
             codes, out[:, _AT["config"]], out[:, _AT["layout"]], out[:, _AT["types"]], out[:, _AT["reach"]]
         )
         columns, written = np.ascontiguousarray(codes.T), out[:, _AT["copies"]]
@@ -293,16 +300,30 @@ class LayoutExtractor:
         """
         return slate.row_frequencies(codes, self._nodes.classes, usual)
 
-    def vectors(self, configs: NDArray[np.float32] | NDArray[np.int8]) -> Float32Array:
-        """Feature vectors, float32 (c, len(schema)), of a whole slate at once, with nothing observed before.
+    def vectors(self, configs: NDArray[np.float32] | NDArray[np.int8], run: Run = map) -> Float32Array:
+        """Feature vectors, float32 (c, len(schema)), of a whole slate at once.
+
+        May be called again for another slate, which is described as if it were the first; what its rows mean is not
+        worked out anew.
 
         Parameters
         ----------
         configs : float32 or int8 (c, nodes, 18)
+        run : callable
+            As ``map``, which it is by default: that of a pool of threads works on parts of the slate side by side.
         """
+        self._table.forget_counts()
         codes, digests = self.observe(configs)
+        self._catch_up()
         out = np.empty((len(codes), len(self.schema)), np.float32)
-        self.describe(codes, out[:, :N_OWN])
+        terms = self._terms.ordered(self._terms.order(codes))
+
+        def work(first: int) -> None:
+            part = slice(first, first + _VECTORS_AT_ONCE)
+            self._describe(terms, codes[part], out[part, :N_OWN])
+
+        for _ in run(work, range(0, len(codes), _VECTORS_AT_ONCE)):
+            pass
         out[:, N_OWN:N_PER_CONFIG] = slate.slate_columns(
             out[:, compared()], *self.frequencies(codes, self.usual()), first_equal(digests)
         )

@@ -205,6 +205,10 @@ class RowTable:
         self._used[0] = count
         self._discovered.append((rows.astype(np.int64), owner.copy()))
 
+    def forget_counts(self) -> None:
+        """Begin another slate: the rows stay known, and none of them has been seen."""
+        self._counts[:] = 0
+
     def tally(self, codes: Codes) -> NDArray[np.uint64]:
         """Count configurations whose codes are known, and give their digests as :meth:`encode` does.
 

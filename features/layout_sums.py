@@ -6,6 +6,7 @@ pair is a *term*: a configuration is counted into terms, one step per node, and 
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Final
 
 import numpy as np
@@ -27,6 +28,11 @@ N_LARGEST: Final = 2
 N_KINDS: Final = len(KINDS)
 N_VALUES: Final = len(TENSOR_ROLES) * len(VALUES) * N_WEIGHTS
 _N_CLASSES: Final = len(NODE_CLASSES)
+#: Attributes of :class:`Terms` with one entry per term.
+_PER_TERM: Final = (
+    "_classes", "_kind_of", "_weighted", "_pooled", "_sums", "_largest", "_bins", "_buckets", "_copies", "_computed",
+    "_differs",
+)  # fmt: skip
 
 
 @kernel()
@@ -106,6 +112,20 @@ def _aggregate(  # type: ignore[no-untyped-def]
             for own in range(_N_CLASSES):
                 top = max(top, tops[own, place])
             out_largest[config, _N_CLASSES * N_LARGEST + place] = top
+
+
+@kernel()
+def _appearance(codes, term_of, place):  # type: ignore[no-untyped-def]
+    count = 0
+    for config in range(len(codes)):
+        for node in range(codes.shape[1]):
+            term = term_of[codes[config, node]]
+            if place[term] < 0:
+                place[term] = count
+                count += 1
+        if count == len(place):
+            break
+    return count
 
 
 class Terms:
@@ -208,6 +228,34 @@ class Terms:
         self._largest = np.concatenate([self._largest, largest])
         self._bins = np.concatenate([self._bins, values.bins[at]])
         self._buckets = np.concatenate([self._buckets, values.buckets[at]])
+
+    def order(self, codes: NDArray[np.uint32]) -> IntArray:
+        """Terms of a slate in order of appearance, int64 (terms,): the order of discovery, were there no other slate.
+
+        Sums in this order round alike, whatever was seen before.
+
+        Parameters
+        ----------
+        codes : uint32 (c, nodes)
+        """
+        place = np.full(len(self._classes), -1, np.int64)
+        count = _appearance(codes, self._term_of, place)
+        seen = np.flatnonzero(place >= 0)
+        order = np.empty(count, np.int64)
+        order[place[seen]] = seen
+        return order
+
+    def ordered(self, order: IntArray) -> Terms:
+        """These terms alone, in this order; to be aggregated, not added to."""
+        if np.array_equal(order, np.arange(len(self._classes))):
+            return self
+        part = copy(self)
+        place = np.zeros(len(self._classes), np.int32)
+        place[order] = np.arange(len(order))
+        part._term_of = place[self._term_of]
+        for name in _PER_TERM:
+            setattr(part, name, getattr(self, name)[order])
+        return part
 
     def aggregate(
         self,

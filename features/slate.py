@@ -112,7 +112,7 @@ def frequencies(
     weight = np.stack([np.ones(n_nodes), nbytes], axis=1)
     of_class = np.stack([weight[classes == number].sum(axis=0) for number in range(len(NODE_CLASSES))])
     whole = of_class.sum(axis=0)
-    share = np.log2(counts / total[owner])
+    share = np.log2(np.maximum(counts, 1) / total[owner])  # no configuration asks for a row that none holds
     within = (weight / np.where(of_class > 0, of_class, 1.0)[classes])[owner]
     modal = np.where(counts == top[owner], within[:, 0], 0.0)
     return Frequencies(

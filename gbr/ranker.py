@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from features.hardware import Hardware
     from gbr.adapt import Adapted
     from gbr.graphs import Graph
+    from gbr.scorer import Scorer
 
 #: Constructor parameters that are settings under the same name.
 _SHARED: Final = ("objective", *CAPACITY, "early_stopping_rounds")
@@ -264,6 +265,28 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
             As :meth:`predict_graph`.
         """
         return np.argsort(self.predict_graph(path), kind="stable").astype(np.int64)
+
+    def scorer(self, graph: Graph | str | os.PathLike[str]) -> Scorer:
+        """Make ready to score configurations of one graph again and again, as a search does.
+
+        Parameters
+        ----------
+        graph : Graph or path-like
+
+        Returns
+        -------
+        Scorer
+            Called with configurations it gives their scores, lower is predicted faster.
+
+        Raises
+        ------
+        ModelError, DataError
+            As :class:`gbr.scorer.Scorer`.
+        """
+        check_is_fitted(self, "model_")
+        from gbr.scorer import Scorer
+
+        return Scorer(self, graph)
 
     def adapt(self, graph: Graph | str | os.PathLike[str], configs: Any, runtimes: Any) -> Adapted:
         """Score the configurations of a graph by this model and by some of them that were measured.

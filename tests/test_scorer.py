@@ -1,0 +1,155 @@
+"""A scorer gives what the ranker gives for a file of the same configurations, whatever it scored before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from features.layout import LayoutExtractor, schema
+from gbr import Ranker, write_graph
+from gbr._lean import LeanModel, cut_columns, lean
+from gbr.errors import DataError, ModelError, UsageError
+from gbr.graphs import graph_from_arrays
+from tests.collection import matmul_arrays, trained, write_collection
+from tests.made import tile_arrays
+from tests.test_layout_features import IDS, PROGRAM
+from tests.test_repack import network
+
+KEYS = {"tile": "config_feat", "layout": "node_config_feat"}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A trained ensemble of each kind."""
+    root = tmp_path_factory.mktemp("data")
+    write_collection(root, {"train": 4, "valid": 2})
+    for number in range(4):
+        folder = root / "npz/layout/made/random" / ("valid" if number == 3 else "train")
+        write_graph(folder / f"g{number}.npz", network(80, seed=number))
+    return {
+        "tile": trained(root, out=root / "tile", backend="ensemble"),
+        "layout": trained(root, out=root / "layout", subset="layout:made:random", backend="ensemble"),
+    }
+
+
+def arrays_of(kind: str, n_configs: int, seed: int) -> dict[str, Any]:
+    return matmul_arrays((96, 64, 32), n_configs, seed) if kind == "tile" else network(n_configs, seed)
+
+
+def drawn(arrays: dict[str, Any], kind: str, rows: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """The graph with some of its configurations alone."""
+    changed = {key: values[rows] for key, values in arrays.items() if key.startswith("config_runtime")}
+    return arrays | changed | {KEYS[kind]: arrays[KEYS[kind]][rows]}
+
+
+@pytest.mark.parametrize("kind", ["tile", "layout"])
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_scores_are_those_of_a_file(runs: dict[str, Path], kind: str, n_jobs: int, tmp_path: Path) -> None:
+    ranker = Ranker.load(runs[kind]).set_params(n_jobs=n_jobs)
+    arrays = arrays_of(kind, 400, seed=9)
+    path = tmp_path / "g.npz"
+    write_graph(path, arrays)
+    scorer = ranker.scorer(path)
+    rng = np.random.default_rng(0)
+    for size in (30, 400, 1, 300):
+        rows = rng.permutation(400)[:size]
+        write_graph(path, drawn(arrays, kind, rows))
+        wanted = ranker.predict_graph(path)
+        for dtype in ("float32", "int64") if kind == "tile" else ("int8", "float32", "int64"):
+            np.testing.assert_array_equal(scorer(arrays[KEYS[kind]][rows].astype(dtype)), wanted)
+        assert scorer.rank(arrays[KEYS[kind]][rows]).tolist() == ranker.rank(path).tolist()
+    assert np.ptp(wanted) > 0
+    assert scorer(arrays[KEYS[kind]][:0]).shape == (0,)
+
+
+def test_vectors_do_not_depend_on_what_was_scored_before(runs: dict[str, Path]) -> None:
+    configs = network(300, seed=3)["node_config_feat"].astype(np.int8)
+    scorer = Ranker.load(runs["layout"]).scorer(graph_from_arrays("g", network(2)))
+    hardware = Ranker.load(runs["layout"]).hardware("g")
+    frequency = [place for place, name in enumerate(schema().names) if name == "slate.all.frequency.count"]
+    found = []
+    for part in (configs[200:], configs[:150], configs, configs[:20]):
+        vectors = scorer.vectors(part)
+        np.testing.assert_array_equal(vectors, LayoutExtractor(PROGRAM, IDS, hardware=hardware).vectors(part))
+        found.append(vectors[0, frequency])
+    assert found[1] != found[2] != found[3]  # of one configuration within three slates
+
+
+def test_the_configurations_of_the_graph_are_not_looked_at(runs: dict[str, Path]) -> None:
+    ranker = Ranker.load(runs["layout"])
+    configs = network(50, seed=5)["node_config_feat"]
+    one, other = (ranker.scorer(graph_from_arrays("g", network(n))) for n in (3, 200))
+    np.testing.assert_array_equal(one(configs), other(configs))
+
+
+@pytest.mark.parametrize(
+    ("kind", "configs", "match"),
+    [
+        ("tile", np.zeros((3, 23)), r"got float64 of shape \(3, 23\), want numbers of shape \(c, 24\)"),
+        ("tile", np.full((2, 24), np.nan), "configuration 0 has a number that is not finite"),
+        ("layout", np.zeros((3, 4, 18)), r"of shape \(3, 4, 18\), want numbers of shape \(c, 5, 18\)"),
+        ("layout", np.zeros(3), r"of shape \(3,\)"),
+        ("layout", np.array(3), r"of shape \(\)"),
+        ("layout", np.full((2, 5, 18), "a"), "got <U1 of shape"),
+        ("layout", np.full((2, 5, 18), 255), "whole numbers -1 to 5"),
+        ("layout", np.full((2, 5, 18), 0.5), "configuration 0 has a value that is no whole number"),
+        ("layout", np.full((2, 5, 18), 6, np.int8), "configuration 0 has a value that is no whole number"),
+    ],
+)
+def test_what_is_no_configuration_is_refused_and_forgotten(
+    runs: dict[str, Path], kind: str, configs: np.ndarray[Any, Any], match: str
+) -> None:
+    arrays = arrays_of(kind, 40, seed=1)
+    scorer = Ranker.load(runs[kind]).scorer(graph_from_arrays("g", arrays))
+    before = scorer(arrays[KEYS[kind]])
+    with pytest.raises(UsageError, match=match):
+        scorer(configs)
+    np.testing.assert_array_equal(scorer(arrays[KEYS[kind]]), before)
+
+
+def test_models_and_graphs_that_do_not_fit_are_refused(runs: dict[str, Path], tmp_path: Path) -> None:
+    graph = graph_from_arrays("g", tile_arrays())
+    X = np.random.default_rng(0).random((20, 3))
+    plain = Ranker("lightgbm", n_estimators=2).fit(X, X[:, 0], qid=np.repeat([0, 1], 10))
+    with pytest.raises(ModelError, match="knows no graphs"):
+        plain.scorer(graph)
+    with pytest.raises(ModelError, match="holds a tile collection, the model ranks layout"):
+        Ranker.load(runs["layout"]).scorer(graph)
+    with pytest.raises(DataError, match=r"gone\.npz: no such file"):
+        Ranker.load(runs["tile"]).scorer(tmp_path / "gone.npz")
+
+
+@pytest.mark.parametrize("objective", ["lambdarank", "l2", "difference"])
+def test_a_lean_model_is_the_model(objective: str) -> None:
+    rng = np.random.default_rng(0)
+    X = rng.random((600, 40)).astype(np.float32)
+    X[rng.random(X.shape) < 0.1] = np.nan
+    X[rng.random(X.shape) < 0.1] = 0
+    speed = np.nan_to_num(X[:, 7]) + np.nan_to_num(X[:, 31] * X[:, 12])
+    ranker = Ranker("lightgbm", objective, n_estimators=12, num_leaves=4, random_state=1)
+    ranker.fit(X, speed, qid=np.repeat(np.arange(6), 100))
+    small = lean(ranker.model_, ranker.settings_)
+    bounds = np.array([0, 600])
+    np.testing.assert_array_equal(small.predict(X, 1, bounds), ranker.model_.predict(X, 1, bounds))
+    assert small.to_bytes() == ranker.model_.to_bytes()
+    if objective == "difference":
+        assert small is ranker.model_
+    else:
+        cut = cut_columns(small.to_bytes().decode())
+        assert isinstance(small, LeanModel)
+        assert cut is not None
+        assert cut[1].tolist() == np.flatnonzero(ranker.model_.gains()).tolist()
+        assert 1 < len(cut[1]) < 40
+
+
+def test_a_model_in_an_unknown_format_stays_whole() -> None:
+    X = np.random.default_rng(0).random((60, 3))
+    ranker = Ranker("lightgbm", "l2", n_estimators=3, min_child_samples=2).fit(X, X[:, 0], qid=np.repeat([0, 1], 30))
+    text = ranker.model_.to_bytes().decode()
+    assert cut_columns(text) is not None
+    assert cut_columns(text.replace("version=v4", "version=v5")) is None
+    assert cut_columns(text.replace("is_linear=0", "is_linear=1")) is None
+    assert cut_columns(text.replace("end of trees", "")) is None
