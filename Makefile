@@ -52,7 +52,7 @@ clean: ## Remove .venv, caches and the feature store; trained models stay
 	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .hypothesis .import_linter_cache .benchmarks data/store
 	@find features gbr tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(VENV)/.dev: EXTRAS := [collect,dev,search]
+$(VENV)/.dev: EXTRAS := [cluster,collect,dev,search]
 $(VENV)/.demo $(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.made
 	@echo "gbr: installing gbr$(EXTRAS) and what it needs into $(VENV)" >&2
 	@$(PY) -m pip install --quiet --constraint constraints.txt --editable '.$(EXTRAS)'

@@ -158,6 +158,17 @@ def add_jobs(arguments: argparse.ArgumentParser) -> None:
     )
 
 
+def add_cluster(arguments: argparse.ArgumentParser) -> None:
+    """Add ``--cluster``; ``args.cluster`` is None where it is not given."""
+    arguments.add_argument(
+        "--cluster",
+        default=None,
+        metavar="ADDRESS",
+        help="work on the workers of the Dask scheduler at tcp://HOST:PORT, which see the same folders under the same "
+        "paths (needs gbr[cluster])",
+    )
+
+
 def add_json(arguments: argparse.ArgumentParser) -> None:
     """Add ``--json``."""
     arguments.add_argument("--json", action="store_true", help="print JSON instead of text")

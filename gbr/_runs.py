@@ -20,6 +20,7 @@ from gbr.subsets import Subset, known_bad
 
 if TYPE_CHECKING:
     from features.hardware import Hardware
+    from gbr.cluster import Workers
 
 #: Feature cells held in memory at once while predicting: 512 MiB.
 _CELLS_AT_ONCE: Final = 1 << 27
@@ -33,11 +34,12 @@ def ready_store(
     splits: tuple[str, ...],
     jobs: int | None,
     hardware: Hardware | None = None,
+    workers: Workers | None = None,
 ) -> tuple[FeatureStore, float]:
     """Build what the store lacks; returns the store and the seconds it took."""
     start = time.monotonic()
     progress = partial(_cli.progress, label=f"features of {subset.name}")
-    build(subset, data, store_root, splits, jobs, progress, hardware)
+    build(subset, data, store_root, splits, jobs, progress, hardware, workers)
     return FeatureStore(store_root, subset.name), time.monotonic() - start
 
 

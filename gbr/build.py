@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from features.graph import Program
     from features.hardware import Hardware
     from features.schema import Schema
+    from gbr.cluster import Workers
 
 #: A process takes about three seconds to start; fewer graphs than this are not worth another one.
 _GRAPHS_PER_PROCESS: Final = {"tile": 64, "layout": 2}
@@ -179,6 +180,7 @@ def build(
     jobs: int | None = None,
     progress: Progress | None = None,
     hardware: Hardware | None = None,
+    workers: Workers | None = None,
 ) -> BuildReport:
     """Bring the store of a collection up to date with its graph files.
 
@@ -197,6 +199,8 @@ def build(
         Takes the number of graphs to build and gives a context manager that yields ``advance(steps)``.
     hardware : Hardware, optional
         The machine that the runtimes are of; that of :func:`gbr.hardware.choose` by default.
+    workers : Workers, optional
+        Other processes to work instead, :class:`gbr.cluster.Workers`.
 
     Raises
     ------
@@ -210,7 +214,9 @@ def build(
     start = time.monotonic()
     if jobs is not None and jobs < 1:
         raise UsageError(f"jobs: got {jobs}, want at least 1")
-    data_root = Path(data_root)
+    data_root, store_root = Path(data_root), Path(store_root)
+    if workers is not None:  # whose working directories are others
+        data_root, store_root, jobs = data_root.absolute(), store_root.absolute(), len(workers)
     schema = schema_of(subset.kind)
     from gbr import hardware as profiles
 
@@ -234,7 +240,7 @@ def build(
     n_jobs = min(jobs or _worth(subset.kind, len(tasks)), max(1, len(tasks)))
     if tasks:
         with progress(len(tasks)) if progress else nullcontext(lambda steps: None) as advance:
-            _run(store, described, tasks, n_jobs, advance)
+            _run(store, described, tasks, n_jobs, advance, workers)
     entries = {f"{split}/{stem}": entry for split in files for stem, entry in store.entries(split).items()}
     return BuildReport(
         subset=subset.name,
@@ -294,13 +300,19 @@ def _worth(kind: str, n_tasks: int) -> int:
 
 
 def _run(
-    store: FeatureStore, described: Mapping[str, Any], tasks: Sequence[_Task], jobs: int, advance: Advance
+    store: FeatureStore,
+    described: Mapping[str, Any],
+    tasks: Sequence[_Task],
+    jobs: int,
+    advance: Advance,
+    workers: Workers | None,
 ) -> None:
     """Build all graphs; what is finished is recorded even when one fails."""
     written: dict[str, dict[str, Entry]] = defaultdict(dict)
     recorded = time.monotonic()
     try:
-        for task, entry in in_processes(_work, tasks, jobs, tasks[0].subset):
+        done = in_processes(_work, tasks, jobs, tasks[0].subset) if workers is None else workers.each(_work, tasks)
+        for task, entry in done:
             written[task.split][task.stem] = entry
             advance(1)
             if time.monotonic() - recorded > _SECONDS_BETWEEN_RECORDS:

@@ -22,8 +22,11 @@ def _main(argv: Sequence[str] | None = None) -> None:
 
 def _build(args: argparse.Namespace) -> None:
     from gbr.build import build
+    from gbr.cluster import connected
     from gbr.hardware import choose
 
+    if args.cluster and args.jobs:
+        raise UsageError("--jobs: on a cluster its workers decide how many graphs are built at once; leave it out")
     subset = _subset(args)
     chosen = choose(args.hardware, subset, args.data)
     if chosen.note:
@@ -31,7 +34,8 @@ def _build(args: argparse.Namespace) -> None:
     if args.repack:
         _repack(args, subset)
     progress = partial(_cli.progress, label=f"features of {subset.name}")
-    report = build(subset, args.data, args.store, args.split, args.jobs, progress, chosen.hardware)
+    with connected(args.cluster, subset, args.data, args.store) as workers:
+        report = build(subset, args.data, args.store, args.split, args.jobs, progress, chosen.hardware, workers)
     if args.json:
         _cli.emit_json(report.as_dict())
         return
@@ -199,6 +203,7 @@ def _parser() -> _cli.Parser:
     _cli.add_splits(build)
     _cli.add_hardware(build)
     _cli.add_jobs(build)
+    _cli.add_cluster(build)
     build.add_argument(
         "--repack",
         action="store_true",

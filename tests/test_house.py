@@ -35,7 +35,8 @@ ALLOWED = {
     "sklearn": ("gbr/",),
     "rich": ("gbr/_cli.py",),
     "lightgbm": ("gbr/_lightgbm.py",),
-    "xgboost": ("gbr/_xgboost.py",),
+    "xgboost": ("gbr/_xgboost.py", "gbr/_cluster_fit.py"),
+    "distributed": ("gbr/cluster.py",),
     "optuna": ("gbr/search.py",),
     "jax": ("gbr/collect/",),
     "jaxlib": ("gbr/collect/",),
@@ -44,7 +45,7 @@ ALLOWED = {
 }
 
 #: What takes long to import, or may be missing: no command needs it to explain itself.
-HEAVY = ("numba", "lightgbm", "xgboost", "polars", "jax", "scipy", "sklearn", "rich")
+HEAVY = ("numba", "lightgbm", "xgboost", "polars", "jax", "scipy", "sklearn", "rich", "distributed")
 
 
 def name_of(path: Path) -> str:
