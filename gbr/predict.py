@@ -1,6 +1,7 @@
 """Command: rank the configurations of graph files.
 
 python -m gbr.predict --model runs/tile-cpu/20250101-120000 graph.npz --top 5
+python -m gbr.predict --model runs/tile-cpu/20250101-120000 data/npz/tile/cpu/test --jobs 2
 """
 
 from __future__ import annotations
@@ -9,10 +10,14 @@ import argparse
 import csv
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from gbr import _cli
+from gbr._pool import in_processes
+from gbr.errors import DataError
 
 if TYPE_CHECKING:
     from gbr.ranker import Ranker
@@ -22,11 +27,8 @@ _HEADER: Final = ("graph", "place", "config", "score")
 
 def _main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
-    from gbr.ranker import Ranker
-
-    ranker = Ranker.load(args.model)
     # All of it before the first line: output that breaks off in the middle looks whole to the next program.
-    rankings = [ranking(ranker, path, args.top) for path in args.graphs]
+    rankings = rank_files(args.model, graph_paths(args.graphs), args.top, args.jobs)
     if args.format == "json":
         _cli.emit_json(rankings)
         return
@@ -34,6 +36,83 @@ def _main(argv: Sequence[str] | None = None) -> None:
     writer.writerow(_HEADER)
     for one in rankings:
         writer.writerows(_lines(one))
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One graph file to rank; what crosses into a worker process."""
+
+    number: int
+    model: Path
+    path: Path
+    top: int | None
+
+
+def graph_paths(places: Sequence[Path]) -> list[Path]:
+    """Graph files, and those of folders in the order of their names.
+
+    Raises
+    ------
+    DataError
+        For a folder without any.
+    """
+    found: list[Path] = []
+    for place in places:
+        inside = sorted(place.glob("*.npz")) if place.is_dir() else [place]
+        if not inside:
+            raise DataError(f"{place}: holds no .npz files; name graph files, or the folder that they are in")
+        found += inside
+    return found
+
+
+def rank_files(model: Path, paths: Sequence[Path], top: int | None = None, jobs: int = 1) -> list[dict[str, Any]]:
+    """Order the configurations of several graph files.
+
+    Parameters
+    ----------
+    model : Path
+        Folder written by ``python -m gbr.train``.
+    paths : sequence of Path
+    top : int, optional
+        As for :func:`ranking`.
+    jobs : int
+        Processes, each with one thread; 1 works in this one, with as many threads as there are cores.
+
+    Returns
+    -------
+    list of dict
+        Of :func:`ranking`, in the order of ``paths``.
+
+    Raises
+    ------
+    ModelError, DataError
+        As :func:`ranking`; the first that is met.
+    """
+    jobs = min(jobs, len(paths))
+    if jobs <= 1:
+        ranker = _load(model)
+        return [ranking(ranker, path, top) for path in paths]
+    tasks = [_Task(number, model, path, top) for number, path in enumerate(paths)]
+    found = {task.number: one for task, one in in_processes(_rank, tasks, jobs, str(model))}
+    return [found[task.number] for task in tasks]
+
+
+def _rank(task: _Task) -> dict[str, Any]:
+    return ranking(_of_worker(task.model), task.path, task.top)
+
+
+@cache
+def _of_worker(model: Path) -> Ranker:
+    """The model of a worker process, which lives for one call of :func:`rank_files`."""
+    ranker = _load(model)
+    ranker.set_params(n_jobs=1)
+    return ranker
+
+
+def _load(model: Path) -> Ranker:
+    from gbr.ranker import Ranker
+
+    return Ranker.load(model)
 
 
 def ranking(ranker: Ranker, path: Path, top: int | None = None) -> dict[str, Any]:
@@ -74,8 +153,11 @@ def _parser() -> _cli.Parser:
         "Rank the configurations of graph files: row numbers, best first, and scores.",
     )
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="folder written by gbr.train")
-    parser.add_argument("graphs", type=Path, nargs="+", metavar="GRAPH.npz")
+    parser.add_argument("graphs", type=Path, nargs="+", metavar="GRAPH.npz", help="graph files, or folders of them")
     parser.add_argument("--top", type=_at_least_one, default=None, metavar="K", help="the best K only (default: all)")
+    parser.add_argument(
+        "--jobs", type=_at_least_one, default=1, metavar="N", help="processes that rank side by side (default: 1)"
+    )
     parser.add_argument("--format", choices=("csv", "json"), default="csv", help="default: csv")
     return parser
 

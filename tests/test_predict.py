@@ -49,6 +49,37 @@ def test_csv_orders_every_row_of_every_graph(
         assert ranker.rank(str(path)).dtype == np.int64
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_folders_are_ranked_in_processes_as_file_by_file(
+    root: Path, graphs: list[Path], jobs: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    valid = sorted((root / "npz/tile/cpu/valid").iterdir())
+    places = [graphs[1], valid[0].parent, graphs[0].parent]
+    found = run(capsys, "--model", root / "run", *places, "--jobs", jobs)
+    ranker = Ranker.load(root / "run")
+    wanted = [command.ranking(ranker, path) for path in (graphs[1], *valid, *graphs)]
+    assert command.rank_files(root / "run", [graphs[1], *valid, *graphs], jobs=jobs) == wanted
+    lines = [(row["graph"], int(row["config"])) for row in csv.DictReader(io.StringIO(found))]
+    assert lines == [(one["graph"], config) for one in wanted for config in one["configs"]]
+
+
+def test_what_fails_in_a_process_is_one_line(
+    root: Path, graphs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "torn.npz").write_bytes(b"PK")
+    line = ["--model", str(root / "run"), str(graphs[0]), str(tmp_path), "--jobs", "2"]
+    assert command.main(line) == 1
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith(f"gbr: error: {tmp_path}/torn.npz: no whole .npz archive")
+    assert len(told.err.splitlines()) == 1
+
+
+def test_a_folder_without_graphs_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"holds no \.npz files; name graph files"):
+        command.graph_paths([tmp_path])
+
+
 def test_identical_configurations_get_one_score(root: Path, graphs: list[Path]) -> None:
     scores = Ranker.load(root / "run").predict_graph(graphs[0])
     assert scores[-1] == scores[0]
@@ -102,6 +133,7 @@ def test_nothing_is_printed_when_one_graph_fails(
         (["--model", "nowhere", "g.npz"], 1, "nowhere: holds no model"),
         (["--model", "nowhere"], 2, "GRAPH.npz"),
         (["--model", "nowhere", "g.npz", "--top", "0"], 2, "want a whole number from 1 on"),
+        (["--model", "nowhere", "g.npz", "--jobs", "0"], 2, "want a whole number from 1 on"),
         (["--model", "nowhere", "g.npz", "--format", "xml"], 2, "invalid choice: 'xml'"),
     ],
 )
