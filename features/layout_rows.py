@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from features._jit import kernel
 from features.hlo import LAYOUT_CONFIG, MAX_RANK
+from features.layout_bytes import ByteRows
 
 IntArray = NDArray[np.int64]
 Codes = NDArray[np.uint32]
@@ -25,6 +26,8 @@ _WORDS = _WIDTH // 2
 #: Chains of rows per node: with the usual two to nine rows most chains hold one.
 _CHAIN_BITS = 6
 _FIRST_ROWS = 1024
+#: Configurations of bytes that are taken for new, and coded as files are, after one with an unknown row.
+_AFTER_UNKNOWN = 32
 _WHOLE, _FULL, _INVALID = 0, 1, 2
 
 
@@ -140,6 +143,7 @@ class RowTable:
         self._counts = np.zeros(0, np.int64)
         self._following = np.zeros(0, np.int32)
         self._marks = np.zeros((0, 2), np.uint64)
+        self._bytes = ByteRows(n_nodes, self._factors[:2])
         self._grow(_FIRST_ROWS)
 
     def __len__(self) -> int:
@@ -164,10 +168,26 @@ class RowTable:
         ValueError
             For a value that is no whole number in -1 … 5.
         """
+        codes = np.zeros(block.shape[:2], np.uint32)
+        digests = np.zeros((len(block), 2), np.uint64)
+        if block.dtype != np.int8:
+            self._encode(block, codes, digests, 0)
+            return codes, digests
+        rows: NDArray[np.int8] = np.ascontiguousarray(block, np.int8)
+        at = 0
+        while at < len(rows):
+            if len(self._bytes) < len(self):
+                self._bytes.learn(self._unpacked(len(self._bytes)), self.owner)
+            known = slice(at, at + self._bytes.lookup(rows[at:], codes[at:]))
+            digests[known] = self.tally(codes[known])
+            fresh = slice(known.stop, known.stop + _AFTER_UNKNOWN)
+            self._encode(rows[fresh], codes[fresh], digests[fresh], fresh.start)
+            at = fresh.stop
+        return codes, digests
+
+    def _encode(self, block: NDArray[Any], codes: Codes, digests: NDArray[np.uint64], first: int) -> None:
         slots = np.ascontiguousarray(block, np.float32)
         words = slots.view(np.uint64)
-        codes = np.zeros(slots.shape[:2], np.uint32)
-        digests = np.zeros((len(slots), 2), np.uint64)
         known, done, why = len(self), 0, _FULL
         while True:
             with np.errstate(over="ignore"):  # the hash wraps round; without the compiler NumPy would warn of it
@@ -179,11 +199,12 @@ class RowTable:
                 break
             self._grow(2 * len(self._rows))
         if why == _INVALID:
-            raise ValueError(f"configuration {done} has a value that is no whole number in -1 to {MAX_RANK - 1}")
+            raise ValueError(
+                f"configuration {first + done} has a value that is no whole number in -1 to {MAX_RANK - 1}"
+            )
         if len(self) > known:
             _owners(codes, self._owner)
             self._discovered.append((self._unpacked(known), self._owner[known : len(self)].copy()))
-        return codes, digests
 
     def adopt(self, rows: NDArray[np.integer[Any]], owner: IntArray) -> None:
         """Number rows as another table did; this one must be empty.

@@ -267,22 +267,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         return np.argsort(self.predict_graph(path), kind="stable").astype(np.int64)
 
     def scorer(self, graph: Graph | str | os.PathLike[str]) -> Scorer:
-        """Make ready to score configurations of one graph again and again, as a search does.
-
-        Parameters
-        ----------
-        graph : Graph or path-like
-
-        Returns
-        -------
-        Scorer
-            Called with configurations it gives their scores, lower is predicted faster.
-
-        Raises
-        ------
-        ModelError, DataError
-            As :class:`gbr.scorer.Scorer`.
-        """
+        """Make ready to score configurations of one graph again and again; see :class:`gbr.scorer.Scorer`."""
         check_is_fitted(self, "model_")
         from gbr.scorer import Scorer
 

@@ -99,6 +99,30 @@ def vectors(configs: np.ndarray, block: int | None = None) -> np.ndarray:
     return out
 
 
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 90), st.integers(1, 40))
+def test_rows_that_come_as_bytes_are_numbered_like_those_of_files(seed: int, n_configs: int, n_rows: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(-1, 6, (n_rows, 18)).astype(np.int8)
+    rows[: n_rows // 2] = rows[0]
+    rows[: n_rows // 2, 17] = rng.integers(-1, 6, n_rows // 2)  # rows that differ in their last byte alone
+    table, twin = RowTable(3), RowTable(3)
+    for _ in range(3):
+        configs = rows[rng.integers(0, rng.integers(1, n_rows + 1), (n_configs, 3))]
+        found, wanted = table.encode(configs), twin.encode(configs.astype(np.float32))
+        np.testing.assert_array_equal(found[0], wanted[0])
+        np.testing.assert_array_equal(found[1], wanted[1])
+        np.testing.assert_array_equal(table.counts, twin.counts)
+        np.testing.assert_array_equal(table.rows, twin.rows)
+        np.testing.assert_array_equal(table.owner, twin.owner)
+    discovered = [np.concatenate([rows for rows, _ in each.discovered()]) for each in (table, twin)]
+    np.testing.assert_array_equal(*discovered)
+    configs = np.repeat(rows[:1, None].repeat(3, axis=1), 50, axis=0)
+    configs[41, 1, 3] = 6
+    with pytest.raises(ValueError, match="configuration 41 has a value that is no whole number in -1 to 5"):
+        table.encode(configs)
+
+
 def section(rows: np.ndarray, name: str) -> np.ndarray:
     names = schema().names
     places = [number for number, column in enumerate(names) if column.split(".")[0] == name]
