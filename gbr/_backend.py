@@ -21,7 +21,8 @@ from gbr._settings import OBJECTIVES, Settings
 from gbr.errors import MissingLibraryError, UsageError
 from gbr.labels import Target
 
-_EARLY_STOPPING_ROWS: Final = 1000
+#: Rows of a slate that early stopping looks at.
+EARLY_STOPPING_ROWS: Final = 1000
 _EARLY_STOPPING_PAIRS: Final = 20_000
 
 #: Objectives that are least squares -> the label they learn.
@@ -197,8 +198,8 @@ class ValidTau:
         kept: list[NDArray[np.int64]] = []
         for start, stop in pairwise(valid.indptr):
             rows = np.arange(start, stop)
-            if len(rows) > _EARLY_STOPPING_ROWS:
-                rows = np.sort(rng.choice(rows, _EARLY_STOPPING_ROWS, replace=False))
+            if len(rows) > EARLY_STOPPING_ROWS:
+                rows = np.sort(rng.choice(rows, EARLY_STOPPING_ROWS, replace=False))
             if len(np.unique(valid.target[rows])) > 1:
                 kept.append(rows)
         if not kept:

@@ -82,7 +82,7 @@ class StreamedMatrix:
             As the source raises it.
         """
         if self._held is None or self._held[0] != number:
-            self._held = None  # so that two are never in memory together
+            self.forget()  # so that two are never in memory together
             first, last = self._slates[number].tolist()
             found = self._read(first, last)
             rows = self._rows[self.starts[number] : self.starts[number + 1]] - self._bounds[first]
@@ -96,6 +96,10 @@ class StreamedMatrix:
         """All batches, with the rows they are."""
         for number in range(self.n_batches):
             yield slice(int(self.starts[number]), int(self.starts[number + 1])), self.batch(number)
+        self.forget()
+
+    def forget(self) -> None:
+        """Let go of the batch that is kept."""
         self._held = None
 
     def __getitem__(self, index: NDArray[Any]) -> NDArray[np.float32]:

@@ -62,8 +62,18 @@ class _Batch(lgb.Sequence):  # type: ignore[misc]
 
     def __getitem__(self, index: Any) -> NDArray[Any]:
         found: NDArray[np.float32] = self._X.batch(self._number)[index]
-        # LightGBM asks for the sample row by row, and wants double precision there.
-        return found.astype(np.float64) if isinstance(index, Integral) else found
+        if isinstance(index, Integral):  # the sample is asked for row by row, and wanted in double precision
+            return found.astype(np.float64)
+        self._X.forget()
+        return found
+
+
+class _Streamed(lgb.Dataset):  # type: ignore[misc]
+    """A dataset of batches.  LightGBM would leave columns out by its own least rows per leaf, not by what is asked."""
+
+    def get_params(self) -> dict[str, Any]:
+        """All parameters, as a dataset of one matrix sees them."""
+        return dict(self.params)
 
 
 class LightGBMModel:
@@ -147,11 +157,12 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> LightGBMModel:
             "lambdarank_truncation_level": int(group.max()),
         }
     params = _sampled(params, train.X.shape[1], settings)
-    held: Any = train.X
     if isinstance(train.X, StreamedMatrix):
-        held = [_Batch(train.X, number) for number in range(train.X.n_batches)]
+        batches = [_Batch(train.X, number) for number in range(train.X.n_batches)]
         params |= _few_to_bin_by(params, train.X)
-    data = lgb.Dataset(held, label=label, group=group, params=params, free_raw_data=True)
+        data = _Streamed(batches, label=label, group=group, params=params, free_raw_data=True)
+    else:
+        data = lgb.Dataset(train.X, label=label, group=group, params=params, free_raw_data=True)
     with refusals("LightGBM", lgb.basic.LightGBMError):
         if valid is None:
             booster = lgb.train(params, data, num_boost_round=settings.n_estimators)
@@ -182,7 +193,7 @@ def _sampled(params: dict[str, Any], n_columns: int, settings: Settings) -> dict
 
 
 def _few_to_bin_by(params: dict[str, Any], X: StreamedMatrix) -> dict[str, int]:
-    """Parameter that lets bins be chosen by as many rows as memory has room for, where the library's own are more."""
+    """Parameter that lets bins be chosen by as many rows as fit into memory, where the default is more."""
     rows = max(_LEAST_BINNED_BY, X.memory // (_BYTES_BINNED_BY * X.shape[1]))
     few = rows < min(len(X), _LIBRARY_BINS_BY)
     return {_BINNED_BY: rows} if few and params.keys().isdisjoint([_BINNED_BY, *_aliases()[_BINNED_BY]]) else {}
@@ -191,7 +202,7 @@ def _few_to_bin_by(params: dict[str, Any], X: StreamedMatrix) -> dict[str, int]:
 def _train_until(params: dict[str, Any], data: lgb.Dataset, valid: Rows, settings: Settings) -> LightGBMModel:
     tau = ValidTau(valid, settings.seed)
     sizes = None if settings.objective in REGRESSED else tau.rows.sizes
-    held_out = lgb.Dataset(tau.X, label=np.zeros(len(tau.X)), group=sizes, reference=data, params=params)
+    held_out = type(data)(tau.X, label=np.zeros(len(tau.X)), group=sizes, reference=data, params=params)
     booster = lgb.train(
         params,
         data,

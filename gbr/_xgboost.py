@@ -55,6 +55,7 @@ class _Batches(xgb.DataIter):  # type: ignore[misc]
     def next(self, input_data: Callable[..., None]) -> bool:
         """Hand over a batch; False after the last."""
         if self._next == self._X.n_batches:
+            self._X.forget()
             return False
         rows = slice(int(self._X.starts[self._next]), int(self._X.starts[self._next + 1]))
         query = None if self._query is None else self._query[rows]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 
 from gbr import metrics
-from gbr._checks import Table
+from gbr._backend import Rows
 from gbr.ranker import Ranker
 from gbr.slates import Slates, matching
 
@@ -86,25 +87,32 @@ def retest(slates: Slates, kind: str) -> dict[str, Any] | None:
     return metrics.evaluate(replace(twice, runtime=twice.repeat).target, twice, kind)
 
 
+def raw_blocks(columns: Sequence[str]) -> list[str]:
+    """Blocks of the plain baseline among those of ``columns``; none where there are no raw configuration columns."""
+    blocks = [name for name in RAW_BLOCKS if len(matching(columns, name))]
+    return blocks if RAW_BLOCKS[0] in blocks else []
+
+
 def raw_columns(train: Slates, seed: int, n_jobs: int | None) -> Ranker | None:
-    """Fit the plain baseline: LightGBM as it comes, least squares on the rank within the slate, raw columns only.
+    """Fit the plain baseline on the raw columns of slates with runtimes; None where there are none."""
+    blocks = raw_blocks(train.columns)
+    if not blocks:
+        return None
+    raw = train.select(blocks)
+    return fit_raw(Rows(raw.X, raw.target, raw.indptr), raw.columns, seed, n_jobs)
+
+
+def fit_raw(train: Rows, columns: tuple[str, ...], seed: int, n_jobs: int | None) -> Ranker:
+    """Fit the plain baseline: LightGBM as it comes, least squares on the rank within the slate.
 
     Parameters
     ----------
-    train : Slates
-        With runtimes.
+    train : Rows
+        With the columns of :func:`raw_blocks`.
+    columns : tuple of str
     seed : int
     n_jobs : int or None
-
-    Returns
-    -------
-    Ranker or None
-        None where the collection has no raw configuration columns.
     """
-    blocks = [name for name in RAW_BLOCKS if len(matching(train.columns, name))]
-    if RAW_BLOCKS[0] not in blocks:
-        return None
-    raw = train.select(blocks)
     ranker = Ranker(
         "lightgbm",
         "l2",
@@ -116,4 +124,4 @@ def raw_columns(train: Slates, seed: int, n_jobs: int | None) -> Ranker | None:
         random_state=seed,
         n_jobs=n_jobs,
     )
-    return ranker.fit(Table(raw.X, raw.columns), raw.target, qid=raw.qid)
+    return ranker.fit_rows(train, columns)

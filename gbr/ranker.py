@@ -154,22 +154,43 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         MissingLibraryError
             When the backend's library cannot be loaded.
         """
-        library = backend(self.backend)
+        backend(self.backend)  # a library that is missing is told before a large table is looked through
         matrix, names = as_matrix(X)
         train = Rows(matrix, as_target(runtime, len(matrix)), as_indptr(qid, len(matrix)))
-        if not train.n_rankable:
-            raise UsageError("runtime: no query has two different runtimes; there is no order to learn")
-        settings = self._settings(train, names)
         valid = None
         if eval_set is not None:
             X_valid, runtime_valid, qid_valid = eval_set
             other, other_names = as_matrix(X_valid)
             other = reordered(other, other_names, names, matrix.shape[1])
             valid = Rows(other, as_target(runtime_valid, len(other)), as_indptr(qid_valid, len(other)))
+        return self.fit_rows(train, names, valid)
+
+    def fit_rows(self, train: Rows, names: tuple[str, ...] | None, valid: Rows | None = None) -> Self:
+        """Learn as :meth:`fit` does, from rows that are as they should be and need not lie in memory.
+
+        Parameters
+        ----------
+        train : Rows
+        names : tuple of str or None
+            Of the columns.
+        valid : Rows or None
+            To stop on; of the same columns.
+
+        Raises
+        ------
+        UsageError
+            When there is no order to learn, or for parameters that cannot be right.
+        MissingLibraryError
+            As :meth:`fit`.
+        """
+        library = backend(self.backend)
+        if not train.n_rankable:
+            raise UsageError("runtime: no query has two different runtimes; there is no order to learn")
+        settings = self._settings(train, names)
         self.model_ = library.fit(train, valid, settings)
         self.settings_ = settings
         self.trained_on_: dict[str, Any] | None = None
-        self._set_features(names, matrix.shape[1])
+        self._set_features(names, train.X.shape[1])
         return self
 
     def predict(self, X: Any, *, qid: Any = None) -> NDArray[np.float64]:

@@ -5,16 +5,18 @@ python -m gbr.train --subset tile:cpu
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from gbr import _cli, subsets
-from gbr._settings import CAPACITY, GOALS, OBJECTIVES
+from gbr._settings import CAPACITY, GOALS, OBJECTIVES, POLICIES
 from gbr.errors import DataError, GbrError, UsageError
 
 if TYPE_CHECKING:
@@ -23,11 +25,15 @@ if TYPE_CHECKING:
 
     from features.hardware import Hardware
     from gbr._backend import Rows
+    from gbr._trainset import Sample
     from gbr.ranker import Ranker
     from gbr.slates import Slates
     from gbr.store import FeatureStore
 
 METRICS: Final = "metrics.json"
+
+#: Unit of ``--memory``.
+_GB: Final = 1 << 30
 
 #: What ``--set`` hands to the ranker; any other name goes to the library.
 _RANKER_PARAMETERS: Final = (*CAPACITY, "early_stopping_rounds", "monotone")
@@ -64,6 +70,8 @@ def _main(argv: Sequence[str] | None = None) -> None:
         skip_known_bad=args.skip_known_bad,
         trials=args.search,
         hardware=chosen.hardware,
+        memory=None if args.memory is None else int(args.memory * _GB),
+        sample=None if args.sample is None else _sample(args.sample),
     )
     from gbr import _runs
 
@@ -87,6 +95,8 @@ def train(
     skip_known_bad: bool = False,
     trials: int = 0,
     hardware: Hardware | None = None,
+    memory: int | None = None,
+    sample: Sample | None = None,
 ) -> dict[str, Any]:
     """Train on ``train``, stop on ``valid``, score every split that has runtimes, and write it all to ``out``.
 
@@ -111,6 +121,12 @@ def train(
         Settings to try before training, on held-out families of the training graphs; see :mod:`gbr.search`.
     hardware : Hardware, optional
         The machine that the runtimes are of; that of :func:`gbr.hardware.choose` by default.
+    memory : int, optional
+        Bytes that the features to learn from may take; :func:`gbr._trainset.default_memory` by default.  Where they are
+        more they are read and binned by batches; where their bins are more than twice that, fewer rows of each graph
+        are learnt from.
+    sample : Sample, optional
+        Rows of each graph to learn from.
 
     Returns
     -------
@@ -124,9 +140,10 @@ def train(
     StoreError, UsageError, ModelError
         As the store, the ranker and its folder raise them.
     """
-    from gbr import _runs, baselines
+    import numpy as np
+
+    from gbr import _runs, _trainset, baselines
     from gbr._backend import Rows
-    from gbr._checks import Table
     from gbr.build import schema_of
     from gbr.ranker import Ranker
 
@@ -157,24 +174,34 @@ def train(
     if "train" not in labelled:
         raise DataError(f"{subset.folder(data) / 'train'}: no graph has runtimes; there is nothing to learn from")
 
-    slates = store.load("train", labelled["train"].names, columns)
-    rows, target = distinct(slates)
-    valid = store.load("valid", labelled["valid"].names, columns) if "valid" in labelled else None
-    ranker.set_params(costs=[name for name in schema_of(subset.kind).costs if name in slates.columns] or None)
+    known, names = labelled["train"], _trainset.columns_of(store, columns)
+    memory = memory or _trainset.default_memory()
+    rows, target = distinct(known)
+    chosen = _trainset.choose(rows, target, indptr_of(known, rows), len(names), memory, sample, seed)
+    if chosen.sample:
+        _told(len(chosen.rows), len(rows), chosen.sample, sample, memory)
+    X = _trainset.features(store, "train", known, chosen.rows, names, memory)
+    learnt = Rows(X, chosen.target, chosen.indptr)
+    valid = _trainset.held_out(store, "valid", labelled["valid"], names, memory, seed) if "valid" in labelled else None
+    ranker.set_params(costs=[name for name in schema_of(subset.kind).costs if name in names] or None)
     start = time.monotonic()
     if trials:
-        learnt = Rows(slates.X[rows], target, indptr_of(slates, rows))
-        ranker.set_params(**_searched(ranker, learnt, slates, subset.kind, trials, seed))
-        del learnt
-    ranker.fit(
-        Table(slates.X if len(rows) == len(slates.X) else slates.X[rows], slates.columns),
-        target,
-        qid=slates.qid[rows],
-        eval_set=None if valid is None else (Table(valid.X, valid.columns), valid.target, valid.qid),
-    )
+        given_to_search = _trainset.in_memory(learnt, seed)
+        ranker.set_params(**_searched(ranker, given_to_search, names, known.names, subset.kind, trials, seed))
+        del given_to_search
+    ranker.fit_rows(learnt, names, valid)
     fit_seconds = time.monotonic() - start
-    del slates, valid
-    raw = baselines.raw_columns(store.load("train", labelled["train"].names), seed, jobs)
+    in_memory = isinstance(X, np.ndarray)
+    del X, learnt, valid
+    raw = None
+    if blocks := baselines.raw_blocks(store.manifest["schema"]["columns"]):
+        raw_names = _trainset.columns_of(store, blocks)
+        rows, target, indptr = chosen.rows, chosen.target, chosen.indptr
+        if in_memory and not chosen.sample:  # plain, and so without a look for identical configurations
+            rows, target, indptr = np.arange(len(known.target)), known.target, known.indptr
+        raw_X = _trainset.features(store, "train", known, rows, raw_names, memory)
+        raw = baselines.fit_raw(Rows(raw_X, target, indptr), raw_names, seed, jobs)
+        del raw_X
 
     figures: dict[str, Any] = {"subset": subset.name}
     predict_seconds = 0.0
@@ -189,6 +216,8 @@ def train(
         "schema_hash": store.manifest["schema"]["hash"],
         "hardware": store.manifest["schema"]["hardware"],
         "data": {split: fingerprint(store, split) for split in labelled},
+        "rows": len(chosen.rows),
+        "sample": None if chosen.sample is None else asdict(chosen.sample),
     }
     _write(ranker, figures, out)
     return figures
@@ -219,13 +248,20 @@ def indptr_of(slates: Slates, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.searchsorted(rows, slates.indptr)
 
 
-def _searched(ranker: Ranker, train: Rows, slates: Slates, kind: str, trials: int, seed: int) -> dict[str, Any]:
+def _told(learnt: int, every: int, sample: Sample, wanted: Sample | None, memory: int) -> None:
+    why = "" if sample == wanted else f": the bins of more do not fit --memory {memory / _GB:.3g}"
+    _cli.note(f"learns from {learnt:,} of {every:,} rows, at most {sample.most:,} of a graph ({sample.policy}){why}")
+
+
+def _searched(
+    ranker: Ranker, train: Rows, columns: Sequence[str], graphs: Sequence[str], kind: str, trials: int, seed: int
+) -> dict[str, Any]:
     """Settings that the search found, told on stderr."""
     from sklearn.base import clone
 
     from gbr.search import search
 
-    place = {name: number for number, name in enumerate(slates.columns)}
+    place = {name: number for number, name in enumerate(columns)}
     costs = [place[str(name)] for name in ranker.costs or ()] or None
 
     with _cli.progress(trials, "searching settings") as advance:
@@ -236,7 +272,7 @@ def _searched(ranker: Ranker, train: Rows, slates: Slates, kind: str, trials: in
         found = search(
             lambda **settings: clone(ranker).set_params(costs=costs, **settings),
             train,
-            [subsets.family(kind, name) for name in slates.names],
+            [subsets.family(kind, name) for name in graphs],
             trials,
             goal=ranker.goal,
             seed=seed,
@@ -294,6 +330,25 @@ def _setting(text: str) -> tuple[str, Any]:
         return name, value
 
 
+def _sample(text: str) -> Sample:
+    from gbr._trainset import Sample
+
+    most, colon, policy = text.partition(":")
+    if not most.isdecimal() or int(most) < 2 or (colon and policy not in POLICIES):
+        raise UsageError(f"--sample {text}: want rows per graph, at least 2, and :{' or :'.join(POLICIES)} after them")
+    return Sample(int(most), policy or POLICIES[0])
+
+
+def _positive(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < 1 << 20:
+        raise argparse.ArgumentTypeError(f"got {text!r}, want a number of GB above 0")
+    return number
+
+
 def _parser() -> _cli.Parser:
     parser = _cli.parser(
         "gbr.train",
@@ -335,6 +390,20 @@ def _parser() -> _cli.Parser:
         default=0,
         metavar="N",
         help="first try N settings on held-out families of the training graphs (needs optuna; default: 0)",
+    )
+    parser.add_argument(
+        "--memory",
+        type=_positive,
+        default=None,
+        metavar="GB",
+        help="what the features to learn from may take; more are read by batches, and fewer rows of each graph are "
+        "learnt from where their bins take more than twice that (default: a quarter of the machine's)",
+    )
+    parser.add_argument(
+        "--sample",
+        default=None,
+        metavar="N[:POLICY]",
+        help=f"learn from at most N rows of each graph, chosen {', '.join(POLICIES)} (default: all that fit)",
     )
     _cli.add_hardware(parser)
     _cli.add_skip(parser)

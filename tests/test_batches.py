@@ -138,7 +138,18 @@ def test_parts_of_a_long_slate_stay_in_its_batch(monkeypatch: pytest.MonkeyPatch
     assert backend("lightgbm").fit(outside(train), None, chosen).to_bytes() == whole
 
 
-def test_bins_are_chosen_by_as_many_rows_as_memory_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_columns_that_few_rows_tell_apart_are_left_out_alike() -> None:
+    train = slates()
+    assert isinstance(train.X, np.ndarray)
+    train.X[:, 0] = np.arange(len(train.X)) < 12
+    for least in (5, 15):
+        chosen = settings_of("lightgbm", "l2", min_child_samples=least)
+        whole = backend("lightgbm").fit(train, None, chosen).to_bytes()
+        assert backend("lightgbm").fit(outside(train), None, chosen).to_bytes() == whole
+        assert (b"feature_infos=none " in whole) == (least > 12)
+
+
+def test_bins_are_chosen_by_as_many_rows_as_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_lightgbm, "_LEAST_BINNED_BY", 100)
     train, chosen = slates(), settings_of("lightgbm", "l2")
     whole = backend("lightgbm").fit(train, None, chosen)

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gbr import _trainset
+from gbr import train as command
+from gbr._backend import Rows
+from gbr._batches import StreamedMatrix
+from gbr._trainset import Sample, choose, default_memory, features, gathered, held_out, in_memory, most_binned
+from gbr.errors import UsageError
+from gbr.slates import Slates
+from gbr.store import FeatureStore
+from tests.collection import trained, write_collection
+
+#: Of the collection below: floats of the training graphs do not fit, their bins do.
+STREAMED = 500_000
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_collection(tmp_path_factory.mktemp("data"), {"train": 6, "valid": 3})
+
+
+@pytest.fixture(scope="module")
+def store(root: Path) -> FeatureStore:
+    trained(root, backend="lightgbm", settings={"n_estimators": 1})
+    return FeatureStore(root / "store", "tile:cpu")
+
+
+def slates(*sizes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rows = 2 * np.arange(sum(sizes))
+    return rows, np.random.default_rng(0).random(len(rows)), np.cumsum([0, *sizes])
+
+
+def enough(rows: int) -> int:
+    """Memory in which the bins of so many rows of 7 columns fit, and of no more."""
+    return next(memory for memory in range(10**6) if most_binned(7, memory) == rows)
+
+
+def test_all_rows_are_chosen_where_their_bins_fit() -> None:
+    rows, target, indptr = slates(5, 30, 10)
+    for wanted in (None, Sample(30)):
+        chosen = choose(rows, target, indptr, 7, enough(45), wanted, 0)
+        assert chosen.sample is None
+        assert chosen.rows is rows
+
+
+@pytest.mark.parametrize(
+    ("wanted", "fitting", "sample", "sizes"),
+    [
+        (None, 44, Sample(29), [5, 29, 10]),
+        (None, 20, Sample(7), [5, 7, 7]),
+        (Sample(9, "close"), 45, Sample(9, "close"), [5, 9, 9]),
+        (Sample(9, "stratified"), 20, Sample(7, "stratified"), [5, 7, 7]),
+        (Sample(3), 20, Sample(3), [3, 3, 3]),
+    ],
+)
+def test_rows_are_left_out_where_that_is_wanted_or_bins_do_not_fit(
+    wanted: Sample | None, fitting: int, sample: Sample, sizes: list[int]
+) -> None:
+    rows, target, indptr = slates(5, 30, 10)
+    chosen = choose(rows, target, indptr, 7, enough(fitting), wanted, 0)
+    assert chosen.sample == sample
+    assert np.diff(chosen.indptr).tolist() == sizes
+    assert np.array_equal(chosen.target, target[chosen.rows // 2])
+
+
+def test_features_are_the_same_wherever_they_lie(store: FeatureStore) -> None:
+    known = store.load("train")
+    rows = np.sort(np.random.default_rng(0).choice(len(known.X), 100, replace=False))
+    names = _trainset.columns_of(store, ["nodes", "config"])
+    expected = known.select(["config", "nodes"]).X[rows]
+    whole, needed = len(known.X) * len(names) * 4, len(rows) * len(names) * 4
+    for memory in (whole, whole - 1, needed):
+        found = features(store, "train", known, rows, names, memory)
+        assert isinstance(found, np.ndarray)
+        assert np.array_equal(found, expected)
+    lazy = features(store, "train", known, rows, names, needed - 1)
+    assert isinstance(lazy, StreamedMatrix)
+    assert lazy.n_batches > 1
+    assert np.array_equal(gathered(lazy), expected)
+
+
+def test_graphs_to_stop_on_are_sampled_where_they_do_not_fit(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = store.load("valid")
+    names = known.columns
+    whole = held_out(store, "valid", known, names, 1 << 30, 0)
+    assert np.array_equal(whole.X, known.X)
+    few = held_out(store, "valid", known, names, 16 * len(names) * 15, 0)
+    assert few.sizes.tolist() == [5, 5, 5]
+    monkeypatch.setattr(_trainset, "EARLY_STOPPING_ROWS", 3)
+    fewer = held_out(store, "valid", known, names, 16 * len(names) * 15, 0)
+    assert fewer.sizes.tolist() == [3, 3, 3]
+    assert isinstance(fewer.X, np.ndarray)
+    for target, row in zip(fewer.target, fewer.X, strict=True):
+        assert target in known.target[(row == known.X).all(axis=1)]
+
+
+def test_a_search_works_in_memory(store: FeatureStore) -> None:
+    known = store.load("train")
+    every = np.arange(len(known.X))
+    X = features(store, "train", known, every, known.columns, 4 * len(known.columns) * 60)
+    found = in_memory(Rows(X, known.target, known.indptr), seed=0)
+    assert isinstance(found.X, np.ndarray)
+    assert found.sizes.tolist() == [10] * 6
+    assert found.target[0] in known.target[: known.indptr[1]][(known.X[: known.indptr[1]] == found.X[0]).all(axis=1)]
+    assert in_memory(found, seed=0) is found
+
+
+def test_the_default_is_a_quarter_of_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 1 << 26 < default_memory() < 1 << 50
+    monkeypatch.setattr("os.sysconf", lambda name: {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 100}[name])
+    assert default_memory() == 102_400
+    monkeypatch.delattr("os.sysconf")
+    assert default_memory() <= 2 << 30
+
+
+def manifest(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "manifest.json").read_text())
+    return found
+
+
+@pytest.mark.parametrize("backend", ["lightgbm", "xgboost", "ensemble"])
+def test_batches_and_memory_train_the_same(root: Path, tmp_path: Path, backend: str) -> None:
+    runs = [trained(root, out=tmp_path / f"{memory}", backend=backend, memory=memory) for memory in (1 << 30, STREAMED)]
+    first, second = map(manifest, runs)
+    assert first["trained_on"] == second["trained_on"]
+    if backend == "lightgbm":
+        assert first["model"] == second["model"]
+    figures = [json.loads((run / "metrics.json").read_text()) for run in runs]
+    for split in ("train", "valid"):
+        taus = [found[split]["kendall_tau"] for found in figures]
+        assert taus[1] == pytest.approx(taus[0], abs=0.01)
+
+
+def test_what_streams_is_never_whole_in_memory(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = FeatureStore.load
+    most: list[int] = []
+
+    def watched(self: FeatureStore, split: str, *arguments: Any, **named: Any) -> Slates:
+        found = load(self, split, *arguments, **named)
+        most.append(found.X.size)
+        return found
+
+    monkeypatch.setattr(FeatureStore, "load", watched)
+    monkeypatch.setattr("gbr._runs._CELLS_AT_ONCE", 1)
+    trained(root, out=tmp_path / "run", memory=STREAMED, settings={"n_estimators": 3})
+    assert max(most) <= STREAMED / 4
+
+
+def test_a_run_says_what_it_was_sampled_to(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = manifest(trained(root, out=tmp_path / "whole", backend="lightgbm"))["trained_on"]
+    assert (whole["rows"], whole["sample"]) == (170, None)
+    assert "learns from" not in capsys.readouterr().err
+    line = ["--subset", "tile:cpu", "--data", root, "--store", root / "store", "--jobs", 1, "--set", "n_estimators=5"]
+    line = [*map(str, line), "--backend", "lightgbm", "--out"]
+    assert command.main([*line, str(tmp_path / "few"), "--sample", "10:stratified"]) == 0
+    told = capsys.readouterr().err
+    assert "learns from 60 of 170 rows, at most 10 of a graph (stratified)\n" in told
+    few = manifest(tmp_path / "few")["trained_on"]
+    assert (few["rows"], few["sample"]) == (60, {"most": 10, "policy": "stratified"})
+    assert command.main([*line, str(tmp_path / "small"), "--memory", "0.0001"]) == 0
+    most = most_binned(896, 107_374) // 6
+    assert f"{most} of a graph (uniform): the bins of more do not fit --memory 0.0001\n" in capsys.readouterr().err
+    assert manifest(tmp_path / "small")["trained_on"]["rows"] == 6 * most
+
+
+@pytest.mark.parametrize(
+    ("extra", "match"),
+    [
+        (["--sample", "1"], "--sample 1: want rows per graph, at least 2, and :uniform or :stratified or :close after"),
+        (["--sample", "10:best"], "--sample 10:best: want rows per graph"),
+        (["--memory", "0"], "got '0', want a number of GB above 0"),
+        (["--memory", "much"], "got 'much', want a number of GB above 0"),
+    ],
+)
+def test_mistakes_are_one_line(
+    root: Path, tmp_path: Path, extra: list[str], match: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["--subset", "tile:cpu", "--data", str(root), "--store", str(root / "store"), "--out", str(tmp_path / "run")]
+    assert command.main([*line, *extra]) == 2
+    assert match in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_infinities_of_a_store_are_refused(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = store.load("train")
+    broken = Slates(**{**vars(known), "X": np.where(known.X.max() == known.X, np.inf, known.X)})
+    monkeypatch.setattr(FeatureStore, "load", lambda *_: broken)
+    with pytest.raises(UsageError, match="is infinite"):
+        features(store, "train", known, np.arange(len(known.X)), known.columns, 1 << 30)
