@@ -186,7 +186,8 @@ class RowTable:
         return codes, digests
 
     def _encode(self, block: NDArray[Any], codes: Codes, digests: NDArray[np.uint64], first: int) -> None:
-        slots = np.ascontiguousarray(block, np.float32)
+        slots = np.ascontiguousarray(block, np.float32).view()
+        slots.flags.writeable = False  # as blocks of a file are: the kernel is compiled once
         words = slots.view(np.uint64)
         known, done, why = len(self), 0, _FULL
         while True:

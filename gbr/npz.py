@@ -12,6 +12,7 @@ import io
 import math
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +26,15 @@ from gbr.errors import DataError
 
 try:
     from isal import isal_zlib as inflate
+    from isal.igzip_lib import DECOMP_DEFLATE, IgzipDecompressor
 except ImportError:  # isal has wheels for x86-64 and arm64 only
-    import zlib as inflate  # type: ignore[no-redef]
+    inflate = zlib  # type: ignore[misc]
 
 crc32: Final[Callable[[Any], int]] = inflate.crc32
 
-#: Uncompressed bytes per block of :meth:`NpzFile.blocks` unless the caller asks for rows.
-BLOCK_BYTES: Final = 1 << 20
+#: Uncompressed bytes per block of :meth:`NpzFile.blocks` unless the caller asks for rows: it stays in a core's cache
+#: while it is checked and read, and is large enough for what it costs to begin another.
+BLOCK_BYTES: Final = 1 << 19
 
 _READ: Final = 1 << 17
 _LOCAL_HEADER: Final = struct.Struct("<4s22xHH")
@@ -146,7 +149,7 @@ class NpzFile:
         return np.asarray(values.reshape(member.shape, order="F" if member.fortran else "C"), order="C")
 
     def blocks(self, name: str, rows: int | None = None) -> Iterator[tuple[int, NDArray[Any]]]:
-        """Read one array in blocks along its first axis; memory is two blocks, whatever the member's size.
+        """Read one array in blocks along its first axis; memory is a few blocks, whatever the member's size.
 
         The CRC is checked after the last block: an iteration that ends by itself has read exactly what was written.
 
@@ -159,7 +162,8 @@ class NpzFile:
         Yields
         ------
         int, array (rows, ...)
-            Number of the first row, and a block that is the caller's to keep.
+            Number of the first row, and a block that is the caller's to keep, read-only: mostly the very bytes that
+            were inflated.
 
         Raises
         ------
@@ -178,9 +182,8 @@ class NpzFile:
             step = rows or max(1, BLOCK_BYTES // max(1, row * member.dtype.itemsize))
             for first in range(0, member.shape[0], step):
                 count = min(step, member.shape[0] - first)
-                block = np.empty(count * row, member.dtype)
-                self._fill(stream, name, memoryview(block.view(np.uint8)))  # type: ignore[arg-type]
-                yield first, block.reshape(count, *member.shape[1:])
+                values = np.frombuffer(self._take(stream, name, count * row * member.dtype.itemsize), member.dtype)
+                yield first, values.reshape(count, *member.shape[1:])
             self._finish(stream, name)
 
     def _open(self, entry: zipfile.ZipInfo) -> _Inflate:
@@ -240,6 +243,12 @@ class NpzFile:
         except (_TornError, OSError) as fault:
             raise self._torn(name, fault) from fault
 
+    def _take(self, stream: _Inflate, name: str, count: int) -> bytes:
+        try:
+            return stream.read(count)
+        except (_TornError, OSError) as fault:
+            raise self._torn(name, fault) from fault
+
     def _finish(self, stream: _Inflate, name: str) -> None:
         try:
             stream.finish()
@@ -264,7 +273,7 @@ class _Inflate:
         if entry.flag_bits & _ENCRYPTED:
             raise _TornError("it is encrypted")
         if entry.compress_type == zipfile.ZIP_DEFLATED:
-            self._inflater: Any = inflate.decompressobj(-15)
+            self._inflater: Any = _decompressor()
             if entry.file_size > entry.compress_size * _MAX_RATIO + _READ:
                 raise _TornError(f"{entry.compress_size} bytes cannot inflate to {entry.file_size}")
         elif entry.compress_type == zipfile.ZIP_STORED:
@@ -279,7 +288,6 @@ class _Inflate:
         except BaseException:
             self._file.close()
             raise
-        self._pending = b""
 
     def __enter__(self) -> _Inflate:
         return self
@@ -287,10 +295,23 @@ class _Inflate:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
+    def read(self, count: int) -> bytes:
+        """The next ``count`` bytes: not copied where they inflate in one piece."""
+        self._promised(count)
+        chunk = self._next(count) if count else b""
+        if len(chunk) < count:
+            pieces = [chunk]
+            while chunk and (missing := count - sum(map(len, pieces))):
+                pieces.append(chunk := self._next(missing))
+            chunk = b"".join(pieces)
+            if len(chunk) < count:
+                raise _TornError(f"ends {self._left - len(chunk)} bytes early")
+        self._left -= count
+        return chunk
+
     def readinto(self, into: memoryview) -> None:
         """Fill ``into`` with the next bytes."""
-        if len(into) > self._left:
-            raise _TornError(f"{len(into) - self._left} bytes short of its values")
+        self._promised(len(into))
         filled = 0
         while filled < len(into):
             chunk = self._next(len(into) - filled)
@@ -300,6 +321,10 @@ class _Inflate:
             filled += len(chunk)
         self._left -= filled
 
+    def _promised(self, count: int) -> None:
+        if count > self._left:
+            raise _TornError(f"{count - self._left} bytes short of its values")
+
     def finish(self) -> None:
         """Check that this was the end, and the CRC of all of it."""
         if self._left:
@@ -308,7 +333,7 @@ class _Inflate:
             while not self._inflater.eof:
                 if self._inflate(1):
                     raise _TornError("inflates to more than declared")
-        if self._compressed or self._pending or (self._inflater is not None and self._inflater.unused_data):
+        if self._compressed or (self._inflater is not None and self._inflater.unused_data):
             raise _TornError("bytes after its compressed stream")
         if self._crc != self._entry.CRC:
             raise _TornError(f"CRC {self._crc:08x}, the archive says {self._entry.CRC:08x}")
@@ -343,16 +368,42 @@ class _Inflate:
         """At least one byte, at most ``limit``; none only at the end of the stream."""
         assert self._inflater is not None
         while not self._inflater.eof:
-            if not self._pending and self._compressed:
-                self._pending = self._raw(_READ)
-            given = self._pending
+            given = self._raw(_READ) if self._inflater.needs_input and self._compressed else b""
             try:
                 chunk: bytes = self._inflater.decompress(given, limit)
             except inflate.error as fault:  # type: ignore[misc]
                 raise _TornError(f"its compressed stream is corrupt: {fault}") from fault
-            self._pending = self._inflater.unconsumed_tail
             if chunk:
                 return chunk
-            if len(self._pending) == len(given) and not self._inflater.eof:
+            if not given and not self._compressed and not self._inflater.eof:
                 raise _TornError("its compressed stream is cut off")
         return b""
+
+
+class _Zlib:
+    """A decompressor of ``zlib`` that keeps what it has not consumed, as those of other libraries do."""
+
+    def __init__(self) -> None:
+        self._inflater = zlib.decompressobj(-15)
+        self._kept = b""
+
+    @property
+    def eof(self) -> bool:
+        return self._inflater.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._kept
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._inflater.unused_data
+
+    def decompress(self, given: bytes, limit: int) -> bytes:
+        chunk = self._inflater.decompress(self._kept + given, limit)
+        self._kept = self._inflater.unconsumed_tail
+        return chunk
+
+
+def _decompressor() -> Any:
+    return _Zlib() if inflate is zlib else IgzipDecompressor(flag=DECOMP_DEFLATE)
