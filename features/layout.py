@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import cache
+from threading import Lock
 from typing import Any, Final
 
 import numpy as np
@@ -181,6 +182,7 @@ class LayoutExtractor:
     Block by block, :meth:`observe` codes configurations and :meth:`describe` writes what can be told of each by itself.
     When the slate has been observed whole, :meth:`frequencies` and :func:`features.slate.slate_columns` give the rest.
     What concerns the graph alone is worked out once, and what concerns one node's row once per distinct row.
+    Several threads may describe at a time.
 
     Parameters
     ----------
@@ -233,6 +235,7 @@ class LayoutExtractor:
         self._first_alike: dict[tuple[int, bytes], int] = {}
         self._same_as: list[int] = []
         self._states = np.zeros((3, 0), np.int32)
+        self._growing = Lock()
 
     def observe(self, block: NDArray[np.float32] | NDArray[np.int8]) -> tuple[Codes, NDArray[np.uint64]]:
         """Code a block of the slate's configurations.
@@ -266,11 +269,11 @@ class LayoutExtractor:
             Of :meth:`observe`.
         out : float32 (b, N_OWN)
         """
-        self._catch_up()
+        with self._growing:  # tables only grow: whoever comes later finds at least what is needed
+            self._catch_up()
         self._describe(self._terms, codes, out)
 
     def _describe(self, terms: Terms, codes: Codes, out: Float32Array) -> None:
-        out[:] = 0
         copied = terms.aggregate(
             codes, out[:, _AT["config"]], out[:, _AT["layout"]], out[:, _AT["types"]], out[:, _AT["reach"]]
         )
@@ -332,15 +335,18 @@ class LayoutExtractor:
 
     def _catch_up(self) -> None:
         """Work out what rows that were discovered since the last block mean."""
-        for rows, owner in self._table.discovered():
-            values = row_values(self._nodes, rows, owner, self._hardware)
-            orders, copied = self._traffic.add(rows, owner)
-            differs = (orders.packed != self._traffic.own.packed[owner]).any(axis=1)
-            self._terms.add(rows, owner, values, differs, copied)
-            for node, packed in zip(owner.tolist(), orders.packed, strict=True):
-                number = len(self._same_as)
-                self._same_as.append(self._first_alike.setdefault((node, packed.tobytes()), number))
-            self._states = np.concatenate([self._states, copies.order_states(values)], axis=1)
+        found = list(self._table.discovered())
+        if not found:
+            return
+        rows, owner = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        values = row_values(self._nodes, rows, owner, self._hardware)
+        orders, copied = self._traffic.add(rows, owner)
+        differs = (orders.packed != self._traffic.own.packed[owner]).any(axis=1)
+        self._terms.add(rows, owner, values, differs, copied)
+        for node, packed in zip(owner.tolist(), orders.packed, strict=True):
+            number = len(self._same_as)
+            self._same_as.append(self._first_alike.setdefault((node, packed.tobytes()), number))
+        self._states = np.concatenate([self._states, copies.order_states(values)], axis=1)
 
 
 @cache

@@ -28,90 +28,128 @@ N_LARGEST: Final = 2
 N_KINDS: Final = len(KINDS)
 N_VALUES: Final = len(TENSOR_ROLES) * len(VALUES) * N_WEIGHTS
 _N_CLASSES: Final = len(NODE_CLASSES)
-#: Attributes of :class:`Terms` with one entry per term.
-_PER_TERM: Final = (
-    "_classes", "_kind_of", "_weighted", "_pooled", "_sums", "_largest", "_bins", "_buckets", "_copies", "_computed",
-    "_differs",
-)  # fmt: skip
+#: What a term adds in single precision: values, pools (whole numbers far below 2**24), whether its layout differs.
+_N_SINGLES: Final = N_VALUES + N_POOLED + 1
+#: What it adds in double precision: sums, copies, operations with the padding of their output.
+_N_DOUBLES: Final = N_SUMS + N_OWN_COPIES + 1
+
+
+@kernel()
+def _settle(  # type: ignore[no-untyped-def]
+    config, n_nodes, values, totals, tops, heavy, binned, typed, ratio, n_nodes_of, flops_of, out_pooled, out_values,
+    out_sums, out_largest, out_bins, out_computed, out_types, out_copies,
+):  # fmt: skip
+    """Turn one configuration's sums into columns."""
+    for place in range(N_POOLED):
+        total = np.float32(0)
+        for own in range(_N_CLASSES):
+            total += values[own, N_VALUES + place]
+        out_pooled[config, place] = np.int32(total)
+    for kind in range(N_KINDS):
+        out_computed[config, kind] = np.log2(heavy[kind] / flops_of[kind]) if flops_of[kind] > 0 else 0.0
+    changed = np.float32(0)
+    for own in range(_N_CLASSES):
+        changed += values[own, _N_SINGLES - 1]
+    out_computed[config, N_KINDS] = changed / np.float64(n_nodes)
+    for place in range(len(typed)):
+        out_types[config, place] = typed[place] / n_nodes
+    for place in range(N_VALUES):
+        out_values[config, _N_CLASSES * N_VALUES + place] = 0
+    for own in range(_N_CLASSES):
+        for place in range(2 * N_BINS):
+            out_bins[config, 2 * N_BINS * own + place] = binned[own, place] / n_nodes_of[own]
+        for place in range(N_VALUES):
+            out_values[config, own * N_VALUES + place] = values[own, place]
+            out_values[config, _N_CLASSES * N_VALUES + place] += values[own, place] * ratio[own, place]
+        for place in range(N_SUMS):
+            out_sums[config, own * N_SUMS + place] = np.log2(1.0 + totals[own, place])
+        for place in range(N_OWN_COPIES):
+            out_copies[config, own, place] = totals[own, N_SUMS + place]
+        for place in range(N_LARGEST):
+            out_largest[config, own * N_LARGEST + place] = tops[own, place]
+    for place in range(N_SUMS):
+        amount = 0.0
+        for own in range(_N_CLASSES):
+            amount += totals[own, place]
+        out_sums[config, _N_CLASSES * N_SUMS + place] = np.log2(1.0 + amount)
+    for place in range(N_LARGEST):
+        top = np.float32(0)
+        for own in range(_N_CLASSES):
+            top = max(top, tops[own, place])
+        out_largest[config, _N_CLASSES * N_LARGEST + place] = top
 
 
 @kernel()
 def _aggregate(  # type: ignore[no-untyped-def]
-    codes, term_of, is_set, n_terms, classes, kinds, weighted, pooled, sums, largest, bins, buckets, copies, computed,
-    differs, reached, ratio, n_nodes_of, flops_of, out_pooled, out_values, out_sums, out_largest, out_bins,
-    out_computed, out_types, out_reach, out_copies,
+    codes, term_of, is_set, order, ends, kinds, singles, doubles, largest, bins, buckets, reached, ratio, n_nodes_of,
+    flops_of, out_pooled, out_values, out_sums, out_largest, out_bins, out_computed, out_types, out_reach, out_copies,
 ):  # fmt: skip
     n_configs, n_nodes = codes.shape
-    n_reached = reached.shape[1]
+    n_terms, n_reached = len(singles), reached.shape[1]
     counts = np.zeros(n_terms, np.int32)
-    values = np.empty((_N_CLASSES, N_VALUES), np.float32)
-    totals = np.empty((_N_CLASSES, N_SUMS))
+    found = np.empty(n_terms + 2, np.int64)
+    values = np.empty((_N_CLASSES, _N_SINGLES), np.float32)
+    totals = np.empty((_N_CLASSES, _N_DOUBLES))
     tops = np.empty((_N_CLASSES, N_LARGEST), np.float32)
     near = np.empty(n_reached, np.float32)
-    pools = np.empty(N_POOLED, np.int32)
+    binned = np.empty((_N_CLASSES, 2 * N_BINS), np.int32)
+    typed = np.empty(out_types.shape[1], np.int32)
     heavy = np.empty(N_KINDS + 1)
     for config in range(n_configs):
         near[:] = 0
         for node in range(n_nodes):
-            row = codes[config, node]
-            counts[term_of[row]] += 1
-            flag = is_set[row]
+            counts[term_of[codes[config, node]]] += 1
+        whole = n_nodes - n_nodes % 4
+        for node in range(0, whole, 4):  # four at once: sums go through memory
+            a, b = is_set[codes[config, node]], is_set[codes[config, node + 1]]
+            c, d = is_set[codes[config, node + 2]], is_set[codes[config, node + 3]]
+            for place in range(n_reached):
+                total = near[place] + a * reached[node, place]
+                total = total + b * reached[node + 1, place]
+                total = total + c * reached[node + 2, place]
+                near[place] = total + d * reached[node + 3, place]
+        for node in range(whole, n_nodes):
+            flag = is_set[codes[config, node]]
             for place in range(n_reached):
                 near[place] += flag * reached[node, place]
         for place in range(n_reached):
             out_reach[config, place] = near[place]
-        pools[:] = 0
         values[:] = 0
         totals[:] = 0
         tops[:] = 0
         heavy[:] = 0
-        changed = 0
-        for term in range(n_terms):
-            count = counts[term]
-            if count == 0:
-                continue
-            counts[term] = 0
-            times = np.float32(count)
-            own = classes[term]
-            for place in range(N_VALUES):
-                values[own, place] += times * weighted[term, place]
-            for place in range(N_POOLED):
-                pools[place] += count * pooled[term, place]
-            for place in range(N_SUMS):
-                totals[own, place] += count * sums[term, place]
-            for place in range(N_LARGEST):
-                tops[own, place] = max(tops[own, place], largest[term, place])
-            for place in range(N_OWN_COPIES):
-                out_copies[config, own, place] += count * copies[term, place]
-            heavy[kinds[term]] += count * computed[term]
-            changed += count * differs[term]
-            step = np.float32(count / n_nodes_of[own])
-            out_bins[config, 2 * N_BINS * own + bins[term, 0]] += step
-            out_bins[config, 2 * N_BINS * own + N_BINS + bins[term, 1]] += step
-            out_types[config, buckets[term]] += np.float32(count / n_nodes)
-        for place in range(N_POOLED):
-            out_pooled[config, place] = pools[place]
-        for kind in range(N_KINDS):
-            out_computed[config, kind] = np.log2(heavy[kind] / flops_of[kind]) if flops_of[kind] > 0 else 0.0
-        out_computed[config, N_KINDS] = changed / n_nodes
+        binned[:] = 0
+        typed[:] = 0
         for own in range(_N_CLASSES):
-            for place in range(N_VALUES):
-                out_values[config, own * N_VALUES + place] = values[own, place]
-                out_values[config, _N_CLASSES * N_VALUES + place] += values[own, place] * ratio[own, place]
-            for place in range(N_SUMS):
-                out_sums[config, own * N_SUMS + place] = np.log2(1.0 + totals[own, place])
-            for place in range(N_LARGEST):
-                out_largest[config, own * N_LARGEST + place] = tops[own, place]
-        for place in range(N_SUMS):
-            total = 0.0
-            for own in range(_N_CLASSES):
-                total += totals[own, place]
-            out_sums[config, _N_CLASSES * N_SUMS + place] = np.log2(1.0 + total)
-        for place in range(N_LARGEST):
-            top = np.float32(0)
-            for own in range(_N_CLASSES):
-                top = max(top, tops[own, place])
-            out_largest[config, _N_CLASSES * N_LARGEST + place] = top
+            n_found = 0
+            for place in range(ends[own], ends[own + 1]):  # without branches, which nothing could foresee
+                found[n_found] = order[place]
+                n_found += counts[order[place]] > 0
+            for place in range(n_found):
+                term = found[place]
+                count = counts[term]
+                heavy[kinds[term]] += count * doubles[term, _N_DOUBLES - 1]
+                binned[own, bins[term, 0]] += count
+                binned[own, N_BINS + bins[term, 1]] += count
+                typed[buckets[term]] += count
+                for slot in range(N_LARGEST):
+                    tops[own, slot] = max(tops[own, slot], largest[term, slot])
+            single, double = values[own], totals[own]
+            found[n_found] = found[max(n_found - 1, 0)] if n_found > 0 else 0
+            for place in range(0, n_found, 2):
+                first, second = found[place], found[place + 1]
+                more = counts[second] if place + 1 < n_found else 0
+                here, there = np.float32(counts[first]), np.float32(more)
+                for slot in range(_N_SINGLES):
+                    single[slot] = (single[slot] + here * singles[first, slot]) + there * singles[second, slot]
+                for slot in range(_N_DOUBLES):
+                    double[slot] = (double[slot] + counts[first] * doubles[first, slot]) + more * doubles[second, slot]
+            for place in range(n_found):
+                counts[found[place]] = 0
+        _settle(
+            config, n_nodes, values, totals, tops, heavy, binned, typed, ratio, n_nodes_of, flops_of, out_pooled,
+            out_values, out_sums, out_largest, out_bins, out_computed, out_types, out_copies,
+        )  # fmt: skip
 
 
 @kernel()
@@ -168,15 +206,12 @@ class Terms:
         self._is_set = np.zeros(0, np.float32)
         self._classes = np.zeros(0, np.int64)
         self._kind_of = np.zeros(0, np.int64)
-        self._weighted = np.zeros((0, N_VALUES), np.float32)
-        self._pooled = np.zeros((0, N_POOLED), np.int32)
-        self._sums = np.zeros((0, N_SUMS))
+        self._by_class = np.zeros(0, np.int64), np.zeros(_N_CLASSES + 1, np.int64)
+        self._singles = np.zeros((0, _N_SINGLES), np.float32)
+        self._doubles = np.zeros((0, _N_DOUBLES))
         self._largest = np.zeros((0, N_LARGEST), np.float32)
         self._bins = np.zeros((0, 2), np.int64)
         self._buckets = np.zeros(0, np.int64)
-        self._copies = np.zeros((0, N_OWN_COPIES))
-        self._computed = np.zeros(0)
-        self._differs = np.zeros(0, np.int64)
 
     def add(
         self, rows: IntArray, owner: IntArray, values: RowValues, differs: NDArray[np.bool_], copies: FloatArray
@@ -204,30 +239,44 @@ class Terms:
         self._term_of = np.concatenate([self._term_of, np.array(numbers, np.int32)])
         self._is_set = np.concatenate([self._is_set, values.is_set.any(axis=1).astype(np.float32)])
         if fresh:
-            self._extend(rows[fresh], owner[fresh], values, np.array(fresh))
-            self._copies = np.concatenate([self._copies, copies[fresh]])
-            self._differs = np.concatenate([self._differs, differs[fresh].astype(np.int64)])
+            self._extend(rows[fresh], owner[fresh], values, np.array(fresh), differs[fresh], copies[fresh])
 
-    def _extend(self, rows: IntArray, owner: IntArray, values: RowValues, at: IntArray) -> None:
+    def _extend(
+        self,
+        rows: IntArray,
+        owner: IntArray,
+        values: RowValues,
+        at: IntArray,
+        differs: NDArray[np.bool_],
+        copies: FloatArray,
+    ) -> None:
         nodes, of = self._nodes, values.values[at]
         kept, minor_kept, padding, jump = (of[:, :, place] for place in (1, 3, 8, 9))
         nbytes, here = nodes.nbytes[owner], self._there[owner]
         moved = np.where(here, 1 - kept, 0) * nbytes
         minor_moved = np.where(here, 1 - minor_kept, 0) * nbytes
         padded = np.where(here, (2.0**padding - 1) * nbytes, 0.0)
-        computed = nodes.flops[owner] * (2.0 ** padding[:, 0] - 1)
-        totals = [moved.sum(axis=1), minor_moved.sum(axis=1), (nbytes * jump).sum(axis=1), padded.sum(axis=1), computed]
+        computed = nodes.flops[owner] * 2.0 ** padding[:, 0]
+        wasted = nodes.flops[owner] * (2.0 ** padding[:, 0] - 1)
+        totals = [moved.sum(axis=1), minor_moved.sum(axis=1), (nbytes * jump).sum(axis=1), padded.sum(axis=1), wasted]
+        doubles = np.concatenate([np.stack(totals, axis=1), copies, computed[:, None]], axis=1)
         largest = np.stack([padding.max(axis=1), np.log2(1 + moved.max(axis=1))], axis=1).astype(np.float32)
         weighted = _flat(of[:, :, :, None] * self._shares[owner][:, :, None, :])
         self._classes = np.concatenate([self._classes, nodes.classes[owner]])
         self._kind_of = np.concatenate([self._kind_of, self._kinds[owner]])
-        self._computed = np.concatenate([self._computed, nodes.flops[owner] * 2.0 ** padding[:, 0]])
-        self._weighted = np.concatenate([self._weighted, weighted])
-        self._pooled = np.concatenate([self._pooled, pooled_values(rows)])
-        self._sums = np.concatenate([self._sums, np.stack(totals, axis=1)])
+        singles = np.concatenate([weighted, pooled_values(rows), differs[:, None]], axis=1).astype(np.float32)
+        self._singles = np.concatenate([self._singles, singles])
+        self._doubles = np.concatenate([self._doubles, doubles])
         self._largest = np.concatenate([self._largest, largest])
         self._bins = np.concatenate([self._bins, values.bins[at]])
         self._buckets = np.concatenate([self._buckets, values.buckets[at]])
+        # Last and at once: another thread may be counting what was known before.
+        self._by_class = self._grouped(np.arange(len(self._classes)))
+
+    def _grouped(self, order: IntArray) -> tuple[IntArray, IntArray]:
+        """Terms class by class, each class in the order given, and where each class ends."""
+        order = order[np.argsort(self._classes[order], kind="stable")]
+        return order, np.searchsorted(self._classes[order], np.arange(_N_CLASSES + 1))
 
     def order(self, codes: NDArray[np.uint32]) -> IntArray:
         """Terms of a slate in order of appearance, int64 (terms,): the order of discovery, were there no other slate.
@@ -246,15 +295,9 @@ class Terms:
         return order
 
     def ordered(self, order: IntArray) -> Terms:
-        """These terms alone, in this order; to be aggregated, not added to."""
-        if np.array_equal(order, np.arange(len(self._classes))):
-            return self
+        """These terms alone, summed in this order; to be aggregated, not added to."""
         part = copy(self)
-        place = np.zeros(len(self._classes), np.int32)
-        place[order] = np.arange(len(order))
-        part._term_of = place[self._term_of]
-        for name in _PER_TERM:
-            setattr(part, name, getattr(self, name)[order])
+        part._by_class = self._grouped(order)
         return part
 
     def aggregate(
@@ -265,7 +308,7 @@ class Terms:
         types: Float32Array,
         reach: Float32Array,
     ) -> FloatArray:
-        """Fill in the columns of four blocks: their sections, float32 (b, columns), of a matrix of zeros.
+        """Fill in the columns of four blocks: their sections, float32 (b, columns), of a matrix.
 
         Returns
         -------
@@ -280,13 +323,13 @@ class Terms:
         )
         ends = np.cumsum(widths)
         pools = np.empty((len(codes), N_POOLED), np.int32)
-        copies = np.zeros((len(codes), _N_CLASSES, N_OWN_COPIES))
+        copies = np.empty((len(codes), _N_CLASSES, N_OWN_COPIES))
+        order, ends_of = self._by_class
         _aggregate(
-            codes, self._term_of, self._is_set, len(self._classes), self._classes, self._kind_of, self._weighted,
-            self._pooled, self._sums, self._largest, self._bins, self._buckets, self._copies, self._computed,
-            self._differs, self._reached, self._ratio, self._n_nodes_of, self._flops_of, pools, layout[:, : ends[0]],
-            layout[:, ends[0] : ends[1]], layout[:, ends[1] : ends[2]], layout[:, ends[2] : ends[3]],
-            layout[:, ends[3] :], types, reach, copies,
+            codes, self._term_of, self._is_set, order, ends_of, self._kind_of, self._singles, self._doubles,
+            self._largest, self._bins, self._buckets, self._reached, self._ratio, self._n_nodes_of, self._flops_of,
+            pools, layout[:, : ends[0]], layout[:, ends[0] : ends[1]], layout[:, ends[1] : ends[2]],
+            layout[:, ends[2] : ends[3]], layout[:, ends[3] :], types, reach, copies,
         )  # fmt: skip
         pooled_config(pools, codes.shape[1], config)
         return copies
