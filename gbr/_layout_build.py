@@ -1,18 +1,20 @@
 """One layout graph -> its feature columns, in one pass over the file and in memory that does not grow with it.
 
-One thread inflates and codes configurations while another works out what can be told of each by itself; ranks and
-frequencies follow when the whole slate is known.  What has to wait for them, a few bytes per node and the columns that
-are done, stays in memory while it is small and goes to a temporary file after that.
+One thread inflates and codes configurations, each block while it is in the cache.  Others, as many as there are cores,
+work out what can be told of each by itself; ranks and frequencies follow when the whole slate is known.  What has to
+wait for them, a few bytes per node and the columns that are done, stays in memory while it is small and goes to a
+temporary file after that.
 """
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Iterator
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from tempfile import SpooledTemporaryFile, gettempdir
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,18 +24,21 @@ from gbr.graphs import Graph
 
 if TYPE_CHECKING:
     from features.hardware import Hardware
+    from features.layout import LayoutExtractor
     from features.layout_rows import RowTable
     from features.schema import Schema
 
 #: Configurations whose columns lie together, in the temporary file and in the store.
-ROWS_PER_GROUP: Final = 4096
+ROWS_PER_GROUP: Final = 8192
 #: Codes that are described at once: they and the columns made of them stay in the processor's cache.
 _CODES_AT_ONCE: Final = 1 << 18
-_BATCHES_AHEAD: Final = 8
+#: Batches per worker that wait or are worked on.
+_BATCHES_AHEAD: Final = 4
 _SPOOL_BYTES: Final = 8 << 20
 
 FloatArray = NDArray[np.float32]
 _Item = TypeVar("_Item")
+_Made = TypeVar("_Made")
 
 
 class LayoutColumns:
@@ -98,10 +103,18 @@ class LayoutColumns:
         """
         self._columns.seek(0)
         n_own, n_slate = self._n_own, self._of_slate.shape[1]
+        blocks = self._blocks()
+        rest = np.empty((n_own, 0), np.float32)
         for first in range(0, self._graph.n_configs, ROWS_PER_GROUP):
             rows = min(ROWS_PER_GROUP, self._graph.n_configs - first)
             group = np.empty((n_own + n_slate, rows), np.float32)
-            _read(self._columns, group[:n_own])
+            done = 0
+            while done < rows:
+                if not rest.shape[1]:
+                    rest = next(blocks)
+                part, rest = rest[:, : rows - done], rest[:, rows - done :]
+                group[:n_own, done : done + part.shape[1]] = part
+                done += part.shape[1]
             group[n_own:] = self._of_slate[first : first + rows].T
             yield first, group
 
@@ -114,7 +127,7 @@ class LayoutColumns:
         return X
 
     def _run(self) -> None:
-        from features import layout, slate
+        from features import layout
         from features.graph import Program
         from features.hardware import CPU
         from features.layout_rows import RowTable, first_equal
@@ -122,53 +135,86 @@ class LayoutColumns:
         graph = self._graph
         assert graph.node_config_ids is not None
         table = RowTable(len(graph.node_config_ids))
-        with _Ahead(_coded(graph, table), _BATCHES_AHEAD) as batches:
+        self._n_own = layout.N_OWN
+        workers = _cores()
+        with ThreadPoolExecutor(workers) as pool:
             program = Program(graph.node_opcode, graph.node_feat, graph.edge_index)
-            extractor = layout.LayoutExtractor(program, graph.node_config_ids, table, self._hardware or CPU)
-            self.schema: Schema = extractor.schema
-            self.shared: FloatArray = extractor.shared
-            self._n_own = layout.N_OWN
-            main = np.empty((graph.n_configs, len(layout.compared())), np.float32)
-            digests = np.empty((graph.n_configs, 2), np.uint64)
-            sizes: list[tuple[int, np.dtype[Any]]] = []
-            group = np.empty((layout.N_OWN, min(ROWS_PER_GROUP, graph.n_configs)), np.float32)
-            rows = np.empty((0, layout.N_OWN), np.float32)
-            done = 0
-            for codes, seen in batches:
-                if len(rows) < len(codes):
-                    rows = np.empty((len(codes), layout.N_OWN), np.float32)
-                own = rows[: len(codes)]
-                extractor.describe(codes, own)
-                digests[done : done + len(codes)] = seen
-                main[done : done + len(codes)] = own[:, layout.compared()]
-                narrow = codes.astype(np.uint16 if len(table) <= 1 << 16 else np.uint32)
-                sizes.append((len(codes), narrow.dtype))
-                self._codes.write(narrow.data)
-                self._spool(group, done, own)
-                done += len(codes)
-            self._columns.write(np.ascontiguousarray(group[:, : done % group.shape[1]]).data)
-        self.duplicate_of = first_equal(digests)
-        self._codes.seek(0)
-        frequency = np.empty((graph.n_configs, slate.N_FREQUENCY), np.float32)
-        alike = np.empty(graph.n_configs, np.uint64)
-        usual = extractor.usual()
-        done = 0
-        for count, dtype in sizes:
-            codes = np.empty((count, len(graph.node_config_ids)), dtype)
-            _read(self._codes, codes)
-            frequency[done : done + count], alike[done : done + count] = extractor.frequencies(codes, usual)
-            done += count
-        self._of_slate = slate.slate_columns(main, frequency, alike, self.duplicate_of)
+            prepared = pool.submit(layout.LayoutExtractor, program, graph.node_config_ids, table, self._hardware or CPU)
+            try:
+                self._observe(pool, workers * _BATCHES_AHEAD, prepared, table)
+                self._compare(pool, workers * _BATCHES_AHEAD, prepared.result(), first_equal(self._digests))
+            finally:
+                pool.shutdown(cancel_futures=True)
 
-    def _spool(self, group: FloatArray, done: int, own: FloatArray) -> None:
-        """Turn rows into columns of the group at hand; write out each group that is full."""
-        while len(own):
-            at = done % group.shape[1]
-            part, own = own[: group.shape[1] - at], own[group.shape[1] - at :]
-            group[:, at : at + len(part)] = part.T
-            done += len(part)
-            if done % group.shape[1] == 0:
-                self._columns.write(group.data)
+    def _observe(
+        self, pool: ThreadPoolExecutor, ahead: int, prepared: Future[LayoutExtractor], table: RowTable
+    ) -> None:
+        """Code all configurations and spool their codes, and the columns that can be told of each by itself."""
+        from features import layout
+
+        n_configs = self._graph.n_configs
+        self._main = np.empty((n_configs, len(layout.compared())), np.float32)
+        self._digests = np.empty((n_configs, 2), np.uint64)
+        self._sizes: list[tuple[int, np.dtype[Any]]] = []
+
+        def described(codes: NDArray[np.uint32]) -> tuple[FloatArray, FloatArray]:
+            own = np.empty((len(codes), layout.N_OWN), np.float32)
+            prepared.result().describe(codes, own)
+            return np.ascontiguousarray(own.T), own[:, layout.compared()]
+
+        def coded() -> Iterator[NDArray[np.uint32]]:
+            first = 0
+            for codes, seen in _coded(self._graph, table):
+                self._digests[first : first + len(codes)] = seen
+                narrow = codes.astype(np.uint16 if len(table) <= 1 << 16 else np.uint32)
+                self._sizes.append((len(codes), narrow.dtype))
+                self._spool(self._codes, narrow)
+                first += len(codes)
+                yield codes
+
+        done = 0
+        for own, compared in _in_order(pool, described, coded(), ahead):
+            self._main[done : done + len(compared)] = compared
+            self._spool(self._columns, own)
+            done += len(compared)
+
+    def _compare(
+        self, pool: ThreadPoolExecutor, ahead: int, extractor: LayoutExtractor, duplicate_of: NDArray[np.int64]
+    ) -> None:
+        """Work out what depends on the whole slate."""
+        from features import slate
+
+        self.schema: Schema = extractor.schema
+        self.shared: FloatArray = extractor.shared
+        self.duplicate_of = duplicate_of
+        n_configs, n_nodes = self._graph.n_configs, len(self._graph.node_config_ids)  # type: ignore[arg-type]
+        frequency = np.empty((n_configs, slate.N_FREQUENCY), np.float32)
+        alike = np.empty(n_configs, np.uint64)
+        usual = extractor.usual()
+
+        def read() -> Iterator[NDArray[Any]]:
+            self._codes.seek(0)
+            for count, dtype in self._sizes:
+                codes = np.empty((count, n_nodes), dtype)
+                _read(self._codes, codes)
+                yield codes
+
+        done = 0
+        for found, marks in _in_order(pool, lambda codes: extractor.frequencies(codes, usual), read(), ahead):
+            rows = slice(done, done := done + len(found))
+            frequency[rows], alike[rows] = found, marks
+        self._of_slate = slate.slate_columns(self._main, frequency, alike, duplicate_of)
+
+    @staticmethod
+    def _spool(into: SpooledTemporaryFile[bytes], values: NDArray[Any]) -> None:
+        into.write(values.data)
+
+    def _blocks(self) -> Iterator[FloatArray]:
+        """Columns of the configurations that were described together, as they were spooled."""
+        for count, _ in self._sizes:
+            block = np.empty((self._n_own, count), np.float32)
+            _read(self._columns, block)
+            yield block
 
     def _close(self) -> None:
         self._columns.close()
@@ -202,47 +248,24 @@ def _coded(graph: Graph, table: RowTable) -> Iterator[tuple[NDArray[np.uint32], 
         yield np.concatenate([codes for codes, _ in waiting]), np.concatenate([seen for _, seen in waiting])
 
 
-class _Ahead(Generic[_Item]):
-    """Items made by another thread that starts at once and is at most ``depth`` ahead; leaving the context ends it."""
+def _in_order(
+    pool: ThreadPoolExecutor, work: Callable[[_Item], _Made], items: Iterable[_Item], ahead: int
+) -> Iterator[_Made]:
+    """Results in the order of the items, which are taken here, at most ``ahead`` of them before their results are."""
+    waiting: deque[Future[_Made]] = deque()
+    for item in items:
+        waiting.append(pool.submit(work, item))
+        while len(waiting) > ahead or (waiting and waiting[0].done()):
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
-    def __init__(self, items: Iterator[_Item], depth: int) -> None:
-        self._items = items
-        self._made: queue.Queue[tuple[bool, Any]] = queue.Queue(depth)
-        self._stop = threading.Event()
-        self._worker = threading.Thread(target=self._work, daemon=True)
-        self._worker.start()
 
-    def __enter__(self) -> Iterator[_Item]:
-        while True:
-            more, item = self._made.get()
-            if more:
-                yield item
-            elif item is None:
-                return
-            else:
-                raise item
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._worker.join()
-
-    def _work(self) -> None:
-        try:
-            for item in self._items:
-                self._offer((True, item))
-                if self._stop.is_set():
-                    return
-            self._offer((False, None))
-        except BaseException as fault:  # raised again where the items are taken
-            self._offer((False, fault))
-
-    def _offer(self, what: tuple[bool, Any]) -> None:
-        while not self._stop.is_set():
-            try:
-                self._made.put(what, timeout=0.1)
-            except queue.Full:
-                continue
-            return
+def _cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        return os.cpu_count() or 1
 
 
 def _read(spool: SpooledTemporaryFile[bytes], into: NDArray[Any]) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -404,7 +405,7 @@ def test_values_a_float32_would_round_are_refused(tmp_path: Path) -> None:
         extract(graph_from_arrays("x", arrays))
 
 
-def test_a_reader_ahead_stops_when_it_is_left() -> None:
+def test_results_of_several_threads_come_in_order_and_few_items_are_taken_ahead() -> None:
     made: list[int] = []
 
     def items() -> Iterator[int]:
@@ -412,12 +413,17 @@ def test_a_reader_ahead_stops_when_it_is_left() -> None:
             made.append(number)
             yield number
 
-    for count in (1, 0):
-        ahead = _layout_build._Ahead(items(), 2)
-        with ahead as taken:
-            assert [next(taken) for _ in range(count)] == [0] * count
-        assert not ahead._worker.is_alive()
-    assert len(made) < 20
+    def work(number: int) -> int:
+        time.sleep(0.002 * (number % 3))
+        if number == 40:
+            raise ValueError("forty")
+        return number
+
+    with ThreadPoolExecutor(3) as pool, pytest.raises(ValueError, match="forty"):
+        list(_layout_build._in_order(pool, work, items(), 4))
+    assert len(made) < 60
+    with ThreadPoolExecutor(3) as pool:
+        assert list(_layout_build._in_order(pool, work, range(40), 4)) == list(range(40))
 
 
 def test_no_room_for_what_waits_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
