@@ -16,8 +16,11 @@ from tests.programs import Sketch
 _CONFIGS_AT_ONCE = 256
 
 
-def network(n_configurable: int) -> tuple[Program, NDArray[np.int64]]:
-    """Blocks of convolution, reshape, dot, reshape with what stands between them: about eight nodes for each."""
+def network(n_configurable: int, between: int = 1) -> tuple[Program, NDArray[np.int64]]:
+    """Blocks of convolution, reshape, dot, reshape with what stands ``between`` times between them.
+
+    About eight nodes for each configurable one, and six more for every further time.
+    """
     sketch = Sketch()
     batch, size, wide = 8, 16, 64
     numbers: dict[str, Any] = {
@@ -37,18 +40,24 @@ def network(n_configurable: int) -> tuple[Program, NDArray[np.int64]]:
         image, flat = (batch, size, size, wide), (batch * size * size, wide)
         filters = sketch.node("parameter", (1, 1, wide, wide))
         conv = sketch.node("convolution", image, last, filters, **numbers)
-        turned = _between(sketch, conv, image)
+        turned = _between(sketch, conv, image, between)
         folded = sketch.node("reshape", flat, turned)
         weight = sketch.node("parameter", (wide, wide))
-        dot = sketch.node("dot", flat, _between(sketch, folded, flat), weight)
-        opened = sketch.node("reshape", image, _between(sketch, dot, flat))
-        last = _between(sketch, opened, image)
+        dot = sketch.node("dot", flat, _between(sketch, folded, flat, between), weight)
+        opened = sketch.node("reshape", image, _between(sketch, dot, flat, between))
+        last = _between(sketch, opened, image, between)
         ids += [conv, folded, dot, opened]
     return sketch.program(), np.array(ids[:n_configurable], np.int64)
 
 
-def _between(sketch: Sketch, node: int, shape: tuple[int, ...]) -> int:
-    """A bias, an activation, and every so often a transpose there and back."""
+def _between(sketch: Sketch, node: int, shape: tuple[int, ...], times: int) -> int:
+    """A bias, an activation, and a transpose there and back, and again."""
+    for _ in range(times):
+        node = _layer(sketch, node, shape)
+    return node
+
+
+def _layer(sketch: Sketch, node: int, shape: tuple[int, ...]) -> int:
     bias = sketch.node("parameter", shape[-1:])
     wide = sketch.node("broadcast", shape, bias, dimensions=(len(shape) - 1,))
     total = sketch.node("add", shape, node, wide)
@@ -74,22 +83,36 @@ def row_tables(ids: NDArray[np.int64], ranks: NDArray[np.int64], rng: np.random.
     return tables
 
 
-def write(path: Path, n_configs: int, n_configurable: int, seed: int = 0) -> int:
-    """Write a graph file in blocks; returns the bytes its configurations inflate to.
+class Slate:
+    """Configurations of a program at random.
 
     A node takes its usual row in half of the configurations, and any other of its rows in the rest: real files have
     the row of the configuration before in 27 to 62 % of the places.
     """
-    from features.layout_nodes import configurable_nodes
-    from features.tensors import Tensors
 
+    def __init__(self, program: Program, ids: NDArray[np.int64], rng: np.random.Generator) -> None:
+        from features.layout_nodes import configurable_nodes
+        from features.tensors import Tensors
+
+        tables = row_tables(ids, configurable_nodes(program, Tensors.of(program), ids).rank, rng)
+        self._first = np.cumsum([0, *(len(table) for table in tables[:-1])])
+        self._count = np.array([len(table) for table in tables])
+        self._rows = np.concatenate(tables)
+        self._rng = rng
+
+    def draw(self, n_configs: int) -> NDArray[np.int8]:
+        """Draw some more, int8 (n_configs, nodes, 18)."""
+        shape = (n_configs, len(self._count))
+        usual = self._rng.random(shape) < 0.5
+        picked = np.where(usual, 0, self._rng.integers(0, self._count, shape))
+        return self._rows[self._first + picked]
+
+
+def write(path: Path, n_configs: int, n_configurable: int, seed: int = 0) -> int:
+    """Write a graph file in blocks; returns the bytes its configurations inflate to."""
     rng = np.random.default_rng(seed)
     program, ids = network(n_configurable)
-    nodes = configurable_nodes(program, Tensors.of(program), ids)
-    tables = row_tables(ids, nodes.rank, rng)
-    first = np.cumsum([0, *(len(table) for table in tables[:-1])])
-    count = np.array([len(table) for table in tables])
-    flat = np.concatenate(tables).astype(np.float32)
+    slate = Slate(program, ids, rng)
     arrays: dict[str, NDArray[Any]] = {
         "node_feat": program.feat,
         "node_opcode": program.opcode,
@@ -107,7 +130,5 @@ def write(path: Path, n_configs: int, n_configurable: int, seed: int = 0) -> int
             npy.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": shape})
             for start in range(0, n_configs, _CONFIGS_AT_ONCE):
                 rows = min(_CONFIGS_AT_ONCE, n_configs - start)
-                usual = rng.random((rows, n_configurable)) < 0.5
-                picked = np.where(usual, 0, rng.integers(0, count, (rows, n_configurable)))
-                stream.write(flat[first + picked].tobytes())
+                stream.write(slate.draw(rows).astype(np.float32).tobytes())
     return int(np.prod(shape)) * 4

@@ -1,28 +1,57 @@
-"""Time from a graph file, or from its features, to the order of 1,000 configurations."""
+"""Time from a graph file, or from its features, to the order of 1,000 configurations; one graph over and over."""
 
 from __future__ import annotations
 
 import argparse
+import time
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks._results import machine, publish, seconds
-from gbr import Ranker, read_graph, write_graph
+from benchmarks import _made_layout
+from benchmarks._results import Section, machine, publish_page, seconds
+from gbr import Graph, Ranker, read_graph, write_graph
+from gbr._lean import cut_columns
 from gbr.build import extract
+from gbr.graphs import graph_from_arrays
 from gbr.subsets import graph_files, resolve
 from gbr.train import train
 
-BACKENDS = ("lightgbm", "xgboost", "ensemble")
-COLUMNS = ("backend", "trees", "kernel", "from file, ms", "features, ms", "model, ms")
-TEXT = """\
-{rows} configurations of one kernel, drawn with replacement from those of its file; best of 15 rounds, one
-thread, in a process that has its libraries loaded and its kernels compiled. *from file* reads the `.npz`,
-takes the features and ranks; *features* and *model* are parts of it. The models are trained on the train
-split with default settings and stop on the valid split."""
+BACKENDS: Final = ("lightgbm", "xgboost", "ensemble")
+COLUMNS: Final = ("backend", "trees", "kernel", "from file, ms", "features, ms", "model, ms")
+TEXT: Final = """\
+{rows} configurations of one kernel, drawn with replacement from those of its file. *from file* reads the `.npz`, takes
+the features and ranks; *features* and *model* are parts of it. The models are trained on the train split with default
+settings and stop on the valid split."""
+SEARCH_COLUMNS: Final = (
+    "backend",
+    "trees",
+    "anew, ms",
+    "scorer, made, ms",
+    "first call, ms",
+    "further calls, ms",
+    "of it features, ms",
+    "anew / further",
+)
+SEARCH_TEXT: Final = """\
+{rows} configurations at a time of a made graph of {graph:,} nodes, {nodes:,} of them configurable, all in memory.
+*anew* takes the features of graph and configurations together and ranks, as `Ranker.predict_graph` does once it has
+read the file; `Ranker.scorer` works out what concerns the graph alone (*scorer, made*) and then scores slate after
+slate, another one in every *further call*. Models of `layout:cpu:random`."""
+TREES_COLUMNS: Final = ("member", "trees", "columns", "asked for", "by", "ms", "whole / this")
+TREES_TEXT: Final = """\
+The trees of the ensemble's LightGBM members on the features of {rows} configurations of that graph: the whole model,
+the model cut down to the columns that it asks for (what a scorer uses; the same scores bit for bit), and, where they
+are installed, treelite's interpreter and tl2cgen's C code of the cut model (compiled once; the seconds stand beside
+it)."""
+PAGE_TEXT: Final = """\
+Best of 15 rounds, one thread, in a process that has its libraries loaded and its kernels compiled."""
 
 
 def enlarged(path: Path, n_configs: int, folder: Path) -> Path:
@@ -58,23 +87,137 @@ def measure(ranker: Ranker, path: Path) -> tuple[Any, ...]:
     )
 
 
+class Made:
+    """A layout graph of 25 nodes to each configurable one, in memory, and configurations of it at random."""
+
+    def __init__(self, n_configurable: int) -> None:
+        self.program, self.ids = _made_layout.network(n_configurable, between=4)
+        self.slate = _made_layout.Slate(self.program, self.ids, np.random.default_rng(0))
+
+    def graph(self, configs: NDArray[np.int8]) -> Graph:
+        """The graph with these configurations."""
+        arrays = {
+            "node_feat": self.program.feat,
+            "node_opcode": self.program.opcode,
+            "edge_index": self.program.edges,
+            "node_config_ids": self.ids,
+            "node_config_feat": configs,
+        }
+        return graph_from_arrays("made", arrays)
+
+
+def search(ranker: Ranker, made: Made, n_configs: int) -> tuple[Any, ...]:
+    """Times of slate after slate of one graph."""
+    slates = [made.slate.draw(n_configs) for _ in range(6)]
+    whole, graph = made.graph(slates[0]), made.graph(slates[0][:1])
+    hardware = ranker.hardware("made")
+    names = list(ranker.feature_names_in_)
+
+    def anew() -> NDArray[np.float64]:
+        schema, X, _ = extract(whole, hardware)
+        assert list(schema.names) == names
+        return ranker.predict(X)
+
+    def further() -> None:
+        slates.append(slates.pop(0))
+        scorer(slates[0])
+
+    def features() -> None:
+        slates.append(slates.pop(0))
+        scorer.vectors(slates[0])
+
+    scorer = ranker.scorer(graph)
+    assert np.array_equal(scorer(slates[0]), anew())
+    ready = seconds(lambda: ranker.scorer(graph))
+    first = seconds(lambda: ranker.scorer(graph)(slates[0])) - ready
+    for each in slates:
+        scorer(each)
+    often, again, part = seconds(anew), seconds(further), seconds(features)
+    figures = (1e3 * value for value in (often, ready, first, again, part))
+    return (ranker.backend, ranker.best_iteration_, *figures, often / again)
+
+
+def trees(ranker: Ranker, X: NDArray[np.float32], folder: Path) -> list[tuple[Any, ...]]:
+    """Times of the LightGBM members of an ensemble, by several ways."""
+    rows: list[tuple[Any, ...]] = []
+    bounds = np.array([0, len(X)])
+    for member in ranker.model_.members:
+        if member.settings.backend != "lightgbm":
+            continue
+        cut = cut_columns(member.model.to_bytes().decode())
+        assert cut is not None
+        text, columns = cut
+        from gbr._lightgbm import load
+
+        small, own = load(text.encode(), member.settings), X[:, columns]
+        assert np.array_equal(small.predict(own, 1, bounds), member.model.predict(X, 1, bounds))
+        took = {
+            "whole": seconds(lambda member=member: member.model.predict(X, 1, bounds)),
+            "cut down": seconds(lambda small=small, columns=columns: small.predict(X[:, columns], 1, bounds)),
+            **compiled(text, own.astype(np.float64), folder / member.settings.objective),
+        }
+        about = (member.settings.objective, member.model.n_iterations, X.shape[1], len(columns))
+        rows += [(*about, by, 1e3 * value, took["whole"] / value) for by, value in took.items()]
+    return rows
+
+
+def compiled(text: str, X: NDArray[np.float64], folder: Path) -> dict[str, float]:
+    """Times of treelite and tl2cgen, where they are installed."""
+    if find_spec("treelite") is None or find_spec("tl2cgen") is None:
+        return {}
+    treelite, tl2cgen = import_module("treelite"), import_module("tl2cgen")
+    folder.mkdir()
+    (folder / "model.txt").write_text(text)
+    model = treelite.frontend.load_lightgbm_model(folder / "model.txt")
+    took = {"treelite": seconds(lambda: treelite.gtil.predict(model, X, nthread=1))}
+    once = _once(lambda: tl2cgen.export_lib(model, toolchain="gcc", libpath=folder / "trees.so", params={}))
+    predictor = tl2cgen.Predictor(folder / "trees.so", nthread=1)
+    took[f"tl2cgen ({once:.1f} s)"] = seconds(lambda: predictor.predict(tl2cgen.DMatrix(X, dtype="float64")))
+    return took
+
+
+def _once(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
 def main() -> None:
-    """Train both backends, measure a kernel of each kind, leave the results."""
+    """Train the backends, measure kernels of each kind and a made layout graph, leave the results."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--data", type=Path, default=Path("data"), metavar="ROOT")
     arguments.add_argument("--configs", type=int, default=1000, metavar="N")
+    arguments.add_argument("--nodes", type=int, default=800, metavar="N", help="configurable ones of the made graph")
     args = arguments.parse_args()
-    subset = resolve("tile:cpu", args.data)
-    rows = []
-    with TemporaryDirectory() as folder:
-        graphs = [enlarged(path, args.configs, Path(folder)) for path in graph_files(subset, args.data, "test")[::6]]
+    n_configs = f"{args.configs:,}"
+    made = Made(args.nodes)
+    tile, layout = resolve("tile:cpu", args.data), resolve("layout:cpu:random", args.data)
+    kernels, searches, members = [], [], []
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+
+        def trained(subset: Any, backend: str) -> Ranker:
+            run = folder / f"{subset.kind}-{backend}"
+            train(subset, args.data, folder / "store", run, backend=backend)
+            return Ranker.load(run).set_params(n_jobs=1)
+
         for backend in BACKENDS:
-            run = Path(folder) / backend
-            train(subset, args.data, Path(folder) / "store", run, backend=backend)
-            ranker = Ranker.load(run).set_params(n_jobs=1)
-            rows += [measure(ranker, path) for path in graphs]
-    text = TEXT.format(rows=f"{args.configs:,}")
-    publish("predict", "Prediction", text, COLUMNS, rows, machine("numba", "lightgbm", "xgboost-cpu"))
+            ranker = trained(layout, backend)
+            searches.append(search(ranker, made, args.configs))
+            if backend == "ensemble":
+                configs = made.slate.draw(args.configs)
+                members = trees(ranker, ranker.scorer(made.graph(configs)).vectors(configs), folder)
+        graphs = [enlarged(path, args.configs, folder) for path in graph_files(tile, args.data, "test")[::6]]
+        for backend in BACKENDS:
+            ranker = trained(tile, backend)
+            kernels += [measure(ranker, path) for path in graphs]
+    about = SEARCH_TEXT.format(rows=n_configs, graph=len(made.program), nodes=args.nodes)
+    sections = [
+        Section("Kernels", TEXT.format(rows=n_configs), COLUMNS, kernels),
+        Section("One graph, slate after slate", about, SEARCH_COLUMNS, searches),
+        Section("Trees", TREES_TEXT.format(rows=n_configs), TREES_COLUMNS, members),
+    ]
+    publish_page("predict", "Prediction", PAGE_TEXT, sections, machine("numba", "lightgbm", "xgboost-cpu"))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ FloatArray = NDArray[np.float64]
 
 #: Public modules of gbr that shape a prediction, and private ones that do not.
 _PUBLIC: Final = "baselines labels ranker search".split()
-_APART: Final = "__init__ __main__ _cli _files _layout_build _modeldir _parquet _runs".split()
+_APART: Final = "__init__ __main__ _cli _files _layout_build _lean _modeldir _packed _parquet _pool _runs".split()
 _OWN: Final = "columns contenders folds".split()
 _SECONDS: Final = "seconds.json"
 
