@@ -23,6 +23,7 @@ from gbr.subsets import Subset
 _CONNECT_SECONDS: Final = 10.0
 #: A scheduler without workers is given this long: they may be starting, or starting again.
 _WORKERLESS_SECONDS: Final = 60.0
+_RESTART_SECONDS: Final = 30.0
 _LOOK_SECONDS: Final = 2.0
 _PAUSE_SECONDS: Final = 0.05
 
@@ -180,12 +181,23 @@ class Workers:
             for future in self._done(list(futures.values()), set(futures)):
                 self._result(future)
             return [self._result(future) for future in futures.values()]
-        except GbrError as fault:
-            # Libraries tell only that a peer hung up; that comes first where a worker is gone.
-            self._all_there(set(futures), fault)
+        except BaseException as fault:
+            self._free(futures)
+            if isinstance(fault, GbrError):  # a library tells only that a peer hung up
+                self._all_there(set(futures), fault)
             raise
-        finally:
-            self._cancel(list(futures.values()))
+
+    def _free(self, futures: Mapping[str, Any]) -> None:
+        """Restart workers that wait, deaf in a library, for one that will not come."""
+        until = time.monotonic() + _LOOK_SECONDS
+        while time.monotonic() < until and any(future.status == "pending" for future in futures.values()):
+            time.sleep(_PAUSE_SECONDS)
+        waiting = [worker for worker, future in futures.items() if future.status == "pending"]
+        self._cancel(list(futures.values()))
+        with suppress(Exception):  # without a nanny a worker cannot be restarted from here
+            there = self.threads()
+            if waiting := [worker for worker in waiting if worker in there]:
+                self._client.restart_workers(waiting, timeout=_RESTART_SECONDS, raise_for_error=False)
 
     def _done(self, futures: Sequence[Any], needed: set[str] | None = None) -> Iterator[Any]:
         """Futures as they finish, while there are workers to do them: those ``needed``, or any."""
@@ -212,11 +224,11 @@ class Workers:
         if gone := sorted(needed - set(self.threads())):
             raise GbrError(
                 f"--cluster {self._address}: worker {gone[0]} was lost during the fit, perhaps for want of memory; "
-                "restart the workers and repeat the command, the features are kept"
+                "repeat the command, the features are kept"
             ) from cause
 
     def ask(self, question: Callable[..., _Result], *given: Any, workers: Sequence[str]) -> list[_Result]:
-        """Answers of workers to what takes no time, one after the other's."""
+        """Answers of workers to what takes no time."""
         told = self._client.run(question, *given, workers=list(workers))
         return [told[worker] for worker in workers]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +20,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from gbr import __version__, _modeldir, labels
-from gbr._backend import Rows, backend
+from gbr._backend import Model, Rows, backend
 from gbr._checks import as_indptr, as_matrix, as_places, as_target, reordered
 from gbr._settings import CAPACITY, SEEDS, Settings, resolve, threads
 from gbr.errors import MissingLibraryError, ModelError, UsageError
@@ -165,7 +165,13 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
             valid = Rows(other, as_target(runtime_valid, len(other)), as_indptr(qid_valid, len(other)))
         return self.fit_rows(train, names, valid)
 
-    def fit_rows(self, train: Rows, names: tuple[str, ...] | None, valid: Rows | None = None) -> Self:
+    def fit_rows(
+        self,
+        train: Rows,
+        names: tuple[str, ...] | None,
+        valid: Rows | None = None,
+        fit: Callable[[Rows, Rows | None, Settings], Model] | None = None,
+    ) -> Self:
         """Learn as :meth:`fit` does, from rows that are as they should be and need not lie in memory.
 
         Parameters
@@ -175,6 +181,8 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
             Of the columns.
         valid : Rows or None
             To stop on; of the same columns.
+        fit : callable, optional
+            What trains instead of the backend's library.
 
         Raises
         ------
@@ -187,7 +195,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         if not train.n_rankable:
             raise UsageError("runtime: no query has two different runtimes; there is no order to learn")
         settings = self._settings(train, names)
-        self.model_ = library.fit(train, valid, settings)
+        self.model_ = (fit or library.fit)(train, valid, settings)
         self.settings_ = settings
         self.trained_on_: dict[str, Any] | None = None
         self._set_features(names, train.X.shape[1])

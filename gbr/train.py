@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from features.hardware import Hardware
     from gbr._backend import Rows
-    from gbr._trainset import Sample
+    from gbr._trainset import Chosen, Sample
+    from gbr.cluster import Workers
     from gbr.ranker import Ranker
     from gbr.slates import Slates
     from gbr.store import FeatureStore
@@ -55,26 +56,29 @@ def _main(argv: Sequence[str] | None = None) -> None:
         _cli.note(chosen.note)
     out = args.out or Path("runs") / subset.name.replace(":", "-") / time.strftime("%Y%m%d-%H%M%S")
     claim(out)
-    figures = train(
-        subset,
-        args.data,
-        args.store,
-        out,
-        backend=args.backend,
-        objective=args.objective,
-        goal=args.goal,
-        settings=settings,
-        columns=args.columns,
-        seed=args.seed,
-        jobs=args.jobs,
-        skip_known_bad=args.skip_known_bad,
-        trials=args.search,
-        hardware=chosen.hardware,
-        memory=None if args.memory is None else int(args.memory * _GB),
-        sample=None if args.sample is None else _sample(args.sample),
-    )
     from gbr import _runs
+    from gbr.cluster import connected
 
+    with connected(args.cluster, subset, args.data, args.store) as workers:
+        figures = train(
+            subset,
+            args.data,
+            args.store,
+            out,
+            backend=args.backend,
+            objective=args.objective,
+            goal=args.goal,
+            settings=settings,
+            columns=args.columns,
+            seed=args.seed,
+            jobs=args.jobs,
+            skip_known_bad=args.skip_known_bad,
+            trials=args.search,
+            hardware=chosen.hardware,
+            memory=None if args.memory is None else int(args.memory * _GB),
+            sample=None if args.sample is None else _sample(args.sample),
+            workers=workers,
+        )
     _runs.show(figures, ("valid", "test"), subset.kind, as_json=args.json)
     _cli.note(f"model, manifest and metrics are in {out}")
 
@@ -97,6 +101,7 @@ def train(
     hardware: Hardware | None = None,
     memory: int | None = None,
     sample: Sample | None = None,
+    workers: Workers | None = None,
 ) -> dict[str, Any]:
     """Train on ``train``, stop on ``valid``, score every split that has runtimes, and write it all to ``out``.
 
@@ -127,6 +132,8 @@ def train(
         are learnt from.
     sample : Sample, optional
         Rows of each graph to learn from.
+    workers : Workers, optional
+        Those of a cluster, to build and to fit; ``memory`` is then that of each.  Scores and baselines are taken here.
 
     Returns
     -------
@@ -142,11 +149,13 @@ def train(
     """
     import numpy as np
 
-    from gbr import _runs, _trainset, baselines
+    from gbr import _cluster_fit, _runs, _trainset, baselines
     from gbr._backend import Rows
     from gbr.build import schema_of
     from gbr.ranker import Ranker
 
+    if trials and workers is not None:
+        raise UsageError("--search: settings are searched on one machine; do that first and give them by --set")
     given = settings or {}
     ranker = Ranker(
         backend,
@@ -162,7 +171,7 @@ def train(
         raise DataError(
             f"{subset.folder(data) / 'train'}: no graphs to train on; put the collection's train split there"
         )
-    store, build_seconds = _runs.ready_store(subset, data, store_root, splits, jobs, hardware)
+    store, build_seconds = _runs.ready_store(subset, data, store_root, splits, jobs, hardware, workers)
     labelled: dict[str, Slates] = {}
     left_out: dict[str, dict[str, str]] = {}
     for split in splits:
@@ -177,28 +186,27 @@ def train(
     known, names = labelled["train"], _trainset.columns_of(store, columns)
     memory = memory or _trainset.default_memory()
     rows, target = distinct(known)
-    chosen = _trainset.choose(rows, target, indptr_of(known, rows), len(names), memory, sample, seed)
+    everywhere = memory * (1 if workers is None else len(workers))
+    chosen = _trainset.choose(rows, target, indptr_of(known, rows), len(names), everywhere, sample, seed)
     if chosen.sample:
-        _told(len(chosen.rows), len(rows), chosen.sample, sample, memory)
-    X = _trainset.features(store, "train", known, chosen.rows, names, memory)
-    learnt = Rows(X, chosen.target, chosen.indptr)
-    valid = _trainset.held_out(store, "valid", labelled["valid"], names, memory, seed) if "valid" in labelled else None
+        _told(len(chosen.rows), len(rows), chosen.sample, sample, everywhere)
     ranker.set_params(costs=[name for name in schema_of(subset.kind).costs if name in names] or None)
-    start = time.monotonic()
-    if trials:
-        given_to_search = _trainset.in_memory(learnt, seed)
-        ranker.set_params(**_searched(ranker, given_to_search, names, known.names, subset.kind, trials, seed))
-        del given_to_search
-    ranker.fit_rows(learnt, names, valid)
-    fit_seconds = time.monotonic() - start
-    in_memory = isinstance(X, np.ndarray)
-    del X, learnt, valid
+    if workers is None:
+        fit_seconds, in_memory = _fit_here(ranker, store, labelled, chosen, names, memory, subset.kind, trials, seed)
+    else:
+        start = time.monotonic()
+        learnt = _cluster_fit.Learnt.of(store, known, chosen, labelled.get("valid"), names, memory, seed)
+        _cluster_fit.fit(workers, ranker, learnt)
+        fit_seconds, in_memory = time.monotonic() - start, True
     raw = None
     if blocks := baselines.raw_blocks(store.manifest["schema"]["columns"]):
         raw_names = _trainset.columns_of(store, blocks)
         rows, target, indptr = chosen.rows, chosen.target, chosen.indptr
         if in_memory and not chosen.sample:  # plain, and so without a look for identical configurations
             rows, target, indptr = np.arange(len(known.target)), known.target, known.indptr
+        if workers is not None:  # whose memory together is more
+            chosen_here = _trainset.choose(rows, target, indptr, len(raw_names), memory, None, seed)
+            rows, target, indptr = chosen_here.rows, chosen_here.target, chosen_here.indptr
         raw_X = _trainset.features(store, "train", known, rows, raw_names, memory)
         raw = baselines.fit_raw(Rows(raw_X, target, indptr), raw_names, seed, jobs)
         del raw_X
@@ -221,6 +229,35 @@ def train(
     }
     _write(ranker, figures, out)
     return figures
+
+
+def _fit_here(
+    ranker: Ranker,
+    store: FeatureStore,
+    labelled: dict[str, Slates],
+    chosen: Chosen,
+    names: tuple[str, ...],
+    memory: int,
+    kind: str,
+    trials: int,
+    seed: int,
+) -> tuple[float, bool]:
+    """Fit on this machine; returns the seconds it took, and whether all features lay in memory."""
+    import numpy as np
+
+    from gbr import _trainset
+    from gbr._backend import Rows
+
+    known, held_out = labelled["train"], labelled.get("valid")
+    learnt = Rows(_trainset.features(store, "train", known, chosen.rows, names, memory), chosen.target, chosen.indptr)
+    valid = None if held_out is None else _trainset.held_out(store, "valid", held_out, names, memory, seed)
+    start = time.monotonic()
+    if trials:
+        given_to_search = _trainset.in_memory(learnt, seed)
+        ranker.set_params(**_searched(ranker, given_to_search, names, known.names, kind, trials, seed))
+        del given_to_search
+    ranker.fit_rows(learnt, names, valid)
+    return time.monotonic() - start, isinstance(learnt.X, np.ndarray)
 
 
 def distinct(slates: Slates) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -409,6 +446,7 @@ def _parser() -> _cli.Parser:
     _cli.add_skip(parser)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     _cli.add_jobs(parser)
+    _cli.add_cluster(parser)
     _cli.add_json(parser)
     return parser
 
