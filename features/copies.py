@@ -6,6 +6,7 @@ Partial layouts are compared as far as they go; a dimension that does not surviv
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Final
 
 import numpy as np
@@ -60,14 +61,15 @@ BLOCK: Final = Block(
 def _count_copies(  # type: ignore[no-untyped-def]
     columns, states, origins, pairs, roles, group, nbytes, totals, out
 ):
+    """Count copies link by link; links of one size, which follow each other, are only counted until the last."""
     n_configs, n_links, n_groups = columns.shape[1], len(pairs), len(totals) - 1
     counts = np.zeros((n_groups, 3, n_configs), np.int32)
     sizes = np.zeros((n_groups, 3, n_configs))
+    alike = np.zeros((3, n_configs), np.int32)
     for link in range(n_links):
         own, other, origin, size = roles[link, 0], roles[link, 1], origins[link], nbytes[link]
         producers, consumers = columns[pairs[link, 0]], columns[pairs[link, 1]]
         here, there = states[own], states[other]
-        count, total = counts[group[link]], sizes[group[link]]
         for config in range(n_configs):  # innermost, and free of branches: it becomes vector instructions
             first, second = here[producers[config]], there[consumers[config]]
             minor = (origin >> (np.int32(3) * (first & np.int32(7)))) & np.int32(7)
@@ -77,12 +79,15 @@ def _count_copies(  # type: ignore[no-untyped-def]
             next_differs = np.int32((next_minor != 7) & (next_wanted != 7) & (next_minor != next_wanted))
             both = (first & second) >> np.int32(6)
             strict, loose = both & differs, both & (differs | next_differs)
-            count[0, config] += strict
-            count[1, config] += loose
-            count[2, config] += differs
-            total[0, config] += strict * size
-            total[1, config] += loose * size
-            total[2, config] += differs * size
+            alike[0, config] += strict
+            alike[1, config] += loose
+            alike[2, config] += differs
+        if link + 1 == n_links or group[link + 1] != group[link] or nbytes[link + 1] != size:
+            for kind in range(3):
+                for config in range(n_configs):
+                    counts[group[link], kind, config] += alike[kind, config]
+                    sizes[group[link], kind, config] += alike[kind, config] * size
+                    alike[kind, config] = 0
     for config in range(n_configs):
         place = 0
         for number in range(n_groups + 1):
@@ -120,7 +125,8 @@ class CopyCounter:
     """
 
     def __init__(self, of: Links) -> None:
-        self._links = of
+        order = np.lexsort((of.nbytes, of.group))
+        self._links = of = Links(*(getattr(of, field.name)[order] for field in fields(of)))
         origin = np.where(of.origin < 0, _NONE, of.origin)
         dims = np.arange(MAX_RANK)
         # Seven dimensions of three bits each; the last stands for "no such dimension" and leads to itself.

@@ -139,21 +139,33 @@ def _arrive(  # type: ignore[no-untyped-def]
 def _edge_copies(  # type: ignore[no-untyped-def]
     columns, producer, consumer, role, group, slot, nbytes, share, base, arrivals, packed, level, weight, out
 ):
-    """Add up copies along edges: per class and configuration, bytes and copies by level, and weighted bytes last."""
-    n_configs = columns.shape[1]
-    for edge in range(len(producer)):
+    """Add up copies along edges: per class and configuration, bytes and copies by level, and weighted bytes last.
+
+    Edges of one size, which follow each other, are only counted until the last of them.
+    """
+    n_edges, n_configs = len(producer), columns.shape[1]
+    alike = np.zeros((n_configs, N_LEVELS), np.int32)
+    costs = np.zeros(n_configs)
+    for edge in range(n_edges):
         makers, takers, place = columns[producer[edge]], columns[consumer[edge]], slot[edge]
         wanted, grade, cost = packed[role[edge]], level[role[edge]], weight[role[edge]]
-        size, part, sums = nbytes[edge], share[edge], out[group[edge]]
         for config in range(n_configs):
             row = takers[config]
             come, want = arrivals[base[makers[config]] + place], wanted[row]
             differs = np.int64(((come ^ want) & (come >> ORDER_BITS) & (want >> ORDER_BITS) & ORDER) != 0)
             minor = come & 7
-            at = differs * grade[row, minor]
-            sums[config, at] += size
-            sums[config, N_LEVELS + at] += part
-            sums[config, 2 * N_LEVELS] += differs * cost[row, minor] * size
+            alike[config, differs * grade[row, minor]] += 1
+            costs[config] += differs * cost[row, minor]
+        size, part, sums = nbytes[edge], share[edge], out[group[edge]]
+        after = edge + 1
+        if after == n_edges or group[after] != group[edge] or nbytes[after] != size or share[after] != part:
+            for config in range(n_configs):
+                for at in range(N_LEVELS):
+                    sums[config, at] += alike[config, at] * size
+                    sums[config, N_LEVELS + at] += alike[config, at] * part
+                    alike[config, at] = 0
+                sums[config, 2 * N_LEVELS] += costs[config] * size
+                costs[config] = 0
 
 
 @kernel()
@@ -205,15 +217,18 @@ class Traffic:
     def __init__(self, nodes: ConfigurableNodes, of: Links) -> None:
         self._nodes = nodes
         edges = of.group != INSIDE
-        self._producer, self._consumer = of.nodes[edges].T.copy()
-        self._role = of.roles[edges, 1]
-        self._group = of.group[edges]
-        self._origin = of.origin[edges]
         fed = np.zeros((len(nodes), 3), np.int64)
-        np.add.at(fed, (self._consumer, self._role), 1)
+        np.add.at(fed, (of.nodes[edges, 1], of.roles[edges, 1]), 1)
         self.fed = fed > 0
-        self._share = 1.0 / fed[self._consumer, self._role]
-        self._nbytes = of.nbytes[edges] * self._share
+        share = 1.0 / np.maximum(fed[of.nodes[:, 1], of.roles[:, 1]], 1)
+        order = np.lexsort((share, of.nbytes, of.group))
+        order = order[edges[order]]
+        self._producer, self._consumer = of.nodes[order].T.copy()
+        self._role = of.roles[order, 1]
+        self._group = of.group[order]
+        self._origin = of.origin[order]
+        self._share = share[order]
+        self._nbytes = of.nbytes[order] * self._share
         self._edges = np.argsort(self._producer, kind="stable")
         self._first = np.searchsorted(self._producer[self._edges], np.arange(len(nodes) + 1))
         self._slot = np.empty(len(self._producer), np.int64)
