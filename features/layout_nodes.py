@@ -101,8 +101,21 @@ def configurable_nodes(program: Program, tensors: Tensors, ids: IntArray) -> Con
     strides = np.zeros((n_nodes, 3, MAX_RANK), np.int64)
     nbytes, flops = np.zeros((n_nodes, 3)), np.zeros(n_nodes)
     kind = np.zeros(n_nodes, np.uint64)
+    # Networks repeat their layers: what is told of a node is told of all that look alike, as their operands do.
+    first = np.arange(n_nodes)
+    seen: dict[tuple[int, bytes, bytes, bool], int] = {}
     for place, node in enumerate(ids.tolist()):
-        name = _class_name(int(program.opcode[node]))
+        found = program.operands.of(node)
+        same = len(found) > 0 and bool(found[0] == found[-1])
+        looks = int(program.opcode[node]), program.feat[node].tobytes(), program.feat[found].tobytes(), same
+        first[place] = like = seen.setdefault(looks, place)
+        if like < place:
+            known = program.operands.of(int(ids[like]))
+            for slot, each in enumerate(operands[like].tolist()):
+                if each >= 0:
+                    operands[place, slot] = found[0] if each == known[0] else found[-1]
+            continue
+        name = _class_name(looks[0])
         classes[place] = NODE_CLASSES.index(name)
         operands[place] = _operand_pair(program, tensors, node, name)
         flops[place] = node_flops(program, tensors, node)
@@ -116,7 +129,18 @@ def configurable_nodes(program: Program, tensors: Tensors, ids: IntArray) -> Con
             strides[place, role, :size] = tensors.strides(tensor)
             nbytes[place, role] = tensors.nbytes[tensor]
         kind[place] = _hash([classes[place], *rank[place], *_numbers(program, node, name)])
-    return ConfigurableNodes(ids, classes, operands, dims, rank, own, strides, nbytes, flops, kind)
+    return ConfigurableNodes(
+        ids,
+        classes[first],
+        operands,
+        dims[first],
+        rank[first],
+        own[first],
+        strides[first],
+        nbytes[first],
+        flops[first],
+        kind[first],
+    )
 
 
 def _class_name(opcode: int) -> str:

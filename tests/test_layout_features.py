@@ -185,6 +185,17 @@ def test_inside_link_of_a_reshape_pairs_the_minor_dimensions() -> None:
     assert of.origin[inside[0]].tolist()[:2] == [0, 3]  # (2, 1024) from (2, 16, 8, 8): 1024 runs along the last
 
 
+def test_nodes_that_look_alike_keep_their_own_operands() -> None:
+    sketch = Sketch()
+    a, b, c, wide = (sketch.node("parameter", shape) for shape in ((16, 16), (16, 16), (16, 16), (16, 32)))
+    pairs = ((a, b), (a, a), (b, c), (a, wide), (c, wide), (c, c))
+    ids = np.array([sketch.node("dot", (16, 32 if pair[1] == wide else 16), *pair) for pair in pairs])
+    program = sketch.program()
+    nodes = configurable_nodes(program, Tensors.of(program), ids)
+    assert nodes.operands.tolist() == [list(pair) for pair in pairs]
+    assert nodes.flops.tolist() == [2.0 * 16 * 16 * (32 if pair[1] == wide else 16) for pair in pairs]
+
+
 def test_operands_are_told_apart_by_shape() -> None:
     assert NODES.operands[0].tolist() == [0, 1]
     assert NODES.rank[:, 2].tolist() == [4, -1, 2, 2, 2]
