@@ -42,8 +42,6 @@ _MOST_INDEX: Final = 1 << 20
 #: What the graph file calls its configurations; here they are coded.
 CONFIGS: Final = "node_config_feat"
 
-#: Arrays of the copy itself; the others are the graph file's.
-_OWN: Final = ("codes", "checks", "rows", "numbers", "first")
 _ADVICE: Final = "delete it, or write it again with `python -m gbr.features build --repack`"
 
 
@@ -61,8 +59,6 @@ class Packed:
     ----------
     fingerprint : str
         Of the graph file that was copied, by :attr:`gbr.npz.NpzFile.fingerprint`.
-    keys : tuple of str
-        Arrays of the graph file, without the configurations.
     shape : tuple of int
         Configurations and configurable nodes.
 
@@ -97,7 +93,6 @@ class Packed:
             self._check_index()
         except (KeyError, TypeError, ValueError) as fault:
             raise self._wrong(f"its index does not hold together ({fault})") from fault
-        self.keys = tuple(key for key in self._index if key not in _OWN)
         self.shape = self._shape("codes")
         self._codes = self._view("codes")
         self._checks = self.read("checks")
@@ -116,9 +111,17 @@ class Packed:
         self._last = np.minimum(of_node - 1, np.iinfo(self._codes.dtype).max).astype(self._codes.dtype)
 
     def describe(self, key: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-        """Shape and type of an array of the graph file, or of the configurations that :meth:`blocks` gives."""
+        """Shape and type of an array of the graph file, or of the configurations that :meth:`blocks` gives.
+
+        Raises
+        ------
+        DataError
+            Where the copy has none of the name.
+        """
         if key == CONFIGS:
             return (*self.shape, N_LAYOUT), np.dtype(np.int8)
+        if key not in self._index:
+            raise self._wrong(f"it holds no {key}")
         return self._shape(key), np.dtype(self._index[key]["dtype"])
 
     def read(self, key: str) -> NDArray[Any]:

@@ -244,6 +244,16 @@ def test_a_forged_copy_with_right_sums_is_one_error(tmp_path: Path, change: dict
         _packed.Packed(tmp_path / "g.gbr").configs(slice(0, 1))
 
 
+def test_a_copy_that_lacks_an_array_is_one_error(path: Path) -> None:
+    with path.with_suffix(".gbr").open("wb") as stream:
+        writer = _packed.PackedWriter(stream, np.dtype(np.uint8))
+        writer.add(np.array([[0]]))
+        rows, numbers = np.zeros((1, 18), np.int8), np.zeros(1, np.int32)
+        writer.finish(NpzFile(path).fingerprint, rows, numbers, np.array([0, 1]), {})
+    with pytest.raises(DataError, match=r"g\.gbr: it holds no node_feat; delete it"):
+        read_graph(path)
+
+
 def test_what_cannot_be_repacked_is_told_and_leaves_nothing(tmp_path: Path) -> None:
     write_graph(tmp_path / "t.npz", tile_arrays())
     with pytest.raises(DataError, match=r"t\.npz: got a tile graph, want layout"):
