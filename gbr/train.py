@@ -186,7 +186,7 @@ def train(
     known, names = labelled["train"], _trainset.columns_of(store, columns)
     memory = memory or _trainset.default_memory()
     rows, target = distinct(known)
-    everywhere = memory * (1 if workers is None else len(workers))
+    everywhere = memory * (1 if workers is None else max(1, len(workers)))
     chosen = _trainset.choose(rows, target, indptr_of(known, rows), len(names), everywhere, sample, seed)
     if chosen.sample:
         _told(len(chosen.rows), len(rows), chosen.sample, sample, everywhere)
