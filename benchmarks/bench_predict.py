@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,15 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import _made_layout
-from benchmarks._results import Section, machine, publish_page, seconds
+from benchmarks._results import FOLDER, Section, machine, publish_page, seconds
 from gbr import Graph, Ranker, read_graph, write_graph
 from gbr._lean import cut_columns
 from gbr.build import extract
 from gbr.graphs import graph_from_arrays
-from gbr.subsets import graph_files, resolve
+from gbr.subsets import Subset, graph_files, resolve
 from gbr.train import train
 
 BACKENDS: Final = ("lightgbm", "xgboost", "ensemble")
+PARTS: Final = ("search", "kernels")
 COLUMNS: Final = ("backend", "trees", "kernel", "from file, ms", "features, ms", "model, ms")
 TEXT: Final = """\
 {rows} configurations of one kernel, drawn with replacement from those of its file. *from file* reads the `.npz`, takes
@@ -49,9 +51,10 @@ TREES_TEXT: Final = """\
 The trees of the ensemble's LightGBM members on the features of {rows} configurations of that graph: the whole model,
 the model cut down to the columns that it asks for (what a scorer uses; the same scores bit for bit), and, where they
 are installed, treelite's interpreter and tl2cgen's C code of the cut model (compiled once; the seconds stand beside
-it)."""
+it). The C code saves a few milliseconds of a call and asks for a compiler where the model is used: it is not taken."""
 PAGE_TEXT: Final = """\
-Best of 15 rounds, one thread, in a process that has its libraries loaded and its kernels compiled."""
+Best of 15 rounds, one thread, in a process that has its libraries loaded and its kernels compiled.
+A table is of one run, two tables may be of different ones, and the machine had other work: compare within a table."""
 
 
 def enlarged(path: Path, n_configs: int, folder: Path) -> Path:
@@ -188,36 +191,50 @@ def main() -> None:
     arguments.add_argument("--data", type=Path, default=Path("data"), metavar="ROOT")
     arguments.add_argument("--configs", type=int, default=1000, metavar="N")
     arguments.add_argument("--nodes", type=int, default=800, metavar="N", help="configurable ones of the made graph")
+    arguments.add_argument(
+        "--only", choices=PARTS, default=None, help="the other tables stay as they were measured last"
+    )
     args = arguments.parse_args()
-    n_configs = f"{args.configs:,}"
-    made = Made(args.nodes)
-    tile, layout = resolve("tile:cpu", args.data), resolve("layout:cpu:random", args.data)
-    kernels, searches, members = [], [], []
+    n_configs, made = f"{args.configs:,}", Made(args.nodes)
+    tables: dict[str, list[Any]] = {}
     with TemporaryDirectory() as name:
         folder = Path(name)
 
-        def trained(subset: Any, backend: str) -> Ranker:
+        def trained(subset: Subset, backend: str) -> Ranker:
             run = folder / f"{subset.kind}-{backend}"
             train(subset, args.data, folder / "store", run, backend=backend)
             return Ranker.load(run).set_params(n_jobs=1)
 
-        for backend in BACKENDS:
-            ranker = trained(layout, backend)
-            searches.append(search(ranker, made, args.configs))
-            if backend == "ensemble":
-                configs = made.slate.draw(args.configs)
-                members = trees(ranker, ranker.scorer(made.graph(configs)).vectors(configs), folder)
-        graphs = [enlarged(path, args.configs, folder) for path in graph_files(tile, args.data, "test")[::6]]
-        for backend in BACKENDS:
-            ranker = trained(tile, backend)
-            kernels += [measure(ranker, path) for path in graphs]
+        if args.only != "kernels":
+            tables |= {"search": [], "trees": []}
+            for backend in BACKENDS:
+                ranker = trained(resolve("layout:cpu:random", args.data), backend)
+                tables["search"].append(search(ranker, made, args.configs))
+                if backend == "ensemble":
+                    configs = made.slate.draw(args.configs)
+                    tables["trees"] = trees(ranker, ranker.scorer(made.graph(configs)).vectors(configs), folder)
+        if args.only != "search":
+            subset = resolve("tile:cpu", args.data)
+            graphs = [enlarged(path, args.configs, folder) for path in graph_files(subset, args.data, "test")[::6]]
+            tables["kernels"] = []
+            for backend in BACKENDS:
+                ranker = trained(subset, backend)
+                tables["kernels"] += [measure(ranker, path) for path in graphs]
     about = SEARCH_TEXT.format(rows=n_configs, graph=len(made.program), nodes=args.nodes)
     sections = [
-        Section("Kernels", TEXT.format(rows=n_configs), COLUMNS, kernels),
-        Section("One graph, slate after slate", about, SEARCH_COLUMNS, searches),
-        Section("Trees", TREES_TEXT.format(rows=n_configs), TREES_COLUMNS, members),
+        _section("One graph, slate after slate", about, SEARCH_COLUMNS, tables.get("search")),
+        _section("Trees", TREES_TEXT.format(rows=n_configs), TREES_COLUMNS, tables.get("trees")),
+        _section("Kernels", TEXT.format(rows=n_configs), COLUMNS, tables.get("kernels")),
     ]
     publish_page("predict", "Prediction", PAGE_TEXT, sections, machine("numba", "lightgbm", "xgboost-cpu"))
+
+
+def _section(title: str, text: str, columns: Sequence[str], rows: Sequence[Sequence[Any]] | None) -> Section:
+    """A table, with the rows of the last results where it was not measured."""
+    if rows is None:
+        last = json.loads((FOLDER / "predict.json").read_text())["tables"][title]
+        rows = [[row[column] for column in columns] for row in last]
+    return Section(title, text, columns, rows)
 
 
 if __name__ == "__main__":
