@@ -6,6 +6,7 @@ What crosses the network are names of graphs, targets and entries of the manifes
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import re
 import time
 import uuid
@@ -28,6 +29,9 @@ _LOOK_SECONDS: Final = 2.0
 _PAUSE_SECONDS: Final = 0.05
 
 _ADDRESS: Final = re.compile(r"(tcp|tls)://[^\s/]+:\d+")
+
+#: Those that Dask gives a level of its own.
+_LOGGERS: Final = ("distributed", "distributed.client", "tornado", "tornado.application")
 
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
@@ -63,17 +67,18 @@ def connected(address: str | None, subset: Subset, data: Path, store: Path) -> I
     if not _ADDRESS.fullmatch(address):
         raise UsageError(f"--cluster {address}: want the address of a Dask scheduler, tcp://HOST:PORT")
     distributed = _distributed()
-    try:
-        client = distributed.Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
-    except (OSError, ValueError) as fault:
-        raise GbrError(
-            f"--cluster {address}: no Dask scheduler answers; start one with `dask scheduler` and its workers with "
-            f"`dask worker {address} --nworkers N --nthreads 1`, or mend the address"
-        ) from fault
-    with client:
-        workers = Workers(client, address)
-        workers.check(subset, data.absolute(), store.absolute())
-        yield workers
+    with _unlogged():
+        try:
+            client = distributed.Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
+        except (OSError, ValueError) as fault:
+            raise GbrError(
+                f"--cluster {address}: no Dask scheduler answers; start one with `dask scheduler` and its workers with "
+                f"`dask worker {address} --nworkers N --nthreads 1`, or mend the address"
+            ) from fault
+        with client:
+            workers = Workers(client, address)
+            workers.check(subset, data.absolute(), store.absolute())
+            yield workers
 
 
 class Workers:
@@ -271,6 +276,20 @@ def _distributed() -> Any:
     except ModuleNotFoundError as fault:
         raise MissingLibraryError("Dask is not installed; pip install 'gbr[cluster]'") from fault
     return distributed
+
+
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """Leave the telling to the errors raised here: Dask logs connections that end, with tracebacks."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL + 1)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _versions(kind: str) -> dict[str, str]:

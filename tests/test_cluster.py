@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -67,6 +68,16 @@ def test_a_cluster_builds_the_store_of_one_machine(address: str, tmp_path: Path,
     there, here = (FeatureStore(tmp_path / store, name).manifest for store in ("store", "alone"))
     assert there == here
     assert not list((tmp_path / "store").glob(".cluster-*"))
+
+
+def test_what_dask_logs_is_left_to_errors(address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    collection(tmp_path, train=1)
+    logger = logging.getLogger("distributed.batched")
+    before = logger.getEffectiveLevel()
+    with joined(address, tmp_path):
+        assert not logger.isEnabledFor(logging.CRITICAL)
+    assert logger.getEffectiveLevel() == before
+    assert capsys.readouterr().err == ""
 
 
 def test_a_bad_file_is_named_with_the_worker(address: str, tmp_path: Path) -> None:
