@@ -217,6 +217,10 @@ def mean_ranks(values: FloatArray) -> FloatArray:
     """
     if len(values) < 2:
         return np.full(len(values), 0.5)
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return ((last - (counts + 1) / 2)[inverse]) / (len(values) - 1)
+    order = np.argsort(values)
+    ordered = values[order]
+    first = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+    after = np.append(first[1:], len(values))
+    ranks = np.empty(len(values))
+    ranks[order] = np.repeat((first + after - 1) / 2, after - first)
+    return ranks / (len(values) - 1)

@@ -141,20 +141,24 @@ class LayoutColumns:
             program = Program(graph.node_opcode, graph.node_feat, graph.edge_index)
             prepared = pool.submit(layout.LayoutExtractor, program, graph.node_config_ids, table, self._hardware or CPU)
             try:
-                self._observe(pool, workers * _BATCHES_AHEAD, prepared, table)
-                self._compare(pool, workers * _BATCHES_AHEAD, prepared.result(), first_equal(self._digests))
+                main, digests = self._observe(pool, workers * _BATCHES_AHEAD, prepared, table)
+                self.duplicate_of = first_equal(digests)
+                self._compare(pool, workers * _BATCHES_AHEAD, prepared.result(), main)
             finally:
                 pool.shutdown(cancel_futures=True)
 
     def _observe(
         self, pool: ThreadPoolExecutor, ahead: int, prepared: Future[LayoutExtractor], table: RowTable
-    ) -> None:
-        """Code all configurations and spool their codes, and the columns that can be told of each by itself."""
+    ) -> tuple[FloatArray, NDArray[np.uint64]]:
+        """Code all configurations and spool their codes, and the columns that can be told of each by itself.
+
+        Returns the columns that are compared within the slate, and the digests.
+        """
         from features import layout
 
         n_configs = self._graph.n_configs
-        self._main = np.empty((n_configs, len(layout.compared())), np.float32)
-        self._digests = np.empty((n_configs, 2), np.uint64)
+        main = np.empty((n_configs, len(layout.compared())), np.float32)
+        digests = np.empty((n_configs, 2), np.uint64)
         self._sizes: list[tuple[int, np.dtype[Any]]] = []
 
         def described(codes: NDArray[np.uint32]) -> tuple[FloatArray, FloatArray]:
@@ -165,7 +169,7 @@ class LayoutColumns:
         def coded() -> Iterator[NDArray[np.uint32]]:
             first = 0
             for codes, seen in _coded(self._graph, table):
-                self._digests[first : first + len(codes)] = seen
+                digests[first : first + len(codes)] = seen
                 narrow = codes.astype(np.uint16 if len(table) <= 1 << 16 else np.uint32)
                 self._sizes.append((len(codes), narrow.dtype))
                 self._spool(self._codes, narrow)
@@ -174,19 +178,17 @@ class LayoutColumns:
 
         done = 0
         for own, compared in _in_order(pool, described, coded(), ahead):
-            self._main[done : done + len(compared)] = compared
+            main[done : done + len(compared)] = compared
             self._spool(self._columns, own)
             done += len(compared)
+        return main, digests
 
-    def _compare(
-        self, pool: ThreadPoolExecutor, ahead: int, extractor: LayoutExtractor, duplicate_of: NDArray[np.int64]
-    ) -> None:
+    def _compare(self, pool: ThreadPoolExecutor, ahead: int, extractor: LayoutExtractor, main: FloatArray) -> None:
         """Work out what depends on the whole slate."""
         from features import slate
 
         self.schema: Schema = extractor.schema
         self.shared: FloatArray = extractor.shared
-        self.duplicate_of = duplicate_of
         n_configs, n_nodes = self._graph.n_configs, len(self._graph.node_config_ids)  # type: ignore[arg-type]
         frequency = np.empty((n_configs, slate.N_FREQUENCY), np.float32)
         alike = np.empty(n_configs, np.uint64)
@@ -203,7 +205,7 @@ class LayoutColumns:
         for found, marks in _in_order(pool, lambda codes: extractor.frequencies(codes, usual), read(), ahead):
             rows = slice(done, done := done + len(found))
             frequency[rows], alike[rows] = found, marks
-        self._of_slate = slate.slate_columns(self._main, frequency, alike, duplicate_of)
+        self._of_slate = slate.slate_columns(main, frequency, alike, self.duplicate_of)
 
     @staticmethod
     def _spool(into: SpooledTemporaryFile[bytes], values: NDArray[Any]) -> None:
