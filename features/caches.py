@@ -158,11 +158,11 @@ def _ordered(  # type: ignore[no-untyped-def]
     lines, rooms = np.empty(n_accesses), np.empty(n_accesses)
     inner = sequence[n_loops - 1]
     vectorises = True
+    steps_of = np.zeros(n_accesses)  # through each operand per step of the innermost loop, in bytes
     for access in range(n_accesses):
-        step = 0.0
         for dim in range(rank[access]):
-            step += abs(coefficients[access, dim, inner]) * strides[access, dim]
-        vectorises = vectorises and (step == 0 or step == width[access])
+            steps_of[access] += abs(coefficients[access, dim, inner]) * strides[access, dim]
+        vectorises = vectorises and (steps_of[access] == 0 or steps_of[access] == width[access])
     lanes = max(vector_bytes / width.max(), 1.0)
     price = np.empty(n_accesses)
     misses_by_role = np.empty((by_role, n_roles))
@@ -177,10 +177,8 @@ def _ordered(  # type: ignore[no-untyped-def]
         cycles_fetch = 0.0
         misses_by_role[:] = 0.0
         for access in range(n_accesses):
-            step = 0.0
-            for dim in range(rank[access]):
-                step += abs(coefficients[access, dim, inner]) * strides[access, dim]
-            streams = 0 < step <= line and step * tiles[config, inner] >= stream * line
+            in_line = 0 < steps_of[access] <= line
+            streams = in_line and steps_of[access] * tiles[config, inner] >= stream * line
             price[access] = (ahead if streams else 1.0) * (written if access == 0 else 1.0)
         for level in range(n_levels):
             if level >= len(sets):

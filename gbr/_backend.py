@@ -20,6 +20,7 @@ from gbr._checks import Matrix
 from gbr._settings import OBJECTIVES, Settings
 from gbr.errors import MissingLibraryError, UsageError
 from gbr.labels import Target
+from gbr.sampling import some_rows
 
 #: Rows of a slate that early stopping looks at.
 EARLY_STOPPING_ROWS: Final = 1000
@@ -197,9 +198,7 @@ class ValidTau:
         rng = np.random.default_rng(seed)
         kept: list[NDArray[np.int64]] = []
         for start, stop in pairwise(valid.indptr):
-            rows = np.arange(start, stop)
-            if len(rows) > EARLY_STOPPING_ROWS:
-                rows = np.sort(rng.choice(rows, EARLY_STOPPING_ROWS, replace=False))
+            rows = some_rows(start, stop, EARLY_STOPPING_ROWS, rng)
             if len(np.unique(valid.target[rows])) > 1:
                 kept.append(rows)
         if not kept:

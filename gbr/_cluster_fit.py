@@ -26,6 +26,7 @@ from gbr._ensemble import EnsembleModel, Member, mean_spread, members, spreads
 from gbr._settings import Settings
 from gbr.cluster import Workers
 from gbr.ranker import Ranker
+from gbr.sampling import even_parts
 from gbr.slates import Slates
 from gbr.store import FeatureStore
 
@@ -163,13 +164,8 @@ def balanced(sizes: NDArray[np.int64], n_parts: int) -> list[NDArray[np.int64]]:
     list of int64
         Slates of each part, ascending; no part is empty, so there may be fewer.
     """
-    load = np.zeros(min(n_parts, len(sizes)), np.int64)
-    part_of = np.empty(len(sizes), np.int64)
-    for slate in np.argsort(-sizes, kind="stable"):
-        part_of[slate] = load.argmin()
-        # A slate counts even where it has no rows: every part gets one.
-        load[part_of[slate]] += max(1, sizes[slate])
-    return [np.flatnonzero(part_of == part) for part in range(len(load))]
+    part_of = even_parts(sizes, n_parts, np.argsort(-sizes, kind="stable"))
+    return [np.flatnonzero(part_of == part) for part in range(min(n_parts, len(sizes)))]
 
 
 def _fit(workers: Workers, learnt: Learnt, settings: Settings) -> Model:

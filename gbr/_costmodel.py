@@ -20,6 +20,7 @@ from gbr._backend import Rows, ValidTau
 from gbr._checks import Matrix
 from gbr._settings import Settings
 from gbr.errors import UsageError
+from gbr.sampling import some_rows
 
 SUFFIX: Final = ".json"
 
@@ -85,9 +86,7 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> CostModel:
     rng = np.random.default_rng(settings.seed)
     terms, times = [], []
     for start, stop in pairwise(train.indptr.tolist()):
-        rows = np.arange(start, stop)
-        if len(rows) > _ROWS_PER_SLATE:
-            rows = np.sort(rng.choice(rows, _ROWS_PER_SLATE, replace=False))
+        rows = some_rows(start, stop, _ROWS_PER_SLATE, rng)
         target = train.target[rows].astype(np.float64)
         rows, target = rows[kept := target <= np.quantile(target, _KEPT)], target[kept]
         if len(rows) < 2 or not (spread := target.std()):

@@ -234,20 +234,33 @@ def _coded(graph: Graph, table: RowTable) -> Iterator[tuple[NDArray[np.uint32], 
         return
     waiting: list[tuple[NDArray[np.uint32], NDArray[np.uint64]]] = []
     count = 0
-    for first, block in graph.stored_blocks():
-        if block.dtype != np.float32:
-            block = graph.narrow(first, block)
-        try:
-            waiting.append(table.encode(block))
-        except ValueError as fault:
-            graph.narrow(first, block)  # tells which value it is
-            raise DataError(f"{graph.source}: node_config_feat: {fault}") from fault
-        count += len(block)
+    for codes, seen in coded_blocks(graph, table):
+        waiting.append((codes, seen))
+        count += len(codes)
         if count >= at_once:
             yield np.concatenate([codes for codes, _ in waiting]), np.concatenate([seen for _, seen in waiting])
             waiting, count = [], 0
     if waiting:
         yield np.concatenate([codes for codes, _ in waiting]), np.concatenate([seen for _, seen in waiting])
+
+
+def coded_blocks(graph: Graph, table: RowTable) -> Iterator[tuple[NDArray[np.uint32], NDArray[np.uint64]]]:
+    """Codes and digests of the configurations of a graph's file, block by block as it is inflated.
+
+    Raises
+    ------
+    DataError
+        For a value that no layout has; names it.
+    """
+    for first, block in graph.stored_blocks():
+        if block.dtype != np.float32:
+            block = graph.narrow(first, block)
+        try:
+            coded = table.encode(block)
+        except ValueError as fault:
+            graph.narrow(first, block)  # tells which value it is
+            raise DataError(f"{graph.source}: node_config_feat: {fault}") from fault
+        yield coded
 
 
 def _in_order(

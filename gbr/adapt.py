@@ -139,9 +139,7 @@ def fit_with(
     graph = _as_graph(graph)
     rows, target = _measured(graph, configs, runtimes)
     features = schema, X, _ = extract(graph, ranker.hardware(graph.source))
-    ranker.check_schema(schema.kind, schema.hash, graph.source)
-    place = {name: number for number, name in enumerate(schema.names)}
-    scores = ranker.predict(X[:, [place[name] for name in ranker.feature_names_in_]])
+    scores = ranker.predict(X[:, ranker.places(schema, graph.source)])
     return _fit(graph, features, rows, target, scores, random_state)
 
 

@@ -28,6 +28,7 @@ from gbr.metrics import kendall_tau
 
 if TYPE_CHECKING:
     from features.hardware import Hardware
+    from features.schema import Schema
     from gbr.adapt import Adapted
     from gbr.graphs import Graph
     from gbr.scorer import Scorer
@@ -281,9 +282,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         from gbr.graphs import read_graph
 
         schema, X, _ = extract(read_graph(Path(path)), self.hardware(str(path)))
-        self.check_schema(schema.kind, schema.hash, str(path))
-        place = {name: number for number, name in enumerate(schema.names)}
-        return self.predict(X[:, [place[name] for name in self.feature_names_in_]])
+        return self.predict(X[:, self.places(schema, str(path))])
 
     def rank(self, path: str | os.PathLike[str]) -> NDArray[np.int64]:
         """Configurations of a graph file by predicted runtime, int64 (configurations,), best first; ties as in file.
@@ -326,6 +325,18 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         from gbr.adapt import fit_with
 
         return fit_with(self, graph, configs, runtimes)
+
+    def places(self, schema: Schema, what: str) -> NDArray[np.int64]:
+        """Places among a schema's columns of those that the model asks for, int64 (n_features_in_,).
+
+        Raises
+        ------
+        ModelError
+            As :meth:`check_schema`.
+        """
+        self.check_schema(schema.kind, schema.hash, what)
+        place = {name: number for number, name in enumerate(schema.names)}
+        return np.array([place[name] for name in self.feature_names_in_], np.int64)
 
     def check_schema(self, kind: str, schema_hash: str, what: str) -> None:
         """Refuse features the model was not trained on.

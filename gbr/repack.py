@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from gbr import check_features
 from gbr._files import replacing
+from gbr._layout_build import coded_blocks
 from gbr._packed import CONFIGS, SUFFIX, PackedWriter, fresh
 from gbr._pool import Progress, in_processes
 from gbr.errors import DataError
@@ -130,14 +131,7 @@ def _write(stream: BinaryIO, file: NpzFile, graph: Graph, width: np.dtype[np.uns
     table = RowTable(len(graph.node_config_ids))
     writer = PackedWriter(stream, width)
     local = np.zeros(0, width)
-    for first, block in graph.stored_blocks():
-        if block.dtype != np.float32:
-            block = graph.narrow(first, block)
-        try:
-            codes, _ = table.encode(block)
-        except ValueError as fault:
-            graph.narrow(first, block)  # tells which value it is
-            raise DataError(f"{graph.source}: node_config_feat: {fault}") from fault
+    for codes, _ in coded_blocks(graph, table):
         if len(local) < len(table):
             places, most = _places(table)
             if most > np.iinfo(width).max + 1:

@@ -58,6 +58,36 @@ def sample(target: Target, indptr: IntArray, most: int, policy: str = POLICIES[0
     return np.concatenate(chosen) if chosen else np.zeros(0, np.int64)
 
 
+def even_parts(sizes: IntArray, n_parts: int, order: IntArray) -> IntArray:
+    """Spread groups over parts of about as many rows: each in turn to the part that has the fewest.
+
+    Parameters
+    ----------
+    sizes : int64 (groups,)
+        Rows; a group without any counts as one, so that no part stays empty.
+    n_parts : int
+    order : int64 (groups,)
+        The largest first.
+
+    Returns
+    -------
+    int64 (groups,)
+        Part of each, below ``n_parts`` and the number of groups.
+    """
+    load = np.zeros(min(n_parts, len(sizes)), np.int64)
+    part_of = np.empty(len(sizes), np.int64)
+    for group in order:
+        part_of[group] = load.argmin()
+        load[part_of[group]] += max(1, sizes[group])
+    return part_of
+
+
+def some_rows(start: int, stop: int, most: int, rng: np.random.Generator) -> IntArray:
+    """Rows ``start`` to ``stop - 1`` of a slate, or as many random ones of them as ``most`` allows, ascending."""
+    rows = np.arange(start, stop)
+    return rows if len(rows) <= most else np.sort(rng.choice(rows, most, replace=False))
+
+
 def largest_cap(sizes: IntArray, rows: int) -> int:
     """Rows per slate, at most, such that no more than ``rows`` are left in all; at least 2.
 

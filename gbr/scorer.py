@@ -73,11 +73,9 @@ class Scorer:
             self.schema, self._extract = make(self._graph, ranker.hardware(source))
         except ValueError as fault:
             raise DataError(f"{source}: has no features ({fault}); mend what wrote the file") from fault
-        ranker.check_schema(self.schema.kind, self.schema.hash, source)
+        columns = ranker.places(self.schema, source)
         self._model = lean(ranker.model_, ranker.settings_)
-        place = {name: number for number, name in enumerate(self.schema.names)}
-        columns = np.array([place[name] for name in ranker.feature_names_in_], np.int64)
-        self._columns = None if np.array_equal(columns, np.arange(len(place))) else columns
+        self._columns = None if np.array_equal(columns, np.arange(len(self.schema.names))) else columns
 
     def vectors(self, configs: Any) -> FloatArray:
         """Features of a slate: frequencies and ranks are within these configurations and no others.

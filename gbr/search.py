@@ -18,6 +18,7 @@ from gbr._settings import GOALS
 from gbr.errors import MissingLibraryError, UsageError
 from gbr.metrics import count_pairs
 from gbr.ranker import Ranker
+from gbr.sampling import even_parts, some_rows
 
 FOLDS: Final = 4
 #: Settings and their bounds; steps are relative.
@@ -43,13 +44,9 @@ def folds(families: Sequence[str], n_folds: int = FOLDS, seed: int = 0) -> list[
     names, place, sizes = np.unique(np.asarray(families, str), return_inverse=True, return_counts=True)
     if len(names) < 2:
         raise UsageError("search: the training graphs are of one family; there is none to hold out")
-    load = np.zeros(min(n_folds, len(names)), np.int64)
-    fold_of = np.empty(len(names), np.int64)
     order = np.random.default_rng(seed).permutation(len(names))
-    for family in order[np.argsort(-sizes[order], kind="stable")]:
-        fold_of[family] = load.argmin()
-        load[fold_of[family]] += sizes[family]
-    return [fold_of[place] == number for number in range(len(load))]
+    fold_of = even_parts(sizes, n_folds, order[np.argsort(-sizes[order], kind="stable")])
+    return [fold_of[place] == number for number in range(min(n_folds, len(names)))]
 
 
 def score(scores: NDArray[np.float64], target: NDArray[np.float64], goal: str) -> float:
@@ -153,9 +150,7 @@ def _fold(ranker: Ranker, train: Rows, out: NDArray[np.bool_], goal: str, seed: 
     rng = np.random.default_rng(seed)
     found = []
     for start, stop in (pair for pair, held in zip(pairwise(train.indptr.tolist()), out, strict=True) if held):
-        rows = np.arange(start, stop)
-        if len(rows) > _SCORED_ROWS:
-            rows = np.sort(rng.choice(rows, _SCORED_ROWS, replace=False))
+        rows = some_rows(start, stop, _SCORED_ROWS, rng)
         if np.ptp(target[rows]) > 0:
             found.append(score(ranker.predict(train.X[rows]), target[rows], goal))
     return found

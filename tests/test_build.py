@@ -248,11 +248,11 @@ def test_an_interrupt_keeps_what_was_done(tmp_path: Path, monkeypatch: pytest.Mo
 
     def interrupted(task: Any) -> Any:
         if task.stem == "train_1":
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("at train_1")
         return work(task)
 
     monkeypatch.setattr(room, "_work", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match=r"^at train_1$"):
         built(tmp_path)
     assert stored(tmp_path).stems("train") == ["train_0"]
     monkeypatch.undo()
