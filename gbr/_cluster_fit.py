@@ -7,8 +7,10 @@ every worker holds the validation rows whole: all see the same tau after a round
 
 from __future__ import annotations
 
+import gc
 import re
 import socket
+import traceback
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -24,7 +26,8 @@ from gbr import _costmodel, _trainset
 from gbr._backend import Model, Rows, ValidTau, backend
 from gbr._ensemble import EnsembleModel, Member, mean_spread, members, spreads
 from gbr._settings import Settings
-from gbr.cluster import Workers
+from gbr.cluster import REPEAT, Workers
+from gbr.errors import GbrError
 from gbr.ranker import Ranker
 from gbr.sampling import even_parts
 from gbr.slates import Slates
@@ -32,6 +35,9 @@ from gbr.store import FeatureStore
 
 #: What a LightGBM model remembers of the network that it was fitted over, and what it is on one machine.
 _OF_NETWORK: Final = {"machines": "", "local_listen_port": "12400", "num_machines": "1", "tree_learner": "serial"}
+
+#: What LightGBM says when another worker does not answer.
+_CUT_OFF: Final = re.compile("socket|network|connect", re.IGNORECASE)
 
 #: How a worker meets the others, in the words of the library.
 Network = Mapping[str, Any]
@@ -300,9 +306,24 @@ def _fit_lightgbm(rows: Rows, held_out: Rows | None, settings: Settings, network
     for held in _kept.get(token, ()):
         if isinstance(held, _Port) and held.number == network.get("local_listen_port"):
             held.free()
-    model: Any = backend("lightgbm").fit(rows, held_out, replace(settings, params={**settings.params, **network}))
+    try:
+        model: Any = backend("lightgbm").fit(rows, held_out, replace(settings, params={**settings.params, **network}))
+    except GbrError as fault:
+        _let_go(fault)
+        if network and _CUT_OFF.search(str(fault)):  # no setting of the user's
+            raise GbrError(f"a worker lost the others during the fit ({fault}); {REPEAT}") from None
+        raise
     model.booster.free_network()
     return model  # type: ignore[no-any-return]
+
+
+def _let_go(fault: BaseException) -> None:
+    """Free what the frames of an error hold: a booster that is collected later closes the network of that time."""
+    seen: BaseException | None = fault
+    while seen is not None:
+        traceback.clear_frames(seen.__traceback__)
+        seen = seen.__cause__ or seen.__context__
+    gc.collect()
 
 
 def _fit_xgboost(rows: Rows, held_out: Rows | None, settings: Settings, network: Network, token: str) -> Model:

@@ -28,6 +28,9 @@ _RESTART_SECONDS: Final = 30.0
 _LOOK_SECONDS: Final = 2.0
 _PAUSE_SECONDS: Final = 0.05
 
+#: What to do when a fit is lost.
+REPEAT: Final = "repeat the command, the features are kept"
+
 _ADDRESS: Final = re.compile(r"(tcp|tls)://[^\s/]+:\d+")
 
 #: Those that Dask gives a level of its own.
@@ -229,7 +232,7 @@ class Workers:
         if gone := sorted(needed - set(self.threads())):
             raise GbrError(
                 f"--cluster {self._address}: worker {gone[0]} was lost during the fit, perhaps for want of memory; "
-                "repeat the command, the features are kept"
+                f"{REPEAT}"
             ) from cause
 
     def ask(self, question: Callable[..., _Result], *given: Any, workers: Sequence[str]) -> list[_Result]:

@@ -240,11 +240,21 @@ def test_a_part_is_learnt_from_as_in_the_whole(root: Path) -> None:
     assert len(rows) < len(known.X)
 
 
-def test_a_worker_lost_in_a_fit_is_told_and_the_others_are_free(address: str, root: Path, tmp_path: Path) -> None:
+def test_a_worker_lost_in_a_fit_is_told_and_the_others_are_free(
+    address: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     endless = {"n_estimators": 10**6, "early_stopping_rounds": 10**6}
+    together = Workers.together
     with joined(address, root, resolve("tile:cpu", root)) as workers:
         pids = dict(zip(workers.threads(), workers.ask(os.getpid, workers=list(workers.threads())), strict=True))
-        threading.Timer(2.0, os.kill, (max(pids.items())[1], signal.SIGKILL)).start()
+        kills = iter([threading.Timer(1.0, os.kill, (pids[max(pids)], signal.SIGKILL))])
+
+        def doomed(self: Workers, *given: Any) -> Any:
+            for kill in kills:
+                kill.start()
+            return together(self, *given)
+
+        monkeypatch.setattr(Workers, "together", doomed)
         with pytest.raises(GbrError, match=rf"worker {max(pids)} was lost during the fit.*repeat the command"):
             trained(root, out=tmp_path / "run", backend="lightgbm", settings=endless, workers=workers)
         assert not (tmp_path / "run").exists()
