@@ -78,6 +78,13 @@ class Model(Protocol):
         """Total gain of the splits of each column, float64 (n_features,)."""
         ...
 
+    def compare(self, X: Matrix, first: int, second: int, n_jobs: int) -> NDArray[np.float64]:
+        """What each column adds to the relevance of row ``first`` of a slate over row ``second``.
+
+        float64 (n_features,), which sums to the difference of the two rows' relevance.
+        """
+        ...
+
     def to_bytes(self) -> bytes:
         """Give the model in the library's own format."""
         ...

@@ -64,6 +64,13 @@ class CostModel:
         gains[self.columns] = self.prices
         return gains
 
+    def compare(self, X: Matrix, first: int, second: int, n_jobs: int) -> NDArray[np.float64]:
+        """Price times what the second row has more of, float64 (n_features,); see :class:`gbr._backend.Model`."""
+        own, other = amounts(X[[first, second]], self.columns)
+        saved = np.zeros(self.n_features)
+        saved[self.columns] = self.prices * (other - own)
+        return saved
+
     def to_bytes(self) -> bytes:
         """Give the prices as JSON."""
         prices = {str(column): price for column, price in zip(self.columns.tolist(), self.prices.tolist(), strict=True)}

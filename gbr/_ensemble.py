@@ -72,6 +72,11 @@ class EnsembleModel:
         shares = [gains / (gains.sum() or 1.0) for gains in (member.model.gains() for member in self.members)]
         return np.asarray(np.mean(shares, axis=0))
 
+    def compare(self, X: Matrix, first: int, second: int, n_jobs: int) -> NDArray[np.float64]:
+        """Mean of what the members say, each over its spread, float64 (n_features,)."""
+        told = [member.model.compare(X, first, second, n_jobs) / member.spread for member in self.members]
+        return np.asarray(np.mean(told, axis=0))
+
     def to_bytes(self) -> bytes:
         """Give a zip archive: every member in its library's own format, and ``members.json``."""
         index = []

@@ -12,7 +12,7 @@ from gbr import labels
 from gbr._backend import REGRESSED, Rows, ValidTau, loading, refusals, reject, sub_slates
 from gbr._batches import StreamedMatrix
 from gbr._checks import Matrix
-from gbr._pairs import differences, wins
+from gbr._pairs import anchors_of, beside, differences, wins
 from gbr._settings import ROW_SHARE, Settings, column_share
 
 with loading("LightGBM", "lightgbm"):
@@ -31,6 +31,9 @@ _BINNED_BY: Final = "bin_construct_sample_cnt"
 _LIBRARY_BINS_BY: Final = 200_000
 _LEAST_BINNED_BY: Final = 20_000
 _BYTES_BINNED_BY: Final = 32
+
+#: Log odds closer than this are equal but for rounding.
+_EQUAL_ODDS: Final = 1e-9
 
 #: Parameters of the ranker under the names LightGBM knows them by, and what to use instead.
 _TAKEN: Final = {
@@ -97,6 +100,17 @@ class LightGBMModel:
         gains = self.booster.feature_importance("gain", iteration=self.n_iterations)
         return np.asarray(gains, np.float64)
 
+    def compare(self, X: Matrix, first: int, second: int, n_jobs: int) -> NDArray[np.float64]:
+        """Difference of the rows' TreeSHAP values, float64 (n_features,); see :class:`gbr._backend.Model`."""
+        told = self.contributions(X[[first, second]], n_jobs)
+        return np.asarray(told[0] - told[1])
+
+    def contributions(self, X: Matrix, n_jobs: int) -> NDArray[np.float64]:
+        """TreeSHAP values (Lundberg and others, 2020) of the booster's columns, float64 (rows, columns)."""
+        with refusals("LightGBM", lgb.basic.LightGBMError):
+            told = self.booster.predict(X, num_iteration=self.n_iterations, pred_contrib=True, num_threads=n_jobs)
+        return np.asarray(told, np.float64)[:, :-1]  # the last is what all rows share
+
     def to_bytes(self) -> bytes:
         """Give the model as LightGBM's text."""
         return str(self.booster.model_to_string(num_iteration=self.n_iterations)).encode()
@@ -122,6 +136,29 @@ class DifferenceModel(LightGBMModel):
         """Total gain per column and of its difference, float64 (n_features,)."""
         gains = super().gains()
         return gains[: self.n_features] + gains[self.n_features :]
+
+    def compare(self, X: Matrix, first: int, second: int, n_jobs: int) -> NDArray[np.float64]:
+        """What each column adds, float64 (n_features,); see :class:`gbr._backend.Model`.
+
+        The classifier adds up log odds, the relevance is a mean of chances.  Each anchor's part of the difference is
+        shared out as the log odds are (the rescale rule of Shrikumar, Greenside and Kundaje, "Learning important
+        features through propagating activation differences", 2017).
+        """
+        anchors = X[anchors_of(0, len(X))]
+        pairs = [beside(X[np.full(len(anchors), row)], anchors) for row in (first, second)]
+        told, other = (self.contributions(each, n_jobs) for each in pairs)
+        odds, chance = (
+            [
+                np.asarray(self.booster.predict(each, num_iteration=self.n_iterations, raw_score=raw), np.float64)
+                for each in pairs
+            ]
+            for raw in (True, False)
+        )
+        apart, gained = odds[0] - odds[1], chance[0] - chance[1]
+        steep = chance[0] * (1 - chance[0])  # of a chance in its log odds, where both are as good as equal
+        rate = np.divide(gained, apart, out=steep, where=np.abs(apart) > _EQUAL_ODDS)
+        found = ((told - other) * rate[:, None]).mean(axis=0)
+        return np.asarray(found[: self.n_features] + found[self.n_features :])
 
 
 def fit(train: Rows, valid: Rows | None, settings: Settings) -> LightGBMModel:

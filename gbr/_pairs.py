@@ -58,7 +58,7 @@ def differences(train: Rows, seed: int) -> tuple[NDArray[np.float32], NDArray[np
         seconds.append(second[differ])
     first, second = np.concatenate(firsts), np.concatenate(seconds)
     faster = train.target[first] < train.target[second]
-    return _beside(train.X[first], train.X[second]), faster.astype(np.float32)
+    return beside(train.X[first], train.X[second]), faster.astype(np.float32)
 
 
 def wins(
@@ -75,15 +75,21 @@ def wins(
     """
     found = np.zeros(len(X))
     for start, stop in pairwise(indptr.tolist()):
-        anchors = X[np.unique(np.linspace(start, stop - 1, min(ANCHORS, stop - start)).astype(np.int64))]
+        anchors = X[anchors_of(start, stop)]
         at_once = max(1, _CELLS_AT_ONCE // max(1, anchors.size))
         for first in range(start, stop, at_once):
             rows = X[first : min(first + at_once, stop)]
             every = np.arange(len(rows) * len(anchors))
-            pairs = _beside(rows[every // len(anchors)], anchors[every % len(anchors)])
+            pairs = beside(rows[every // len(anchors)], anchors[every % len(anchors)])
             found[first : first + len(rows)] = beats(pairs).reshape(len(rows), -1).mean(axis=1)
     return found
 
 
-def _beside(first: Matrix, second: Matrix) -> NDArray[np.float32]:
+def anchors_of(start: int, stop: int) -> NDArray[np.int64]:
+    """Rows that every row of a slate is compared with, ascending, for a slate of at least one row."""
+    return np.unique(np.linspace(start, stop - 1, min(ANCHORS, stop - start)).astype(np.int64))
+
+
+def beside(first: Matrix, second: Matrix) -> NDArray[np.float32]:
+    """Pairs as the classifier takes them, float32 (pairs, 2 * columns): the first row, and how it differs."""
     return np.concatenate([first, first - second], axis=1).astype(np.float32)

@@ -91,6 +91,14 @@ class XGBoostModel:
             gains[int(name.removeprefix("f"))] = gain
         return gains
 
+    def compare(self, X: Matrix, first: int, second: int, n_jobs: int) -> NDArray[np.float64]:
+        """Difference of the rows' TreeSHAP values, float64 (n_features,); see :class:`gbr._backend.Model`."""
+        self.booster.set_param({"nthread": n_jobs})
+        with refusals("XGBoost", xgb.core.XGBoostError):
+            told = self.booster.predict(xgb.DMatrix(X[[first, second]], nthread=n_jobs), pred_contribs=True)
+        found = np.asarray(told, np.float64)[:, :-1]  # the last is what all rows share
+        return np.asarray(found[0] - found[1])
+
     def to_bytes(self) -> bytes:
         """Give the model as XGBoost's UBJSON."""
         return bytes(self.booster.save_raw("ubj"))
