@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -86,14 +87,18 @@ def figures_of(
     split: str,
     kind: str,
     left_out: dict[str, str],
+    official: Callable[[NDArray[np.float64], Slates], dict[str, Any]] | None = None,
 ) -> tuple[dict[str, Any], float]:
     """Figures of a split beside those of its baselines, as in ``metrics.json``, and the seconds the model took.
 
     ``slates`` are those of :func:`measured`; ``left_out`` are graphs that were taken from them, with the reason.
+    ``official`` makes further figures of the same scores and slates, :func:`gbr._official.evaluate`.
     """
     scores, seconds = predict_split(ranker, store, slates, split)
     found = metrics.evaluate(scores, slates, kind)
     found["skipped"] |= left_out
+    if official is not None:
+        found["official"] = official(scores, slates)
     beside = {
         "raw_l2": metrics.evaluate(predict_split(raw, store, slates, split)[0], slates, kind) if raw else None,
         "fewest_configured": baselines.fewest_configured(slates, kind),

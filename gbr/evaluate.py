@@ -6,13 +6,14 @@ python -m gbr.evaluate --model runs/tile-cpu/20250101-120000 --subset tile:cpu -
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from gbr import _cli, subsets
 from gbr.errors import DataError
 
-PROTOCOLS: Final = ("full",)
+PROTOCOLS: Final = ("full", "official")
 
 
 def _main(argv: Sequence[str] | None = None) -> None:
@@ -21,11 +22,26 @@ def _main(argv: Sequence[str] | None = None) -> None:
     if subset.note:
         _cli.note(subset.note)
     figures = evaluate(
-        args.model, subset, args.split, args.data, args.store, jobs=args.jobs, skip_known_bad=args.skip_known_bad
+        args.model,
+        subset,
+        args.split,
+        args.data,
+        args.store,
+        jobs=args.jobs,
+        skip_known_bad=args.skip_known_bad,
+        protocol=args.protocol,
+        indices=args.indices,
     )
-    from gbr import _runs
+    from gbr import _official, _runs
 
     _runs.show(figures, (args.split,), subset.kind, as_json=args.json)
+    if args.protocol == "official":
+        found = figures[args.split]["official"]
+        for told in _official.notes(found):
+            _cli.note(told)
+        if not args.json:
+            for title, columns, rows in _official.tables(found, subset, args.split):
+                _cli.table(title, columns, rows)
 
 
 def evaluate(
@@ -37,6 +53,8 @@ def evaluate(
     *,
     jobs: int | None = None,
     skip_known_bad: bool = False,
+    protocol: str = "full",
+    indices: Path | None = None,
 ) -> dict[str, Any]:
     """Score a model on all configurations of all graphs of a split that have runtimes.
 
@@ -51,23 +69,34 @@ def evaluate(
         Processes while building, threads while predicting.
     skip_known_bad : bool
         Leave out the graphs of :data:`gbr.subsets.KNOWN_BAD`.
+    protocol : str
+        One of :data:`PROTOCOLS`: ``official`` adds the figures of TpuGraphs' own scripts, from the same scores.
+    indices : Path, optional
+        Folder of the listed configurations; ``eval_indices`` below ``data`` by default.
 
     Returns
     -------
     dict
-        As ``metrics.json``, with this split alone.
+        As ``metrics.json``, with this split alone; ``official`` inside it, where asked for, is what
+        :func:`gbr._official.evaluate` gives.
 
     Raises
     ------
     ModelError
         When the model is missing, torn, or was trained on other features.
     DataError
-        When the split is not there or has no runtimes.
+        When the split is not there or has no runtimes, or the listed configurations are missing or wrong.
+    UsageError
+        For the official protocol where it says nothing: another collection or split.
     """
-    from gbr import _runs
+    from gbr import _official, _runs
     from gbr.build import schema_of
     from gbr.ranker import Ranker
 
+    official = None
+    if protocol == "official":
+        listed = _official.indices_of(subset, split, indices or data / _official.FOLDER)
+        official = partial(_official.evaluate, kind=subset.kind, indices=listed)
     ranker = Ranker.load(model).set_params(n_jobs=jobs)
     ranker.check_schema(subset.kind, schema_of(subset.kind).hash, f"{subset.name}, {model}")
     store, build_seconds = _runs.ready_store(subset, data, store_root, (split,), jobs, ranker.hardware(str(model)))
@@ -80,7 +109,7 @@ def evaluate(
             f"{subset.folder(data) / split}: no graph has runtimes; take a split that has them (the test files of "
             "TpuGraphs have none)"
         )
-    found, predict_seconds = _runs.figures_of(ranker, None, store, slates, split, subset.kind, left_out)
+    found, predict_seconds = _runs.figures_of(ranker, None, store, slates, split, subset.kind, left_out, official)
     return {"subset": subset.name, split: found, "seconds": {"build": build_seconds, "predict": predict_seconds}}
 
 
@@ -90,7 +119,18 @@ def _parser() -> _cli.Parser:
     _cli.add_subset(parser)
     parser.add_argument("--split", choices=subsets.SPLITS, default="valid", help="default: valid")
     parser.add_argument(
-        "--protocol", choices=PROTOCOLS, default="full", help="full: all configurations of every graph (default)"
+        "--protocol",
+        choices=PROTOCOLS,
+        default="full",
+        help="full: all configurations of every graph (default); official: also as the scripts of TpuGraphs score, "
+        "tile by benchmark, layout on the listed 1000 configurations per graph",
+    )
+    parser.add_argument(
+        "--indices",
+        type=Path,
+        default=None,
+        metavar="DIR",
+        help="folder of the listed configurations, xla_default.json and so on (default: ROOT/eval_indices)",
     )
     _cli.add_data(parser)
     _cli.add_store(parser)
