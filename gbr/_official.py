@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from gbr import metrics
 from gbr.errors import DataError, UsageError
 from gbr.slates import Slates
-from gbr.subsets import Subset
+from gbr.subsets import OFFICIAL, Subset
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -35,8 +35,6 @@ SPLIT: Final = "valid"
 #: Values of K per kind of collection.
 TOP: Final[dict[str, tuple[int, ...]]] = {"tile": (1, 5, 10), "layout": (1, 10, 100)}
 
-#: Layout collections that have such a list.
-_LISTED: Final = ("layout:xla:default", "layout:xla:random", "layout:nlp:default", "layout:nlp:random")
 #: The scripts leave out kernels with fewer configurations.
 _LEAST: Final = 2
 
@@ -67,9 +65,9 @@ def indices_of(subset: Subset, split: str, folder: Path) -> dict[str, IntArray] 
     """
     if subset.kind == "tile":
         return None
-    if subset.name not in _LISTED:
+    if subset.name not in OFFICIAL["layout"]:
         raise UsageError(
-            f"--protocol official: {subset.name} has no listed configurations, only {', '.join(_LISTED)} have; "
+            f"--protocol official: {subset.name} has no listed configurations, only those of TpuGraphs have; "
             "take --protocol full"
         )
     if split != SPLIT:

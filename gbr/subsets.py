@@ -14,11 +14,20 @@ from gbr.errors import DataError, UsageError
 KINDS: Final = ("tile", "layout")
 SPLITS: Final = ("train", "valid", "test")
 
-#: What a kind alone stands for: the official collection where there is one, else the measured one.
-_OFFICIAL: Final = {
+#: The collections of TpuGraphs per kind.
+OFFICIAL: Final = {
     "tile": ("tile:xla",),
     "layout": ("layout:xla:default", "layout:xla:random", "layout:nlp:default", "layout:nlp:random"),
 }
+#: Test graphs of each of them, 894 in all: the rows of a submission to the Kaggle competition.
+OFFICIAL_TEST: Final = {
+    "tile:xla": 844,
+    "layout:xla:default": 8,
+    "layout:xla:random": 8,
+    "layout:nlp:default": 17,
+    "layout:nlp:random": 17,
+}
+#: What a kind alone stands for where no official collection of it is present.
 _MEASURED: Final = {"tile": "tile:cpu", "layout": "layout:cpu:random"}
 
 #: Graphs of TpuGraphs whose runtimes are corrupted, as shell patterns of their stems by collection, found by the 2nd
@@ -81,7 +90,7 @@ def resolve(name: str, data_root: Path) -> Subset:
     there = {subset.name: subset for subset in available(data_root)}
     if name in there:
         return there[name]
-    meant = [official for official in _OFFICIAL.get(name, ()) if official in there]
+    meant = [official for official in OFFICIAL.get(name, ()) if official in there]
     if not meant and _MEASURED.get(name) in there:
         meant = [_MEASURED[name]]
     if len(meant) == 1:
