@@ -90,7 +90,7 @@ def tensor_tiles(
         node, coefficients = tensor
         elements = _from_registers(tensors, node, bounds, hardware) if physical else bounds
         rank = min(len(coefficients), MAX_RANK)
-        tiles = np.minimum(np.ceil(elements[:, :rank]).astype(np.int64), tensors.dims[node, :rank])
+        tiles = np.minimum(np.ceil(elements[:, :rank]), tensors.dims[node, :rank]).astype(np.int64)
         found.append(TensorTiles(node, coefficients, tiles))
     return found
 

@@ -14,7 +14,7 @@ import numpy as np
 from features.calls import body_roots, handed_in
 from features.cost import conv_roles, dot_roles
 from features.graph import Program
-from features.hlo import FEAT_ID, OPCODE_ID
+from features.hlo import FEAT_ID, OPCODE_ID, OPCODES
 from features.tensors import Tensors, slots
 
 #: Index of one tensor: per dimension, the coefficient of each loop it depends on.
@@ -110,6 +110,9 @@ class Trace:
             return []
         rule = _RULES.get(int(self.program.opcode[node]), _elementwise)
         indices = rule(self, node, operands, index)
+        if len(indices) != len(operands):
+            opcode = OPCODES[self.program.opcode[node]]
+            raise ValueError(f"node {node}: {len(operands)} operands of {opcode}, which has {len(indices)}")
         sides = [side] * len(operands)
         if node == self.anchor:
             sides = self.sides(node, operands)

@@ -25,6 +25,8 @@ _BYTES: Final = {
     **dict.fromkeys(("s64", "u64", "f64", "c64"), 8),
     "c128": 16,
 }
+#: Elements of a tensor, and so its strides, are counted in int64.
+MAX_ELEMENTS: Final = 2.0**62
 #: Bytes of one element by type.
 _WIDTH: Final = np.array([_BYTES.get(name, 1) for name in ELEMENT_TYPES], np.float64)
 
@@ -79,8 +81,19 @@ class Tensors:
 
     @cached_property
     def dims(self) -> IntArray:
-        """Extents, int64 (n, 6), 0-padded."""
-        return self.feat[:, _DIMS : _DIMS + MAX_RANK].astype(np.int64)
+        """Extents, int64 (n, 6), 0-padded.
+
+        Raises
+        ------
+        ValueError
+            For a tensor of more elements than can be counted.
+        """
+        extents = self.feat[:, _DIMS : _DIMS + MAX_RANK]
+        elements = np.maximum(extents, 1).prod(axis=1, dtype=np.float64)
+        if (elements > MAX_ELEMENTS).any():
+            node = int(elements.argmax())
+            raise ValueError(f"node {node}: a tensor of {elements[node]:.3g} elements")
+        return extents.astype(np.int64)
 
     @cached_property
     def rank(self) -> IntArray:

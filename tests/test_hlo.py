@@ -1,76 +1,35 @@
-"""gbr.hlo against Google's own arrays, against HLO text, and against bytes that are no HLO."""
+"""gbr.hlo against Google's own arrays, and against HLO text."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
-import random
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from features.hlo import FEAT_ID, NODE_FEAT, OPCODE_ID
 from gbr.errors import HloError
 from gbr.hlo import Instruction, encode, graph_arrays, identify, read_module, read_tuning
-from gbr.hlo.wire import MAX_DEPTH
-from tests.reference_hlo import message, naive_encode, number
+from tests.hlo_modules import (
+    DATA,
+    LAYOUTS,
+    TILES,
+    assert_same,
+    computation,
+    data,
+    feat,
+    instruction,
+    layout_run,
+    module,
+    shape,
+    small,
+    tile_run,
+    tuning_data,
+)
+from tests.reference_hlo import message, naive_encode
 
-DATA = Path(__file__).parent / "data"
 PROGRAMS = ("conv_grad", "depthwise", "loops", "matmul", "odds", "softmax")
-F32, TUPLE = 11, 13
-
-
-def data(name: str) -> bytes:
-    return (DATA / f"{name}.hlo.pb").read_bytes()
-
-
-def feat(arrays: dict[str, np.ndarray], node: int, *columns: str) -> list[float]:
-    return [float(arrays["node_feat"][node, FEAT_ID[column]]) for column in columns]
-
-
-def assert_same(got: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
-    for key, array in wanted.items():
-        assert got[key].dtype == array.dtype, key
-        assert got[key].shape == array.shape, key
-        if key == "node_feat" and not np.array_equal(got[key], array):
-            node, column = np.argwhere(got[key] != array)[0]
-            pytest.fail(f"node {node}, {NODE_FEAT[column]}: {got[key][node, column]} != {array[node, column]}")
-        np.testing.assert_array_equal(got[key], array, err_msg=key)
-
-
-# Hand-made modules.
-
-
-def shape(dims: list[int] | None = None, element: int = F32, order: list[int] | None = None) -> bytes:
-    dims = [] if dims is None else dims
-    order = list(range(len(dims)))[::-1] if order is None else order
-    return message((2, element), (3, dims), (5, message((1, order))))
-
-
-def instruction(
-    id_: int, opcode: str = "parameter", operands: list[int] | None = None, *more: tuple, of: bytes | None = None
-) -> bytes:
-    body = shape([2, 3]) if of is None else of
-    return message((1, f"{opcode}.{id_}"), (2, opcode), (3, body), (35, id_), (36, operands or []), *more)
-
-
-def computation(id_: int, *instructions: bytes, root: int, name: str = "") -> bytes:
-    return message((1, name or f"computation.{id_}"), *((2, each) for each in instructions), (5, id_), (6, root))
-
-
-def module(*computations: bytes, entry: int = 1, name: str = "hand_made") -> bytes:
-    return message((1, name), (2, "main"), *((3, each) for each in computations), (6, entry))
-
-
-def small(*instructions: bytes, root: int = 1) -> bytes:
-    return module(computation(1, *instructions, root=root))
-
-
-SMALL = small(instruction(7), instruction(9, "negate", [7]), root=9)
 
 
 # Against Google's extractor.
@@ -296,35 +255,6 @@ def test_instructions_can_be_read_by_name():
 # Wrappers and runs.
 
 
-def tile_run(time_ns: int, *, error: int = 0, default: int = 0, **bounds: list[int]) -> bytes:
-    sizes = message(
-        *((slot, bounds[name]) for slot, name in enumerate(("kernel", "output", "input"), 1) if name in bounds)
-    )
-    return message((1, message((1, sizes))), (3, error), (4, message((4, time_ns))), (5, default))
-
-
-def layout_run(time_ns: int, *nodes: list[list[int]], default: int = 0) -> bytes:
-    layouts = [message(*((1, message((1, tensor))) for tensor in node)) for node in nodes]
-    config = message((1, message(*((1, layout) for layout in layouts))))
-    return message((2, config), (4, message((4, time_ns))), (5, default))
-
-
-def tuning_data(*runs: bytes, nodes: list[int] | None = None, program: bytes = b"") -> bytes:
-    nodes_field = [] if nodes is None else [(4, nodes)]
-    return message((1, program or data("matmul")), (2, 1 << 63), *((3, run) for run in runs), *nodes_field)
-
-
-TILES = tuning_data(
-    tile_run(50, kernel=[2, 3], output=[4], default=1),
-    tile_run(70, kernel=[1, 1, 1, 1, 1, 1, 9]),
-    tile_run(1, output=[5]),
-    tile_run(0, error=1, output=[6]),
-)
-LAYOUTS = tuning_data(
-    layout_run(90, [[1, 0], [0, 1], []], [[0, 1]], default=1), layout_run(80, [], [[1, 0]]), nodes=[3, 4]
-)
-
-
 def test_wrappers_are_recognised():
     pb = data("matmul")
     buffers = message((1, message((1, 3))), (3, message((2, 8))))
@@ -406,166 +336,3 @@ def test_a_module_alone_has_no_runs():
 
 
 # Bytes that are no HLO.
-
-
-def nested_tuple(depth: int) -> bytes:
-    body = message((2, TUPLE))
-    for _ in range(depth):
-        body = message((2, TUPLE), (4, body))
-    return body
-
-
-def test_a_tuple_counts_its_own_parts_only():
-    inner = message((2, TUPLE), (4, shape([2])), (4, shape([3])), (4, shape([4])))
-    arrays = graph_arrays(small(instruction(1, "tuple", of=message((2, TUPLE), (4, inner), (4, shape([2]))))))
-    assert feat(arrays, 0, "shape_tuple_shapes_size", "shape_element_type_is_tuple") == [2, 1]
-
-
-def test_nesting_is_limited():
-    # module, computation and instruction are three messages around the shape
-    assert len(read_module(small(instruction(1, of=nested_tuple(MAX_DEPTH - 3))))) == 1
-    with pytest.raises(HloError, match=r"ShapeProto at byte .*nested more than 100 deep"):
-        read_module(small(instruction(1, of=nested_tuple(MAX_DEPTH - 2))))
-    with pytest.raises(HloError, match="nested more than 100 deep"):
-        read_module(small(instruction(1, of=nested_tuple(3000))))
-
-
-@pytest.mark.parametrize(
-    ("pb", "fault"),
-    [
-        (b"", "got an empty file"),
-        ((DATA / "matmul.hlo.txt").read_bytes(), "got HLO as text"),
-        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "HLO protobuf"),
-        (b"PK\x03\x04" + bytes(26), "HLO protobuf"),
-        (b"\x80" * 9, "the bytes end at 9 inside a number"),
-        (b"\x80" * 11, "more than 64 bits"),
-        (b"\xff" * 9 + b"\x02", "more than 64 bits"),
-        (b"\x00\x00", "field number 0"),
-        (b"\x0b", "wire type 3"),
-        (b"\x09" + bytes(7), "8 bytes wanted at byte 1, 7 left"),
-        (b"\x0d" + bytes(3), "4 bytes wanted at byte 1, 3 left"),
-        (b"\x0a" + number(1 << 62), f"{1 << 62} bytes announced at byte 1, 0 left"),
-        (message((1, "name"), (5, 3)), "bytes without an HLO module"),
-        (module(entry=0)[:-2] + message((3, b"")), "computation '': no instruction has the root's id 0"),
-        (message((2, "main"), (3, 7), (6, 1)), "bytes without an HLO module"),
-        (message((3, 7), (3, b""), (6, 1)), "bytes without an HLO module"),
-        (message((3, b""), (3, 7), (6, 1)), "HloModuleProto.computations at byte .* is varint, not length-delimited"),
-        (message((1, b"\xff"), (3, b""), (6, 1)), "HloModuleProto.name at byte 2 is not UTF-8"),
-        (message((3, b""), (6, b"1")), "bytes without an HLO module"),
-        (
-            message((2, "main"), (3, b""), (6, b"1")),
-            "HloModuleProto.entry_id at byte .* is length-delimited, not varint",
-        ),
-        (small(message((2, "x"), (3, shape()), (3, shape()), (35, 1))), "HloInstructionProto.shape at byte .* twice"),
-        (small(instruction(1), root=2), "no instruction has the root's id 2"),
-        (module(computation(1, instruction(1), root=1), entry=2), "no computation has the entry's id 2"),
-        (module(*[computation(1, instruction(1), root=1)] * 2), "two computations have id 1"),
-        (small(instruction(1), instruction(1)), "instruction 'parameter.1': id 1 is taken by an earlier instruction"),
-        (small(instruction(1, "add", [1])), "operand with id 1 is not before it"),
-        (small(instruction(1, "add", [2]), instruction(2, "add", [1])), "operand with id 2 is not before it .cycle"),
-        (small(instruction(1, "add", [3])), "instruction 'add.1': operand with id 3 does not exist"),
-        (small(instruction(1, "add", [-3])), "operand with id -3 does not exist"),
-        (small(instruction(1, "call", [], (38, [1]))), "calls computation 1, which is not among those before it"),
-        (small(instruction(1, "call", [], (38, [9]))), "calls computation 9, which is not among those before it"),
-        (small(instruction(1, of=shape([3, -(1 << 63)]))), "a dimension has no bound"),
-        (small(instruction(1, of=shape([3, 4], order=[0, 2]))), r"layout \[0, 2\] does not fit its 2 dimensions"),
-        (small(instruction(1, of=shape([3, 4], order=[1, 1]))), r"layout \[1, 1\] does not fit its 2 dimensions"),
-        (small(instruction(1, of=shape([3], order=[-1]))), r"layout \[-1\] does not fit its 1 dimensions"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_bytes_that_are_no_hlo_say_why(pb, fault):
-    with pytest.raises(HloError, match=fault) as caught:
-        graph_arrays(pb)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_module_too_large_is_refused(monkeypatch):
-    monkeypatch.setattr("gbr.hlo.module.MAX_INSTRUCTIONS", 1)
-    with pytest.raises(HloError, match="has 2 instructions; at most 1 are read"):
-        read_module(SMALL)
-
-
-def test_only_bytes_are_read():
-    with pytest.raises(HloError, match="got str, wanted bytes"):
-        graph_arrays("HloModule m")  # type: ignore[arg-type]
-
-
-def refusal(pb: bytes) -> str:
-    """Why the bytes are refused; empty where they are read."""
-    try:
-        graph_arrays(pb)
-        if identify(pb).endswith("TuningData"):
-            read_tuning(pb)
-    except HloError as fault:
-        return str(fault)
-    return ""
-
-
-@pytest.mark.parametrize("pb", [data("conv_grad"), SMALL], ids=["conv_grad", "small"])
-def test_every_prefix_is_refused_unless_only_trailing_fields_are_missing(pb):
-    whole = graph_arrays(pb)
-    readable = [size for size in range(len(pb)) if not refusal(pb[:size])]
-    for size in readable:
-        assert_same(graph_arrays(pb[:size]), whole)
-    # Behind the entry's id a module has fields that no graph needs (aliasing, sharding, source positions).
-    assert len(readable) <= 6
-
-
-def survives(pb: bytes) -> None:
-    """Refused in one line, or read as a graph that keeps its promises."""
-    if fault := refusal(pb):
-        assert "\n" not in fault
-        return
-    arrays = graph_arrays(pb)
-    nodes = len(arrays["node_opcode"])
-    assert arrays["node_feat"].shape == (nodes, 140)
-    assert (arrays["edge_index"][:, 1] < arrays["edge_index"][:, 0]).all()
-    assert (arrays["edge_index"] >= 0).all()
-    assert (arrays["edge_index"] < nodes).all()
-    assert arrays["node_splits"][0, -1] == nodes
-    assert (arrays["node_config_ids"] < nodes).all()
-
-
-MUTABLE = [data("matmul"), data("softmax"), SMALL, TILES, LAYOUTS, message((1, TILES))]
-
-
-@settings(max_examples=400, deadline=None)
-@given(st.sampled_from(MUTABLE), st.randoms(use_true_random=False), st.integers(1, 4))
-def test_mutated_bytes_are_read_or_refused(pb: bytes, choice: random.Random, edits: int):
-    mutant = bytearray(pb)
-    for _ in range(edits):
-        at, size = choice.randrange(len(mutant)), choice.randrange(1, 12)
-        kind = choice.randrange(5)
-        if kind == 0:
-            mutant[at] = choice.randrange(256)
-        elif kind == 1:
-            mutant[at] ^= 1 << choice.randrange(8)
-        elif kind == 2:
-            mutant[at : at + size] = choice.randbytes(choice.randrange(12))
-        elif kind == 3:
-            mutant[at : at + size] = b"\xff" * size
-        else:
-            source = choice.randrange(len(mutant))
-            mutant[at:at] = mutant[source : source + size]
-        mutant = mutant or bytearray(b"\n")
-    survives(bytes(mutant))
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.binary(max_size=300))
-def test_random_bytes_are_refused(junk: bytes):
-    survives(junk)
-
-
-def test_time_grows_with_the_module_not_with_its_square():
-    # 30,000 instructions, one of them with 10,000 operands: half a second; a quadratic step would take minutes.
-    body = [instruction(1)]
-    body += [instruction(at, "add", [at - 1, max(1, at - 7)]) for at in range(2, 30_000)]
-    body.append(instruction(30_000, "tuple", list(range(1, 10_000))))
-    pb = small(*body, root=30_000)
-    start = time.process_time()
-    arrays = graph_arrays(pb)
-    assert time.process_time() - start < 15
-    assert arrays["node_feat"].shape == (30_000, 140)
-    assert len(arrays["edge_index"]) == 1 + 29_997 * 2 + 9_999
