@@ -16,17 +16,21 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from gbr import check_features
+from gbr._files import size_text
 from gbr.errors import GbrError, UsageError
 from gbr.subsets import SPLITS
 
 #: Seconds before a command that is not on a terminal says how far it is.
 _PATIENCE: Final = 2.0
+#: Seconds within which it says so again.
+_RARELY: Final = 120.0
 _MAX_WIDTH: Final = 80
 _INTERRUPTED: Final = 130
 _CLOSED_PIPE: Final = 141
 
 Main = Callable[[Sequence[str] | None], None]
 Advance = Callable[[int], None]
+Transferred = Callable[[int, int | None], None]
 
 
 class Parser(argparse.ArgumentParser):
@@ -211,6 +215,81 @@ def _plain_progress(total: int, label: str) -> Iterator[Advance]:
     passed = time.monotonic() - start
     if passed >= _PATIENCE:
         _say(f"{label}: {done} of {total} in {passed:.0f} s")
+
+
+@contextmanager
+def transfer(label: str) -> Iterator[Transferred]:
+    """Show how far bytes are on their way, how fast and for how much longer, on stderr.
+
+    Yields ``report(done, total)``: bytes that are there, and of how many (None where that is unknown).  What is there
+    at the first report was there before and counts for no rate.  Drawn as :func:`progress` is.
+    """
+    if not sys.stderr.isatty():
+        with _plain_transfer(label) as report:
+            yield report
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TaskID,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=16),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        tasks: list[TaskID] = []
+
+        def draw(done: int, total: int | None) -> None:
+            if not tasks:
+                tasks.append(bar.add_task(label, total=total, completed=done))
+            bar.update(tasks[0], total=total, completed=done)
+
+        yield draw
+
+
+@contextmanager
+def _plain_transfer(label: str) -> Iterator[Transferred]:
+    begun = time.monotonic()
+    first = last = 0
+    next_line = _PATIENCE
+    reports = 0
+
+    def report(done: int, total: int | None) -> None:
+        nonlocal begun, first, last, next_line, reports
+        if not reports or done < last:
+            begun, first, next_line = time.monotonic(), done, _PATIENCE
+        reports += 1
+        last = done
+        passed = time.monotonic() - begun
+        if passed < next_line or done == total:
+            return
+        rate = (done - first) / passed
+        told = f"{size_text(done)}{f' of {size_text(total)}' if total else ''}, {size_text(rate)}/s"
+        if total and rate:
+            told += f", about {_duration((total - done) / rate)} left"
+        _say(f"{label}: {told}")
+        next_line = min(2 * passed, passed + _RARELY)
+
+    yield report
+    passed = time.monotonic() - begun
+    if passed >= _PATIENCE:
+        _say(f"{label}: {size_text(last)} in {_duration(passed)}, {size_text((last - first) / passed)}/s")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

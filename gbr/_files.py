@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from gbr.errors import GbrError
+
+_LEFTOVER_SECONDS: Final = 24 * 3600
+#: What a disk needs besides the files: folders, rounding, other programs.
+_SPARE: Final = 1 << 26
 
 
 @contextmanager
@@ -45,6 +51,58 @@ def write_json(path: Path, value: Any, error: type[GbrError] = GbrError) -> None
     """Write ``value`` as indented JSON, whole or not at all."""
     with replacing(path, error) as part:
         part.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def sweep(folder: Path, name: str) -> None:
+    """Delete what killed runs left unfinished of files that :func:`replacing` was to write.
+
+    ``name`` is a pattern of :mod:`glob`.
+    """
+    old = time.time() - _LEFTOVER_SECONDS
+    for part in folder.glob(f".{name}.*.part"):
+        with suppress(OSError):
+            if part.stat().st_mtime < old:
+                part.unlink()
+
+
+def require_space(folder: Path, needed: int, what: str, error: type[GbrError] = GbrError) -> None:
+    """Make sure that a disk has room before it is filled.
+
+    Parameters
+    ----------
+    folder : Path
+        Need not exist yet.
+    needed : int
+        Bytes.
+    what : str
+        What is to be written, for the message.
+    error : type
+
+    Raises
+    ------
+    error
+        Where there is less, with a little to spare.
+    """
+    if needed <= 0:
+        return
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    free = shutil.disk_usage(there).free
+    if free < needed + _SPARE:
+        raise error(
+            f"{folder}: {what} needs {size_text(needed + _SPARE)}, the disk has {size_text(free)} left; "
+            "make room or name a folder on another disk"
+        )
+
+
+def size_text(size: float) -> str:
+    """Bytes as people read them: ``3 bytes``, ``12.3 MB``; decimal, as disks and networks are sold."""
+    if size < 1000:
+        return f"{size:.0f} bytes"
+    for unit in ("kB", "MB", "GB"):
+        size /= 1000
+        if size < 999.95:
+            return f"{size:.1f} {unit}"
+    return f"{size / 1000:.1f} TB"
 
 
 def _cannot_write(path: Path, fault: OSError) -> str:

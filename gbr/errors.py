@@ -35,5 +35,9 @@ class CollectError(GbrError):
     """A measurement that cannot be made or trusted."""
 
 
+class DownloadError(GbrError):
+    """A file that cannot be fetched, or an archive that cannot be trusted."""
+
+
 class MissingLibraryError(GbrError, ImportError):
     """An optional library, or a system library below one, is not there."""

@@ -5,9 +5,8 @@ Builds and samples use the copy while the file is the one that it was made of; s
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gbr import check_features
-from gbr._files import replacing
+from gbr._files import replacing, sweep
 from gbr._layout_build import coded_blocks
 from gbr._packed import CONFIGS, SUFFIX, PackedWriter, fresh
 from gbr._pool import Progress, in_processes
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from features.layout_rows import RowTable
 
 _WIDTHS: Final = tuple(map(np.dtype, ("uint8", "uint16", "uint32")))
-_LEFTOVER_SECONDS: Final = 24 * 3600
 
 
 class _TooManyRowsError(Exception):
@@ -61,7 +59,7 @@ def repack(path: Path | str) -> Path:
     if graph.kind != "layout":
         raise DataError(f"{path}: got a {graph.kind} graph, want layout; tile graphs are small and need no copy")
     beside = path.with_suffix(SUFFIX)
-    _sweep(beside)
+    sweep(beside.parent, escape(beside.name))
     with replacing(beside, DataError) as part:
         for width in _WIDTHS:
             try:
@@ -105,15 +103,6 @@ def repack_all(
             for _ in in_processes(repack, stale, jobs, subset.name):
                 advance(1)
     return len(stale)
-
-
-def _sweep(beside: Path) -> None:
-    """Delete what a killed run left unfinished."""
-    old = time.time() - _LEFTOVER_SECONDS
-    for part in beside.parent.glob(f".{escape(beside.name)}.*.part"):
-        with suppress(OSError):
-            if part.stat().st_mtime < old:
-                part.unlink()
 
 
 def _is_fresh(path: Path) -> bool:
