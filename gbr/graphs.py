@@ -369,17 +369,21 @@ class _Checker:
         advice = "fetch the file again, or mend what wrote it"
         return DataError(f"{self.arrays.source}: {key}: got {got}, want {want}; {advice}")
 
+    def keys(self) -> str:
+        few = self.arrays.keys[: len(DTYPES)]
+        return f"keys {', '.join(few) or 'none'}" + (" and more" if len(few) < len(self.arrays.keys) else "")
+
     def kind(self) -> str:
         tile, layout = "config_feat" in self.arrays.keys, "node_config_feat" in self.arrays.keys
         if tile == layout:
-            got = "both config_feat and node_config_feat" if tile else f"keys {', '.join(self.arrays.keys) or 'none'}"
+            got = "both config_feat and node_config_feat" if tile else self.keys()
             raise self.wrong("config_feat", got, "config_feat (tile) or node_config_feat (layout)")
         return "tile" if tile else "layout"
 
     def shape(self, key: str, want: tuple[int | None, ...], kinds: str) -> tuple[int, ...]:
         """Check an array's shape (None: any extent) and kind of dtype without reading its values."""
         if key not in self.arrays.keys:
-            raise self.wrong(key, f"keys {', '.join(self.arrays.keys)}", f"{key} among them")
+            raise self.wrong(key, self.keys(), f"{key} among them")
         shape, dtype = self.arrays.describe(key)
         wanted = (
             "(" + ", ".join("*" if extent is None else str(extent) for extent in want) + ("," * (len(want) == 1)) + ")"

@@ -42,6 +42,7 @@ _ENCRYPTED: Final = 1
 #: Deflate cannot do better than 258 bytes for 2 bits; more is a forged directory.
 _MAX_RATIO: Final = 1032
 _MAX_HEADER: Final = 1 << 16
+_MAX_NAME: Final = 100
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,8 @@ class NpzFile:
         self._entries: dict[str, zipfile.ZipInfo] = {}
         for entry in entries:
             name = entry.filename.removesuffix(".npy")
+            if not name.isprintable() or len(name) > _MAX_NAME:
+                raise DataError(f"{self.path}: a member's name is {name[:_MAX_NAME]!r}; fetch or write the file again")
             if name in self._entries:
                 raise DataError(f"{self.path}: {name}: two members of this name; fetch or write the file again")
             self._entries[name] = entry

@@ -247,6 +247,16 @@ def test_two_members_of_one_name_are_refused(tmp_path: Path) -> None:
         NpzFile(path)
 
 
+@pytest.mark.parametrize("name", ["no\ne_feat.npy", "a\x1b[2J.npy", "x" * 101])
+def test_names_that_would_spoil_a_message(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "g.npz"
+    with zipfile.ZipFile(path, "w") as stored:
+        stored.writestr(name, b"")
+    with pytest.raises(DataError, match=r"g\.npz: a member's name is '[ -~]{5,100}'; fetch") as caught:
+        NpzFile(path)
+    assert str(caught.value).isprintable()
+
+
 def test_the_fingerprint_follows_the_contents(tmp_path: Path) -> None:
     def fingerprint(name: str, **arrays: Any) -> str:
         np.savez_compressed(tmp_path / name, **arrays)
