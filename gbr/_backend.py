@@ -78,6 +78,10 @@ class Model(Protocol):
         """Total gain of the splits of each column, float64 (n_features,)."""
         ...
 
+    def stopped_at(self, rounds: int) -> Model:
+        """The model as it was after so many rounds; the whole one where it has no more."""
+        ...
+
     def compare(self, X: Matrix, first: int, second: int, n_jobs: int) -> NDArray[np.float64]:
         """What each column adds to the relevance of row ``first`` of a slate over row ``second``.
 

@@ -64,6 +64,10 @@ class CostModel:
         gains[self.columns] = self.prices
         return gains
 
+    def stopped_at(self, rounds: int) -> CostModel:
+        """The model itself: it has one round."""
+        return self
+
     def compare(self, X: Matrix, first: int, second: int, n_jobs: int) -> NDArray[np.float64]:
         """Price times what the second row has more of, float64 (n_features,); see :class:`gbr._backend.Model`."""
         own, other = amounts(X[[first, second]], self.columns)

@@ -72,6 +72,12 @@ class EnsembleModel:
         shares = [gains / (gains.sum() or 1.0) for gains in (member.model.gains() for member in self.members)]
         return np.asarray(np.mean(shares, axis=0))
 
+    def stopped_at(self, rounds: int) -> EnsembleModel:
+        """Every member as it was after so many rounds, still divided by the spread of the whole."""
+        return EnsembleModel(
+            [replace(member, model=member.model.stopped_at(rounds)) for member in self.members], self.best_score
+        )
+
     def compare(self, X: Matrix, first: int, second: int, n_jobs: int) -> NDArray[np.float64]:
         """Mean of what the members say, each over its spread, float64 (n_features,)."""
         told = [member.model.compare(X, first, second, n_jobs) / member.spread for member in self.members]

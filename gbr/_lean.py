@@ -43,6 +43,7 @@ class LeanModel:
         self.versions = whole.versions
         self.gains: Callable[[], NDArray[np.float64]] = whole.gains
         self.to_bytes: Callable[[], bytes] = whole.to_bytes
+        self.stopped_at: Callable[[int], Model] = whole.stopped_at
         self.compare: Callable[[Matrix, int, int, int], NDArray[np.float64]] = whole.compare
 
     def predict(self, X: Matrix, n_jobs: int, indptr: NDArray[np.int64]) -> NDArray[np.float64]:

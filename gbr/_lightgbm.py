@@ -100,6 +100,10 @@ class LightGBMModel:
         gains = self.booster.feature_importance("gain", iteration=self.n_iterations)
         return np.asarray(gains, np.float64)
 
+    def stopped_at(self, rounds: int) -> LightGBMModel:
+        """The model as it was after so many rounds."""
+        return type(self)(self.booster, min(rounds, self.n_iterations), self.best_score)
+
     def compare(self, X: Matrix, first: int, second: int, n_jobs: int) -> NDArray[np.float64]:
         """Difference of the rows' TreeSHAP values, float64 (n_features,); see :class:`gbr._backend.Model`."""
         told = self.contributions(X[[first, second]], n_jobs)

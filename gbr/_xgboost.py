@@ -91,6 +91,10 @@ class XGBoostModel:
             gains[int(name.removeprefix("f"))] = gain
         return gains
 
+    def stopped_at(self, rounds: int) -> XGBoostModel:
+        """The model as it was after so many rounds."""
+        return self if rounds >= self.n_iterations else XGBoostModel(self.booster[:rounds], self.best_score)
+
     def compare(self, X: Matrix, first: int, second: int, n_jobs: int) -> NDArray[np.float64]:
         """Difference of the rows' TreeSHAP values, float64 (n_features,); see :class:`gbr._backend.Model`."""
         self.booster.set_param({"nthread": n_jobs})

@@ -19,7 +19,7 @@ from gbr.errors import DataError, MissingLibraryError, UsageError
 Capture = pytest.CaptureFixture[str]
 
 #: What no command may load before it knows that it has work to do.
-HEAVY = ("numba", "lightgbm", "xgboost", "polars", "jax", "scipy", "sklearn", "matplotlib", "rich")
+HEAVY = ("numba", "lightgbm", "xgboost", "polars", "jax", "scipy", "sklearn", "rich", "jinja2")
 
 
 def failing(fault: BaseException) -> int:

@@ -34,6 +34,7 @@ ALLOWED = {
     "scipy": ("gbr/",),
     "sklearn": ("gbr/",),
     "rich": ("gbr/_cli.py",),
+    "jinja2": ("gbr/report.py",),
     "lightgbm": ("gbr/_lightgbm.py",),
     "xgboost": ("gbr/_xgboost.py", "gbr/_cluster_fit.py"),
     "distributed": ("gbr/cluster.py",),
@@ -45,7 +46,7 @@ ALLOWED = {
 }
 
 #: What takes long to import, or may be missing: no command needs it to explain itself.
-HEAVY = ("numba", "lightgbm", "xgboost", "polars", "jax", "scipy", "sklearn", "rich", "distributed")
+HEAVY = ("numba", "lightgbm", "xgboost", "polars", "jax", "scipy", "sklearn", "rich", "jinja2", "distributed")
 
 
 def name_of(path: Path) -> str:
