@@ -1,0 +1,365 @@
+"""Command: write or check a submission to the Kaggle competition on TpuGraphs.
+
+python -m gbr.submit --models runs/tile-xla runs/layout-xla-default --out submission.csv
+python -m gbr.submit --check submission.csv
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gbr import _cli, _submission
+from gbr._files import replacing
+from gbr.errors import DataError, GbrError, UsageError
+from gbr.subsets import OFFICIAL_TEST, Subset, graph_files
+
+if TYPE_CHECKING:
+    from gbr.ranker import Ranker
+    from gbr.store import FeatureStore
+
+MEANS: Final = ("rank", "minmax")
+_SPLIT: Final = "test"
+#: How the name of a row's file ends: in what it was made of.
+_PART: Final = re.compile(r"\.[0-9a-f]{16}$")
+
+FloatArray = NDArray[np.float64]
+
+
+def _main(argv: Sequence[str] | None = None) -> None:
+    args = _parser().parse_args(argv)
+    if (args.check is None) == (not args.models):
+        raise UsageError("name --models to write a submission, or --check FILE to look at one")
+    if args.check is not None:
+        _check(args.check, args.data, as_json=args.json)
+        return
+    told = submit(args.models, args.data, args.store, args.out, mean=args.mean, jobs=args.jobs, fill=args.fill)
+    if args.json:
+        _cli.emit_json(told)
+    else:
+        rows = [[name, one["graphs"], one["models"], one["order"]] for name, one in told["collections"].items()]
+        _cli.table(f"{args.out}: {told['rows']} rows", ["collection", "graphs", "models", "order"], rows)
+    for line in _warnings(told):
+        _cli.note(line)
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """A model as it was named, and the ranker in it."""
+
+    folder: Path
+    ranker: Ranker
+    identity: str
+
+
+def submit(
+    models: Sequence[str | Path],
+    data: Path,
+    store_root: Path,
+    out: Path,
+    *,
+    mean: str = "rank",
+    jobs: int | None = None,
+    fill: bool = False,
+) -> dict[str, Any]:
+    """Write a submission for the test graphs of every collection that the models cover.
+
+    What is ranked is kept per graph in ``<out>.parts`` until the file is whole, so that the same call goes on where an
+    earlier one was interrupted.
+
+    Parameters
+    ----------
+    models : sequence of str or path
+        Folders written by ``python -m gbr.train``, for the collection each was trained on; ``<collection>=<folder>``
+        names another one.  Several of one collection are taken together, one of them named twice counts twice.
+    data, store_root : Path
+    out : Path
+        Replaced whole or not at all.
+    mean : str
+        How several models are taken together, per graph: mean of ``rank`` (mean rank of equal scores) or of ``minmax``
+        (scores moved and scaled to 0 ... 1).
+    jobs : int, optional
+        Processes while building features, threads while predicting.
+    fill : bool
+        Give the graphs of the collections without a model the order of their files.
+
+    Returns
+    -------
+    dict
+        ``out``, ``rows``, ``wanted`` (rows of a whole submission), ``collections``: name -> ``graphs``, ``wanted``
+        (graphs it has in the competition), ``models``, ``order`` (``model``, ``file`` or ``missing``).
+
+    Raises
+    ------
+    UsageError
+        For a model of no official collection, models of one collection for different hardware, or an ``out`` that
+        cannot be.
+    ModelError, DataError, StoreError
+        As the models, the graph files and the store raise them.
+    """
+    if mean not in MEANS:
+        raise UsageError(f"--mean {mean}: want {' or '.join(MEANS)}")
+    if out.is_dir():
+        raise UsageError(f"--out {out}: is a folder; name a file")
+    covering = _covering(models)
+    files = {name: graph_files(Subset(name), data, _SPLIT) for name in covering}
+    there = _submission.graphs_there(data)
+    parts: list[Path] = []
+    told: dict[str, Any] = {}
+    for name, wanted in OFFICIAL_TEST.items():
+        order = "missing"
+        if name in covering:
+            parts += _ranked(Subset(name), covering[name], files[name], data, store_root, out, mean, jobs)
+            order = "model"
+        elif fill and name in there:
+            order = "file"
+        graphs = 0 if order == "missing" else len(there[name])
+        told[name] = {"graphs": graphs, "wanted": wanted, "models": len(covering.get(name, ())), "order": order}
+    filled = {name: there[name] for name, one in told.items() if one["order"] == "file"}
+    _write(out, parts, filled, {name: there[name] for name, one in told.items() if one["graphs"]})
+    _clear(out)
+    rows = sum(one["graphs"] for one in told.values())
+    return {"out": str(out), "rows": rows, "wanted": _submission.ROWS, "collections": told}
+
+
+def combined(scores: Sequence[FloatArray], mean: str) -> FloatArray:
+    """Take the scores of several models of one graph together; the order of a single one stays as it is.
+
+    Parameters
+    ----------
+    scores : sequence of float64 (configurations,)
+    mean : str
+        ``rank`` or ``minmax``; see :func:`submit`.
+
+    Returns
+    -------
+    float64 (configurations,)
+        Lower is predicted faster.
+    """
+    from scipy.stats import rankdata
+
+    def scaled(one: FloatArray) -> FloatArray:
+        spread = np.ptp(one)
+        return (one - one.min()) / spread if spread else np.zeros_like(one)
+
+    normal = rankdata if mean == "rank" else scaled
+    return np.asarray(np.mean([normal(one) for one in scores], axis=0), np.float64)
+
+
+def _covering(models: Sequence[str | Path]) -> dict[str, list[_Trained]]:
+    """The models of each collection, loaded and held against the features of this version."""
+    from gbr import _modeldir
+    from gbr.build import schema_of
+    from gbr.ranker import Ranker
+
+    found: dict[str, list[_Trained]] = defaultdict(list)
+    for given in map(str, models):
+        name, equals, rest = given.partition("=")
+        named = bool(equals) and name in OFFICIAL_TEST
+        folder = Path(rest if named else given)
+        ranker = Ranker.load(folder)
+        trained_on = getattr(ranker, "trained_on_", None) or {}
+        subset = Subset(name if named else str(trained_on.get("subset")))
+        if subset.name not in OFFICIAL_TEST:
+            raise UsageError(
+                f"--models {given}: was trained on {trained_on.get('subset', 'a plain table')}, which is no collection "
+                f"of the competition; name one that it is to rank: --models tile:xla={folder}"
+            )
+        ranker.check_schema(subset.kind, schema_of(subset.kind).hash, f"{subset.name}, {folder}")
+        trained = _Trained(folder, ranker, _modeldir.read_manifest(folder)["model"]["sha256"])
+        first = found[subset.name][0] if found[subset.name] else trained
+        if ranker.hardware(str(folder)) != first.ranker.hardware(str(first.folder)):
+            raise UsageError(
+                f"--models: {first.folder} and {folder} rank {subset.name} for different hardware; take models of one"
+            )
+        found[subset.name].append(trained)
+    return found
+
+
+def _ranked(
+    subset: Subset,
+    models: Sequence[_Trained],
+    files: Sequence[Path],
+    data: Path,
+    store_root: Path,
+    out: Path,
+    mean: str,
+    jobs: int | None,
+) -> list[Path]:
+    """Rank every test graph of a collection; returns the files of their rows, in the order of the graphs."""
+    from gbr import _runs
+
+    parts = [_part(subset, models, path, out, mean) for path in files]
+    todo = [(path, part) for path, part in zip(files, parts, strict=True) if not part.is_file()]
+    if not todo:
+        return parts
+    for model in models:
+        model.ranker.set_params(n_jobs=jobs)
+    hardware = models[0].ranker.hardware(str(models[0].folder))
+    store, _ = _runs.ready_store(subset, data, store_root, (_SPLIT,), jobs, hardware)
+    with _cli.progress(len(todo), f"ranking {subset.name}") as advance:
+        for path, part in todo:
+            order = np.argsort(combined(_scores(models, store, path.stem), mean), kind="stable")
+            with replacing(part) as unfinished:
+                unfinished.write_text(_submission.row(subset, path.stem, order), encoding="utf-8")
+            advance(1)
+    return parts
+
+
+def _scores(models: Sequence[_Trained], store: FeatureStore, stem: str) -> list[FloatArray]:
+    from gbr._checks import Table
+
+    columns = list(dict.fromkeys(str(name) for model in models for name in model.ranker.feature_names_in_))
+    slate = store.load(_SPLIT, [stem], columns)
+    place = {name: number for number, name in enumerate(slate.columns)}
+    found = []
+    for model in models:
+        own = tuple(map(str, model.ranker.feature_names_in_))
+        X = slate.X if own == slate.columns else slate.X[:, [place[name] for name in own]]
+        found.append(model.ranker.predict(Table(X, own), qid=slate.qid))
+    return found
+
+
+def _part(subset: Subset, models: Sequence[_Trained], path: Path, out: Path, mean: str) -> Path:
+    """Where the row of a graph is kept: another file for other models, another mean or another graph."""
+    from gbr.build import schema_of
+    from gbr.npz import NpzFile
+
+    made_of = [
+        schema_of(subset.kind).hash,
+        NpzFile(path).fingerprint,
+        mean if len(models) > 1 else "",
+        *(model.identity for model in models),
+    ]
+    digest = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
+    return _parts(out) / _folder(subset.name) / f"{path.stem}.{digest}"
+
+
+def _parts(out: Path) -> Path:
+    return out.with_name(f"{out.name}.parts")
+
+
+def _folder(name: str) -> str:
+    return name.replace(":", "-")
+
+
+def _write(out: Path, parts: Sequence[Path], filled: _submission.TestSets, covered: _submission.TestSets) -> None:
+    with replacing(out) as unfinished:
+        with unfinished.open("w", encoding="utf-8", newline="") as file:
+            file.write(f"{_submission.HEADER}\n")
+            for part in parts:
+                file.write(part.read_text(encoding="utf-8"))
+            file.writelines(_filled(filled))
+        if faults := _submission.check(unfinished, covered, most=1).faults:
+            raise GbrError(f"{out}: not written: {faults[0]}; remove {_parts(out)} and try again")
+
+
+def _filled(sets: _submission.TestSets) -> Iterator[str]:
+    for name, graphs in sets.items():
+        for stem, count in graphs.items():
+            yield _submission.row(Subset(name), stem, np.arange(count))
+
+
+def _clear(out: Path) -> None:
+    """Remove the parts of a file that is whole, also those of other models that were never finished."""
+    top = _parts(out)
+    for folder in [*(top.joinpath(_folder(name)) for name in OFFICIAL_TEST), top]:
+        with suppress(OSError):
+            for path in folder.iterdir():
+                if _PART.search(path.name):
+                    path.unlink()
+            folder.rmdir()
+
+
+def _warnings(told: Mapping[str, Any]) -> Iterator[str]:
+    """What keeps a submission from being whole or worth its rows."""
+    by_order: dict[str, list[str]] = defaultdict(list)
+    for name, one in told["collections"].items():
+        by_order[one["order"]].append(name)
+        if one["order"] != "missing" and one["graphs"] != one["wanted"]:
+            yield f"WARNING: {name}: {one['graphs']} of its {one['wanted']} test graphs are there"
+    if by_order["file"]:
+        yield (
+            f"WARNING: {', '.join(by_order['file'])}: no model; the rows hold the order of the files, which ranks "
+            "nothing"
+        )
+    if by_order["missing"]:
+        yield f"WARNING: no rows for {', '.join(by_order['missing'])}; name models of them, or take --fill"
+    if told["rows"] != told["wanted"]:
+        yield f"WARNING: {told['rows']} of {told['wanted']} rows; Kaggle refuses a submission that is not whole"
+
+
+def _check(path: Path, data: Path, *, as_json: bool) -> None:
+    report = _submission.check(path, _submission.graphs_there(data))
+    if as_json:
+        _cli.emit_json({"file": str(path), "wanted": _submission.ROWS, **asdict(report)})
+    else:
+        for fault in report.faults:
+            print(fault)
+        if more := report.n_faults - len(report.faults):
+            print(f"and {more} more")
+    for name, rows in report.unchecked.items():
+        _cli.note(f"{name}: {rows} rows were checked for their form alone: their test graphs are not below {data}")
+    if report.n_faults:
+        raise DataError(f"{path}: {report.n_faults} faults in {report.rows} rows; mend them, or write it anew")
+    if report.rows != _submission.ROWS:
+        _cli.note(
+            f"WARNING: {path}: {report.rows} rows; Kaggle wants {_submission.ROWS} and refuses one that is not whole"
+        )
+    elif not as_json:
+        known = "held against its graph" if report.complete else "well-formed"
+        print(f"{path}: {report.rows} rows, every one {known}: fit to be submitted")
+
+
+def _parser() -> _cli.Parser:
+    parser = _cli.parser(
+        "gbr.submit",
+        "Write a submission to the Kaggle competition on TpuGraphs, or check one.",
+        "Example: python -m gbr.submit --models runs/tile-xla runs/layout-xla-random --fill --out submission.csv",
+    )
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="folders written by gbr.train; several of one collection are taken together; COLLECTION=DIR ranks another "
+        "collection than the model was trained on",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("submission.csv"), metavar="FILE", help="default: submission.csv"
+    )
+    parser.add_argument(
+        "--mean",
+        choices=MEANS,
+        default="rank",
+        help="how models of one collection are taken together, per graph: mean rank (default), or mean of scores "
+        "scaled to 0 ... 1",
+    )
+    parser.add_argument(
+        "--fill",
+        action="store_true",
+        help="give the test graphs of collections without a model the order of their files, as Kaggle takes only whole "
+        "submissions",
+    )
+    parser.add_argument("--check", type=Path, default=None, metavar="FILE", help="look for faults in a submission")
+    _cli.add_data(parser)
+    _cli.add_store(parser)
+    _cli.add_jobs(parser)
+    _cli.add_json(parser)
+    return parser
+
+
+main = _cli.command(_main)
+
+if __name__ == "__main__":
+    raise SystemExit(main(None))
