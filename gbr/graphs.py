@@ -6,10 +6,10 @@ Format: Phothilimthana et al., "TpuGraphs: A Performance Prediction Dataset on L
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from gbr._files import replacing
 from gbr._packed import LAYOUT_RANGE as LAYOUT_RANGE
 from gbr._packed import N_LAYOUT as N_LAYOUT
-from gbr._packed import Packed, fresh
+from gbr._packed import Packed
+from gbr._sources import Arrays, Blocks, InFile, InMemory
 from gbr.errors import DataError, UsageError
-from gbr.npz import BLOCK_BYTES, NpzFile
+from gbr.npz import BLOCK_BYTES
 
 N_FEAT: Final = 140
 N_TILE: Final = 24
@@ -43,7 +44,6 @@ DTYPES: Final[Mapping[str, type[np.generic]]] = {
 }
 
 IntArray = NDArray[np.int64]
-Blocks = Iterator[tuple[int, NDArray[Any]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,6 +182,22 @@ class Graph:
         """The repacked copy that configurations are read from, where there is a fresh one."""
         return None if self.layouts is None else self.layouts.packed
 
+    def to_networkx(self) -> Any:
+        """Give the program as a ``networkx.DiGraph``, to look at and to ask questions of.
+
+        Nodes are numbered as in the file, and edges lead from producer to consumer: ``edge_index`` turned round.  A
+        node knows its ``name`` (``convolution.4``), ``opcode``, ``shape``, ``element_type``, ``layout`` (minor to
+        major), ``nbytes``, ``is_root``, and whether it is ``configurable``; the graph its ``name`` and ``kind``.
+
+        Raises
+        ------
+        MissingLibraryError
+            When networkx is not installed; the extra ``graph`` brings it.
+        """
+        from gbr._graphnx import to_networkx
+
+        return to_networkx(self)
+
     def narrow(self, first: int, block: NDArray[Any]) -> NDArray[np.int8]:
         """Validate a block of :meth:`stored_blocks` that starts at row ``first``.
 
@@ -192,63 +208,6 @@ class Graph:
         """
         assert self.layouts is not None
         return self.layouts.narrow(first, block)
-
-
-class _Arrays(Protocol):
-    """Named arrays, in a file or in memory."""
-
-    source: str
-    keys: tuple[str, ...]
-    packed: Packed | None
-
-    def describe(self, key: str) -> tuple[tuple[int, ...], np.dtype[Any]]: ...
-
-    def read(self, key: str) -> NDArray[Any]: ...
-
-    def blocks(self, key: str) -> Blocks: ...
-
-
-class _InFile:
-    """A graph file, and its repacked copy for what that holds."""
-
-    def __init__(self, path: Path | str, *, use_copy: bool) -> None:
-        self._file = NpzFile(path)
-        self.source = str(path)
-        self.keys = self._file.keys
-        self.packed = fresh(Path(path), self._file.fingerprint) if use_copy else None
-
-    def describe(self, key: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-        if self.packed is not None:
-            return self.packed.describe(key)
-        member = self._file.member(key)
-        return member.shape, member.dtype
-
-    def read(self, key: str) -> NDArray[Any]:
-        return self._file.read(key) if self.packed is None else self.packed.read(key)
-
-    def blocks(self, key: str) -> Blocks:
-        return self._file.blocks(key) if self.packed is None else self.packed.blocks()
-
-
-class _InMemory:
-    packed: Packed | None = None
-
-    def __init__(self, arrays: Mapping[str, NDArray[Any]], source: str) -> None:
-        self._arrays = {key: np.asarray(value) for key, value in arrays.items()}
-        self.source = source
-        self.keys = tuple(self._arrays)
-
-    def describe(self, key: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-        return self._arrays[key].shape, self._arrays[key].dtype
-
-    def read(self, key: str) -> NDArray[Any]:
-        return self._arrays[key]
-
-    def blocks(self, key: str) -> Blocks:
-        array = self._arrays[key]
-        step = max(1, BLOCK_BYTES // max(1, array[:1].nbytes))
-        for first in range(0, len(array), step):
-            yield first, array[first : first + step]
 
 
 def read_graph(path: Path | str, *, use_copy: bool = True) -> Graph:
@@ -269,7 +228,7 @@ def read_graph(path: Path | str, *, use_copy: bool = True) -> Graph:
         When the file is missing, torn, or breaks the format; the message names file, key, what was found and wanted.
         When the copy is damaged.
     """
-    return _graph(Path(path).stem, _InFile(path, use_copy=use_copy))
+    return _graph(Path(path).stem, InFile(path, use_copy=use_copy))
 
 
 def graph_from_arrays(name: str, arrays: Mapping[str, NDArray[Any]], source: str = "<memory>") -> Graph:
@@ -280,7 +239,7 @@ def graph_from_arrays(name: str, arrays: Mapping[str, NDArray[Any]], source: str
     DataError
         As :func:`read_graph`.
     """
-    return _graph(name, _InMemory(arrays, source))
+    return _graph(name, InMemory(arrays, source))
 
 
 def write_graph(path: Path | str, graph_arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -314,7 +273,7 @@ def write_graph(path: Path | str, graph_arrays: Mapping[str, NDArray[Any]]) -> N
         np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
 
 
-def _graph(name: str, arrays: _Arrays) -> Graph:
+def _graph(name: str, arrays: Arrays) -> Graph:
     check = _Checker(arrays)
     kind = check.kind()
     node_feat = check.floats("node_feat", (None, N_FEAT))
@@ -362,7 +321,7 @@ def _graph(name: str, arrays: _Arrays) -> Graph:
 class _Checker:
     """Reads arrays of one source and raises a DataError where one is not what it should be."""
 
-    def __init__(self, arrays: _Arrays) -> None:
+    def __init__(self, arrays: Arrays) -> None:
         self.arrays = arrays
 
     def wrong(self, key: str, got: object, want: object) -> DataError:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.hlo import LAYOUT_CONFIG, N_FEAT, N_OPCODES, TILE_CONFIG
-from gbr import graphs
+from gbr import _sources, graphs
 from gbr.errors import DataError
 from gbr.graphs import graph_from_arrays, read_graph, write_graph
 from tests.made import Arrays, layout_arrays, tile_arrays
@@ -69,7 +69,8 @@ def test_layout_blocks_are_the_configurations_whatever_the_cut(
     arrays = layout_arrays(n_configs)
     arrays["node_config_feat"] = arrays["node_config_feat"].astype(dtype)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(graphs, "BLOCK_BYTES", piece)
+        for module in (graphs, _sources):
+            patch.setattr(module, "BLOCK_BYTES", piece)
         blocks = list(graph_from_arrays("x", arrays).config_blocks(rows))
     if rows:
         assert [len(block) for _, block in blocks[:-1]] == [rows] * (len(blocks) - 1)

@@ -38,6 +38,7 @@ ALLOWED = {
     "lightgbm": ("gbr/_lightgbm.py",),
     "xgboost": ("gbr/_xgboost.py", "gbr/_cluster_fit.py"),
     "distributed": ("gbr/cluster.py",),
+    "networkx": ("gbr/_graphnx.py",),
     "optuna": ("gbr/search.py",),
     "jax": ("gbr/collect/",),
     "jaxlib": ("gbr/collect/",),
@@ -46,7 +47,7 @@ ALLOWED = {
 }
 
 #: What takes long to import, or may be missing: no command needs it to explain itself.
-HEAVY = ("numba", "lightgbm", "xgboost", "polars", "jax", "scipy", "sklearn", "rich", "jinja2", "distributed")
+HEAVY = ("numba", "lightgbm", "xgboost", "polars", "jax", "scipy", "sklearn", "rich", "jinja2", "distributed", "networkx")
 
 
 def name_of(path: Path) -> str:
