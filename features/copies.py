@@ -152,3 +152,24 @@ class CopyCounter:
         """
         of = self._links
         _count_copies(columns, states, self._origins, of.nodes, of.roles, of.group, of.nbytes, self._totals, out)
+
+    def by_link(self, columns: NDArray[np.uint32], states: NDArray[np.int32]) -> tuple[Links, NDArray[np.bool_]]:
+        """Tell for every link by itself which of :data:`KINDS` of disagreement there are.
+
+        Parameters
+        ----------
+        columns, states
+            As for :meth:`count`.
+
+        Returns
+        -------
+        Links
+            In the order of what follows.
+        bool (links, b, len(KINDS))
+        """
+        of, n_links, n_kinds = self._links, len(self._links.nodes), len(KINDS)
+        out = np.empty((columns.shape[1], (n_links + 1) * 3 * n_kinds), np.float32)
+        one_each = np.ones((n_links + 1, 2))
+        _count_copies(columns, states, self._origins, of.nodes, of.roles, np.arange(n_links), of.nbytes, one_each, out)
+        counts = out.reshape(len(out), n_links + 1, n_kinds, 3)[:, :-1, :, 0]
+        return of, np.ascontiguousarray(counts.transpose(1, 0, 2) > 0)

@@ -143,6 +143,31 @@ def weights(strides: IntArray) -> FloatArray:
     return np.asarray(_LEAST + (1 - _LEAST) * np.clip((np.log2(strides) - _NEAR) / _REACH, 0.0, 1.0), np.float64)
 
 
+def tensor_copies(
+    owner: IntArray, of: Orders, own: Orders, fed: NDArray[np.bool_]
+) -> list[tuple[NDArray[np.bool_], IntArray]]:
+    """Copies of every row that concern its node alone, tensor by tensor, for each of :data:`OWN_KINDS`.
+
+    Parameters
+    ----------
+    owner : int64 (rows,)
+    of, own : Orders
+        Of the rows, and of the graph itself.
+    fed : bool (nodes, 3)
+        Operands that come from a configurable node: their copies are told by :mod:`features.traffic`.
+
+    Returns
+    -------
+    list of bool (rows, 3) and int64 (rows, 3)
+        Whether the tensor is copied, and the stride of the copy in elements.
+    """
+    differs = of.packed != own.packed[owner]
+    there = np.take_along_axis(of.strides, (own.packed[owner] & 7)[:, :, None], axis=2)[:, :, 0]
+    back = np.take_along_axis(own.strides[owner], (of.packed & 7)[:, :, None], axis=2)[:, :, 0]
+    output = np.arange(3) == 0
+    return [(differs & output, there), (differs & ~output, back), (differs & ~output & ~fed[owner], there)]
+
+
 def own_copies(
     nodes: ConfigurableNodes, owner: IntArray, of: Orders, own: Orders, fed: NDArray[np.bool_]
 ) -> FloatArray:
@@ -151,21 +176,12 @@ def own_copies(
     Parameters
     ----------
     nodes : ConfigurableNodes
-    owner : int64 (rows,)
-    of, own : Orders
-        Of the rows, and of the graph itself.
-    fed : bool (nodes, 3)
-        Operands that come from a configurable node: their copies are told by :mod:`features.copies`.
+    owner, of, own, fed
+        As for :func:`tensor_copies`.
     """
-    differs, nbytes = of.packed != own.packed[owner], nodes.nbytes[owner]
-    there = np.take_along_axis(of.strides, (own.packed[owner] & 7)[:, :, None], axis=2)[:, :, 0]
-    back = np.take_along_axis(own.strides[owner], (of.packed & 7)[:, :, None], axis=2)[:, :, 0]
-    output = np.arange(3) == 0
+    nbytes = nodes.nbytes[owner]
     out = np.zeros((len(owner), N_OWN_COPIES))
-    for number, (strides, concerned) in enumerate(
-        ((there, output[None]), (back, ~output[None]), (there, ~output & ~fed[owner]))
-    ):
-        copied = differs & concerned
+    for number, (copied, strides) in enumerate(tensor_copies(owner, of, own, fed)):
         level = levels(strides)
         first = N_LEVELS * number
         for place in range(N_LEVELS - 1):

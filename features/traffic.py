@@ -7,6 +7,7 @@ layout that a configurable node hands on is not the one that the next asks for (
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -199,6 +200,29 @@ def _write(own, edges, totals, out):  # type: ignore[no-untyped-def]
             slot += 2
 
 
+@dataclass(frozen=True)
+class EdgeCopies:
+    """Copies along the meta-graph's edges.
+
+    Parameters
+    ----------
+    producer, consumer : int64 (edges,)
+        Positions among the configurable nodes.
+    role : int64 (edges,)
+        Operand of the consumer: 1 input, 2 kernel.
+    nbytes : float64 (edges,)
+        Bytes of the operand; of one that several nodes feed, their part.
+    level : int64 (edges, b)
+        0 where nothing is copied, else of :func:`features.relayout.levels`.
+    """
+
+    producer: IntArray
+    consumer: IntArray
+    role: IntArray
+    nbytes: FloatArray
+    level: IntArray
+
+
 class Traffic:
     """Copies of one graph's coded configurations; grows as rows are discovered.
 
@@ -285,9 +309,25 @@ class Traffic:
             Sums over nodes of what :meth:`add` returned.
         out : float32 (b, len(COLUMNS))
         """
-        edges = np.zeros((_N_CLASSES, columns.shape[1], 2 * N_LEVELS + 1))
+        _write(own, self._summed(columns, self._group, _N_CLASSES), self._totals, out)
+
+    def by_edge(self, columns: NDArray[np.uint32]) -> EdgeCopies:
+        """Tell the copies along every edge by themselves.
+
+        Parameters
+        ----------
+        columns : uint32 (nodes, b)
+            Coded configurations, C-contiguous.
+        """
+        n_edges = len(self._producer)
+        each = self._summed(columns, np.arange(n_edges), n_edges)
+        counts = each[:, :, N_LEVELS : 2 * N_LEVELS]
+        return EdgeCopies(self._producer, self._consumer, self._role, self._nbytes, counts.argmax(axis=2))
+
+    def _summed(self, columns: NDArray[np.uint32], group: IntArray, n_groups: int) -> FloatArray:
+        edges = np.zeros((n_groups, columns.shape[1], 2 * N_LEVELS + 1))
         _edge_copies(
-            columns, self._producer, self._consumer, self._role, self._group, self._slot, self._nbytes, self._share,
+            columns, self._producer, self._consumer, self._role, group, self._slot, self._nbytes, self._share,
             self._base, self._arrivals, self._packed, self._level, self._weight, edges,
         )  # fmt: skip
-        _write(own, edges, self._totals, out)
+        return edges
