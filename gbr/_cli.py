@@ -276,17 +276,18 @@ def _plain_transfer(label: str) -> Iterator[Transferred]:
         rate = (done - first) / passed
         told = f"{size_text(done)}{f' of {size_text(total)}' if total else ''}, {size_text(rate)}/s"
         if total and rate:
-            told += f", about {_duration((total - done) / rate)} left"
+            told += f", about {duration((total - done) / rate)} left"
         _say(f"{label}: {told}")
         next_line = min(2 * passed, passed + _RARELY)
 
     yield report
     passed = time.monotonic() - begun
     if passed >= _PATIENCE:
-        _say(f"{label}: {size_text(last)} in {_duration(passed)}, {size_text((last - first) / passed)}/s")
+        _say(f"{label}: {size_text(last)} in {duration(passed)}, {size_text((last - first) / passed)}/s")
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Time as people read it: ``12 s``, ``34 min``, ``5.6 h``."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

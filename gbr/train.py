@@ -75,7 +75,7 @@ def _main(argv: Sequence[str] | None = None) -> None:
             skip_known_bad=args.skip_known_bad,
             trials=args.search,
             hardware=chosen.hardware,
-            memory=None if args.memory is None else int(args.memory * _GB),
+            memory=args.memory,
             sample=None if args.sample is None else _sample(args.sample),
             workers=workers,
         )
@@ -376,14 +376,15 @@ def _sample(text: str) -> Sample:
     return Sample(int(most), policy or POLICIES[0])
 
 
-def _positive(text: str) -> float:
+def gigabytes(text: str) -> int:
+    """Bytes, from what a user gives for ``--memory``."""
     try:
         number = float(text)
     except ValueError:
         number = 0.0
     if not 0 < number < 1 << 20:
         raise argparse.ArgumentTypeError(f"got {text!r}, want a number of GB above 0")
-    return number
+    return int(number * _GB)
 
 
 def _parser() -> _cli.Parser:
@@ -430,7 +431,7 @@ def _parser() -> _cli.Parser:
     )
     parser.add_argument(
         "--memory",
-        type=_positive,
+        type=gigabytes,
         default=None,
         metavar="GB",
         help="what the features to learn from may take; more are read by batches, and fewer rows of each graph are "
