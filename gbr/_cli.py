@@ -173,6 +173,17 @@ def add_cluster(arguments: argparse.ArgumentParser) -> None:
     )
 
 
+def add_report(arguments: argparse.ArgumentParser) -> None:
+    """Add ``--report``; ``args.report`` is None where it is not given."""
+    arguments.add_argument(
+        "--report",
+        type=Path,
+        default=None,
+        metavar="FILE.html",
+        help="also write what to look at: one file for any browser, which needs no network",
+    )
+
+
 def add_json(arguments: argparse.ArgumentParser) -> None:
     """Add ``--json``."""
     arguments.add_argument("--json", action="store_true", help="print JSON instead of text")

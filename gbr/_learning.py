@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from gbr._backend import Model, Rows, ValidTau
+from gbr._backend import Rows, ValidTau
 from gbr._checks import as_matrix
 from gbr._ensemble import Member
 from gbr._settings import threads
@@ -15,9 +17,17 @@ from gbr.ranker import Ranker
 from gbr.store import FeatureStore
 
 #: Rows that a curve is taken over.
-MOST_ROWS: Final = 20_000
+MOST_ROWS: Final = 10_000
 #: Each point of a curve has about this many times the rounds of the one before.
-_STEP: Final = 1.45
+_STEP: Final = 1.6
+
+Progress = Callable[[int], AbstractContextManager[Callable[[int], None]]]
+
+
+@contextmanager
+def silent(total: int) -> Iterator[Callable[[int], None]]:
+    """Tell nobody how far it is."""
+    yield lambda _: None
 
 
 def rounds_of(last: int) -> list[int]:
@@ -55,7 +65,7 @@ def sampled(store: FeatureStore, split: str, names: Sequence[str], ranker: Ranke
     return Rows(as_matrix(X)[0], slates.target, slates.indptr), count
 
 
-def curves(ranker: Ranker, rows: Rows) -> list[dict[str, Any]]:
+def curves(ranker: Ranker, rows: Rows, watch: Progress = silent) -> list[dict[str, Any]]:
     """Mean tau after so many rounds, of the model and, for an ensemble, of each member.
 
     Parameters
@@ -63,12 +73,15 @@ def curves(ranker: Ranker, rows: Rows) -> list[dict[str, Any]]:
     ranker : Ranker
     rows : Rows
         With the columns of the model, in its order.
+    watch : callable
+        Given the number of steps, makes a context that yields ``advance(steps)``.
 
     Returns
     -------
     list of dict
-        ``name``, ``rounds``, ``tau``; the whole model first.  Equal scores count as in random order, and slates above
-        1000 rows are sampled, as early stopping does it (:class:`gbr._backend.ValidTau`).
+        ``name``, ``rounds``, ``tau``; the whole model first.  An ensemble after some rounds is its members after as
+        many, or all they have.  Equal scores count as in random order, and slates above 1000 rows are sampled, as early
+        stopping does it (:class:`gbr._backend.ValidTau`).
 
     Raises
     ------
@@ -77,20 +90,32 @@ def curves(ranker: Ranker, rows: Rows) -> list[dict[str, Any]]:
     """
     tau = ValidTau(rows, ranker.settings_.seed)
     jobs = threads(ranker.n_jobs)
-
-    def curve(name: str, model: Model, last: int) -> dict[str, Any]:
-        points = rounds_of(last)
-        taus = [tau(model.stopped_at(count).predict(tau.X, jobs, tau.rows.indptr)) for count in points]
-        return {"name": name, "rounds": points, "tau": taus}
-
     members: tuple[Member, ...] = getattr(ranker.model_, "members", ())
-    if not members:
-        return [curve(f"{ranker.backend}, {ranker.settings_.objective}", ranker.model_, ranker.best_iteration_)]
-    last = max(member.model.n_iterations for member in members)
-    return [
-        curve("ensemble", ranker.model_, last),
-        *(
-            curve(f"{member.settings.backend}, {member.settings.objective}", member.model, member.model.n_iterations)
-            for member in members
-        ),
+    models = [member.model for member in members] or [ranker.model_]
+    last = max(model.n_iterations for model in models)
+    points = [sorted({min(count, model.n_iterations) for count in rounds_of(last)}) for model in models]
+    told: list[dict[int, NDArray[np.float64]]] = []
+    with watch(sum(sum(counts) for counts in points)) as advance:
+        for model, counts in zip(models, points, strict=True):
+            told.append({})
+            for count in counts:
+                told[-1][count] = model.stopped_at(count).predict(tau.X, jobs, tau.rows.indptr)
+                advance(count)
+    found = [
+        {
+            "name": f"{settings.backend}, {settings.objective}",
+            "rounds": list(own),
+            "tau": [tau(relevance) for relevance in own.values()],
+        }
+        for settings, own in zip([member.settings for member in members] or [ranker.settings_], told, strict=True)
     ]
+    if not members:
+        return found
+    whole = []
+    for count in rounds_of(last):
+        parts = [
+            own[min(count, member.model.n_iterations)] / member.spread
+            for member, own in zip(members, told, strict=True)
+        ]
+        whole.append(tau(np.sum(parts, axis=0)))
+    return [{"name": ranker.backend, "rounds": rounds_of(last), "tau": whole}, *found]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from gbr import _cli, baselines, metrics, report
 from gbr._checks import Table
+from gbr._summary import Watched
 from gbr.build import build
 from gbr.ranker import Ranker
 from gbr.slates import Slates
@@ -88,13 +89,17 @@ def figures_of(
     kind: str,
     left_out: dict[str, str],
     official: Callable[[NDArray[np.float64], Slates], dict[str, Any]] | None = None,
+    watched: list[Watched] | None = None,
 ) -> tuple[dict[str, Any], float]:
     """Figures of a split beside those of its baselines, as in ``metrics.json``, and the seconds the model took.
 
     ``slates`` are those of :func:`measured`; ``left_out`` are graphs that were taken from them, with the reason.
-    ``official`` makes further figures of the same scores and slates, :func:`gbr._official.evaluate`.
+    ``official`` makes further figures of the same scores and slates, :func:`gbr._official.evaluate`; ``watched`` gets
+    those scores and slates, for a report.
     """
     scores, seconds = predict_split(ranker, store, slates, split)
+    if watched is not None:
+        watched.append(Watched(split, slates, scores))
     found = metrics.evaluate(scores, slates, kind)
     found["skipped"] |= left_out
     if official is not None:

@@ -26,6 +26,9 @@ _LEAST_POINTS: Final = 60
 _BUDGETS: Final = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 200, 300, 500, 700, 1000)
 _WORST: Final = 8
 _MOST_SUSPECTS: Final = 12
+#: A family of so many graphs whose mean tau is so far below that of all is hard as a whole.
+_FAMILY: Final = 3
+_LOW_FAMILY: Final = 0.1
 #: First five within this of the best: only the rest is in the wrong order.
 _GOOD_TOP: Final = 0.02
 _UNIT: Final = 65535
@@ -109,7 +112,7 @@ def of_split(
         "suspects": data["suspects"],
         "budget": budget(slates, watched.scores, [one["name"] for one in graphs]),
         "unseen": unseen,
-        "worst": [_explained(one, unseen) for one in reversed(graphs[-_WORST:])],
+        "worst": [_explained(one, graphs, unseen) for one in reversed(graphs[-_WORST:])],
     }
 
 
@@ -252,11 +255,15 @@ def _repeat(slates: Slates, rows: slice) -> FloatArray | None:
     return np.asarray(slates.repeat[rows] / divisor, np.float64)
 
 
-def _explained(one: dict[str, Any], unseen: float | None) -> dict[str, Any]:
-    """A graph with the reasons that its data give for a low tau."""
+def _explained(one: dict[str, Any], graphs: Sequence[dict[str, Any]], unseen: float | None) -> dict[str, Any]:
+    """A graph with the reasons that its data, and the others of its split, give for a low tau."""
     why = list(one["doubts"])
+    own = [other["figures"]["kendall_tau"] for other in graphs if other["family"] == one["family"]]
+    mean = float(np.mean([other["figures"]["kendall_tau"] for other in graphs]))
+    if len(own) >= _FAMILY and np.mean(own) < mean - _LOW_FAMILY:
+        why.append(f"so is its whole family (mean tau {np.mean(own):.2f} of {len(own)} {one['family']})")
     if one["seen"] is False and unseen != 1.0:  # where every family is new, that sets none apart
         why.insert(0, f"no training graph of its family ({one['family']})")
     if one["figures"]["slowdown@5"] <= _GOOD_TOP:
-        why.append("its first five hold a good one: what is out of order are the slower ones")
+        why.append("its first five hold a good one: only slower ones are out of order")
     return {"name": one["name"], "figures": one["figures"], "retest": one["quality"]["retest"], "why": why}

@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gbr import _cli, subsets
 from gbr.errors import DataError
+
+if TYPE_CHECKING:
+    from gbr._summary import Watched
 
 PROTOCOLS: Final = ("full", "official")
 
@@ -21,6 +24,11 @@ def _main(argv: Sequence[str] | None = None) -> None:
     subset = subsets.resolve(args.subset, args.data)
     if subset.note:
         _cli.note(subset.note)
+    from gbr import _official, _reporting, _runs
+
+    if args.report:
+        _reporting.claim(args.report)
+    watched: list[Watched] = []
     figures = evaluate(
         args.model,
         subset,
@@ -31,9 +39,11 @@ def _main(argv: Sequence[str] | None = None) -> None:
         skip_known_bad=args.skip_known_bad,
         protocol=args.protocol,
         indices=args.indices,
+        watched=watched if args.report else None,
     )
-    from gbr import _official, _runs
-
+    if args.report:
+        _reporting.of_run(args.report, "evaluate", args.model, subset, figures, watched, args.store)
+        _cli.note(f"the report is {args.report}")
     _runs.show(figures, (args.split,), subset.kind, as_json=args.json)
     if args.protocol == "official":
         found = figures[args.split]["official"]
@@ -55,6 +65,7 @@ def evaluate(
     skip_known_bad: bool = False,
     protocol: str = "full",
     indices: Path | None = None,
+    watched: list[Watched] | None = None,
 ) -> dict[str, Any]:
     """Score a model on all configurations of all graphs of a split that have runtimes.
 
@@ -73,6 +84,8 @@ def evaluate(
         One of :data:`PROTOCOLS`: ``official`` adds the figures of TpuGraphs' own scripts, from the same scores.
     indices : Path, optional
         Folder of the listed configurations; ``eval_indices`` below ``data`` by default.
+    watched : list, optional
+        Gets what the split was scored from, for a report.
 
     Returns
     -------
@@ -109,7 +122,9 @@ def evaluate(
             f"{subset.folder(data) / split}: no graph has runtimes; take a split that has them (the test files of "
             "TpuGraphs have none)"
         )
-    found, predict_seconds = _runs.figures_of(ranker, None, store, slates, split, subset.kind, left_out, official)
+    found, predict_seconds = _runs.figures_of(
+        ranker, None, store, slates, split, subset.kind, left_out, official, watched
+    )
     return {"subset": subset.name, split: found, "seconds": {"build": build_seconds, "predict": predict_seconds}}
 
 
@@ -136,6 +151,7 @@ def _parser() -> _cli.Parser:
     _cli.add_store(parser)
     _cli.add_skip(parser)
     _cli.add_jobs(parser)
+    _cli.add_report(parser)
     _cli.add_json(parser)
     return parser
 

@@ -39,15 +39,23 @@ class Scale:
 
     def __call__(self, value: float) -> float:
         """Position of a value in per cent, at the edge where it lies beyond."""
+        return self.beyond(min(max(value, self.low), self.high))
+
+    def beyond(self, value: float) -> float:
+        """Position of a value in per cent, outside 0 to 100 where it lies beyond the ends."""
         start, stop = self.bend(self.low), self.bend(self.high)
-        inside = self.bend(min(max(value, self.low), self.high))
-        share = (inside - start) / (stop - start) if stop > start else 0.5
+        share = (self.bend(value) - start) / (stop - start) if stop > start else 0.5
         return round(100 * (1 - share if self.flip else share), 2)
 
 
 def linear(low: float, high: float, most_ticks: int = 6, *, flip: bool = False) -> Scale:
     """An even scale with round ticks inside."""
     return Scale(low, high, round_ticks(low, high, most_ticks), flip=flip)
+
+
+def bare(low: float, high: float) -> Scale:
+    """An even scale whose values go without names."""
+    return Scale(low, high, ())
 
 
 def logarithmic(low: float, high: float, *, flip: bool = False) -> Scale:
@@ -61,14 +69,15 @@ def logarithmic(low: float, high: float, *, flip: bool = False) -> Scale:
 
 
 def rooted(high: float, *, flip: bool = False) -> Scale:
-    """A scale from 0 by square roots: small values stay apart beside large ones."""
-    offered = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 1000.0)
-    ticks: list[float] = []
+    """A scale by square roots from 0 to at least ``high``: small values stay apart beside large ones."""
+    offered = [step * 10.0**power for power in range(-4, 7) for step in (1, 2, 5)]
+    top = next((tick for tick in offered if tick >= high * 0.999), high)
+    ticks = [0.0]
     for tick in offered:
         # A label needs about a tenth of the height.
-        if tick <= high and (not ticks or math.sqrt(tick / high) - math.sqrt(ticks[-1] / high) >= 0.1):
+        if tick <= top and math.sqrt(tick / top) - math.sqrt(ticks[-1] / top) >= 0.1:
             ticks.append(tick)
-    return Scale(0.0, high, tuple(ticks), math.sqrt, flip)
+    return Scale(0.0, top, tuple(ticks), math.sqrt, flip)
 
 
 def round_ticks(low: float, high: float, most: int) -> tuple[float, ...]:
@@ -90,5 +99,5 @@ def path(points: Iterable[tuple[float, float]]) -> str:
 
 
 def curve(xs: Sequence[float], ys: Sequence[float], x: Scale, y: Scale) -> str:
-    """SVG path through values."""
-    return path(zip(map(x, xs), map(y, ys), strict=True))
+    """SVG path through values, which may leave the plot."""
+    return path(zip(map(x.beyond, xs), map(y.beyond, ys), strict=True))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from features.hardware import Hardware
     from gbr._backend import Rows
+    from gbr._summary import Watched
     from gbr._trainset import Chosen, Sample
     from gbr.cluster import Workers
     from gbr.ranker import Ranker
@@ -56,8 +57,12 @@ def _main(argv: Sequence[str] | None = None) -> None:
         _cli.note(chosen.note)
     out = args.out or Path("runs") / subset.name.replace(":", "-") / time.strftime("%Y%m%d-%H%M%S")
     claim(out)
-    from gbr import _runs
+    from gbr import _reporting, _runs
     from gbr.cluster import connected
+
+    if args.report:
+        _reporting.claim(args.report)
+    watched: list[Watched] = []
 
     with connected(args.cluster, subset, args.data, args.store) as workers:
         figures = train(
@@ -78,9 +83,12 @@ def _main(argv: Sequence[str] | None = None) -> None:
             memory=args.memory,
             sample=None if args.sample is None else _sample(args.sample),
             workers=workers,
+            watched=watched if args.report else None,
         )
+    if args.report:
+        _reporting.of_run(args.report, "train", out, subset, figures, watched, args.store)
     _runs.show(figures, ("valid", "test"), subset.kind, as_json=args.json)
-    _cli.note(f"model, manifest and metrics are in {out}")
+    _cli.note(f"model, manifest and metrics are in {out}" + (f", the report is {args.report}" if args.report else ""))
 
 
 def train(
@@ -102,6 +110,7 @@ def train(
     memory: int | None = None,
     sample: Sample | None = None,
     workers: Workers | None = None,
+    watched: list[Watched] | None = None,
 ) -> dict[str, Any]:
     """Train on ``train``, stop on ``valid``, score every split that has runtimes, and write it all to ``out``.
 
@@ -134,6 +143,8 @@ def train(
         Rows of each graph to learn from.
     workers : Workers, optional
         Those of a cluster, to build and to fit; ``memory`` is then that of each.  Scores and baselines are taken here.
+    watched : list, optional
+        Gets what every split was scored from, for a report.
 
     Returns
     -------
@@ -214,7 +225,9 @@ def train(
     figures: dict[str, Any] = {"subset": subset.name}
     predict_seconds = 0.0
     for split, known in labelled.items():
-        figures[split], seconds = _runs.figures_of(ranker, raw, store, known, split, subset.kind, left_out[split])
+        figures[split], seconds = _runs.figures_of(
+            ranker, raw, store, known, split, subset.kind, left_out[split], watched=watched
+        )
         predict_seconds += seconds
     figures["seconds"] = {"build": build_seconds, "fit": fit_seconds, "predict": predict_seconds}
 
@@ -448,6 +461,7 @@ def _parser() -> _cli.Parser:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     _cli.add_jobs(parser)
     _cli.add_cluster(parser)
+    _cli.add_report(parser)
     _cli.add_json(parser)
     return parser
 

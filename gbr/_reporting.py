@@ -1,0 +1,196 @@
+"""From a command to a report: gather what it says, and write it."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import gbr
+from gbr import _cli, _learning, _modeldir, _summary, report
+from gbr._summary import Watched
+from gbr.build import schema_of
+from gbr.errors import UsageError
+from gbr.ranker import Ranker
+from gbr.store import FeatureStore
+from gbr.subsets import Subset
+
+#: Splits as they stand in a report: what the model has not seen first.
+_ORDER: Final = ("test", "valid", "train")
+_COLUMNS: Final = 15
+
+
+def of_run(
+    path: Path,
+    command: str,
+    model: Path,
+    subset: Subset,
+    figures: Mapping[str, Any],
+    watched: Sequence[Watched],
+    store: Path,
+) -> None:
+    """Write the report of a run that was scored.
+
+    Parameters
+    ----------
+    path : Path
+        The HTML file; replaced when it is there.
+    command : str
+        ``train`` or ``evaluate``.
+    model : Path
+        Folder of the model.
+    subset : Subset
+    figures : mapping
+        As in ``metrics.json``.
+    watched : sequence of Watched
+        What :func:`gbr._runs.figures_of` scored.
+    store : Path
+        Folder of the feature store, for all collections.
+
+    Raises
+    ------
+    UsageError
+        When the file cannot be written.
+    ModelError, StoreError
+        As model and store raise them.
+    """
+    report.write(path, report.page(summarise(command, model, subset, figures, watched, store)))
+
+
+def summarise(
+    command: str,
+    model: Path,
+    subset: Subset,
+    figures: Mapping[str, Any],
+    watched: Sequence[Watched],
+    store_root: Path,
+) -> dict[str, Any]:
+    """All that a report of a run says, ready for JSON; parameters as :func:`of_run`.
+
+    Returns
+    -------
+    dict
+        ``title``, ``model``, ``command``, ``version``, ``made``, ``kind``, ``figures`` (per split as in
+        ``metrics.json``, what the model has not seen first, and ``learnt``), ``splits`` (of
+        :func:`gbr._summary.of_split`; the training split only when it stands alone), ``data``, ``suspects``,
+        ``learning``, ``importance``, ``settings``.
+    """
+    store = FeatureStore(store_root, subset.name)
+    ranker, manifest = Ranker.load(model), _modeldir.read_manifest(model)
+    trained_on = manifest["trained_on"] or {}
+    known = store.stems("train") if trained_on.get("subset") == subset.name else None
+    by_split = {each.split: each for each in sorted(watched, key=lambda each: _ORDER.index(each.split))}
+    learnt = {name: name == "train" and trained_on.get("subset") == subset.name for name in by_split}
+    whole = [each for name, each in by_split.items() if not learnt[name] or len(by_split) == 1]
+    most = _summary.points_each(sum(len(each.slates) for each in whole))
+    splits, data, suspects = [], [], []
+    steps = sum(len(each.slates) for each in by_split.values()) + sum(len(each.slates) for each in whole)
+    with _cli.progress(steps, "report") as advance:
+        for name, each in by_split.items():
+            if each in whole:
+                found = _summary.of_split(each, figures[name], subset.kind, known or None, most, advance)
+                splits.append(found)
+                data.append({"name": name} | found["data"])
+            else:
+                found = _summary.of_data(each, most, advance)
+                data.append({"name": name} | found["totals"])
+            suspects += found["suspects"]
+    return {
+        "title": subset.name,
+        "model": _model(ranker, len(known) if known else None),
+        "command": command,
+        "version": gbr.__version__,
+        "made": time.strftime("%Y-%m-%d %H:%M"),
+        "kind": subset.kind,
+        "figures": {name: dict(figures[name]) | {"learnt": learnt[name]} for name in by_split},
+        "splits": splits,
+        "data": data,
+        "suspects": suspects,
+        "learning": _curves(ranker, store, by_split, command),
+        "importance": _importance(ranker, subset.kind),
+        "settings": _settings(ranker, manifest, figures),
+    }
+
+
+def claim(path: Path) -> None:
+    """Refuse a place for a report before the work: a folder, or one that cannot be.
+
+    Raises
+    ------
+    UsageError
+    """
+    if path.is_dir():
+        raise UsageError(f"--report {path}: is a folder; name a file such as {path / 'report.html'}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        raise UsageError(f"--report {path}: {path.parent} cannot be made ({fault.strerror}); name another") from fault
+
+
+def _model(ranker: Ranker, n_graphs: int | None) -> str:
+    told = f"{ranker.backend}, objective {ranker.settings_.objective}, {ranker.best_iteration_:,} rounds kept"
+    return told + (f"; learnt from {n_graphs:,} graphs" if n_graphs else "")
+
+
+def _curves(ranker: Ranker, store: FeatureStore, watched: Mapping[str, Watched], command: str) -> dict[str, Any] | None:
+    """Learning curves over what stopped the training, else over what there is; None where no order can be told."""
+    split = next(name for name in ("valid", *_ORDER) if name in watched)
+    try:
+        rows, count = _learning.sampled(store, split, watched[split].slates.names, ranker)
+        found = _learning.curves(ranker, rows, partial(_cli.progress, label="learning curve"))
+    except UsageError:
+        return None
+    stopped = split == "valid" and command == "train"
+    return {"split": split, "graphs": count, "stopped": stopped, "curves": found}
+
+
+def _importance(ranker: Ranker, kind: str) -> dict[str, Any] | None:
+    gains = ranker.feature_importances_
+    if not gains.sum():
+        return None
+    names = [str(name) for name in ranker.feature_names_in_]
+    schema = schema_of(kind)
+    about = {f"{block.name}.{column.name}": column for block in schema.blocks for column in block.columns}
+    blocks = {block.name: block for block in schema.blocks}
+    counts = {name: sum(column.startswith(f"{name}.") for column in names) for name in blocks}
+    largest = [place for place in gains.argsort()[::-1][:_COLUMNS].tolist() if gains[place] > 0]
+    return {
+        "blocks": [
+            {"name": name, "share": share, "columns": f"{counts[name]} columns", "doc": blocks[name].doc}
+            for name, share in ranker.block_importances_.items()
+        ],
+        "columns": [
+            {
+                "name": names[place],
+                "share": float(gains[place]),
+                "doc": about[names[place]].doc,
+                "unit": about[names[place]].unit,
+            }
+            for place in largest
+        ],
+    }
+
+
+def _settings(ranker: Ranker, manifest: dict[str, Any], figures: Mapping[str, Any]) -> list[tuple[str, str]]:
+    settings, trained_on = manifest["settings"], manifest["trained_on"] or {}
+    told: dict[str, object] = {
+        "backend, objective": f"{settings['backend']}, {settings['objective']}",
+        "rounds": f"at most {settings['n_estimators']}, stopped after {settings['early_stopping_rounds']} without gain",
+        "leaves, learning rate": f"{settings['num_leaves']}, {settings['learning_rate']}",
+        "rows per leaf": settings["min_child_samples"],
+        "seed": manifest["seed"],
+        "further parameters": ", ".join(f"{name}={value}" for name, value in settings["params"].items()) or None,
+        "features": f"{manifest['features']['count']} columns, schema {trained_on.get('schema_hash')}",
+        "hardware": (trained_on.get("hardware") or {}).get("name"),
+        "trained on": trained_on.get("subset"),
+        "rows learnt from": f"{trained_on['rows']:,}" if trained_on.get("rows") else None,
+        "data": ", ".join(f"{split} {digits}" for split, digits in trained_on.get("data", {}).items()) or None,
+        "model": manifest["model"]["sha256"][:16],
+        "versions": ", ".join(f"{name} {version}" for name, version in manifest["versions"].items()),
+        "seconds": ", ".join(f"{name} {value:.1f}" for name, value in figures.get("seconds", {}).items()) or None,
+        "report made on": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+    }
+    return [(name, str(value)) for name, value in told.items() if value is not None]
