@@ -39,5 +39,13 @@ class DownloadError(GbrError):
     """A file that cannot be fetched, or an archive that cannot be trusted."""
 
 
+class ArchiveError(DownloadError):
+    """An archive that is torn, hostile or has nothing of what is wanted: no use going on with it."""
+
+
+class TuneError(GbrError):
+    """A search that cannot go on, or its journal."""
+
+
 class MissingLibraryError(GbrError, ImportError):
     """An optional library, or a system library below one, is not there."""

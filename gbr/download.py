@@ -1,0 +1,194 @@
+"""Command: fetch TpuGraphs, Google's measured graphs, and the lists of its official evaluation."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from gbr import _cli
+from gbr._catalogue import BASE_URL, COLLECTIONS, INDEX_FILES, INDICES, Piece, asked_for, find_archives
+from gbr._fetch import ask
+from gbr._files import size_text
+from gbr._retrieve import SIDE_BY_SIDE, Files, Place, get_graphs, get_indices, size_of
+from gbr.errors import DownloadError, UsageError
+from gbr.subsets import Subset
+
+_EPILOG: Final = f"""\
+NAME is a collection ({", ".join(COLLECTIONS[:3])}, ...), the beginning
+of some (tile, layout, layout:nlp), all, or {INDICES}: the 1000 configurations
+of each validation graph of layout that the official evaluation scores.
+
+Archives are fetched into ROOT/archives, checked, unpacked into ROOT/npz and removed.
+Whatever interrupts that, the same command goes on from there.
+With Kaggle's archive: python -m gbr.download all --from predict-ai-model-runtime.zip"""
+
+
+def _main(argv: Sequence[str] | None = None) -> None:
+    args = _parser().parse_args(argv)
+    _check(args)
+    pieces, indices = asked_for(args.names or ("all", INDICES), args.split)
+    place = Place(args.data, args.base_url, args.source)
+    if args.list:
+        _list(pieces, indices, place, args.json)
+        return
+    layouts = dict.fromkeys(piece.subset for piece in pieces if piece.subset.startswith("layout:"))
+    if args.repack and not layouts:
+        raise UsageError("--repack: only layout graphs have a copy; leave it out or name a layout collection")
+    if indices:
+        get_indices(place)
+    files = get_graphs(pieces, place, args.keep)
+    for subset in layouts if args.repack else ():
+        _repack(subset, [piece.split for piece in pieces if piece.subset == subset], args.data)
+    _tell(args, pieces, indices, files)
+
+
+def _check(args: argparse.Namespace) -> None:
+    if not args.names and not args.list:
+        raise UsageError(f"name what to fetch: {', '.join((*COLLECTIONS, INDICES))} or all; --list shows sizes")
+    if args.base_url and args.source:
+        raise UsageError("--base-url and --from: take one; --from uses no network")
+    if args.base_url and not args.base_url.startswith(("http://", "https://")):
+        raise UsageError(f"--base-url {args.base_url}: want an address that begins with http:// or https://")
+    if args.source and not args.source.exists():
+        raise UsageError(f"--from {args.source}: no such folder or archive")
+
+
+def _repack(subset: str, splits: Sequence[str], data_root: Path) -> None:
+    from gbr._pool import cores
+    from gbr.repack import repack_all
+
+    repack_all(Subset(subset), data_root, splits, cores(), partial(_cli.progress, label=f"copies of {subset}"))
+
+
+def _tell(args: argparse.Namespace, pieces: Sequence[Piece], indices: bool, files: Files) -> None:
+    if files.written:
+        _cli.note("TpuGraphs is by Phothilimthana et al. (NeurIPS 2023), CC BY 4.0; name it where you show results")
+    root = "" if args.data == Path("data") else f" --data {args.data}"
+    counts: dict[str, dict[str, int]] = {}
+    for piece in pieces:
+        counts.setdefault(piece.subset, {})[piece.split] = piece.count(args.data)
+    steps = {subset: f"python -m gbr.train --subset {subset}{root}" for subset in counts}
+    if indices:
+        steps[INDICES] = f"python -m gbr.evaluate --model DIR --subset layout:... --protocol official{root}"
+    if args.json:
+        _cli.emit_json({"graphs": counts, "written": files.written, "kept": files.kept, "next": steps})
+        return
+    for subset, splits in counts.items():
+        print(f"{subset}: {', '.join(f'{count} {split}' for split, count in splits.items())} graphs")
+    if indices:
+        print(f"{INDICES}: {', '.join(name for name, _ in INDEX_FILES.values())}")
+    for step in steps.values():
+        print(f"next: {step}")
+
+
+def _list(pieces: Sequence[Piece], indices: bool, place: Place, as_json: bool) -> None:
+    files = dict(INDEX_FILES.values()) if indices else {}
+    addresses = [*map(place.url, pieces), *map(place.index_url, files)]
+    sizes = _sizes(pieces, list(files), place) if place.source else _remote_sizes(addresses)
+    found: list[dict[str, Any]] = [
+        {
+            "name": piece.subset,
+            "part": piece.split,
+            "graphs": piece.graphs,
+            "here": piece.count(place.data_root),
+            "complete": piece.complete(place.data_root),
+            "fetched": place.fetched(piece),
+        }
+        for piece in pieces
+    ]
+    for name, graphs in files.items():
+        there = (place.indices / name).is_file()
+        here = graphs if there else 0
+        found.append({"name": INDICES, "part": name, "graphs": graphs, "here": here, "complete": there, "fetched": 0})
+    if as_json:
+        told = zip(found, addresses, sizes, strict=True)
+        _cli.emit_json([one | {"url": address, "bytes": size} for one, address, size in told])
+        return
+    rows = [
+        [one["name"], one["part"], None if size is None else size_text(size), one["graphs"], _state(one)]
+        for one, size in zip(found, sizes, strict=True)
+    ]
+    title = f"TpuGraphs in {place.source}" if place.source else f"TpuGraphs at {place.base_url or BASE_URL}"
+    _cli.table(title, ["name", "part", "size", "graphs", "here"], rows)
+    if any(sizes):
+        print(f"{size_text(sum(size or 0 for size in sizes))} in all; unpacking needs as much again")
+
+
+def _remote_sizes(addresses: Sequence[str]) -> list[int | None]:
+    failed: list[DownloadError] = []
+
+    def size(address: str) -> int | None:
+        try:
+            return ask(address).size
+        except DownloadError as fault:
+            failed.append(fault)
+            return None
+
+    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+        sizes = list(pool.map(size, addresses))
+    if failed:
+        _cli.note(f"{len(failed)} of {len(addresses)} sizes are not known: {failed[0]}")
+    return sizes
+
+
+def _sizes(pieces: Sequence[Piece], files: Sequence[str], place: Place) -> list[int | None]:
+    """Sizes in the folder of ``--from``; an archive of several pieces counts with the first of them."""
+    assert place.source is not None
+    seen: set[Path] = set()
+    sizes: list[int | None] = []
+    for piece in pieces:
+        try:
+            path = next(iter(find_archives(place.source, [piece])))
+        except DownloadError:
+            sizes.append(None)
+            continue
+        sizes.append(0 if path in seen else size_of(path))
+        seen.add(path)
+    for name in files:
+        try:
+            sizes.append(size_of(place.find_index(name)))
+        except DownloadError:
+            sizes.append(None)
+    return sizes
+
+
+def _state(one: dict[str, Any]) -> str | None:
+    if one["complete"]:
+        return f"all {one['here']}"
+    if one["fetched"]:
+        return f"{size_text(one['fetched'])} fetched"
+    return f"{one['here']} graphs" if one["here"] else None
+
+
+def _parser() -> _cli.Parser:
+    parser = _cli.parser("gbr.download", "Fetch Google's measured graphs, TpuGraphs.", _EPILOG)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="what to fetch, see below")
+    _cli.add_data(parser)
+    _cli.add_splits(parser)
+    parser.add_argument("--list", action="store_true", help="show what there is, how large, and what of it is here")
+    parser.add_argument("--base-url", metavar="URL", help=f"a mirror (default: {BASE_URL})")
+    parser.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        metavar="DIR",
+        help="take archives that were fetched by other means, from this folder or this one archive; no network",
+    )
+    parser.add_argument(
+        "--repack",
+        action="store_true",
+        help="also copy every layout graph to <stem>.gbr, from which builds read without inflating",
+    )
+    parser.add_argument("--keep", action="store_true", help="keep the archives after unpacking")
+    _cli.add_json(parser)
+    return parser
+
+
+main = _cli.command(_main)
+
+if __name__ == "__main__":
+    raise SystemExit(main(None))
