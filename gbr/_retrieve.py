@@ -194,11 +194,13 @@ def _fetch_all(pieces: Sequence[Piece], place: Place, keep: bool, files: Files) 
 
 def _take(archive: Path, pieces: Sequence[Piece], data_root: Path, files: Files) -> None:
     """Check an archive and unpack what it holds of some collections."""
-    with _cli.transfer(f"checking {archive.name}") as report:
+    # Short enough for a line of 80 columns beside the bar.
+    name = archive.name.removeprefix("npz_").removesuffix(".tar")
+    with _cli.transfer(f"checking {name}") as report:
         entries = survey(archive, {(piece.subset, piece.split) for piece in pieces}, report)
     needed = sum(entry.size for entry in entries if size_of(entry.path(data_root)) != entry.size)
     require_space(data_root, needed, f"unpacking {archive.name}", DownloadError)
-    with _cli.transfer(f"unpacking {archive.name}") as report:
+    with _cli.transfer(f"unpacking {name}") as report:
         written, kept = unpack(archive, entries, data_root, report)
     files.written += written
     files.kept += kept

@@ -1,4 +1,4 @@
-"""Command: fetch TpuGraphs, Google's measured graphs, and the lists of its official evaluation."""
+"""Command: fetch TpuGraphs, Google's graphs measured on TPUs."""
 
 from __future__ import annotations
 
@@ -18,13 +18,16 @@ from gbr.errors import DownloadError, UsageError
 from gbr.subsets import Subset
 
 _EPILOG: Final = f"""\
-NAME is a collection ({", ".join(COLLECTIONS[:3])}, ...), the beginning
-of some (tile, layout, layout:nlp), all, or {INDICES}: the 1000 configurations
+NAME is a collection ({", ".join(COLLECTIONS[:2])} ...), the beginning of
+some names (layout, layout:nlp), all, or {INDICES}: the 1000 configurations
 of each validation graph of layout that the official evaluation scores.
+All splits are fetched where --split is not given.
 
-Archives are fetched into ROOT/archives, checked, unpacked into ROOT/npz and removed.
+Archives come to ROOT/archives, are checked, unpacked into ROOT/npz and removed.
 Whatever interrupts that, the same command goes on from there.
-With Kaggle's archive: python -m gbr.download all --from predict-ai-model-runtime.zip"""
+
+    python -m gbr.download tile:xla eval-indices
+    python -m gbr.download all --from predict-ai-model-runtime.zip"""
 
 
 def _main(argv: Sequence[str] | None = None) -> None:
@@ -165,7 +168,7 @@ def _state(one: dict[str, Any]) -> str | None:
 
 
 def _parser() -> _cli.Parser:
-    parser = _cli.parser("gbr.download", "Fetch Google's measured graphs, TpuGraphs.", _EPILOG)
+    parser = _cli.parser("gbr.download", "Fetch TpuGraphs, Google's graphs measured on TPUs.", _EPILOG)
     parser.add_argument("names", nargs="*", metavar="NAME", help="what to fetch, see below")
     _cli.add_data(parser)
     _cli.add_splits(parser)
