@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -169,6 +169,15 @@ def block_names(columns: Sequence[str]) -> tuple[str, ...]:
 
 def matching(columns: Sequence[str], name: str) -> IntArray:
     """Places of the column ``name``, or of all columns of the block ``name``; empty where it is neither."""
-    return np.array(
-        [place for place, full in enumerate(columns) if full == name or full.startswith(f"{name}.")], np.int64
-    )
+    return _places(tuple(columns)).get(name, np.empty(0, np.int64))
+
+
+@lru_cache(maxsize=8)
+def _places(columns: tuple[str, ...]) -> dict[str, IntArray]:
+    # A store has more than a thousand columns, and whoever loads a graph names most of them.
+    places: dict[str, list[int]] = {}
+    for place, full in enumerate(columns):
+        parts = full.split(".")
+        for end in range(1, len(parts) + 1):
+            places.setdefault(".".join(parts[:end]), []).append(place)
+    return {name: np.array(found, np.int64) for name, found in places.items()}
