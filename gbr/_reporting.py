@@ -9,8 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 import gbr
-from gbr import _cli, _learning, _modeldir, _summary, report
+from gbr import _cli, _learning, _modeldir, _predicted, _summary, report
 from gbr._summary import Watched
 from gbr.build import schema_of
 from gbr.errors import UsageError
@@ -103,7 +105,7 @@ def summarise(
         "model": _model(ranker, len(known) if known else None),
         "command": command,
         "version": gbr.__version__,
-        "made": time.strftime("%Y-%m-%d %H:%M"),
+        "made": _now(),
         "kind": subset.kind,
         "figures": {name: dict(figures[name]) | {"learnt": learnt[name]} for name in by_split},
         "splits": splits,
@@ -112,6 +114,58 @@ def summarise(
         "learning": _curves(ranker, store, by_split, command),
         "importance": _importance(ranker, subset.kind),
         "settings": _settings(ranker, manifest, figures),
+    }
+
+
+def of_prediction(path: Path, model: Path, rankings: Sequence[Mapping[str, Any]], top: int | None) -> None:
+    """Write the report of a prediction; needs no runtimes.
+
+    Parameters
+    ----------
+    path : Path
+        The HTML file; replaced when it is there.
+    model : Path
+        Folder of the model.
+    rankings : sequence of mapping
+        Of all configurations, as :func:`gbr.predict.ranking` gives them.
+    top : int or None
+        Configurations to tell of each graph; :data:`gbr._predicted.TOP` by default.
+
+    Raises
+    ------
+    UsageError
+        When the file cannot be written.
+    ModelError, DataError
+        As model and graphs raise them.
+    """
+    report.write(path, report.prediction_page(summarise_prediction(model, rankings, top)))
+
+
+def summarise_prediction(model: Path, rankings: Sequence[Mapping[str, Any]], top: int | None) -> dict[str, Any]:
+    """All that a report of a prediction says, ready for JSON; parameters as :func:`of_prediction`.
+
+    Returns
+    -------
+    dict
+        ``title``, ``model``, ``command``, ``version``, ``made``, ``graphs`` (:func:`gbr._predicted.of_graph`),
+        ``settings``.
+    """
+    ranker, manifest = Ranker.load(model), _modeldir.read_manifest(model)
+    graphs = []
+    with _cli.progress(len(rankings), "report") as advance:
+        for one in rankings:
+            configs, scores = np.array(one["configs"], np.int64), np.array(one["scores"], np.float64)
+            graphs.append(_predicted.of_graph(Path(one["graph"]), configs, scores, top or _predicted.TOP))
+            advance(1)
+    names = ", ".join(graph["name"] for graph in graphs[:3])
+    return {
+        "title": names if len(graphs) <= 3 else f"{len(graphs)} graphs",
+        "model": _model(ranker, None),
+        "command": "predict",
+        "version": gbr.__version__,
+        "made": _now(),
+        "graphs": graphs,
+        "settings": _settings(ranker, manifest, {}),
     }
 
 
@@ -128,6 +182,10 @@ def claim(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as fault:
         raise UsageError(f"--report {path}: {path.parent} cannot be made ({fault.strerror}); name another") from fault
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%d %H:%M")
 
 
 def _model(ranker: Ranker, n_graphs: int | None) -> str:

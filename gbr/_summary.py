@@ -104,6 +104,7 @@ def of_split(
         )
         advance(1)
     graphs.sort(key=lambda one: -one["figures"]["kendall_tau"])
+    n_worst = min(_WORST, max(3, len(graphs) // 4))
     unseen = None if families is None or not graphs else float(np.mean([not one["seen"] for one in graphs]))
     return {
         "name": watched.split,
@@ -112,7 +113,7 @@ def of_split(
         "suspects": data["suspects"],
         "budget": budget(slates, watched.scores, [one["name"] for one in graphs]),
         "unseen": unseen,
-        "worst": [_explained(one, graphs, unseen) for one in reversed(graphs[-_WORST:])],
+        "worst": [_explained(one, graphs, unseen) for one in graphs[: -1 - n_worst : -1]],
     }
 
 
@@ -261,9 +262,9 @@ def _explained(one: dict[str, Any], graphs: Sequence[dict[str, Any]], unseen: fl
     own = [other["figures"]["kendall_tau"] for other in graphs if other["family"] == one["family"]]
     mean = float(np.mean([other["figures"]["kendall_tau"] for other in graphs]))
     if len(own) >= _FAMILY and np.mean(own) < mean - _LOW_FAMILY:
-        why.append(f"so is its whole family (mean tau {np.mean(own):.2f} of {len(own)} {one['family']})")
+        why.append(f"its whole family is hard: mean tau {np.mean(own):.2f} over {len(own)} {one['family']}")
     if one["seen"] is False and unseen != 1.0:  # where every family is new, that sets none apart
         why.insert(0, f"no training graph of its family ({one['family']})")
     if one["figures"]["slowdown@5"] <= _GOOD_TOP:
-        why.append("its first five hold a good one: only slower ones are out of order")
+        why.append("a good one is among its first five: only slower ones are out of order")
     return {"name": one["name"], "figures": one["figures"], "retest": one["quality"]["retest"], "why": why}

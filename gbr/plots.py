@@ -53,6 +53,12 @@ def linear(low: float, high: float, most_ticks: int = 6, *, flip: bool = False) 
     return Scale(low, high, round_ticks(low, high, most_ticks), flip=flip)
 
 
+def counted(high: int, most_ticks: int = 4, *, flip: bool = False) -> Scale:
+    """An even scale of whole numbers from 0."""
+    ticks = tuple(tick for tick in round_ticks(0, high, most_ticks) if tick == int(tick))
+    return Scale(0, high, ticks, flip=flip)
+
+
 def bare(low: float, high: float) -> Scale:
     """An even scale whose values go without names."""
     return Scale(low, high, ())

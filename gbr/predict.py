@@ -28,7 +28,17 @@ _HEADER: Final = ("graph", "place", "config", "score")
 def _main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     # All of it before the first line: output that breaks off in the middle looks whole to the next program.
-    rankings = rank_files(args.model, graph_paths(args.graphs), args.top, args.jobs)
+    paths = graph_paths(args.graphs)
+    if args.report:
+        from gbr import _reporting
+
+        _reporting.claim(args.report)
+        every = rank_files(args.model, paths, None, args.jobs)
+        _reporting.of_prediction(args.report, args.model, every, args.top)
+        _cli.note(f"the report is {args.report}")
+        rankings = [_best(one, args.top) for one in every]
+    else:
+        rankings = rank_files(args.model, paths, args.top, args.jobs)
     if args.format == "json":
         _cli.emit_json(rankings)
         return
@@ -142,6 +152,10 @@ def ranking(ranker: Ranker, path: Path, top: int | None = None) -> dict[str, Any
     return {"graph": str(path), "configs": order.tolist(), "scores": scores[order].tolist()}
 
 
+def _best(one: dict[str, Any], top: int | None) -> dict[str, Any]:
+    return one | {"configs": one["configs"][:top], "scores": one["scores"][:top]}
+
+
 def _lines(one: dict[str, Any]) -> Iterator[tuple[str, int, int, str]]:
     for place, (config, score) in enumerate(zip(one["configs"], one["scores"], strict=True), start=1):
         yield one["graph"], place, config, repr(score)
@@ -158,6 +172,7 @@ def _parser() -> _cli.Parser:
     parser.add_argument(
         "--jobs", type=_at_least_one, default=1, metavar="N", help="processes that rank side by side (default: 1)"
     )
+    _cli.add_report(parser)
     parser.add_argument("--format", choices=("csv", "json"), default="csv", help="default: csv")
     return parser
 

@@ -124,6 +124,16 @@ def page(summary: dict[str, Any]) -> str:
     )
 
 
+def prediction_page(summary: dict[str, Any]) -> str:
+    """Fill the template of a prediction's report, of :func:`gbr._reporting.summarise_prediction`."""
+    scales = []
+    for graph in summary["graphs"]:
+        histogram = graph["histogram"]
+        width, highest = histogram["width"], max(histogram["counts"])
+        scales.append((plots.linear(0, width or 1.0), plots.counted(highest, flip=True)))
+    return _filled("prediction.html", summary=summary, scales=scales)
+
+
 def write(path: Path, text: str) -> None:
     """Write a report, whole or not at all; UsageError where it cannot be written."""
     with replacing(path, UsageError) as part:

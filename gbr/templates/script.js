@@ -57,7 +57,11 @@
   }
 
   function factors(slowest) {
-    for (const step of [1.01, 1.02, 1.05, 1.1, 1.2, 1.5, 2, 3, 4, 8, 16, 32, 64, 256, 1024, 65536]) {
+    for (const step of [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5]) {
+      const count = Math.floor((slowest - 1) / step + 1e-9);
+      if (count <= 5) return Array.from({ length: count + 1 }, (_, at) => 1 + at * step);
+    }
+    for (const step of [2, 4, 8, 16, 32, 64, 256, 1024, 65536]) {
       const count = Math.floor(Math.log(slowest) / Math.log(step) + 1e-9);
       if (count <= 5) return Array.from({ length: count + 1 }, (_, power) => step ** power);
     }
