@@ -20,12 +20,11 @@ from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any, BinaryIO, Final
 
-from gbr._files import replacing, sweep
+from gbr._files import Report, replacing, sweep
 from gbr.errors import ArchiveError, DataError, DownloadError
 from gbr.npz import NpzFile
 from gbr.subsets import KINDS, SPLITS
 
-Report = Callable[[int, int | None], None]
 Place = tuple[str, str]
 
 _CHUNK: Final = 1 << 20

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from gbr import check_features
-from gbr._files import size_text
+from gbr._files import Report, size_text
 from gbr.errors import GbrError, UsageError
 from gbr.subsets import SPLITS
 
@@ -30,7 +30,6 @@ _CLOSED_PIPE: Final = 141
 
 Main = Callable[[Sequence[str] | None], None]
 Advance = Callable[[int], None]
-Transferred = Callable[[int, int | None], None]
 
 
 class Parser(argparse.ArgumentParser):
@@ -229,7 +228,7 @@ def _plain_progress(total: int, label: str) -> Iterator[Advance]:
 
 
 @contextmanager
-def transfer(label: str) -> Iterator[Transferred]:
+def transfer(label: str) -> Iterator[Report]:
     """Show how far bytes are on their way, how fast and for how much longer, on stderr.
 
     Yields ``report(done, total)``: bytes that are there, and of how many (None where that is unknown).  What is there
@@ -269,7 +268,7 @@ def transfer(label: str) -> Iterator[Transferred]:
 
 
 @contextmanager
-def _plain_transfer(label: str) -> Iterator[Transferred]:
+def _plain_transfer(label: str) -> Iterator[Report]:
     begun = time.monotonic()
     first = last = 0
     next_line = _PATIENCE

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from gbr._files import require_space, write_json
+from gbr._files import Report, require_space, write_json
 from gbr.errors import DownloadError
 
 #: Requests in a row that bring nothing new before a transfer is given up.
@@ -39,7 +39,6 @@ _PARTIAL: Final = 206
 _UNSATISFIABLE: Final = 416
 _SERVER_FAULT: Final = 500
 
-Report = Callable[[int, int | None], None]
 Tell = Callable[[str], None]
 
 
@@ -82,8 +81,10 @@ def ask(url: str, timeout: float = 10.0) -> Remote:
         now, is no error: the size is then unknown.
     """
     try:
-        with _answer(url, {}, timeout, "HEAD") as response:
-            return _remote(url, response)
+        try:
+            return _head(url, timeout)
+        except (TimeoutError, ConnectionResetError, http.client.HTTPException):
+            return _head(url, timeout)  # a connection that drops once is none that is out of reach
     except urllib.error.HTTPError as fault:
         fault.close()
         if fault.code in (404, 410):
@@ -94,6 +95,11 @@ def ask(url: str, timeout: float = 10.0) -> Remote:
             f"{url}: no connection ({_why(fault)}); look at your network and proxy, or fetch the file elsewhere and "
             "name its folder with --from"
         ) from fault
+
+
+def _head(url: str, timeout: float) -> Remote:
+    with _answer(url, {}, timeout, "HEAD") as response:
+        return _remote(url, response)
 
 
 def fetch(url: str, path: Path, report: Report = lambda done, total: None, tell: Tell = lambda text: None) -> None:
@@ -264,6 +270,8 @@ class _Part:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._stream.closed:
+            return
         size = self.size
         with suppress(OSError):
             self._stream.close()
@@ -312,6 +320,7 @@ class _Part:
         try:
             self._stream.flush()
             os.fsync(self._stream.fileno())
+            self._stream.close()
             os.replace(self.path, self._whole)
             self._said.unlink(missing_ok=True)
         except OSError as fault:

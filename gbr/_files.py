@@ -7,12 +7,15 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 from gbr.errors import GbrError
+
+#: Is told how many bytes are done, and of how many (None where that is unknown).
+Report = Callable[[int, int | None], None]
 
 _LEFTOVER_SECONDS: Final = 24 * 3600
 #: What a disk needs besides the files: folders, rounding, other programs.

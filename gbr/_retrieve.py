@@ -199,7 +199,7 @@ def _take(archive: Path, pieces: Sequence[Piece], data_root: Path, files: Files)
     with _cli.transfer(f"checking {name}") as report:
         entries = survey(archive, {(piece.subset, piece.split) for piece in pieces}, report)
     needed = sum(entry.size for entry in entries if size_of(entry.path(data_root)) != entry.size)
-    require_space(data_root, needed, f"unpacking {archive.name}", DownloadError)
+    require_space(pieces[0].folder(data_root), needed, f"unpacking {archive.name}", DownloadError)
     with _cli.transfer(f"unpacking {name}") as report:
         written, kept = unpack(archive, entries, data_root, report)
     files.written += written

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 import threading
 import time
@@ -15,6 +16,7 @@ from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 
 @dataclass
@@ -35,6 +37,8 @@ class Mirror:
     #: What Content-Length says too much; None leaves it out.
     surplus: int | None = 0
     head_status: int = 200
+    #: HEAD requests that get no answer before one does.
+    head_drops: int = 0
     headers: dict[str, str] = field(default_factory=dict)
     #: Seconds before each piece of 16 kB.
     pause: float = 0.0
@@ -70,6 +74,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, *, body_too: bool) -> None:
         mirror = self.mirror
         mirror.asked.append((self.command, self.path, self.headers))
+        if not body_too and mirror.head_drops:
+            mirror.head_drops -= 1
+            self.close_connection = True
+            return
         body = mirror.files.get(self.path[1:])
         status = mirror.status.pop(0) if body_too and mirror.status else 200
         if not body_too and mirror.head_status != 200:
@@ -131,10 +139,14 @@ def serving(files: Mapping[str, bytes]) -> Iterator[Mirror]:
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
+    # Whatever proxy the environment names, it is not for this machine.
+    direct = patch.dict(os.environ, {"no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1"})
+    direct.start()
     mirror.url = f"http://127.0.0.1:{server.server_port}"
     try:
         yield mirror
     finally:
+        direct.stop()
         server.shutdown()
         thread.join()
         server.server_close()

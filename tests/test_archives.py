@@ -66,10 +66,8 @@ def test_only_what_is_wanted_is_taken(tmp_path: Path, kind: str) -> None:
     assert list(taken(path, tmp_path / "data", VALID)) == ["npz/layout/nlp/random/valid/bert.npz"]
 
 
-@pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.parametrize("kind", [kind for kind in MAKERS if kind != "ustar"])
 def test_names_may_be_long(tmp_path: Path, kind: str) -> None:
-    if kind == "ustar":
-        pytest.skip("has no such names")
     name = f"npz/tile/xla/train/{'very_long_' * 20}.npz"
     assert list(taken(saved(tmp_path, MAKERS[kind]({name: npz(9)})), tmp_path / "data", TRAIN)) == [name]
 
@@ -409,7 +407,7 @@ SMALL = {"npz/tile/xla/train/a.npz": npz(700), "npz/tile/xla/train/b.npz": npz(9
 
 
 @pytest.mark.parametrize("kind", ["tar", "gnu", "tar.gz", "zip", "stored zip"])
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), min_size=1, max_size=4))
 def test_whatever_is_damaged_ends_in_files_or_in_one_error(
     tmp_path_factory: pytest.TempPathFactory, kind: str, flips: list[tuple[float, int]]

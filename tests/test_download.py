@@ -249,7 +249,7 @@ def test_a_full_disk_is_told_beforehand(
     monkeypatch.setattr(shutil, "disk_usage", left)
     status, _, err = run("tile", "--split", "valid")
     assert status == 1
-    assert re.search(rf"data: {when} needs .* MB, the disk has 1\.0 kB left; make room", err)
+    assert re.search(rf"data\S*: {when} needs .* MB, the disk has 1\.0 kB left; make room", err)
     assert len(mirror.gets()) == (0 if when.startswith("fetching") else 1)
     assert [name for name in visible(tmp_path / "data") if name.endswith(".npz")] == []
 

@@ -236,6 +236,14 @@ def test_a_length_that_is_too_long_ends(mirror: Mirror, tmp_path: Path) -> None:
     assert not (tmp_path / "a.tar").exists()
 
 
+def test_a_length_that_no_disk_has_is_told_at_once(mirror: Mirror, tmp_path: Path) -> None:
+    mirror.surplus = 10**17
+    with pytest.raises(DownloadError, match=r"needs 100000\.0 TB, the disk has"):
+        fetch(f"{mirror.url}/a.tar", tmp_path / "a.tar")
+    assert len(mirror.gets()) == 1
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_length_that_is_too_short_is_what_is_taken(mirror: Mirror, tmp_path: Path) -> None:
     """The server's word is all there is; whether the file is whole is for those who read it."""
     mirror.surplus = -100
@@ -372,6 +380,14 @@ def test_asking_tells_size_and_validator(mirror: Mirror) -> None:
     assert mirror.gets() == []
     with pytest.raises(DownloadError, match=rf"{mirror.url}/b\.tar: the server says 404"):
         ask(f"{mirror.url}/b.tar")
+
+
+def test_asking_survives_one_drop(mirror: Mirror) -> None:
+    mirror.head_drops = 1
+    assert ask(f"{mirror.url}/a.tar").size == len(BODY)
+    mirror.head_drops = 2
+    with pytest.raises(DownloadError, match="no connection"):
+        ask(f"{mirror.url}/a.tar")
 
 
 @pytest.mark.parametrize("status", [403, 405, 501, 503])
