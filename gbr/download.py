@@ -52,12 +52,22 @@ def _main(argv: Sequence[str] | None = None) -> None:
 def _check(args: argparse.Namespace) -> None:
     if not args.names and not args.list:
         raise UsageError(f"name what to fetch: {', '.join((*COLLECTIONS, INDICES))} or all; --list shows sizes")
-    if args.base_url and args.source:
+    check_source(args.base_url, args.source)
+
+
+def check_source(base_url: str | None, source: Path | None) -> None:
+    """Refuse what :func:`add_source` cannot have meant.
+
+    Raises
+    ------
+    UsageError
+    """
+    if base_url and source:
         raise UsageError("--base-url and --from: take one; --from uses no network")
-    if args.base_url and not args.base_url.startswith(("http://", "https://")):
-        raise UsageError(f"--base-url {args.base_url}: want an address that begins with http:// or https://")
-    if args.source and not args.source.exists():
-        raise UsageError(f"--from {args.source}: no such folder or archive")
+    if base_url and not base_url.startswith(("http://", "https://")):
+        raise UsageError(f"--base-url {base_url}: want an address that begins with http:// or https://")
+    if source and not source.exists():
+        raise UsageError(f"--from {source}: no such folder or archive")
 
 
 def _repack(subset: str, splits: Sequence[str], data_root: Path) -> None:
@@ -167,20 +177,25 @@ def _state(one: dict[str, Any]) -> str | None:
     return f"{one['here']} graphs" if one["here"] else None
 
 
-def _parser() -> _cli.Parser:
-    parser = _cli.parser("gbr.download", "Fetch TpuGraphs, Google's graphs measured on TPUs.", _EPILOG)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="what to fetch, see below")
-    _cli.add_data(parser)
-    _cli.add_splits(parser)
-    parser.add_argument("--list", action="store_true", help="show what there is, how large, and what of it is here")
-    parser.add_argument("--base-url", metavar="URL", help=f"a mirror (default: {BASE_URL})")
-    parser.add_argument(
+def add_source(arguments: argparse.ArgumentParser) -> None:
+    """Add ``--base-url`` and ``--from``, which is ``args.source``."""
+    arguments.add_argument("--base-url", metavar="URL", help=f"a mirror (default: {BASE_URL})")
+    arguments.add_argument(
         "--from",
         dest="source",
         type=Path,
         metavar="DIR",
         help="take archives that were fetched by other means, from this folder or this one archive; no network",
     )
+
+
+def _parser() -> _cli.Parser:
+    parser = _cli.parser("gbr.download", "Fetch TpuGraphs, Google's graphs measured on TPUs.", _EPILOG)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="what to fetch, see below")
+    _cli.add_data(parser)
+    _cli.add_splits(parser)
+    parser.add_argument("--list", action="store_true", help="show what there is, how large, and what of it is here")
+    add_source(parser)
     parser.add_argument(
         "--repack",
         action="store_true",
