@@ -195,57 +195,13 @@ def slate_columns(
     for place, column in enumerate([*own[:, : -len(PADDED)].T, last]):
         values = column.astype(np.float64)
         out[:, first + 2 * place] = mean_ranks(values)
-        scale = _scale(values.std(), np.abs(values).max(initial=0.0))
+        spread = values.std()
+        # Sums of equal terms in float32 leave dust; a spread that small is none.
+        scale = spread if spread > 1e-6 * max(1.0, float(np.abs(values).max(initial=0.0))) else np.inf
         out[:, first + 1 + 2 * place] = (values - values.mean()) / scale
     padded = own[:, -len(PADDED) :]
     out[:, first + 2 * len(MAIN) :] = padded - padded.min(axis=0)
     return out
-
-
-#: Columns of the block that :func:`replaced` gives, by full name.
-REPLACED: Final = (
-    *(f"slate.{kind}.{name}" for name in MAIN[:-1] for kind in ("rank", "z")),
-    *(f"slate.over_least.{name}" for name in PADDED),
-)
-
-
-def replaced(own: Float32Array, row: int, values: Float32Array) -> Float32Array:
-    """What :data:`REPLACED` would be for one configuration of a slate, were its own columns others.
-
-    Parameters
-    ----------
-    own : float32 (c, len(COMPARED))
-        Columns :data:`COMPARED` of the whole slate.
-    row : int
-        The configuration.
-    values : float32 (b, len(COMPARED))
-        What its columns might be, each by itself.
-
-    Returns
-    -------
-    float32 (b, len(REPLACED))
-    """
-    others = np.delete(own, row, axis=0).astype(np.float64)
-    count = len(own)
-    out = np.empty((len(values), len(REPLACED)), np.float32)
-    for place in range(len(MAIN) - 1):
-        rest, value = np.sort(others[:, place]), values[:, place].astype(np.float64)
-        low, high = np.searchsorted(rest, value, "left"), np.searchsorted(rest, value, "right")
-        out[:, 2 * place] = (low + high) / 2 / max(count - 1, 1) if count > 1 else 0.5
-        level = rest.mean() if len(rest) else 0.0
-        mean = (rest.sum() + value) / count
-        squares = ((rest - level) ** 2).sum() + len(rest) * (level - mean) ** 2 + (value - mean) ** 2
-        largest = np.maximum(np.abs(rest).max(initial=0.0), np.abs(value))
-        out[:, 2 * place + 1] = (value - mean) / _scale(np.sqrt(squares / count), largest)
-    first = len(MAIN) - 1
-    least = others[:, first:].min(axis=0, initial=np.inf)
-    out[:, 2 * first :] = values[:, first:] - np.minimum(least, values[:, first:])
-    return out
-
-
-def _scale(spread: Any, largest: Any) -> Any:
-    """What deviations are divided by.  Sums of equal terms in float32 leave dust; a spread that small is none."""
-    return np.where(spread > 1e-6 * np.maximum(1.0, largest), spread, np.inf)
 
 
 def mean_ranks(values: FloatArray) -> FloatArray:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features import slate
+from features.exchange import REPLACED, replaced
 from features.graph import Program
 from features.layout import compared, schema
 from features.layout_nodes import NODE_CLASSES
@@ -75,8 +76,8 @@ def test_a_configuration_in_the_place_of_another_is_compared_as_if_it_had_been_t
     own = rng.integers(0, 4, (count, len(compared()))).astype(np.float32)
     row = data.draw(st.integers(0, count - 1))
     others = rng.integers(0, 4, (3, len(compared()))).astype(np.float32)
-    found = slate.replaced(own, row, others)
-    places = [slate.BLOCK.names.index(name) for name in slate.REPLACED]
+    found = replaced(own, row, others)
+    places = [slate.BLOCK.names.index(name) for name in REPLACED]
     for value, told in zip(others, found, strict=True):
         changed = own.copy()
         changed[row] = value
