@@ -6,6 +6,7 @@ The search that made a ``default`` collection is genetic, so a row that many con
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -187,21 +188,41 @@ def slate_columns(
     """
     out = np.empty((len(own), len(BLOCK)), np.float32)
     out[:, :N_FREQUENCY] = frequency
-    out[:, N_FREQUENCY] = np.log2(np.bincount(duplicate_of, minlength=len(duplicate_of))[duplicate_of])
+    relative = relative_columns(own.T.__getitem__, frequency.T.__getitem__, alike, duplicate_of)
+    for place, column in enumerate(relative, N_FREQUENCY):
+        out[:, place] = column
+    return out
+
+
+def relative_columns(
+    own: Callable[[int], Float32Array],
+    frequency: Callable[[int], Float32Array],
+    alike: NDArray[np.uint64],
+    duplicate_of: IntArray,
+) -> Iterator[NDArray[np.floating[Any]]]:
+    """Columns of the block after those of the frequencies, one by one: no more of the slate is needed at a time.
+
+    Parameters
+    ----------
+    own, frequency : callable
+        Gives a column of those that :func:`slate_columns` takes by its number, float32 (c,).
+    alike, duplicate_of : uint64 (c,), int64 (c,)
+        As :func:`slate_columns` takes them.
+    """
+    yield np.log2(np.bincount(duplicate_of, minlength=len(duplicate_of))[duplicate_of])
     _, group, sizes = np.unique(alike, return_inverse=True, return_counts=True)
-    out[:, N_FREQUENCY + 1] = np.log2(sizes[group.reshape(-1)])
-    first = N_FREQUENCY + 2
-    last = frequency[:, BLOCK.names.index(MAIN[-1])]
-    for place, column in enumerate([*own[:, : -len(PADDED)].T, last]):
+    yield np.log2(sizes[group.reshape(-1)])
+    for place, name in enumerate(MAIN):
+        column = own(place) if name in COMPARED else frequency(BLOCK.names.index(name))
         values = column.astype(np.float64)
-        out[:, first + 2 * place] = mean_ranks(values)
+        yield mean_ranks(values)
         spread = values.std()
         # Sums of equal terms in float32 leave dust; a spread that small is none.
         scale = spread if spread > 1e-6 * max(1.0, float(np.abs(values).max(initial=0.0))) else np.inf
-        out[:, first + 1 + 2 * place] = (values - values.mean()) / scale
-    padded = own[:, -len(PADDED) :]
-    out[:, first + 2 * len(MAIN) :] = padded - padded.min(axis=0)
-    return out
+        yield (values - values.mean()) / scale
+    for name in PADDED:
+        padded = own(COMPARED.index(name))
+        yield padded - padded.min()
 
 
 def mean_ranks(values: FloatArray) -> FloatArray:

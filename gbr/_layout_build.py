@@ -70,10 +70,13 @@ class LayoutColumns:
     """
 
     def __init__(self, graph: Graph, hardware: Hardware | None = None) -> None:
+        from features import slate
+
         self._graph = graph
         self._hardware = hardware
         self._columns = SpooledTemporaryFile(_SPOOL_BYTES)  # noqa: SIM115 -- closed by __exit__
         self._codes = SpooledTemporaryFile(_SPOOL_BYTES)  # noqa: SIM115
+        self._of_slate = _Matrix(len(slate.BLOCK), graph.n_configs)
         try:
             self._run()
         except OSError as fault:  # of the spool: what reads the graph's file turns its own into DataError
@@ -102,7 +105,7 @@ class LayoutColumns:
             Number of the first configuration, and the columns.
         """
         self._columns.seek(0)
-        n_own, n_slate = self._n_own, self._of_slate.shape[1]
+        n_own, n_slate = self._n_own, self._of_slate.count
         blocks = self._blocks()
         rest = np.empty((n_own, 0), np.float32)
         for first in range(0, self._graph.n_configs, ROWS_PER_GROUP):
@@ -115,7 +118,7 @@ class LayoutColumns:
                 part, rest = rest[:, : rows - done], rest[:, rows - done :]
                 group[:n_own, done : done + part.shape[1]] = part
                 done += part.shape[1]
-            group[n_own:] = self._of_slate[first : first + rows].T
+            self._of_slate.rows(first, group[n_own:])
             yield first, group
 
     def matrix(self) -> FloatArray:
@@ -141,30 +144,27 @@ class LayoutColumns:
             program = Program(graph.node_opcode, graph.node_feat, graph.edge_index)
             prepared = pool.submit(layout.LayoutExtractor, program, graph.node_config_ids, table, self._hardware or CPU)
             try:
-                main, digests = self._observe(pool, workers * _BATCHES_AHEAD, prepared, table)
-                self.duplicate_of = first_equal(digests)
-                self._compare(pool, workers * _BATCHES_AHEAD, prepared.result(), main)
+                self.duplicate_of = first_equal(self._observe(pool, workers * _BATCHES_AHEAD, prepared, table))
+                self._compare(pool, workers * _BATCHES_AHEAD, prepared.result())
             finally:
                 pool.shutdown(cancel_futures=True)
 
     def _observe(
         self, pool: ThreadPoolExecutor, ahead: int, prepared: Future[LayoutExtractor], table: RowTable
-    ) -> tuple[FloatArray, NDArray[np.uint64]]:
+    ) -> NDArray[np.uint64]:
         """Code all configurations and spool their codes, and the columns that can be told of each by itself.
 
-        Returns the columns that are compared within the slate, and the digests.
+        Returns the digests.
         """
         from features import layout
 
-        n_configs = self._graph.n_configs
-        main = np.empty((n_configs, len(layout.compared())), np.float32)
-        digests = np.empty((n_configs, 2), np.uint64)
+        digests = np.empty((self._graph.n_configs, 2), np.uint64)
         self._sizes: list[tuple[int, np.dtype[Any]]] = []
 
-        def described(codes: NDArray[np.uint32]) -> tuple[FloatArray, FloatArray]:
+        def described(codes: NDArray[np.uint32]) -> FloatArray:
             own = np.empty((len(codes), layout.N_OWN), np.float32)
             prepared.result().describe(codes, own)
-            return np.ascontiguousarray(own.T), own[:, layout.compared()]
+            return np.ascontiguousarray(own.T)
 
         def coded() -> Iterator[NDArray[np.uint32]]:
             first = 0
@@ -176,21 +176,17 @@ class LayoutColumns:
                 first += len(codes)
                 yield codes
 
-        done = 0
-        for own, compared in _in_order(pool, described, coded(), ahead):
-            main[done : done + len(compared)] = compared
+        for own in _in_order(pool, described, coded(), ahead):
             self._spool(self._columns, own)
-            done += len(compared)
-        return main, digests
+        return digests
 
-    def _compare(self, pool: ThreadPoolExecutor, ahead: int, extractor: LayoutExtractor, main: FloatArray) -> None:
+    def _compare(self, pool: ThreadPoolExecutor, ahead: int, extractor: LayoutExtractor) -> None:
         """Work out what depends on the whole slate."""
-        from features import slate
+        from features import layout, slate
 
         self.schema: Schema = extractor.schema
         self.shared: FloatArray = extractor.shared
         n_configs, n_nodes = self._graph.n_configs, len(self._graph.node_config_ids)  # type: ignore[arg-type]
-        frequency = np.empty((n_configs, slate.N_FREQUENCY), np.float32)
         alike = np.empty(n_configs, np.uint64)
         usual = extractor.usual()
 
@@ -203,9 +199,25 @@ class LayoutColumns:
 
         done = 0
         for found, marks in _in_order(pool, lambda codes: extractor.frequencies(codes, usual), read(), ahead):
-            rows = slice(done, done := done + len(found))
-            frequency[rows], alike[rows] = found, marks
-        self._of_slate = slate.slate_columns(main, frequency, alike, self.duplicate_of)
+            alike[done : done + len(found)] = marks
+            self._of_slate.write(0, done, found.T)
+            done += len(found)
+        compared = layout.compared()
+        relative = slate.relative_columns(
+            lambda place: self._column(compared[place]), self._of_slate.column, alike, self.duplicate_of
+        )
+        for place, column in enumerate(relative, slate.N_FREQUENCY):
+            self._of_slate.write(place, 0, column[None].astype(np.float32))
+
+    def _column(self, number: int) -> FloatArray:
+        """One column of all configurations, of those that were spooled as they were described."""
+        column = np.empty(self._graph.n_configs, np.float32)
+        first = 0
+        for count, _ in self._sizes:
+            self._columns.seek((first * self._n_own + number * count) * column.itemsize)
+            _read(self._columns, column[first : first + count])
+            first += count
+        return column
 
     @staticmethod
     def _spool(into: SpooledTemporaryFile[bytes], values: NDArray[Any]) -> None:
@@ -221,6 +233,40 @@ class LayoutColumns:
     def _close(self) -> None:
         self._columns.close()
         self._codes.close()
+        self._of_slate.close()
+
+
+class _Matrix:
+    """Columns of a slate, one after the other in a spool: float32 (count, rows)."""
+
+    def __init__(self, count: int, rows: int) -> None:
+        self.count, self._n_rows = count, rows
+        self._spool = SpooledTemporaryFile(_SPOOL_BYTES)  # noqa: SIM115 -- closed by close
+
+    def write(self, column: int, row: int, values: FloatArray) -> None:
+        """Put values, float32 (columns, rows), where they belong."""
+        for number, each in enumerate(values, column):
+            self._seek(number, row)
+            self._spool.write(np.ascontiguousarray(each).data)
+
+    def rows(self, first: int, into: FloatArray) -> None:
+        """Fill float32 (count, rows) from a row on."""
+        for number, each in enumerate(into):
+            self._seek(number, first)
+            _read(self._spool, each)
+
+    def column(self, number: int) -> FloatArray:
+        """One column, float32 (rows,)."""
+        values = np.empty(self._n_rows, np.float32)
+        self._seek(number, 0)
+        _read(self._spool, values)
+        return values
+
+    def close(self) -> None:
+        self._spool.close()
+
+    def _seek(self, column: int, row: int) -> None:
+        self._spool.seek((column * self._n_rows + row) * np.dtype(np.float32).itemsize)
 
 
 def _coded(graph: Graph, table: RowTable) -> Iterator[tuple[NDArray[np.uint32], NDArray[np.uint64]]]:

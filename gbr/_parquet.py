@@ -9,7 +9,9 @@ values of the feature columns that all rows of a graph share, as one list on the
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -69,13 +71,14 @@ def write(
     StoreError
         When the file cannot be written.
     """
-    frames = _frames(columns, shared, groups, measured, duplicate_of)
     with replacing(path, StoreError) as part:
-        first = next(frames)
-        if len(first) == len(duplicate_of):
-            first.write_parquet(part, compression="zstd", compression_level=_ZSTD_LEVEL, statistics=False)
+        rest = iter(groups)
+        first = next(rest)
+        if first.shape[1] == len(duplicate_of):
+            frame = _whole(columns, shared, first, measured, duplicate_of)
+            frame.write_parquet(part, compression="zstd", compression_level=_ZSTD_LEVEL, statistics=False)
         else:
-            _stream(part, first, frames)
+            _stream(part, columns, shared, chain([first], rest), measured, duplicate_of)
         return part.stat().st_size
 
 
@@ -110,45 +113,71 @@ def split(
     return own, X[0, is_shared], np.ascontiguousarray(X[:, ~is_shared].T, np.float32)
 
 
-def _frames(
+def _whole(
+    columns: Sequence[str],
+    shared: NDArray[np.float32],
+    group: NDArray[np.float32],
+    measured: Mapping[str, IntArray],
+    duplicate_of: IntArray,
+) -> pl.DataFrame:
+    import polars as pl
+
+    # Polars takes each contiguous row of a group over as it is.
+    series = [pl.Series(name, values) for name, values in zip(columns, group, strict=True)]
+    if len(shared):
+        once = pl.Series(SHARED, [shared.tolist()], dtype=pl.List(pl.Float32))
+        series.append(once.extend_constant(None, group.shape[1] - 1))
+    series += [pl.Series(name, np.asarray(values, np.int64)) for name, values in measured.items()]
+    series.append(pl.Series(DUPLICATE, np.asarray(duplicate_of, np.int32)))
+    return pl.DataFrame(series)
+
+
+def _stream(
+    path: Path,
     columns: Sequence[str],
     shared: NDArray[np.float32],
     groups: Iterable[NDArray[np.float32]],
     measured: Mapping[str, IntArray],
     duplicate_of: IntArray,
-) -> Iterator[pl.DataFrame]:
-    import polars as pl
+) -> None:
+    """Write groups as they come, each a row group, while the next one is made.
 
-    first = 0
-    for group in groups:
+    By PyArrow, which holds no group but the one that it writes; the streaming engine of Polars queues a dozen of them.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    listed = pa.list_(pa.float32())
+    fields = [(name, pa.float32()) for name in columns]
+    fields += [(SHARED, listed)] if len(shared) else []
+    fields += [(name, pa.int64()) for name in measured] + [(DUPLICATE, pa.int32())]
+    schema = pa.schema(fields)
+
+    def table(first: int, group: NDArray[np.float32]) -> pa.Table:
         rows = slice(first, first + group.shape[1])
-        # Polars takes each contiguous row of a group over as it is.
-        series = [pl.Series(name, values) for name, values in zip(columns, group, strict=True)]
+        arrays = [pa.array(values) for values in group]
         if len(shared):
-            once = pl.Series(SHARED, [] if first else [shared.tolist()], dtype=pl.List(pl.Float32))
-            series.append(once.extend_constant(None, group.shape[1] - len(once)))
-        series += [pl.Series(name, np.asarray(values[rows], np.int64)) for name, values in measured.items()]
-        series.append(pl.Series(DUPLICATE, np.asarray(duplicate_of[rows], np.int32)))
-        yield pl.DataFrame(series)
-        first = rows.stop
+            once = [] if first else [shared]
+            arrays.append(pa.array(once + [None] * (group.shape[1] - len(once)), listed))
+        arrays += [pa.array(values[rows], pa.int64()) for values in measured.values()]
+        arrays.append(pa.array(duplicate_of[rows].astype(np.int32)))
+        return pa.Table.from_arrays(arrays, schema=schema)
 
-
-def _stream(path: Path, first: pl.DataFrame, rest: Iterator[pl.DataFrame]) -> None:
-    """Write frames as they come, each a row group."""
-    from polars.io.plugins import register_io_source
-
-    def source(*_: object) -> Iterator[pl.DataFrame]:
-        yield first
-        yield from rest
-
-    lazy = register_io_source(source, schema=first.schema)
-    lazy.sink_parquet(
-        path,
-        compression=_STREAMED,
-        statistics=False,
-        row_group_size=len(first),
-        maintain_order=True,
-    )
+    with (
+        parquet.ParquetWriter(
+            path, schema, compression=_STREAMED, use_dictionary=False, write_statistics=False, store_schema=False
+        ) as writer,
+        ThreadPoolExecutor(1) as encoder,
+    ):
+        first = 0
+        writing: Future[None] | None = None
+        for group in groups:
+            if writing is not None:
+                writing.result()
+            writing = encoder.submit(writer.write_table, table(first, group), group.shape[1])
+            first += group.shape[1]
+        if writing is not None:
+            writing.result()
 
 
 class Reader:

@@ -31,6 +31,7 @@ ALLOWED = {
     "numba": ("features/", "gbr/collect/"),
     "isal": ("gbr/npz.py",),
     "polars": ("gbr/",),
+    "pyarrow": ("gbr/_parquet.py",),
     "scipy": ("gbr/",),
     "sklearn": ("gbr/",),
     "rich": ("gbr/_cli.py",),
@@ -47,7 +48,7 @@ ALLOWED = {
 }
 
 #: What takes long to import, or may be missing: no command needs it to explain itself.
-HEAVY = ("numba", "lightgbm", "xgboost", "polars", "jax", "scipy", "sklearn", "rich", "jinja2", "distributed", "networkx")
+HEAVY = ("numba", "lightgbm", "xgboost", "polars", "pyarrow", "jax", "scipy", "sklearn", "rich", "jinja2", "distributed", "networkx")
 
 
 def name_of(path: Path) -> str:
