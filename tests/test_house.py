@@ -48,7 +48,20 @@ ALLOWED = {
 }
 
 #: What takes long to import, or may be missing: no command needs it to explain itself.
-HEAVY = ("numba", "lightgbm", "xgboost", "polars", "pyarrow", "jax", "scipy", "sklearn", "rich", "jinja2", "distributed", "networkx")
+HEAVY = (
+    "numba",
+    "lightgbm",
+    "xgboost",
+    "polars",
+    "pyarrow",
+    "jax",
+    "scipy",
+    "sklearn",
+    "rich",
+    "jinja2",
+    "distributed",
+    "networkx",
+)
 
 
 def name_of(path: Path) -> str:
