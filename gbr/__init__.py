@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from gbr.errors import GbrError, MissingLibraryError
 
 if TYPE_CHECKING:
+    from gbr.frames import load
     from gbr.graphs import Graph, read_graph, write_graph
     from gbr.ranker import Ranker
     from gbr.slates import Slates
@@ -25,6 +26,7 @@ __all__ = [
     "Ranker",
     "Slates",
     "__version__",
+    "load",
     "read_graph",
     "write_graph",
 ]
@@ -34,6 +36,7 @@ _HOME: Final = {
     "Graph": "gbr.graphs",
     "Ranker": "gbr.ranker",
     "Slates": "gbr.slates",
+    "load": "gbr.frames",
     "read_graph": "gbr.graphs",
     "write_graph": "gbr.graphs",
 }

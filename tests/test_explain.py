@@ -1,0 +1,170 @@
+"""The explain command: what it prints, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gbr import explain as command
+from gbr._parts import Copy, LoopChange, NodeChange, OperandChange, TensorChange
+from gbr.explanation import BlockEffect, ColumnEffect, Explanation
+from tests.collection import trained, write_collection
+
+Capture = pytest.CaptureFixture[str]
+
+COLUMNS = (
+    ColumnEffect("copies.all.cost", "log2", "all: bytes of all copies", (21.5, 0.0), -0.75, (("dot.7", 9.0),)),
+    ColumnEffect("slate.all.modal", "share", "part whose row is the most frequent", (0.125, 1.0), 0.125, ()),
+    ColumnEffect("config.is_default", "flag", "Whether every layout is left", (0.0, 1.0), -0.0625, ()),
+)
+LAYOUT = Explanation(
+    graph="data/a_very_long_name_of_a_network.npz",
+    kind="layout",
+    n_configs=96,
+    configs=(17, 0),
+    chosen="default",
+    scores=(-1.0, -2.0),
+    places=(47, 1),
+    runtimes=(1200.0, 1000.0),
+    lead=-1.0,
+    blocks=(BlockEffect("copies", "Copies.", -0.75), BlockEffect("slate", "Within the slate.", -0.25)),
+    columns=COLUMNS,
+    alike=-0.3125,
+    parts="configurable nodes",
+    n_parts=2,
+    nodes=(
+        NodeChange("convolution.1320", -0.5, (
+            TensorChange("output", "bf16[1,96,96,64,4]", ("{4,3}", "{3,2,1,0,4}"), (4, 64), (32.0, 8.0)),
+            TensorChange("kernel", "bf16[3,3,3,64,4]", ("{4,3}", None), (64, 64), (1.0, 1.0)),
+        )),
+        NodeChange("reshape.12", -0.25, (TensorChange("input", "f32[4,96]", ("{0,1}", None), (4, 96), (4.0, 1.0)),)),
+    ),
+    copies=(
+        Copy("edge", "reshape.12 -> convolution.1320 input: layouts disagree", (3.2e6, 0.0), (100, 0)),
+        Copy("back", "dot.7 kernel: from the layout set to the graph's", (0.0, 512.0), (0, 0)),
+    ),
+)  # fmt: skip
+TILE = replace(
+    LAYOUT,
+    kind="tile",
+    chosen="median",
+    nodes=(),
+    copies=(),
+    kernel="dot.2",
+    loops=(
+        LoopChange("m0", "dot.2 dimension 0", 128, (64, 128), (2, 1), (0.0, 0.0), {"out": 1024.0, "right": 0.0}, 0.25),
+        LoopChange("n1", "dot.2 dimension 1", 256, (100, 100), (3, 3), (0.171875, 0.171875), {"out": 4.0}, 0.0),
+        LoopChange("k2", "reduced", 1, (1, 1), (1, 1), (0.0, 0.0), {"left": 4.0}, 0.0),
+    ),
+    operands=(OperandChange("parameter.0", "left", "f32[128,64]", 32768, (2e4, 3e4), (256, 512), (2e6, 32768)),),
+)
+
+
+def told(found: Explanation, top: int = 8) -> str:
+    lines = list(command.headline(found))
+    for title, columns, rows in command.tables(found, top):
+        lines += [title, *columns, *(str(cell) for row in rows for cell in row)]
+    return "\n".join(lines)
+
+
+def test_a_layout_is_told_by_its_nodes_and_copies() -> None:
+    text = told(LAYOUT)
+    for line in (
+        "number 1: configuration 0, which leaves all layouts to the compiler\nnumber 47: configuration 17",
+        "The model's score puts 17 behind 0 by 1.0000.",
+        "Measured: 17 takes 1.200 times as long as 0.",
+        "reshape.12 -> convolution.1320 input: layouts disagree\n3.2 MB, > 100\nNone",
+        "all of them\n3.2 MB\n512 B",
+        "-0.5000\nconvolution.1320 output\nbf16[1,96,96,64,4]\n{4,3}\n{3,2,1,0,4}\n4 / 64\nx32 / x8",
+        "convolution.1320 kernel\nbf16[3,3,3,64,4]\n{4,3}\nunset\n64\nx1",
+        "all: bytes of all copies\nby dot.7\n2^21.50\n2^0.00",
+        "12.5%\n100.0%",
+        "no\nyes",
+        "-0.3125\nfeatures of equal value",
+    ):
+        assert line in text
+    few = told(LAYOUT, 1)
+    assert "1 of 2; effect" in few
+    assert "+0.0625\n2 other features whose values differ" in few
+    assert "reshape.12 input" not in few
+
+
+def test_a_tile_is_told_by_its_loops_and_operands() -> None:
+    text = told(TILE)
+    for line in (
+        "number 1: configuration 0, the middle of the predicted order",
+        "+0.2500\nm0: dot.2 dimension 0\n128\n64 x 2\n128 x 1\nout 1.02 kB",
+        "\n\nn1: dot.2 dimension 1\n256\n100 x 3\n17.2% waste\n100 x 3\n17.2% waste\nout 4 B",
+        "parameter.0 (left)\nf32[128,64]\n32.8 kB\n20 kB in runs of 256 B\n2 MB moved",
+    ):
+        assert line in text
+    assert "k2" not in text  # nothing to cut
+
+
+def test_no_difference_is_said_in_a_sentence() -> None:
+    same = replace(LAYOUT, columns=(), blocks=(), nodes=(), copies=(), lead=0.0, alike=0.0, runtimes=None)
+    assert list(command.tables(same, 8)) == []
+    assert list(command.headline(same))[-1] == "The model sees no difference between them."
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = write_collection(tmp_path_factory.mktemp("explain"), {"train": 4, "valid": 2})
+    return trained(root, backend="lightgbm", settings={"n_estimators": 8})
+
+
+def arguments(run: Path, *more: str) -> list[str]:
+    graph = sorted((run.parent / "npz/tile/cpu/valid").glob("*.npz"))[0]
+    return ["--model", str(run), str(graph), *more]
+
+
+def test_the_command_fits_80_columns(run: Path, capsys: Capture) -> None:
+    assert command.main(arguments(run, "--config", "3", "--top", "4")) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert max(map(len, out.splitlines())) <= 80
+    assert "Loops of dot.2" in out
+    for shown in (LAYOUT, TILE):
+        for title, columns, rows in command.tables(shown, 8):
+            command._cli.table(title, columns, rows)
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+def test_json_is_the_explanation(run: Path, capsys: Capture) -> None:
+    assert command.main(arguments(run, "--config", "3", "--against", "9", "--json")) == 0
+    whole = json.loads(capsys.readouterr().out)
+    assert whole["configs"] == [3, 9]
+    assert whole["chosen"] == "given"
+    effects = [column["effect"] for column in whole["columns"]]
+    assert sum(effects) + whole["alike"] == pytest.approx(whole["lead"], rel=1e-6)
+    assert command.main(arguments(run, "--config", "3", "--against", "9", "--json", "--top", "2")) == 0
+    assert json.loads(capsys.readouterr().out)["columns"] == whole["columns"][:2]
+
+
+@pytest.mark.parametrize(
+    ("more", "status", "line"),
+    [
+        (["--config", "30"], 2, "config 30: no such configuration; want 0 to 29"),
+        (["--config", "3", "--against", "3"], 2, "name two configurations"),
+        (["--config", "x"], 2, "--config: invalid int value: 'x'"),
+        (["--config", "1", "--top", "0"], 2, "--top: got '0', want a whole number from 1 on"),
+        ([], 2, "the following arguments are required: --config"),
+    ],
+)
+def test_mistakes_are_one_line(run: Path, capsys: Capture, more: list[str], status: int, line: str) -> None:
+    assert command.main(arguments(run, *more)) == status
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert line in err
+    assert err.count("\n") == 1
+
+
+def test_a_missing_model_or_graph_is_one_line(run: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert command.main(["--model", str(tmp_path), "x.npz", "--config", "0"]) == 1
+    assert command.main(["--model", str(run), str(tmp_path / "x.npz"), "--config", "0"]) == 1
+    err = capsys.readouterr().err.splitlines()
+    assert len(err) == 2
+    assert "x.npz" in err[1]

@@ -1,0 +1,260 @@
+"""Why one configuration is ranked before another: sums, order, and exchanges made by hand."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gbr import Ranker
+from gbr._checks import Table
+from gbr.build import build, schema_of
+from gbr.errors import ModelError, UsageError
+from gbr.explanation import Explanation, explain
+from gbr.graphs import graph_from_arrays, read_graph
+from gbr.hardware import as_dict, choose
+from gbr.slates import Slates
+from gbr.store import FeatureStore
+from gbr.subsets import resolve
+from tests.collection import write_collection
+from tests.ranking import problem
+
+ROOT = Path(__file__).parents[1]
+LAYOUTS = ROOT / "data" / "npz" / "layout" / "cpu"
+TRAIN = ("mlp_gated", "recurrent_gru", "vgg_nchw")
+UNSEEN = LAYOUTS / "random" / "test" / "gmlp_shallow-grad.npz"
+
+
+@dataclass(frozen=True)
+class Known:
+    """Slates to learn from, what a model trained on them remembers, and a graph that is not among them."""
+
+    slates: Slates
+    trained_on: dict[str, Any]
+    path: Path
+
+    def fit(self, backend: str = "lightgbm", columns: list[str] | None = None, **parameters: Any) -> Ranker:
+        slates = self.slates if columns is None else self.slates.select(columns)
+        costs = [name for name in schema_of(self.trained_on["kind"]).costs if name in slates.columns] or None
+        quick = {"n_estimators": 15, "learning_rate": 0.2, "n_jobs": 1, "costs": costs} | parameters
+        ranker = Ranker(backend, **quick).fit(Table(slates.X, slates.columns), slates.target, qid=slates.qid)
+        ranker.trained_on_ = self.trained_on
+        return ranker
+
+
+def known(root: Path, name: str, path: Path) -> Known:
+    subset = resolve(name, root)
+    build(subset, root, root / "store", ("train",), 1)
+    schema = schema_of(subset.kind)
+    hardware = as_dict(choose(None, subset, root).hardware)
+    trained_on = {"kind": subset.kind, "schema_hash": schema.hash, "subset": name, "hardware": hardware}
+    return Known(FeatureStore(root / "store", name).load("train"), trained_on, path)
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory: pytest.TempPathFactory) -> Known:
+    root = write_collection(tmp_path_factory.mktemp("tiles"), {"train": 5, "test": 1})
+    return known(root, "tile:cpu", next((root / "npz/tile/cpu/test").glob("*.npz")))
+
+
+@pytest.fixture(scope="module")
+def layouts(tmp_path_factory: pytest.TempPathFactory) -> Known:
+    root = tmp_path_factory.mktemp("layouts")
+    folder = root / "npz" / "layout" / "cpu"
+    (folder / "random" / "train").mkdir(parents=True)
+    for stem in TRAIN:
+        shutil.copy(LAYOUTS / "random" / "train" / f"{stem}.npz", folder / "random" / "train")
+    shutil.copy(LAYOUTS / "hardware.toml", folder)
+    return known(root, "layout:cpu:random", UNSEEN)
+
+
+def check_sums(found: Explanation, ranker: Ranker, path: Path) -> None:
+    scores = ranker.predict_graph(path)
+    own, other = found.configs
+    assert found.scores == (scores[own], scores[other])
+    assert found.lead == scores[other] - scores[own]
+    near = {"rel": 1e-4, "abs": 1e-5}
+    assert sum(column.effect for column in found.columns) + found.alike == pytest.approx(found.lead, **near)
+    assert sum(block.effect for block in found.blocks) == pytest.approx(found.lead, **near)
+    order = ranker.rank(path).tolist()
+    assert found.places == (order.index(own) + 1, order.index(other) + 1)
+    assert all(column.values[0] != column.values[1] for column in found.columns)
+
+
+def check_turned(ranker: Ranker, path: Path, found: Explanation) -> None:
+    own, other = found.configs
+    turned = explain(ranker, path, other, own)
+    assert turned.lead == -found.lead
+    assert {each.name: -each.effect for each in turned.columns} == pytest.approx(
+        {each.name: each.effect for each in found.columns}, rel=1e-4, abs=1e-6
+    )
+    parts, back = found.nodes or found.loops, turned.nodes or turned.loops
+    assert {each.name: each.effect for each in parts} == pytest.approx({each.name: -each.effect for each in back})
+
+
+@pytest.mark.parametrize("backend", ["ensemble", "lightgbm", "xgboost"])
+def test_effects_of_tiles_sum_to_the_lead(tiles: Known, backend: str) -> None:
+    ranker, path = tiles.fit(backend), tiles.path
+    found = explain(ranker, path, 3, 11)
+    assert found.chosen == "given"
+    assert found.lead != 0
+    check_sums(found, ranker, path)
+    check_turned(ranker, path, found)
+    graph = read_graph(path)
+    assert graph.runtime is not None
+    assert graph.normalizer is not None
+    assert found.runtimes == tuple((graph.runtime / graph.normalizer)[[3, 11]])
+
+
+@pytest.mark.parametrize("backend", ["ensemble", "costmodel"])
+def test_effects_of_layouts_sum_to_the_lead(layouts: Known, backend: str) -> None:
+    ranker, path = layouts.fit(backend), layouts.path
+    found = explain(ranker, path, 3)
+    assert found.chosen == "default"
+    assert found.configs == (3, 0)
+    check_sums(found, ranker, path)
+    check_turned(ranker, path, found)
+
+
+def test_what_is_compared_with_by_default(tiles: Known) -> None:
+    ranker, path = tiles.fit(), tiles.path
+    order = ranker.rank(path)
+    found = explain(ranker, path, int(order[0]))
+    assert (found.chosen, found.configs[1]) == ("median", order[15])
+    found = explain(ranker, path, int(order[15]))
+    assert (found.chosen, found.configs[1]) == ("best", order[0])
+
+
+def test_exchanging_a_loop_is_what_a_file_with_the_other_tile_says(tiles: Known) -> None:
+    ranker, path = tiles.fit("ensemble", ["geometry", "cache"]), tiles.path
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    config = arrays["config_feat"]
+    found = explain(ranker, path, 3, 11)
+    assert (config[3, 8:10] != config[11, 8:10]).all()
+    mixed = config[[3, 11, 3, 11]].copy()
+    mixed[2, 8], mixed[3, 8] = config[11, 8], config[3, 8]  # own tile of n, other of m; and the reverse
+    few = {key: value[[3, 11, 3, 11]] for key, value in arrays.items() if key.startswith("config_")}
+    scores = ranker.scorer(graph_from_arrays("x", {**arrays, **few, "config_feat": mixed}))(mixed)
+    own, other, without_m, with_m = scores.tolist()
+    m, n, k = found.loops
+    assert (m.name, n.name, k.name) == ("m0", "n1", "k2")
+    assert m.effect == pytest.approx((other - with_m + without_m - own) / 2)
+    assert n.effect == pytest.approx((other - without_m + with_m - own) / 2)
+    assert m.effect + n.effect == pytest.approx(found.lead)  # two loops: the Shapley value
+    assert m.tiles == (config[3, 8], config[11, 8])
+    assert m.trips == tuple(-(-m.extent // tile) for tile in m.tiles)
+    assert m.waste == pytest.approx(tuple(a * b / m.extent - 1 for a, b in zip(m.tiles, m.trips, strict=True)))
+    assert k.effect == 0
+    width = 4
+    assert n.strides == {"out": width, "left": 0, "right": width}
+    assert k.strides == {"out": 0, "left": width, "right": width * n.extent}
+    for column in found.columns:
+        assert column.name.split(".")[0] in ("geometry", "cache")
+        assert {name for name, _ in column.behind} <= {"m0", "n1"}
+
+
+def test_operands_of_a_tile(tiles: Known) -> None:
+    ranker, path = tiles.fit(), tiles.path
+    found = explain(ranker, path, 3, 11)
+    assert found.kernel == "dot.2"
+    m, n, k = (loop.extent for loop in found.loops)
+    tiles_of_m, tiles_of_n = found.loops[0].tiles, found.loops[1].tiles
+    out, left, right = found.operands
+    assert (out.name, left.name, right.name) == ("dot.2", "parameter.0", "parameter.1")
+    assert (out.shape, left.shape, right.shape) == (f"f32[{m},{n}]", f"f32[{m},{k}]", f"f32[{k},{n}]")
+    for side in (0, 1):
+        assert out.footprint[side] == pytest.approx(4 * tiles_of_m[side] * tiles_of_n[side], rel=1e-5)
+        assert left.footprint[side] == pytest.approx(4 * tiles_of_m[side] * k, rel=1e-5)
+        assert right.run[side] == pytest.approx(4 * tiles_of_n[side] * (k if tiles_of_n[side] == n else 1), rel=1e-5)
+    assert left.nbytes == 4 * m * k
+
+
+def test_exchanging_a_node_is_what_a_file_with_the_other_layouts_says(layouts: Known) -> None:
+    ranker, path = layouts.fit("ensemble", ["layout", "copies", "config", "reach"]), layouts.path
+    found = explain(ranker, path, 3, 7)
+    graph = read_graph(path)
+    assert graph.node_config_ids is not None
+    configs = graph.configs(np.array([3, 7]))
+    names = {node.name: node for node in found.nodes}
+    apart = np.flatnonzero((configs[0] != configs[1]).any(axis=1))
+    assert len(names) == len(apart) == found.n_parts > 3
+    score = ranker.scorer(graph)
+    own, other = score(configs)
+    for place in apart:
+        mixed = configs[[1, 0]].copy()
+        mixed[0, place], mixed[1, place] = configs[0, place], configs[1, place]
+        forward, backward = score(mixed)
+        node = next(node for name, node in names.items() if name.endswith(f".{graph.node_config_ids[place]}"))
+        assert node.effect == pytest.approx((other - forward + backward - own) / 2, abs=1e-9)
+        differs = (configs[0, place] != configs[1, place]).reshape(3, 6).any(axis=1)
+        roles = [name for name, differ in zip(("output", "input", "kernel"), differs, strict=True) if differ]
+        assert [tensor.role for tensor in node.tensors] == roles
+
+
+def test_copies_are_named_by_their_nodes(layouts: Known) -> None:
+    found = explain(layouts.fit(), layouts.path, 3)
+    edge = next(copy for copy in found.copies if copy.kind == "edge")
+    assert edge.what == "dot.172 -> dot.359 input: layouts disagree"
+    assert edge.nbytes == (4 * 4 * 96 * 128, 0)
+    sizes = [abs(copy.nbytes[0] - copy.nbytes[1]) for copy in found.copies]
+    assert sizes == sorted(sizes, reverse=True)
+    assert all(copy.nbytes[1] == 0 for copy in found.copies)  # the compiler's own layouts copy nothing
+    dot = next(node for node in found.nodes if node.name == "dot.273")
+    assert [(tensor.role, tensor.shape, tensor.layouts) for tensor in dot.tensors] == [
+        ("output", "f32[4,96,64]", ("{0,2,1}", None)),
+        ("input", "f32[4,96,256]", ("{1,2,0}", None)),
+        ("kernel", "f32[64,256]", ("{0,1}", None)),
+    ]
+    assert dot.tensors[0].minor == (4, 64)
+    copied = next(column for column in found.columns if column.name.startswith("copies.") and column.behind)
+    assert {name for name, _ in copied.behind} <= {node.name for node in found.nodes}
+
+
+def test_plain_values_are_cut_to_the_first_few(layouts: Known) -> None:
+    found = explain(layouts.fit(), layouts.path, 3)
+    whole, few = found.as_dict(), found.as_dict(2)
+    assert len(whole["nodes"]) == found.n_parts
+    assert {key for key in whole if whole[key] != few[key]} == {"columns", "nodes", "copies"}
+    assert [len(few[key]) for key in ("columns", "nodes", "copies")] == [2, 2, 2]
+
+
+def test_a_classifier_of_pairs_cannot_credit_nodes(tiles: Known) -> None:
+    ranker, path = tiles.fit(objective="difference"), tiles.path
+    found = explain(ranker, path, 3, 11)
+    check_sums(found, ranker, path)
+    assert [loop.effect for loop in found.loops] == [None, None, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("config", "against", "match"),
+    [
+        (30, None, r"config 30: no such configuration; want 0 to 29"),
+        (-1, None, r"config -1: no such"),
+        (0, 99, r"against 99: no such configuration; want 0 to 29"),
+        (4, 4, r"config and against are both 4; name two configurations"),
+    ],
+)
+def test_rows_that_cannot_be_compared(tiles: Known, config: int, against: Any, match: str) -> None:
+    ranker = tiles.fit(n_estimators=2)
+    with pytest.raises(UsageError, match=match):
+        explain(ranker, tiles.path, config, against)
+
+
+def test_a_model_of_a_plain_table_knows_no_graphs(tiles: Known) -> None:
+    X, runtime, qid = problem(n_slates=3)
+    ranker = Ranker("lightgbm", n_estimators=2).fit(X, runtime, qid=qid)
+    with pytest.raises(ModelError, match=r"fitted on a plain table and knows no graphs"):
+        explain(ranker, tiles.path, 0, 1)
+
+
+def test_one_configuration_has_none_to_be_compared_with(tiles: Known) -> None:
+    ranker = tiles.fit(n_estimators=2)
+    with np.load(tiles.path) as stored:
+        arrays = {key: value[:1] if key.startswith("config_") else value for key, value in stored.items()}
+    with pytest.raises(UsageError, match=r"holds one configuration; there is none to compare it with"):
+        explain(ranker, graph_from_arrays("x", arrays), 0)
