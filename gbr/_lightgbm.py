@@ -13,6 +13,7 @@ from gbr._backend import REGRESSED, Rows, ValidTau, loading, refusals, reject, s
 from gbr._batches import StreamedMatrix
 from gbr._checks import Matrix
 from gbr._pairs import anchors_of, beside, differences, wins
+from gbr._forest import lightgbm_text
 from gbr._settings import ROW_SHARE, Settings, column_share
 
 with loading("LightGBM", "lightgbm"):
@@ -176,7 +177,7 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> LightGBMModel:
         "num_threads": settings.n_jobs,
         "monotone_constraints": settings.constraints(train.X.shape[1]),
         "deterministic": True,
-        "force_row_wise": True,
+        "force_col_wise": True,  # one of the two makes it reproducible; row-wise keeps a second copy of the bins
         "metric": "None",
         "verbosity": -1,
     }
@@ -258,7 +259,7 @@ def _train_until(params: dict[str, Any], data: lgb.Dataset, valid: Rows, setting
 def load(data: bytes, settings: Settings) -> LightGBMModel:
     """Read LightGBM's text; ValueError for anything else."""
     try:
-        booster = lgb.Booster(model_str=data.decode())
+        booster = lgb.Booster(model_str=lightgbm_text(data.decode()))
     except (lgb.basic.LightGBMError, UnicodeDecodeError) as fault:
         raise ValueError(str(fault)) from fault
     kind = DifferenceModel if settings.objective == "difference" else LightGBMModel

@@ -17,7 +17,7 @@ from gbr.errors import ModelError
 
 MANIFEST: Final = "manifest.json"
 FORMAT: Final = "gbr-ranker"
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 
 
 def write(folder: Path, data: bytes, suffix: str, about: dict[str, Any]) -> None:

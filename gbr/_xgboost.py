@@ -13,13 +13,14 @@ from gbr import labels
 from gbr._backend import REGRESSED, Rows, ValidTau, loading, refusals, reject
 from gbr._batches import StreamedMatrix
 from gbr._checks import Matrix
+from gbr._forest import xgboost_json
 from gbr._settings import ROW_SHARE, Settings, column_share
 from gbr.errors import UsageError
 
 with loading("XGBoost", "xgboost-cpu"):
     import xgboost as xgb
 
-SUFFIX: Final = ".ubj"
+SUFFIX: Final = ".json"
 
 #: Pairs per row and round.  XGBoost's default, the 32 best-placed rows, learns the top only and is the worst for tau.
 PAIRS_PER_ROW: Final = 16
@@ -104,8 +105,8 @@ class XGBoostModel:
         return np.asarray(found[0] - found[1])
 
     def to_bytes(self) -> bytes:
-        """Give the model as XGBoost's UBJSON."""
-        return bytes(self.booster.save_raw("ubj"))
+        """Give the model as XGBoost's JSON."""
+        return bytes(self.booster.save_raw("json"))
 
 
 def fit(train: Rows, valid: Rows | None, settings: Settings) -> XGBoostModel:
@@ -179,12 +180,11 @@ def _train_until(params: dict[str, Any], data: xgb.QuantileDMatrix, valid: Rows,
 
 
 def load(data: bytes, settings: Settings) -> XGBoostModel:
-    """Read XGBoost's UBJSON; ValueError for anything else."""
-    if not data:
-        raise ValueError("no bytes")  # on which the library would abort the process
+    """Read XGBoost's JSON; ValueError for anything else."""
+    checked = bytearray(xgboost_json(data))
     booster = xgb.Booster()
     try:
-        booster.load_model(bytearray(data))
+        booster.load_model(checked)
     except xgb.core.XGBoostError as fault:
         raise ValueError(str(fault)) from fault
     return XGBoostModel(booster, None)

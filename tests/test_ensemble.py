@@ -103,7 +103,7 @@ def _rewritten(data: bytes, **changes: Any) -> bytes:
     "changes",
     [
         {"file": "missing.txt"},
-        {"file": "1-lightgbm-speed.ubj"},
+        {"file": "1-lightgbm-speed.json"},
         {"spread": 0},
         {"spread": "wide"},
         {"settings": {"backend": "os"}},

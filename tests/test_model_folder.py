@@ -50,7 +50,7 @@ def test_the_library_alone_can_read_the_model_file(fitted: Ranker, tmp_path: Pat
     if fitted.backend == "ensemble":
         with zipfile.ZipFile(path) as archive:
             names = [Path(name).suffix for name in archive.namelist()]
-        assert names == [".txt", ".txt", ".ubj", ".json"]
+        assert names == [".txt", ".txt", ".json", ".json"]
         return
     if fitted.backend == "lightgbm":
         import lightgbm
@@ -69,7 +69,7 @@ def test_saving_again_replaces_the_model_and_leaves_nothing_behind(tmp_path: Pat
     (tmp_path / "notes.md").write_text("mine")
     for backend in BACKENDS:
         Ranker(backend, **QUICK).fit(X, runtime, qid=qid).save(tmp_path)
-    assert {path.suffix for path in tmp_path.iterdir()} == {".md", ".ubj", ".json"}
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".json", ".md"]
     assert Ranker.load(tmp_path).backend == "xgboost"
 
 
@@ -99,7 +99,7 @@ def edit(path: Path, **changes: Any) -> None:
         (lambda folder, _: (folder / "manifest.json").write_text('{"format": '), "torn or not JSON"),
         (lambda folder, _: (folder / "manifest.json").write_text("[]"), "not the manifest of a gbr model"),
         (lambda folder, _: edit(folder / "manifest.json", format="other"), "not the manifest of a gbr model"),
-        (lambda folder, _: edit(folder / "manifest.json", format_version=1), "format version 1, this gbr reads 2"),
+        (lambda folder, _: edit(folder / "manifest.json", format_version=1), "format version 1, this gbr reads 3"),
         (lambda folder, _: edit(folder / "manifest.json", model=None), "names no model file"),
         (
             lambda folder, _: edit(folder / "manifest.json", model={"file": "../x.txt", "sha256": "0"}),
