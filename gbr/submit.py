@@ -96,8 +96,9 @@ def submit(
     Returns
     -------
     dict
-        ``out``, ``rows``, ``wanted`` (rows of a whole submission), ``collections``: name -> ``graphs``, ``wanted``
-        (graphs it has in the competition), ``models``, ``order`` (``model``, ``file`` or ``missing``).
+        ``out``, ``rows``, ``wanted`` (rows of a whole submission), ``collections``: name -> ``graphs`` (rows of
+        it), ``there`` (test graphs below ``data``), ``wanted`` (graphs it has in the competition), ``models``,
+        ``order`` (``model``, ``file`` or ``missing``).
 
     Raises
     ------
@@ -123,8 +124,13 @@ def submit(
             order = "model"
         elif fill and name in there:
             order = "file"
-        graphs = 0 if order == "missing" else len(there[name])
-        told[name] = {"graphs": graphs, "wanted": wanted, "models": len(covering.get(name, ())), "order": order}
+        told[name] = {
+            "graphs": 0 if order == "missing" else len(there[name]),
+            "there": len(there.get(name, ())),
+            "wanted": wanted,
+            "models": len(covering.get(name, ())),
+            "order": order,
+        }
     filled = {name: there[name] for name, one in told.items() if one["order"] == "file"}
     _write(out, parts, filled, {name: there[name] for name, one in told.items() if one["graphs"]})
     _clear(out)
@@ -293,8 +299,15 @@ def _warnings(told: Mapping[str, Any]) -> Iterator[str]:
             f"WARNING: {', '.join(by_order['file'])}: no model; the rows hold the order of the files, which ranks "
             "nothing"
         )
-    if by_order["missing"]:
-        yield f"WARNING: no rows for {', '.join(by_order['missing'])}; name models of them, or take --fill"
+    known = [name for name in by_order["missing"] if told["collections"][name]["there"]]
+    if known:
+        yield f"WARNING: no rows for {', '.join(known)}; name models of them, or take --fill"
+    absent = [name for name in by_order["missing"] if name not in known]
+    if absent:
+        yield (
+            f"WARNING: no rows for {', '.join(absent)}, whose test graphs are not there; fetch them: "
+            f"python -m gbr.download {' '.join(absent)} --split test"
+        )
     if told["rows"] != told["wanted"]:
         yield f"WARNING: {told['rows']} of {told['wanted']} rows; Kaggle refuses a submission that is not whole"
 

@@ -159,7 +159,8 @@ def test_filled_rows_hold_the_order_of_the_files(root: Path, tmp_path: Path, cap
     assert rows["layout:xla:random:test_0"] != [0, 1, 2, 3, 4]
     told = capsys.readouterr()
     assert "tile:xla, layout:nlp:default: no model; the rows hold the order of the files" in told.err
-    assert "no rows for layout:xla:default, layout:nlp:random" in told.err
+    assert "no rows for layout:xla:default, layout:nlp:random, whose test graphs are not there; fetch" in told.err
+    assert "name models of them" not in told.err
     assert "tile:xla: 3 of its 844 test graphs are there" in told.err
     assert "WARNING: 7 of 894 rows; Kaggle refuses" in told.err
     assert max(map(len, told.out.splitlines()[1:])) <= 80
@@ -168,6 +169,9 @@ def test_filled_rows_hold_the_order_of_the_files(root: Path, tmp_path: Path, cap
     told = capsys.readouterr()
     assert told.out == ""
     assert "7 rows; Kaggle wants 894" in told.err
+
+    assert command.main([*map(str, line)]) == 0
+    assert "no rows for tile:xla, layout:nlp:default; name models of them, or take --fill" in capsys.readouterr().err
 
 
 def test_a_faulty_submission_is_exit_1_with_every_fault(root: Path, tmp_path: Path, capsys: Capture) -> None:
