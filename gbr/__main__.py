@@ -43,9 +43,7 @@ def _main(argv: Sequence[str] | None = None) -> None:
     elif args.json:
         _cli.emit_json([{"command": name, "does": text} for name, text in commands()])
     else:
-        width = max((len(name) for name, _ in commands()), default=0)
-        for name, text in commands():
-            print(f"{name:{width}}  {text}")
+        _cli.listing(commands())
         print("Each of them tells more with --help.")
 
 

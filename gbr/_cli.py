@@ -9,6 +9,8 @@ import json
 import os
 import shutil
 import sys
+import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -208,6 +210,41 @@ def progress(total: int, label: str) -> Iterator[Advance]:
 
 
 @contextmanager
+def busy(label: str) -> Iterator[None]:
+    """Show on stderr that work goes on whose end cannot be foretold, and for how long it has.
+
+    A spinner on a terminal.  Elsewhere nothing within the first two seconds, then plain lines, ever more rarely.
+    """
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            bar.add_task(label, total=None)
+            yield
+        return
+    start, over = time.monotonic(), threading.Event()
+
+    def tell() -> None:
+        passed = _PATIENCE
+        while not over.wait(start + passed - time.monotonic()):
+            _say(f"{label}: {passed:.0f} s so far")
+            passed *= 2
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        over.set()
+        teller.join()
+    passed = time.monotonic() - start
+    if passed >= _PATIENCE:
+        _say(f"{label}: done in {passed:.0f} s")
+
+
+@contextmanager
 def _plain_progress(total: int, label: str) -> Iterator[Advance]:
     start = time.monotonic()
     done = 0
@@ -331,6 +368,17 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
         console.print(Text(title, overflow="fold", style="bold"))
         console.print(sheet)
     print(text.get())
+
+
+def listing(entries: Sequence[tuple[str, str]]) -> None:
+    """Print names and what they stand for on stdout, as wide as the terminal, at most 80 columns."""
+    width = min(_MAX_WIDTH, shutil.get_terminal_size((_MAX_WIDTH, 24)).columns)
+    indent = max((len(name) for name, _ in entries), default=0) + 2
+    for name, text in entries:
+        lines = textwrap.wrap(text, max(20, width - indent)) or [""]
+        print(f"{name:{indent}}{lines[0]}")
+        for line in lines[1:]:
+            print(" " * indent + line)
 
 
 def emit_json(value: Any) -> None:

@@ -97,7 +97,8 @@ def figures_of(
     ``official`` makes further figures of the same scores and slates, :func:`gbr._official.evaluate`; ``watched`` gets
     those scores and slates, for a report.
     """
-    scores, seconds = predict_split(ranker, store, slates, split)
+    with _cli.busy(f"scoring {split}"):
+        scores, seconds = predict_split(ranker, store, slates, split)
     if watched is not None:
         watched.append(Watched(split, slates, scores))
     found = metrics.evaluate(scores, slates, kind)

@@ -99,12 +99,19 @@ def rank_files(model: Path, paths: Sequence[Path], top: int | None = None, jobs:
         As :func:`ranking`; the first that is met.
     """
     jobs = min(jobs, len(paths))
-    if jobs <= 1:
-        ranker = _load(model)
-        return [ranking(ranker, path, top) for path in paths]
-    tasks = [_Task(number, model, path, top) for number, path in enumerate(paths)]
-    found = {task.number: one for task, one in in_processes(_rank, tasks, jobs, str(model))}
-    return [found[task.number] for task in tasks]
+    found: dict[int, dict[str, Any]] = {}
+    with _cli.progress(len(paths), "ranking") as advance:
+        if jobs <= 1:
+            ranker = _load(model)
+            for number, path in enumerate(paths):
+                found[number] = ranking(ranker, path, top)
+                advance(1)
+        else:
+            tasks = [_Task(number, model, path, top) for number, path in enumerate(paths)]
+            for task, one in in_processes(_rank, tasks, jobs, str(model)):
+                found[task.number] = one
+                advance(1)
+    return [found[number] for number in range(len(paths))]
 
 
 def _rank(task: _Task) -> dict[str, Any]:

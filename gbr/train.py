@@ -219,7 +219,8 @@ def train(
             chosen_here = _trainset.choose(rows, target, indptr, len(raw_names), memory, None, seed)
             rows, target, indptr = chosen_here.rows, chosen_here.target, chosen_here.indptr
         raw_X = _trainset.features(store, "train", known, rows, raw_names, memory)
-        raw = baselines.fit_raw(Rows(raw_X, target, indptr), raw_names, seed, jobs)
+        with _cli.busy("fitting the plain baseline"):
+            raw = baselines.fit_raw(Rows(raw_X, target, indptr), raw_names, seed, jobs)
         del raw_X
 
     figures: dict[str, Any] = {"subset": subset.name}
@@ -269,7 +270,8 @@ def _fit_here(
         given_to_search = _trainset.in_memory(learnt, seed)
         ranker.set_params(**_searched(ranker, given_to_search, names, known.names, kind, trials, seed))
         del given_to_search
-    ranker.fit_rows(learnt, names, valid)
+    with _cli.busy(f"fitting {ranker.backend} on {len(learnt.target):,} rows"):
+        ranker.fit_rows(learnt, names, valid)
     return time.monotonic() - start, isinstance(learnt.X, np.ndarray)
 
 

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -136,6 +137,43 @@ def test_progress_on_a_terminal_draws_on_stderr_only(capsys: Capture, monkeypatc
     assert capsys.readouterr().out == ""
 
 
+def test_work_without_an_end_is_told_of_ever_more_rarely(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_cli, "_PATIENCE", 0.02)
+    with _cli.busy("fitting"):
+        time.sleep(0.5)
+    lines = capsys.readouterr().err.splitlines()
+    assert 2 <= len(lines) <= 7
+    assert lines[0] == "gbr: fitting: 0 s so far"
+    assert re.fullmatch(r"gbr: fitting: done in \d+ s", lines[-1])
+    monkeypatch.undo()
+    with _cli.busy("fitting"):
+        pass
+    assert capsys.readouterr() == ("", "")
+    with pytest.raises(KeyboardInterrupt, match="by hand"), _cli.busy("fitting"):
+        raise KeyboardInterrupt("by hand")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_work_without_an_end_spins_on_a_terminal(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with _cli.busy("fitting"):
+        pass
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_a_listing_fits_the_terminal_and_loses_nothing(
+    columns: int, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    text = "search the configurations of a program for a fast one, measuring few"
+    _cli.listing([("gbr.tune", text * 2), ("gbr.b", "short")])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= min(80, columns)
+    assert lines[-1] == "gbr.b     short"
+    assert " ".join(" ".join(lines[:-1]).split()) == f"gbr.tune {text * 2}"
+
+
 def test_tables_fit_80_columns_and_lose_nothing(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     name = "a_very_long_graph_name_" * 6
@@ -186,8 +224,9 @@ def test_the_commands_are_listed_with_one_line_each(capsys: Capture) -> None:
     assert not [line for line in lines if "gbr.graphs" in line or "__main__" in line]
     assert list_commands(["--json"]) == 0
     assert [entry["command"] for entry in json.loads(capsys.readouterr().out)] == [
-        " ".join(line.split()[:3]) for line in lines[:-1]
+        " ".join(line.split()[:3]) for line in lines if line.startswith("python -m ")
     ]
+    assert max(map(len, lines)) <= 80
     assert list_commands(["--version"]) == 0
     assert capsys.readouterr().out == f"gbr {gbr.__version__}\n"
 
