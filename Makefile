@@ -3,6 +3,7 @@
 #
 #   make demo SUBSET=layout         another collection
 #   make test ARGS="-k kendall -x"  arguments for pytest
+#   make bench ARGS=--quick         a look at speed in minutes
 #   make quality ARGS="--folds 0"   arguments for the quality bench
 #   make test PYTHON=python3.12     another interpreter for .venv
 
@@ -42,8 +43,8 @@ lint: $(VENV)/.dev ## Check style, types and who imports whom
 	@$(PY) -m mypy --no-error-summary
 	@told=$$($(VENV)/bin/lint-imports --no-logo) || { echo "$$told"; exit 1; }
 
-bench: $(VENV)/.dev ## Measure speed; results in benchmarks/results
-	@set -e; for file in benchmarks/bench_*.py; do $(PY) -m benchmarks.$$(basename $$file .py); done
+bench: $(VENV)/.dev ## Measure speed; table and pages in benchmarks/results
+	@$(PY) -m benchmarks $(ARGS)
 
 quality: $(VENV)/.dev ## Measure how well held-out graphs are ranked (hours; goes on where it stopped)
 	@$(PY) -m benchmarks.quality $(ARGS)

@@ -12,7 +12,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-FOLDER: Final = Path(__file__).parent / "results"
+#: Variable of the environment that names another folder for results: a quick look leaves those published alone.
+SETTING: Final = "GBR_BENCH_RESULTS"
+FOLDER: Final = Path(os.environ.get(SETTING, Path(__file__).parent / "results"))
 _ROUNDS: Final = 15
 _SECONDS: Final = 0.02
 
@@ -38,6 +40,7 @@ def machine(*libraries: str) -> dict[str, Any]:
         "cpu": _cpu(),
         "cores": os.cpu_count(),
         "system": platform.system(),
+        "date": time.strftime("%Y-%m-%d"),
         "python": platform.python_version(),
         **{library: version(library) for library in libraries},
     }
@@ -77,9 +80,15 @@ class Section:
 
 
 def publish(
-    name: str, title: str, text: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], on: dict[str, Any]
+    name: str,
+    title: str,
+    text: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    on: dict[str, Any],
+    folder: Path = FOLDER,
 ) -> None:
-    """Print a table and write ``results/<name>.md`` and ``results/<name>.json``.
+    """Print a table and write ``<folder>/<name>.md`` and ``<folder>/<name>.json``.
 
     Parameters
     ----------
@@ -90,10 +99,11 @@ def publish(
         As in :class:`Section`.
     on : dict
         Of :func:`machine`.
+    folder : Path
     """
     table = Section(title, text, columns, rows)
     print(f"\n{title}\n", *table.lines, sep="\n")
-    _write(FOLDER, name, [f"# {title}", "", text, "", *table.lines, ""], {"rows": table.records}, on)
+    _write(folder, name, [f"# {title}", "", text, "", *table.lines, ""], {"rows": table.records}, on)
 
 
 def publish_page(

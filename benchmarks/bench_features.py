@@ -90,12 +90,13 @@ def measure(path: Path, n_configs: int) -> tuple[Any, ...]:
 
 
 def main() -> None:
-    """Measure every third kernel of a split and leave the results."""
+    """Measure some kernels of a split and leave the results."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--graphs", type=Path, default=Path("data/npz/tile/cpu/test"), metavar="FOLDER")
     arguments.add_argument("--configs", type=int, default=1000, metavar="N")
+    arguments.add_argument("--every", type=int, default=3, metavar="N", help="take one kernel of N")
     args = arguments.parse_args()
-    rows = [measure(path, args.configs) for path in sorted(args.graphs.glob("*.npz"))[::3]]
+    rows = [measure(path, args.configs) for path in sorted(args.graphs.glob("*.npz"))[:: args.every]]
     means = [float(geometric_mean(row[place] for row in rows)) for place in range(2, len(COLUMNS))]
     rows.append(("geometric mean", "", *means))
     text = TEXT.format(

@@ -194,7 +194,9 @@ def main() -> None:
     arguments.add_argument(
         "--only", choices=PARTS, default=None, help="the other tables stay as they were measured last"
     )
+    arguments.add_argument("--backends", default=",".join(BACKENDS), metavar="LIST", help="default: %(default)s")
     args = arguments.parse_args()
+    backends = args.backends.split(",")
     n_configs, made = f"{args.configs:,}", Made(args.nodes)
     tables: dict[str, list[Any]] = {}
     with TemporaryDirectory() as name:
@@ -207,7 +209,7 @@ def main() -> None:
 
         if args.only != "kernels":
             tables |= {"search": [], "trees": []}
-            for backend in BACKENDS:
+            for backend in backends:
                 ranker = trained(resolve("layout:cpu:random", args.data), backend)
                 tables["search"].append(search(ranker, made, args.configs))
                 if backend == "ensemble":
@@ -217,7 +219,7 @@ def main() -> None:
             subset = resolve("tile:cpu", args.data)
             graphs = [enlarged(path, args.configs, folder) for path in graph_files(subset, args.data, "test")[::6]]
             tables["kernels"] = []
-            for backend in BACKENDS:
+            for backend in backends:
                 ranker = trained(subset, backend)
                 tables["kernels"] += [measure(ranker, path) for path in graphs]
     about = SEARCH_TEXT.format(rows=n_configs, graph=len(made.program), nodes=args.nodes)
@@ -226,13 +228,15 @@ def main() -> None:
         _section("Trees", TREES_TEXT.format(rows=n_configs), TREES_COLUMNS, tables.get("trees")),
         _section("Kernels", TEXT.format(rows=n_configs), COLUMNS, tables.get("kernels")),
     ]
-    publish_page("predict", "Prediction", PAGE_TEXT, sections, machine("numba", "lightgbm", "xgboost-cpu"))
+    known = [section for section in sections if section.rows]
+    publish_page("predict", "Prediction", PAGE_TEXT, known, machine("numba", "lightgbm", "xgboost-cpu"))
 
 
 def _section(title: str, text: str, columns: Sequence[str], rows: Sequence[Sequence[Any]] | None) -> Section:
-    """A table, with the rows of the last results where it was not measured."""
+    """A table, with the rows of the last results where it was not measured; empty where there are none."""
     if rows is None:
-        last = json.loads((FOLDER / "predict.json").read_text())["tables"][title]
+        path = FOLDER / "predict.json"
+        last = json.loads(path.read_text())["tables"].get(title, []) if path.exists() else []
         rows = [[row[column] for column in columns] for row in last]
     return Section(title, text, columns, rows)
 

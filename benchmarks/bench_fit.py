@@ -1,0 +1,213 @@
+"""Time of a fit until it ranks other graphs as well as the library called plainly does, and over the number of rows."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final
+
+import lightgbm as lgb
+import numpy as np
+import xgboost as xgb
+from numpy.typing import NDArray
+
+from benchmarks._results import Section, machine, publish_page
+from gbr import _backend, _runs, labels
+from gbr._backend import Rows
+from gbr._settings import resolve
+from gbr.slates import Slates
+from gbr.subsets import resolve as subset_of
+from gbr.train import distinct, indptr_of
+
+#: Backend -> the objective that gbr takes by default.
+OBJECTIVE: Final = {"lightgbm": "lambdarank", "xgboost": "pairwise"}
+#: Pairs of a row that plain XGBoost compares.
+PAIRS: Final = 16
+EARLY: Final = 50
+TEXT: Final = """\
+{subset}: {rows:,} distinct configurations of {train} graphs, {columns} columns; tau on the {valid} graphs of valid,
+the same rows of them for both sides, after every round. *plain* is the library's own call on the same matrix with its
+defaults, and what a user must know for tau: LightGBM's `lambdarank` with linear gains and pairs over the whole slate,
+XGBoost's `rank:pairwise` with {pairs} random pairs a row. *gbr* is `Ranker(backend=…)` as it is. Seconds are of the CPU
+in one thread, with binning, without the taus. At most {rounds:,} rounds, which stop after {patience} without a better
+tau; *to equal* is the time until gbr first reaches the best tau of the plain call of the same library, *plain / gbr*
+what plain needs over it, a dash where gbr does not get there."""
+SLOPE: Final = """\
+{early} rounds on the first quarter and the first half of the graphs, and on all."""
+
+
+class Watch:
+    """Takes the place of :class:`gbr._backend.ValidTau`, and notes tau and the seconds of CPU so far but its own."""
+
+    def __init__(self) -> None:
+        self.curve: list[tuple[float, float]] = []
+        self._own = 0.0
+        self._start = time.process_time()
+
+    def __call__(self, valid: Rows, seed: int) -> _backend.ValidTau:
+        """Make what the real one would, watched."""
+        watch = self
+
+        class Watched(_backend.ValidTau):
+            def __call__(self, relevance: NDArray[Any]) -> float:
+                before = time.process_time()
+                found = super().__call__(relevance)
+                watch.curve.append((before - watch._start - watch._own, found))
+                watch._own += time.process_time() - before
+                return found
+
+        return Watched(valid, seed)
+
+
+Fit = Callable[[Rows, Rows, int, int, Watch], object]
+
+
+def plain_lightgbm(train: Rows, valid: Rows, rounds: int, patience: int, watch: Watch) -> None:
+    """LightGBM's defaults, told what tau asks for."""
+    label = labels.ranks(train.target, train.indptr)
+    params = {
+        "objective": "lambdarank",
+        "label_gain": list(range(int(label.max()) + 1)),
+        "lambdarank_truncation_level": int(train.sizes.max()),
+        "num_threads": 1,
+        "metric": "None",
+        "verbosity": -1,
+    }
+    tau = watch(valid, 0)
+    data = lgb.Dataset(train.X, label=label, group=train.sizes, params=params)
+    held_out = lgb.Dataset(tau.X, label=np.zeros(len(tau.X)), group=tau.rows.sizes, reference=data, params=params)
+    lgb.train(
+        params,
+        data,
+        rounds,
+        valid_sets=[held_out],
+        feval=lambda relevance, _: ("tau", tau(relevance), True),
+        callbacks=[lgb.early_stopping(patience, verbose=False)],
+    )
+
+
+def plain_xgboost(train: Rows, valid: Rows, rounds: int, patience: int, watch: Watch) -> None:
+    """XGBoost's defaults, told what tau asks for."""
+    params = {
+        "objective": "rank:pairwise",
+        "lambdarank_pair_method": "mean",
+        "lambdarank_num_pair_per_sample": PAIRS,
+        "nthread": 1,
+        "disable_default_eval_metric": True,
+    }
+    tau = watch(valid, 0)
+    qid = np.repeat(np.arange(len(train.sizes)), train.sizes)
+    data = xgb.QuantileDMatrix(train.X, label=labels.ranks(train.target, train.indptr), qid=qid)
+    held_out = xgb.QuantileDMatrix(tau.X, label=np.zeros(len(tau.X)), ref=data)
+    xgb.train(
+        params,
+        data,
+        rounds,
+        evals=[(held_out, "valid")],
+        custom_metric=lambda relevance, _: ("tau", tau(relevance)),
+        callbacks=[xgb.callback.EarlyStopping(rounds=patience, maximize=True)],
+        verbose_eval=False,
+    )
+
+
+def own(name: str) -> Fit:
+    """Give the fit of a backend of gbr."""
+
+    def fit(train: Rows, valid: Rows, rounds: int, patience: int, watch: Watch) -> None:
+        settings = resolve(
+            name, OBJECTIVE[name], capacity={"n_estimators": rounds}, early_stopping_rounds=patience, seed=0, n_jobs=1,
+            params={}, n_slates=len(train.sizes), n_rows=len(train.X),
+        )  # fmt: skip
+        module: Any = import_module(f"gbr._{name}")
+        before, module.ValidTau = module.ValidTau, watch
+        try:
+            module.fit(train, valid, settings)
+        finally:
+            module.ValidTau = before
+
+    return fit
+
+
+#: Library -> its plain call and gbr's.
+CALLS: Final[dict[str, tuple[Fit, Fit]]] = {
+    "lightgbm": (plain_lightgbm, own("lightgbm")),
+    "xgboost": (plain_xgboost, own("xgboost")),
+}
+
+
+def curve(fit: Fit, train: Rows, valid: Rows, rounds: int, patience: int) -> NDArray[np.float64]:
+    """Seconds of CPU and tau after every round, float64 (rounds, 2)."""
+    watch = Watch()
+    fit(train, valid, rounds, patience, watch)
+    return np.array(watch.curve)
+
+
+def reached(of: NDArray[np.float64], tau: float) -> float:
+    """Seconds until a curve first has a tau; infinite where it never does."""
+    there = np.flatnonzero(of[:, 1] >= tau)
+    return float(of[there[0], 0]) if len(there) else np.inf
+
+
+def learnt(slates: Slates) -> Rows:
+    """Distinct configurations."""
+    rows, target = distinct(slates)
+    return Rows(slates.X[rows], target, indptr_of(slates, rows))
+
+
+def first(rows: Rows, share: int) -> Rows:
+    """Rows of the first of the graphs, one of ``share`` of them."""
+    graphs = len(rows.sizes) // share
+    return rows.take(np.arange(rows.indptr[graphs]), rows.indptr[: graphs + 1])
+
+
+def main() -> None:
+    """Fit with every library plainly and by gbr, and leave the results."""
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--subset", default="tile:cpu")
+    arguments.add_argument("--data", type=Path, default=Path("data"), metavar="ROOT")
+    arguments.add_argument("--store", type=Path, default=Path("data/store"), metavar="DIR")
+    arguments.add_argument("--rounds", type=int, default=1000, metavar="N")
+    arguments.add_argument("--patience", type=int, default=100, metavar="N")
+    args = arguments.parse_args()
+    subset = subset_of(args.subset, args.data)
+    store, _ = _runs.ready_store(subset, args.data, args.store, ("train", "valid"), 1)
+    train, held_out = learnt(store.load("train").labelled()), store.load("valid").labelled()
+    valid = Rows(held_out.X, held_out.target, held_out.indptr)
+    table: list[tuple[Any, ...]] = []
+    slope: list[list[Any]] = [[f"{len(first(train, share).X):,}"] for share in (4, 2, 1)]
+    for library, calls in CALLS.items():
+        curves = [curve(call, train, valid, args.rounds, args.patience) for call in calls]
+        wanted = float(curves[0][:, 1].max())
+        needed = reached(curves[0], wanted)
+        for side, found in zip(("plain", "gbr"), curves, strict=True):
+            best, equal = int(found[:, 1].argmax()), reached(found, wanted)
+            told = (equal, needed / equal) if np.isfinite(equal) else ("–", "–")
+            table.append((library, side, len(found), float(found[best, 1]), float(found[best, 0]), *told))
+            print(*table[-1], flush=True)
+        early = min(EARLY, *map(len, curves)) - 1
+        for row, share in zip(slope, (4, 2), strict=False):
+            row += [float(curve(call, first(train, share), valid, early + 1, EARLY)[-1, 0]) for call in calls]
+        slope[2] += [float(found[early, 0]) for found in curves]
+    text = TEXT.format(
+        subset=subset.name, rows=len(train.X), train=len(train.sizes), columns=train.X.shape[1], valid=len(valid.sizes),
+        pairs=PAIRS, rounds=args.rounds, patience=args.patience,
+    )  # fmt: skip
+
+    titles = ("library", "call", "rounds", "best tau", "until then, s", "to equal, s", "plain / gbr")
+    sections = [
+        Section("At equal tau", "", titles, table),
+        Section(
+            "Over rows",
+            SLOPE.format(early=EARLY),
+            ("rows", *(f"{a}, {b}, s" for a in CALLS for b in ("plain", "gbr"))),
+            slope,
+        ),
+    ]
+    publish_page("fit", "Fitting", text, sections, machine("numpy", "lightgbm", "xgboost-cpu"))
+
+
+if __name__ == "__main__":
+    main()
