@@ -22,7 +22,7 @@ HEIGHT: Final = 170
 LEFT: Final = 44
 TOP: Final = 34
 GAP: Final = 16
-BOTTOM: Final = 46
+BOTTOM: Final = 34
 GREY: Final = "#808890"  # legible on white and on black
 BEST: Final = "#e5694a"
 OTHERS: Final = "#4a90c4"
@@ -55,7 +55,7 @@ def drawing(shown: list[Panel], n_kernels: int) -> str:
     total = LEFT + len(shown) * WIDTH + (len(shown) - 1) * GAP + 8, TOP + HEIGHT + BOTTOM
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total[0]} {total[1]}" font-family="sans-serif" '
-        f'font-size="11" fill="{GREY}">',
+        f'font-size="12" fill="{GREY}">',
         f"<title>Measured runtimes in predicted order, kernels at the quartiles of tau over {n_kernels}</title>",
     ]
     lines += [
@@ -73,7 +73,7 @@ def drawing(shown: list[Panel], n_kernels: int) -> str:
         lines.append(f'<text x="{left + WIDTH}" y="16" text-anchor="end">τ {tau:.2f}</text>')
         for place, value in enumerate(relative):
             x = left + WIDTH * (place + 0.5) / len(relative)
-            colour, radius = (BEST, 3.5) if place < 5 else (OTHERS, 2.2)
+            colour, radius = (BEST, 3.0) if place < 5 else (OTHERS, 2.2)
             lines.append(f'<circle cx="{x:.1f}" cy="{y(value):.1f}" r="{radius}" fill="{colour}"/>')
     middle = (LEFT + total[0]) / 2
     lines.append(
