@@ -362,7 +362,8 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     for row in rows:
         sheet.add_row(*(Text(_cell(value)) for value in row))
     width = min(_MAX_WIDTH, shutil.get_terminal_size((_MAX_WIDTH, 24)).columns)
-    console = Console(width=width, highlight=False)
+    # https://no-color.org asks for no colours; where they are not wanted, bold letters are not either.
+    console = Console(width=width, highlight=False, color_system=None if os.environ.get("NO_COLOR") else "auto")
     # Printed by print(): rich would turn a closed pipe into an exit of its own.
     with console.capture() as text:
         console.print(Text(title, overflow="fold", style="bold"))

@@ -188,6 +188,17 @@ def test_tables_fit_80_columns_and_lose_nothing(capsys: Capture, monkeypatch: py
     assert "\x1b" not in out
 
 
+@pytest.mark.parametrize(("no_color", "styled"), [("", True), ("1", False)])
+def test_a_terminal_without_colours_gets_plain_letters(
+    no_color: str, styled: bool, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_COLOR", no_color)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    _cli.table("title", ["a"], [[1]])
+    assert ("\x1b" in capsys.readouterr().out) == styled
+
+
 def test_json_has_no_nan(capsys: Capture) -> None:
     _cli.emit_json({"a": [1, None, "ü"]})
     assert json.loads(capsys.readouterr().out) == {"a": [1, None, "ü"]}
