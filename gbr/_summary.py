@@ -193,12 +193,11 @@ def budget(slates: Slates, scores: FloatArray, names: Sequence[str]) -> dict[str
     repeats = [_repeat(slates, rows) for rows in chosen]
 
     def slowdowns(order: Sequence[FloatArray]) -> FloatArray:
-        return np.array(
-            [
-                [metrics.slowdown_at_k(own, slates.target[rows], at) for at in k]
-                for rows, own in zip(chosen, order, strict=True)
-            ]
-        )
+        found = [
+            [metrics.slowdown_at_k(own, slates.target[rows], at) for at in k]
+            for rows, own in zip(chosen, order, strict=True)
+        ]
+        return np.maximum(found, 0.0)  # an expectation may lie a rounding below
 
     model = slowdowns([scores[rows] for rows in chosen])
     known = [repeat for repeat in repeats if repeat is not None]

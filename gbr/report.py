@@ -146,6 +146,7 @@ def _filled(template: str, **context: Any) -> str:
     environment = Environment(
         loader=PackageLoader("gbr"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     environment.filters |= {
         "two": _two,
         "three": _three_or_dash,
