@@ -63,11 +63,13 @@ class Learner:
         :func:`choices` of the measured rows.
     target : float64 (m,)
         Their ranks.
+    n_trees : int
+        Per forest; fewer are quicker and noisier.
     """
 
     def __init__(
         self, X: NDArray[np.float32], order: FloatArray, rows: IntArray, chosen: NDArray[Any], target: FloatArray,
-        seed: int,
+        seed: int, n_trees: int = _TREES,
     ) -> None:  # fmt: skip
         self._indicators = _Indicators(chosen)
         held = self._indicators(chosen)
@@ -78,8 +80,8 @@ class Learner:
         self._late = len(rows) / (len(rows) + _EQUAL_AT) if self._has_order else 0.0
         self._own_weight = _PRIOR_WEIGHT / len(rows)
         inputs = self._inputs(X[rows], held, own)
-        self._early_trees = _trees(inputs, target - self.trust * own, seed)
-        self._late_trees = _trees(inputs, target, seed) if self._has_order else None
+        self._early_trees = _trees(inputs, target - self.trust * own, seed, n_trees)
+        self._late_trees = _trees(inputs, target, seed, n_trees) if self._has_order else None
         self._columns, self._held, self._own = self._scaled(X[rows]), self._indicators.scaled(held), own
         self._offset = _PRIOR_SLOPE if self._has_order else 0.0
         left = target - self._offset * own
@@ -94,6 +96,23 @@ class Learner:
         trees = self.trust * order + self._early_trees.predict(inputs)
         if self._late_trees is not None:
             trees = (1 - self._late) * trees + self._late * self._late_trees.predict(inputs)
+        return self._with_ridge(trees, X, held, order)
+
+    def members(self, X: NDArray[np.float32], chosen: NDArray[Any], order: FloatArray) -> FloatArray:
+        """Scores by every tree beside the ridge, float64 (trees, rows): their mean is the score.
+
+        How far they spread tells where little is known.
+        """
+        held = self._indicators(chosen)
+        inputs = self._inputs(X, held, order)
+        trees = self.trust * order + _opinions(self._early_trees, inputs)
+        if self._late_trees is not None:
+            trees = (1 - self._late) * trees + self._late * _opinions(self._late_trees, inputs)
+        return self._with_ridge(trees, X, held, order)
+
+    def _with_ridge(
+        self, trees: FloatArray, X: NDArray[np.float32], held: NDArray[np.bool_], order: FloatArray
+    ) -> FloatArray:
         kernel = self._kernel(self._scaled(X), self._indicators.scaled(held), order)
         ridge = self._offset * order + self._level + kernel @ self._weights
         mean = _TREES_SHARE * trees + (1 - _TREES_SHARE) * ridge
@@ -166,12 +185,17 @@ def choices(kind: str, block: NDArray[Any]) -> NDArray[Any]:
     return np.concatenate([tensors.transpose(0, 2, 1).reshape(len(block), -1), rows], axis=1)
 
 
-def _trees(inputs: NDArray[np.float32], target: FloatArray, seed: int) -> ExtraTreesRegressor:
+def _trees(inputs: NDArray[np.float32], target: FloatArray, seed: int, n_trees: int) -> ExtraTreesRegressor:
     # One thread: several add up their trees in an order that changes, and with it the last digit.
     trees = ExtraTreesRegressor(
-        _TREES, min_samples_leaf=_ROWS_PER_LEAF, max_features=_COLUMNS_PER_SPLIT, random_state=seed, n_jobs=1
+        n_trees, min_samples_leaf=_ROWS_PER_LEAF, max_features=_COLUMNS_PER_SPLIT, random_state=seed, n_jobs=1
     )
     return trees.fit(inputs, target)
+
+
+def _opinions(trees: ExtraTreesRegressor, inputs: NDArray[np.float32]) -> FloatArray:
+    """What every tree says, float64 (trees, rows)."""
+    return np.stack([tree.tree_.predict(inputs)[:, 0] for tree in trees.estimators_])
 
 
 def _ridge(kernel: FloatArray, target: FloatArray) -> FloatArray:
