@@ -25,7 +25,7 @@ from gbr.subsets import SPLITS
 COLLECTION: Final = Path("npz/layout/cpu/random")
 
 #: A program of several milliseconds still gets about as many samples as a short kernel gets rounds.
-_ENOUGH_NS: Final = 100_000_000
+ENOUGH_NS: Final = 100_000_000
 #: By how much of the largest element a result may be off: sums of float32 in another order; wider for short types.
 _TOLERANCE: Final = 2e-4
 
@@ -171,13 +171,47 @@ def measure_program(
     program = Relayout(function, args)
     configs = sample_layouts(program.sites, settings.configs, seed)
     runs = checked_runs(program, configs, name)
-    timing = measure(runs, rounds=settings.rounds, enough_ns=_ENOUGH_NS, seed=seed, clock=clock)
+    timing = measure(runs, rounds=settings.rounds, enough_ns=ENOUGH_NS, seed=seed, clock=clock)
     return {
         **program.graph,
         "node_config_feat": configs.astype(np.float32),
         "config_runtime": timing.first,
         "config_runtime_repeat": timing.second,
     }
+
+
+class Reference:
+    """What a program computes when nothing is asked of its layouts.
+
+    Parameters
+    ----------
+    run : callable without arguments
+        Returns the results, a list of arrays.
+    name : str
+        For messages.
+    """
+
+    def __init__(self, run: Callable[[], Any], name: str) -> None:
+        self._name = name
+        # NumPy compares: JAX 0.10 misreads results that XLA hands out in another layout when it computes with them.
+        self._expected = [np.asarray(each) for each in run()]
+        self._limits = [_limit(each) for each in self._expected]
+
+    def check(self, run: Callable[[], Any], number: int) -> None:
+        """Run a configuration once and compare.
+
+        Raises
+        ------
+        CollectError
+            If a result differs by more than rounding.
+        """
+        for place, (got, want, limit) in enumerate(zip(run(), self._expected, self._limits, strict=True)):
+            if not np.allclose(np.asarray(got), want, rtol=0, atol=limit, equal_nan=True):
+                worst = float(np.nanmax(np.abs(np.asarray(got, np.float64) - np.asarray(want, np.float64))))
+                raise CollectError(
+                    f"{self._name}, configuration {number}: result {place} is off by {worst:.3g} from the "
+                    f"unconstrained program's, {limit:.3g} is allowed; XLA miscompiles it and nothing was written"
+                )
 
 
 def checked_runs(program: Relayout, configs: Int8Array, name: str) -> list[Callable[[], Any]]:
@@ -189,17 +223,9 @@ def checked_runs(program: Relayout, configs: Int8Array, name: str) -> list[Calla
         If a result differs by more than rounding.
     """
     runs = [program.compile(config) for config in configs]
-    # NumPy compares: JAX 0.10 misreads results that XLA hands out in another layout when it computes with them.
-    expected = [np.asarray(each) for each in runs[0]()]
-    limits = [_limit(each) for each in expected]
+    reference = Reference(runs[0], name)
     for number, run in enumerate(runs):
-        for place, (got, want, limit) in enumerate(zip(run(), expected, limits, strict=True)):
-            if not np.allclose(np.asarray(got), want, rtol=0, atol=limit, equal_nan=True):
-                worst = float(np.nanmax(np.abs(np.asarray(got, np.float64) - np.asarray(want, np.float64))))
-                raise CollectError(
-                    f"{name}, configuration {number}: result {place} is off by {worst:.3g} from the unconstrained "
-                    f"program's, {limit:.3g} is allowed; XLA miscompiles it and nothing was written"
-                )
+        reference.check(run, number)
     return runs
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gbr.collect import _jax
-from gbr.errors import CollectError, MissingLibraryError
+from gbr.errors import CollectError, MissingLibraryError, UsageError
 from gbr.hlo import graph_arrays, read_module
 from gbr.hlo.wire import MANY, ONE, TEXT, Field, Message
 
@@ -98,10 +98,11 @@ class Relayout:
 
     def __init__(self, function: Callable[..., Any], args: Sequence[Any]) -> None:
         self._jax = load()
-        leaves, tree = self._jax.tree.flatten(tuple(args))
+        leaves, self._taken = self._jax.tree.flatten(tuple(args))
 
         def flat(*leaves: Any) -> Any:
-            return self._jax.tree.leaves(function(*tree.unflatten(leaves)))
+            results, self._returned = self._jax.tree.flatten(function(*self._taken.unflatten(leaves)))
+            return results
 
         try:
             self.leaves = [self._jax.numpy.asarray(leaf) for leaf in leaves]
@@ -156,6 +157,32 @@ class Relayout:
             return wait(compiled(*leaves))
 
         return run
+
+    def function(self, config: Int8Array) -> Callable[..., Any]:
+        """The function under one configuration, as JAX takes it: to be jitted with arguments of the same shapes.
+
+        Parameters
+        ----------
+        config : int8 (nc, 18)
+            As :meth:`compile` takes it.
+
+        Returns
+        -------
+        callable
+            Takes and returns what the function does.  It raises UsageError for arguments of another structure or shape.
+        """
+        chosen = self._chosen(config)
+        wanted = [(tuple(each.shape), each.dtype) for each in self.leaves]
+
+        def relaid(*args: Any) -> Any:
+            leaves, tree = self._jax.tree.flatten(args)
+            leaves = [self._jax.numpy.asarray(leaf) for leaf in leaves]
+            got = [(tuple(each.shape), each.dtype) for each in leaves]
+            if tree != self._taken or got != wanted:
+                raise UsageError(f"got arguments {got}, want {wanted}: layouts are chosen for one set of shapes")
+            return self._returned.unflatten(self._evaluate(leaves, chosen))
+
+        return relaid
 
     def hlo(self, config: Int8Array) -> str:
         """Text of the un-optimised HLO under one configuration, as :meth:`compile` takes it."""

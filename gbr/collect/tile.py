@@ -168,6 +168,72 @@ def collect(task: Task, settings: Settings) -> Quality:
     return Quality.of(read_graph(task.path), task.path.parent.name)
 
 
+class Kernel:
+    """One kernel of a family, ready to run under any tiles.
+
+    Parameters
+    ----------
+    family : Family
+    shape : Shape
+    seed : int
+        Of the operands.
+
+    Attributes
+    ----------
+    nest : Nest
+
+    Raises
+    ------
+    MissingLibraryError
+        If JAX is not installed.
+    """
+
+    def __init__(self, family: Family, shape: Shape, seed: int) -> None:
+        self.nest = family.nest(*shape)
+        self._family = family
+        self._stem = family.stem(shape)
+        rng = np.random.default_rng(seed)
+        self._operands = [_random(rng, operand) for operand in self.nest.operands]
+        self._output = _aligned(self.nest.output)
+        self._expected = _jax.run(family.program, self._operands)
+
+    def run_of(self, tiles: IntArray) -> partial[Any]:
+        """The kernel under one configuration, a callable without arguments."""
+        return partial(self._family.kernel, *self._operands, self._output, *map(np.uint64, tiles))
+
+    def check(self, run: partial[Any], tiles: IntArray) -> None:
+        """Run it once and compare the result with JAX's.
+
+        Raises
+        ------
+        CollectError
+            If they differ by more than rounding.
+        """
+        self._output.fill(np.nan)
+        run()
+        _check(self._output, self._expected, f"{self._stem}, tiles {'x'.join(map(str, tiles))}")
+
+
+def seed_of(stem: str, seed: int) -> int:
+    """Seed of one kernel's operands and tiles."""
+    return zlib.crc32(stem.encode()) ^ seed
+
+
+def kernel_graph(family: Family, shape: Shape, tiles: IntArray) -> dict[str, NDArray[Any]]:
+    """Arrays of a kernel's graph and of its configurations, named as TpuGraphs names them.
+
+    Raises
+    ------
+    MissingLibraryError
+        If JAX is not installed.
+    """
+    nest = family.nest(*shape)
+    graph = graph_arrays(_jax.hlo(family.program, nest.operands))
+    return {key: graph[key] for key in ("node_feat", "node_opcode", "edge_index")} | {
+        "config_feat": tile_config(nest, tiles)
+    }
+
+
 def measure_kernel(family: Family, shape: Shape, settings: Settings) -> dict[str, NDArray[Any]]:
     """Measure one kernel; the arrays of its file, named as TpuGraphs names them.
 
@@ -178,26 +244,15 @@ def measure_kernel(family: Family, shape: Shape, settings: Settings) -> dict[str
     MissingLibraryError
         If JAX is not installed.
     """
-    nest = family.nest(*shape)
-    stem = family.stem(shape)
-    graph = graph_arrays(_jax.hlo(family.program, nest.operands))
-    seed = zlib.crc32(stem.encode()) ^ settings.seed
-    rng = np.random.default_rng(seed)
-    operands = [_random(rng, operand) for operand in nest.operands]
-    output = _aligned(nest.output)
-    tiles = sample_tiles([loop.extent for loop in nest.loops], settings.configs, seed)
-    runs = [partial(family.kernel, *operands, output, *map(np.uint64, row)) for row in tiles]
-
-    expected = _jax.run(family.program, operands)
+    seed = seed_of(family.stem(shape), settings.seed)
+    kernel = Kernel(family, shape, seed)
+    tiles = sample_tiles([loop.extent for loop in kernel.nest.loops], settings.configs, seed)
+    runs = [kernel.run_of(row) for row in tiles]
     for run, row in zip(runs, tiles, strict=True):
-        output.fill(np.nan)
-        run()
-        _check(output, expected, f"{stem}, tiles {'x'.join(map(str, row))}")
-
+        kernel.check(run, row)
     timing = measure(runs, rounds=settings.rounds, seed=seed)
     return {
-        **{key: graph[key] for key in ("node_feat", "node_opcode", "edge_index")},
-        "config_feat": tile_config(nest, tiles),
+        **kernel_graph(family, shape, tiles),
         "config_runtime": timing.first,
         "config_runtime_normalizers": np.full(len(tiles), timing.first[0], np.int64),
         "config_runtime_repeat": timing.second,
