@@ -1,0 +1,241 @@
+"""``python -m gbr.tune``: search the configurations of a program for a fast one, measuring as few as possible."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from gbr import _cli
+from gbr._files import write_json
+from gbr.errors import TuneError, UsageError
+
+if TYPE_CHECKING:
+    from gbr.ranker import Ranker
+    from gbr.tune.loop import Found, Measure
+    from gbr.tune.space import Space
+    from gbr.tune.tuner import Tuner
+
+JOURNAL: Final = "journal.jsonl"
+RESULT: Final = "result.json"
+_SHOWN: Final = 5
+#: A replay gives the same second measurement every time.
+_ROUNDS: Final = {"replay": 2}
+_LONGEST_NAME: Final = 60
+
+Opened = tuple["Space", "AbstractContextManager[Measure]"]
+
+
+def _parser() -> _cli.Parser:
+    parser = _cli.parser(
+        "gbr.tune",
+        "Search the configurations of a program for a fast one, measuring as few as possible.\n"
+        "Every measurement is written down at once: the same command goes on where it was.",
+        epilog="spaces:\n"
+        "  tile:FAMILY_SHAPE        tiles of a kernel of gbr.collect, as in tile:matmul_nt_256x192x256\n"
+        "  layout:FAMILY_VARIANT    layouts of a program of gbr.collect, as in layout:resnet_nhwc\n"
+        "  layout:FILE.py:NAME      of your own: NAME() returns a function for JAX and a tuple of its arguments\n"
+        "  replay:GRAPH.npz         runtimes that were measured before, also of a folder of graphs",
+    )
+    parser.add_argument("--space", required=True, metavar="KIND:NAME", help="what to search, see below")
+    parser.add_argument(
+        "--model", type=Path, default=None, metavar="DIR", help="folder written by gbr.train, of the space's kind"
+    )
+    parser.add_argument(
+        "--budget", type=_positive, default=40, metavar="N", help="configurations to measure (default: 40)"
+    )
+    parser.add_argument("--seconds", type=_seconds, default=None, metavar="S", help="start no measurement after S")
+    parser.add_argument(
+        "--timeout", type=_seconds, default=60.0, metavar="S", help="longest that one may take (default: 60)"
+    )
+    parser.add_argument(
+        "--candidates", type=_positive, default=None, metavar="N",
+        help="configurations to choose from (default: 512 tiles, 1024 layouts, all of a replay)",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of candidates and proposals (default: 0)")
+    parser.add_argument(
+        "--out", type=Path, default=None, metavar="DIR", help="journal and result (default: runs/tune/<space>)"
+    )
+    _cli.add_json(parser)
+    return parser
+
+
+def _main(argv: Sequence[str] | None) -> None:
+    args = _parser().parse_args(argv)
+    kind, _, name = args.space.partition(":")
+    if kind not in ("tile", "layout", "replay") or not name:
+        raise UsageError(f"--space {args.space}: want tile:KERNEL, layout:PROGRAM or replay:GRAPH.npz")
+    if args.seed < 0:
+        raise UsageError(f"--seed: got {args.seed}, want a number from 0 on")
+    out = args.out or Path("runs") / "tune" / _folder(args.space)
+    model = _model(args.model)
+    if kind == "replay" and Path(name).is_dir():
+        results = _replays(Path(name), out, model, args)
+        if args.json:
+            _cli.emit_json(results)
+        else:
+            _show_all(results)
+        return
+    result, tuner, found = _search(kind, name, out, model, args)
+    if args.json:
+        _cli.emit_json(result)
+    else:
+        _show(tuner, found, unit=1e3 if kind != "replay" else 1.0)
+    _cli.note(f"journal and result are in {out}")
+
+
+def _search(
+    kind: str, name: str, out: Path, model: Ranker | None, args: argparse.Namespace
+) -> tuple[dict[str, Any], Tuner, Found]:
+    from gbr.tune.loop import search
+    from gbr.tune.tuner import Tuner
+
+    space, measuring = _opened(kind, name, args)
+    tuner = Tuner(space, model, seed=args.seed)
+    with measuring as measure, _cli.progress(min(args.budget, len(space)), "measuring") as advance:
+        found = search(
+            tuner,
+            measure,
+            budget=args.budget,
+            seconds=args.seconds,
+            journal=out / JOURNAL,
+            rounds=_ROUNDS.get(kind, 20),
+            told=lambda _config, _outcome: advance(1),
+        )
+    result = _result(tuner, found)
+    write_json(out / RESULT, result, TuneError)
+    return result, tuner, found
+
+
+def _opened(kind: str, name: str, args: argparse.Namespace) -> Opened:
+    """The space, and what measures it while it is entered."""
+    chosen = {"seed": args.seed} | ({} if args.candidates is None else {"candidates": args.candidates})
+    if kind == "replay":
+        from gbr.tune.replay import Replay
+
+        replay = Replay(Path(name))
+        return replay.space, nullcontext(replay)
+    from gbr.tune.child import Child
+
+    make: Callable[[], Any]
+    space: Space
+    if kind == "tile":
+        from gbr.tune.kernels import tile_space
+
+        space, make = tile_space(name, **chosen)
+    else:
+        from gbr.tune.programs import layout_space
+
+        space, make = layout_space(name, **chosen)
+    return space, Child(make, args.timeout)
+
+
+def _replays(folder: Path, out: Path, model: Ranker | None, args: argparse.Namespace) -> list[dict[str, Any]]:
+    paths = sorted(path for path in folder.glob("*.npz") if not path.name.startswith("."))
+    if not paths:
+        raise UsageError(f"--space replay:{folder}: holds no .npz file")
+    return [_search("replay", str(path), out / path.stem, model, args)[0] for path in paths]
+
+
+def _model(folder: Path | None) -> Ranker | None:
+    if folder is None:
+        return None
+    from gbr.ranker import Ranker
+
+    return Ranker.load(folder).set_params(n_jobs=1)  # type: ignore[no-any-return]
+
+
+def _result(tuner: Tuner, found: Found) -> dict[str, Any]:
+    space = tuner.space
+    return {
+        "space": space.name,
+        "fingerprint": space.fingerprint,
+        "configs": len(space),
+        "measured": found.measured,
+        "resumed": found.resumed,
+        "failed": {str(config): reason for config, reason in tuner.failures.items()},
+        "default": found.default,
+        "best": {**asdict(found.best), "choice": space.describe(found.best.config)},
+        "verdict": None if found.verdict is None else asdict(found.verdict),
+        "use": {"config": found.config, "choice": space.describe(found.config)},
+        "seconds": found.seconds,
+    }
+
+
+def _show(tuner: Tuner, found: Found, unit: float) -> None:
+    space = tuner.space
+    rows = [
+        (place, _words(space.describe(best.config)), best.runtime / unit, _ratio(found.default, best.runtime))
+        for place, best in enumerate(tuner.leaders(_SHOWN), 1)
+    ]
+    runtime = "µs" if unit > 1 else "runtime"
+    _cli.table(f"{space.name}: {found.measured} of {len(space)} measured", ("", "choice", runtime, "speed"), rows)
+    for reason in list(tuner.failures.values())[:_SHOWN]:
+        print(f"failed: {reason}")
+    print(_verdict(found))
+
+
+def _verdict(found: Found) -> str:
+    verdict = found.verdict
+    if found.default is None:
+        return "The default failed or is not known: there is nothing to compare with."
+    if verdict is None:
+        return "Nothing but the default could be measured."
+    told = f"{verdict.speedup:.3f} times as fast ({verdict.low:.3f} to {verdict.high:.3f})"
+    if verdict.faster:
+        return f"Faster than the default: {told}, measured anew in {verdict.rounds} turns."
+    return f"The default is already best, within noise: the best of the others is {told}."
+
+
+def _show_all(results: Sequence[dict[str, Any]]) -> None:
+    rows = [
+        (each["space"], each["measured"], each["best"]["config"], _ratio(each["default"], each["best"]["runtime"]))
+        for each in results
+    ]
+    _cli.table("Replayed", ("graph", "measured", "best", "speed"), rows)
+
+
+def _ratio(default: float | None, runtime: float) -> float | None:
+    return None if default is None else default / runtime
+
+
+def _words(choice: dict[str, Any]) -> str:
+    if not choice:
+        return "all left to the compiler"
+    words = " ".join(f"{name}={value}".replace(" ", "") for name, value in choice.items())
+    return words if len(words) <= _LONGEST_NAME else f"{len(choice)} choices, see {RESULT}"
+
+
+def _folder(space: str) -> str:
+    kind, _, name = space.partition(":")
+    return f"{kind}-{Path(name.replace(':', '-')).name.removesuffix('.npz')}"
+
+
+def _positive(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, want a whole number from 1 on")
+    return number
+
+
+def _seconds(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"got {text!r}, want a number of seconds above 0")
+    return number
+
+
+main = _cli.command(_main)
+
+if __name__ == "__main__":
+    sys.exit(main(None))
