@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +22,8 @@ from gbr.errors import GbrError
 Report = Callable[[int, int | None], None]
 
 _LEFTOVER_SECONDS: Final = 24 * 3600
+#: Machine and process in the name of an unfinished file.
+_WRITER: Final = re.compile(r"\.([0-9a-f]{8})-([0-9]+)-[^.]*\.part$")
 #: What a disk needs besides the files: folders, rounding, other programs.
 _SPARE: Final = 1 << 26
 
@@ -34,7 +40,8 @@ def replacing(path: Path, error: type[GbrError] = GbrError) -> Iterator[Path]:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        writer = f"{_machine()}-{os.getpid()}-"
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.{writer}", suffix=".part", dir=path.parent)
         os.close(handle)
         os.chmod(name, 0o666 & ~_umask())
     except OSError as fault:
@@ -56,16 +63,47 @@ def write_json(path: Path, value: Any, error: type[GbrError] = GbrError) -> None
         part.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def sweep(folder: Path, name: str) -> None:
+def sweep(folder: Path, name: str = "*") -> None:
     """Delete what killed runs left unfinished of files that :func:`replacing` was to write.
 
-    ``name`` is a pattern of :mod:`glob`.
+    A process of this machine is known to be gone; one of another machine is taken to be after a day.
+
+    Parameters
+    ----------
+    folder : Path
+        Need not exist.
+    name : str
+        Pattern of :mod:`glob`, of the files that were to be.
     """
-    old = time.time() - _LEFTOVER_SECONDS
     for part in folder.glob(f".{name}.*.part"):
         with suppress(OSError):
-            if part.stat().st_mtime < old:
+            if _is_abandoned(part):
                 part.unlink()
+
+
+def _is_abandoned(part: Path) -> bool:
+    writer = _WRITER.search(part.name)
+    if writer and writer[1] == _machine() and os.name == "posix":
+        try:
+            os.kill(int(writer[2]), 0)  # asks only
+        except ProcessLookupError:
+            return True
+        except OSError:  # somebody else's, alive
+            return False
+    return part.stat().st_mtime < time.time() - _LEFTOVER_SECONDS
+
+
+@cache
+def _machine() -> str:
+    """Eight hex digits that tell machines apart which share a folder."""
+    return hashlib.sha256(f"{socket.gethostname()} {_boot()}".encode()).hexdigest()[:8]
+
+
+def _boot() -> str:
+    """What changes when process numbers begin anew: a start of the machine, or of a container."""
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
+    return ""
 
 
 def require_space(folder: Path, needed: int, what: str, error: type[GbrError] = GbrError) -> None:

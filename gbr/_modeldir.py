@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from gbr._files import replacing, write_json
+from gbr._files import replacing, sweep, write_json
 from gbr.errors import ModelError
 
 MANIFEST: Final = "manifest.json"
+_MODEL_FILE: Final = re.compile(r"model-[0-9a-f]{12}\.[a-z]+")
 FORMAT: Final = "gbr-ranker"
 FORMAT_VERSION: Final = 3
 
@@ -30,15 +32,21 @@ def write(folder: Path, data: bytes, suffix: str, about: dict[str, Any]) -> None
     """
     digest = hashlib.sha256(data).hexdigest()
     name = f"model-{digest[:12]}{suffix}"
-    before = _model_name(folder)
+    sweep(folder)
     with replacing(folder / name, ModelError) as part:
         part.write_bytes(data)
     head = {"format": FORMAT, "format_version": FORMAT_VERSION}
     body = {"model": {"file": name, "bytes": len(data), "sha256": digest}}
     write_json(folder / MANIFEST, head | about | body, ModelError)
-    if before and before != name:
-        with suppress(OSError):
-            (folder / before).unlink()
+    for other in folder.glob("model-*"):
+        if other.name != name and is_model_file(other.name):  # of a model before, or of a run that was killed
+            with suppress(OSError):
+                other.unlink()
+
+
+def is_model_file(name: str) -> bool:
+    """Whether a file is a model's, whatever its folder's manifest says of it."""
+    return _MODEL_FILE.fullmatch(name) is not None
 
 
 def read(folder: Path) -> tuple[bytes, dict[str, Any]]:
@@ -85,11 +93,3 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             "use the gbr that wrote it, or train again"
         )
     return manifest
-
-
-def _model_name(folder: Path) -> str | None:
-    try:
-        entry = read_manifest(folder)["model"]
-        return entry["file"] if Path(entry["file"]).name == entry["file"] else None
-    except (ModelError, KeyError, TypeError):
-        return None

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gbr import check_features
+from gbr._files import sweep
 from gbr._layout_build import LayoutColumns
 from gbr._pool import Advance, Progress, cores, in_processes
 from gbr.errors import DataError, UsageError
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 #: A process takes about three seconds to start; fewer graphs than this are not worth another one.
 _GRAPHS_PER_PROCESS: Final = {"tile": 64, "layout": 2}
 _SECONDS_BETWEEN_RECORDS: Final = 5.0
-_LEFTOVER_SECONDS: Final = 24 * 3600
 
 Features = tuple["Schema", NDArray[np.float32], NDArray[np.int64]]
 
@@ -272,12 +272,12 @@ def _begin(store: FeatureStore, described: Mapping[str, Any], files: Mapping[str
 
 def _sweep(folder: Path, stems: Container[str]) -> None:
     """Delete features of graphs that are gone, and what a killed build left unfinished."""
-    old = time.time() - _LEFTOVER_SECONDS
-    for path in [*folder.glob("*.parquet"), *folder.glob(".*.part")]:
+    for path in folder.glob("*.parquet"):
         with suppress(OSError):
-            unfinished = path.suffix == ".part"
-            if path.stat().st_mtime < old if unfinished else path.stem not in stems:
+            if path.stem not in stems:
                 path.unlink()
+    sweep(folder)
+    sweep(folder.parent)
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:

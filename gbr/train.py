@@ -356,6 +356,8 @@ def claim(out: Path) -> None:
         raise UsageError(f"--out {out}: {nearest} cannot be written; name a folder you may write to")
     if not out.exists() or not any(out.iterdir()):
         return
+    if all(_modeldir.is_model_file(path.name) or path.suffix == ".part" for path in out.iterdir()):
+        return  # a run that was killed as it wrote its model
     try:
         _modeldir.read_manifest(out)
     except GbrError:

@@ -2,11 +2,15 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from gbr._files import replacing, write_json
+from gbr._files import replacing, sweep, write_json
 from gbr.errors import DataError, GbrError, StoreError
 
 
@@ -79,3 +83,35 @@ def test_json_never_holds_nan(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "out.json", {"tau": float("nan")})
     assert json.loads((tmp_path / "out.json").read_text()) == {"tau": 1.0}
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from gbr._files import replacing
+with replacing(Path(sys.argv[1])) as part:
+    part.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_left_is_swept_at_once(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "a.json"], check=False)
+    assert done.returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    assert left.name.endswith(".part")
+    with replacing(tmp_path / "b.json") as mine:
+        sweep(tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == [mine.name]
+    assert os.listdir(tmp_path) == ["b.json"]
+
+
+def test_what_another_machine_began_is_swept_after_a_day(tmp_path: Path) -> None:
+    for name, age in ((".a.json.01234567-1-x.part", 60), (".b.json.01234567-1-x.part", 90_000), ("c.part", 90_000)):
+        (tmp_path / name).write_text("half")
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    sweep(tmp_path, "a.json")
+    sweep(tmp_path / "nowhere")
+    assert len(os.listdir(tmp_path)) == 3
+    sweep(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == [".a.json.01234567-1-x.part", "c.part"]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -226,6 +228,17 @@ def test_out_takes_only_new_empty_or_gbr_folders(root: Path, run: Path, tmp_path
     with pytest.raises(UsageError, match="is a file; name a folder"):
         command.claim(tmp_path / "file")
     command.claim(run)
+
+
+def test_a_run_that_was_killed_as_it_wrote_its_model_is_begun_again(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model-0123456789ab.txt").write_text("tree")
+    (tmp_path / "run" / ".manifest.json.01234567-1-x.part").write_text("{")
+    os.utime(tmp_path / "run" / ".manifest.json.01234567-1-x.part", (0, 0))
+    out = trained(root, out=tmp_path / "run")
+    assert {re.sub("[0-9a-f]{12}", "N", path.name) for path in out.iterdir()} == {
+        "manifest.json", "metrics.json", "model-N.zip",
+    }  # fmt: skip
 
 
 def test_a_run_is_replaced_whole(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gbr._cli import Parser, add_json, add_splits, command, emit_json, note, parser, progress, table
+from gbr._files import sweep
 from gbr.subsets import SPLITS
 
 if TYPE_CHECKING:
@@ -103,6 +104,8 @@ def _tile(args: argparse.Namespace) -> None:
         return
     names = None if args.families is None else [name.strip() for name in args.families.split(",") if name.strip()]
     todo = tile.tasks(names, args.split or SPLITS, args.out)
+    for folder in {task.path.parent for task in todo}:
+        sweep(folder)
     missing = [task for task in todo if not task.path.exists()]
     if len(missing) < len(todo):
         note(
@@ -137,6 +140,8 @@ def _layout(args: argparse.Namespace) -> None:
         return
     names = None if args.programs is None else [name.strip() for name in args.programs.split(",") if name.strip()]
     todo = layouts.tasks(names, args.split or SPLITS, args.out)
+    for folder in {task.path.parent for task in todo}:
+        sweep(folder)
     missing = [task for task in todo if not task.path.exists()]
     if len(missing) < len(todo):
         note(
