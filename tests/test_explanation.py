@@ -72,6 +72,11 @@ def layouts(tmp_path_factory: pytest.TempPathFactory) -> Known:
     return known(root, "layout:cpu:random", UNSEEN)
 
 
+@pytest.fixture(scope="module")
+def explained(layouts: Known) -> Explanation:
+    return explain(layouts.fit(), layouts.path, 3)
+
+
 def check_sums(found: Explanation, ranker: Ranker, path: Path) -> None:
     scores = ranker.predict_graph(path)
     own, other = found.configs
@@ -196,29 +201,27 @@ def test_exchanging_a_node_is_what_a_file_with_the_other_layouts_says(layouts: K
         assert [tensor.role for tensor in node.tensors] == roles
 
 
-def test_copies_are_named_by_their_nodes(layouts: Known) -> None:
-    found = explain(layouts.fit(), layouts.path, 3)
-    edge = next(copy for copy in found.copies if copy.kind == "edge")
+def test_copies_are_named_by_their_nodes(explained: Explanation) -> None:
+    edge = next(copy for copy in explained.copies if copy.kind == "edge")
     assert edge.what == "dot.172 -> dot.359 input: layouts disagree"
     assert edge.nbytes == (4 * 4 * 96 * 128, 0)
-    sizes = [abs(copy.nbytes[0] - copy.nbytes[1]) for copy in found.copies]
+    sizes = [abs(copy.nbytes[0] - copy.nbytes[1]) for copy in explained.copies]
     assert sizes == sorted(sizes, reverse=True)
-    assert all(copy.nbytes[1] == 0 for copy in found.copies)  # the compiler's own layouts copy nothing
-    dot = next(node for node in found.nodes if node.name == "dot.273")
+    assert all(copy.nbytes[1] == 0 for copy in explained.copies)  # the compiler's own layouts copy nothing
+    dot = next(node for node in explained.nodes if node.name == "dot.273")
     assert [(tensor.role, tensor.shape, tensor.layouts) for tensor in dot.tensors] == [
         ("output", "f32[4,96,64]", ("{0,2,1}", None)),
         ("input", "f32[4,96,256]", ("{1,2,0}", None)),
         ("kernel", "f32[64,256]", ("{0,1}", None)),
     ]
     assert dot.tensors[0].minor == (4, 64)
-    copied = next(column for column in found.columns if column.name.startswith("copies.") and column.behind)
-    assert {name for name, _ in copied.behind} <= {node.name for node in found.nodes}
+    copied = next(column for column in explained.columns if column.name.startswith("copies.") and column.behind)
+    assert {name for name, _ in copied.behind} <= {node.name for node in explained.nodes}
 
 
-def test_plain_values_are_cut_to_the_first_few(layouts: Known) -> None:
-    found = explain(layouts.fit(), layouts.path, 3)
-    whole, few = found.as_dict(), found.as_dict(2)
-    assert len(whole["nodes"]) == found.n_parts
+def test_plain_values_are_cut_to_the_first_few(explained: Explanation) -> None:
+    whole, few = explained.as_dict(), explained.as_dict(2)
+    assert len(whole["nodes"]) == explained.n_parts
     assert {key for key in whole if whole[key] != few[key]} == {"columns", "nodes", "copies"}
     assert [len(few[key]) for key in ("columns", "nodes", "copies")] == [2, 2, 2]
 
