@@ -41,7 +41,9 @@ class State:
         self._all: dict[str, Any] = {}
         if self._path.is_file():
             try:
-                self._all = json.loads(self._path.read_text(encoding="utf-8"))["collections"]
+                told = json.loads(self._path.read_text(encoding="utf-8"))
+                # Another version has other models, and so other figures.
+                self._all = told["collections"] if told["gbr"] == __version__ else {}
             except (OSError, ValueError, KeyError, TypeError) as fault:
                 raise GbrError(
                     f"{self._path}: cannot be read ({type(fault).__name__}); remove it: models and features stay"
@@ -62,6 +64,14 @@ class State:
         """Figures that were made of just this; None where there are none."""
         found = self._of(name)
         return found["valid"] if found.get("made_of") == made_of else None
+
+    def known(self) -> dict[str, dict[str, Any]]:
+        """Collections that have figures: ``valid`` and ``seconds`` of each."""
+        return {
+            name: {"valid": found["valid"], "seconds": dict(found["seconds"])}
+            for name, found in self._all.items()
+            if "valid" in found
+        }
 
     def keep(self, name: str, made_of: Mapping[str, str], valid: dict[str, Any]) -> None:
         """Keep figures."""

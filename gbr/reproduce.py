@@ -100,7 +100,8 @@ class Work:
 def reproduce(names: Sequence[str], work: Work, confirm: Callable[[str], None] = lambda told: None) -> dict[str, Any]:
     """Fetch, build, train and evaluate; whatever was done before, by an earlier call, is not done again.
 
-    The table is written anew after each collection, so that an interrupted call leaves what it has.
+    The table is written anew after each collection, so that an interrupted call leaves what it has; it also holds the
+    collections of earlier calls.
 
     Parameters
     ----------
@@ -122,15 +123,20 @@ def reproduce(names: Sequence[str], work: Work, confirm: Callable[[str], None] =
     GbrError
         As the steps raise it, and where the disk has not enough room.
     """
+    from gbr import _done
+
     for name in names:
         train.claim(work.run(name))
     _say_and_confirm(names, work, confirm)
     if any(name.startswith("layout:") for name in names):
         get_indices(work.place)
-    results: dict[str, Any] = {"gbr": __version__, "collections": {}}
+    known = _done.State(work.out).known()
+    found = {name: one | {"model": str(work.run(name))} for name, one in known.items() if name not in names}
+    results: dict[str, Any] = {"gbr": __version__}
     for name in names:
         get_graphs(work.pieces(name), work.place)
-        results["collections"][name] = _collection(Subset(name), work)
+        found[name] = _collection(Subset(name), work)
+        results["collections"] = {name: found[name] for name in _claims.COLLECTIONS if name in found}
         results["rows"] = _claims.rows(results)
         _write(results, work.out)
     if work.submission:

@@ -157,6 +157,11 @@ def test_from_nothing_to_the_table_over_an_interrupt(
     assert "nobody is there to ask" in capsys.readouterr().err
     assert command.main(line(tmp_path, mirror, "--subset", "tile", "--yes")) == 0
     assert trained[5:] == ["tile:xla"]
+    # The table keeps what other calls found.
+    assert (out / "results.md").read_text().count("\n| layout:") == 4
+    assert _done.State(out).known().keys() == set(COLLECTIONS)
+    (out / "state.json").write_text((out / "state.json").read_text().replace(f'"gbr": "{__version__}"', '"gbr": "0"'))
+    assert _done.State(out).known() == {}
 
 
 def test_archives_that_were_fetched_by_other_means(
