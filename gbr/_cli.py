@@ -7,6 +7,7 @@ import functools
 import io
 import json
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -42,13 +43,30 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}; see `{self.prog} --help`")
 
 
+class _Folded(argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of a description apart, and folds those that are too long; never a command to be copied."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(indent + folded for line in text.splitlines() for folded in _folded(line, width))
+
+
+def _folded(line: str, width: int) -> list[str]:
+    if "python -m" in line or len(line) <= width:
+        return [line]
+    begin = re.match(r" *(?:\S+ {2,})?", line)  # a name in a list, behind which its text goes on
+    hang = " " * (begin.end() if begin else 0)
+    return textwrap.wrap(
+        line, width, subsequent_indent=hang, break_long_words=False, break_on_hyphens=False, drop_whitespace=True
+    )
+
+
 def parser(module: str, description: str, epilog: str | None = None) -> Parser:
     """Make the parser of the command ``python -m <module>``."""
     return Parser(
         prog=f"python -m {module}",
         description=description,
         epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Folded,
         allow_abbrev=False,
     )
 

@@ -161,6 +161,18 @@ def test_work_without_an_end_spins_on_a_terminal(capsys: Capture, monkeypatch: p
     assert capsys.readouterr().out == ""
 
 
+def test_long_lines_of_a_description_are_folded_and_commands_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "62")
+    command = "Example: python -m gbr.x --models a/very/long/path another/long/path --out submission.csv"
+    listed = "  tile:FAMILY    tiles of a kernel, as many as there are in a file of that name"
+    told = _cli.parser("gbr.x", "A sentence. " * 8, f"{listed}\n{command}").format_help().splitlines()
+    assert command in told
+    assert max(len(line) for line in told if line != command) <= 62
+    first = next(number for number, line in enumerate(told) if line.startswith("  tile:FAMILY    "))
+    assert told[first + 1].startswith(" " * 17)
+    assert " ".join(" ".join(told[first : first + 2]).split()) == " ".join(listed.split())
+
+
 @pytest.mark.parametrize("columns", [40, 80, 200])
 def test_a_listing_fits_the_terminal_and_loses_nothing(
     columns: int, capsys: Capture, monkeypatch: pytest.MonkeyPatch
