@@ -1,7 +1,7 @@
 """Dictionary coding of layout configurations: a node takes few distinct rows, however many configurations there are.
 
-A row is 18 float32 slots, as files have them: nine machine words, compared as they are.  Its values are looked at only
-when it is seen for the first time.  Rows of all nodes are numbered together in order of appearance, so tables indexed
+A row is 18 float32 slots, as files have them; one that is known is found by what the slots hold, and one that is not is
+compared as nine machine words.  Rows of all nodes are numbered together in order of appearance, so tables indexed
 by them grow at their end; a configuration becomes one number per node.
 """
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from features._jit import kernel
 from features.hlo import LAYOUT_CONFIG, MAX_RANK
-from features.layout_bytes import ByteRows
+from features.layout_bytes import KnownRows
 
 IntArray = NDArray[np.int64]
 Codes = NDArray[np.uint32]
@@ -26,8 +26,8 @@ _WORDS = _WIDTH // 2
 #: Chains of rows per node: with the usual two to nine rows most chains hold one.
 _CHAIN_BITS = 6
 _FIRST_ROWS = 1024
-#: Configurations of bytes that are taken for new, and coded as files are, after one with an unknown row.
-_AFTER_UNKNOWN = 32
+#: Configurations that are looked up at once; after one with an unknown row the others are taken for new.
+_AT_ONCE = 32
 _WHOLE, _FULL, _INVALID = 0, 1, 2
 
 
@@ -143,7 +143,7 @@ class RowTable:
         self._counts = np.zeros(0, np.int64)
         self._following = np.zeros(0, np.int32)
         self._marks = np.zeros((0, 2), np.uint64)
-        self._bytes = ByteRows(n_nodes, self._factors[:2])
+        self._known = KnownRows(n_nodes)
         self._grow(_FIRST_ROWS)
 
     def __len__(self) -> int:
@@ -168,21 +168,18 @@ class RowTable:
         ValueError
             For a value that is no whole number in -1 … 5.
         """
-        codes = np.zeros(block.shape[:2], np.uint32)
-        digests = np.zeros((len(block), 2), np.uint64)
-        if block.dtype != np.int8:
-            self._encode(block, codes, digests, 0)
-            return codes, digests
-        rows: NDArray[np.int8] = np.ascontiguousarray(block, np.int8)
-        at = 0
-        while at < len(rows):
-            if len(self._bytes) < len(self):
-                self._bytes.learn(self._unpacked(len(self._bytes)), self.owner)
-            known = slice(at, at + self._bytes.lookup(rows[at:], codes[at:]))
-            digests[known] = self.tally(codes[known])
-            fresh = slice(known.stop, known.stop + _AFTER_UNKNOWN)
-            self._encode(rows[fresh], codes[fresh], digests[fresh], fresh.start)
-            at = fresh.stop
+        codes = np.empty(block.shape[:2], np.uint32)
+        digests = np.empty((len(block), 2), np.uint64)
+        rows: NDArray[Any] = np.ascontiguousarray(block, np.int8 if block.dtype == np.int8 else np.float32)
+        for first in range(0, len(rows), _AT_ONCE):
+            part = slice(first, first + _AT_ONCE)
+            if len(self._known) < len(self):
+                self._known.learn(self._unpacked(len(self._known)), self.owner)
+            done = first + self._known.lookup(rows[part], codes[part])
+            digests[first:done] = self.tally(codes[first:done])
+            if done < min(part.stop, len(rows)):
+                rest = slice(done, part.stop)
+                self._encode(rows[rest], codes[rest], digests[rest], done)
         return codes, digests
 
     def _encode(self, block: NDArray[Any], codes: Codes, digests: NDArray[np.uint64], first: int) -> None:
