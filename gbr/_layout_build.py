@@ -34,7 +34,7 @@ ROWS_PER_GROUP: Final = 4096
 _CODES_AT_ONCE: Final = 1 << 18
 #: Batches per worker that wait or are worked on.
 _BATCHES_AHEAD: Final = 4
-_SPOOL_BYTES: Final = 8 << 20
+_SPOOL_BYTES: Final = 1 << 20
 
 FloatArray = NDArray[np.float32]
 _Item = TypeVar("_Item")
