@@ -43,6 +43,7 @@ def main() -> None:
     arguments.add_argument("--trees", type=int, default=300, metavar="N")
     arguments.add_argument("--seeds", type=int, default=3, metavar="N")
     arguments.add_argument("--jobs", type=int, default=None, metavar="N")
+    arguments.add_argument("--log", type=Path, metavar="FILE", help="keep every fit here, and take those that are")
     args = arguments.parse_args()
     subset = resolve(args.subset, args.data)
     store, _ = _runs.ready_store(subset, args.data, args.store, ("train", "valid"), args.jobs)
@@ -50,29 +51,46 @@ def main() -> None:
     rows, target = distinct(train)
     indptr = indptr_of(train, rows)
 
-    def taus(most: int, policy: str) -> tuple[float, float]:
-        found = []
-        for seed in range(args.seeds):
+    known = logged(args.log)
+
+    def tau(most: int, policy: str, seed: int) -> float:
+        if (most, policy, seed) not in known:
             kept = sample(target, indptr, most, policy, seed)
             learnt = Rows(train.X[rows[kept]], target[kept], np.searchsorted(kept, indptr))
             ranker = Ranker(args.backend, n_estimators=args.trees, random_state=seed, n_jobs=args.jobs)
-            found.append(mean_tau(ranker.fit_rows(learnt, None), valid))
-            print(most, policy, seed, found[-1], flush=True)
-        return float(np.mean(found)), float(np.std(found))
+            known[most, policy, seed] = mean_tau(ranker.fit_rows(learnt, None), valid)
+            line = f"{most} {policy} {seed} {known[most, policy, seed]}"
+            print(line, flush=True)
+            if args.log:
+                with args.log.open("a") as log:
+                    log.write(f"{line}\n")
+        return known[most, policy, seed]
 
-    largest = int(np.diff(indptr).max())
-    table: list[list[Any]] = []
-    for most in map(int, args.rows.split(",")):
-        figures = [taus(most, policy) for policy in POLICIES]
-        table.append([str(most), *(f"{mean:.3f} ± {spread:.3f}" for mean, spread in figures)])
-    mean, spread = taus(largest, POLICIES[0])
-    table.append(["all", *[f"{mean:.3f} ± {spread:.3f}"] * len(POLICIES)])
+    def told(most: int, policy: str) -> str:
+        found = [tau(most, policy, seed) for seed in range(args.seeds)]
+        return f"{np.mean(found):.3f} ± {np.std(found):.3f}"
+
     text = TEXT.format(
         subset=subset.name, train=len(train), valid=len(valid), size=np.median(np.diff(indptr)), trees=args.trees,
         backend=args.backend, seeds=args.seeds,
     )  # fmt: skip
     on = machine("numpy", "lightgbm", "xgboost-cpu")
-    publish("sampling", "Learning from few rows of every graph", text, ("rows per graph", *POLICIES), table, on)
+    last = ["all", *[told(int(np.diff(indptr).max()), POLICIES[0])] * len(POLICIES)]
+    table: list[list[Any]] = []
+    for most in map(int, args.rows.split(",")):
+        table.append([str(most), *(told(most, policy) for policy in POLICIES)])
+        # After every line: an interrupted bench leaves what it has.
+        publish(
+            "sampling", "Learning from few rows of every graph", text, ("rows per graph", *POLICIES), [*table, last], on
+        )
+
+
+def logged(log: Path | None) -> dict[tuple[int, str, int], float]:
+    """Tau by rows, policy and seed, of an earlier run."""
+    if log is None or not log.exists():
+        return {}
+    lines = [line.split() for line in log.read_text().splitlines()]
+    return {(int(most), policy, int(seed)): float(found) for most, policy, seed, found in lines}
 
 
 if __name__ == "__main__":

@@ -44,8 +44,8 @@ from, as many of each slate, as `gbr.train` does where bins of all rows do not f
 chosen rows of each and bins them. No row is on disk: a slate is made, and made again, from its seed when it is asked
 for (*read*; it stands for reading the store). Each fit is a process of its own; *peak* is the most memory it had at
 once, *bytes a value* the rise of that since the line above over the rise of learnt rows times columns. *bin* chooses
-bins and bins the learnt rows, *round* is the mean of {rounds}. All times are of the CPU, with {threads} threads, so
-that other work on the machine does not count."""
+bins and bins the learnt rows, *round* is the mean of {rounds}. All times are of the CPU, with {threads} threads:
+waiting for other work does not count, but caches that other work empties do."""
 BEYOND = """\
 A line through the largest two sizes, for {whole:,} learnt rows, and for what `gbr.train --memory {memory:g}` makes of
 any collection that is larger: it learns from at most so many rows that their bins fit twice the memory, as many of each
