@@ -12,8 +12,8 @@ from gbr import labels
 from gbr._backend import REGRESSED, Rows, ValidTau, loading, refusals, reject, sub_slates
 from gbr._batches import StreamedMatrix
 from gbr._checks import Matrix
-from gbr._pairs import anchors_of, beside, differences, wins
 from gbr._forest import lightgbm_text
+from gbr._pairs import anchors_of, beside, differences, wins
 from gbr._settings import ROW_SHARE, Settings, column_share
 
 with loading("LightGBM", "lightgbm"):
