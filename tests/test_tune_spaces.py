@@ -1,0 +1,189 @@
+"""Tiles and layouts measured on this machine, the command, and what docs/tuning.md shows."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gbr.errors import CollectError, UsageError
+from gbr.tune import Child, Tuner, layout_space, search, tile_space, tune_layout
+from gbr.tune.__main__ import main
+from tests.collection import write_collection
+
+pytest.importorskip("jax")
+
+from gbr.collect import kernels
+from gbr.collect.relayout import Relayout
+from gbr.collect.timer import pinned
+from gbr.tune.programs import named
+
+ROOT = Path(__file__).parents[1]
+PROGRAM = """
+import jax.numpy as jnp
+import numpy as np
+
+def product():
+    rng = np.random.default_rng(0)
+    return lambda a, b: {"twice": 2 * jnp.tanh(a @ b)}, (rng.random((24, 16)), rng.random((16, 8)))
+
+def nothing():
+    return 3
+"""
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("program") / "mine.py"
+    path.write_text(PROGRAM)
+    return f"{path}:product"
+
+
+class TestTiles:
+    def test_a_kernel_is_measured_in_a_child(self, tmp_path: Path) -> None:
+        space, task = tile_space("sum_major_96x80", candidates=12)
+        assert space.describe(0) == {"kept": 80, "reduced": 96} or set(space.describe(0).values()) == {80, 96}
+        with Child(task, timeout=60.0) as child:
+            found = search(Tuner(space), child, budget=4, rounds=2, journal=tmp_path / "journal.jsonl")
+        assert (found.measured, found.failed) == (4, 0)
+        assert found.default is not None
+        assert found.default > 100  # nanoseconds
+
+    def test_a_wrong_kernel_fails(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        _space, task = tile_space("sum_major_96x80", candidates=4)
+        wrong = replace(kernels.FAMILIES["sum_major"], kernel=lambda *args: args[1].fill(1))
+        monkeypatch.setitem(kernels.FAMILIES, "sum_major", wrong)
+        with pinned(), pytest.raises(CollectError, match="off by"):
+            task()(1)
+
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("matmul", "want FAMILY_SHAPE such as"),
+            ("nothing_3x4", "families: matmul"),
+            ("sum_major_3", "shape '3', want 2 numbers above 0"),
+            ("sum_major_3x0", "shape '3x0', want 2 numbers above 0"),
+        ],
+    )
+    def test_what_is_no_kernel(self, name: str, message: str) -> None:
+        with pytest.raises(UsageError, match=message):
+            tile_space(name)
+
+
+class TestLayouts:
+    def test_a_function_in_hand(self, tmp_path: Path) -> None:
+        import jax
+
+        function, args = named("dlrm_interaction")
+        with pinned():
+            tuned = tune_layout(function, args, budget=4, candidates=8, journal=tmp_path / "journal.jsonl")
+        assert tuned.found.measured == 4
+        assert "default" in str(tuned)
+        for got, want in zip(
+            jax.tree.leaves(jax.jit(tuned.function)(*args)), jax.tree.leaves(function(*args)), strict=True
+        ):
+            np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-4)
+
+    def test_a_function_under_layouts_is_the_same_function(self, program: str) -> None:
+        import jax
+
+        function, args = named(program)
+        relayout = Relayout(function, args)
+        config = np.full((len(relayout.sites), 18), -1, np.int8)
+        config[0, :2] = config[0, 6:8] = (0, 1)
+        relaid = relayout.function(config)
+        assert relaid(*args).keys() == {"twice"}
+        np.testing.assert_allclose(jax.jit(relaid)(*args)["twice"], function(*args)["twice"], rtol=1e-5)
+        assert "{0,1}" in str(jax.jit(relaid).lower(*args).as_text("hlo")).replace(" ", "")
+        for other in ((args[0],), (args[0][:8], args[1]), (args[0].astype(np.int32), args[1])):
+            with pytest.raises(UsageError, match="layouts are chosen for one set of shapes"):
+                relaid(*other)
+
+    def test_a_program_of_a_file_is_measured_in_a_child(self, program: str) -> None:
+        space, task = layout_space(program, candidates=6)
+        assert space.describe(0) == {}
+        assert all(name.startswith("dot ") for name in space.describe(1))
+        with Child(task, timeout=120.0) as child:
+            found = search(Tuner(space), child, budget=3, rounds=2)
+        assert (found.measured, found.failed) == (3, 0)
+
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("resnet", "no such program; want FILE.py:NAME or one of lenet_nhwc"),
+            ("nowhere.py:f", "nowhere.py: no such Python file"),
+            ("{}:nothing", "TypeError: .*want a function that takes nothing"),
+            ("{}:absent", "AttributeError: .*want a function that takes nothing"),
+        ],
+    )
+    def test_what_is_no_program(self, program: str, name: str, message: str) -> None:
+        with pytest.raises(UsageError, match=message):
+            named(name.format(program.rpartition(":")[0]))
+
+
+class TestCommand:
+    def test_a_replay_resumes_and_tells(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        root = write_collection(tmp_path, {"test": 2}, n_configs=24)
+        graph = sorted((root / "npz/tile/cpu/test").glob("*.npz"))[0]
+        arguments = ["--space", f"replay:{graph}", "--out", str(tmp_path / "out"), "--json"]
+        assert main([*arguments, "--budget", "6"]) == 0
+        first = json.loads(capsys.readouterr().out)
+        assert main([*arguments, "--budget", "9"]) == 0
+        second = json.loads(capsys.readouterr().out)
+        assert (first["measured"], second["measured"], second["resumed"]) == (6, 9, 6)
+        assert second["best"]["runtime"] <= first["best"]["runtime"]
+        assert json.loads((tmp_path / "out" / "result.json").read_text()) == second
+        assert main([*arguments[:-1], "--budget", "9"]) == 0
+        told = capsys.readouterr().out
+        assert "9 of 24 measured" in told
+        assert "Faster than the default: " in told or "The default is already best, within noise" in told
+
+    def test_a_folder_is_replayed_graph_by_graph(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        root = write_collection(tmp_path, {"test": 2}, n_configs=12)
+        folder = root / "npz/tile/cpu/test"
+        arguments = ["--space", f"replay:{folder}", "--budget", "3", "--out", str(tmp_path / "out")]
+        assert main([*arguments, "--json"]) == 0
+        assert [each["measured"] for each in json.loads(capsys.readouterr().out)] == [3, 3]
+        assert len(list((tmp_path / "out").glob("*/journal.jsonl"))) == 2
+        assert main(arguments) == 0
+        assert "Replayed" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("arguments", "message", "status"),
+        [
+            (["--space", "cake:3"], "want tile:KERNEL, layout:PROGRAM or replay:GRAPH.npz", 2),
+            (["--space", "replay:absent.npz"], "absent.npz", 1),
+            (["--space", "tile:nothing_3x4"], "nothing_3x4: want FAMILY_SHAPE", 2),
+            (["--space", "tile:sum_major_8x8", "--budget", "0"], "want a whole number from 1 on", 2),
+            (["--space", "tile:sum_major_8x8", "--timeout", "-1"], "want a number of seconds above 0", 2),
+            (["--space", "replay:absent.npz", "--model", "absent"], "absent", 1),
+        ],
+    )
+    def test_what_is_wrong_is_one_line(
+        self, arguments: list[str], message: str, status: int, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(arguments) == status
+        told = capsys.readouterr()
+        assert told.out == ""
+        assert message in told.err
+        assert told.err.count("\n") == 1
+
+
+def test_what_the_page_shows_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "tuning.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks[1:]:  # a JAX function is tuned above
+        exec(compile(block, "tuning.md", "exec"), {})
+    told = capsys.readouterr().out
+    assert "'block_x'" in told
+    assert "Verdict(" in told
+    assert "'threads'" in told
+    assert (tmp_path / "transpose.jsonl").exists()
