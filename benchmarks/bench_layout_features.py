@@ -11,6 +11,7 @@ import numpy as np
 from benchmarks import _made_layout
 from benchmarks._results import machine, publish, seconds
 from features.graph import Program
+from features.hardware import TPU
 from features.layout import N_OWN, LayoutExtractor, schema
 from features.layout_nodes import configurable_nodes
 from features.links import links
@@ -33,7 +34,7 @@ def measure(path: Path, n_configs: int) -> tuple[Any, ...]:
     program = Program(graph.node_opcode, graph.node_feat, graph.edge_index)
     _, configs = next(graph.config_blocks(n_configs))
     stored = configs.astype(np.float32)
-    extractor = LayoutExtractor(program, graph.node_config_ids)
+    extractor = LayoutExtractor(program, graph.node_config_ids, hardware=TPU)  # whose registers the twin pads to
     tensors = Tensors.of(program)
     nodes = configurable_nodes(program, tensors, graph.node_config_ids)
     of = links(program, tensors, nodes)
