@@ -26,8 +26,9 @@ _WORDS = _WIDTH // 2
 #: Chains of rows per node: with the usual two to nine rows most chains hold one.
 _CHAIN_BITS = 6
 _FIRST_ROWS = 1024
-#: Configurations that are looked up at once; after one with an unknown row the others are taken for new.
+#: Configurations that are looked up at once, at least, and rows; what follows an unknown row is taken for new.
 _AT_ONCE = 32
+_ROWS_AT_ONCE = 1 << 15
 _WHOLE, _FULL, _INVALID = 0, 1, 2
 
 
@@ -171,8 +172,9 @@ class RowTable:
         codes = np.empty(block.shape[:2], np.uint32)
         digests = np.empty((len(block), 2), np.uint64)
         rows: NDArray[Any] = np.ascontiguousarray(block, np.int8 if block.dtype == np.int8 else np.float32)
-        for first in range(0, len(rows), _AT_ONCE):
-            part = slice(first, first + _AT_ONCE)
+        step = max(_AT_ONCE, _ROWS_AT_ONCE // self.n_nodes)
+        for first in range(0, len(rows), step):
+            part = slice(first, first + step)
             if len(self._known) < len(self):
                 self._known.learn(self._unpacked(len(self._known)), self.owner)
             done = first + self._known.lookup(rows[part], codes[part])
