@@ -13,10 +13,10 @@ Capture = pytest.CaptureFixture[str]
 
 def told(monkeypatch: pytest.MonkeyPatch, total: int | None, *reports: tuple[float, int]) -> None:
     """Report bytes at seconds; the last pair is when the transfer ends."""
-    now = [0.0]
-    monkeypatch.setattr(_cli.time, "monotonic", lambda: now[0])
+    clock = [0.0]
+    monkeypatch.setattr(_cli.time, "monotonic", lambda: clock[0])
     with _cli.transfer("a.tar") as report:
-        for now[0], done in reports:
+        for clock[0], done in reports:
             report(done, total)
 
 
