@@ -86,7 +86,17 @@ def test_what_is_run(
 
 
 def test_a_curve_says_when_it_first_reaches_a_tau() -> None:
-    bench_fit = pytest.importorskip("benchmarks.bench_fit")
+    from benchmarks import bench_fit
+
     curve = np.array([[1.0, 0.2], [2.0, 0.5], [3.0, 0.4], [4.0, 0.6]])
     assert [bench_fit.reached(curve, tau) for tau in (0.1, 0.5, 0.55, 0.6)] == [1, 2, 4, 4]
     assert bench_fit.reached(curve, 0.7) == float("inf")
+
+
+def test_sampling_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    from benchmarks import bench_sampling
+
+    log = tmp_path / "fits.log"
+    assert bench_sampling.logged(None) == bench_sampling.logged(log) == {}
+    log.write_text("4 uniform 0 0.5\n16 close 2 0.25\n")
+    assert bench_sampling.logged(log) == {(4, "uniform", 0): 0.5, (16, "close", 2): 0.25}

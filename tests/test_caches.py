@@ -13,7 +13,7 @@ from features.geometry import Geometry
 from features.hardware import CPU, PROFILES, TPU, Cache, Hardware
 from features.slots import loop_slots
 from features.tensors import Tensors
-from tests import programs, reference
+from tests import programs, reference, reference_caches_numpy
 
 SMALL = Hardware("small", 16, 16, (Cache(256, 2), Cache(1024, 4)))
 NAMES = [column.name for column in BLOCK.columns]
@@ -34,8 +34,11 @@ def model(name: str, hardware: Hardware) -> tuple[CacheModel, LoopNest, Tensors]
 def test_columns_are_those_of_the_twin(name: str, hardware: Hardware, data: st.DataObject) -> None:
     caches, nest, tensors = model(name, hardware)
     tiles = np.array([[data.draw(st.integers(1, int(extent))) for extent in nest.extents] for _ in range(2)], np.int64)
-    wanted = reference.cache_columns(nest, tensors, tiles, hardware, [list(order) for order in caches.sequences])
+    orders = [list(order) for order in caches.sequences]
+    wanted = reference.cache_columns(nest, tensors, tiles, hardware, orders)
     np.testing.assert_allclose(caches(tiles), wanted, rtol=1e-4, atol=1e-4)
+    at_once = reference_caches_numpy.cache_columns(nest, tensors, tiles, hardware, orders)
+    np.testing.assert_allclose(at_once, wanted, rtol=1e-9, atol=1e-9)
 
 
 def test_a_cache_that_holds_everything_fetches_every_line_once() -> None:
