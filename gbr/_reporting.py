@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -12,10 +13,11 @@ from typing import Any, Final
 import numpy as np
 
 import gbr
-from gbr import _cli, _learning, _modeldir, _predicted, _summary, report
+from gbr import _cli, _explained, _learning, _modeldir, _predicted, _summary, report
 from gbr._summary import Watched
 from gbr.build import schema_of
 from gbr.errors import UsageError
+from gbr.explanation import Explanation, explain
 from gbr.ranker import Ranker
 from gbr.store import FeatureStore
 from gbr.subsets import Subset
@@ -23,6 +25,8 @@ from gbr.subsets import Subset
 #: Splits as they stand in a report: what the model has not seen first.
 _ORDER: Final = ("test", "valid", "train")
 _COLUMNS: Final = 15
+#: Graphs of a prediction whose first configuration is explained; each takes several times as long as its prediction.
+_EXPLAINED: Final = 12
 
 
 def of_run(
@@ -147,25 +151,67 @@ def summarise_prediction(model: Path, rankings: Sequence[Mapping[str, Any]], top
     Returns
     -------
     dict
-        ``title``, ``model``, ``command``, ``version``, ``made``, ``graphs`` (:func:`gbr._predicted.of_graph`),
-        ``settings``.
+        ``title``, ``model``, ``command``, ``version``, ``made``, ``graphs`` (:func:`gbr._predicted.of_graph`, and
+        ``why`` of :func:`gbr._explained.for_page`: the first against the compiler's default, or against the median
+        where there is none; None for a graph of one configuration, and for all beyond the first few), ``explained``
+        (how many graphs that is told of at most), ``settings``.
     """
-    ranker, manifest = Ranker.load(model), _modeldir.read_manifest(model)
+    ranker = Ranker.load(model)
     graphs = []
     with _cli.progress(len(rankings), "report") as advance:
-        for one in rankings:
+        for number, one in enumerate(rankings):
+            path = Path(one["graph"])
             configs, scores = np.array(one["configs"], np.int64), np.array(one["scores"], np.float64)
-            graphs.append(_predicted.of_graph(Path(one["graph"]), configs, scores, top or _predicted.TOP))
+            asked = number < _EXPLAINED and len(configs) > 1
+            why = _why_first(ranker, path, int(configs[0])) if asked else None
+            graphs.append(_predicted.of_graph(path, configs, scores, top or _predicted.TOP) | {"why": why})
             advance(1)
     names = ", ".join(graph["name"] for graph in graphs[:3])
+    title = names if len(graphs) <= 3 else f"{len(graphs)} graphs"
+    return _about(title, "predict", model, ranker) | {"graphs": graphs, "explained": _EXPLAINED}
+
+
+def _why_first(ranker: Ranker, path: Path, first: int) -> dict[str, Any]:
+    # A report of a prediction says nothing of what was measured, also where the file knows it.
+    return _explained.for_page(replace(explain(ranker, path, first), runtimes=None))
+
+
+def of_explanation(path: Path, model: Path, ranker: Ranker, found: Explanation, top: int) -> None:
+    """Write why a configuration is ranked before another one, as a page of its own.
+
+    Parameters
+    ----------
+    path : Path
+        The HTML file; replaced when it is there.
+    model : Path
+        Folder of the model.
+    ranker : Ranker
+        The model.
+    found : Explanation
+        Of :func:`gbr.explanation.explain`.
+    top : int
+        Features, nodes and copies to tell of.
+
+    Raises
+    ------
+    UsageError
+        When the file cannot be written.
+    ModelError
+        When the model's manifest cannot be read.
+    """
+    about = _about(Path(found.graph).stem, "explain", model, ranker)
+    report.write(path, report.explanation_page(about | {"why": _explained.for_page(found, top)}))
+
+
+def _about(title: str, command: str, model: Path, ranker: Ranker) -> dict[str, Any]:
+    """What every page says that needs no figures."""
     return {
-        "title": names if len(graphs) <= 3 else f"{len(graphs)} graphs",
+        "title": title,
         "model": _model(ranker, None),
-        "command": "predict",
+        "command": command,
         "version": gbr.__version__,
         "made": _now(),
-        "graphs": graphs,
-        "settings": _settings(ranker, manifest, {}),
+        "settings": _settings(ranker, _modeldir.read_manifest(model), {}),
     }
 
 

@@ -134,6 +134,11 @@ def prediction_page(summary: dict[str, Any]) -> str:
     return _filled("prediction.html", summary=summary, scales=scales)
 
 
+def explanation_page(summary: dict[str, Any]) -> str:
+    """Fill the template of an explanation's report, of :func:`gbr._reporting.of_explanation`."""
+    return _filled("explanation.html", summary=summary)
+
+
 def write(path: Path, text: str) -> None:
     """Write a report, whole or not at all; UsageError where it cannot be written."""
     with replacing(path, UsageError) as part:

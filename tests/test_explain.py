@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from gbr import _cli, _explained
 from gbr import explain as command
 from gbr._parts import Copy, LoopChange, NodeChange, OperandChange, TensorChange
 from gbr.explanation import BlockEffect, ColumnEffect, Explanation
@@ -64,8 +65,8 @@ TILE = replace(
 
 
 def told(found: Explanation, top: int = 8) -> str:
-    lines = list(command.headline(found))
-    for title, columns, rows in command.tables(found, top):
+    lines = list(_explained.headline(found))
+    for title, columns, rows in _explained.tables(found, top):
         lines += [title, *columns, *(str(cell) for row in rows for cell in row)]
     return "\n".join(lines)
 
@@ -78,9 +79,10 @@ def test_a_layout_is_told_by_its_nodes_and_copies() -> None:
         "Measured: 17 takes 1.200 times as long as 0.",
         "reshape.12 -> convolution.1320 input: layouts disagree\n3.2 MB, > 100\nNone",
         "all of them\n3.2 MB\n512 B",
-        "-0.5000\nconvolution.1320 output\nbf16[1,96,96,64,4]\n{4,3}\n{3,2,1,0,4}\n4 / 64\nx32 / x8",
-        "convolution.1320 kernel\nbf16[3,3,3,64,4]\n{4,3}\nunset\n64\nx1",
-        "all: bytes of all copies\nby dot.7\n2^21.50\n2^0.00",
+        "-0.5000\nconvolution.1320 output\nbf16[1,96,96,64,4]\n"
+        "{4,3}\nminor 4, padded x32\n{3,2,1,0,4}\nminor 64, padded x8",
+        "convolution.1320 kernel\nbf16[3,3,3,64,4]\n{4,3}\nunset\n",
+        "all: bytes of all copies (log2)\nby dot.7\n2^21.50\n2^0.00",
         "12.5%\n100.0%",
         "no\nyes",
         "-0.3125\nfeatures of equal value",
@@ -96,9 +98,9 @@ def test_a_tile_is_told_by_its_loops_and_operands() -> None:
     text = told(TILE)
     for line in (
         "number 1: configuration 0, the middle of the predicted order",
-        "+0.2500\nm0: dot.2 dimension 0\n128\n64 x 2\n128 x 1\nout 1.02 kB",
-        "\n\nn1: dot.2 dimension 1\n256\n100 x 3\n17.2% waste\n100 x 3\n17.2% waste\nout 4 B",
-        "parameter.0 (left)\nf32[128,64]\n32.8 kB\n20 kB in runs of 256 B\n2 MB moved",
+        "+0.2500\nm0: dot.2 dimension 0\nextent 128\nstrides: out 1.02 kB\n64 x 2\n128 x 1\n",
+        "\n\nn1: dot.2 dimension 1\nextent 256\nstrides: out 4 B\n100 x 3\n17.2% waste\n100 x 3\n17.2% waste",
+        "parameter.0 (left)\nf32[128,64], 32.8 kB\n20 kB in runs of 256 B\n2 MB moved",
     ):
         assert line in text
     assert "k2" not in text  # nothing to cut
@@ -106,8 +108,8 @@ def test_a_tile_is_told_by_its_loops_and_operands() -> None:
 
 def test_no_difference_is_said_in_a_sentence() -> None:
     same = replace(LAYOUT, columns=(), blocks=(), nodes=(), copies=(), lead=0.0, alike=0.0, runtimes=None)
-    assert list(command.tables(same, 8)) == []
-    assert list(command.headline(same))[-1] == "The model sees no difference between them."
+    assert list(_explained.tables(same, 8)) == []
+    assert list(_explained.headline(same))[-1] == "The model sees no difference between them."
 
 
 @pytest.fixture(scope="module")
@@ -128,8 +130,8 @@ def test_the_command_fits_80_columns(run: Path, capsys: Capture) -> None:
     assert max(map(len, out.splitlines())) <= 80
     assert "Loops of dot.2" in out
     for shown in (LAYOUT, TILE):
-        for title, columns, rows in command.tables(shown, 8):
-            command._cli.table(title, columns, rows)
+        for title, columns, rows in _explained.tables(shown, 8):
+            _cli.table(title, columns, rows)
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
 
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from gbr import _reporting, predict, report
+from gbr import _explained, _reporting, predict, report
 from gbr._summary import Watched, of_data
+from gbr.explanation import BlockEffect
 from gbr.subsets import resolve
 from tests.browser import Page, browser
 from tests.collection import trained, write_collection
+from tests.test_explain import LAYOUT
 from tests.test_metrics import slates_of
 
 DOTS = "[...document.querySelectorAll('#ranks circle')].map(dot => dot.getAttribute('cy')).join()"
+AGAINST = BlockEffect("config", "Whether layouts are set.", 0.5)
 COLOUR = "getComputedStyle(document.querySelector('{}')).{}"
 
 
@@ -28,7 +32,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
 
 @pytest.fixture(scope="module")
 def reports(page: Page, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """A run's report, with a graph that jumps and one whose name is long, and a prediction's."""
+    """A run's report, with a graph that jumps and one whose name is long, a prediction's, and an explanation's."""
     root = write_collection(tmp_path_factory.mktemp("data"), {"train": 4, "valid": 3, "test": 2})
     watched: list[Watched] = []
     run = trained(root, watched=watched, backend="lightgbm")
@@ -39,12 +43,15 @@ def reports(page: Page, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     jumping = slates_of(runtimes.astype(int).tolist(), names=("a_long_name_" * 8 + "x" * 60,))
     summary["suspects"] = of_data(Watched("valid", jumping, np.arange(200.0)))["suspects"]
     told = json.loads(json.dumps(summary).replace("matmul_5", "matmul_" * 12 + "5" * 40))
-    places = [root / "run.html", root / "prediction.html"]
+    places = [root / "run.html", root / "prediction.html", root / "why.html"]
     report.write(places[0], report.page(told))
     paths = sorted((root / "npz/tile/cpu/test").iterdir())
-    report.write(
-        places[1], report.prediction_page(_reporting.summarise_prediction(run, predict.rank_files(run, paths), 5))
-    )
+    predicted = _reporting.summarise_prediction(run, predict.rank_files(run, paths), 5)
+    report.write(places[1], report.prediction_page(predicted))
+    long = [replace(one, name=f"{'convolution_' * 6}.{'1' * 40}") for one in LAYOUT.nodes]
+    columns = [replace(one, name=f"neighborhood.{'x' * 60}") for one in LAYOUT.columns]
+    wide = replace(LAYOUT, nodes=tuple(long), columns=tuple(columns), blocks=(*LAYOUT.blocks, AGAINST))
+    report.write(places[2], report.explanation_page(predicted | {"why": _explained.for_page(wide)}))
     return places
 
 
@@ -55,6 +62,9 @@ def test_a_phone_shows_everything_without_scrolling_sideways(page: Page, reports
             page.open(path)
             page.run("document.querySelectorAll('details').forEach(one => { one.open = true; })")
             assert page.run("document.documentElement.scrollWidth") <= width
+            # Not even a table is wider than its place.
+            assert page.run("[...document.querySelectorAll('.words')].every(one => "
+                            "one.offsetWidth <= one.parentNode.clientWidth)")  # fmt: skip
             assert page.faults == []
             assert page.requests == [path.as_uri()]
 
@@ -88,3 +98,21 @@ def test_another_graph_chosen_is_another_graph_drawn(page: Page, reports: list[P
     assert page.run("document.querySelectorAll('[data-suspect] circle').length") == 200
     assert page.run("document.querySelectorAll('[data-suspect] .jump').length") == 1
     assert page.faults == []
+
+
+def test_bars_stand_on_both_sides_of_zero_in_two_colours(page: Page, reports: list[Path]) -> None:
+    page.size(360, mobile=True)
+    page.open(reports[2])
+    start = page.run("document.querySelector('.rows svg').getBoundingClientRect().left")
+    box = "document.querySelectorAll('.rows svg')[{}].querySelector('{}').getBoundingClientRect()"
+    for place, block in enumerate((*LAYOUT.blocks, AGAINST)):
+        left, right = (page.run(f"{box.format(place, 'rect')}.{edge}") for edge in ("left", "right"))
+        zero = page.run(f"{box.format(place, '.base')}.x")
+        assert right - left == pytest.approx(abs(block.effect) / 0.75 * (zero - start), abs=1)
+        assert (left if block.effect > 0 else right) == pytest.approx(zero, abs=1)
+        assert zero - start > 50
+    for dark in (False, True):
+        page.dark(dark)
+        own, other = (page.run(COLOUR.format(f"rect.column{which}", "fill")) for which in (".first", ":not(.first)"))
+        assert own != other
+    page.dark(False)
