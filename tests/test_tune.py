@@ -16,6 +16,7 @@ from gbr.graphs import graph_from_arrays
 from gbr.tune import GraphSpace, ParameterSpace, Replay, Tuner, search
 from tests.collection import matmul_arrays, trained, write_collection
 
+DATA = Path(__file__).parents[1] / "data" / "npz"
 GRID = {"block": [8, 16, 32, 64, 128, 256], "unroll": [1, 2, 4, 8], "order": ["ij", "ji"]}
 
 
@@ -183,6 +184,7 @@ class TestParameterSpace:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
+            ({"parameters": {name: list(range(20)) for name in "abcdef"}}, "64,000,000 combinations, want at most"),
             ({"parameters": {"a": []}}, r"'a' has \[\]"),
             ({"parameters": {"a": [1, 1]}}, r"'a' has \[1, 1\], want one value or several distinct ones"),
             ({"parameters": {"a": [1]}, "constraints": [lambda _: False]}, "no configuration is left"),
@@ -202,7 +204,7 @@ class TestParameterSpace:
 
 class TestReplay:
     def test_a_trained_model_and_measurements_beat_chance(self, tmp_path: Path) -> None:
-        root = write_collection(tmp_path, {"train": 8, "valid": 2, "test": 2}, n_configs=60)
+        root = write_collection(tmp_path, {"train": 5, "valid": 1, "test": 1}, n_configs=48)
         model = Ranker.load(trained(root, backend="lightgbm"))
         for path in sorted((root / "npz/tile/cpu/test").glob("*.npz")):
             replay = Replay(path)
@@ -228,11 +230,21 @@ class TestReplay:
         arrays = matmul_arrays((512, 512, 32), 5000, seed=0, twice=False)
         replay = Replay(graph_from_arrays("matmul", arrays))
         assert len(replay.space) == 4096
-        assert replay.space.rows[0] == 0
+        assert replay.space.describe(0) == {"row": 0}
         at = 77
         row = replay.space.describe(at)["row"]
         assert replay(at) == arrays["config_runtime"][row] / arrays["config_runtime_normalizers"][row]
         assert np.array_equal(replay.space.graph.configs(np.array([at]))[0], arrays["config_feat"][row])
+
+    def test_the_configuration_to_beat_sets_nothing(self) -> None:
+        tile = DATA / "tile/cpu/test/sum_major_2048x1024.npz"
+        layout = DATA / "layout/cpu/random/test/dlrm_interaction.npz"
+        assert Replay(tile).space.default == Replay(layout).space.default == 0
+        arrays = matmul_arrays((64, 64, 32), 12, seed=0)
+        arrays["config_runtime_normalizers"] = np.full(12, 7)
+        assert Replay(graph_from_arrays("matmul", arrays)).space.default is None
+        arrays["config_runtime_normalizers"] = np.full(12, arrays["config_runtime"][5])
+        assert Replay(graph_from_arrays("matmul", arrays)).space.default == 5
 
     def test_a_model_of_a_plain_table_is_refused(self) -> None:
         graph = graph_from_arrays("matmul", matmul_arrays((64, 64, 32), 12, seed=0))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from gbr.errors import DataError
 from gbr.graphs import Graph, read_graph
-from gbr.tune.space import GraphSpace
+from gbr.tune.space import GraphSpace, sampled
 
 
 class Replay:
@@ -20,8 +20,8 @@ class Replay:
     ----------
     graph : Graph or path-like
         With runtimes.
-    default : int or None
-        Row of the configuration to beat; 0 in the collections that :mod:`gbr.collect` measures.
+        The configuration to beat is the first that sets nothing: a layout that leaves all to the compiler, a tile whose
+        runtime is its own normalizer.  Where there is none, there is nothing to beat.
 
     Attributes
     ----------
@@ -35,13 +35,14 @@ class Replay:
         When the file is missing, torn, breaks its format or holds no runtimes.
     """
 
-    def __init__(self, graph: Graph | str | os.PathLike[str], *, default: int | None = 0) -> None:
+    def __init__(self, graph: Graph | str | os.PathLike[str]) -> None:
         whole = graph if isinstance(graph, Graph) else read_graph(Path(graph))
         if whole.runtime is None:
             raise DataError(f"{whole.source}: holds no runtimes to replay (the test files of TpuGraphs have none)")
-        self.space = GraphSpace(whole, default=default)
-        self.runtime = _over(whole, whole.runtime)[self.space.rows]
-        self._repeat = None if whole.repeat is None else _over(whole, whole.repeat)[self.space.rows]
+        rows, some = sampled(whole)
+        self.space = GraphSpace(some, default=_default(some), told=lambda config: {"row": int(rows[config])})
+        self.runtime = _over(some, some.runtime)
+        self._repeat = self.runtime if some.repeat is None else _over(some, some.repeat)
 
     def __call__(self, config: int) -> float:
         """The first measurement."""
@@ -49,8 +50,19 @@ class Replay:
 
     def again(self, config: int) -> float:
         """The second, independent measurement where the file has one, else the first."""
-        return float((self.runtime if self._repeat is None else self._repeat)[config])
+        return float(self._repeat[config])
 
 
-def _over(graph: Graph, runtime: NDArray[np.int64]) -> NDArray[np.float64]:
+def _default(graph: Graph) -> int | None:
+    if graph.kind == "layout":
+        unset = (graph.configs(np.arange(graph.n_configs)) < 0).all(axis=(1, 2))
+    elif graph.runtime is None or graph.normalizer is None:
+        return None
+    else:
+        unset = graph.runtime == graph.normalizer
+    return int(unset.argmax()) if unset.any() else None
+
+
+def _over(graph: Graph, runtime: NDArray[np.int64] | None) -> NDArray[np.float64]:
+    assert runtime is not None
     return np.asarray(runtime / (1 if graph.normalizer is None else graph.normalizer), np.float64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
@@ -28,6 +29,8 @@ Configuration = dict[str, Any]
 
 #: Configurations of a space; of more a sample is searched, as all of them are held in memory and scored at every step.
 MOST: Final = 4096
+#: Combinations of parameters that are gone through: about as many as can be within a minute.
+_COMBINATIONS: Final = 20_000_000
 
 
 class Space:
@@ -118,7 +121,7 @@ class GraphSpace(Space):
         from gbr._within import choices
 
         whole = graph if isinstance(graph, Graph) else read_graph(Path(graph))
-        self.rows, self.graph = _sampled(whole)
+        self.rows, self.graph = sampled(whole)
         self._hardware = hardware
         self._told = told
         self._features: dict[str, tuple[Any, Columns]] = {}
@@ -160,7 +163,8 @@ class GraphSpace(Space):
         return self._features[name]
 
 
-def _sampled(graph: Graph) -> tuple[IntArray, Graph]:
+def sampled(graph: Graph) -> tuple[IntArray, Graph]:
+    """Rows of at most :data:`MOST` configurations, the first among them, and the graph with these alone."""
     if graph.n_configs <= MOST:
         return np.arange(graph.n_configs), graph
     drawn = np.random.default_rng(0).choice(np.arange(1, graph.n_configs), MOST - 1, replace=False)
@@ -173,8 +177,12 @@ def _sampled(graph: Graph) -> tuple[IntArray, Graph]:
         "node_config_ids": graph.node_config_ids,
         key: graph.configs(rows).astype(DTYPES[key]),
     }
-    if graph.runtime is not None:
-        arrays["config_runtime"] = graph.runtime[rows]
+    measured = {
+        "config_runtime": graph.runtime,
+        "config_runtime_normalizers": graph.normalizer,
+        "config_runtime_repeat": graph.repeat,
+    }
+    arrays |= {key: None if values is None else values[rows] for key, values in measured.items()}
     present = {key: value for key, value in arrays.items() if value is not None}
     return rows, graph_from_arrays(graph.name, present, graph.source)
 
@@ -226,6 +234,11 @@ class ParameterSpace(Space):
         for key, values in self.parameters.items():
             if not values or any(value in values[:place] for place, value in enumerate(values)):
                 raise UsageError(f"{name}: parameter {key!r} has {values}, want one value or several distinct ones")
+        if (combinations := math.prod(map(len, self.parameters.values()))) > _COMBINATIONS:
+            raise UsageError(
+                f"{name}: {combinations:,} combinations, want at most {_COMBINATIONS:,}; give fewer values, or several "
+                "parameters that go together as one"
+            )
         rules = list(constraints)
         codes = [
             code
