@@ -204,7 +204,7 @@ class TestParameterSpace:
 
 class TestReplay:
     def test_a_trained_model_and_measurements_beat_chance(self, tmp_path: Path) -> None:
-        root = write_collection(tmp_path, {"train": 5, "valid": 1, "test": 1}, n_configs=48)
+        root = write_collection(tmp_path, {"train": 8, "valid": 2, "test": 2}, n_configs=60)
         model = Ranker.load(trained(root, backend="lightgbm"))
         for path in sorted((root / "npz/tile/cpu/test").glob("*.npz")):
             replay = Replay(path)
