@@ -84,10 +84,11 @@ def for_page(found: Explanation, top: int = SHOWN) -> dict[str, Any]:
 def _title(found: Explanation) -> str:
     own, other = (f"configuration {config}" for config in found.configs)
     first, second = found.places
-    return (
-        f"Why {'the first' if first == 1 else own} {'before' if first < second else 'behind'} "
-        f"{_CHOSEN[found.chosen][1] or other}"
-    )
+    own = "the first" if first == 1 else own
+    other = _CHOSEN[found.chosen][1] or other
+    if found.scores[0] == found.scores[1]:
+        return f"A tie: {own} and {other}"
+    return f"Why {own} {'before' if first < second else 'behind'} {other}"
 
 
 def _places(found: Explanation) -> list[tuple[int, str]]:

@@ -112,8 +112,21 @@ def test_bars_stand_on_the_side_they_speak_for() -> None:
     assert bars(seen) == [(25.0, 75.0, True), (0.0, 25.0, False), (25.0, 12.5, True)]
     _, seen = page_of(LAYOUT)  # -0.75 and -0.25, all for the other one: zero stands at the right
     assert bars(seen) == [(0.0, 100.0, False), (66.67, 33.33, False)]
-    _, seen = page_of(replace(LAYOUT, columns=(), blocks=(), nodes=(), copies=(), lead=0.0, alike=0.0, runtimes=None))
+
+
+def test_a_tie_is_called_a_tie() -> None:
+    same: dict[str, Any] = {
+        "columns": (),
+        "blocks": (),
+        "nodes": (),
+        "copies": (),
+        "lead": 0.0,
+        "alike": 0.0,
+        "scores": (1.0, 1.0),
+    }
+    _, seen = page_of(replace(LAYOUT, chosen="median", places=(1, 49), **same))
     assert bars(seen) == []
+    assert "A tie: the first and the median" in seen.text
     assert "The model sees no difference between them." in seen.text
 
 
