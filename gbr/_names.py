@@ -21,7 +21,7 @@ def node_names(opcode: NDArray[np.uint8]) -> list[str]:
 
 def element_type(tensors: Tensors, node: int) -> str:
     """Element type of a node's output, as HLO has it."""
-    return ELEMENT_TYPES[tensors.element_type[node]]
+    return ELEMENT_TYPES[int(tensors.element_type[node])]
 
 
 def shape_text(tensors: Tensors, node: int) -> str:
