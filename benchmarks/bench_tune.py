@@ -51,9 +51,9 @@ for the model's order, which has none. Constants of the tuner (trees, weight of 
 chosen on graphs of `valid`.
 
 No search is given the default configuration to begin with. In layouts it sets nothing, which lies far from all others:
-filling the space finds it with the second or third measurement, and suggestions of TPE are rarely near it. Within the
-first ten measurements most of what the model brings is its order; what was measured corrects it where it errs, and
-not everywhere soon enough: on gmlp_shallow-grad, where one configuration in 96 is within 2 %, chance is quicker.
+filling the space finds it within the first four measurements. Within the first ten most of what the model brings is its
+order; what was measured corrects it where it errs, and not everywhere soon enough: on gmlp_shallow-grad, where one
+configuration in 96 is within 2 %, chance is quicker.
 
 ![Slowdown of the best so far](tune.svg)"""
 NEEDED: Final = """\
