@@ -1,4 +1,4 @@
-"""``python -m gbr.tune``: search the configurations of a program for a fast one, measuring as few as possible."""
+"""``python -m gbr.tune``: search the configurations of a program for a fast one, with few measurements."""
 
 from __future__ import annotations
 
