@@ -73,7 +73,11 @@ def fetched(mirror: Mirror) -> list[str]:
 
 
 def test_from_nothing_to_the_table_over_an_interrupt(
-    mirror: Mirror, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+    mirror: Mirror,
+    published: dict[str, bytes],
+    tmp_path: Path,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = tmp_path / "out"
     trained: list[str] = []
@@ -89,7 +93,8 @@ def test_from_nothing_to_the_table_over_an_interrupt(
     assert command.main(line(tmp_path, mirror, "--yes")) == 130
     told = capsys.readouterr()
     assert "the same command goes on from there" in told.err
-    assert "tile:xla: 3" in told.err  # kB to fetch
+    size = sum(len(published[Piece("tile:xla", split).archive]) for split in ("train", "valid"))
+    assert f"tile:xla: {size / 1000:.1f} kB to fetch" in told.err
     assert "roughly" in told.err
     assert json.loads((out / "results.json").read_text())["collections"].keys() == set(COLLECTIONS[:2])
     assert "npz_layout_xla_random_valid.tar" in fetched(mirror)
