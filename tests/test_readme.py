@@ -11,6 +11,7 @@ import sys
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -21,7 +22,8 @@ from gbr import Ranker
 from tests.collection import trained, write_collection
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "CONTRIBUTING.md", "docs/guide.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/guide.md", "docs/tuning.md")
+RANKING, TUNING = range(2)
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -45,7 +47,7 @@ class Parsed(Exception):  # noqa: N818 (not an error)
 
 
 def test_there_is_something_to_check() -> None:
-    assert len(blocks("README.md", "python")) >= 1
+    assert len(blocks("README.md", "python")) == 2
     assert {shlex.split(line)[2] for line in commands()} >= {
         "gbr.features",
         "gbr.train",
@@ -72,17 +74,32 @@ def test_every_command_line_parses(line: str, monkeypatch: pytest.MonkeyPatch) -
         runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
-@pytest.mark.parametrize("code", blocks("README.md", "python"))
-def test_python_blocks_run(
-    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def run_block(number: int) -> dict[str, Any]:
+    names: dict[str, Any] = {}
+    exec(compile(blocks("README.md", "python")[number], "README.md", "exec"), names)
+    return names
+
+
+def test_a_function_is_tuned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("jax", reason="JAX comes with gbr[collect]")
+    monkeypatch.chdir(tmp_path)
+    names = run_block(TUNING)
+    assert re.search(r"as fast as the default \(|the default is already best", capsys.readouterr().out)
+    x = np.random.default_rng(0).random((4, 16, 16, 32), np.float32)
+    w = np.random.default_rng(1).random((32, 64), np.float32)
+    expected = np.einsum("bhwc,cd->bdhw", np.tanh(x), w)
+    np.testing.assert_allclose(names["fast"](x, w), expected, rtol=1e-4)
+
+
+def test_rows_of_ones_own_are_ranked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
-    exec(compile(code, "README.md", "exec"), names)
+    names = run_block(RANKING)
     assert float(capsys.readouterr().out) > 0.6  # the made-up runtimes can be learnt
-    best_first = names["best_first"]
-    assert isinstance(best_first, np.ndarray)
-    assert sorted(best_first.tolist()) == list(range(30))
+    assert sorted(names["best_first"].tolist()) == list(range(30))
     loaded = Ranker.load(tmp_path / "runs" / "mine")
     assert np.array_equal(loaded.predict(names["X"])[450:], names["scores"])
 
