@@ -177,7 +177,7 @@ def add_skip(arguments: argparse.ArgumentParser) -> None:
 def add_jobs(arguments: argparse.ArgumentParser) -> None:
     """Add ``--jobs``; ``args.jobs`` is None where it is not given."""
     arguments.add_argument(
-        "--jobs", type=_positive, default=None, metavar="N", help="processes side by side (default: one per core)"
+        "--jobs", type=positive, default=None, metavar="N", help="processes side by side (default: one per core)"
     )
 
 
@@ -433,7 +433,8 @@ def _splits(text: str) -> tuple[str, ...]:
     return wanted
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """Type of an argument: a whole number from 1 on."""
     try:
         number = int(text)
     except ValueError:

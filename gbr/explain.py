@@ -5,7 +5,6 @@ python -m gbr.explain --model runs/tile data/npz/tile/cpu/test/graph.npz --confi
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -55,7 +54,7 @@ def _parser() -> _cli.Parser:
     )
     parser.add_argument(
         "--top",
-        type=_at_least_one,
+        type=_cli.positive,
         default=None,
         metavar="N",
         help=f"features, nodes and copies shown (default: {SHOWN}; all with --json)",
@@ -63,13 +62,6 @@ def _parser() -> _cli.Parser:
     _cli.add_report(parser)
     _cli.add_json(parser)
     return parser
-
-
-def _at_least_one(text: str) -> int:
-    number = int(text) if text.isdecimal() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}, want a whole number from 1 on")
-    return number
 
 
 main = _cli.command(_main)

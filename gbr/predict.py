@@ -6,7 +6,6 @@ python -m gbr.predict --model runs/tile-cpu/20250101-120000 data/npz/tile/cpu/te
 
 from __future__ import annotations
 
-import argparse
 import csv
 import sys
 from collections.abc import Iterator, Sequence
@@ -175,23 +174,13 @@ def _parser() -> _cli.Parser:
     )
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="folder written by gbr.train")
     parser.add_argument("graphs", type=Path, nargs="+", metavar="GRAPH.npz", help="graph files, or folders of them")
-    parser.add_argument("--top", type=_at_least_one, default=None, metavar="K", help="the best K only (default: all)")
+    parser.add_argument("--top", type=_cli.positive, default=None, metavar="K", help="the best K only (default: all)")
     parser.add_argument(
-        "--jobs", type=_at_least_one, default=1, metavar="N", help="processes that rank side by side (default: 1)"
+        "--jobs", type=_cli.positive, default=1, metavar="N", help="processes that rank side by side (default: 1)"
     )
     _cli.add_report(parser)
     parser.add_argument("--format", choices=("csv", "json"), default="csv", help="default: csv")
     return parser
-
-
-def _at_least_one(text: str) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}, want a whole number from 1 on")
-    return number
 
 
 main = _cli.command(_main)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gbr._cli import Parser, add_json, add_splits, command, emit_json, note, parser, progress, table
+from gbr._cli import Parser, add_json, add_splits, command, emit_json, note, parser, positive, progress, table
 from gbr._files import sweep
 from gbr.subsets import SPLITS
 
@@ -41,12 +40,12 @@ def _add_tile(kinds: argparse._SubParsersAction[Parser]) -> None:
         help="folder that gets npz/tile/cpu/{train,valid,test}/*.npz (default: data)",
     )
     tile.add_argument("--families", metavar="LIST", help="families or groups of families, by commas (default: all)")
-    tile.add_argument("--configs", type=_positive, default=96, metavar="N", help="per kernel (default: 96)")
-    tile.add_argument("--rounds", type=_positive, default=15, metavar="N", help="per pass (default: 15)")
+    tile.add_argument("--configs", type=positive, default=96, metavar="N", help="per kernel (default: 96)")
+    tile.add_argument("--rounds", type=positive, default=15, metavar="N", help="per pass (default: 15)")
     tile.add_argument("--seed", type=int, default=0, metavar="N", help="of tiles and operands (default: 0)")
     tile.add_argument(
         "--jobs",
-        type=_positive,
+        type=positive,
         default=1,
         metavar="N",
         help="kernels side by side, one core each; they disturb one another (default: 1)",
@@ -75,8 +74,8 @@ def _add_layout(kinds: argparse._SubParsersAction[Parser]) -> None:
         help="folder that gets npz/layout/cpu/random/{train,valid,test}/*.npz (default: data)",
     )
     layout.add_argument("--programs", metavar="LIST", help="families or programs, by commas (default: all)")
-    layout.add_argument("--configs", type=_positive, default=96, metavar="N", help="per program (default: 96)")
-    layout.add_argument("--rounds", type=_positive, default=25, metavar="N", help="per pass (default: 25)")
+    layout.add_argument("--configs", type=positive, default=96, metavar="N", help="per program (default: 96)")
+    layout.add_argument("--rounds", type=positive, default=25, metavar="N", help="per pass (default: 25)")
     layout.add_argument("--seed", type=int, default=0, metavar="N", help="of layouts (default: 0)")
     layout.add_argument(
         "--table", action="store_true", help="print the table of what was measured, in Markdown; no timing"
@@ -84,13 +83,6 @@ def _add_layout(kinds: argparse._SubParsersAction[Parser]) -> None:
     add_splits(layout)
     add_json(layout)
     layout.set_defaults(run=_layout)
-
-
-def _positive(text: str) -> int:
-    with suppress(ValueError):
-        if (number := int(text)) >= 1:
-            return number
-    raise argparse.ArgumentTypeError(f"got {text!r}, want a whole number from 1 on")
 
 
 def _tile(args: argparse.Namespace) -> None:

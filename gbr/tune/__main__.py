@@ -46,14 +46,14 @@ def _parser() -> _cli.Parser:
         "--model", type=Path, default=None, metavar="DIR", help="folder written by gbr.train, of the space's kind"
     )
     parser.add_argument(
-        "--budget", type=_positive, default=40, metavar="N", help="configurations to measure (default: 40)"
+        "--budget", type=_cli.positive, default=40, metavar="N", help="configurations to measure (default: 40)"
     )
     parser.add_argument("--seconds", type=_seconds, default=None, metavar="S", help="start no measurement after S")
     parser.add_argument(
         "--timeout", type=_seconds, default=60.0, metavar="S", help="longest that one may take (default: 60)"
     )
     parser.add_argument(
-        "--candidates", type=_positive, default=None, metavar="N",
+        "--candidates", type=_cli.positive, default=None, metavar="N",
         help="configurations to choose from (default: 512 tiles, 1024 layouts, all of a replay)",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of candidates and proposals (default: 0)")
@@ -213,16 +213,6 @@ def _words(choice: dict[str, Any]) -> str:
 def _folder(space: str) -> str:
     kind, _, name = space.partition(":")
     return f"{kind}-{Path(name.replace(':', '-')).name.removesuffix('.npz')}"
-
-
-def _positive(text: str) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}, want a whole number from 1 on")
-    return number
 
 
 def _seconds(text: str) -> float:
