@@ -84,13 +84,21 @@ def sweep(folder: Path, name: str = "*") -> None:
 def _is_abandoned(part: Path) -> bool:
     writer = _WRITER.search(part.name)
     if writer and writer[1] == _machine() and os.name == "posix":
-        try:
-            os.kill(int(writer[2]), 0)  # asks only
-        except ProcessLookupError:
+        if not _is_alive(int(writer[2])):
             return True
-        except OSError:  # somebody else's, alive
-            return False
     return part.stat().st_mtime < time.time() - _LEFTOVER_SECONDS
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # asks only
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    with suppress(OSError, IndexError):  # one that was killed is there until its parent asks what became of it
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    return True
 
 
 @cache

@@ -106,6 +106,17 @@ def test_what_a_killed_process_left_is_swept_at_once(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["b.json"]
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc to ask")
+def test_a_killed_process_that_nobody_asked_about_is_gone(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", KILLED, tmp_path / "a.json"])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # dead, and still in the table of processes
+    os.kill(process.pid, 0)
+    assert len(os.listdir(tmp_path)) == 1
+    sweep(tmp_path)
+    assert os.listdir(tmp_path) == []
+    process.wait()
+
+
 def test_what_another_machine_began_is_swept_after_a_day(tmp_path: Path) -> None:
     for name, age in ((".a.json.01234567-1-x.part", 60), (".b.json.01234567-1-x.part", 90_000), ("c.part", 90_000)):
         (tmp_path / name).write_text("half")
