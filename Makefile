@@ -24,7 +24,7 @@ export LD_LIBRARY_PATH := $(CURDIR)/$(VENV)/openmp$(if $(LD_LIBRARY_PATH),:$(LD_
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench quality clean
+.PHONY: help demo test lint bench quality soak clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -48,6 +48,10 @@ bench: $(VENV)/.dev ## Measure speed; table and pages in benchmarks/results
 
 quality: $(VENV)/.dev ## Measure how well held-out graphs are ranked (hours; goes on where it stopped)
 	@$(PY) -m benchmarks.quality $(ARGS)
+
+soak: $(VENV)/.dev ## Fuzz the readers and kill the commands (an hour and a half)
+	@$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[soak]'
+	@$(PY) -m tests.soak.fuzz && $(PY) -m tests.soak.kills
 
 clean: ## Remove .venv, caches and the feature store; trained models stay
 	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .hypothesis .import_linter_cache .benchmarks data/store

@@ -83,9 +83,8 @@ def sweep(folder: Path, name: str = "*") -> None:
 
 def _is_abandoned(part: Path) -> bool:
     writer = _WRITER.search(part.name)
-    if writer and writer[1] == _machine() and os.name == "posix":
-        if not _is_alive(int(writer[2])):
-            return True
+    if writer and writer[1] == _machine() and os.name == "posix" and not _is_alive(int(writer[2])):
+        return True
     return part.stat().st_mtime < time.time() - _LEFTOVER_SECONDS
 
 
