@@ -14,7 +14,7 @@ from typing import Any, Final, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from gbr._backend import Model, backend
+from gbr._backend import Model
 from gbr._checks import Matrix
 from gbr._ensemble import EnsembleModel
 from gbr._settings import Settings
@@ -68,11 +68,13 @@ def lean(model: Model, settings: Settings) -> Model:
         return cast(Model, EnsembleModel(members, whole.best_score))
     if settings.backend != "lightgbm" or settings.objective == "difference":  # whose columns are pairs of columns
         return model
+    from gbr._lightgbm import parse
+
     cut = cut_columns(model.to_bytes().decode())
     if cut is None:
         return model
     text, columns = cut
-    return LeanModel(model, backend("lightgbm").load(text.encode(), settings), columns)
+    return LeanModel(model, cast(Model, parse(text, settings)), columns)
 
 
 def cut_columns(text: str) -> tuple[str, NDArray[np.int64]] | None:

@@ -258,9 +258,14 @@ def _train_until(params: dict[str, Any], data: lgb.Dataset, valid: Rows, setting
 
 def load(data: bytes, settings: Settings) -> LightGBMModel:
     """Read LightGBM's text; ValueError for anything else."""
+    return parse(lightgbm_text(data.decode()), settings)  # what does not decode is a ValueError, too
+
+
+def parse(text: str, settings: Settings) -> LightGBMModel:
+    """Read LightGBM's text of a model that was checked before, or was trained here; ValueError for anything else."""
     try:
-        booster = lgb.Booster(model_str=lightgbm_text(data.decode()))
-    except (lgb.basic.LightGBMError, UnicodeDecodeError) as fault:
+        booster = lgb.Booster(model_str=text)
+    except lgb.basic.LightGBMError as fault:
         raise ValueError(str(fault)) from fault
     kind = DifferenceModel if settings.objective == "difference" else LightGBMModel
     return kind(booster, int(booster.num_trees()), None)
