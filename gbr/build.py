@@ -265,6 +265,7 @@ def _begin(store: FeatureStore, described: Mapping[str, Any], files: Mapping[str
     gone = {split: sorted(set(store.entries(split)) - set(paths)) for split, paths in files.items()}
     if any(gone.values()):
         store.record(described, removed=gone)
+    sweep(store.folder)
     for split, paths in files.items():
         _sweep(store.folder / split, paths)
     return sum(map(len, gone.values()))
@@ -277,7 +278,6 @@ def _sweep(folder: Path, stems: Container[str]) -> None:
             if path.stem not in stems:
                 path.unlink()
     sweep(folder)
-    sweep(folder.parent)
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -33,7 +34,7 @@ MOST: Final = 4096
 _COMBINATIONS: Final = 20_000_000
 
 
-class Space:
+class Space(ABC):
     """Configurations, numbered from 0.
 
     Parameters
@@ -72,17 +73,17 @@ class Space:
         held.update(f"{self.choices.shape} {self.choices.dtype} {self.default}".encode())
         return held.hexdigest()[:16]
 
+    @abstractmethod
     def columns(self, model: Ranker | None) -> Columns:
         """Numbers that tell configurations apart, float32 (c, columns)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def scores(self, model: Ranker) -> FloatArray:
         """What a model trained on other programs expects, float64 (c,): lower is faster."""
-        raise NotImplementedError
 
+    @abstractmethod
     def describe(self, config: int) -> Configuration:
         """The configuration in words and numbers that JSON holds."""
-        raise NotImplementedError
 
 
 class GraphSpace(Space):
