@@ -30,14 +30,22 @@ N_VALUES: Final = len(TENSOR_ROLES) * len(VALUES) * N_WEIGHTS
 _N_CLASSES: Final = len(NODE_CLASSES)
 #: What a term adds in single precision: values, pools (whole numbers far below 2**24), whether its layout differs.
 _N_SINGLES: Final = N_VALUES + N_POOLED + 1
-#: What it adds in double precision: sums, copies, operations with the padding of their output.
-_N_DOUBLES: Final = N_SUMS + N_OWN_COPIES + 1
+#: Values of all nodes that are ranked within the slate: how many outputs are set, and the bytes of those that are kept.
+#: Their amounts are whole numbers and summed as such.  Shares, summed, would leave dust, and dust has an order.
+_RANKED: Final = tuple(
+    (TENSOR_ROLES.index("output") * len(VALUES) + [name for name, *_ in VALUES].index(value)) * N_WEIGHTS + weight
+    for value, weight in (("set", 0), ("kept", 1))
+)
+_N_RANKED: Final = len(_RANKED)
+_FIRST_RANKED: Final = N_SUMS + N_OWN_COPIES
+#: What it adds in double precision: sums, copies, amounts that are ranked, operations with the padding of their output.
+_N_DOUBLES: Final = _FIRST_RANKED + _N_RANKED + 1
 
 
 @kernel()
 def _settle(  # type: ignore[no-untyped-def]
-    config, n_nodes, values, totals, tops, heavy, binned, typed, ratio, n_nodes_of, flops_of, out_pooled, out_values,
-    out_sums, out_largest, out_bins, out_computed, out_types, out_copies,
+    config, n_nodes, values, totals, tops, heavy, binned, typed, ratio, whole_of, n_nodes_of, flops_of, out_pooled,
+    out_values, out_sums, out_largest, out_bins, out_computed, out_types, out_copies,
 ):  # fmt: skip
     """Turn one configuration's sums into columns."""
     for place in range(N_POOLED):
@@ -67,6 +75,11 @@ def _settle(  # type: ignore[no-untyped-def]
             out_copies[config, own, place] = totals[own, N_SUMS + place]
         for place in range(N_LARGEST):
             out_largest[config, own * N_LARGEST + place] = tops[own, place]
+    for place in range(_N_RANKED):
+        amount = 0.0
+        for own in range(_N_CLASSES):
+            amount += totals[own, _FIRST_RANKED + place]
+        out_values[config, _N_CLASSES * N_VALUES + _RANKED[place]] = amount / whole_of[place]
     for place in range(N_SUMS):
         amount = 0.0
         for own in range(_N_CLASSES):
@@ -81,8 +94,9 @@ def _settle(  # type: ignore[no-untyped-def]
 
 @kernel()
 def _aggregate(  # type: ignore[no-untyped-def]
-    codes, term_of, is_set, order, ends, kinds, singles, doubles, largest, bins, buckets, reached, ratio, n_nodes_of,
-    flops_of, out_pooled, out_values, out_sums, out_largest, out_bins, out_computed, out_types, out_reach, out_copies,
+    codes, term_of, is_set, order, ends, kinds, singles, doubles, largest, bins, buckets, reached, ratio, whole_of,
+    n_nodes_of, flops_of, out_pooled, out_values, out_sums, out_largest, out_bins, out_computed, out_types, out_reach,
+    out_copies,
 ):  # fmt: skip
     n_configs, n_nodes = codes.shape
     n_terms, n_reached = len(singles), reached.shape[1]
@@ -147,8 +161,8 @@ def _aggregate(  # type: ignore[no-untyped-def]
             for place in range(n_found):
                 counts[found[place]] = 0
         _settle(
-            config, n_nodes, values, totals, tops, heavy, binned, typed, ratio, n_nodes_of, flops_of, out_pooled,
-            out_values, out_sums, out_largest, out_bins, out_computed, out_types, out_copies,
+            config, n_nodes, values, totals, tops, heavy, binned, typed, ratio, whole_of, n_nodes_of, flops_of,
+            out_pooled, out_values, out_sums, out_largest, out_bins, out_computed, out_types, out_copies,
         )  # fmt: skip
 
 
@@ -194,6 +208,7 @@ class Terms:
         whole = of_class.sum(axis=0)
         ratio = of_class / np.where(whole > 0, whole, 1.0)
         self._ratio = _flat(np.repeat(ratio[:, :, None, :], len(VALUES), axis=2))
+        self._whole_of = np.maximum(whole[0, :_N_RANKED], 1.0)  # of outputs: their number, and their bytes
         self._n_nodes_of = np.maximum(np.bincount(nodes.classes, minlength=_N_CLASSES), 1).astype(np.float64)
         alike = [
             nodes.classes[:, None], nodes.rank, nodes.dims, nodes.own, nodes.nbytes.view(np.int64),
@@ -259,7 +274,8 @@ class Terms:
         computed = nodes.flops[owner] * 2.0 ** padding[:, 0]
         wasted = nodes.flops[owner] * (2.0 ** padding[:, 0] - 1)
         totals = [moved.sum(axis=1), minor_moved.sum(axis=1), (nbytes * jump).sum(axis=1), padded.sum(axis=1), wasted]
-        doubles = np.concatenate([np.stack(totals, axis=1), copies, computed[:, None]], axis=1)
+        ranked = np.stack([of[:, 0, 0] * here[:, 0], kept[:, 0] * nbytes[:, 0]], axis=1)
+        doubles = np.concatenate([np.stack(totals, axis=1), copies, ranked, computed[:, None]], axis=1)
         largest = np.stack([padding.max(axis=1), np.log2(1 + moved.max(axis=1))], axis=1).astype(np.float32)
         weighted = _flat(of[:, :, :, None] * self._shares[owner][:, :, None, :])
         self._classes = np.concatenate([self._classes, nodes.classes[owner]])
@@ -327,8 +343,8 @@ class Terms:
         order, ends_of = self._by_class
         _aggregate(
             codes, self._term_of, self._is_set, order, ends_of, self._kind_of, self._singles, self._doubles,
-            self._largest, self._bins, self._buckets, self._reached, self._ratio, self._n_nodes_of, self._flops_of,
-            pools, layout[:, : ends[0]], layout[:, ends[0] : ends[1]], layout[:, ends[1] : ends[2]],
+            self._largest, self._bins, self._buckets, self._reached, self._ratio, self._whole_of, self._n_nodes_of,
+            self._flops_of, pools, layout[:, : ends[0]], layout[:, ends[0] : ends[1]], layout[:, ends[1] : ends[2]],
             layout[:, ends[2] : ends[3]], layout[:, ends[3] :], types, reach, copies,
         )  # fmt: skip
         pooled_config(pools, codes.shape[1], config)
