@@ -56,7 +56,8 @@ class CostModel:
 
     def predict(self, X: Matrix, n_jobs: int, indptr: NDArray[np.int64]) -> NDArray[np.float64]:
         """Relevance, float64 (rows,): the cost, negative."""
-        return np.asarray(-(amounts(X, self.columns) @ self.prices))
+        # Row by row: a product of matrix and vector rounds by where a row stands, and equal rows are to tie.
+        return np.asarray(-(amounts(X, self.columns) * self.prices).sum(axis=1))
 
     def gains(self) -> NDArray[np.float64]:
         """Price per amount, float64 (n_features,): comparable for amounts of one unit only."""
