@@ -123,6 +123,13 @@ def backend(name: str) -> Backend:
     return cast(Backend, import_module(f"gbr._{name}"))
 
 
+def keep_rounds(model: Model, rounds: Any) -> None:
+    """Let a model that was read count the rounds that its file says were kept; ValueError where it has not so many."""
+    if type(rounds) is not int or not 0 <= rounds <= model.n_iterations:
+        raise ValueError(f"got {rounds!r} rounds of a model that has {model.n_iterations}")
+    model.n_iterations = rounds
+
+
 @contextmanager
 def loading(library: str, package: str) -> Iterator[None]:
     """Import a boosting library inside; what goes wrong becomes one line.

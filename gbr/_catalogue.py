@@ -5,7 +5,6 @@ Archives: https://github.com/google-research-datasets/tpu_graphs#dataset.  That 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from gbr._files import write_json
+from gbr._json import parsed
 from gbr.errors import DownloadError, UsageError
 from gbr.subsets import OFFICIAL, OFFICIAL_TEST, SPLITS
 
@@ -85,7 +85,7 @@ class Piece:
         """Whether all graphs are there: those that were unpacked, or else as many as were published."""
         there = self._sizes(data_root)
         with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
-            unpacked = json.loads((self.folder(data_root) / _RECEIPT).read_text(encoding="utf-8"))["files"]
+            unpacked = parsed((self.folder(data_root) / _RECEIPT).read_bytes())["files"]
             return all(there.get(name) == size for name, size in unpacked.items())
         return len(there) >= self.graphs
 

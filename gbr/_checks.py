@@ -115,6 +115,23 @@ def as_places(columns: Sequence[str | int] | None, names: tuple[str, ...] | None
     return tuple(found)
 
 
+def as_names(names: Any, count: Any) -> tuple[tuple[str, ...] | None, int]:
+    """Names and number of a model's columns, as its manifest tells them.
+
+    Raises
+    ------
+    ValueError
+        When they are none, or not as many.
+    """
+    if type(count) is not int or count < 1:
+        raise ValueError(f"got {count!r} for the number of features")
+    if names is None:
+        return None, count
+    if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"no names of {count} features")
+    return tuple(names), count
+
+
 def as_indptr(qid: Any, rows: int) -> NDArray[np.int64]:
     """Query ids per row -> ``indptr``.
 

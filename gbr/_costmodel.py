@@ -18,6 +18,8 @@ from scipy.optimize import nnls
 
 from gbr._backend import Rows, ValidTau
 from gbr._checks import Matrix
+from gbr._forest import MAX_COLUMNS
+from gbr._json import parsed
 from gbr._settings import Settings
 from gbr.errors import UsageError
 from gbr.sampling import some_rows
@@ -30,6 +32,8 @@ _ROWS_PER_SLATE: Final = 1000
 _KEPT: Final = 0.97
 #: log2 of the largest amount; beyond it float64 loses the sum.
 _LARGEST: Final = 60.0
+#: No price of a fit comes near it; sums stay finite.
+_HIGHEST: Final = 1e100
 
 
 class CostModel:
@@ -122,16 +126,20 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> CostModel:
 def load(data: bytes, settings: Settings) -> CostModel:
     """Read the prices; ValueError for anything else."""
     try:
-        about: dict[str, Any] = json.loads(data)
+        about: dict[str, Any] = parsed(data)
         if about["costmodel"] != 1:
             raise ValueError(f"cost model of format {about['costmodel']!r}")
-        n_features = int(about["features"])
+        n_features = about["features"]
         columns = np.array([int(column) for column in about["prices"]], np.int64)
         prices = np.array([float(price) for price in about["prices"].values()])
-    except (UnicodeDecodeError, KeyError, TypeError, AttributeError) as fault:
+    except (KeyError, TypeError, AttributeError, OverflowError) as fault:
         raise ValueError(f"no cost model ({fault})") from fault
-    if len(columns) and not (columns.min() >= 0 and columns.max() < n_features):
+    if (
+        type(n_features) is not int
+        or not 0 < n_features <= MAX_COLUMNS
+        or ((columns < 0) | (columns >= n_features)).any()
+    ):
         raise ValueError("a cost model with columns beyond its features")
-    if not np.isfinite(prices).all() or (prices < 0).any():
-        raise ValueError("a cost model with prices that are negative or no numbers")
+    if not ((prices >= 0) & (prices <= _HIGHEST)).all():
+        raise ValueError("a cost model with prices that are negative, beyond all costs or no numbers")
     return CostModel(columns, prices, n_features, None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from gbr import __version__
 from gbr._catalogue import INDEX_FILES
 from gbr._files import write_json
+from gbr._json import parsed
 from gbr.errors import GbrError
 from gbr.subsets import SPLITS, Subset
 
@@ -41,9 +41,9 @@ class State:
         self._all: dict[str, Any] = {}
         if self._path.is_file():
             try:
-                told = json.loads(self._path.read_text(encoding="utf-8"))
+                told = parsed(self._path.read_bytes())
                 # Another version has other models, and so other figures.
-                self._all = told["collections"] if told["gbr"] == __version__ else {}
+                self._all = _checked(told["collections"]) if told["gbr"] == __version__ else {}
             except (OSError, ValueError, KeyError, TypeError) as fault:
                 raise GbrError(
                     f"{self._path}: cannot be read ({type(fault).__name__}); remove it: models and features stay"
@@ -84,6 +84,16 @@ class State:
 
     def _write(self) -> None:
         write_json(self._path, {"gbr": __version__, "collections": self._all})
+
+
+def _checked(told: Any) -> dict[str, Any]:
+    for found in told.values() if isinstance(told, dict) else [told]:
+        seconds = found["seconds"]
+        if not isinstance(seconds, dict) or not all(type(value) in (int, float) for value in seconds.values()):
+            raise TypeError("times are no numbers")
+        if not isinstance(found.get("valid", {}), dict):
+            raise TypeError("figures are none")
+    return dict(told)
 
 
 def is_trained(subset: Subset, run: Path, store_root: Path) -> bool:

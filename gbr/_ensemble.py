@@ -18,9 +18,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gbr._backend import Backend, Model, Rows, ValidTau, backend
+from gbr._backend import Backend, Model, Rows, ValidTau, backend, keep_rounds
 from gbr._checks import Matrix
-from gbr._settings import MEMBERS, Settings
+from gbr._json import parsed
+from gbr._settings import MEMBERS, Settings, reread
 from gbr.errors import UsageError
 
 SUFFIX: Final = ".zip"
@@ -28,6 +29,8 @@ SUFFIX: Final = ".zip"
 _INDEX: Final = "members.json"
 #: A member file above this is not read: no model of ours comes near it.
 _MOST_BYTES: Final = 1 << 31
+#: Between these a mean over members is finite.
+_SPREADS: Final = (1e-100, 1e100)
 #: What reading a foreign or edited archive ends in, besides ValueError.
 _NOT_OURS: Final = (zipfile.BadZipFile, KeyError, TypeError, AttributeError, UsageError, NotImplementedError, EOFError)
 
@@ -138,7 +141,7 @@ def load(data: bytes, settings: Settings) -> EnsembleModel:
     """Read the archive; ValueError for anything else."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            members = [_member(archive, entry) for entry in json.loads(_bytes(archive, _INDEX))]
+            members = [_member(archive, entry) for entry in parsed(_bytes(archive, _INDEX))]
     except _NOT_OURS as fault:
         raise ValueError(f"no ensemble ({fault})") from fault
     if not members or len({member.model.n_features for member in members}) > 1:
@@ -147,14 +150,14 @@ def load(data: bytes, settings: Settings) -> EnsembleModel:
 
 
 def _member(archive: zipfile.ZipFile, entry: dict[str, Any]) -> Member:
-    settings = Settings(**entry["settings"] | {"costs": tuple(entry["settings"]["costs"])})
+    settings = reread(entry["settings"])
     if settings.backend not in dict.fromkeys(name for pairs in MEMBERS.values() for name, _ in pairs):
         raise ValueError(f"member of unknown backend {settings.backend!r}")
     library: Backend = backend(settings.backend)
     model = library.load(_bytes(archive, entry["file"]), settings)
-    model.n_iterations = int(entry["iterations"])
+    keep_rounds(model, entry["iterations"])
     spread = float(entry["spread"])
-    if not spread > 0:
+    if not _SPREADS[0] <= spread <= _SPREADS[1]:
         raise ValueError(f"member {entry['file']!r} has spread {spread}")
     return Member(settings, model, spread)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import http.client
-import json
 import os
 import re
 import socket
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from gbr._files import Report, require_space, write_json
+from gbr._json import parsed
 from gbr.errors import DownloadError
 
 #: Requests in a row that bring nothing new before a transfer is given up.
@@ -334,7 +334,7 @@ class _Part:
 
     def _recall(self) -> None:
         with suppress(OSError, ValueError, TypeError):
-            said = Remote(**json.loads(self._said.read_text(encoding="utf-8")))
+            said = Remote(**parsed(self._said.read_bytes()))
             if said.size is None or self.size <= said.size:
                 self.remote = said
 

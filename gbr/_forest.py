@@ -18,7 +18,10 @@ from numpy.typing import NDArray
 IntArray = NDArray[np.int64]
 
 _END: Final = "\nend of trees\n"
-_MAX_COLUMNS: Final = 1 << 24
+#: No table is wider.
+MAX_COLUMNS: Final = 1 << 24
+#: Leaves beyond it are no model of runtimes; below it no sum of leaves overflows.
+_HIGHEST: Final = 1e30
 #: Lines of a tree in LightGBM's text with one word per split, and those with one per leaf.
 _PER_SPLIT: Final = "split_feature split_gain threshold decision_type left_child right_child internal_value internal_weight internal_count".split()  # noqa: E501
 _PER_LEAF: Final = "leaf_value leaf_weight leaf_count leaf_const num_features".split()
@@ -74,7 +77,7 @@ def xgboost_json(data: bytes) -> bytes:
         booster = learner["gradient_booster"]
         trees, info = booster["model"]["trees"], booster["model"]["tree_info"]
         n_columns = int(learner["learner_model_param"]["num_feature"])
-        if booster["name"] != "gbtree" or len(trees) != len(info) or any(info) or not 0 < n_columns <= _MAX_COLUMNS:
+        if booster["name"] != "gbtree" or len(trees) != len(info) or any(info) or not 0 < n_columns <= MAX_COLUMNS:
             raise ValueError("no trees for one score")
         for number, tree in enumerate(trees):
             _check_xgboost(number, tree, n_columns)
@@ -87,7 +90,7 @@ def _columns(head: Sequence[str]) -> int:
     """Columns that a model in LightGBM's text takes."""
     (last,) = [line.partition("=")[2] for line in head if line.startswith("max_feature_idx=")] or ["-1"]
     found = int(last) + 1
-    if not 0 < found <= _MAX_COLUMNS:
+    if not 0 < found <= MAX_COLUMNS:
         raise ValueError(f"{found} columns")
     return found
 
@@ -116,6 +119,9 @@ def _check_lightgbm(trees: Sequence[dict[str, str]], n_columns: int) -> None:
     needed = ("split_feature", "threshold", "decision_type", "left_child", "right_child", "leaf_value")
     if any(key not in tree for tree in grown for key in needed) or any("leaf_value" not in tree for tree in trees):
         raise ValueError("a tree lacks its splits")
+    leaf_values = np.array(" ".join(tree["leaf_value"] for tree in trees).split(), np.float64)
+    if not (np.abs(leaf_values) <= _HIGHEST).all():
+        raise ValueError("a leaf of a tree is beyond all values")
     _in_range("split_feature", _integers([tree["split_feature"] for tree in grown]), 0, n_columns - 1)
     for tree in grown:
         left, right = _integers([tree["left_child"]]), _integers([tree["right_child"]])
@@ -174,7 +180,8 @@ def _check_xgboost(number: int, tree: dict[str, Any], n_columns: int) -> None:
         raise ValueError(f"tree {number} has a child before its parent")
     _in_range("split_indices", np.asarray(tree["split_indices"], np.int64), 0, n_columns - 1)
     for key in ("split_conditions", "base_weights"):
-        if not np.isfinite(np.asarray(tree[key], np.float64)).all():
+        values = np.asarray(tree[key], np.float64)
+        if not np.isfinite(values).all() or (np.abs(values[left < 0]) > _HIGHEST).any():
             raise ValueError(f"{key} of tree {number} are not finite")
 
 

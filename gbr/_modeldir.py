@@ -7,19 +7,40 @@ the old one or the new one.  Reading parses JSON and hands verified bytes to the
 from __future__ import annotations
 
 import hashlib
-import json
 import re
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 from gbr._files import replacing, sweep, write_json
+from gbr._json import parsed
 from gbr.errors import ModelError
 
 MANIFEST: Final = "manifest.json"
 _MODEL_FILE: Final = re.compile(r"model-[0-9a-f]{12}\.[a-z]+")
 FORMAT: Final = "gbr-ranker"
 FORMAT_VERSION: Final = 3
+
+_NONE: Final = type(None)
+_TEXTS: Final = ("versions", "data")
+#: What a manifest holds besides settings and names of features, which the ranker looks at; and what of its training.
+_HOLDS: Final = {
+    "backend": (str,),
+    "seed": (int,),
+    "best_iteration": (int,),
+    "best_score": (float, int, _NONE),
+    "trained_on": (dict, _NONE),
+    "versions": (dict,),
+}
+_LEARNT: Final = {
+    "subset": (str, _NONE),
+    "kind": (str, _NONE),
+    "schema_hash": (str, _NONE),
+    "rows": (int, _NONE),
+    "data": (dict, _NONE),
+    "hardware": (dict, _NONE),
+}
 
 
 def write(folder: Path, data: bytes, suffix: str, about: dict[str, Any]) -> None:
@@ -75,7 +96,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """Read the manifest of a model directory; ModelError when there is none of ours."""
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = parsed(path.read_bytes())
     except FileNotFoundError:
         raise ModelError(
             f"{folder}: holds no model ({MANIFEST} is missing); "
@@ -92,4 +113,20 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{path}: format version {manifest.get('format_version')}, this gbr reads {FORMAT_VERSION}; "
             "use the gbr that wrote it, or train again"
         )
+    missing = [f"{key} is missing" for key in _HOLDS if key not in manifest]
+    if amiss := [*missing, *_amiss(manifest, _HOLDS), *_amiss(manifest.get("trained_on"), _LEARNT)]:
+        raise ModelError(f"{path}: {amiss[0]}; train again or restore the folder")
     return manifest
+
+
+def _amiss(told: Any, holds: Mapping[str, tuple[type, ...]]) -> Iterator[str]:
+    """What a part of a manifest has in another kind than was written."""
+    for key in holds.keys() & told.keys() if isinstance(told, dict) else ():
+        if type(told[key]) not in holds[key]:
+            yield f"{key}: got {str(told[key])[:40]!r}, which is none"
+        elif (
+            isinstance(told[key], dict)
+            and key in _TEXTS
+            and not all(isinstance(one, str) for one in told[key].values())
+        ):
+            yield f"{key}: want texts"

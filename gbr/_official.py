@@ -11,7 +11,6 @@ kernel counts even where nothing tells its configurations apart.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gbr import metrics
+from gbr._json import parsed
 from gbr.errors import DataError, UsageError
 from gbr.slates import Slates
 from gbr.subsets import OFFICIAL, Subset
@@ -76,7 +76,7 @@ def indices_of(subset: Subset, split: str, folder: Path) -> dict[str, IntArray] 
         )
     path = folder / f"{'_'.join(subset.parts[1:])}.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parsed(path.read_bytes())
     except OSError as fault:
         raise DataError(
             f"{path}: cannot be read ({fault.strerror or fault}); run `python -m gbr.download eval-indices`, or name "

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from gbr._json import parsed
 from gbr.errors import DataError
 from gbr.npz import BLOCK_BYTES, crc32
 
@@ -39,6 +41,9 @@ _PREAMBLE: Final = struct.Struct("<8sIIQQQ24x")
 _CODES_AT: Final = 4096
 _ALIGNED: Final = 64
 _MOST_INDEX: Final = 1 << 20
+#: Types of the arrays, as NumPy writes them, and what no place or extent in a file reaches.
+_DTYPE: Final = re.compile(r"[<|][iuf][1248]|\|b1")
+_MOST: Final = 1 << 48
 #: What the graph file calls its configurations; here they are coded.
 CONFIGS: Final = "node_config_feat"
 
@@ -87,11 +92,11 @@ class Packed:
         if len(index) != length or crc32(index) != check:
             raise self._wrong("its index fails its CRC")
         try:
-            told = json.loads(index)
+            told = parsed(index)
             self.fingerprint: str = told["source"]
             self._index: Index = told["arrays"]
             self._check_index()
-        except (KeyError, TypeError, ValueError) as fault:
+        except (KeyError, TypeError, ValueError, AttributeError) as fault:
             raise self._wrong(f"its index does not hold together ({fault})") from fault
         self.shape = self._shape("codes")
         self._codes = self._view("codes")
@@ -133,7 +138,7 @@ class Packed:
             When it was edited.
         """
         array = self._view(key)
-        if crc32(array.reshape(-1).view(np.uint8)) != self._index[key]["crc"]:
+        if crc32(array.reshape(-1).view(np.uint8)) != self._index[key].get("crc"):
             raise self._wrong(f"{key} fails its CRC")
         return array
 
@@ -186,18 +191,28 @@ class Packed:
         return np.take(self._numbers.astype(np.uint32), self.codes(rows) + self._starts, mode="clip")
 
     def _check_index(self) -> None:
+        if not isinstance(self.fingerprint, str) or not isinstance(self._index, dict):
+            raise TypeError("no index")
         for key, about in self._index.items():
-            dtype, shape, at = np.dtype(about["dtype"]), about["shape"], about["at"]
-            if dtype.kind not in "iufb" or any(extent < 0 for extent in shape):
-                raise ValueError(f"{key} is {dtype} {shape}")
-            if not _PREAMBLE.size <= at <= len(self._bytes) - math.prod(shape) * dtype.itemsize:
+            shape, at = about["shape"], about["at"]
+            if not _DTYPE.fullmatch(about["dtype"]) or not isinstance(shape, list):
+                raise ValueError(f"{key} is {about['dtype']} {shape}")
+            if not all(type(number) is int and 0 <= number < _MOST for number in (*shape, at, about.get("crc", 0))):
+                raise ValueError(f"{key} is of shape {shape} at {at}")
+            if not _PREAMBLE.size <= at <= len(self._bytes) - math.prod(shape) * np.dtype(about["dtype"]).itemsize:
                 raise ValueError(f"{key} lies outside the file")
         n_configs, n_nodes = self._shape("codes")
         (n_rows,) = self._shape("numbers")
-        wanted = {"checks": (n_configs,), "rows": (n_rows, N_LAYOUT), "first": (n_nodes + 1,)}
-        for key, shape in wanted.items():
-            if self._shape(key) != shape:
-                raise ValueError(f"{key} has shape {self._shape(key)}, wanted {shape}")
+        wanted = {
+            "codes": ("u", (n_configs, n_nodes)),
+            "checks": ("u", (n_configs,)),
+            "numbers": ("i", (n_rows,)),
+            "rows": ("i", (n_rows, N_LAYOUT)),
+            "first": ("i", (n_nodes + 1,)),
+        }
+        for key, (kind, shape) in wanted.items():
+            if self._shape(key) != shape or self._index[key]["dtype"][1] != kind or not n_nodes:
+                raise ValueError(f"{key} is {self._index[key]['dtype']} {self._shape(key)}, wanted {kind} {shape}")
 
     def _shape(self, key: str) -> tuple[int, ...]:
         return tuple(self._index[key]["shape"])

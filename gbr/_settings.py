@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 from gbr.errors import UsageError
@@ -37,6 +37,16 @@ POLICIES: Final = ("uniform", "stratified", "close")
 
 #: Settings that follow from the training set where they are not given.
 CAPACITY: Final = ("n_estimators", "num_leaves", "learning_rate", "min_child_samples")
+
+#: The least that whole numbers of a fit can be.
+_LEAST: Final[Mapping[str, int]] = {
+    "n_estimators": 1,
+    "num_leaves": 2,
+    "min_child_samples": 1,
+    "early_stopping_rounds": 1,
+    "seed": 0,
+    "n_jobs": 0,
+}
 
 #: Seeds are below this: both libraries keep them in 32 bits.
 SEEDS: Final = 2**31 - 1
@@ -132,16 +142,43 @@ def resolve(
     return Settings(
         backend=backend,
         objective=_objective(backend, objective, goal, few=n_slates < _FEW_SLATES and bool(costs)),
-        n_estimators=_whole("n_estimators", chosen["n_estimators"], 1),
-        num_leaves=_whole("num_leaves", chosen["num_leaves"], 2),
+        n_estimators=_whole("n_estimators", chosen["n_estimators"], _LEAST["n_estimators"]),
+        num_leaves=_whole("num_leaves", chosen["num_leaves"], _LEAST["num_leaves"]),
         learning_rate=_rate(chosen["learning_rate"]),
-        min_child_samples=_whole("min_child_samples", chosen["min_child_samples"], 1),
-        early_stopping_rounds=_whole("early_stopping_rounds", early_stopping_rounds, 1),
+        min_child_samples=_whole("min_child_samples", chosen["min_child_samples"], _LEAST["min_child_samples"]),
+        early_stopping_rounds=_whole("early_stopping_rounds", early_stopping_rounds, _LEAST["early_stopping_rounds"]),
         seed=_seed(seed),
         n_jobs=threads(n_jobs),
         params=_plain(params or {}),
         costs=tuple(costs),
         monotone=_flag("monotone", monotone, bool(costs)),
+    )
+
+
+def reread(told: Any) -> Settings:
+    """Settings of a fit out of a manifest: the fields of :class:`Settings`, as JSON holds them.
+
+    Raises
+    ------
+    ValueError
+        For a field that is missing, unknown or of another kind; UsageError is one.
+    """
+    names = {each.name for each in fields(Settings)}
+    if not isinstance(told, Mapping) or told.keys() != names:
+        raise ValueError("settings of a fit are missing or unknown")
+    if told["backend"] not in tuple(OBJECTIVES) or told["objective"] not in OBJECTIVES[told["backend"]]:
+        raise ValueError(f"got {told['backend']!r} with {told['objective']!r} for backend and objective")
+    if not isinstance(told["params"], Mapping) or not isinstance(told["costs"], list):
+        raise ValueError("params or costs of a fit are none")
+    whole = {name: _whole(name, told[name], least) for name, least in _LEAST.items()}
+    return Settings(
+        backend=told["backend"],
+        objective=told["objective"],
+        learning_rate=_rate(told["learning_rate"]),
+        params=_plain(told["params"]),
+        costs=tuple(_whole("costs", place, 0) for place in told["costs"]),
+        monotone=_flag("monotone", told["monotone"], True),
+        **whole,
     )
 
 

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+_LONGEST: Final = 1000
+
 
 class GbrError(Exception):
-    """An expected failure: one line for the user, exit status 1."""
+    """An expected failure: one line for the user, exit status 1.
+
+    Parameters
+    ----------
+    message : str
+        May cite a file of a stranger: what a terminal would obey is escaped, and what is too long is left out.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(_line(message))
 
 
 class UsageError(GbrError, ValueError):
@@ -49,3 +62,12 @@ class TuneError(GbrError):
 
 class MissingLibraryError(GbrError, ImportError):
     """An optional library, or a system library below one, is not there."""
+
+
+def _line(message: str) -> str:
+    told = message
+    if not told.isprintable():
+        told = "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in told)
+    if len(told) > _LONGEST:
+        told = f"{told[: _LONGEST // 2]} … {told[-_LONGEST // 2 :]}"
+    return told

@@ -36,6 +36,9 @@ NAMES: Final = (*PROFILES, "machine")
 _TPU_SOURCES: Final = ("xla", "nlp")
 _REQUIRED: Final = ("name", "vector_bytes", "line_bytes", "caches")
 _OPTIONAL: Final = ("sublanes", "tile_bounds")
+#: No machine has more bytes in a cache, or more ways or rows; beyond them 64 bits would not hold every product.
+_MOST_BYTES: Final = 1 << 40
+_MOST_ROWS: Final = 1 << 20
 _UNITS: Final = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
 
 
@@ -111,7 +114,7 @@ def load(path: Path) -> Hardware:
         told = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as fault:
         raise DataError(f"{path}: cannot be read ({fault.strerror}); want a hardware profile in TOML") from fault
-    except ValueError as fault:
+    except (ValueError, RecursionError) as fault:
         raise DataError(f"{path}: not TOML ({' '.join(str(fault).split())}); mend the line") from fault
     return parse(told, str(path), DataError)
 
@@ -218,23 +221,28 @@ def _check_keys(
 
 
 def _number(value: Any, where: str, least: int, error: type[GbrError]) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise error(f"{where}: got {value!r}, want a whole number from {least} on")
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= _MOST_ROWS:
+        raise error(f"{where}: got {_short(value)}, want a whole number from {least} to {_MOST_ROWS}")
     return value
 
 
 def _size(value: Any, where: str, error: type[GbrError]) -> int:
     nbytes = _bytes(value) if isinstance(value, str) else value
-    if isinstance(nbytes, bool) or not isinstance(nbytes, int) or nbytes < 1:
-        raise error(f'{where}: got {value!r}, want bytes: a whole number from 1 on, or a text like "48 KiB"')
+    if isinstance(nbytes, bool) or not isinstance(nbytes, int) or not 1 <= nbytes <= _MOST_BYTES:
+        raise error(f'{where}: got {_short(value)}, want bytes: a whole number from 1 on, or a text like "48 KiB"')
     return nbytes
 
 
 def _bytes(text: str) -> int | None:
     """``48 KiB`` in bytes; None for another text."""
-    found = re.fullmatch(r"(\d+)\s*([A-Za-z]*)", text.strip())
+    found = re.fullmatch(r"([0-9]{1,18})\s*([A-Za-z]*)", text.strip())
     unit = _UNITS.get(found[2].upper()) if found else None
     return int(found[1]) * unit if found and unit else None
+
+
+def _short(value: Any) -> str:
+    """A value for a message; Python tells no number of thousands of digits."""
+    return "a number beyond all sizes" if isinstance(value, int) and abs(value) > _MOST_BYTES else repr(value)
 
 
 def _text(nbytes: int) -> str | int:

@@ -20,10 +20,10 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from gbr import __version__, _modeldir, labels
-from gbr._backend import Model, Rows, backend
-from gbr._checks import as_indptr, as_matrix, as_places, as_target, reordered
-from gbr._settings import CAPACITY, SEEDS, Settings, resolve, threads
-from gbr.errors import MissingLibraryError, ModelError, UsageError
+from gbr._backend import Model, Rows, backend, keep_rounds
+from gbr._checks import as_indptr, as_matrix, as_names, as_places, as_target, reordered
+from gbr._settings import CAPACITY, SEEDS, Settings, reread, resolve, threads
+from gbr.errors import ModelError, UsageError
 from gbr.metrics import kendall_tau
 
 if TYPE_CHECKING:
@@ -336,7 +336,10 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         """
         self.check_schema(schema.kind, schema.hash, what)
         place = {name: number for number, name in enumerate(schema.names)}
-        return np.array([place[name] for name in self.feature_names_in_], np.int64)
+        try:
+            return np.array([place[name] for name in self.feature_names_in_], np.int64)
+        except (KeyError, AttributeError) as fault:  # no model of ours, as the schema is the same
+            raise ModelError(f"{what}: the model asks for columns that are none of the schema's ({fault})") from fault
 
     def check_schema(self, kind: str, schema_hash: str, what: str) -> None:
         """Refuse features the model was not trained on.
@@ -443,8 +446,8 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         """
         data, about = _modeldir.read(Path(folder))
         try:
-            settings = Settings(**about["settings"] | {"costs": tuple(about["settings"]["costs"])})
-            names, count = about["features"]["names"], about["features"]["count"]
+            settings = reread(about["settings"])
+            names, count = as_names(about["features"]["names"], about["features"]["count"])
             ranker = cls(
                 about["backend"],
                 **{name: getattr(settings, name) for name in _SHARED},
@@ -454,18 +457,16 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
                 random_state=settings.seed,
             )
             ranker.model_ = backend(ranker.backend).load(data, settings)
-            ranker.model_.n_iterations = about["best_iteration"]
+            keep_rounds(ranker.model_, about["best_iteration"])
             ranker.model_.best_score = about["best_score"]
             ranker.trained_on_ = about["trained_on"]
-            if ranker.model_.n_features != count or (names is not None and len(names) != count):
+            if ranker.model_.n_features != count:
                 raise ValueError(f"{ranker.model_.n_features} features in the model, {count} in the manifest")
-        except MissingLibraryError:
-            raise
-        except (KeyError, TypeError, ValueError) as fault:
+        except (LookupError, TypeError, ValueError) as fault:
             told = " ".join(str(fault).split())
             raise ModelError(f"{folder}: manifest and model do not fit ({told}); train again or restore it") from fault
         ranker.settings_ = settings
-        ranker._set_features(None if names is None else tuple(names), count)
+        ranker._set_features(names, count)
         return ranker
 
     def _settings(self, train: Rows, names: tuple[str, ...] | None) -> Settings:

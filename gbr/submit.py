@@ -181,7 +181,7 @@ def _covering(models: Sequence[str | Path]) -> dict[str, list[_Trained]]:
                 f"--models {given}: was trained on {trained_on.get('subset', 'a plain table')}, which is no collection "
                 f"of the competition; name one that it is to rank: --models tile:xla={folder}"
             )
-        ranker.check_schema(subset.kind, schema_of(subset.kind).hash, f"{subset.name}, {folder}")
+        ranker.places(schema_of(subset.kind), f"{subset.name}, {folder}")
         trained = _Trained(folder, ranker, _modeldir.read_manifest(folder)["model"]["sha256"])
         first = found[subset.name][0] if found[subset.name] else trained
         if ranker.hardware(str(folder)) != first.ranker.hardware(str(first.folder)):

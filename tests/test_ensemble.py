@@ -129,5 +129,5 @@ def test_an_ensemble_of_unknown_members_is_a_model_error(tmp_path: Any) -> None:
     about = {name: value for name, value in _modeldir.read_manifest(tmp_path).items() if name != "model"}
     unknown = _rewritten(ranker.model_.to_bytes(), settings=dict(about["settings"], backend="os"))
     _modeldir.write(tmp_path, unknown, ".zip", about)
-    with pytest.raises(ModelError, match="member of unknown backend 'os'"):
+    with pytest.raises(ModelError, match="got 'os' with 'mixed' for backend and objective"):
         Ranker.load(tmp_path)

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, Self
 
+from gbr._json import parsed
 from gbr.errors import TuneError
 from gbr.tune.space import Space
 
@@ -146,7 +147,7 @@ class Journal:
 
     def _parsed(self, number: int, line: bytes) -> dict[str, Any]:
         try:
-            found = json.loads(line)
+            found = parsed(line)
         except ValueError as fault:
             raise self._foreign(number) from fault
         if not isinstance(found, dict):
