@@ -16,6 +16,7 @@ from features._jit import kernel
 from features.hlo import MAX_RANK
 from features.layout_nodes import RowValues
 from features.links import GROUPS, Links
+from features.pairs import PairTable, Places
 from features.schema import Block, Column, Float32Array
 from features.traffic import COLUMNS
 
@@ -23,6 +24,8 @@ IntArray = NDArray[np.int64]
 
 #: Stands for "no dimension" where dimensions take three bits.
 _NONE: Final = 7
+#: Bits of a count of links where three of them share a word.
+_FIELD: Final = 21
 
 KINDS: Final = (
     ("minor", "whose minor-most dimensions differ, both layouts set"),
@@ -58,36 +61,8 @@ BLOCK: Final = Block(
 
 
 @kernel()
-def _count_copies(  # type: ignore[no-untyped-def]
-    columns, states, origins, pairs, roles, group, nbytes, totals, out
-):
-    """Count copies link by link; links of one size, which follow each other, are only counted until the last."""
-    n_configs, n_links, n_groups = columns.shape[1], len(pairs), len(totals) - 1
-    counts = np.zeros((n_groups, 3, n_configs), np.int32)
-    sizes = np.zeros((n_groups, 3, n_configs))
-    alike = np.zeros((3, n_configs), np.int32)
-    for link in range(n_links):
-        own, other, origin, size = roles[link, 0], roles[link, 1], origins[link], nbytes[link]
-        producers, consumers = columns[pairs[link, 0]], columns[pairs[link, 1]]
-        here, there = states[own], states[other]
-        for config in range(n_configs):  # innermost, and free of branches: it becomes vector instructions
-            first, second = here[producers[config]], there[consumers[config]]
-            minor = (origin >> (np.int32(3) * (first & np.int32(7)))) & np.int32(7)
-            next_minor = (origin >> (np.int32(3) * ((first >> np.int32(3)) & np.int32(7)))) & np.int32(7)
-            wanted, next_wanted = second & np.int32(7), (second >> np.int32(3)) & np.int32(7)
-            differs = np.int32((minor != 7) & (wanted != 7) & (minor != wanted))
-            next_differs = np.int32((next_minor != 7) & (next_wanted != 7) & (next_minor != next_wanted))
-            both = (first & second) >> np.int32(6)
-            strict, loose = both & differs, both & (differs | next_differs)
-            alike[0, config] += strict
-            alike[1, config] += loose
-            alike[2, config] += differs
-        if link + 1 == n_links or group[link + 1] != group[link] or nbytes[link + 1] != size:
-            for kind in range(3):
-                for config in range(n_configs):
-                    counts[group[link], kind, config] += alike[kind, config]
-                    sizes[group[link], kind, config] += alike[kind, config] * size
-                    alike[kind, config] = 0
+def _write(counts, sizes, totals, out):  # type: ignore[no-untyped-def]
+    n_groups, _, n_configs = counts.shape
     for config in range(n_configs):
         place = 0
         for number in range(n_groups + 1):
@@ -103,6 +78,81 @@ def _count_copies(  # type: ignore[no-untyped-def]
                 out[config, place + 1] = size / max(totals[number, 1], 1.0)
                 out[config, place + 2] = np.log2(1.0 + size)
                 place += 3
+
+
+@kernel()
+def _differences(first, second, origin):  # type: ignore[no-untyped-def]
+    """Tell which of :data:`KINDS` of disagreement there are between two states.  Free of branches."""
+    minor = (origin >> (np.int32(3) * (first & np.int32(7)))) & np.int32(7)
+    next_minor = (origin >> (np.int32(3) * ((first >> np.int32(3)) & np.int32(7)))) & np.int32(7)
+    wanted, next_wanted = second & np.int32(7), (second >> np.int32(3)) & np.int32(7)
+    differs = np.int32((minor != 7) & (wanted != 7) & (minor != wanted))
+    next_differs = np.int32((next_minor != 7) & (next_wanted != 7) & (next_minor != next_wanted))
+    both = (first & second) >> np.int32(6)
+    return both & differs, both & (differs | next_differs), differs
+
+
+@kernel()
+def _count_copies(  # type: ignore[no-untyped-def]
+    columns, states, origins, pairs, roles, group, nbytes, totals, out
+):
+    """Count copies link by link; links of one size, which follow each other, are only counted until the last."""
+    n_configs, n_links, n_groups = columns.shape[1], len(pairs), len(totals) - 1
+    counts = np.zeros((n_groups, 3, n_configs), np.int32)
+    sizes = np.zeros((n_groups, 3, n_configs))
+    alike = np.zeros((3, n_configs), np.int32)
+    for link in range(n_links):
+        own, other, origin, size = roles[link, 0], roles[link, 1], origins[link], nbytes[link]
+        producers, consumers = columns[pairs[link, 0]], columns[pairs[link, 1]]
+        here, there = states[own], states[other]
+        for config in range(n_configs):  # innermost, and free of branches: it becomes vector instructions
+            strict, loose, differs = _differences(here[producers[config]], there[consumers[config]], origin)
+            alike[0, config] += strict
+            alike[1, config] += loose
+            alike[2, config] += differs
+        if link + 1 == n_links or group[link + 1] != group[link] or nbytes[link + 1] != size:
+            for kind in range(3):
+                for config in range(n_configs):
+                    counts[group[link], kind, config] += alike[kind, config]
+                    sizes[group[link], kind, config] += alike[kind, config] * size
+                    alike[kind, config] = 0
+    _write(counts, sizes, totals, out)
+
+
+@kernel()
+def _tabulate(rows, of_node, states, origins, pairs, roles, first, words):  # type: ignore[no-untyped-def]
+    """Tell all pairs of rows of every link: the three kinds, one in every field of a word."""
+    for link in range(len(pairs)):
+        place = first[link]
+        here, there = states[roles[link, 0]], states[roles[link, 1]]
+        for one in range(of_node[pairs[link, 0]], of_node[pairs[link, 0] + 1]):
+            for two in range(of_node[pairs[link, 1]], of_node[pairs[link, 1] + 1]):
+                strict, loose, differs = _differences(here[rows[one]], there[rows[two]], origins[link])
+                words[place] = np.int64(strict) | np.int64(loose) << _FIELD | np.int64(differs) << 2 * _FIELD
+                place += 1
+
+
+@kernel()
+def _count_pairs(places, pairs, group, nbytes, totals, first, width, words, out):  # type: ignore[no-untyped-def]
+    """Count copies as above, but by what is known of the pairs of rows."""
+    n_configs, n_links, n_groups = places.shape[1], len(pairs), len(totals) - 1
+    counts = np.zeros((n_groups, 3, n_configs), np.int32)
+    sizes = np.zeros((n_groups, 3, n_configs))
+    alike = np.zeros(n_configs, np.int64)
+    for link in range(n_links):
+        producers, consumers, wide = places[pairs[link, 0]], places[pairs[link, 1]], width[link]
+        told = words[first[link] : first[link + 1]]
+        for config in range(n_configs):
+            alike[config] += told[producers[config] * wide + consumers[config]]
+        size = nbytes[link]
+        if link + 1 == n_links or group[link + 1] != group[link] or nbytes[link + 1] != size:
+            for kind in range(3):
+                for config in range(n_configs):
+                    count = alike[config] >> kind * _FIELD & (1 << _FIELD) - 1
+                    counts[group[link], kind, config] += count
+                    sizes[group[link], kind, config] += count * size
+            alike[:] = 0
+    _write(counts, sizes, totals, out)
 
 
 def order_states(values: RowValues) -> NDArray[np.int32]:
@@ -152,6 +202,35 @@ class CopyCounter:
         """
         of = self._links
         _count_copies(columns, states, self._origins, of.nodes, of.roles, of.group, of.nbytes, self._totals, out)
+
+    def tabulate(self, states: NDArray[np.int32], places: Places) -> PairTable | None:
+        """Work out what links ask of every pair of the rows that are known so far, for :meth:`count_pairs`.
+
+        Parameters
+        ----------
+        states : int32 (3, rows)
+            Of all rows, by :func:`order_states`.
+        places : Places
+        """
+        of = self._links
+        found = places.pairs(of.nodes) if len(of.nodes) < 1 << _FIELD else None
+        if found is not None:
+            _tabulate(places.rows, places.first, states, self._origins, of.nodes, of.roles, found.first, found.words)
+        return found
+
+    def count_pairs(self, turned: NDArray[np.uint8], told: PairTable, out: Float32Array) -> None:
+        """Write :data:`DISAGREEMENTS` as :meth:`count` does, by what is known of pairs of rows.
+
+        Parameters
+        ----------
+        turned : uint8 (nodes, b)
+            Of :meth:`features.pairs.Places.turned`.
+        told : PairTable
+            Of :meth:`tabulate`.
+        out : float32 (b, len(DISAGREEMENTS))
+        """
+        of = self._links
+        _count_pairs(turned, of.nodes, of.group, of.nbytes, self._totals, told.first, told.width, told.words, out)
 
     def by_link(self, columns: NDArray[np.uint32], states: NDArray[np.int32]) -> tuple[Links, NDArray[np.bool_]]:
         """Tell for every link by itself which of :data:`KINDS` of disagreement there are.

@@ -31,6 +31,7 @@ from features.layout_sums import Terms
 from features.links import links
 from features.neighborhood import neighborhood, neighborhood_columns, neighborhood_each
 from features.opcodes import CLASS_NAMES
+from features.pairs import PairTable, Places
 from features.schema import Block, Column, Float32Array, Schema
 from features.tensors import Tensors
 from features.traffic import Traffic
@@ -235,6 +236,8 @@ class LayoutExtractor:
         self._first_alike: dict[tuple[int, bytes], int] = {}
         self._same_as: list[int] = []
         self._states = np.zeros((3, 0), np.int32)
+        self._places = Places(len(self._nodes))
+        self._pairs: tuple[PairTable, PairTable] | None = None
         self._growing = Lock()
 
     def observe(self, block: NDArray[np.float32] | NDArray[np.int8]) -> tuple[Codes, NDArray[np.uint64]]:
@@ -271,15 +274,24 @@ class LayoutExtractor:
         """
         with self._growing:  # tables only grow: whoever comes later finds at least what is needed
             self._catch_up()
-        self._describe(self._terms, codes, out)
+            pairs = self._pairs
+        self._describe(self._terms, pairs, codes, out)
 
-    def _describe(self, terms: Terms, codes: Codes, out: Float32Array) -> None:
+    def _describe(
+        self, terms: Terms, pairs: tuple[PairTable, PairTable] | None, codes: Codes, out: Float32Array
+    ) -> None:
         copied = terms.aggregate(
             codes, out[:, _AT["config"]], out[:, _AT["layout"]], out[:, _AT["types"]], out[:, _AT["reach"]]
         )
-        columns, written = np.ascontiguousarray(codes.T), out[:, _AT["copies"]]
-        self._copies.count(columns, self._states, written[:, : len(DISAGREEMENTS)])
-        self._traffic.write(columns, copied, written[:, len(DISAGREEMENTS) :])
+        disagreements, costs = np.split(out[:, _AT["copies"]], [len(DISAGREEMENTS)], axis=1)
+        if pairs is None:
+            columns = np.ascontiguousarray(codes.T)
+            self._copies.count(columns, self._states, disagreements)
+            self._traffic.write(columns, copied, costs)
+        else:
+            turned = self._places.turned(codes)
+            self._copies.count_pairs(turned, pairs[0], disagreements)
+            self._traffic.write_pairs(turned, pairs[1], copied, costs)
 
     def usual(self) -> slate.Frequencies:
         """How usual each row is among all configurations, which must have been observed and described."""
@@ -323,7 +335,7 @@ class LayoutExtractor:
 
         def work(first: int) -> None:
             part = slice(first, first + _VECTORS_AT_ONCE)
-            self._describe(terms, codes[part], out[part, :N_OWN])
+            self._describe(terms, self._pairs, codes[part], out[part, :N_OWN])
 
         for _ in run(work, range(0, len(codes), _VECTORS_AT_ONCE)):
             pass
@@ -347,6 +359,9 @@ class LayoutExtractor:
             number = len(self._same_as)
             self._same_as.append(self._first_alike.setdefault((node, packed.tobytes()), number))
         self._states = np.concatenate([self._states, copies.order_states(values)], axis=1)
+        self._places.add(owner)
+        told = self._copies.tabulate(self._states, self._places), self._traffic.tabulate(self._places)
+        self._pairs = None if told[0] is None or told[1] is None else (told[0], told[1])
 
 
 @cache

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from features._jit import kernel
 from features.layout_nodes import NODE_CLASSES, ConfigurableNodes
 from features.links import INSIDE, Links
+from features.pairs import PairTable, Places
 from features.relayout import (
     N_LEVELS,
     ORDER,
@@ -41,6 +42,12 @@ _KINDS: Final = {
 }
 _GROUPS: Final = (*NODE_CLASSES, "all")
 _N_CLASSES: Final = len(NODE_CLASSES)
+#: Bits of a count of edges where those of all levels share a word, edges that it can count, and bits of all of these.
+_FIELD: Final = 7
+_MOST_ALIKE: Final = (1 << _FIELD) - 1
+_FIELDS: Final = _FIELD * (N_LEVELS - 1)
+#: Weights from 0.2 to 1 in single precision are whole multiples of 2**-26; sums of them in doubles are exact.
+_WEIGHT_UNITS: Final = float(1 << 26)
 
 
 def _columns() -> tuple[Column, ...]:
@@ -137,6 +144,12 @@ def _arrive(  # type: ignore[no-untyped-def]
 
 
 @kernel()
+def _moved(come, want):  # type: ignore[no-untyped-def]
+    """Whether an order that arrives is not the one wanted, as far as both are known."""
+    return np.int64(((come ^ want) & (come >> ORDER_BITS) & (want >> ORDER_BITS) & ORDER) != 0)
+
+
+@kernel()
 def _edge_copies(  # type: ignore[no-untyped-def]
     columns, producer, consumer, role, group, slot, nbytes, share, base, arrivals, packed, level, weight, out
 ):
@@ -153,8 +166,7 @@ def _edge_copies(  # type: ignore[no-untyped-def]
         for config in range(n_configs):
             row = takers[config]
             come, want = arrivals[base[makers[config]] + place], wanted[row]
-            differs = np.int64(((come ^ want) & (come >> ORDER_BITS) & (want >> ORDER_BITS) & ORDER) != 0)
-            minor = come & 7
+            differs, minor = _moved(come, want), come & 7
             alike[config, differs * grade[row, minor]] += 1
             costs[config] += differs * cost[row, minor]
         size, part, sums = nbytes[edge], share[edge], out[group[edge]]
@@ -166,6 +178,60 @@ def _edge_copies(  # type: ignore[no-untyped-def]
                     sums[config, N_LEVELS + at] += alike[config, at] * part
                     alike[config, at] = 0
                 sums[config, 2 * N_LEVELS] += costs[config] * size
+                costs[config] = 0
+
+
+@kernel()
+def _tabulate(  # type: ignore[no-untyped-def]
+    rows, of_node, producer, consumer, role, slot, base, arrivals, packed, level, weight, first, words
+):
+    """Tell all pairs of rows of every edge: the weight of the copy, and below it a field for each level above 0."""
+    for edge in range(len(producer)):
+        place = first[edge]
+        wanted, grade, cost = packed[role[edge]], level[role[edge]], weight[role[edge]]
+        for one in range(of_node[producer[edge]], of_node[producer[edge] + 1]):
+            come = arrivals[base[rows[one]] + slot[edge]]
+            for two in range(of_node[consumer[edge]], of_node[consumer[edge] + 1]):
+                row, minor = rows[two], come & 7
+                words[place] = 0
+                if _moved(come, wanted[row]) > 0:
+                    words[place] = np.int64(cost[row, minor] * _WEIGHT_UNITS) << _FIELDS
+                    if grade[row, minor] > 0:
+                        words[place] |= 1 << _FIELD * (np.int64(grade[row, minor]) - 1)
+                place += 1
+
+
+@kernel()
+def _edge_pairs(  # type: ignore[no-untyped-def]
+    places, producer, consumer, group, nbytes, share, first, width, words, out
+):
+    """Add up copies along edges as above, but by what is known of the pairs of rows; counts of level 0 stay out."""
+    n_edges, n_configs = len(producer), places.shape[1]
+    alike, waiting = np.zeros(n_configs, np.int64), 0
+    levels = np.zeros((n_configs, N_LEVELS), np.int32)
+    costs = np.zeros(n_configs, np.int64)
+    for edge in range(n_edges):
+        makers, takers, wide = places[producer[edge]], places[consumer[edge]], width[edge]
+        told = words[first[edge] : first[edge + 1]]
+        for config in range(n_configs):
+            alike[config] += told[makers[config] * wide + takers[config]]
+        waiting += 1
+        size, part, sums, after = nbytes[edge], share[edge], out[group[edge]], edge + 1
+        ends = after == n_edges or group[after] != group[edge] or nbytes[after] != size or share[after] != part
+        if ends or waiting == _MOST_ALIKE:
+            for config in range(n_configs):
+                for at in range(1, N_LEVELS):
+                    levels[config, at] += alike[config] >> _FIELD * (at - 1) & _MOST_ALIKE
+                costs[config] += alike[config] >> _FIELDS
+            alike[:] = 0
+            waiting = 0
+        if ends:
+            for config in range(n_configs):
+                for at in range(1, N_LEVELS):
+                    sums[config, at] += levels[config, at] * size
+                    sums[config, N_LEVELS + at] += levels[config, at] * part
+                    levels[config, at] = 0
+                sums[config, 2 * N_LEVELS] += costs[config] / _WEIGHT_UNITS * size
                 costs[config] = 0
 
 
@@ -298,6 +364,21 @@ class Traffic:
         self._weight = np.concatenate([self._weight, weights(stretched).astype(np.float32)], axis=1)
         return of, own_copies(nodes, owner, of, self.own, self.fed)
 
+    def tabulate(self, places: Places) -> PairTable | None:
+        """Work out the copies of every pair of the rows that are known so far, for :meth:`write_pairs`.
+
+        Parameters
+        ----------
+        places : Places
+        """
+        found = places.pairs(np.stack([self._producer, self._consumer], axis=1))
+        if found is not None:
+            _tabulate(
+                places.rows, places.first, self._producer, self._consumer, self._role, self._slot, self._base,
+                self._arrivals, self._packed, self._level, self._weight, found.first, found.words,
+            )  # fmt: skip
+        return found
+
     def write(self, columns: NDArray[np.uint32], own: FloatArray, out: Float32Array) -> None:
         """Write :data:`COLUMNS`.
 
@@ -310,6 +391,25 @@ class Traffic:
         out : float32 (b, len(COLUMNS))
         """
         _write(own, self._summed(columns, self._group, _N_CLASSES), self._totals, out)
+
+    def write_pairs(self, turned: NDArray[np.uint8], told: PairTable, own: FloatArray, out: Float32Array) -> None:
+        """Write :data:`COLUMNS` as :meth:`write` does, by what is known of pairs of rows.
+
+        Parameters
+        ----------
+        turned : uint8 (nodes, b)
+            Of :meth:`features.pairs.Places.turned`.
+        told : PairTable
+            Of :meth:`tabulate`.
+        own, out
+            As for :meth:`write`.
+        """
+        edges = np.zeros((_N_CLASSES, turned.shape[1], 2 * N_LEVELS + 1))
+        _edge_pairs(
+            turned, self._producer, self._consumer, self._group, self._nbytes, self._share, told.first, told.width,
+            told.words, edges,
+        )  # fmt: skip
+        _write(own, edges, self._totals, out)
 
     def by_edge(self, columns: NDArray[np.uint32]) -> EdgeCopies:
         """Tell the copies along every edge by themselves.
