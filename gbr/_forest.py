@@ -22,6 +22,21 @@ _END: Final = "\nend of trees\n"
 MAX_COLUMNS: Final = 1 << 24
 #: Leaves beyond it are no model of runtimes; below it no sum of leaves overflows.
 _HIGHEST: Final = 1e30
+#: Lines before the trees in LightGBM's text, as a model of one score has them: it sizes its outputs by them.
+_HEAD: Final = {
+    "version": "v[34]",
+    "num_class": "1",
+    "num_tree_per_iteration": "1",
+    "label_index": "[0-9]{1,9}",
+    "max_feature_idx": "[0-9]{1,9}",
+    "objective": r"lambdarank|regression( sqrt)?|binary sigmoid:[0-9.e+-]{1,40}",
+}
+#: What follows them; it takes the parameters apart without a look at their form.
+_TAIL: Final = re.compile(
+    r"(\nfeature_importances:\n([^\s=]+=[0-9.e+-]+\n)*)?"
+    r"(\nparameters:\n(\[[a-z0-9_]+: [^\n]*\]\n)*\nend of parameters\n)?"
+    r"(\npandas_categorical:null\n?)?"
+)
 #: Lines of a tree in LightGBM's text with one word per split, and those with one per leaf.
 _PER_SPLIT: Final = "split_feature split_gain threshold decision_type left_child right_child internal_value internal_weight internal_count".split()  # noqa: E501
 _PER_LEAF: Final = "leaf_value leaf_weight leaf_count leaf_const num_features".split()
@@ -55,6 +70,8 @@ def lightgbm_text(text: str) -> str:
     _check_lightgbm(trees, _columns(lines))
     if not end:
         raise ValueError("its last tree is cut off")
+    if not _TAIL.fullmatch(tail):
+        raise ValueError("what follows its trees is no list of parameters")
     return "\n".join(lines) + "\n\nTree=0\n" + body + end + tail
 
 
@@ -87,11 +104,21 @@ def xgboost_json(data: bytes) -> bytes:
 
 
 def _columns(head: Sequence[str]) -> int:
-    """Columns that a model in LightGBM's text takes."""
-    (last,) = [line.partition("=")[2] for line in head if line.startswith("max_feature_idx=")] or ["-1"]
-    found = int(last) + 1
-    if not 0 < found <= MAX_COLUMNS:
+    """Columns that a model in LightGBM's text takes, whose lines before its trees are whole."""
+    pairs = [line.partition("=") for line in head[1:] if line]
+    told = {key: value for key, _, value in pairs}
+    if len(told) < len(pairs) or not told.keys() <= {*_HEAD, "feature_names", "feature_infos", "monotone_constraints"}:
+        raise ValueError("lines before its trees that no model has")
+    for key, wanted in _HEAD.items():
+        if not re.fullmatch(wanted, told.get(key, "")):
+            raise ValueError(f"{key}={told.get(key, '')[:40]}")
+    found = int(told["max_feature_idx"]) + 1
+    if found > MAX_COLUMNS:
         raise ValueError(f"{found} columns")
+    for key in ("feature_names", "feature_infos", "monotone_constraints"):
+        n_words = len(told.get(key, "").split())
+        if n_words != found and (n_words or key != "monotone_constraints"):
+            raise ValueError(f"{key} of {found} columns has {n_words} values")
     return found
 
 

@@ -1,8 +1,11 @@
-"""What goes wrong with files: bytes and arrays that were whole, damaged at random."""
+"""What goes wrong with files: bytes, texts and arrays that were whole, damaged at random."""
 
 from __future__ import annotations
 
+import copy
+import json
 import random
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -65,3 +68,71 @@ def _damage(arrays: dict[str, Any], configs: str, choice: random.Random) -> None
     else:
         cells = arrays[configs].reshape(-1)
         cells[choice.randrange(len(cells))] = choice.choice(ODD)
+
+
+#: Values that no reader of JSON asked for.
+STRANGE = (None, True, False, 0, -1, 1, 7, 2**31, 2**63 - 1, -(2**63), 0.5, -1e308, "", "x", "\0", "..", "../x", "tile", "é\n", "9" * 400, [], {}, [[]], [0], [None], ["x"], {"x": 0}, {"": {}})  # fmt: skip  # noqa: E501
+
+#: Pieces of text that readers stumble over.
+SNAGS = (b"\0", b"\xef\xbb\xbf", b"\xff\xfe", b"\xc3\x28", b"\xed\xa0\x80", b"\r", b"\r\n", b"\n\n", b'"', b"'", b",", b";", b"=", b":", b"[", b"{", b"NaN", b"-Infinity", b"1e999", b"-0", b"0x10", b"1_0", b"9" * 25, b"9" * 5000, b"1" + b"0" * 18, b"\\ud800", b"true", b"null", b"\xe2\x80\xa8", b"\x1b[2J")  # fmt: skip  # noqa: E501
+
+_TOKEN = re.compile(rb"[0-9]+|[A-Za-z_]+|\S")
+
+
+def damaged_json(whole: bytes, choice: random.Random) -> bytes:
+    """A JSON text with values changed, lost, moved or doubled: mostly JSON still, and not what was to be there."""
+    value = json.loads(whole)
+    for _ in range(choice.randint(1, 3)):
+        value = _other(value, choice)
+    told = json.dumps(value).encode()
+    if choice.random() < 0.15:  # what json.dumps would not write
+        told = damaged_text(told, choice)
+    if choice.random() < 0.03:
+        opening, closing = choice.choice([(b"[", b"]"), (b'{"a":', b"}"), (b"[", b"")])
+        depth = choice.choice([50, 2000, 20_000])
+        told = (
+            told.replace(b"null", opening * depth + b"0" + closing * depth, 1) if b"null" in told else opening * depth
+        )
+    return told
+
+
+def _other(value: Any, choice: random.Random) -> Any:
+    """The same value with one place in it changed, found by walking down from the top."""
+    if not isinstance(value, dict | list) or not value or choice.random() < 0.05:
+        return copy.deepcopy(choice.choice(STRANGE))
+    place: Any = choice.choice(list(value)) if isinstance(value, dict) else choice.randrange(len(value))
+    kind = choice.randrange(10)
+    if kind == 0:
+        del value[place]
+    elif kind == 1:
+        value[place] = copy.deepcopy(value[choice.choice(list(value))] if isinstance(value, dict) else value[0])
+    elif kind == 2 and isinstance(value, list):
+        value.append(copy.deepcopy(value[place]))
+    elif kind == 3 and isinstance(value, dict):
+        value[choice.choice([text for text in STRANGE if isinstance(text, str)])] = value.pop(place)
+    elif kind == 4 and isinstance(value[place], int | float):
+        value[place] = value[place] * choice.choice([-1, 0, 2, 1000]) + choice.choice([-1, 0, 1, 0.5])
+    else:
+        value[place] = _other(value[place], choice)
+    return value
+
+
+def damaged_text(whole: bytes, choice: random.Random) -> bytes:
+    """A text with words exchanged, lines lost, doubled and moved, and pieces put in that readers stumble over."""
+    for _ in range(choice.randint(1, 3)):
+        kind = choice.randrange(6)
+        words = list(_TOKEN.finditer(whole)) if kind < 3 and len(whole) < 200_000 else []
+        if words:
+            word, other = choice.choice(words), choice.choice(words)
+            new = (other[0], choice.choice(SNAGS), word[0] + choice.choice(SNAGS))[kind]
+            whole = whole[: word.start()] + new + whole[word.end() :]
+        elif kind < 5:
+            lines = whole.split(b"\n")
+            at, to = choice.randrange(len(lines)), choice.randrange(len(lines))
+            line = lines[at] if kind == 3 else lines.pop(at)
+            lines[to:to] = [line] * choice.randrange(3)
+            whole = b"\n".join(lines)
+        else:
+            at = choice.randrange(len(whole) + 1)
+            whole = choice.choice([whole[:at], whole[at:], whole.decode("latin-1").encode("utf-16")])
+    return whole or b"\n"
