@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from glob import escape
 from pathlib import Path
 from typing import Any, Final
 
@@ -59,8 +60,34 @@ def replacing(path: Path, error: type[GbrError] = GbrError) -> Iterator[Path]:
 
 def write_json(path: Path, value: Any, error: type[GbrError] = GbrError) -> None:
     """Write ``value`` as indented JSON, whole or not at all."""
+    write_text(path, json_text(value), error)
+
+
+def json_text(value: Any) -> str:
+    """``value`` as indented JSON."""
+    return json.dumps(value, indent=1, allow_nan=False) + "\n"
+
+
+def write_text(path: Path, text: str, error: type[GbrError] = GbrError) -> None:
+    """Write a text, whole or not at all, and delete what killed runs left unfinished of it."""
+    sweep(path.parent, escape(path.name))
     with replacing(path, error) as part:
-        part.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        part.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def put_aside(path: Path) -> Iterator[None]:
+    """Take a file away that is about to be outdated; it comes back on failure, and is gone on success."""
+    aside = path.with_name(f".{path.name}.{_machine()}-{os.getpid()}-old.part")
+    with suppress(FileNotFoundError):
+        os.replace(path, aside)
+    try:
+        yield
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.replace(aside, path)
+        raise
+    aside.unlink(missing_ok=True)
 
 
 def sweep(folder: Path, name: str = "*") -> None:

@@ -42,7 +42,9 @@ def ready_store(
     start = time.monotonic()
     progress = partial(_cli.progress, label=f"features of {subset.name}")
     build(subset, data, store_root, splits, jobs, progress, hardware, workers)
-    return FeatureStore(store_root, subset.name), time.monotonic() - start
+    store = FeatureStore(store_root, subset.name)
+    store.keep()
+    return store, time.monotonic() - start
 
 
 def measured(store: FeatureStore, split: str) -> Slates:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -230,24 +230,34 @@ def build(
     wanted = splits_present(subset, data_root) or SPLITS if splits is None else tuple(splits)
     files = {split: {path.stem: path for path in graph_files(subset, data_root, split)} for split in wanted}
     store = FeatureStore(store_root, subset.name)
-    removed = _begin(store, described, files)
-    tasks = [
-        _Task(path, split, store.root, subset.name, hardware)
-        for split, paths in files.items()
-        for path in paths.values()
-        if not _is_fresh(store, split, path)
-    ]
-    n_jobs = min(jobs or _worth(subset.kind, len(tasks)), max(1, len(tasks)))
-    if tasks:
-        with progress(len(tasks)) if progress else nullcontext(lambda steps: None) as advance:
-            _run(store, described, tasks, n_jobs, advance, workers)
+    expected = {split: len(paths) for split, paths in files.items()}
+    with ExitStack() as at_work:
+        # A store that lacks nothing is not written to: it may be somebody else's.
+        if not (untouched := store.is_for(described, expected)):
+            at_work.enter_context(store.building(described, expected))
+        gone = {split: sorted(set(store.entries(split)) - set(paths)) for split, paths in files.items()}
+        tasks = [
+            _Task(path, split, store.root, subset.name, hardware)
+            for split, paths in files.items()
+            for path in paths.values()
+            if not _is_fresh(store, split, path)
+        ]
+        if untouched and (tasks or any(gone.values())):
+            at_work.enter_context(store.building(described, expected))
+        if any(gone.values()):
+            store.record(described, removed=gone)
+        _sweep(store, files)
+        n_jobs = min(jobs or _worth(subset.kind, len(tasks)), max(1, len(tasks)))
+        if tasks:
+            with progress(len(tasks)) if progress else nullcontext(lambda steps: None) as advance:
+                _run(store, described, tasks, n_jobs, advance, workers)
     entries = {f"{split}/{stem}": entry for split in files for stem, entry in store.entries(split).items()}
     return BuildReport(
         subset=subset.name,
         folder=str(store.folder),
         built=len(tasks),
         kept=len(entries) - len(tasks),
-        removed=removed,
+        removed=sum(map(len, gone.values())),
         rows=sum(entry["rows"] for entry in entries.values()),
         distinct=sum(entry["distinct"] for entry in entries.values()),
         columns=len(schema),
@@ -259,25 +269,16 @@ def build(
     )
 
 
-def _begin(store: FeatureStore, described: Mapping[str, Any], files: Mapping[str, Mapping[str, Path]]) -> int:
-    """Tell the store what it is going to hold; take out graphs whose file is gone, and say how many those were."""
-    store.record(described, expected={split: len(paths) for split, paths in files.items()})
-    gone = {split: sorted(set(store.entries(split)) - set(paths)) for split, paths in files.items()}
-    if any(gone.values()):
-        store.record(described, removed=gone)
-    sweep(store.folder)
-    for split, paths in files.items():
-        _sweep(store.folder / split, paths)
-    return sum(map(len, gone.values()))
-
-
-def _sweep(folder: Path, stems: Container[str]) -> None:
+def _sweep(store: FeatureStore, files: Mapping[str, Container[str]]) -> None:
     """Delete features of graphs that are gone, and what a killed build left unfinished."""
-    for path in folder.glob("*.parquet"):
-        with suppress(OSError):
-            if path.stem not in stems:
-                path.unlink()
-    sweep(folder)
+    sweep(store.folder)
+    for split, stems in files.items():
+        folder = store.folder / split
+        for path in folder.glob("*.parquet"):
+            with suppress(OSError):
+                if path.stem not in stems:
+                    path.unlink()
+        sweep(folder)
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:

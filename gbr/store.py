@@ -8,11 +8,11 @@
 
 from __future__ import annotations
 
-import json
 import os
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,8 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import gbr
-from gbr import _parquet
+from gbr import _entries, _parquet
 from gbr._files import write_json
+from gbr._json import parsed
+from gbr._locks import alone, hold
 from gbr.errors import StoreError
 from gbr.slates import IntArray, Slates
 
@@ -31,6 +33,8 @@ MANIFEST: Final = "manifest.json"
 FORMAT: Final = 1
 
 _MAX_READERS: Final = 8
+#: Who is in the way of another schema.
+_OTHER: Final = "process that uses it for other hardware, or another version of gbr,"
 
 Entry = dict[str, Any]
 
@@ -237,24 +241,43 @@ class FeatureStore:
             When the manifest cannot be written.
         """
         with self._locked():
-            graphs, counts = self._known(schema)
-            counts.update(expected or {})
-            for split, stems in (removed or {}).items():
-                for stem in stems:
-                    graphs.get(split, {}).pop(stem, None)
-            for split, entries in (written or {}).items():
-                graphs[split] = dict(sorted({**graphs.get(split, {}), **entries}.items()))
-            manifest = {
-                "gbr": gbr.__version__,
-                "format": FORMAT,
-                "subset": self.subset,
-                "kind": self.subset.split(":", 1)[0],
-                "schema": dict(schema),
-                "expected": counts,
-                "graphs": graphs,
-            }
-            write_json(self.folder / MANIFEST, manifest, StoreError)
-        self._manifest = manifest
+            self._record(schema, written or {}, removed or {}, expected or {})
+
+    @contextmanager
+    def building(self, schema: Mapping[str, Any], expected: Mapping[str, int]) -> Iterator[None]:
+        """Enter a schema and numbers of graphs as :meth:`record` does, and keep the store to that schema meanwhile.
+
+        Several processes may build the same at once; none may make it anew for other columns or other hardware while
+        one of them builds, or reads after :meth:`keep`.
+
+        Raises
+        ------
+        StoreError
+            When the store is in use for another schema, or cannot be written.
+        """
+        with ExitStack() as held:
+            with self._locked():
+                same = self._schema() in (None, schema)
+                share = held.enter_context(alone(self.folder, StoreError, _OTHER, shared=same))
+                self._record(schema, {}, {}, expected)
+                share()
+            yield
+
+    def keep(self) -> None:
+        """Keep other processes from making the store anew for another schema as long as this object lives.
+
+        Raises
+        ------
+        StoreError
+            When one is about to.
+        """
+        weakref.finalize(self, os.close, hold(self.folder, StoreError, _OTHER, shared=True))
+
+    def is_for(self, schema: Mapping[str, Any], expected: Mapping[str, int]) -> bool:
+        """Whether the manifest on disk has this schema and these numbers of graphs already."""
+        self._manifest = None
+        graphs, counts = self._known(schema)
+        return bool(graphs) and {**counts, **expected} == counts
 
     def load(self, split: str, stems: Sequence[str] | None = None, columns: Iterable[str] | None = None) -> Slates:
         """Read graphs into one matrix, without a second copy of it.
@@ -288,9 +311,14 @@ class FeatureStore:
                 raise StoreError(f"{self.folder}: holds no {split} graph {name}; run {self.rebuild}")
         reader = _parquet.Reader(schema["columns"], schema["shared"], columns)
         indptr = np.concatenate(([0], np.cumsum([entries[name]["rows"] for name in names]))).astype(np.int64)
-        X = np.empty((int(indptr[-1]), len(reader.columns)), np.float32)
         present = {column for name in names for column in entries[name]["measured"]}
-        other = {column: np.zeros(len(X), np.int64) for column in (*sorted(present), _parquet.DUPLICATE)}
+        try:
+            X = np.empty((int(indptr[-1]), len(reader.columns)), np.float32)
+            other = {column: np.zeros(len(X), np.int64) for column in (*sorted(present), _parquet.DUPLICATE)}
+        except (MemoryError, ValueError) as fault:
+            raise StoreError(
+                f"{self.folder}: memory does not hold {indptr[-1]} rows of {split}; load fewer graphs or columns"
+            ) from fault
 
         def fill(number: int) -> None:
             rows = slice(int(indptr[number]), int(indptr[number + 1]))
@@ -323,12 +351,46 @@ class FeatureStore:
             return {}, {}
         return (manifest["graphs"], manifest["expected"]) if manifest["schema"] == schema else ({}, {})
 
+    def _schema(self) -> dict[str, Any] | None:
+        """Schema of the manifest on disk; None where there is none that can be read."""
+        try:
+            return dict(self._read_manifest()["schema"])
+        except StoreError:
+            return None
+
+    def _record(
+        self,
+        schema: Mapping[str, Any],
+        written: Mapping[str, Mapping[str, Entry]],
+        removed: Mapping[str, Iterable[str]],
+        expected: Mapping[str, int],
+    ) -> None:
+        graphs, counts = self._known(schema)
+        counts.update(expected)
+        for split, stems in removed.items():
+            for stem in stems:
+                graphs.get(split, {}).pop(stem, None)
+        for split, entries in written.items():
+            graphs[split] = dict(sorted({**graphs.get(split, {}), **entries}.items()))
+        manifest = {
+            "gbr": gbr.__version__,
+            "format": FORMAT,
+            "subset": self.subset,
+            "kind": self.subset.split(":", 1)[0],
+            "schema": dict(schema),
+            "expected": counts,
+            "graphs": graphs,
+        }
+        write_json(self.folder / MANIFEST, manifest, StoreError)
+        self._manifest = manifest
+
     def _read_manifest(self) -> dict[str, Any]:
         path = self.folder / MANIFEST
         try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
-            if manifest["format"] == FORMAT and {"hash", "columns", "shared"} <= manifest["schema"].keys():
-                return {**manifest, "graphs": dict(manifest["graphs"]), "expected": dict(manifest["expected"])}
+            manifest = parsed(path.read_bytes())
+            if manifest["format"] == FORMAT:
+                _entries.check(manifest)
+                return dict(manifest)
             fault = f"format {manifest['format']}, this gbr reads {FORMAT}"
         except FileNotFoundError:
             raise StoreError(f"{self.folder}: no feature store of {self.subset}; run {self.rebuild}") from None
