@@ -200,7 +200,7 @@ def unpack(
     """
     wanted = {entry.member: entry for entry in entries}
     for folder in {entry.path(data_root).parent for entry in entries}:
-        sweep(folder, "*.npz")
+        sweep(folder)
     written = 0
     with _explained(path):
         for member in _members(path, report):

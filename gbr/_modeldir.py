@@ -78,6 +78,17 @@ def read(folder: Path) -> tuple[bytes, dict[str, Any]]:
     ModelError
         When there is no model, or what is there is foreign, torn, edited or of a newer format.
     """
+    try:
+        return _read(folder)
+    except FileNotFoundError:  # replaced by another model after its manifest was read
+        pass
+    try:
+        return _read(folder)
+    except FileNotFoundError as fault:
+        raise ModelError(f"{fault.filename}: cannot be read (it is missing); train again or restore it") from fault
+
+
+def _read(folder: Path) -> tuple[bytes, dict[str, Any]]:
     manifest = read_manifest(folder)
     entry = manifest.get("model")
     name, wanted = (entry.get("file"), entry.get("sha256")) if isinstance(entry, dict) else (None, None)
@@ -85,6 +96,8 @@ def read(folder: Path) -> tuple[bytes, dict[str, Any]]:
         raise ModelError(f"{folder / MANIFEST}: names no model file; train again or restore the folder")
     try:
         data = (folder / name).read_bytes()
+    except FileNotFoundError:
+        raise
     except OSError as fault:
         raise ModelError(f"{folder / name}: cannot be read ({fault.strerror}); train again or restore it") from fault
     if hashlib.sha256(data).hexdigest() != wanted:

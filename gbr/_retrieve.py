@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,7 +15,8 @@ from gbr import _cli
 from gbr._archives import survey, unpack
 from gbr._catalogue import BASE_URL, INDEX_FILES, INDICES_URL, Piece, find_archives
 from gbr._fetch import ask, fetch
-from gbr._files import require_space
+from gbr._files import require_space, sweep
+from gbr._locks import alone
 from gbr.errors import ArchiveError, DataError, DownloadError
 from gbr.subsets import Subset
 
@@ -53,6 +54,23 @@ class Place:
     def indices(self) -> Path:
         """Where the lists of the official evaluation go."""
         return self.data_root / _INDICES_FOLDER
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the folder of archives, which is gone afterwards where none stays.
+
+        Raises
+        ------
+        DownloadError
+            When another process fetches into it.
+        """
+        with alone(self.archives, DownloadError, "gbr.download"):
+            sweep(self.archives)
+            try:
+                yield
+            finally:
+                with suppress(OSError):  # archives stay
+                    self.archives.rmdir()
 
     def url(self, piece: Piece) -> str:
         """Address of an archive."""
@@ -124,9 +142,8 @@ def get_graphs(pieces: Sequence[Piece], place: Place, keep: bool = False) -> Fil
         for archive, held in find_archives(place.source, missing).items():
             _take(archive, held, place.data_root, files)
     elif missing:
-        _fetch_all(missing, place, keep, files)
-        with suppress(OSError):
-            place.archives.rmdir()
+        with place.alone():
+            _fetch_all(missing, place, keep, files)
     return files
 
 
@@ -145,21 +162,24 @@ def get_indices(place: Place) -> None:
                 _check_indices(subset, whole)
                 _cli.note(f"{whole} is here already")
                 continue
-        staged = place.archives / name
-        if place.source:
-            _copy(place.find_index(name), staged)
-        else:
-            fetch(place.index_url(name), staged, tell=_cli.note)
-        try:
-            _check_indices(subset, staged)
-            whole.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(staged, whole)
-        except OSError as fault:
-            raise DownloadError(f"{whole}: cannot be written ({fault.strerror or fault})") from fault
-        finally:
-            staged.unlink(missing_ok=True)
-    with suppress(OSError):
-        place.archives.rmdir()
+        with place.alone():
+            _get_index(subset, name, place)
+
+
+def _get_index(subset: str, name: str, place: Place) -> None:
+    whole, staged = place.indices / name, place.archives / name
+    if place.source:
+        _copy(place.find_index(name), staged)
+    else:
+        fetch(place.index_url(name), staged, tell=_cli.note)
+    try:
+        _check_indices(subset, staged)
+        whole.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(staged, whole)
+    except OSError as fault:
+        raise DownloadError(f"{whole}: cannot be written ({fault.strerror or fault})") from fault
+    finally:
+        staged.unlink(missing_ok=True)
 
 
 def size_of(path: Path) -> int:

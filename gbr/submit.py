@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gbr import _cli, _submission
-from gbr._files import replacing
+from gbr._files import replacing, sweep
+from gbr._locks import alone
 from gbr.errors import DataError, GbrError, UsageError
 from gbr.subsets import OFFICIAL_TEST, Subset, graph_files
 
@@ -115,25 +117,26 @@ def submit(
     covering = _covering(models)
     files = {name: graph_files(Subset(name), data, _SPLIT) for name in covering}
     there = _submission.graphs_there(data)
-    parts: list[Path] = []
-    told: dict[str, Any] = {}
-    for name, wanted in OFFICIAL_TEST.items():
-        order = "missing"
-        if name in covering:
-            parts += _ranked(Subset(name), covering[name], files[name], data, store_root, out, mean, jobs)
-            order = "model"
-        elif fill and name in there:
-            order = "file"
-        told[name] = {
-            "graphs": 0 if order == "missing" else len(there[name]),
-            "there": len(there.get(name, ())),
-            "wanted": wanted,
-            "models": len(covering.get(name, ())),
-            "order": order,
-        }
-    filled = {name: there[name] for name, one in told.items() if one["order"] == "file"}
-    _write(out, parts, filled, {name: there[name] for name, one in told.items() if one["graphs"]})
-    _clear(out)
+    with alone(_parts(out), GbrError, "gbr.submit"):
+        parts: list[Path] = []
+        told: dict[str, Any] = {}
+        for name, wanted in OFFICIAL_TEST.items():
+            order = "missing"
+            if name in covering:
+                parts += _ranked(Subset(name), covering[name], files[name], data, store_root, out, mean, jobs)
+                order = "model"
+            elif fill and name in there:
+                order = "file"
+            told[name] = {
+                "graphs": 0 if order == "missing" else len(there[name]),
+                "there": len(there.get(name, ())),
+                "wanted": wanted,
+                "models": len(covering.get(name, ())),
+                "order": order,
+            }
+        filled = {name: there[name] for name, one in told.items() if one["order"] == "file"}
+        _write(out, parts, filled, {name: there[name] for name, one in told.items() if one["graphs"]})
+        _clear(out)
     rows = sum(one["graphs"] for one in told.values())
     return {"out": str(out), "rows": rows, "wanted": _submission.ROWS, "collections": told}
 
@@ -260,6 +263,7 @@ def _folder(name: str) -> str:
 
 
 def _write(out: Path, parts: Sequence[Path], filled: _submission.TestSets, covered: _submission.TestSets) -> None:
+    sweep(out.parent, escape(out.name))
     with replacing(out) as unfinished:
         with unfinished.open("w", encoding="utf-8", newline="") as file:
             file.write(f"{_submission.HEADER}\n")
@@ -280,6 +284,7 @@ def _clear(out: Path) -> None:
     """Remove the parts of a file that is whole, also those of other models that were never finished."""
     top = _parts(out)
     for folder in [*(top.joinpath(_folder(name)) for name in OFFICIAL_TEST), top]:
+        sweep(folder)
         with suppress(OSError):
             for path in folder.iterdir():
                 if _PART.search(path.name):

@@ -19,7 +19,6 @@ from gbr import features as features_command
 from gbr import train as train_command
 from gbr._machine import machine
 from gbr.build import build, extract, schema_of
-from gbr.collect import __main__ as collect_command
 from gbr.errors import DataError, ModelError, UsageError
 from gbr.store import FeatureStore
 from gbr.subsets import Subset, resolve
@@ -201,14 +200,14 @@ def test_a_system_that_tells_nothing_gets_the_generic_cpu_and_hears_of_it(
 def test_collecting_notes_the_machine_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "machine", lambda: XEON)
     collection = Path("npz/layout/cpu/random")
-    collect_command._note_machine(tmp_path, collection)
+    hardware.note_machine(tmp_path / collection, tmp_path / "npz")
     path = tmp_path / collection / "hardware.toml"
     assert hardware.load(path) == XEON
     monkeypatch.setattr(hardware, "machine", lambda: CPU)
-    collect_command._note_machine(tmp_path, collection)
+    hardware.note_machine(tmp_path / collection, tmp_path / "npz")
     assert hardware.load(path) == XEON
     path.rename(tmp_path / "npz/hardware.toml")
-    collect_command._note_machine(tmp_path, collection)
+    hardware.note_machine(tmp_path / collection, tmp_path / "npz")
     assert not path.exists()
 
 

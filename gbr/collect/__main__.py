@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from gbr._cli import Parser, add_json, add_splits, command, emit_json, note, parser, positive, progress, table
 from gbr._files import sweep
+from gbr._locks import alone
+from gbr.errors import CollectError
 from gbr.subsets import SPLITS
 
 if TYPE_CHECKING:
+    from gbr.collect import layouts, tile
     from gbr.collect.tile import Quality
+
+_Task = TypeVar("_Task", "tile.Task", "layouts.Task")
 
 
 def arguments() -> Parser:
@@ -96,19 +102,12 @@ def _tile(args: argparse.Namespace) -> None:
         return
     names = None if args.families is None else [name.strip() for name in args.families.split(",") if name.strip()]
     todo = tile.tasks(names, args.split or SPLITS, args.out)
-    for folder in {task.path.parent for task in todo}:
-        sweep(folder)
-    missing = [task for task in todo if not task.path.exists()]
-    if len(missing) < len(todo):
-        note(
-            f"{len(todo) - len(missing)} of {len(todo)} kernels are there already and are kept; "
-            "delete a file to measure it again"
-        )
     settings = tile.Settings(args.configs, args.rounds, args.seed)
-    if missing:
-        _note_machine(args.out, tile.COLLECTION)
     found: list[Quality] = []
-    with progress(len(missing), "measuring") as advance:
+    with (
+        _missing(todo, args.out, tile.COLLECTION, "kernels") as missing,
+        progress(len(missing), "measuring") as advance,
+    ):
         for quality in measured(missing, settings, args.jobs):
             found.append(quality)
             for doubt in quality.doubts():
@@ -132,20 +131,14 @@ def _layout(args: argparse.Namespace) -> None:
         return
     names = None if args.programs is None else [name.strip() for name in args.programs.split(",") if name.strip()]
     todo = layouts.tasks(names, args.split or SPLITS, args.out)
-    for folder in {task.path.parent for task in todo}:
-        sweep(folder)
-    missing = [task for task in todo if not task.path.exists()]
-    if len(missing) < len(todo):
-        note(
-            f"{len(todo) - len(missing)} of {len(todo)} programs are there already and are kept; "
-            "delete a file to measure it again"
-        )
     settings = layouts.Settings(args.configs, args.rounds, args.seed)
-    if missing:
-        _note_machine(args.out, layouts.COLLECTION)
     found = []
     # Pinned before JAX starts: XLA makes as many threads as the process may use cores.
-    with pinned(), progress(len(missing), "measuring") as advance:
+    with (
+        pinned(),
+        _missing(todo, args.out, layouts.COLLECTION, "programs") as missing,
+        progress(len(missing), "measuring") as advance,
+    ):
         for task in missing:
             quality = layouts.collect(task, settings)
             found.append(quality)
@@ -159,11 +152,26 @@ def _layout(args: argparse.Namespace) -> None:
         table(f"Measured in {args.out}", ("program", "nodes", "configs", "spread", "retest tau"), rows)
 
 
-def _note_machine(root: Path, collection: Path) -> None:
-    from gbr.hardware import note_machine
+@contextmanager
+def _missing(todo: Sequence[_Task], root: Path, collection: Path, what: str) -> Iterator[list[_Task]]:
+    """What is to be measured still, with the collection held: another process would measure the same, and disturb."""
+    with ExitStack() as held:
+        if not all(task.path.exists() for task in todo):
+            held.enter_context(alone(root / collection, CollectError, "gbr.collect"))
+        for folder in {task.path.parent for task in todo}:
+            sweep(folder)
+        missing = [task for task in todo if not task.path.exists()]
+        if len(missing) < len(todo):
+            note(
+                f"{len(todo) - len(missing)} of {len(todo)} {what} are there already and are kept; "
+                "delete a file to measure it again"
+            )
+        if missing:
+            from gbr.hardware import note_machine
 
-    if doubt := note_machine(root / collection, root / "npz"):
-        note(f"warning: {doubt}")
+            if doubt := note_machine(root / collection, root / "npz"):
+                note(f"warning: {doubt}")
+        yield missing
 
 
 @command
