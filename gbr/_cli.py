@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import functools
 import io
 import json
@@ -14,7 +15,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -30,6 +31,8 @@ _RARELY: Final = 120.0
 _MAX_WIDTH: Final = 80
 _INTERRUPTED: Final = 130
 _CLOSED_PIPE: Final = 141
+#: No room, or a place that takes nothing.
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 Main = Callable[[Sequence[str] | None], None]
 Advance = Callable[[int], None]
@@ -97,14 +100,26 @@ def command(main: Main) -> Callable[[Sequence[str] | None], int]:
             _say("interrupted; every file written so far is whole, the same command goes on from there")
             return _INTERRUPTED
         except BrokenPipeError:
-            # Python flushes stdout once more at exit; it must find something that is open.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _drop_stdout()
             return _CLOSED_PIPE
+        except OSError as fault:
+            if fault.errno not in _FULL:
+                raise
+            where = fault.filename or "the output"
+            _say(f"error: {where}: cannot be written ({fault.strerror}); make room, or write to another place")
+            _drop_stdout()
+            return GbrError.exit_code
         except SystemExit as leave:
             return leave.code if isinstance(leave.code, int) else 0
         return 0
 
     return run
+
+
+def _drop_stdout() -> None:
+    """Python flushes stdout once more at exit; it must find something that can be written."""
+    with suppress(OSError, ValueError):  # ValueError: no file below, as in a notebook
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def note(message: str) -> None:
@@ -412,7 +427,8 @@ def _cell(value: object) -> str:
 
 
 def _say(message: str) -> None:
-    print(f"gbr: {message}", file=sys.stderr, flush=True)
+    with suppress(OSError):  # a log on a full disk is no reason to give up hours of work
+        print(f"gbr: {message}", file=sys.stderr, flush=True)
 
 
 def _one_line(fault: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -228,6 +229,8 @@ def claim(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as fault:
         raise UsageError(f"--report {path}: {path.parent} cannot be made ({fault.strerror}); name another") from fault
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise UsageError(f"--report {path}: {path.parent} cannot be written; name a folder you may write to")
 
 
 def _now() -> str:

@@ -41,9 +41,6 @@ def _main(argv: Sequence[str] | None = None) -> None:
         indices=args.indices,
         watched=watched if args.report else None,
     )
-    if args.report:
-        _reporting.of_run(args.report, "evaluate", args.model, subset, figures, watched, args.store)
-        _cli.note(f"the report is {args.report}")
     _runs.show(figures, (args.split,), subset.kind, as_json=args.json)
     if args.protocol == "official":
         found = figures[args.split]["official"]
@@ -52,6 +49,9 @@ def _main(argv: Sequence[str] | None = None) -> None:
         if not args.json:
             for title, columns, rows in _official.tables(found, subset, args.split):
                 _cli.table(title, columns, rows)
+    if args.report:
+        _reporting.of_run(args.report, "evaluate", args.model, subset, figures, watched, args.store)
+        _cli.note(f"the report is {args.report}")
 
 
 def evaluate(

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from features.hardware import CPU, N_LEVELS, PROFILES, TILE_BOUNDS, TPU, Cache, Hardware
-from gbr._files import replacing
+from gbr._files import write_text
 from gbr._machine import machine
 from gbr.errors import DataError, GbrError, UsageError
 from gbr.subsets import Subset
@@ -186,8 +186,7 @@ def save(path: Path, hardware: Hardware) -> None:
     lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in told.items()]
     for cache in caches:
         lines += ["", "[[caches]]", f"bytes = {json.dumps(_text(cache['bytes']))}", f"ways = {cache['ways']}"]
-    with replacing(path, DataError) as part:
-        part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(path, "\n".join(lines) + "\n", DataError)
 
 
 def note_machine(folder: Path, top: Path) -> str | None:

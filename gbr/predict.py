@@ -28,17 +28,20 @@ def _main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     # All of it before the first line: output that breaks off in the middle looks whole to the next program.
     paths = graph_paths(args.graphs)
-    if args.report:
-        from gbr import _reporting
+    if not args.report:
+        _show(rank_files(args.model, paths, args.top, args.jobs), args.format)
+        return
+    from gbr import _reporting
 
-        _reporting.claim(args.report)
-        every = rank_files(args.model, paths, None, args.jobs)
-        _reporting.of_prediction(args.report, args.model, every, args.top)
-        _cli.note(f"the report is {args.report}")
-        rankings = [_best(one, args.top) for one in every]
-    else:
-        rankings = rank_files(args.model, paths, args.top, args.jobs)
-    if args.format == "json":
+    _reporting.claim(args.report)
+    every = rank_files(args.model, paths, None, args.jobs)
+    _show([_best(one, args.top) for one in every], args.format)
+    _reporting.of_prediction(args.report, args.model, every, args.top)
+    _cli.note(f"the report is {args.report}")
+
+
+def _show(rankings: list[dict[str, Any]], form: str) -> None:
+    if form == "json":
         _cli.emit_json(rankings)
         return
     writer = csv.writer(sys.stdout, lineterminator="\n")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from gbr import _quality, plots
-from gbr._files import replacing
+from gbr._files import write_text
 from gbr.errors import UsageError
 from gbr.metrics import TOP
 
@@ -141,8 +141,7 @@ def explanation_page(summary: dict[str, Any]) -> str:
 
 def write(path: Path, text: str) -> None:
     """Write a report, whole or not at all; UsageError where it cannot be written."""
-    with replacing(path, UsageError) as part:
-        part.write_text(text, encoding="utf-8")
+    write_text(path, text, UsageError)
 
 
 def _filled(template: str, **context: Any) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from gbr import __version__, _claims, _cli, subsets, train
 from gbr._catalogue import Piece, asked_for
 from gbr._done import SCORED
-from gbr._files import replacing, require_space, size_text, write_json
+from gbr._files import require_space, size_text, write_json, write_text
 from gbr._retrieve import Place, get_graphs, get_indices
 from gbr.download import add_source, check_source
 from gbr.errors import DownloadError, GbrError, UsageError
@@ -246,8 +246,7 @@ def _confirm(told: str, *, yes: bool) -> None:
 
 def _write(results: dict[str, Any], out: Path) -> None:
     write_json(out / RESULTS, results)
-    with replacing(out / PAGE) as part:
-        part.write_text(_claims.page(results), encoding="utf-8")
+    write_text(out / PAGE, _claims.page(results))
 
 
 def _parser() -> _cli.Parser:

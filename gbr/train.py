@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gbr import _cli, subsets
 from gbr._settings import CAPACITY, GOALS, OBJECTIVES, POLICIES
-from gbr.errors import DataError, GbrError, UsageError
+from gbr.errors import DataError, GbrError, ModelError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,13 +58,17 @@ def _main(argv: Sequence[str] | None = None) -> None:
     out = args.out or Path("runs") / subset.name.replace(":", "-") / time.strftime("%Y%m%d-%H%M%S")
     claim(out)
     from gbr import _reporting, _runs
+    from gbr._locks import alone
     from gbr.cluster import connected
 
     if args.report:
         _reporting.claim(args.report)
     watched: list[Watched] = []
 
-    with connected(args.cluster, subset, args.data, args.store) as workers:
+    with (
+        alone(out, ModelError, "gbr.train"),
+        connected(args.cluster, subset, args.data, args.store) as workers,
+    ):
         figures = train(
             subset,
             args.data,
@@ -85,10 +89,11 @@ def _main(argv: Sequence[str] | None = None) -> None:
             workers=workers,
             watched=watched if args.report else None,
         )
+    _runs.show(figures, ("valid", "test"), subset.kind, as_json=args.json)
+    _cli.note(f"model, manifest and metrics are in {out}")
     if args.report:
         _reporting.of_run(args.report, "train", out, subset, figures, watched, args.store)
-    _runs.show(figures, ("valid", "test"), subset.kind, as_json=args.json)
-    _cli.note(f"model, manifest and metrics are in {out}" + (f", the report is {args.report}" if args.report else ""))
+        _cli.note(f"the report is {args.report}")
 
 
 def train(
@@ -365,13 +370,13 @@ def claim(out: Path) -> None:
 
 
 def _write(ranker: Ranker, figures: dict[str, Any], out: Path) -> None:
-    from gbr._files import write_json
-    from gbr.errors import ModelError
+    from gbr._files import json_text, put_aside, replacing
 
-    # Old figures must never stand beside a new model.
-    (out / METRICS).unlink(missing_ok=True)
-    ranker.save(out)
-    write_json(out / METRICS, figures, ModelError)
+    with replacing(out / METRICS, ModelError) as part:
+        part.write_text(json_text(figures), encoding="utf-8")
+        # Old figures must never stand beside a new model, nor be lost where there is no room for one.
+        with put_aside(out / METRICS):
+            ranker.save(out)
 
 
 def _setting(text: str) -> tuple[str, Any]:

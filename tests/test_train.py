@@ -245,6 +245,7 @@ def test_a_run_is_replaced_whole(root: Path, tmp_path: Path, monkeypatch: pytest
     out = trained(root, out=tmp_path / "run")
     trained(root, out=out, backend="xgboost")
     assert sorted(path.suffix for path in out.glob("model-*")) == [".json"]
+    figures = (out / "metrics.json").read_bytes()
 
     def full(*_: object) -> None:
         raise ModelError("no space")
@@ -253,7 +254,8 @@ def test_a_run_is_replaced_whole(root: Path, tmp_path: Path, monkeypatch: pytest
     with pytest.raises(ModelError, match="no space"):
         trained(root, out=out)
     assert Ranker.load(out).backend == "xgboost"
-    assert not (out / "metrics.json").exists()
+    assert (out / "metrics.json").read_bytes() == figures  # those of the model that is still there
+    assert not list(out.glob(".*"))
 
 
 @pytest.mark.parametrize("module", ["train", "evaluate", "predict"])
