@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable
 from typing import Any, Final
@@ -44,11 +45,14 @@ _TAKEN: Final = {
 
 
 class _Batches(xgb.DataIter):  # type: ignore[misc]
-    """The batches of a matrix outside memory.  A query lies within one: split over two it would count as two."""
+    """Some columns of a matrix, in batches.  A query lies within one: split over two it would count as two."""
 
-    def __init__(self, X: StreamedMatrix, label: NDArray[Any], query: NDArray[np.int64] | None) -> None:
+    def __init__(
+        self, X: StreamedMatrix, columns: NDArray[np.int64], label: NDArray[Any], query: NDArray[np.int64] | None
+    ) -> None:
         super().__init__()
         self._X = X
+        self._columns = columns
         self._label = label
         self._query = query
         self._next = 0
@@ -60,7 +64,7 @@ class _Batches(xgb.DataIter):  # type: ignore[misc]
             return False
         rows = slice(int(self._X.starts[self._next]), int(self._X.starts[self._next + 1]))
         query = None if self._query is None else self._query[rows]
-        input_data(data=self._X.batch(self._next), label=self._label[rows], qid=query)
+        input_data(data=self._X.batch(self._next)[:, self._columns], label=self._label[rows], qid=query)
         self._next += 1
         return True
 
@@ -110,8 +114,14 @@ class XGBoostModel:
 
 
 def fit(train: Rows, valid: Rows | None, settings: Settings) -> XGBoostModel:
-    """Train a booster; see :class:`gbr._backend.Backend`."""
+    """Train a booster; see :class:`gbr._backend.Backend`.
+
+    Columns that are the same in all rows are kept from XGBoost.  It would bin them and add them up in every node though
+    no split can be theirs, and they would take the place of others among those that a tree sees.
+    """
     reject(settings.params, _TAKEN, lambda _: True, "XGBoost")
+    columns = _varying(train.X)
+    constraints = settings.constraints(train.X.shape[1])
     params: dict[str, Any] = {
         "tree_method": "hist",
         "grow_policy": "lossguide",
@@ -119,9 +129,9 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> XGBoostModel:
         "max_leaves": settings.num_leaves,
         "min_child_weight": 0,
         "learning_rate": settings.learning_rate,
-        "monotone_constraints": tuple(settings.constraints(train.X.shape[1])),
+        "monotone_constraints": tuple(constraints[column] for column in columns) if constraints else (),
         "subsample": ROW_SHARE,
-        "colsample_bytree": column_share(train.X.shape[1]),
+        "colsample_bytree": column_share(len(columns)),
         "seed": settings.seed,
         "nthread": settings.n_jobs,
         "disable_default_eval_metric": True,
@@ -139,27 +149,63 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> XGBoostModel:
         if settings.objective == "lambdarank":
             params["ndcg_exp_gain"] = False
         label = labels.ranks(train.target, train.indptr)
-    if isinstance(train.X, StreamedMatrix):
-        data = xgb.QuantileDMatrix(_Batches(train.X, label, query))
-    else:
-        data = xgb.QuantileDMatrix(train.X, label=label, qid=query)
+    batches = train.X if isinstance(train.X, StreamedMatrix) else _in_batches(train.X, train.indptr)
+    data = xgb.QuantileDMatrix(_Batches(batches, columns, label, query), max_bin=settings.params.get("max_bin"))
     params |= settings.params
     with warnings.catch_warnings(record=True) as told, refusals("XGBoost", xgb.core.XGBoostError):
         warnings.simplefilter("always")
         if valid is None:
-            model = XGBoostModel(xgb.train(params, data, num_boost_round=settings.n_estimators), None)
+            booster, best_score = xgb.train(params, data, num_boost_round=settings.n_estimators), None
         else:
-            model = _train_until(params, data, valid, settings)
+            booster, best_score = _train_until(params, data, valid, columns, settings)
     for warning in told:
         if "are not used" in str(warning.message):
             raise UsageError(f"params: XGBoost: {' '.join(str(warning.message).split())}")
         warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-    return model
+    return XGBoostModel(_of_all(booster, columns, train.X.shape[1]), best_score)
 
 
-def _train_until(params: dict[str, Any], data: xgb.QuantileDMatrix, valid: Rows, settings: Settings) -> XGBoostModel:
+def _in_batches(X: Matrix, indptr: NDArray[np.int64]) -> StreamedMatrix:
+    """Rows that are in memory, as if they were not, so that no more than a batch of them is copied at once."""
+    floats: NDArray[Any] = X
+    return StreamedMatrix(lambda a, b: floats[indptr[a] : indptr[b]], indptr, np.arange(len(X)), X.shape[1], 0)
+
+
+def _varying(X: Matrix | StreamedMatrix) -> NDArray[np.int64]:
+    """Columns with two different values, a missing one among them; all where there are none.
+
+    On a cluster all workers find the same, by the rows of all.
+    """
+    span = np.full((3, X.shape[1]), -np.inf, np.float32)  # the least, negated; the largest; whether one is missing
+    for rows in (batch for _, batch in X.batches()) if isinstance(X, StreamedMatrix) else [X]:
+        least, largest = np.fmin.reduce(rows, axis=0), np.fmax.reduce(rows, axis=0)
+        missing = np.isnan(np.minimum.reduce(rows, axis=0))
+        np.fmax(span, [-least, largest, np.where(missing, 0, -np.inf)], out=span)
+    least, largest, missing = xgb.collective.allreduce(span.ravel(), xgb.collective.Op.MAX).reshape(span.shape)
+    found = np.flatnonzero((largest > -least) | ((missing == 0) & (largest == -least)))
+    return found if len(found) else np.arange(X.shape[1])
+
+
+def _of_all(booster: xgb.Booster, columns: NDArray[np.int64], n_columns: int) -> xgb.Booster:
+    """Give the booster of some of ``n_columns`` columns as one of all of them."""
+    whole = json.loads(bytes(booster.save_raw("json")))
+    learner = whole["learner"]
+    learner["learner_model_param"]["num_feature"] = str(n_columns)
+    for tree in learner["gradient_booster"]["model"]["trees"]:
+        tree["tree_param"]["num_feature"] = str(n_columns)
+        # Leaves name column 0, whatever it is; no one asks them.
+        tree["split_indices"] = columns[tree["split_indices"]].tolist()
+    found = xgb.Booster()
+    found.load_model(bytearray(json.dumps(whole).encode()))
+    return found
+
+
+def _train_until(
+    params: dict[str, Any], data: xgb.QuantileDMatrix, valid: Rows, columns: NDArray[np.int64], settings: Settings
+) -> tuple[xgb.Booster, float]:
     tau = ValidTau(valid, settings.seed)
-    held_out = xgb.QuantileDMatrix(tau.X, label=np.zeros(len(tau.X)), ref=data)
+    bins = settings.params.get("max_bin")
+    held_out = xgb.QuantileDMatrix(tau.X[:, columns], label=np.zeros(len(tau.X)), ref=data, max_bin=bins)
     history: list[float] = []  # XGBoost itself passes metrics on as text with six digits
 
     def metric(relevance: NDArray[Any], _: xgb.DMatrix) -> tuple[str, float]:
@@ -176,7 +222,7 @@ def _train_until(params: dict[str, Any], data: xgb.QuantileDMatrix, valid: Rows,
         callbacks=[stop],
         verbose_eval=False,
     )
-    return XGBoostModel(booster, history[booster.best_iteration])
+    return booster, history[booster.best_iteration]
 
 
 def load(data: bytes, settings: Settings) -> XGBoostModel:
