@@ -34,6 +34,8 @@ _MOST_MEMBERS: Final = 100_000
 _MAX_RATIO: Final = 1032
 #: Bytes of a tar header that only names or describes the next member.
 _MAX_DESCRIPTION: Final = 1 << 14
+#: Bytes of a file's name; what is not whole yet adds some of its own, and file systems end at 255.
+_MAX_NAME: Final = 210
 _ENCRYPTED: Final = 1
 _DESCRIPTIONS: Final = (
     tarfile.XHDTYPE,
@@ -364,6 +366,8 @@ def _entry(member: _Member) -> Entry | None:
     folders, split, file = parts[:-2], parts[-2], parts[-1]
     if split not in SPLITS or not re.fullmatch(r"[^.\\:][^\\:]*\.npz", file):
         return None
+    if len(file.encode()) > _MAX_NAME:
+        raise _HostileError(f"{file[:80]}… is too long for the name of a file")
     for kind in KINDS:
         depth = 2 if kind == "tile" else 3
         if folders[-depth] == kind:

@@ -63,7 +63,7 @@ class State:
     def figures(self, name: str, made_of: Mapping[str, str]) -> dict[str, Any] | None:
         """Figures that were made of just this; None where there are none."""
         found = self._of(name)
-        return found["valid"] if found.get("made_of") == made_of else None
+        return found.get("valid") if found.get("made_of") == made_of else None
 
     def known(self) -> dict[str, dict[str, Any]]:
         """Collections that have figures: ``valid`` and ``seconds`` of each."""

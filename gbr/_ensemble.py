@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -27,12 +28,21 @@ from gbr.errors import UsageError
 SUFFIX: Final = ".zip"
 
 _INDEX: Final = "members.json"
-#: A member file above this is not read: no model of ours comes near it.
-_MOST_BYTES: Final = 1 << 31
 #: Between these a mean over members is finite.
 _SPREADS: Final = (1e-100, 1e100)
 #: What reading a foreign or edited archive ends in, besides ValueError.
-_NOT_OURS: Final = (zipfile.BadZipFile, KeyError, TypeError, AttributeError, UsageError, NotImplementedError, EOFError)
+_NOT_OURS: Final = (
+    zipfile.BadZipFile,
+    LookupError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    UsageError,
+    RuntimeError,  # encrypted, or a method that Python does not know
+    EOFError,
+    OSError,
+    struct.error,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,8 +187,9 @@ def mean_spread(found: NDArray[np.float64]) -> float:
 
 
 def _bytes(archive: zipfile.ZipFile, name: str) -> bytes:
-    if archive.getinfo(name).file_size > _MOST_BYTES:
-        raise ValueError(f"{name} claims {archive.getinfo(name).file_size} bytes")
+    about = archive.getinfo(name)
+    if about.compress_type != zipfile.ZIP_STORED or about.compress_size != about.file_size:
+        raise ValueError(f"{name} is compressed, which no member is")
     return archive.read(name)
 
 

@@ -96,6 +96,7 @@ def xgboost_json(data: bytes) -> bytes:
         n_columns = int(learner["learner_model_param"]["num_feature"])
         if booster["name"] != "gbtree" or len(trees) != len(info) or any(info) or not 0 < n_columns <= MAX_COLUMNS:
             raise ValueError("no trees for one score")
+        _check_learner(learner, len(trees), n_columns)
         for number, tree in enumerate(trees):
             _check_xgboost(number, tree, n_columns)
     except (LookupError, TypeError, AttributeError, OverflowError, RecursionError) as fault:
@@ -186,6 +187,23 @@ def _check_extras(tree: dict[str, str], n_columns: int) -> None:
             raise ValueError("the linear leaves of a tree do not fit")
 
 
+def _check_learner(learner: dict[str, Any], n_trees: int, n_columns: int) -> None:
+    """Check what stands around the trees: the library sizes its outputs by it, and finds the trees of a round."""
+    model, param = learner["gradient_booster"]["model"], learner["learner_model_param"]
+    base = float(param["base_score"].removeprefix("[").removesuffix("]"))
+    if param["num_class"] != "0" or param.get("num_target", "1") != "1" or not abs(base) <= _HIGHEST:
+        raise ValueError("no model of one score")
+    if learner["feature_names"] or len(types := learner["feature_types"]) not in (0, n_columns) or "c" in types:
+        raise ValueError("columns have names or categories, which gbr does not train")
+    if any(model.get("cats", {}).values()):
+        raise ValueError("the model has categories, which gbr does not train")
+    side_by_side = int(model["gbtree_model_param"]["num_parallel_tree"])
+    if not 0 < side_by_side <= max(1, n_trees) or int(model["gbtree_model_param"]["num_trees"]) != n_trees:
+        raise ValueError("its trees are not as many as it says")
+    if model["iteration_indptr"] != list(range(0, n_trees + 1, side_by_side)) or n_trees % side_by_side:
+        raise ValueError("its rounds are not made of its trees")
+
+
 def _check_xgboost(number: int, tree: dict[str, Any], n_columns: int) -> None:
     known = {*_PER_NODE, *_CATEGORIES, "id", "tree_param"}
     param = {key: int(value) for key, value in tree["tree_param"].items()}
@@ -214,7 +232,10 @@ def _check_xgboost(number: int, tree: dict[str, Any], n_columns: int) -> None:
 
 def _integers(lines: Sequence[str]) -> IntArray:
     """Whole numbers of some lines, one after the other, int64."""
-    return np.array(" ".join(lines).split(), dtype=object).astype(np.int64)
+    try:
+        return np.array(" ".join(lines).split(), dtype=object).astype(np.int64)
+    except OverflowError as fault:
+        raise ValueError(f"a number of a tree takes more than 64 bits ({fault})") from fault
 
 
 def _in_range(name: str, values: IntArray, low: int, high: int) -> None:

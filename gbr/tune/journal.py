@@ -119,16 +119,14 @@ class Journal:
         found: list[tuple[int, float | str]] = []
         for number, line in enumerate(lines[1:], 2):
             match line:
-                case {"begin": int(config)}:
+                case {"begin": config} if _is_of(config, space):
                     begun[config] += 1
-                case {"stopped": int(config)}:
+                case {"stopped": config} if _is_of(config, space):
                     begun[config] -= 1
-                case {"config": int(config), "runtime": int() | float() as runtime} if self._possible(
-                    config, runtime, space
-                ):
+                case {"config": config, "runtime": runtime} if _is_of(config, space) and _is_runtime(runtime):
                     begun[config] = 0
                     found.append((config, float(runtime)))
-                case {"config": int(config), "failed": str(reason)} if 0 <= config < len(space):
+                case {"config": config, "failed": str(reason)} if _is_of(config, space):
                     begun[config] = 0
                     found.append((config, reason))
                 case _:
@@ -141,9 +139,6 @@ class Journal:
                 self.write(config, reason)
                 found.append((config, reason))
         return found
-
-    def _possible(self, config: int, runtime: float, space: Space) -> bool:
-        return 0 <= config < len(space) and math.isfinite(runtime) and runtime > 0
 
     def _parsed(self, number: int, line: bytes) -> dict[str, Any]:
         try:
@@ -173,6 +168,14 @@ class Journal:
             f"{self.path}: cannot be written ({fault.strerror or fault}); name a folder you may write to, "
             "with free space"
         )
+
+
+def _is_of(config: Any, space: Space) -> bool:
+    return type(config) is int and 0 <= config < len(space)
+
+
+def _is_runtime(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value) and value > 0
 
 
 def _line(told: dict[str, Any]) -> bytes:
