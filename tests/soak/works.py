@@ -249,7 +249,7 @@ def _replayed() -> Work:
 
     def prepare(folder: Path) -> None:
         (folder / "graphs").mkdir(parents=True)
-        for path in sorted((ROOT / "data/npz/tile/cpu/test").glob("*.npz"))[::27]:
+        for path in sorted((ROOT / "data/npz/tile/cpu/test").glob("*.npz"))[::54]:
             shutil.copy(path, folder / "graphs")
 
     def result(folder: Path) -> Result:
@@ -262,7 +262,7 @@ def _replayed() -> Work:
             found[path.parent.name] = [_outcomes(path), told]
         return found
 
-    arguments = ["gbr.tune", "--space", "replay:graphs", "--budget", "40", "--out", "out"]
+    arguments = ["gbr.tune", "--space", "replay:graphs", "--budget", "16", "--out", "out"]
     return Work(arguments, prepare, result, _each_once, ["out/**/journal.jsonl"])
 
 
