@@ -93,9 +93,9 @@ def _last(found: Found) -> Found:
     return dict(found["rows"][-1])
 
 
-def _fit(library: str) -> Callable[[Found], float]:
+def _fit(plain: str, library: str) -> Callable[[Found], float]:
     def of(found: Found) -> float:
-        value = _row(found["tables"]["At equal tau"], library=library, call="gbr")["plain / gbr"]
+        value = _row(found["tables"]["At equal tau"], library=library, call="gbr")[f"{plain} / this"]
         return float("nan") if isinstance(value, str) else float(value)
 
     return of
@@ -149,8 +149,12 @@ FIGURES: Final = (
     Figure("Layout configurations a second and core, 1,000 configurable nodes", "layout_features", _per_core),
     Figure("Tile configurations a second and core, the whole vector", "features",
            lambda found: _last(found)["all, configs/s"]),
-    Figure("LightGBM called plainly / by gbr, to equal valid tau", "fit", _fit("lightgbm"), at_least=2),
-    Figure("XGBoost called plainly / by gbr, to equal valid tau", "fit", _fit("xgboost"), at_least=2),
+    Figure("LightGBM called plainly / LightGBM in gbr, to equal valid tau", "fit", _fit("lightgbm", "lightgbm"),
+           at_least=2),
+    Figure("XGBoost called plainly / XGBoost in gbr, to equal valid tau", "fit", _fit("xgboost", "xgboost"),
+           at_least=2),
+    Figure("LightGBM called plainly / XGBoost in gbr, to equal valid tau", "fit", _fit("lightgbm", "xgboost"),
+           at_least=2),
     Figure("Fit by LightGBM in gbr, of four times the graphs / of one time", "fit", _slope("lightgbm")),
     Figure("Fit by XGBoost in gbr, of four times the graphs / of one time", "fit", _slope("xgboost")),
     Figure("Peak memory of training on one row of 80 of 16 million, all columns, GiB", "train_size",

@@ -39,13 +39,9 @@ the same rows of them for both sides, after every round. *plain* is the library'
 defaults, and what a user must know for tau: LightGBM's `lambdarank` with linear gains and pairs over the whole slate,
 XGBoost's `rank:pairwise` with {pairs} random pairs a row. *gbr* is `Ranker(backend=…)` as it is. Seconds are of the CPU
 in one thread, with binning, without the taus; all four run at the same time, so that other work slows all alike. At
-most {rounds:,} rounds, which stop after {patience} without a better tau; *to equal* is the time until a call first
-reaches the best tau of the plain call of its library, *plain / gbr* what plain needs over it, a dash where gbr does not
-get there.
-
-gbr is not quicker to the tau of a plain call of the same library. Its trees see two fifths of the columns and four
-fifths of the rows, but it learns at half the rate of LightGBM's default and a sixth of XGBoost's: a round costs less or
-as much, and more of them are asked for. What XGBoost gains by it is where the curve ends."""
+most {rounds:,} rounds, which stop after {patience} without a better tau; *to lightgbm* is the time until a call first
+reaches the best tau of LightGBM's plain call, *lightgbm / this* how many times as long that took, a dash where this
+call does not get there; the same for XGBoost."""
 SLOPE: Final = """\
 {early} rounds on the first quarter and the first half of the graphs, and on all."""
 
@@ -225,15 +221,16 @@ def main() -> None:
 
 def leave(found: dict[tuple[str, str], dict[str, Any]], subset: str, rounds: int, patience: int) -> None:
     """Write the page."""
+    curves = {which: np.array(each["curve"]) for which, each in found.items()}
+    plain = {library: float(curves[library, "plain"][:, 1].max()) for library in CALLS}
     table: list[tuple[Any, ...]] = []
-    for library in CALLS:
-        curves = [np.array(found[library, side]["curve"]) for side in SIDES]
-        wanted = float(curves[0][:, 1].max())
-        needed = reached(curves[0], wanted)
-        for side, each in zip(SIDES, curves, strict=True):
-            best, equal = int(each[:, 1].argmax()), reached(each, wanted)
-            told = (equal, needed / equal) if np.isfinite(equal) else ("–", "–")
-            table.append((library, side, len(each), float(each[best, 1]), float(each[best, 0]), *told))
+    for which, each in curves.items():
+        best = int(each[:, 1].argmax())
+        told: list[Any] = []
+        for library, tau in plain.items():
+            needed, equal = reached(curves[library, "plain"], tau), reached(each, tau)
+            told += [equal, needed / equal] if np.isfinite(equal) else ["–", "–"]
+        table.append((*which, len(each), float(each[best, 1]), float(each[best, 0]), *told))
     some = next(iter(found.values()))
     slope = [
         [f"{size:,}", *(each["early"][place] for each in found.values())] for place, size in enumerate(some["rows"])
@@ -242,7 +239,8 @@ def leave(found: dict[tuple[str, str], dict[str, Any]], subset: str, rounds: int
         subset=subset, size=some["shape"][0], train=some["graphs"][0], columns=some["shape"][1],
         valid=some["graphs"][1], pairs=PAIRS, rounds=rounds, patience=patience,
     )  # fmt: skip
-    titles = ("library", "call", "rounds", "best tau", "until then, s", "to equal, s", "plain / gbr")
+    equal_to = (title for library in CALLS for title in (f"to {library}, s", f"{library} / this"))
+    titles = ("library", "call", "rounds", "best tau", "until then, s", *equal_to)
     over = ("rows", *(f"{library}, {side}, s" for library, side in found))
     sections = [
         Section("At equal tau", "", titles, table),

@@ -41,7 +41,7 @@ def test_a_figure_is_held_against_what_is_wanted() -> None:
 
 def test_the_table_tells_what_was_and_was_not_measured(tmp_path: Path) -> None:
     written(tmp_path, "features", {"rows": [{"ratio": 9.0}, {"ratio": 21.0, "all, configs/s": 5.0}]}, date="2020-02-02")
-    equal = [{"library": "lightgbm", "call": "gbr", "plain / gbr": "–"}]
+    equal = [{"library": "lightgbm", "call": "gbr", "lightgbm / this": "–"}]
     written(tmp_path, "fit", {"tables": {"At equal tau": equal}})
     (tmp_path / "repack.json").write_text(json.dumps({"machine": {}, "rows": []}))
     rows = {row[0]: row[1:] for row in rows_of(tmp_path)}
@@ -49,7 +49,7 @@ def test_the_table_tells_what_was_and_was_not_measured(tmp_path: Path) -> None:
     geometry = rows["Tile geometry in whole-array NumPy / by kernels"]
     assert geometry == (21.0, "≥ 20", "yes", "2020-02-02", "[features](features.md)")
     assert rows["Tile caches in scalar Python / by kernels"][0] == "–"
-    never = rows["LightGBM called plainly / by gbr, to equal valid tau"]
+    never = rows["LightGBM called plainly / LightGBM in gbr, to equal valid tau"]
     assert never == ("never", "≥ 2", "no", "undated", "[fit](fit.md)")
     assert rows["Features from the original file / from the repacked copy"][2] == "not measured"
     assert sum(row[2] == "not measured" for row in rows.values()) == len(FIGURES) - 3
