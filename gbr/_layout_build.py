@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from features.schema import Schema
 
 #: Configurations whose columns lie together, in the temporary file and in the store.
-ROWS_PER_GROUP: Final = 4096
+ROWS_PER_GROUP: Final = 8192
 #: Codes that are described at once: they and the columns made of them stay in the processor's cache.
 _CODES_AT_ONCE: Final = 1 << 18
 #: Batches per worker that wait or are worked on.

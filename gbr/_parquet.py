@@ -30,8 +30,13 @@ MEASURED: Final = ("_runtime", "_normalizer", "_repeat")
 DUPLICATE: Final = "_duplicate_of"
 SHARED: Final = "_graph"
 
-#: Codec of files that are written in row groups: they are large, and take no longer to write than to inflate.
-_STREAMED: Final = "snappy"
+#: Files that are written in row groups are large, and no codec is as fast as what inflates their source.  Instead,
+#: columns of few values are written as a dictionary of these and a few bits per row: fewer bytes than a fast codec
+#: leaves, and three times as fast to read.  A column has few where a sample of its first rows shows no more.
+_FEW: Final = 128
+_SAMPLED: Final = 512
+#: Rows of a file that is encoded in one piece.
+_MOST_WHOLE: Final = 1 << 12
 #: Rows of a file that are read at once.
 _ROWS_AT_ONCE: Final = 1 << 15
 #: Higher levels take longer than the features do and save a few per cent.
@@ -74,11 +79,11 @@ def write(
     with replacing(path, StoreError) as part:
         rest = iter(groups)
         first = next(rest)
-        if first.shape[1] == len(duplicate_of):
+        if first.shape[1] == len(duplicate_of) <= _MOST_WHOLE:
             frame = _whole(columns, shared, first, measured, duplicate_of)
             frame.write_parquet(part, compression="zstd", compression_level=_ZSTD_LEVEL, statistics=False)
         else:
-            _stream(part, columns, shared, chain([first], rest), measured, duplicate_of)
+            _stream(part, columns, shared, first, rest, measured, duplicate_of)
         return part.stat().st_size
 
 
@@ -136,7 +141,8 @@ def _stream(
     path: Path,
     columns: Sequence[str],
     shared: NDArray[np.float32],
-    groups: Iterable[NDArray[np.float32]],
+    start: NDArray[np.float32],
+    rest: Iterable[NDArray[np.float32]],
     measured: Mapping[str, IntArray],
     duplicate_of: IntArray,
 ) -> None:
@@ -148,10 +154,11 @@ def _stream(
     from pyarrow import parquet
 
     listed = pa.list_(pa.float32())
-    fields = [(name, pa.float32()) for name in columns]
-    fields += [(SHARED, listed)] if len(shared) else []
-    fields += [(name, pa.int64()) for name in measured] + [(DUPLICATE, pa.int32())]
-    schema = pa.schema(fields)
+    fields = [pa.field(name, pa.float32(), nullable=False) for name in columns]
+    fields += [pa.field(SHARED, listed)] if len(shared) else []
+    fields += [pa.field(name, pa.int64(), nullable=False) for name in measured]
+    schema = pa.schema([*fields, pa.field(DUPLICATE, pa.int32(), nullable=False)])
+    listing = [columns[number] for number in np.flatnonzero(_distinct(start) <= _FEW).tolist()]
 
     def table(first: int, group: NDArray[np.float32]) -> pa.Table:
         rows = slice(first, first + group.shape[1])
@@ -165,19 +172,25 @@ def _stream(
 
     with (
         parquet.ParquetWriter(
-            path, schema, compression=_STREAMED, use_dictionary=False, write_statistics=False, store_schema=False
+            path, schema, compression="none", use_dictionary=listing, write_statistics=False, store_schema=False
         ) as writer,
         ThreadPoolExecutor(1) as encoder,
     ):
         first = 0
         writing: Future[None] | None = None
-        for group in groups:
+        for group in chain([start], rest):
             if writing is not None:
                 writing.result()
             writing = encoder.submit(writer.write_table, table(first, group), group.shape[1])
             first += group.shape[1]
         if writing is not None:
             writing.result()
+
+
+def _distinct(group: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Distinct values of each column in a sample of its rows, int64 (columns,)."""
+    sample = np.sort(group[:, :: max(1, group.shape[1] // _SAMPLED)], axis=1)
+    return np.asarray(1 + (sample[:, 1:] != sample[:, :-1]).sum(axis=1), np.int64)
 
 
 class Reader:
