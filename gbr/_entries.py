@@ -31,7 +31,7 @@ def check(manifest: Mapping[str, Any]) -> None:
         raise ValueError("its numbers of graphs are none")
     for entries in manifest["graphs"].values():
         for stem, entry in entries.items():
-            if not stem or Path(stem).name != stem or "\\" in stem or not stem.isprintable():
+            if not stem or stem.startswith(".") or Path(stem).name != stem or "\\" in stem or not stem.isprintable():
                 raise ValueError(f"{stem[:80]!r} is no name of a graph")
             _check_entry(stem, entry)
 

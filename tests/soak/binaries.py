@@ -9,7 +9,6 @@ import random
 import shutil
 import struct
 import tarfile
-import tempfile
 import warnings
 import zipfile
 from functools import cache
@@ -22,7 +21,7 @@ from gbr import _packed
 from gbr.errors import ArchiveError, DataError, HloError, StoreError
 from gbr.npz import crc32
 from tests.damage import damaged_arrays, damaged_bytes, damaged_json, damaged_text
-from tests.soak.targets import Target, commanded, refused
+from tests.soak.targets import Target, commanded, refused, scratch
 from tests.soak.texts import ROOT, made, rarely
 
 # Graph files.
@@ -98,7 +97,7 @@ def _copied() -> Path:
     from gbr.repack import repack
     from tests.made import layout_arrays
 
-    path = Path(tempfile.mkdtemp(prefix="gbr-fuzz-")) / "g.npz"
+    path = scratch() / "g.npz"
     write_graph(path, layout_arrays(9))
     repack(path)
     return path
@@ -247,8 +246,10 @@ def _forged(choice: random.Random) -> bytes:
     ]
     bodies = [choice.choice([b"", b"x", npz(9), npz(2000), bytes(50_000)]) for _ in names]
     if choice.random() < 0.4:
-        with warnings.catch_warnings(), zipfile.ZipFile(buffer, "w", choice.choice([0, 8, 8, 12, 14])) as archive:
-            warnings.simplefilter("ignore")
+        with (
+            warnings.catch_warnings(action="ignore"),
+            zipfile.ZipFile(buffer, "w", choice.choice([0, 8, 8, 12, 14])) as archive,
+        ):
             for name, body in zip(names, bodies, strict=True):
                 info = zipfile.ZipInfo(name)
                 info.external_attr = choice.choice([0, 0o100644, 0o120777, 0o020666, 0o040755]) << 16

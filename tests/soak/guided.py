@@ -6,7 +6,6 @@ python -m tests.soak.guided TARGET SECONDS CORPUS: what ``tests.soak.fuzz`` star
 from __future__ import annotations
 
 import sys
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Final
@@ -23,10 +22,11 @@ def main(name: str, seconds: str, corpus: Path) -> None:
     # Kernels of `features` are compiled from the very code that atheris would change.
     with atheris.instrument_imports(include=["gbr"]):
         from tests.soak.fuzz import TARGETS, damaged
+        from tests.soak.targets import scratch
 
         target = TARGETS[name]
         corpus.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix="gbr-fuzz-"))
+        folder = scratch()
         for number, seed in enumerate(target.seeds()):
             (corpus / f"seed-{number}").write_bytes(seed)
             target.read(seed, folder)  # imports and compiles what the clock shall not count

@@ -6,8 +6,11 @@ the suite (tests/test_damage_files.py), on few inputs.
 
 from __future__ import annotations
 
+import atexit
 import io
 import random
+import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -37,6 +40,13 @@ class Target:
     seeds: Callable[[], list[bytes]]
     mutate: Callable[[bytes, random.Random], bytes]
     read: Callable[[bytes, Path], None]
+
+
+def scratch() -> Path:
+    """A folder that goes when the process ends."""
+    folder = tempfile.mkdtemp(prefix="gbr-fuzz-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def refused(read: Callable[[], object], error: type[GbrError] = GbrError) -> str | None:

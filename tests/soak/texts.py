@@ -7,7 +7,7 @@ import io
 import json
 import random
 import shutil
-import tempfile
+import warnings
 import zipfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,7 +19,7 @@ import numpy as np
 
 from gbr.errors import DataError, GbrError, TuneError
 from tests.damage import damaged_bytes, damaged_json, damaged_text
-from tests.soak.targets import Target, commanded, refused
+from tests.soak.targets import Target, commanded, refused, scratch
 
 ROOT: Final = Path(__file__).parents[2]
 #: Between a manifest and its booster.
@@ -34,7 +34,7 @@ def made() -> tuple[Path, list[Path]]:
     from gbr import Ranker
     from tests.collection import trained, write_collection
 
-    root = Path(tempfile.mkdtemp(prefix="gbr-fuzz-"))
+    root = scratch()
     write_collection(root, {"train": 3, "valid": 2, "test": 1})
     few = {"n_estimators": 3, "num_leaves": 6}
     runs = [trained(root, out=root / name, backend=name, settings=few) for name in ("lightgbm", "xgboost", "ensemble")]
@@ -64,7 +64,7 @@ def _tests() -> tuple[Path, dict[str, dict[str, int]]]:
     from gbr._submission import graphs_there
     from tests.made import collection
 
-    root = Path(tempfile.mkdtemp(prefix="gbr-fuzz-"))
+    root = scratch()
     collection(root, "tile:xla", test=2)
     collection(root, "layout:xla:random", test=8)
     return root, graphs_there(root)
@@ -108,7 +108,7 @@ def _space():  # type: ignore[no-untyped-def]
 def _journals() -> list[bytes]:
     from gbr.tune import Journal
 
-    path = Path(tempfile.mkdtemp(prefix="gbr-fuzz-")) / "journal.jsonl"
+    path = scratch() / "journal.jsonl"
     with Journal(path, _space()) as journal:
         header = path.read_bytes()
         for config in range(5):
@@ -157,7 +157,7 @@ def _profiles() -> list[bytes]:
     from features.hardware import PROFILES
     from gbr.hardware import save
 
-    path = Path(tempfile.mkdtemp(prefix="gbr-fuzz-")) / "hardware.toml"
+    path = scratch() / "hardware.toml"
     found = [path.read_bytes() for path in sorted((ROOT / "data/npz").rglob("hardware.toml"))]
     for profile in PROFILES.values():
         save(path, profile)
@@ -294,7 +294,11 @@ def _damaged_booster(booster: bytes, choice: random.Random) -> bytes:
 def _repacked(archive: bytes, choice: random.Random) -> bytes:
     """Damage one member of an ensemble, or which members it has, and pack them again."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(archive)) as old, zipfile.ZipFile(buffer, "w") as new:
+    with (
+        warnings.catch_warnings(action="ignore"),  # a name twice is meant
+        zipfile.ZipFile(io.BytesIO(archive)) as old,
+        zipfile.ZipFile(buffer, "w") as new,
+    ):
         names = old.namelist()
         victim = choice.choice(["members.json", *names])
         for name in names:

@@ -1,0 +1,266 @@
+"""What fuzzing tries for hours, tried for seconds: every format damaged at random is read, or refused in one line.
+
+Further on, what fuzzing found: each of these once crashed, hung, was believed, or ended in a traceback.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gbr import Ranker, _packed
+from gbr._archives import survey
+from gbr._done import State
+from gbr._official import indices_of
+from gbr.errors import ArchiveError, DataError, GbrError, ModelError, TuneError
+from gbr.graphs import read_graph, write_graph
+from gbr.hardware import load
+from gbr.npz import crc32
+from gbr.repack import repack
+from gbr.subsets import Subset
+from gbr.tune import Journal, ParameterSpace
+from tests.made import layout_arrays
+from tests.mirror import npz, tar
+from tests.soak.fuzz import TARGETS, damaged
+
+#: Those of files that other modules damage already, or whose readers take long.
+FEW = {"npz": 0, "arrays": 0, "store": 10, "model": 40, "manifest": 50}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("damaged")
+
+
+@pytest.mark.parametrize("name", [name for name in TARGETS if FEW.get(name, 1)])
+def test_damaged_files(name: str, place: Path) -> None:
+    target, folder = TARGETS[name], place / name
+    folder.mkdir()
+    whole = target.seeds()
+
+    @settings(max_examples=FEW.get(name, 60), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @given(st.sampled_from(whole), st.integers(0, 2**32 - 1))
+    def read(data: bytes, seed: int) -> None:
+        target.read(damaged(target, data, seed), folder)
+
+    read()
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_whole_files_are_read(name: str, tmp_path: Path) -> None:
+    for data in TARGETS[name].seeds()[:2]:
+        TARGETS[name].read(data, tmp_path)
+
+
+# Copies.
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    write_graph(tmp_path / "g.npz", layout_arrays(9))
+    return repack(tmp_path / "g.npz")
+
+
+def index_of(copy: Path) -> Any:
+    *_, place, length, _ = _packed._PREAMBLE.unpack(copy.read_bytes()[: _packed._PREAMBLE.size])
+    return json.loads(copy.read_bytes()[place : place + length])
+
+
+def reindex(copy: Path, told: bytes) -> None:
+    """Give a copy another index, which it vouches for."""
+    data = copy.read_bytes()
+    magic, version, _, place, _, _ = _packed._PREAMBLE.unpack(data[: _packed._PREAMBLE.size])
+    head = _packed._PREAMBLE.pack(magic, version, crc32(told), place, len(told), place + len(told))
+    copy.write_bytes(head + data[_packed._PREAMBLE.size : place] + told)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dtype": "(1 x"},  # NumPy evaluates it
+        {"dtype": "O"},
+        {"dtype": "<f4"},
+        {"dtype": ">u2"},
+        {"dtype": 7},
+        {"shape": "ab"},
+        {"shape": [9, True]},
+        {"shape": [-9, -1]},
+        {"shape": [0, 10**18]},
+        {"at": 64.5},
+        {"at": 10**18},
+        {"at": None},
+    ],
+)
+def test_a_copy_whose_index_lies_is_refused(copy: Path, change: dict[str, Any]) -> None:
+    index = index_of(copy)
+    index["arrays"]["codes"].update(change)
+    reindex(copy, json.dumps(index).encode())
+    with pytest.raises(DataError, match=r"g\.gbr: its index does not hold together"):
+        read_graph(copy.with_suffix(".npz"))
+
+
+@pytest.mark.parametrize(
+    "told", [b"[" * 50_000, b"[]", b'{"source": "x", "arrays": []}', b'{"source": 1, "arrays": {}}']
+)
+def test_an_index_that_is_none_is_refused(copy: Path, told: bytes) -> None:
+    reindex(copy, told)
+    with pytest.raises(DataError, match=r"g\.gbr: its index does not hold together"):
+        read_graph(copy.with_suffix(".npz"))
+
+
+def test_an_array_without_a_check_is_refused(copy: Path) -> None:
+    index = index_of(copy)
+    del index["arrays"]["node_feat"]["crc"]
+    reindex(copy, json.dumps(index).encode())
+    with pytest.raises(DataError, match="node_feat fails its CRC"):
+        read_graph(copy.with_suffix(".npz"))
+
+
+# Models.
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    X = np.random.default_rng(0).random((60, 3))
+    ranker = Ranker("costmodel", costs=[0, 2]).fit(X, runtime=X[:, 0] + X[:, 2], qid=np.repeat(np.arange(6), 10))
+    ranker.save(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        (("best_iteration",), "x", "best_iteration: got 'x'"),
+        (("best_iteration",), 2, "got 2 rounds of a model that has 1"),
+        (("best_iteration",), -1, "got -1 rounds"),
+        (("best_score",), [], "best_score: got"),
+        (("versions",), {"gbr": 3}, "versions: want texts"),
+        (("trained_on",), 7, "trained_on: got '7'"),
+        (("trained_on",), {"hardware": 7}, "hardware: got '7'"),
+        (("settings",), [], "settings of a fit are missing or unknown"),
+        (("settings", "seed"), "x", "seed: got 'x'"),
+        (("settings", "costs"), [9], "do not fit"),
+        (("settings", "backend"), [], "for backend and objective"),
+        (("settings", "monotone"), 1, "monotone: got 1"),
+        (("features", "names"), [1, 2, 3], "no names of 3 features"),
+        (("features", "names"), "abc", "no names of 3 features"),
+        (("features", "count"), 3.0, "for the number of features"),
+        (("features", "count"), True, "for the number of features"),
+    ],
+)
+def test_a_manifest_of_other_kinds_is_refused(
+    model: Path, tmp_path: Path, path: tuple[str, ...], value: object, told: str
+) -> None:
+    for file in model.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    manifest = json.loads((model / "manifest.json").read_text())
+    inner = manifest
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    if path == ("settings", "costs"):
+        manifest["features"]["names"] = ["a", "b", "c"]
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ModelError, match=told):
+        Ranker.load(tmp_path)
+
+
+@pytest.mark.parametrize(("price", "n_features"), [(1e200, 3), (-1.0, 3), (1.0, 2**40), (1.0, 3.5)])
+def test_prices_beyond_all_costs_are_refused(price: float, n_features: float) -> None:
+    from gbr._costmodel import load as read
+
+    told = json.dumps({"costmodel": 1, "features": n_features, "prices": {"0": price}})
+    with pytest.raises(ValueError, match="a cost model with"):
+        read(told.encode(), None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_compressed_members_of_an_ensemble_are_refused(tmp_path: Path, method: int) -> None:
+    from gbr._ensemble import load as read
+
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", method) as archive:
+        archive.writestr("members.json", "[]" + " " * 10**6)
+    with pytest.raises(ValueError, match="is compressed, which no member is"):
+        read((tmp_path / "x.zip").read_bytes(), None)  # type: ignore[arg-type]
+
+
+# Texts.
+
+
+@pytest.mark.parametrize(
+    "line", ['{"begin": 12}', '{"begin": true}', '{"stopped": -1}', "[" * 9000, '{"begin":1,"begin":2}']
+)
+def test_a_journal_with_a_line_of_another_space_is_left_alone(tmp_path: Path, line: str) -> None:
+    space = ParameterSpace({"a": [1, 2, 3, 4], "b": [1, 2, 3]})
+    Journal(tmp_path / "j", space).close()
+    held = (tmp_path / "j").read_text() + f"{line}\n{line}\n"
+    (tmp_path / "j").write_text(held)
+    with pytest.raises(TuneError, match="line 2 is not one that a search writes"):
+        Journal(tmp_path / "j", space)
+    assert (tmp_path / "j").read_text() == held
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("line_bytes = " + "9" * 5000, "not TOML"),
+        ("line_bytes = 0x" + "f" * 5000, "line_bytes: got a number beyond all sizes"),
+        (f'line_bytes = "{"9" * 5000} KiB"', "line_bytes: got"),
+        ("line_bytes = 99999999999999999999", "line_bytes: got a number beyond all sizes"),
+        ("line_bytes = " + "[" * 5000, "not TOML"),
+        ('"a\\u001B[2J" = 1', r"unknown key a\\x1b\[2J"),
+    ],
+)
+def test_a_profile_beyond_all_sizes_is_refused(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "hardware.toml"
+    whole = '\nname = "x"\nvector_bytes = 16\n[[caches]]\nbytes = "32 KiB"\nways = 8\n'
+    path.write_text(text + ("\nline_bytes = 64" if "line_bytes" not in text else "") + whole)
+    with pytest.raises(DataError, match=told):
+        load(path)
+
+
+@pytest.mark.parametrize("told", [b'{"unet": [0, 1], "unet": [2]}', b"[" * 50_000, b'{"unet": [1e999]}'])
+def test_a_list_of_two_meanings_is_refused(tmp_path: Path, told: bytes) -> None:
+    (tmp_path / "xla_default.json").write_bytes(told)
+    with pytest.raises(DataError, match=r"xla_default\.json: no JSON"):
+        indices_of(Subset("layout:xla:default"), "valid", tmp_path)
+
+
+@pytest.mark.parametrize("seconds", ["x", {"fit": "x"}, None])
+def test_a_state_of_other_kinds_is_refused(tmp_path: Path, seconds: object) -> None:
+    from gbr import __version__
+
+    State(tmp_path).took("tile:xla", "fit", 1.0)
+    told = {"gbr": __version__, "collections": {"tile:xla": {"seconds": seconds}}}
+    (tmp_path / "state.json").write_text(json.dumps(told))
+    with pytest.raises(GbrError, match=r"state\.json: cannot be read"):
+        State(tmp_path)
+
+
+# Archives.
+
+
+def test_a_name_that_no_file_system_takes_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "archive").write_bytes(tar({f"npz/tile/xla/train/{'x' * 300}.npz": npz(9)}))
+    with pytest.raises(ArchiveError, match="is too long for the name of a file"):
+        survey(tmp_path / "archive", [("tile:xla", "train")])
+
+
+def test_a_directory_that_claims_more_than_there_is(tmp_path: Path) -> None:
+    path = tmp_path / "archive.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("npz/tile/xla/train/x.npz", bytes(1000))
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<I", data, data.rindex(b"PK\x01\x02") + 24, 2**31)
+    path.write_bytes(data)
+    with pytest.raises(ArchiveError, match="claims 2147483648 bytes out of"):
+        survey(path, [("tile:xla", "train")])

@@ -1,0 +1,107 @@
+"""The manifest of a store that came with it: every place in it is looked at before anything is read by it."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gbr._entries import check
+from gbr.errors import StoreError
+from gbr.store import FeatureStore
+
+WRONG = (ValueError, KeyError, TypeError, AttributeError)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
+    held = FeatureStore(tmp_path_factory.mktemp("entries"), "tile:xla")
+    columns, X = ["opcode.n", "tile.m", "tile.n"], np.ones((4, 3), np.float32)
+    known = np.arange(1, 5)
+    written = {
+        f"train_{number}": held.write(
+            "train", f"train_{number}", columns, X, runtime=known, normalizer=known, repeat=None,
+            duplicate_of=np.arange(4), source={"fingerprint": "0" * 16}, shared=["opcode.n"],
+        )
+        for number in range(2)
+    }  # fmt: skip
+    schema = {"hash": "0" * 16, "columns": columns, "shared": ["opcode.n"], "hardware": {"name": "cpu"}}
+    held.record(schema, {"train": written}, expected={"train": 2})
+    return held
+
+
+def at(*path: str | int, value: object) -> Callable[[dict[str, Any]], None]:
+    def change(manifest: Any) -> None:
+        for key in path[:-1]:
+            manifest = manifest[key]
+        manifest[path[-1]] = value
+
+    return change
+
+
+def renamed(stem: str) -> Callable[[dict[str, Any]], None]:
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["graphs"]["train"][stem] = manifest["graphs"]["train"].pop("train_0")
+
+    return change
+
+
+ENTRY = ("graphs", "train", "train_0")
+CHANGES = {
+    "version": at("gbr", value=1),
+    "schema": at("schema", value=[]),
+    "hash": at("schema", "hash", value=None),
+    "columns": at("schema", "columns", value={}),
+    "a column that is no text": at("schema", "columns", 0, value=[]),
+    "a column twice": at("schema", "columns", 1, value="opcode.n"),
+    "shared": at("schema", "shared", value=["none of them"]),
+    "hardware": at("schema", "hardware", value=[1]),
+    "expected": at("expected", value=[2]),
+    "a number of graphs": at("expected", "train", value=-1),
+    "graphs": at("graphs", value=7),
+    "a split": at("graphs", "train", value=None),
+    "an entry": at(*ENTRY, value="x"),
+    "rows": at(*ENTRY, "rows", value=-3),
+    "rows that no memory holds": at(*ENTRY, "rows", value=2**60),
+    "half a row": at(*ENTRY, "rows", value=1.5),
+    "measured": at(*ENTRY, "measured", value=["_runtime", "../x"]),
+    "source": at(*ENTRY, "source", value=None),
+    "degenerate": at(*ENTRY, "degenerate", value=0),
+    "labelled": at(*ENTRY, "labelled", value="yes"),
+    **{f"stem {stem!r}": renamed(stem) for stem in ("../../x", "/etc/passwd", "", ".", "..", "a\\b", "a\0", "a\n")},
+}
+
+
+def test_a_whole_manifest_passes(store: FeatureStore) -> None:
+    check(store.manifest)
+    assert FeatureStore(store.root, "tile:xla").load("train").X.shape == (8, 3)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_no_store_writes_is_refused(name: str, store: FeatureStore, tmp_path: Path) -> None:
+    manifest = copy.deepcopy(store.manifest)
+    if name == "a column twice":
+        manifest["schema"]["columns"][0] = "opcode.n"
+    CHANGES[name](manifest)
+    with pytest.raises(WRONG, match=r"\w"):
+        check(manifest)
+    (tmp_path / "tile/xla").mkdir(parents=True)
+    (tmp_path / "tile/xla/manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(
+        StoreError, match=r"no manifest of a feature store \(torn: .*; run `python -m gbr.features build"
+    ):
+        FeatureStore(tmp_path, "tile:xla").load("train")
+
+
+def test_rows_that_no_memory_holds_are_one_line(store: FeatureStore, tmp_path: Path) -> None:
+    manifest = copy.deepcopy(store.manifest)
+    manifest["graphs"]["train"]["train_0"]["rows"] = 2**48
+    (tmp_path / "tile/xla").mkdir(parents=True)
+    (tmp_path / "tile/xla/manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(StoreError, match="memory does not hold 281474976710"):
+        FeatureStore(tmp_path, "tile:xla").load("train")
