@@ -14,14 +14,14 @@ import json
 import random
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from tests.soak.counts import record
 from tests.soak.running import Command, Starter, same, still, unfinished
-from tests.soak.works import WORKS, Work
+from tests.soak.works import WORKS
 
 #: Whoever has to start again more often than this does not get on.
 PATIENCE: Final = 40
@@ -62,8 +62,8 @@ def soak(name: str, kills: int, seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="gbr-soak-") as top, Starter(Path(top)) as starter:
         prepared = Path(top) / "prepared"
         work.prepare(prepared)
-        expected = _undisturbed(starter, work, prepared, Path(top) / "alone")[0]  # compiles kernels, too
-        found, span = _undisturbed(starter, work, prepared, Path(top) / "timed")
+        expected = starter.undisturbed(work, prepared, Path(top) / "alone")[0]  # compiles kernels, too
+        found, span = starter.undisturbed(work, prepared, Path(top) / "timed")
         same(name, "undisturbed", expected, found)
         done = rounds = left = 0
         while done < kills:
@@ -73,13 +73,13 @@ def soak(name: str, kills: int, seed: int) -> dict[str, Any]:
             with work.serve(prepared) as further:
                 for _ in range(PATIENCE):
                     moment = Moment(span * choice.uniform(0, 1.05), choice.random() < 1 / 3)
-                    if done >= kills or not _killed(starter.start(work, folder, further), folder, moment):
+                    if done >= kills or not _killed(starter.start(work.arguments, folder, further), folder, moment):
                         break
                     done += 1
                     left += bool(unfinished(folder))
                     work.check(folder)
                     finished |= still(name, work, folder, finished)
-                starter.start(work, folder, further).finish()
+                starter.start(work.arguments, folder, further).finish()
             same(name, f"after {done} kills", expected, work.result(folder))
             still(name, work, folder, finished)
             if names := unfinished(folder):
@@ -87,15 +87,6 @@ def soak(name: str, kills: int, seed: int) -> dict[str, Any]:
             shutil.rmtree(folder)
             rounds += 1
     return {"kills": done, "unfinished": left, "runs": rounds, "seconds": round(span, 1)}
-
-
-def _undisturbed(starter: Starter, work: Work, prepared: Path, folder: Path) -> tuple[Mapping[str, Any], float]:
-    shutil.copytree(prepared, folder)
-    with work.serve(prepared) as further:
-        span = starter.timed(work, folder, further)
-    result = work.result(folder)
-    shutil.rmtree(folder)
-    return result, span
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -86,7 +87,12 @@ class Starter:
         self._zygote.communicate()
 
     def start(
-        self, work: Work, folder: Path, further: Sequence[str] = (), stdout: Path | None = None, **env: str
+        self,
+        arguments: Sequence[str],
+        folder: Path,
+        further: Sequence[str] = (),
+        stdout: Path | None = None,
+        **env: str,
     ) -> Command:
         """Start a command in a folder; its results go to the file ``stdout`` there, or where they are sent."""
         assert self._zygote.stdin is not None
@@ -94,7 +100,7 @@ class Starter:
         self._count += 1
         stderr = self._scratch / f"stderr-{self._count % 4}"
         task = {
-            "arguments": [*work.arguments, *further],
+            "arguments": [*arguments, *further],
             "folder": str(folder),
             "stdout": str(stdout or folder / "stdout"),
             "stderr": str(stderr),
@@ -104,11 +110,16 @@ class Starter:
         self._zygote.stdin.flush()
         return Command(int(self._zygote.stdout.readline()), self._zygote.stdout, stderr)
 
-    def timed(self, work: Work, folder: Path, further: Sequence[str] = ()) -> float:
-        """Seconds of a run that nobody disturbs."""
-        begin = time.monotonic()
-        self.start(work, folder, further).finish()
-        return time.monotonic() - begin
+    def undisturbed(self, work: Work, prepared: Path, folder: Path) -> tuple[Mapping[str, Any], float]:
+        """What a run leaves that nothing is in the way of, and its seconds; the folder is gone afterwards."""
+        shutil.copytree(prepared, folder)
+        with work.serve(prepared) as further:
+            begin = time.monotonic()
+            self.start(work.arguments, folder, further).finish()
+            span = time.monotonic() - begin
+        result = work.result(folder)
+        shutil.rmtree(folder)
+        return result, span
 
 
 def unfinished(folder: Path) -> list[str]:
