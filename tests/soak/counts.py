@@ -1,6 +1,7 @@
 """How much was tried and survived: one committed file, so that what is promised can cite it.
 
 Drivers write to it where they are given ``--record``: a quick look shall not take the place of a long run.
+``python -m tests.soak.counts`` puts the figures into docs/trust.md, which a test holds to them.
 """
 
 from __future__ import annotations
@@ -8,21 +9,40 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from gbr._files import write_json
+from gbr._files import replacing, write_json
 
 PATH: Final = Path(__file__).with_name("counts.json")
+PAGE: Final = Path(__file__).parents[2] / "docs" / "trust.md"
 
 Counts = dict[str, dict[str, dict[str, Any]]]
 
+#: Tables of the page: heading of the names, and per column its heading, driver and figure.
+TABLES: Final[dict[str, tuple[str, tuple[tuple[str, str, str], ...]]]] = {
+    "lost": (
+        "command",
+        (
+            ("kills survived", "kills", "kills"),
+            ("amid a file", "kills", "unfinished"),
+            ("full disks", "disk", "full"),
+            ("read-only disks", "disk", "read-only"),
+        ),
+    ),
+    "let in": (
+        "files",
+        (("inputs", "fuzz", "inputs"), ("seconds", "fuzz", "seconds"), ("faults mended", "fuzz", "mended")),
+    ),
+}
+
 
 def record(kind: str, name: str, *, path: Path = PATH, **figures: Any) -> None:
-    """Keep the figures of one run; those of an earlier run of the same name give way.
+    """Keep the figures of one run, also in the page; those of an earlier run of the same name give way.
 
     Parameters
     ----------
@@ -38,6 +58,8 @@ def record(kind: str, name: str, *, path: Path = PATH, **figures: Any) -> None:
         known = read(path)
         known.setdefault(kind, {})[name] = figures | {"date": datetime.now(UTC).date().isoformat()}
         write_json(path, {kind: dict(sorted(known[kind].items())) for kind in sorted(known)})
+        if path == PATH:
+            write_page()
 
 
 def read(path: Path = PATH) -> Counts:
@@ -55,3 +77,40 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(folder_itself)
+
+
+def table(name: str, counts: Counts) -> str:
+    """One of :data:`TABLES` in Markdown, with the sums in its last row; a dash where nothing was tried yet."""
+    heading, columns = TABLES[name]
+    names = sorted({row for _, kind, _ in columns for row in counts.get(kind, {})})
+    cells = [[counts.get(kind, {}).get(row, {}).get(figure) for _, kind, figure in columns] for row in names]
+    sums = [sum(cell or 0 for cell in column) if any(column) else None for column in zip(*cells, strict=True)]
+    lines = [f"| {heading} | {' | '.join(column for column, _, _ in columns)} |", f"|---|{'---:|' * len(columns)}"]
+    for row, line in [*zip(names, cells, strict=True), *([("**in all**", sums)] if names else [])]:
+        lines.append(f"| {row} | {' | '.join('–' if cell is None else f'{cell:,}' for cell in line)} |")
+    return "\n".join(lines)
+
+
+def filled(page: str, counts: Counts) -> str:
+    """The page with its tables as they are to be."""
+    for name in TABLES:
+        block = f"<!-- counts {name}: begin -->\n{table(name, counts)}\n<!-- counts {name}: end -->"
+        page, found = re.subn(
+            f"<!-- counts {name}: begin -->.*?<!-- counts {name}: end -->",
+            lambda _, new=block: new,
+            page,
+            flags=re.DOTALL,
+        )
+        if found != 1:
+            raise SystemExit(f"{PAGE.name}: want one place for the counts {name!r}, found {found}")
+    return page
+
+
+def write_page() -> None:
+    """Put the figures as they are into the page."""
+    with replacing(PAGE) as part:
+        part.write_text(filled(PAGE.read_text(encoding="utf-8"), read()), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_page()
