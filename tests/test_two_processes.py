@@ -1,0 +1,168 @@
+"""Two processes at one folder: both finish and the result is whole, or the second is told of the first."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("fcntl", reason="no file locks here")
+
+from features.hardware import PROFILES
+from gbr import Ranker, submit, train
+from gbr._locks import alone, hold
+from gbr._runs import ready_store
+from gbr.build import build
+from gbr.collect import __main__ as collect
+from gbr.download import main as download
+from gbr.errors import GbrError, StoreError
+from gbr.store import FeatureStore
+from gbr.subsets import Subset
+from tests.collection import trained, write_collection
+from tests.made import collection
+from tests.soak.running import Command, Starter, unfinished
+from tests.soak.works import digests, store_is_whole
+
+Capture = pytest.CaptureFixture[str]
+
+BUILD = "gbr.features build --subset {subset} --data data --store {store} --jobs 1"
+LAYOUT = "layout:cpu:random"
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sequence[Starter]]:
+    """What starts a process each."""
+    with Starter(tmp_path_factory.mktemp("one")) as one, Starter(tmp_path_factory.mktemp("other")) as other:
+        yield one, other
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("made")
+    write_collection(root / "data", {"train": 12, "valid": 4})
+    collection(root / "data", LAYOUT, train=6, valid=2)
+    return root
+
+
+@pytest.fixture
+def folder(data: Path, tmp_path: Path) -> Path:
+    shutil.copytree(data, tmp_path / "work")
+    return tmp_path / "work"
+
+
+def at_once(two: Sequence[Starter], folder: Path, *lines: str) -> list[Command]:
+    commands = [
+        starter.start(line.split(), folder, (), folder.parent / f"stdout-{number}")
+        for number, (starter, line) in enumerate(zip(two, lines, strict=True))
+    ]
+    for command in commands:
+        command.wait()
+    return commands
+
+
+@pytest.mark.parametrize("subset", ["tile:cpu", LAYOUT])
+def test_two_builds_make_one_store(two: Sequence[Starter], folder: Path, subset: str) -> None:
+    build(Subset(subset), folder / "data", folder / "alone", jobs=1)
+    line = BUILD.format(subset=subset, store="store")
+    for command in at_once(two, folder, line, line):
+        command.finish()
+    store_is_whole(folder)
+    assert digests(folder / "store", "**/*.parquet") == digests(folder / "alone", "**/*.parquet")
+    stores = [FeatureStore(folder / name, subset).manifest for name in ("store", "alone")]
+    assert stores[0] == stores[1]
+    assert not unfinished(folder)
+
+
+def test_two_builds_for_different_hardware_never_mix(two: Sequence[Starter], folder: Path) -> None:
+    alone_of = {}
+    for name in ("cpu", "tpu"):
+        build(Subset("tile:cpu"), folder / "data", folder / name, jobs=1, hardware=PROFILES[name])
+        alone_of[name] = digests(folder / name / "tile/cpu", "**/*.parquet")
+    assert alone_of["cpu"] != alone_of["tpu"]
+    line = BUILD.format(subset="tile:cpu", store="store") + " --hardware "
+    for command in at_once(two, folder, f"{line}cpu", f"{line}tpu"):
+        assert command.status == 0 or "uses it for other hardware" in command.told, command.told
+    made_for = FeatureStore(folder / "store", "tile:cpu").manifest["schema"]["hardware"]["name"]
+    assert digests(folder / "store/tile/cpu", "**/*.parquet") == alone_of[made_for]
+
+
+def test_a_store_that_is_read_is_not_made_anew_for_other_hardware(folder: Path) -> None:
+    subset = Subset("tile:cpu")
+    store, _ = ready_store(subset, folder / "data", folder / "store", ("train",), 1)
+    before = digests(folder / "store", "**/*.parquet")
+    with pytest.raises(StoreError, match=r"store/tile/cpu: another process that uses it for other hardware.* at work"):
+        build(subset, folder / "data", folder / "store", jobs=1, hardware=PROFILES["tpu"])
+    assert digests(folder / "store", "**/*.parquet") == before
+    assert build(subset, folder / "data", folder / "store", jobs=1).built == 4  # more of the same is welcome
+    assert len(store.load("train")) == 12
+    del store
+    assert build(subset, folder / "data", folder / "store", jobs=1, hardware=PROFILES["tpu"]).built == 16
+
+
+def test_two_trainings_leave_one_whole_run(two: Sequence[Starter], folder: Path) -> None:
+    line = "gbr.train --subset tile:cpu --data data --store store --out run --jobs 1 --set n_estimators=30 --seed "
+    commands = at_once(two, folder, f"{line}1", f"{line}2")
+    assert 0 in [command.status for command in commands]
+    for command in commands:
+        assert command.status == 0 or "run: another gbr.train is at work there" in command.told, command.told
+    Ranker.load(folder / "run")
+    assert json.loads((folder / "run/metrics.json").read_text())["valid"]["n_graphs"] == 4
+    assert len(list((folder / "run").glob("model-*"))) == 1
+
+
+def told_of(capsys: Capture, main: Callable[[list[str]], int], line: str) -> str:
+    """The one line with which a command gives way."""
+    assert main(line.split()) == 1
+    (told,) = [each for each in capsys.readouterr().err.splitlines() if each.startswith("gbr: error: ")]
+    return told
+
+
+def test_the_second_is_told_of_the_first(folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    with alone(folder / "run"):
+        told = told_of(capsys, train.main, "--subset tile:cpu --data data --store store --out run")
+        assert told == "gbr: error: run: another gbr.train is at work there; let it finish, or name another folder"
+    with alone(folder / "data2/npz/tile/cpu"):
+        told = told_of(capsys, collect.main, "tile --out data2 --families vecmat")
+        assert "data2/npz/tile/cpu: another gbr.collect is at work there" in told
+    with alone(folder / "data2/archives"):
+        for name in ("tile:xla", "eval-indices"):
+            told = told_of(capsys, download, f"{name} --data data2 --base-url http://127.0.0.1:9")
+            assert "data2/archives: another gbr.download is at work there" in told
+    write_collection(folder / "data", {"test": 1}, "tile:xla")
+    trained(folder / "data", out=folder / "model", settings={"n_estimators": 2})
+    with alone(folder / "s.csv.parts"):
+        told = told_of(capsys, submit.main, "--models tile:xla=model --data data --store store --out s.csv")
+        assert "s.csv.parts: another gbr.submit is at work there" in told
+    assert submit.main("--models tile:xla=model --data data --store store --out s.csv --jobs 1".split()) == 0
+    assert not (folder / "s.csv.parts").exists()
+
+
+def test_a_folder_is_held_until_the_end_and_goes_when_it_was_made_and_stays_empty(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    with alone(folder, StoreError, "gbr.test"):
+        with pytest.raises(
+            StoreError, match=r"a/b: another gbr\.test is at work there; let it finish, or name another"
+        ):
+            hold(folder, StoreError, "gbr.test", shared=True)
+        assert folder.is_dir()
+    assert not list(tmp_path.iterdir())
+    with alone(folder, shared=True), alone(folder, shared=True):
+        (folder / "file").touch()
+        with pytest.raises(GbrError, match="at work there"):
+            hold(folder)
+    assert folder.exists()
+    with alone(folder) as share:
+        share()
+        with alone(folder, shared=True):
+            pass
+
+
+def test_who_held_a_folder_that_is_gone_holds_nothing(tmp_path: Path) -> None:
+    with alone(tmp_path / "a"):
+        (tmp_path / "a").rmdir()
+        with alone(tmp_path / "a"), pytest.raises(GbrError, match="at work there"):
+            hold(tmp_path / "a")
