@@ -6,6 +6,7 @@
 #   make bench ARGS=--quick         a look at speed in minutes
 #   make quality ARGS="--folds 0"   arguments for the quality bench
 #   make test PYTHON=python3.12     another interpreter for .venv
+#   make oldest ARGS="-k ranker"    the same, with the oldest dependencies
 
 SUBSET ?= tile
 ARGS   ?=
@@ -14,6 +15,11 @@ PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11
 VENV := .venv
 PY   := $(VENV)/bin/python
 DEMO := runs/demo
+PINS := --constraint constraints.txt
+
+# Tests of what is compiled, and of what reads bytes: run as plain Python, and with every index checked.
+KERNELS := $(addprefix tests/test_, $(addsuffix .py, graph_arrays static_features tile_features caches bounds traffic \
+  conv_kinds layout_features layout_rows npz hlo hlo_bytes))
 
 # Waiting OpenMP threads sleep: left to spin, they slow a fit a hundredfold on a machine with other work.
 export OMP_WAIT_POLICY := PASSIVE
@@ -24,7 +30,7 @@ export LD_LIBRARY_PATH := $(CURDIR)/$(VENV)/openmp$(if $(LD_LIBRARY_PATH),:$(LD_
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench quality soak clean
+.PHONY: help demo test kernels oldest newest lint bench quality soak clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -36,6 +42,20 @@ demo: $(VENV)/.demo ## Features, training and evaluation on the measured data th
 
 test: $(VENV)/.dev ## Run the tests
 	@$(PY) -m pytest $(ARGS)
+
+kernels: $(VENV)/.dev ## Run the tests of kernels and readers as plain Python, then with every index checked
+	@NUMBA_DISABLE_JIT=1 $(PY) -m pytest $(KERNELS) $(ARGS)
+	@NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(CURDIR)/$(VENV)/numba-checked $(PY) -m pytest $(KERNELS) $(ARGS)
+
+# Numba keeps one cache per version, or they would take turns to throw the other's code away.
+oldest newest: export NUMBA_CACHE_DIR = $(CURDIR)/.venv-$@/numba
+
+oldest: ## Run the tests with the oldest dependencies that pyproject.toml allows, in .venv-oldest (Python 3.11)
+	@$(MAKE) --no-print-directory test VENV=.venv-oldest PINS='--constraint constraints-oldest.txt' PYTHON=python3.11
+
+newest: ## Run the tests with the newest dependencies that there are, in .venv-newest
+	@rm -f .venv-newest/.dev
+	@$(MAKE) --no-print-directory test VENV=.venv-newest PINS='--upgrade --upgrade-strategy eager'
 
 lint: $(VENV)/.dev ## Check style, types and who imports whom
 	@$(PY) -m ruff check --quiet .
@@ -54,13 +74,13 @@ soak: $(VENV)/.dev ## Fuzz the readers, kill the commands, fill their disks (fou
 	@$(PY) -m tests.soak.fuzz $(ARGS) && $(PY) -m tests.soak.kills $(ARGS) && $(PY) -m tests.soak.disk $(ARGS)
 
 clean: ## Remove .venv, caches and the feature store; trained models stay
-	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .hypothesis .import_linter_cache .benchmarks data/store
+	@rm -rf $(VENV) .venv-oldest .venv-newest build dist *.egg-info .mypy_cache .ruff_cache .hypothesis .import_linter_cache .benchmarks data/store
 	@find features gbr tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.dev: EXTRAS := [cluster,collect,dev,search]
-$(VENV)/.demo $(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.made
+$(VENV)/.demo $(VENV)/.dev: pyproject.toml $(wildcard constraints*.txt) $(VENV)/.made
 	@echo "gbr: installing gbr$(EXTRAS) and what it needs into $(VENV)" >&2
-	@$(PY) -m pip install --quiet --constraint constraints.txt --editable '.$(EXTRAS)'
+	@$(PY) -m pip install --quiet $(PINS) --editable '.$(EXTRAS)'
 	@$(openmp)
 	@touch $@
 

@@ -151,14 +151,28 @@ def test_help_is_quick_and_imports_nothing_heavy(command: str) -> None:
     assert done.stderr == ""
 
 
-def test_constraints_pin_what_the_project_requires() -> None:
-    pins = [Requirement(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if line[0] != "#"]
+def pinned(name: str) -> dict[str, Version]:
+    pins = [Requirement(line) for line in (ROOT / name).read_text().splitlines() if line[0] != "#"]
     assert all(re.fullmatch(r"==[^,*]+", str(pin.specifier)) and not pin.url for pin in pins)
-    pinned = {canonicalize_name(pin.name): Version(str(pin.specifier)[2:]) for pin in pins}
-    extras = PROJECT["optional-dependencies"].values()
-    wanted = [*PROJECT["dependencies"], *(line for lines in extras for line in lines)]
-    for requirement in map(Requirement, wanted):
-        assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), requirement
+    return {canonicalize_name(pin.name): Version(str(pin.specifier)[2:]) for pin in pins}
+
+
+def required(*, without: tuple[str, ...] = ()) -> list[Requirement]:
+    extras = [lines for extra, lines in PROJECT["optional-dependencies"].items() if extra not in without]
+    return [Requirement(line) for lines in (PROJECT["dependencies"], *extras) for line in lines]
+
+
+def test_constraints_pin_what_the_project_requires() -> None:
+    pins = pinned("constraints.txt")
+    for requirement in required():
+        assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), requirement
+
+
+def test_the_oldest_versions_tested_are_the_floors() -> None:
+    pins = pinned("constraints-oldest.txt")
+    for requirement in required(without=("soak",)):
+        floors = [Version(each.version) for each in requirement.specifier if each.operator == ">="]
+        assert [pins[canonicalize_name(requirement.name)]] == floors, requirement
 
 
 def make(folder: Path, *arguments: str, path: str | None = None) -> subprocess.CompletedProcess[str]:
