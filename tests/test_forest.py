@@ -71,7 +71,7 @@ def line(key: str, change: Callable[[list[str]], list[str]]) -> Callable[[str], 
     ("damage", "told"),
     [
         (lambda _: "", "no trees of LightGBM"),
-        (lambda text: text[: len(text) // 2], "has [0-9]+ values|cut off|lacks"),
+        (lambda text: text[: len(text) // 2], "has [0-9]+ values|cut off|lacks|lines that no tree has"),
         (line("left_child", lambda words: ["0", *words[1:]]), "not each one's own"),
         (line("right_child", lambda words: [*words[:-1], "99"]), "not each one's own"),
         (line("left_child", lambda words: words[:-1]), "left_child of a tree with 8 leaves has 6 values"),
