@@ -67,8 +67,8 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
     monotone : bool
         Forbid trees that rank a row higher for a larger cost.
     random_state : int, RandomState or None
-        The seed.  An int makes the fit reproducible: the same bytes for the same rows, library and machine, whatever
-        the number of threads.
+        The seed.  An int makes the fit reproducible: for the same rows, library and machine the same trees and scores,
+        bit for bit, whatever the number of threads (which the saved model tells).
     n_jobs : int or None
         Threads; None or -1 leaves the choice to OpenMP (all cores, or ``OMP_NUM_THREADS``).
 
