@@ -131,7 +131,7 @@ def _layouts(folder: Path) -> None:
 
 
 _STORE: Final = ("--data", "data", "--store", "store")
-_BUILD: Final = ("gbr.features", "build", *_STORE, "--jobs", "2")
+_BUILD: Final = ("gbr.features", "build", *_STORE)
 
 
 def _trained_work() -> Work:
@@ -151,10 +151,10 @@ def _trained_work() -> Work:
         check(folder)
         return digests(folder, "run/model-*", "run/manifest.json", "store/**/*.parquet") | figures
 
-    arguments = ["gbr.train", "--subset", "tile:cpu", *_STORE, "--out", "run", "--set", "n_estimators=60"]
+    arguments = ["gbr.train", "--subset", "tile:cpu", *_STORE, "--out", "run", "--set", "n_estimators=20"]
     return Work(
-        [*arguments, "--seed", "1", "--jobs", "1"],
-        lambda folder: write_collection(folder / "data", {"train": 8, "valid": 3, "test": 3}),
+        [*arguments, "--backend", "lightgbm", "--seed", "1", "--jobs", "1"],
+        lambda folder: write_collection(folder / "data", {"train": 4, "valid": 1, "test": 1}),
         result,
         check,
         ["store/**/*.parquet"],
@@ -298,7 +298,7 @@ def _pages(folder: Path) -> None:
 
 def _predicted() -> Work:
     def prepare(folder: Path) -> None:
-        write_collection(folder / "data", {"train": 4, "valid": 2, "test": 60})
+        write_collection(folder / "data", {"train": 4, "valid": 1, "test": 12}, n_configs=10)
         trained(folder / "data", out=folder / "model")
 
     def result(folder: Path) -> Result:
@@ -316,7 +316,7 @@ def _evaluated() -> Work:
         return figures | digests(folder, "store/**/*.parquet")
 
     def prepare(folder: Path) -> None:
-        write_collection(folder / "data", {"train": 4, "valid": 30, "test": 1})
+        write_collection(folder / "data", {"train": 4, "valid": 10, "test": 1})
         trained(folder / "data", out=folder / "model")
         shutil.rmtree(folder / "data/store")
 
@@ -328,8 +328,8 @@ def _evaluated() -> Work:
 
 def _submitted() -> Work:
     def prepare(folder: Path) -> None:
-        write_collection(folder / "data", {"train": 3, "valid": 1, "test": 40}, name="tile:xla")
-        collection(folder / "data", "layout:xla:random", train=3, test=8)
+        write_collection(folder / "data", {"train": 3, "valid": 1, "test": 20}, name="tile:xla")
+        collection(folder / "data", "layout:xla:random", train=3, test=4)
         for name in ("tile:xla", "layout:xla:random"):
             trained(
                 folder / "data", subset=name, out=folder / name.replace(":", "-"), backend="lightgbm", objective="l2"
@@ -338,7 +338,7 @@ def _submitted() -> Work:
 
     def check(folder: Path) -> None:
         store_is_whole(folder)
-        if (path := folder / "submission.csv").exists() and path.read_text().count("\n") != 49:
+        if (path := folder / "submission.csv").exists() and path.read_text().count("\n") != 25:
             raise TornError("submission.csv: torn")
 
     def result(folder: Path) -> Result:
@@ -350,12 +350,18 @@ def _submitted() -> Work:
 
 
 WORKS: Final[Mapping[str, Callable[[], Work]]] = {
-    "build": lambda: Work([*_BUILD, "--subset", "tile:cpu"], _tiles, _built, store_is_whole, ["store/**/*.parquet"]),
+    "build": lambda: Work(
+        [*_BUILD, "--subset", "tile:cpu", "--jobs", "1"], _tiles, _built, store_is_whole, ["store/**/*.parquet"]
+    ),
     "build layout": lambda: Work(
-        [*_BUILD, "--subset", "layout:cpu:random"], _layouts, _built, store_is_whole, ["store/**/*.parquet"]
+        [*_BUILD, "--subset", "layout:cpu:random", "--jobs", "2"],
+        _layouts,
+        _built,
+        store_is_whole,
+        ["store/**/*.parquet"],
     ),
     "repack": lambda: Work(
-        [*_BUILD, "--subset", "layout:cpu:random", "--repack"],
+        [*_BUILD, "--subset", "layout:cpu:random", "--jobs", "1", "--repack"],
         _layouts,
         _built,
         _both(store_is_whole, graphs_are_whole),

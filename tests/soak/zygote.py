@@ -15,6 +15,8 @@ import sys
 import tempfile
 from typing import Any, Final
 
+from tests.soak.works import ROOT
+
 #: Imported, never used here: a thread that is started before a fork is not there after it.
 _MODULES: Final = (
     "gbr.build",
@@ -25,9 +27,16 @@ _MODULES: Final = (
     "gbr._lightgbm",
     "gbr._xgboost",
     "gbr._reporting",
+    "gbr.collect.pool",
+    "gbr.cluster",
+    "gbr.download",
+    "gbr.submit",
     "features.layout",
     "features.tile",
+    "jax",
     "jinja2",
+    "polars",
+    "pyarrow.parquet",
     "rich.table",
     "scipy.stats",
     "sklearn.utils.validation",
@@ -38,6 +47,7 @@ def main() -> None:
     """Serve until the end of the input."""
     for name in _MODULES:
         importlib.import_module(name)
+    _load_kernels()
     for line in sys.stdin:
         task = json.loads(line)
         process = os.fork()
@@ -46,6 +56,14 @@ def main() -> None:
         os.setpgid(process, process)
         print(process, flush=True)
         print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
+
+
+def _load_kernels() -> None:
+    """Load machine code, which takes as long as the imports; features of a tile graph are made by one thread."""
+    from gbr.build import extract
+    from gbr.graphs import read_graph
+
+    extract(read_graph(sorted((ROOT / "data/npz/tile/cpu/test").glob("*.npz"))[0]))
 
 
 def _become(task: dict[str, Any]) -> None:
