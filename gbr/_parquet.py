@@ -249,7 +249,7 @@ class Reader:
         """
         names = [*self._own, *other, *([SHARED] if self._picked else [])]
         if len(X) <= _ROWS_AT_ONCE:
-            frame = self._frame(path, names)
+            frame = self._frame(path, names, most=len(X) + 1)
             self._fill(path, frame, X, other, frame if self._picked else None)
             return
         # What is read at once is copied while it is at hand, and the matrix stays the only whole copy.
@@ -272,11 +272,13 @@ class Reader:
     ) -> None:
         if len(frame) != len(X):
             raise _wrong_length(path, len(frame), len(X))
+        _check_types(path, frame, self._own, other)
         if self._own:
             own = frame.select(self._own).to_numpy()
             for first, at in self._own_runs:
                 X[:, at] = own[:, first : first + at.stop - at.start]
         if once is not None:
+            _check_types(path, once, (), ())
             values = once[SHARED][0]
             if values is None or len(values) != self._n_shared:
                 raise StoreError(f"{path}: column {SHARED} lacks the {self._n_shared} values of the manifest's schema")
@@ -294,19 +296,37 @@ class Reader:
             return int(pl.scan_parquet(path, glob=False, hive_partitioning=False).select(pl.len()).collect().item())
 
     @staticmethod
-    def _frame(path: Path, columns: list[str], first: int = 0, count: int | None = None) -> pl.DataFrame:
+    def _frame(
+        path: Path, columns: list[str], first: int = 0, count: int | None = None, most: int | None = None
+    ) -> pl.DataFrame:
         import polars as pl
 
         with _told_in_one_line(path):
             # Files are read side by side; threads within one would only get in the way.
             if count is None:
-                return pl.read_parquet(path, columns=columns, parallel="none", glob=False, hive_partitioning=False)
+                return pl.read_parquet(
+                    path, columns=columns, n_rows=most, parallel="none", glob=False, hive_partitioning=False
+                )
             lazy = pl.scan_parquet(path, parallel="none", glob=False, hive_partitioning=False)
             return lazy.select(columns).slice(first, count).collect()
 
 
+def _check_types(path: Path, frame: pl.DataFrame, own: Collection[str], other: Collection[str]) -> None:
+    import polars as pl
+
+    wanted: dict[str, tuple[pl.DataType | type[pl.DataType], ...]] = {SHARED: (pl.List(pl.Float32),)}
+    wanted |= dict.fromkeys(own, (pl.Float32,)) | dict.fromkeys(other, (pl.Int32, pl.Int64))
+    for name, dtype in zip(frame.columns, frame.dtypes, strict=True):
+        if name in wanted and dtype not in wanted[name]:
+            raise StoreError(f"{path}: column {name} is {dtype}, want {wanted[name][0]}")
+    for name in other:
+        if frame[name].null_count():
+            raise StoreError(f"{path}: column {name} has gaps")
+
+
 def _wrong_length(path: Path, found: int, wanted: int) -> StoreError:
-    return StoreError(f"{path}: got {found} rows, the manifest says {wanted}")
+    told = f"more than {wanted}" if found > wanted else str(found)
+    return StoreError(f"{path}: got {told} rows, the manifest says {wanted}")
 
 
 @contextmanager
@@ -318,7 +338,8 @@ def _told_in_one_line(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise StoreError(f"{path}: missing") from None
-    except (OSError, pl.exceptions.PolarsError) as fault:
+    # A panic of Polars is a BaseException; a foreign file that brings it about is no reason to end the process.
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as fault:
         told = " ".join(str(fault).split())[:120]
         raise StoreError(f"{path}: no whole Parquet file with the manifest's columns ({told})") from fault
 

@@ -332,6 +332,13 @@ class FeatureStore:
 
         with ThreadPoolExecutor(min(_MAX_READERS, os.cpu_count() or 1)) as pool:
             list(pool.map(fill, range(len(names))))
+        for column, values in other.items():
+            place = np.arange(len(X)) - np.repeat(indptr[:-1], np.diff(indptr))
+            wrong = (values < 0) | (values > place if column == _parquet.DUPLICATE else False)
+            if wrong.any():
+                first = int(wrong.argmax())
+                path = self.path(split, names[int(np.searchsorted(indptr, first, side="right")) - 1])
+                raise StoreError(f"{path}: {column} has {values[first]}, which none is; run {self.rebuild}")
         return Slates(
             names=names,
             indptr=indptr,

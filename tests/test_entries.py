@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 from gbr._entries import check
@@ -104,4 +106,35 @@ def test_rows_that_no_memory_holds_are_one_line(store: FeatureStore, tmp_path: P
     (tmp_path / "tile/xla").mkdir(parents=True)
     (tmp_path / "tile/xla/manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(StoreError, match="memory does not hold 281474976710"):
+        FeatureStore(tmp_path, "tile:xla").load("train")
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "told"),
+    [
+        ("tile.m", pl.Series(["a"] * 4), r"column tile\.m is String, want Float32"),
+        ("tile.m", pl.Series([[1.0]] * 4), r"column tile\.m is List\(Float64\), want Float32"),
+        ("_graph", pl.Series([1.0] * 4), r"column _graph is Float64, want List\(Float32\)"),
+        ("_runtime", pl.Series([0.5] * 4), "column _runtime is Float64, want "),
+        ("_runtime", pl.Series([1, None, 2, 3]), "column _runtime has gaps"),
+        ("_runtime", pl.Series([1, 2, -3, 4]), r"train_0\.parquet: _runtime has -3, which none is"),
+        ("_duplicate_of", pl.Series([0, 1, 3, 3]), r"train_0\.parquet: _duplicate_of has 3, which none is"),
+        ("_duplicate_of", pl.Series([0, 1, -1, 3]), "_duplicate_of has -1"),
+    ],
+)
+def test_a_table_of_other_kinds_is_refused(
+    store: FeatureStore, tmp_path: Path, column: str, values: pl.Series, told: str
+) -> None:
+    shutil.copytree(store.root, tmp_path, dirs_exist_ok=True)
+    path = FeatureStore(tmp_path, "tile:xla").path("train", "train_0")
+    pl.read_parquet(path).with_columns(values.alias(column)).write_parquet(path)
+    with pytest.raises(StoreError, match=f"{told}.*; run `python -m gbr.features build"):
+        FeatureStore(tmp_path, "tile:xla").load("train")
+
+
+def test_no_more_rows_are_read_than_the_manifest_says(store: FeatureStore, tmp_path: Path) -> None:
+    shutil.copytree(store.root, tmp_path, dirs_exist_ok=True)
+    path = FeatureStore(tmp_path, "tile:xla").path("train", "train_0")
+    pl.concat([pl.read_parquet(path)] * 1000).write_parquet(path)
+    with pytest.raises(StoreError, match="got more than 4 rows, the manifest says 4"):
         FeatureStore(tmp_path, "tile:xla").load("train")

@@ -188,6 +188,49 @@ def _tables() -> list[bytes]:
     return [path.read_bytes() for path in (made()[0] / "store").rglob("*.parquet")]
 
 
+def _damaged_table(data: bytes, choice: random.Random) -> bytes:
+    """Damage bytes, or columns of a table that is whole again: their types, gaps, values, names and number."""
+    import polars as pl
+
+    if choice.random() < 0.4:
+        return damaged_bytes(data, choice)
+    frame = pl.read_parquet(io.BytesIO(data))
+    special = [name for name in frame.columns if name.startswith("_")]
+    for _ in range(choice.randint(1, 3)):
+        name = choice.choice(special if choice.random() < 0.7 else frame.columns)
+        column, kind = frame[name], choice.randrange(7)
+        if kind == 0:
+            kinds = [
+                pl.String,
+                pl.Int8,
+                pl.Float64,
+                pl.Int64,
+                pl.Boolean,
+                pl.List(pl.Int64),
+                pl.Datetime,
+                pl.Categorical,
+            ]
+            column = column.cast(choice.choice(kinds), strict=False)
+        elif kind == 1:
+            column = pl.Series(name, [None, *column[1:]], column.dtype)
+        elif kind == 2:
+            column = pl.Series(name, [choice.choice([-1, 2**62, 0, 10**6])] * len(frame))
+        elif kind == 3:
+            column = pl.Series(name, [[0.5] * choice.choice([0, 1, 5000])] * len(frame), pl.List(pl.Float32))
+        elif kind == 4:
+            frame = frame.drop(name)
+            continue
+        elif kind == 5:
+            frame = choice.choice([frame.head(3), frame.vstack(frame), frame.head(0), pl.concat([frame] * 50)])
+            continue
+        else:
+            column = pl.Series(name, [float(choice.choice(["nan", "inf", "-1e38"]))] * len(frame), pl.Float32)
+        frame = frame.with_columns(column.alias(name))
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer, compression=choice.choice(["zstd", "snappy", "uncompressed"]))
+    return buffer.getvalue()
+
+
 def _read_table(data: bytes, folder: Path) -> None:
     """Read bytes as one graph of a store."""
     from gbr.store import FeatureStore
@@ -334,6 +377,6 @@ BINARIES: Final = {
     "arrays": Target(_graph_files, _damaged_arrays, _read_graph_file),
     "packed": Target(_copies, _damaged_copy, _read_copy),
     "hlo": Target(_programs, damaged_bytes, _read_program),
-    "store": Target(_tables, damaged_bytes, _read_table),
+    "store": Target(_tables, _damaged_table, _read_table),
     "archive": Target(_archives, _damaged_archive, _read_archive),
 }
