@@ -18,6 +18,7 @@ COUNTS: Counts = {
     "disk": {"build": {"full": 12, "read-only": 5, "date": "2026-01-01"}},
     "fuzz": {"npz": {"inputs": 1_000_000, "seconds": 600, "date": "2026-01-01"}},
     "kills": {"build": {"kills": 50, "unfinished": 3}, "train": {"kills": 51, "unfinished": 0}},
+    "together": {"train": {"both": 7, "one": 0}},
 }
 
 
@@ -27,9 +28,9 @@ def test_figures_are_those_that_were_recorded() -> None:
 
 def test_a_table_adds_up_what_is_known() -> None:
     assert table("lost", COUNTS).splitlines()[2:] == [
-        "| build | 50 | 3 | 12 | 5 |",
-        "| train | 51 | 0 | – | – |",
-        "| **in all** | 101 | 3 | 12 | 5 |",
+        "| build | 50 | 3 | 12 | 5 | – | – |",
+        "| train | 51 | 0 | – | – | 7 | 0 |",
+        "| **in all** | 101 | 3 | 12 | 5 | 7 | 0 |",
     ]
     assert table("let in", COUNTS).splitlines()[2:] == [
         "| npz | 1,000,000 | 600 | – |",

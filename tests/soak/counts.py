@@ -32,6 +32,8 @@ TABLES: Final[dict[str, tuple[str, tuple[tuple[str, str, str], ...]]]] = {
             ("amid a file", "kills", "unfinished"),
             ("full disks", "disk", "full"),
             ("read-only disks", "disk", "read-only"),
+            ("two at once: both end well", "together", "both"),
+            ("one gives way", "together", "one"),
         ),
     ),
     "let in": (
@@ -84,7 +86,8 @@ def table(name: str, counts: Counts) -> str:
     heading, columns = TABLES[name]
     names = sorted({row for _, kind, _ in columns for row in counts.get(kind, {})})
     cells = [[counts.get(kind, {}).get(row, {}).get(figure) for _, kind, figure in columns] for row in names]
-    sums = [sum(cell or 0 for cell in column) if any(column) else None for column in zip(*cells, strict=True)]
+    known = [[cell for cell in column if cell is not None] for column in zip(*cells, strict=True)]
+    sums = [sum(column) if column else None for column in known]
     lines = [f"| {heading} | {' | '.join(column for column, _, _ in columns)} |", f"|---|{'---:|' * len(columns)}"]
     for row, line in [*zip(names, cells, strict=True), *([("**in all**", sums)] if names else [])]:
         lines.append(f"| {row} | {' | '.join('–' if cell is None else f'{cell:,}' for cell in line)} |")
