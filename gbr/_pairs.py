@@ -2,7 +2,8 @@
 
 A model of (x_i, x_i - x_j) -> "i is faster" looks at one configuration and how another differs from it (11th place of
 the Kaggle competition "Google - Fast or Slow?").  A row's relevance is how often it is predicted to beat the anchors,
-some rows spread evenly over its slate.
+some rows spread evenly over its slate: where not all rows are anchors, scores shift a little
+with the order of the rows.
 """
 
 from __future__ import annotations
