@@ -63,7 +63,7 @@ def test_commands_that_it_names_are_there(line: str) -> None:
         assert find_spec(words[1])
 
 
-def test_every_reader_that_is_fuzzed_was() -> None:
+def test_only_readers_that_are_fuzzed_are_counted() -> None:
     from tests.soak.fuzz import TARGETS
 
     assert set(read()["fuzz"]) <= set(TARGETS)
