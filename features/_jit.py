@@ -12,16 +12,23 @@ from typing import Any, Final
 
 from numba import njit
 
-_OPTIONS: Final = {"nogil": True, "error_model": "numpy"}
+_OPTIONS: Final[dict[str, Any]] = {"nogil": True, "error_model": "numpy"}
 
 
-def kernel() -> Callable[[Any], Any]:
-    """Compile a function on its first call and keep the machine code, where there is a folder to keep it in."""
+def kernel(inline: bool = False) -> Callable[[Any], Any]:
+    """Compile a function on its first call and keep the machine code, where there is a folder to keep it in.
+
+    Parameters
+    ----------
+    inline : bool
+        Put the function's body where it is called: every array that a call passes is half a dozen words on the stack.
+    """
+    options = {**_OPTIONS, "inline": "always" if inline else "never"}
 
     def compiled(function: Any) -> Any:
         try:
-            return njit(cache=True, **_OPTIONS)(function)
+            return njit(cache=True, **options)(function)
         except RuntimeError:  # a read-only installation and no home of the user's: compile in every process
-            return njit(**_OPTIONS)(function)
+            return njit(**options)(function)
 
     return compiled

@@ -9,7 +9,7 @@ guesses have columns of their own.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from features._jit import kernel
 from features.geometry import Geometry
 from features.hardware import N_LEVELS, Hardware
+from features.hlo import MAX_RANK
 from features.roles import ROLES
 from features.schema import Block, Column, Float32Array
 from features.slots import MISSING, LoopSlots
@@ -89,83 +90,83 @@ _N_COMMON: Final = N_LEVELS + 1
 _WIDTH: Final = (len(BLOCK) - _N_COMMON) // len(_INNERMOST)
 
 
-@kernel()
-def _gcd(a, b):  # type: ignore[no-untyped-def]
-    while b:
-        a, b = b, a % b
-    return a
-
-
-@kernel()
-def _room(  # type: ignore[no-untyped-def]
-    cover, coefficients, dims, order, strides, rank, width, line, sets, lines, rooms
+@kernel(inline=True)
+def _touch(  # type: ignore[no-untyped-def]
+    access, cover, begins, loops, paces, limits, periods, rank, width, line, sets, lines, rooms, spread
 ):
-    """Lines that every access touches when loop ``l`` runs over ``cover[l]`` steps, and the room they take."""
-    for access in range(len(rank)):
-        count, run, spread, whole = 1.0, 1.0, 1.0, True
-        for place in range(rank[access]):
-            dim = order[access, place]
-            span, points = 1.0, 1.0
-            for loop in range(len(cover)):
-                step = abs(coefficients[access, dim, loop])
-                if step > 0:
-                    span += step * (cover[loop] - 1)
-                    points *= cover[loop]
-            span = min(np.floor(span), dims[access, dim])
-            points = min(points, span)
-            if whole and points == span:
-                run *= span
-            else:
-                count *= points
-                # After this many steps along the dimension the sets repeat.
-                period = sets * line // _gcd(strides[access, dim], sets * line)
-                spread *= min(points, float(period))
-            whole = whole and span == dims[access, dim] and points == span
-        dense = np.ceil(run * width[access] / line)
-        lines[access] = count * dense
-        used = min(float(sets), spread * dense)
-        rooms[access] = max(lines[access] * sets / used, lines[access]) if lines[access] > used else lines[access]
+    """Lines that one access touches when loop ``l`` runs over ``cover[l]`` steps, and the room they take."""
+    count, run, whole = 1.0, 1.0, True
+    for level in range(len(sets)):  # loop by loop: to fill a slice takes longer
+        spread[level] = 1.0
+    for place in range(rank[access]):
+        span, points = 1.0, 1.0
+        for at in range(begins[access, place], begins[access, place + 1]):
+            span += paces[at] * (cover[loops[at]] - 1)
+            points *= cover[loops[at]]
+        span = min(np.floor(span), limits[access, place])
+        points = min(points, span)
+        # Without branches, which nothing could foresee: a factor is 1 where it does not count.
+        full = whole and points == span
+        run *= span if full else 1.0
+        count *= 1.0 if full else points
+        for level in range(len(sets)):
+            spread[level] *= 1.0 if full else min(points, periods[level, access, place])
+        whole = full and span == limits[access, place]
+    dense = np.ceil(run * width[access] / line)
+    touched = count * dense
+    lines[access] = touched
+    for level in range(len(sets)):
+        used = min(sets[level], spread[level] * dense)
+        crowded = max(touched * sets[level] / used, touched)
+        rooms[level, access] = crowded if touched > used else touched
 
 
 @kernel()
 def _common(  # type: ignore[no-untyped-def]
-    tiles, coefficients, dims, order, strides, rank, width, line, sets, ways, missing, n_levels, out
+    tiles, begins, loops, paces, limits, periods, rank, width, line, sets, ways, missing, n_levels, out
 ):
-    lines, rooms = np.empty(len(rank)), np.empty(len(rank))
+    n_accesses = len(rank)
+    lines, rooms, spread = np.empty(n_accesses), np.empty((len(sets), n_accesses)), np.empty(len(sets))
     cover = np.empty(tiles.shape[1])
     for config in range(len(tiles)):
         for loop in range(tiles.shape[1]):
             cover[loop] = tiles[config, loop]
+        for access in range(n_accesses):
+            _touch(
+                access, cover, begins, loops, paces, limits, periods, rank, width, line, sets, lines, rooms, spread
+            )  # fmt: skip
         for level in range(n_levels):
             out[config, level] = missing
             if level < len(sets):
-                _room(cover, coefficients, dims, order, strides, rank, width, line, sets[level], lines, rooms)
-                out[config, level] = np.log2(rooms.sum() / (sets[level] * ways[level]))
+                out[config, level] = np.log2(rooms[level].sum() / (sets[level] * ways[level]))
                 if level == 0:
-                    out[config, n_levels] = np.log2(rooms.sum() / lines.sum())
+                    out[config, n_levels] = np.log2(rooms[level].sum() / lines.sum())
 
 
 @kernel()
 def _ordered(  # type: ignore[no-untyped-def]
-    tiles, extents, coefficients, dims, order, strides, rank, width, role, depends, reduces, sequence, line, sets, ways,
-    vector_bytes, extremum, fetch, ahead, written, stream, loop_start, tile_start, latency, in_flight, missing,
-    n_levels, n_roles, by_role, out,
+    tiles, extents, begins, loops, paces, limits, periods, rank, width, steps_of, vectorises, role, depends, reduces,
+    sequence, line, sets, ways, vector_bytes, extremum, fetch, ahead, written, stream, loop_start, tile_start, latency,
+    in_flight, missing, n_levels, n_roles, by_role, out,
 ):  # fmt: skip
     n_configs, n_loops = tiles.shape
-    n_accesses, n_steps = len(rank), 2 * n_loops
+    n_accesses, n_steps, n_caches = len(rank), 2 * n_loops, len(sets)
     size, of = np.empty(n_steps), np.empty(n_steps, np.int64)
-    cover, kept = np.empty(n_loops), np.empty(n_accesses)
-    lines, rooms = np.empty(n_accesses), np.empty(n_accesses)
+    cover = np.empty(n_loops)
+    # Of each access: lines that it touches while no loop has moved, now, and before the last loop.
+    still, lines, last = np.empty(n_accesses), np.empty(n_accesses), np.empty(n_accesses)
+    rooms_still, rooms = np.empty((n_caches, n_accesses)), np.empty((n_caches, n_accesses))
+    spread = np.empty(n_caches)
+    kept, stay, fits = np.empty((n_caches, n_accesses)), np.empty(n_caches), np.empty(n_caches, np.int64)
     inner = sequence[n_loops - 1]
-    vectorises = True
-    steps_of = np.zeros(n_accesses)  # through each operand per step of the innermost loop, in bytes
-    for access in range(n_accesses):
-        for dim in range(rank[access]):
-            steps_of[access] += abs(coefficients[access, dim, inner]) * strides[access, dim]
-        vectorises = vectorises and (steps_of[access] == 0 or steps_of[access] == width[access])
     lanes = max(vector_bytes / width.max(), 1.0)
     price = np.empty(n_accesses)
     misses_by_role = np.empty((by_role, n_roles))
+    cover[:] = 1.0
+    for access in range(n_accesses):
+        _touch(
+            access, cover, begins, loops, paces, limits, periods, rank, width, line, sets, still, rooms_still, spread
+        )  # fmt: skip
     for config in range(n_configs):
         needed, volume, n_tiles = 1.0, 1.0, 1.0
         for loop in range(n_loops):
@@ -174,39 +175,65 @@ def _ordered(  # type: ignore[no-untyped-def]
             needed *= extents[loop]
             volume *= tiles[config, loop]
             n_tiles *= size[loop]
-        cycles_fetch = 0.0
-        misses_by_role[:] = 0.0
         for access in range(n_accesses):
             in_line = 0 < steps_of[access] <= line
             streams = in_line and steps_of[access] * tiles[config, inner] >= stream * line
             price[access] = (ahead if streams else 1.0) * (written if access == 0 else 1.0)
+            lines[access], last[access] = still[access], 1.0
+            for level in range(n_caches):
+                rooms[level, access] = rooms_still[level, access]
+        # One walk outwards for all caches, until none of them holds what the loops touch.
+        for loop in range(n_loops):
+            cover[loop] = 1.0
+        for level in range(n_caches):
+            fits[level] = -1
+        inside, open_caches = 1.0, n_caches
+        for back in range(n_steps):
+            step = n_steps - 1 - back
+            if size[step] <= 1:
+                continue
+            loop = of[step]
+            cover[loop] = min(cover[loop] * size[step], float(extents[loop]))
+            for access in range(n_accesses):
+                if depends[access, loop]:
+                    _touch(
+                        access, cover, begins, loops, paces, limits, periods, rank, width, line, sets, lines, rooms,
+                        spread,
+                    )  # fmt: skip
+            for level in range(n_caches):
+                if fits[level] < 0:
+                    room = 0.0
+                    for access in range(n_accesses):
+                        room += rooms[level, access]
+                    if room > sets[level] * ways[level]:
+                        stay[level], fits[level] = inside, step + 1
+                        for access in range(n_accesses):
+                            kept[level, access] = last[access]
+                        open_caches -= 1
+            if open_caches == 0:
+                break
+            inside *= size[step]
+            for access in range(n_accesses):
+                last[access] = lines[access]
+        cycles_fetch = 0.0
+        for level in range(by_role):
+            for number in range(n_roles):
+                misses_by_role[level, number] = 0.0
         for level in range(n_levels):
-            if level >= len(sets):
+            if level >= n_caches:
                 out[config, level] = missing
                 out[config, n_levels + level] = missing
                 continue
-            capacity = float(sets[level] * ways[level])
-            cover[:] = 1.0
-            kept[:] = 1.0
-            stay, fits = 1.0, n_steps
-            while fits > 0:
-                step = fits - 1
-                if size[step] > 1:
-                    loop = of[step]
-                    before = cover[loop]
-                    cover[loop] = min(before * size[step], float(extents[loop]))
-                    _room(cover, coefficients, dims, order, strides, rank, width, line, sets[level], lines, rooms)
-                    if rooms.sum() > capacity:
-                        break
-                    kept[:] = lines
-                    stay *= size[step]
-                fits -= 1
+            if fits[level] < 0:
+                stay[level], fits[level] = inside, 0
+                for access in range(n_accesses):
+                    kept[level, access] = last[access]
             total, paid = 0.0, 0.0
             for access in range(n_accesses):
-                misses = kept[access]
+                misses = kept[level, access]
                 refetched = False
-                for back in range(fits):
-                    step = fits - 1 - back
+                for back in range(fits[level]):
+                    step = fits[level] - 1 - back
                     if size[step] > 1:
                         refetched = refetched or depends[access, of[step]]
                         if refetched:
@@ -216,13 +243,13 @@ def _ordered(  # type: ignore[no-untyped-def]
                 if level < by_role and role[access] < n_roles:
                     misses_by_role[level, role[access]] += misses
             out[config, level] = np.log2(1.0 + 1000.0 * total / needed)
-            out[config, n_levels + level] = np.log2(stay)
+            out[config, n_levels + level] = np.log2(stay[level])
             cycles_fetch += fetch[level] * paid
         place = 2 * n_levels
         for level in range(by_role):
             for number in range(n_roles):
                 out[config, place] = missing
-                if level < len(sets):
+                if level < n_caches:
                     out[config, place] = np.log2(1.0 + 1000.0 * misses_by_role[level, number] / needed)
                 place += 1
         length = float(tiles[config, inner])
@@ -274,6 +301,7 @@ class CacheModel:
         self.ways = np.where(ways > 0, ways, total)
         self.sets = np.maximum(total // self.ways, 1)
         self._vector_bytes = float(hardware.vector_bytes)
+        self._space = self._laid_out(geometry)
 
     def __call__(self, tiles: NDArray[np.int64]) -> Float32Array:
         """The block's columns, float32 (c, len(BLOCK)), for int64 (c, loops) tiles between 1 and the loop extents."""
@@ -281,17 +309,52 @@ class CacheModel:
         nest = self._geometry
         if not len(nest.extents):
             return out
-        space = (nest.coefficients, nest.dims, nest.order, nest.strides, nest.rank, nest.width)
-        _common(tiles, *space, self._line, self.sets, self.ways, MISSING, N_LEVELS, out[:, :_N_COMMON])
+        space, sets, ways = self._space, self.sets.astype(np.float64), self.ways.astype(np.float64)
+        _common(tiles, *space, self._line, sets, ways, MISSING, N_LEVELS, out[:, :_N_COMMON])
         for number, sequence in enumerate(self.sequences):
             first = _N_COMMON + number * _WIDTH
+            # Through each operand per step of the innermost loop, in bytes.
+            steps = (np.abs(nest.coefficients[:, :, sequence[-1]]) * nest.strides).sum(axis=1)
+            vectorises = bool(((steps == 0) | (steps == nest.width)).all())
             _ordered(
-                tiles, nest.extents, *space, nest.role, self._depends, nest.reduces, sequence, self._line, self.sets,
-                self.ways, self._vector_bytes, nest.extremum, np.array(FETCH), AHEAD, WRITTEN, STREAM, LOOP_START,
-                TILE_START, LATENCY, IN_FLIGHT, MISSING, N_LEVELS, len(_ROLES), _BY_ROLE,
+                tiles, nest.extents, *space, steps, vectorises, nest.role, self._depends, nest.reduces, sequence,
+                self._line, sets, ways, self._vector_bytes, nest.extremum, np.array(FETCH), AHEAD, WRITTEN, STREAM,
+                LOOP_START, TILE_START, LATENCY, IN_FLIGHT, MISSING, N_LEVELS, len(_ROLES), _BY_ROLE,
                 out[:, first : first + _WIDTH],
             )  # fmt: skip
         return out
+
+    def _laid_out(self, nest: Geometry) -> tuple[NDArray[Any], ...]:
+        """Dimensions of every access from the minor-most on, and the loops that move it along each.
+
+        Returns
+        -------
+        begins : int64 (accesses, 7)
+            Where each dimension's loops begin.
+        loops, paces : int64 (moves,), float64 (moves,)
+            Loops, and steps along the dimension per step of the loop.
+        limits : float64 (accesses, 6)
+            Extents.
+        periods : float64 (levels, accesses, 6)
+            Steps along the dimension after which the sets of a cache repeat.
+        rank, width : int64 (accesses,), float64 (accesses,)
+        """
+        n_accesses = len(nest.rank)
+        begins = np.zeros((n_accesses, MAX_RANK + 1), np.int64)
+        limits = np.ones((n_accesses, MAX_RANK))
+        periods = np.ones((len(self.sets), n_accesses, MAX_RANK))
+        around = self.sets * self._line
+        moves: list[tuple[int, float]] = []
+        for access in range(n_accesses):
+            begins[access] = len(moves)
+            for place, dim in enumerate(nest.order[access, : nest.rank[access]]):
+                step = np.abs(nest.coefficients[access, dim])
+                moves += [(loop, step[loop]) for loop in np.flatnonzero(step).tolist()]
+                begins[access, place + 1 :] = len(moves)
+                limits[access, place] = nest.dims[access, dim]
+                periods[:, access, place] = around // np.gcd(nest.strides[access, dim], around)
+        loops = np.array([loop for loop, _ in moves], np.int64)
+        return begins, loops, np.array([step for _, step in moves]), limits, periods, nest.rank, nest.width
 
 
 def _contiguous(geometry: Geometry, row: int) -> int:
