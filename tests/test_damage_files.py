@@ -20,6 +20,7 @@ from gbr import Ranker, _packed
 from gbr._archives import survey
 from gbr._done import State
 from gbr._official import indices_of
+from gbr._submission import check
 from gbr.errors import ArchiveError, DataError, GbrError, ModelError, TuneError
 from gbr.graphs import read_graph, write_graph
 from gbr.hardware import load
@@ -244,6 +245,13 @@ def test_a_state_of_other_kinds_is_refused(tmp_path: Path, seconds: object) -> N
     (tmp_path / "state.json").write_text(json.dumps(told))
     with pytest.raises(GbrError, match=r"state\.json: cannot be read"):
         State(tmp_path)
+
+
+def test_a_row_that_no_graph_has_is_not_taken_apart(tmp_path: Path) -> None:
+    """Its numbers would take a hundred times the memory that it takes on the disk."""
+    path = tmp_path / "submission.csv"
+    path.write_text("ID,TopConfigs\nlayout:xla:random:g," + "0;" * 2_000_000 + "0\n")
+    assert "field larger than field limit" in check(path, {}).faults[0]
 
 
 # Archives.
