@@ -28,7 +28,7 @@ TOP: Final = 5
 ROWS: Final = sum(OFFICIAL_TEST.values())
 
 _CONFIGS: Final = {"tile": "config_feat", "layout": "node_config_feat"}
-#: No row comes near it: 100,040 numbers of up to six digits make the longest, and checking takes a hundred bytes for one.
+#: No row comes near it: 100,040 numbers of up to six digits make the longest.  Checking takes 100 bytes for one of it.
 _LONGEST: Final = 1 << 21
 _NUMBERS: Final = re.compile(r"-?[0-9]{1,18}(?:;-?[0-9]{1,18})*")
 _NUMBER: Final = re.compile(r"-?[0-9]{1,18}")
