@@ -68,7 +68,7 @@ def soak(name: str, rounds: int, seed: int) -> dict[str, Any]:
                 shutil.copytree(prepared, folder)
                 with first.serve(prepared) as further:
                     commands = [one.start(first.arguments, folder, further)]
-                    time.sleep(span * choice.uniform(0, 0.9))
+                    time.sleep(span * choice.uniform(0, 0.5))
                     commands.append(other.start(second.arguments, folder, further, scratch[1] / "stdout"))
                     good = _judged(name, commands)
                 figures["both" if good == len(commands) else "one"] += 1
