@@ -118,6 +118,13 @@ def _tally(codes, marks, counts, digests):  # type: ignore[no-untyped-def]
 
 
 @kernel()
+def _numbered(places, first, numbers, codes):  # type: ignore[no-untyped-def]
+    for config in range(len(codes)):
+        for node in range(codes.shape[1]):
+            codes[config, node] = numbers[first[node] + places[config, node]]
+
+
+@kernel()
 def _owners(codes, owner):  # type: ignore[no-untyped-def]
     for config in range(len(codes)):
         for node in range(codes.shape[1]):
@@ -276,6 +283,26 @@ class RowTable:
         self._counts = np.concatenate([self._counts, np.zeros(extra, np.int64)])
         self._following = np.concatenate([self._following, np.full(extra, -1, np.int32)])
         self._marks = np.concatenate([self._marks, random_words(2 * extra, capacity).reshape(extra, 2)])
+
+
+def numbered(
+    places: NDArray[np.unsignedinteger[Any]], first: NDArray[np.integer[Any]], numbers: NDArray[np.integer[Any]]
+) -> Codes:
+    """Codes of configurations that name each row by its place among those of its node, uint32 (b, nodes).
+
+    Parameters
+    ----------
+    places : unsigned integer (b, nodes)
+        Below the number of the node's rows.
+    first : integer (nodes + 1,)
+        Where each node's rows begin.
+    numbers : integer (rows,)
+        Their numbers, node by node.
+    """
+    codes = np.empty(places.shape, np.uint32)
+    # Unsigned as the places are: beside them a signed number would make a float.
+    _numbered(places, first.astype(np.uint64), numbers.astype(np.uint32), codes)
+    return codes
 
 
 def first_equal(digests: NDArray[np.uint64]) -> IntArray:

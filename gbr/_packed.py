@@ -186,9 +186,16 @@ class Packed:
         owner[self._numbers] = np.repeat(np.arange(self.shape[1]), np.diff(self._first))
         return self._rows, owner
 
-    def numbered(self, rows: slice) -> NDArray[np.uint32]:
-        """Some configurations as numbers of the rows of :meth:`distinct`, uint32 (b, nodes)."""
-        return np.take(self._numbers.astype(np.uint32), self.codes(rows) + self._starts, mode="clip")
+    @property
+    def order(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """What :meth:`codes` count: numbers of the rows of :meth:`distinct` node by node, and where each node's begin.
+
+        Returns
+        -------
+        first : int64 (nodes + 1,)
+        numbers : int32 (rows,)
+        """
+        return self._first, self._numbers
 
     def _check_index(self) -> None:
         if not isinstance(self.fingerprint, str) or not isinstance(self._index, dict):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from features.layout_rows import RowTable
+from features.layout_rows import RowTable, numbered
 from gbr import _packed, read_graph, write_graph
 from gbr.build import build, extract
 from gbr.errors import DataError, UsageError
@@ -313,6 +313,17 @@ def test_tile_collections_are_not_repacked(tmp_path: Path, capsys: pytest.Captur
     line = ["build", "--subset", "tile:made", "--data", str(tmp_path), "--store", str(tmp_path / "store"), "--repack"]
     assert main(line) == 2
     assert "--repack: tile:made holds tile graphs" in capsys.readouterr().err
+
+
+def test_places_within_nodes_become_numbers_of_rows() -> None:
+    table = RowTable(len(IDS))
+    codes, _ = table.encode(network(40)["node_config_feat"])
+    numbers = np.argsort(table.owner, kind="stable")
+    first = np.searchsorted(table.owner[numbers], np.arange(len(IDS) + 1))
+    place = np.empty(len(numbers), np.int64)
+    place[numbers] = np.arange(len(numbers)) - first[table.owner[numbers]]
+    for width in (np.uint8, np.uint16):
+        np.testing.assert_array_equal(numbered(place[codes].astype(width), first, numbers.astype(np.int32)), codes)
 
 
 def test_a_table_that_adopts_rows_goes_on_as_the_one_they_are_of() -> None:

@@ -154,7 +154,7 @@ def _read_copy(data: bytes, folder: Path) -> None:
         if len(rows) != len(nodes) or sum(len(block) for _, block in copy.blocks()) != copy.shape[0]:
             raise AssertionError("a copy that does not add up")
         copy.configs(np.zeros(min(1, copy.shape[0]), np.int64))
-        copy.numbered(slice(0, 2))
+        copy.codes(slice(0, 2))
 
     refused(use, DataError)
     _extracted(path)
