@@ -298,7 +298,7 @@ def _pages(folder: Path) -> None:
 
 def _predicted() -> Work:
     def prepare(folder: Path) -> None:
-        write_collection(folder / "data", {"train": 4, "valid": 1, "test": 12}, n_configs=10)
+        write_collection(folder / "data", {"train": 4, "valid": 1, "test": 3}, n_configs=10)
         trained(folder / "data", out=folder / "model")
 
     def result(folder: Path) -> Result:
