@@ -286,8 +286,17 @@ class _Header(tarfile.TarInfo):
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
+        return cls._looked_at(buf, partial(super().frombuf, buf, encoding, errors))
+
+    @classmethod
+    def _frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str, **how: bool) -> _Header:
+        """Read a header where ``tarfile`` no longer asks ``frombuf``, as that of Python 3.13.5 on Debian 13."""
+        return cls._looked_at(buf, partial(super()._frombuf, buf, encoding, errors, **how))  # type: ignore[misc]
+
+    @classmethod
+    def _looked_at(cls, buf: bytes | bytearray, read: Callable[[], _Header]) -> _Header:
         try:
-            header = super().frombuf(buf, encoding, errors)
+            header = read()
         except tarfile.HeaderError as fault:
             if len(buf) == tarfile.BLOCKSIZE and not any(buf):
                 raise  # the mark at the end of an archive
