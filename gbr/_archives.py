@@ -310,6 +310,14 @@ class _Header(tarfile.TarInfo):
             raise _HostileError(f"{header.name} is {_KINDS_OF_MEMBER.get(header.type, 'a member of unknown kind')}")
         return header
 
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> _Header:
+        """Refuse a member whose description is none; ``tarfile`` takes it for the end of the archive."""
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.InvalidHeaderError as fault:  # type: ignore[attr-defined]
+            raise _TornError(str(fault)) from fault
+
     def _proc_gnusparse_10(self, *_: object) -> None:
         """Refuse a sparse file before its map is read, which ``tarfile`` does without end where the map has none."""
         raise _HostileError("a member is a sparse file")
