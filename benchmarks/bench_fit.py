@@ -18,9 +18,10 @@ import xgboost as xgb
 from numpy.typing import NDArray
 
 from benchmarks._results import Section, machine, publish_page
-from gbr import _backend, _runs, labels
-from gbr._backend import Rows
-from gbr._settings import resolve
+from gbr import _runs, labels
+from gbr._models import backend
+from gbr._models.backend import Rows
+from gbr._models.settings import resolve
 from gbr.slates import Slates
 from gbr.subsets import resolve as subset_of
 from gbr.train import distinct, indptr_of
@@ -47,18 +48,18 @@ SLOPE: Final = """\
 
 
 class Watch:
-    """Takes the place of :class:`gbr._backend.ValidTau`, and notes tau and the seconds of CPU so far but its own."""
+    """In the place of :class:`gbr._models.backend.ValidTau`; notes tau and the seconds of CPU so far but its own."""
 
     def __init__(self) -> None:
         self.curve: list[tuple[float, float]] = []
         self._own = 0.0
         self._start = time.process_time()
 
-    def __call__(self, valid: Rows, seed: int) -> _backend.ValidTau:
+    def __call__(self, valid: Rows, seed: int) -> backend.ValidTau:
         """Make what the real one would, watched."""
         watch = self
 
-        class Watched(_backend.ValidTau):
+        class Watched(backend.ValidTau):
             def __call__(self, relevance: NDArray[Any]) -> float:
                 before = time.process_time()
                 found = super().__call__(relevance)
@@ -128,7 +129,7 @@ def own(name: str) -> Fit:
             name, OBJECTIVE[name], capacity={"n_estimators": rounds}, early_stopping_rounds=patience, seed=0, n_jobs=1,
             params={}, n_slates=len(train.sizes), n_rows=len(train.X),
         )  # fmt: skip
-        module: Any = import_module(f"gbr._{name}")
+        module: Any = import_module(f"gbr._models.{name}")
         before, module.ValidTau = module.ValidTau, watch
         try:
             module.fit(train, valid, settings)

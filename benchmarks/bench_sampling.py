@@ -10,10 +10,10 @@ import numpy as np
 
 from benchmarks._results import machine, publish
 from gbr import Ranker, _runs
-from gbr._backend import Rows
-from gbr._settings import OBJECTIVES, POLICIES
+from gbr._models.backend import Rows
+from gbr._models.settings import OBJECTIVES
 from gbr.metrics import kendall_tau
-from gbr.sampling import sample
+from gbr.sampling import POLICIES, sample
 from gbr.slates import Slates
 from gbr.subsets import resolve
 from gbr.train import distinct, indptr_of

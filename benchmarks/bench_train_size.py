@@ -16,9 +16,9 @@ import numpy as np
 
 from benchmarks._results import Section, machine, publish_page
 from features.layout import N_OWN, schema
-from gbr._backend import Rows, backend
-from gbr._batches import StreamedMatrix
-from gbr._settings import resolve
+from gbr._models.backend import Rows, backend
+from gbr._models.batches import StreamedMatrix
+from gbr._models.settings import resolve
 from gbr._trainset import Sample, choose, most_binned
 
 #: Backends and what each learns by default.

@@ -22,10 +22,11 @@ from urllib.parse import urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from gbr import _costmodel, _trainset
-from gbr._backend import Model, Rows, ValidTau, backend
-from gbr._ensemble import EnsembleModel, Member, mean_spread, members, spreads
-from gbr._settings import Settings
+from gbr import _trainset
+from gbr._models import costmodel
+from gbr._models.backend import Model, Rows, ValidTau, backend
+from gbr._models.ensemble import EnsembleModel, Member, mean_spread, members, spreads
+from gbr._models.settings import Settings
 from gbr.cluster import REPEAT, Workers
 from gbr.errors import GbrError
 from gbr.ranker import Ranker
@@ -246,9 +247,9 @@ def _priced(learnt: Learnt, settings: Settings) -> tuple[Model, float]:
     columns = tuple(learnt.columns[place] for place in settings.costs)
     rows = learnt.training(columns)
     own = replace(settings, costs=tuple(range(len(columns))))
-    narrow = _costmodel.fit(rows, learnt.held_out(columns), own)
+    narrow = costmodel.fit(rows, learnt.held_out(columns), own)
     places = np.asarray(settings.costs, np.int64)
-    model = _costmodel.CostModel(places, narrow.prices, len(learnt.columns), narrow.best_score)
+    model = costmodel.CostModel(places, narrow.prices, len(learnt.columns), narrow.best_score)
     return cast(Model, model), mean_spread(spreads(cast(Model, narrow), rows, settings.n_jobs))
 
 

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from gbr import __version__
-from gbr._catalogue import INDEX_FILES
+from gbr._downloads.catalogue import INDEX_FILES
 from gbr._files import write_json
 from gbr._json import parsed
 from gbr.errors import GbrError
 from gbr.subsets import SPLITS, Subset
 
 if TYPE_CHECKING:
-    from gbr._retrieve import Place
+    from gbr._downloads.retrieve import Place
 
 #: Splits that have runtimes.
 SCORED: Final = ("train", "valid")
@@ -98,13 +98,14 @@ def _checked(told: Any) -> dict[str, Any]:
 
 def is_trained(subset: Subset, run: Path, store_root: Path) -> bool:
     """Whether the model is whole and is what this version makes of the graphs that are in the store."""
-    from gbr import _modeldir, train
+    from gbr import train
+    from gbr._models import modeldir
     from gbr.build import schema_of
     from gbr.store import FeatureStore
 
     store = FeatureStore(store_root, subset.name)
     try:
-        manifest = _modeldir.read_manifest(run)
+        manifest = modeldir.read_manifest(run)
         trained_on = manifest["trained_on"]
         return bool(
             (run / train.METRICS).is_file()
@@ -130,9 +131,9 @@ def built(subset: Subset, store_root: Path) -> set[str]:
 
 def made_of(subset: Subset, run: Path, place: Place) -> dict[str, str]:
     """What figures depend on: the model, which depends on its graphs, and the listed configurations."""
-    from gbr import _modeldir
+    from gbr._models import modeldir
 
-    found = {"model": str(_modeldir.read_manifest(run)["model"]["sha256"])}
+    found = {"model": str(modeldir.read_manifest(run)["model"]["sha256"])}
     if subset.name in INDEX_FILES:
         listed = place.indices / INDEX_FILES[subset.name][0]
         found["indices"] = hashlib.sha256(listed.read_bytes()).hexdigest()

@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
-from gbr._catalogue import Piece, find_archives
-from gbr._fetch import ask
-from gbr._retrieve import SIDE_BY_SIDE, Place, size_of
+from gbr._downloads.catalogue import Piece, find_archives
+from gbr._downloads.fetch import ask
+from gbr._downloads.retrieve import SIDE_BY_SIDE, Place, size_of
 from gbr._trainset import most_binned
 
 #: Configurations of all splits, by Phothilimthana et al., "TpuGraphs", NeurIPS 2023.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -13,7 +14,6 @@ from numpy.typing import NDArray
 
 from gbr import _cli, baselines, metrics, report
 from gbr._checks import Table
-from gbr._summary import Watched
 from gbr.build import build
 from gbr.ranker import Ranker
 from gbr.slates import Slates
@@ -27,6 +27,24 @@ if TYPE_CHECKING:
 #: Feature cells held in memory at once while predicting: 512 MiB.
 _CELLS_AT_ONCE: Final = 1 << 27
 KNOWN_BAD_REASON: Final = "runtimes known to be corrupted (--skip known-bad)"
+
+
+@dataclass(frozen=True, eq=False)
+class Watched:
+    """One split as it was scored.
+
+    Parameters
+    ----------
+    split : str
+    slates : Slates
+        With runtimes.
+    scores : float64 (rows,)
+        Lower is predicted faster.
+    """
+
+    split: str
+    slates: Slates
+    scores: NDArray[np.float64]
 
 
 def ready_store(

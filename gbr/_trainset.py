@@ -1,8 +1,8 @@
 """What a training run learns from: which rows of a collection, and whether their features lie in memory.
 
 Three cases, by what the features take as floats: all rows of the collection fit; or those that were chosen do, and are
-gathered; or they stay in the store and the libraries are fed by batches (:mod:`gbr._batches`).  Bins stay in memory in
-any case, and are what bounds the number of rows.
+gathered; or they stay in the store and the libraries are fed by batches (:mod:`gbr._models.batches`).  Bins stay in
+memory in any case, and are what bounds the number of rows.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gbr._backend import EARLY_STOPPING_ROWS, Rows
-from gbr._batches import CELLS_PER_BATCH, StreamedMatrix
 from gbr._checks import Matrix, Table, as_matrix
+from gbr._models.backend import EARLY_STOPPING_ROWS, Rows
+from gbr._models.batches import CELLS_PER_BATCH, StreamedMatrix
 from gbr._parquet import Reader
-from gbr._settings import POLICIES
-from gbr.sampling import largest_cap, sample
+from gbr.sampling import POLICIES, largest_cap, sample
 from gbr.slates import IntArray, Slates
 from gbr.store import FeatureStore
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from gbr import metrics
-from gbr._backend import Rows
+from gbr._models.backend import Rows
 from gbr.ranker import Ranker
 from gbr.slates import Slates, matching
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from gbr import _cli
-from gbr._catalogue import BASE_URL, COLLECTIONS, INDEX_FILES, INDICES, Piece, asked_for, find_archives
-from gbr._fetch import ask
+from gbr._downloads.catalogue import BASE_URL, COLLECTIONS, INDEX_FILES, INDICES, Piece, asked_for, find_archives
+from gbr._downloads.fetch import ask
+from gbr._downloads.retrieve import SIDE_BY_SIDE, Files, Place, get_graphs, get_indices, size_of
 from gbr._files import size_text
-from gbr._retrieve import SIDE_BY_SIDE, Files, Place, get_graphs, get_indices, size_of
 from gbr.errors import DownloadError, UsageError
 from gbr.subsets import Subset
 

@@ -14,7 +14,7 @@ from gbr import _cli, subsets
 from gbr.errors import DataError
 
 if TYPE_CHECKING:
-    from gbr._summary import Watched
+    from gbr._runs import Watched
 
 PROTOCOLS: Final = ("full", "official")
 
@@ -24,10 +24,11 @@ def _main(argv: Sequence[str] | None = None) -> None:
     subset = subsets.resolve(args.subset, args.data)
     if subset.note:
         _cli.note(subset.note)
-    from gbr import _official, _reporting, _runs
+    from gbr import _official, _runs
+    from gbr._reports import reporting
 
     if args.report:
-        _reporting.claim(args.report)
+        reporting.claim(args.report)
     watched: list[Watched] = []
     figures = evaluate(
         args.model,
@@ -50,7 +51,7 @@ def _main(argv: Sequence[str] | None = None) -> None:
             for title, columns, rows in _official.tables(found, subset, args.split):
                 _cli.table(title, columns, rows)
     if args.report:
-        _reporting.of_run(args.report, "evaluate", args.model, subset, figures, watched, args.store)
+        reporting.of_run(args.report, "evaluate", args.model, subset, figures, watched, args.store)
         _cli.note(f"the report is {args.report}")
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gbr import _cli
-from gbr._explained import SHOWN, headline, tables
+from gbr._reports.explained import SHOWN, headline, tables
 
 
 def _main(argv: Sequence[str] | None = None) -> None:
@@ -18,13 +18,13 @@ def _main(argv: Sequence[str] | None = None) -> None:
     from gbr.ranker import Ranker
 
     if args.report:
-        from gbr import _reporting
+        from gbr._reports import reporting
 
-        _reporting.claim(args.report)
+        reporting.claim(args.report)
     ranker = Ranker.load(args.model)
     found = explain(ranker, args.graph, args.config, args.against)
     if args.report:
-        _reporting.of_explanation(args.report, args.model, ranker, found, args.top or SHOWN)
+        reporting.of_explanation(args.report, args.model, ranker, found, args.top or SHOWN)
         _cli.note(f"the report is {args.report}")
     if args.json:
         _cli.emit_json(found.as_dict(args.top))

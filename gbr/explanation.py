@@ -1,8 +1,8 @@
 """Why a model ranks a configuration of a graph before another one: columns, blocks, and the parts of the graph behind.
 
-Columns are credited by the model's own attribution (:meth:`gbr._backend.Model.compare`), so that they sum to the
-difference of the scores.  Nodes and loops are credited by exchanging them alone (:mod:`gbr._parts`), which needs no
-such sum; what each does to a column says which of them stand behind it.
+Columns are credited by the model's own attribution (:meth:`gbr._models.backend.Model.compare`), so that they sum to the
+difference of the scores.  Nodes and loops are credited by exchanging them alone (:mod:`gbr._traces.parts`), which
+needs no such sum; what each does to a column says which of them stand behind it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gbr import labels
-from gbr._parts import Copy, LoopChange, NodeChange, OperandChange, Parts
-from gbr._settings import threads
+from gbr._models.settings import threads
+from gbr._traces.parts import Copy, LoopChange, NodeChange, OperandChange, Parts
 from gbr.baselines import DEFAULT_FLAG
 from gbr.build import extract
 from gbr.errors import ModelError, UsageError
@@ -234,10 +234,10 @@ def _other(schema: Schema, X: NDArray[np.float32], scores: FloatArray, config: i
 
 def _parts(graph: Graph, hardware: Any, pair: NDArray[np.int64], X: NDArray[np.float32]) -> Parts:
     if graph.kind == "layout":
-        from gbr._trace_layout import layout_parts
+        from gbr._traces.layout import layout_parts
 
         return layout_parts(graph, hardware, pair, X)
-    from gbr._trace_tile import tile_parts
+    from gbr._traces.tile import tile_parts
 
     return tile_parts(graph, hardware, pair, X)
 

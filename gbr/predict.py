@@ -31,12 +31,12 @@ def _main(argv: Sequence[str] | None = None) -> None:
     if not args.report:
         _show(rank_files(args.model, paths, args.top, args.jobs), args.format)
         return
-    from gbr import _reporting
+    from gbr._reports import reporting
 
-    _reporting.claim(args.report)
+    reporting.claim(args.report)
     every = rank_files(args.model, paths, None, args.jobs)
     _show([_best(one, args.top) for one in every], args.format)
-    _reporting.of_prediction(args.report, args.model, every, args.top)
+    reporting.of_prediction(args.report, args.model, every, args.top)
     _cli.note(f"the report is {args.report}")
 
 

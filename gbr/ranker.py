@@ -19,10 +19,11 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from gbr import __version__, _modeldir, labels
-from gbr._backend import Model, Rows, backend, keep_rounds
+from gbr import __version__, labels
 from gbr._checks import as_indptr, as_matrix, as_names, as_places, as_target, reordered
-from gbr._settings import CAPACITY, SEEDS, Settings, reread, resolve, threads
+from gbr._models import modeldir
+from gbr._models.backend import Model, Rows, backend, keep_rounds
+from gbr._models.settings import CAPACITY, SEEDS, Settings, reread, resolve, threads
 from gbr.errors import ModelError, UsageError
 from gbr.metrics import kendall_tau
 
@@ -55,10 +56,10 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         none is given: for ``tau`` ``lambdarank`` (lightgbm), ``pairwise`` (xgboost), ``mixed`` (ensemble; with
         ``costs`` and fewer than 60 slates to learn from ``mixed-few``), for ``topk`` ``speed`` and ``mixed-top``.
     n_estimators, num_leaves, learning_rate, min_child_samples : int, int, float, int or None
-        Rounds, leaves per tree, shrinkage, rows per leaf.  None: :func:`gbr._settings.default_capacity` of the training
-        set.  XGBoost counts rows per leaf for ``l2`` only.
+        Rounds, leaves per tree, shrinkage, rows per leaf.  None: :func:`gbr._models.settings.default_capacity` of the
+        training set.  XGBoost counts rows per leaf for ``l2`` only.
     early_stopping_rounds : int
-        With an ``eval_set``, stop after as many rounds without a better mean Kendall tau; the best round is kept.
+        With an ``eval_set``, stop after so many rounds without a better mean Kendall tau; the best one is kept.
     params : mapping or None
         Further parameters of the library, by its own names.
     costs : sequence of str or int, or None
@@ -67,8 +68,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
     monotone : bool
         Forbid trees that rank a row higher for a larger cost.
     random_state : int, RandomState or None
-        The seed.  An int makes the fit reproducible: for the same rows, library and machine the same trees and scores,
-        bit for bit, whatever the number of threads (which the saved model tells).
+        With an int, the same rows, library and machine give the same trees and scores, bit for bit, on any threads.
     n_jobs : int or None
         Threads; None or -1 leaves the choice to OpenMP (all cores, or ``OMP_NUM_THREADS``).
 
@@ -431,7 +431,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
                 **self.model_.versions,
             },
         }
-        _modeldir.write(Path(folder), self.model_.to_bytes(), backend(self.backend).SUFFIX, about)
+        modeldir.write(Path(folder), self.model_.to_bytes(), backend(self.backend).SUFFIX, about)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Self:
@@ -444,7 +444,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         MissingLibraryError
             When the backend's library cannot be loaded.
         """
-        data, about = _modeldir.read(Path(folder))
+        data, about = modeldir.read(Path(folder))
         try:
             settings = reread(about["settings"])
             names, count = as_names(about["features"]["names"], about["features"]["count"])

@@ -85,7 +85,7 @@ def page(summary: dict[str, Any]) -> str:
     Parameters
     ----------
     summary : dict
-        Of :func:`gbr._reporting.summarise`.
+        Of :func:`gbr._reports.reporting.summarise`.
 
     Returns
     -------
@@ -125,7 +125,7 @@ def page(summary: dict[str, Any]) -> str:
 
 
 def prediction_page(summary: dict[str, Any]) -> str:
-    """Fill the template of a prediction's report, of :func:`gbr._reporting.summarise_prediction`."""
+    """Fill the template of a prediction's report, of :func:`gbr._reports.reporting.summarise_prediction`."""
     scales = []
     for graph in summary["graphs"]:
         histogram = graph["histogram"]
@@ -135,7 +135,7 @@ def prediction_page(summary: dict[str, Any]) -> str:
 
 
 def explanation_page(summary: dict[str, Any]) -> str:
-    """Fill the template of an explanation's report, of :func:`gbr._reporting.of_explanation`."""
+    """Fill the template of an explanation's report, of :func:`gbr._reports.reporting.of_explanation`."""
     return _filled("explanation.html", summary=summary)
 
 

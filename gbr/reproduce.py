@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from gbr import __version__, _claims, _cli, subsets, train
-from gbr._catalogue import Piece, asked_for
 from gbr._done import SCORED
+from gbr._downloads.catalogue import Piece, asked_for
+from gbr._downloads.retrieve import Place, get_graphs, get_indices
 from gbr._files import require_space, size_text, write_json, write_text
-from gbr._retrieve import Place, get_graphs, get_indices
 from gbr.download import add_source, check_source
 from gbr.errors import DownloadError, GbrError, UsageError
 from gbr.subsets import Subset

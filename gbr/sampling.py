@@ -14,11 +14,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gbr._settings import POLICIES
 from gbr.errors import UsageError
 from gbr.labels import Target
 
 IntArray = NDArray[np.int64]
+
+#: Ways to choose rows of a slate to learn from.
+POLICIES: Final = ("uniform", "stratified", "close")
 
 
 def sample(target: Target, indptr: IntArray, most: int, policy: str = POLICIES[0], seed: int = 0) -> IntArray:

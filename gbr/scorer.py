@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gbr import check_features, labels
-from gbr._lean import lean
-from gbr._settings import threads
+from gbr._models.lean import lean
+from gbr._models.settings import threads
 from gbr.errors import DataError, ModelError, UsageError
 from gbr.graphs import LAYOUT_RANGE, N_LAYOUT, N_TILE, Graph, read_graph
 

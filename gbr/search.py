@@ -13,8 +13,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gbr._backend import Rows
-from gbr._settings import GOALS
+from gbr._models.backend import Rows
+from gbr._models.settings import GOALS
 from gbr.errors import MissingLibraryError, UsageError
 from gbr.metrics import count_pairs
 from gbr.ranker import Ranker

@@ -167,7 +167,7 @@ def combined(scores: Sequence[FloatArray], mean: str) -> FloatArray:
 
 def _covering(models: Sequence[str | Path]) -> dict[str, list[_Trained]]:
     """The models of each collection, loaded and held against the features of this version."""
-    from gbr import _modeldir
+    from gbr._models import modeldir
     from gbr.build import schema_of
     from gbr.ranker import Ranker
 
@@ -185,7 +185,7 @@ def _covering(models: Sequence[str | Path]) -> dict[str, list[_Trained]]:
                 f"of the competition; name one that it is to rank: --models tile:xla={folder}"
             )
         ranker.places(schema_of(subset.kind), f"{subset.name}, {folder}")
-        trained = _Trained(folder, ranker, _modeldir.read_manifest(folder)["model"]["sha256"])
+        trained = _Trained(folder, ranker, modeldir.read_manifest(folder)["model"]["sha256"])
         first = found[subset.name][0] if found[subset.name] else trained
         if ranker.hardware(str(folder)) != first.ranker.hardware(str(first.folder)):
             raise UsageError(

@@ -16,16 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from gbr import _cli, subsets
-from gbr._settings import CAPACITY, GOALS, OBJECTIVES, POLICIES
+from gbr._models.settings import CAPACITY, GOALS, OBJECTIVES
 from gbr.errors import DataError, GbrError, ModelError, UsageError
+from gbr.sampling import POLICIES
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from features.hardware import Hardware
-    from gbr._backend import Rows
-    from gbr._summary import Watched
+    from gbr._models.backend import Rows
+    from gbr._runs import Watched
     from gbr._trainset import Chosen, Sample
     from gbr.cluster import Workers
     from gbr.ranker import Ranker
@@ -57,12 +58,13 @@ def _main(argv: Sequence[str] | None = None) -> None:
         _cli.note(chosen.note)
     out = args.out or Path("runs") / subset.name.replace(":", "-") / time.strftime("%Y%m%d-%H%M%S")
     claim(out)
-    from gbr import _reporting, _runs
+    from gbr import _runs
     from gbr._locks import alone
+    from gbr._reports import reporting
     from gbr.cluster import connected
 
     if args.report:
-        _reporting.claim(args.report)
+        reporting.claim(args.report)
     watched: list[Watched] = []
 
     with (
@@ -92,7 +94,7 @@ def _main(argv: Sequence[str] | None = None) -> None:
     _runs.show(figures, ("valid", "test"), subset.kind, as_json=args.json)
     _cli.note(f"model, manifest and metrics are in {out}")
     if args.report:
-        _reporting.of_run(args.report, "train", out, subset, figures, watched, args.store)
+        reporting.of_run(args.report, "train", out, subset, figures, watched, args.store)
         _cli.note(f"the report is {args.report}")
 
 
@@ -129,7 +131,7 @@ def train(
     backend, objective, goal, seed
         As :class:`gbr.ranker.Ranker` takes them.
     settings : dict, optional
-        Parameters of the ranker (:data:`gbr._settings.CAPACITY`, ``early_stopping_rounds``) or of the library.
+        Parameters of the ranker (:data:`gbr._models.settings.CAPACITY`, ``early_stopping_rounds``) or of the library.
     columns : sequence of str, optional
         Feature columns or blocks to learn from; all by default.
     jobs : int, optional
@@ -166,7 +168,7 @@ def train(
     import numpy as np
 
     from gbr import _cluster_fit, _runs, _trainset, baselines
-    from gbr._backend import Rows
+    from gbr._models.backend import Rows
     from gbr.build import schema_of
     from gbr.ranker import Ranker
 
@@ -265,7 +267,7 @@ def _fit_here(
     import numpy as np
 
     from gbr import _trainset
-    from gbr._backend import Rows
+    from gbr._models.backend import Rows
 
     known, held_out = labelled["train"], labelled.get("valid")
     learnt = Rows(_trainset.features(store, "train", known, chosen.rows, names, memory), chosen.target, chosen.indptr)
@@ -352,7 +354,7 @@ def claim(out: Path) -> None:
     ------
     UsageError
     """
-    from gbr import _modeldir
+    from gbr._models import modeldir
 
     nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if not nearest.is_dir():
@@ -361,10 +363,10 @@ def claim(out: Path) -> None:
         raise UsageError(f"--out {out}: {nearest} cannot be written; name a folder you may write to")
     if not out.exists() or not any(out.iterdir()):
         return
-    if all(_modeldir.is_model_file(path.name) or path.suffix == ".part" for path in out.iterdir()):
+    if all(modeldir.is_model_file(path.name) or path.suffix == ".part" for path in out.iterdir()):
         return  # a run that was killed as it wrote its model
     try:
-        _modeldir.read_manifest(out)
+        modeldir.read_manifest(out)
     except GbrError:
         raise UsageError(f"--out {out}: holds files that are no gbr run; name a new or empty folder") from None
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gbr._settings import OBJECTIVES
+from gbr._models.settings import OBJECTIVES
 
 #: The cost model is left out: it learns sums, not interactions.
 BACKENDS = [backend for backend in OBJECTIVES if backend != "costmodel"]

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gbr import _lightgbm, _pairs
-from gbr._backend import Rows, backend
-from gbr._batches import StreamedMatrix
-from gbr._settings import Settings, resolve
+from gbr._models import lightgbm
+from gbr._models.backend import Rows, backend
+from gbr._models.batches import StreamedMatrix
+from gbr._models.pairs import PAIRS_PER_ROW, differences
+from gbr._models.settings import Settings, resolve
 from gbr.errors import StoreError, UsageError
 from gbr.metrics import kendall_tau
 from tests.ranking import EVERY, QUICK, problem
@@ -132,7 +133,7 @@ def test_xgboost_gives_the_same_bytes_in_one_batch() -> None:
 
 
 def test_parts_of_a_long_slate_stay_in_its_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_lightgbm, "SUB_SLATE_ROWS", 9)
+    monkeypatch.setattr(lightgbm, "SUB_SLATE_ROWS", 9)
     train, chosen = slates(), settings_of("lightgbm", "lambdarank")
     whole = backend("lightgbm").fit(train, None, chosen).to_bytes()
     assert backend("lightgbm").fit(outside(train), None, chosen).to_bytes() == whole
@@ -150,7 +151,7 @@ def test_columns_that_few_rows_tell_apart_are_left_out_alike() -> None:
 
 
 def test_bins_are_chosen_by_as_many_rows_as_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_lightgbm, "_LEAST_BINNED_BY", 100)
+    monkeypatch.setattr(lightgbm, "_LEAST_BINNED_BY", 100)
     train, chosen = slates(), settings_of("lightgbm", "l2")
     whole = backend("lightgbm").fit(train, None, chosen)
     few = backend("lightgbm").fit(outside(train, memory=300 * 32 * 5), None, chosen)
@@ -164,8 +165,8 @@ def test_bins_are_chosen_by_as_many_rows_as_fit_into_memory(monkeypatch: pytest.
 def test_pairs_fit_their_memory() -> None:
     train = slates()
     for rows_per_slate in (6, 20):
-        memory = 40 * rows_per_slate * _pairs.PAIRS_PER_ROW * 2 * 2 * 4 * 5
-        pairs, faster = _pairs.differences(outside(train, memory=memory), seed=0)
+        memory = 40 * rows_per_slate * PAIRS_PER_ROW * 2 * 2 * 4 * 5
+        pairs, faster = differences(outside(train, memory=memory), seed=0)
         assert len(pairs) == len(faster)
         assert 0.7 * memory < 2 * pairs.nbytes <= memory
 

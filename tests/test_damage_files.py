@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gbr import Ranker, _packed
-from gbr._archives import survey
 from gbr._done import State
+from gbr._downloads.archives import survey
 from gbr._official import indices_of
 from gbr._submission import check
 from gbr.errors import ArchiveError, DataError, GbrError, ModelError, TuneError
@@ -177,7 +177,7 @@ def test_a_manifest_of_other_kinds_is_refused(
 
 @pytest.mark.parametrize(("price", "n_features"), [(1e200, 3), (-1.0, 3), (1.0, 2**40), (1.0, 3.5)])
 def test_prices_beyond_all_costs_are_refused(price: float, n_features: float) -> None:
-    from gbr._costmodel import load as read
+    from gbr._models.costmodel import load as read
 
     told = json.dumps({"costmodel": 1, "features": n_features, "prices": {"0": price}})
     with pytest.raises(ValueError, match="a cost model with"):
@@ -186,7 +186,7 @@ def test_prices_beyond_all_costs_are_refused(price: float, n_features: float) ->
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_compressed_members_of_an_ensemble_are_refused(tmp_path: Path, method: int) -> None:
-    from gbr._ensemble import load as read
+    from gbr._models.ensemble import load as read
 
     with zipfile.ZipFile(tmp_path / "x.zip", "w", method) as archive:
         archive.writestr("members.json", "[]" + " " * 10**6)

@@ -22,7 +22,7 @@ import pytest
 from features.graph import Program
 from features.layout import LayoutExtractor
 from gbr import Ranker, _layout_build, read_graph
-from gbr._settings import OBJECTIVES
+from gbr._models.settings import OBJECTIVES
 from gbr.build import extract, schema_of
 from tests.conftest import ROOT
 

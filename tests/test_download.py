@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from gbr import _fetch
-from gbr._catalogue import COLLECTIONS, INDEX_FILES, Piece
-from gbr._retrieve import _peak
+from gbr._downloads import fetch
+from gbr._downloads.catalogue import COLLECTIONS, INDEX_FILES, Piece
+from gbr._downloads.retrieve import _peak
 from gbr.download import main
 from gbr.errors import GbrError
 from gbr.graphs import read_graph
@@ -61,7 +61,7 @@ PIECES = [*TILE, Piece(LAYOUT, "valid")]
 
 @pytest.fixture
 def mirror(graphs: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
-    monkeypatch.setattr(_fetch, "time", type("Clock", (), {"sleep": lambda seconds: None}))
+    monkeypatch.setattr(fetch, "time", type("Clock", (), {"sleep": lambda seconds: None}))
     with serving({piece.archive: tar(of(graphs, piece)) for piece in PIECES} | lists()) as mirror:
         yield mirror
 
@@ -425,10 +425,10 @@ def test_the_default_is_the_official_server(capsys: Capture, monkeypatch: pytest
         asked.append(url)
         raise GbrError("no network here")
 
-    monkeypatch.setattr("gbr._retrieve.ask", answer)
+    monkeypatch.setattr("gbr._downloads.retrieve.ask", answer)
     assert main(["layout:nlp:default", "--split", "valid", "--data", str(tmp_path)]) == 1
     assert asked == ["http://download.tensorflow.org/data/tpu_graphs/v0/npz_layout_nlp_default_valid.tar"]
-    monkeypatch.setattr("gbr._retrieve.fetch", answer)
+    monkeypatch.setattr("gbr._downloads.retrieve.fetch", answer)
     assert main(["eval-indices", "--data", str(tmp_path)]) == 1
     assert asked[1] == (
         "https://raw.githubusercontent.com/google-research-datasets/tpu_graphs/main/"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gbr import Ranker, read_graph
-from gbr._settings import OBJECTIVES
+from gbr._models.settings import OBJECTIVES
 from gbr.build import extract, schema_of
 from tests import pinned
 from tests.conftest import ROOT

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gbr import _ensemble
-from gbr._settings import MEMBERS
+from gbr._models import ensemble
+from gbr._models.settings import MEMBERS
 from gbr.errors import ModelError
 from gbr.metrics import kendall_tau
 from gbr.ranker import Ranker
@@ -115,19 +115,19 @@ def test_archives_with_an_edited_index_are_refused(changes: dict[str, Any]) -> N
     X, runtime, qid = problem(4)
     ranker = Ranker("ensemble", **QUICK).fit(X, runtime, qid=qid)
     data = ranker.model_.to_bytes()
-    assert len(_ensemble.load(data, ranker.settings_).members) == len(MEMBERS["mixed"])
+    assert len(ensemble.load(data, ranker.settings_).members) == len(MEMBERS["mixed"])
     with pytest.raises(ValueError, match=r"."):
-        _ensemble.load(_rewritten(data, **changes), ranker.settings_)
+        ensemble.load(_rewritten(data, **changes), ranker.settings_)
 
 
 def test_an_ensemble_of_unknown_members_is_a_model_error(tmp_path: Any) -> None:
-    from gbr import _modeldir
+    from gbr._models import modeldir
 
     X, runtime, qid = problem(4)
     ranker = Ranker("ensemble", **QUICK).fit(X, runtime, qid=qid)
     ranker.save(tmp_path)
-    about = {name: value for name, value in _modeldir.read_manifest(tmp_path).items() if name != "model"}
+    about = {name: value for name, value in modeldir.read_manifest(tmp_path).items() if name != "model"}
     unknown = _rewritten(ranker.model_.to_bytes(), settings=dict(about["settings"], backend="os"))
-    _modeldir.write(tmp_path, unknown, ".zip", about)
+    modeldir.write(tmp_path, unknown, ".zip", about)
     with pytest.raises(ModelError, match="got 'os' with 'mixed' for backend and objective"):
         Ranker.load(tmp_path)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from gbr import _cli, _explained
+from gbr import _cli
 from gbr import explain as command
-from gbr._parts import Copy, LoopChange, NodeChange, OperandChange, TensorChange
+from gbr._reports import explained
+from gbr._traces.parts import Copy, LoopChange, NodeChange, OperandChange, TensorChange
 from gbr.explanation import BlockEffect, ColumnEffect, Explanation
 from tests.collection import trained, write_collection
 
@@ -65,8 +66,8 @@ TILE = replace(
 
 
 def told(found: Explanation, top: int = 8) -> str:
-    lines = list(_explained.headline(found))
-    for title, columns, rows in _explained.tables(found, top):
+    lines = list(explained.headline(found))
+    for title, columns, rows in explained.tables(found, top):
         lines += [title, *columns, *(str(cell) for row in rows for cell in row)]
     return "\n".join(lines)
 
@@ -108,8 +109,8 @@ def test_a_tile_is_told_by_its_loops_and_operands() -> None:
 
 def test_no_difference_is_said_in_a_sentence() -> None:
     same = replace(LAYOUT, columns=(), blocks=(), nodes=(), copies=(), lead=0.0, alike=0.0, runtimes=None)
-    assert list(_explained.tables(same, 8)) == []
-    assert list(_explained.headline(same))[-1] == "The model sees no difference between them."
+    assert list(explained.tables(same, 8)) == []
+    assert list(explained.headline(same))[-1] == "The model sees no difference between them."
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +131,7 @@ def test_the_command_fits_80_columns(run: Path, capsys: Capture) -> None:
     assert max(map(len, out.splitlines())) <= 80
     assert "Loops of dot.2" in out
     for shown in (LAYOUT, TILE):
-        for title, columns, rows in _explained.tables(shown, 8):
+        for title, columns, rows in explained.tables(shown, 8):
             _cli.table(title, columns, rows)
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from gbr import _fetch
-from gbr._fetch import TRIES, ask, fetch
+from gbr._downloads import fetch as fetching
+from gbr._downloads.fetch import TRIES, ask, fetch
 from gbr.errors import DownloadError
 from tests.mirror import Mirror, serving
 
@@ -32,7 +32,7 @@ def mirror() -> Iterator[Mirror]:
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How long the fetcher would have waited between tries."""
     waited: list[float] = []
-    monkeypatch.setattr(_fetch, "time", type("Clock", (), {"sleep": waited.append}))
+    monkeypatch.setattr(fetching, "time", type("Clock", (), {"sleep": waited.append}))
     return waited
 
 
@@ -270,7 +270,7 @@ def test_a_slow_server_is_waited_for(mirror: Mirror, tmp_path: Path) -> None:
 
 
 def test_a_server_that_stalls_is_asked_again(mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_fetch, "_TIMEOUT", 0.1)
+    monkeypatch.setattr(fetching, "_TIMEOUT", 0.1)
     mirror.pause = 1.0
     told: list[str] = []
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gbr import Ranker, write_graph
-from gbr._settings import OBJECTIVES
+from gbr._models.settings import OBJECTIVES
 from gbr.build import extract, schema_of, shared_columns
 from gbr.graphs import graph_from_arrays
 from gbr.metrics import kendall_tau

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from gbr import Ranker
-from gbr import _learning as learning
-from gbr._backend import Rows
+from gbr._models.backend import Rows
+from gbr._reports import learning
 from gbr.errors import UsageError
 from gbr.metrics import count_pairs
 from gbr.store import FeatureStore

@@ -14,8 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
 
-from gbr import _backend
-from gbr._backend import Rows, ValidTau, sub_slates
+from gbr._models.backend import Rows, ValidTau, sub_slates
 from gbr.errors import MissingLibraryError, UsageError
 from gbr.metrics import count_pairs, kendall_tau
 from gbr.ranker import Ranker
@@ -393,7 +392,7 @@ def test_a_library_that_does_not_load_is_one_line(
     monkeypatch.delitem(sys.modules, f"gbr._{backend}", raising=False)
     monkeypatch.setattr(builtins, "__import__", failing)
     with pytest.raises(MissingLibraryError, match=match):
-        _backend.backend(backend)
+        backend.backend(backend)
 
 
 def test_idle_threads_sleep_unless_the_user_says_otherwise() -> None:

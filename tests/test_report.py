@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau, rankdata
 
-from gbr import Ranker, _predicted, _reporting, _runs, _summary, metrics, predict, read_graph, report
+from gbr import Ranker, _runs, metrics, predict, read_graph, report
 from gbr import evaluate as evaluate_command
 from gbr import train as train_command
-from gbr._summary import Watched
+from gbr._reports import predicted, reporting
+from gbr._reports.summary import budget, of_data, points, points_each, unpacked
+from gbr._runs import Watched
 from gbr.errors import UsageError
 from gbr.store import FeatureStore
 from gbr.subsets import resolve
@@ -107,7 +109,7 @@ def figures(run: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def summary(root: Path, run: Path, watched: list[Watched], figures: dict[str, Any]) -> dict[str, Any]:
-    return _reporting.summarise("train", run, resolve("tile:cpu", root), figures, watched, root / "store")
+    return reporting.summarise("train", run, resolve("tile:cpu", root), figures, watched, root / "store")
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +140,7 @@ def test_what_is_drawn_of_a_graph_is_what_the_file_and_the_model_say(
     path = root / f"npz/tile/cpu/valid/{graph['name']}.npz"
     runtime, scores = read_graph(path).runtime, Ranker.load(run).predict_graph(path)
     assert runtime is not None
-    drawn = {name: _summary.unpacked(graph["points"][name]) for name in ("row", "predicted", "measured", "over")}
+    drawn = {name: unpacked(graph["points"][name]) for name in ("row", "predicted", "measured", "over")}
     assert drawn["row"] == pytest.approx(np.arange(30) / 29, abs=1e-5)
     assert drawn["predicted"] == pytest.approx((rankdata(scores) - 1) / 29, abs=1e-5)
     assert drawn["measured"] == pytest.approx((rankdata(runtime) - 1) / 29, abs=1e-5)
@@ -154,20 +156,20 @@ def test_what_is_drawn_of_a_graph_is_what_the_file_and_the_model_say(
 def test_large_slates_are_sampled_with_the_first_five() -> None:
     rng = np.random.default_rng(0)
     scores, target = rng.random(3000), rng.random(3000) + 1
-    found = _summary.points(scores, target, 200)
+    found = points(scores, target, 200)
     assert (found["n"], found["shown"]) == (3000, 200)
-    rows = np.round(_summary.unpacked(found["row"]) * 2999).astype(int)
+    rows = np.round(unpacked(found["row"]) * 2999).astype(int)
     assert len(set(rows)) == 200
     assert set(np.argsort(scores)[:5]) <= set(rows)
-    assert _summary.unpacked(found["predicted"]) == pytest.approx((rankdata(scores) - 1)[rows] / 2999, abs=1e-5)
-    assert _summary.points_each(10) > _summary.points_each(676) >= 60
+    assert unpacked(found["predicted"]) == pytest.approx((rankdata(scores) - 1)[rows] / 2999, abs=1e-5)
+    assert points_each(10) > points_each(676) >= 60
 
 
 def test_the_budget_is_the_mean_slowdown_of_every_graph() -> None:
     rng = np.random.default_rng(1)
     slates = slates_of(*([int(value) for value in rng.integers(500, 1500, size)] for size in (40, 25)))
     scores = rng.random(65)
-    found = _summary.budget(slates, scores, list(slates.names))
+    found = budget(slates, scores, list(slates.names))
     assert found is not None
     assert found["k"] == [1, 2, 3, 5, 7, 10, 15, 20, 30, 40]
     for k, told, most in zip(found["k"], found["model"], found["most"], strict=True):
@@ -181,7 +183,7 @@ def test_the_budget_is_the_mean_slowdown_of_every_graph() -> None:
         np.mean([slates.target[slates.slate(n)].mean() / slates.target[slates.slate(n)].min() - 1 for n in range(2)])
     )
     assert found["retest"] is None
-    assert _summary.budget(slates, scores, []) is None
+    assert budget(slates, scores, []) is None
 
 
 def test_the_page_shows_the_figures(page: str, summary: dict[str, Any], figures: dict[str, Any]) -> None:
@@ -229,14 +231,14 @@ def test_a_graph_whose_runtimes_jump_is_pointed_out(root: Path, run: Path, figur
     runtimes = rng.lognormal(9, 0.1, (2, 200))
     runtimes[1, 120:] *= 3
     scored = Watched("valid", slates_of(*runtimes.astype(int).tolist()), rng.random(400))
-    found = _summary.of_data(scored)
+    found = of_data(scored)
     (suspect,) = found["suspects"]
     assert suspect["name"] == scored.slates.names[1]
     assert found["totals"]["jumps"] == 1
     assert [jump["row"] for jump in suspect["quality"]["jumps"]] == [120]
     assert len(slates) == 3
     watched = [Watched("valid", slates, Ranker.load(run).predict(store.load("valid").X))]
-    summary = _reporting.summarise("evaluate", run, resolve("tile:cpu", root), figures, watched, root / "store")
+    summary = reporting.summarise("evaluate", run, resolve("tile:cpu", root), figures, watched, root / "store")
     summary["suspects"] = found["suspects"]
     summary["data"][0]["jumps"] = 1
     seen = looked_at(report.page(summary))
@@ -280,7 +282,7 @@ def test_a_place_that_cannot_be_is_refused_before_the_work(
         assert "is a folder; name a file such as" in capsys.readouterr().err
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="cannot be made"):
-        _reporting.claim(tmp_path / "file" / "below" / "r.html")
+        reporting.claim(tmp_path / "file" / "below" / "r.html")
 
 
 def test_layouts_have_all_sections(tmp_path: Path) -> None:
@@ -288,26 +290,26 @@ def test_layouts_have_all_sections(tmp_path: Path) -> None:
     watched: list[Watched] = []
     run = trained(root, subset="layout:made:random", backend="lightgbm", watched=watched)
     figures = json.loads((run / "metrics.json").read_text())
-    summary = _reporting.summarise("train", run, resolve("layout:made:random", root), figures, watched, root / "store")
+    summary = reporting.summarise("train", run, resolve("layout:made:random", root), figures, watched, root / "store")
     seen = looked_at(report.page(summary))
     assert [name for name in seen.ids() if name in SECTIONS] == SECTIONS
     assert "only 5 distinct configurations" in seen.text
     (path, *_others) = sorted((root / "npz/layout/made/random/valid").iterdir())
     rankings = predict.rank_files(run, [path])
-    told = _reporting.summarise_prediction(run, rankings, 3)["graphs"][0]
+    told = reporting.summarise_prediction(run, rankings, 3)["graphs"][0]
     assert [one["config"] for one in told["best"]] == rankings[0]["configs"][:3]
     config = read_graph(path).configs(np.array([told["best"][0]["config"]]))[0]
     (node, text), *_more = told["best"][0]["nodes"]
     assert node.startswith("convolution.")
     assert text.startswith("output {" + ",".join(map(str, config[0][:4])) + "}")
-    looked_at(report.prediction_page(_reporting.summarise_prediction(run, rankings, None)))
+    looked_at(report.prediction_page(reporting.summarise_prediction(run, rankings, None)))
 
 
 def test_a_prediction_tells_places_distances_and_configurations(root: Path, run: Path) -> None:
     path = root / "npz/tile/cpu/test/matmul_9.npz"
     ranking = predict.ranking(Ranker.load(run), path)
     configs, scores = np.array(ranking["configs"]), np.array(ranking["scores"])
-    found = _predicted.of_graph(path, configs, scores, 4)
+    found = predicted.of_graph(path, configs, scores, 4)
     assert [one["place"] for one in found["best"]] == [1, 2, 3, 4]
     assert [one["config"] for one in found["best"]] == configs[:4].tolist()
     assert found["best"][3]["behind"] == pytest.approx((scores[3] - scores[0]) / scores.std())
@@ -317,9 +319,9 @@ def test_a_prediction_tells_places_distances_and_configurations(root: Path, run:
     assert feat is not None
     rows, columns = feat[configs[0], 8:10].astype(int)
     assert found["best"][0]["says"] == f"output {rows}×{columns}"
-    alike = _predicted.of_graph(path, configs, np.zeros(30), 99)
+    alike = predicted.of_graph(path, configs, np.zeros(30), 99)
     assert alike["histogram"] == {"counts": [30], "top": [30], "width": 0.0}
-    summary = _reporting.summarise_prediction(run, [ranking | {"scores": [0.0] * 30}], 99)
+    summary = reporting.summarise_prediction(run, [ranking | {"scores": [0.0] * 30}], 99)
     looked_at(report.prediction_page(summary))
 
 
@@ -331,7 +333,7 @@ def test_a_prediction_tells_places_distances_and_configurations(root: Path, run:
     ],
 )
 def test_layouts_in_words(row: Any, text: str) -> None:
-    assert _predicted.layout_texts(np.array(row, np.int8)) == text
+    assert predicted.layout_texts(np.array(row, np.int8)) == text
 
 
 @pytest.mark.parametrize(("value", "text"), [(0.017, "1.7 %"), (0.9999, "100 %"), (2.044, "204 %"), (None, "–")])

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gbr import _explained, _reporting, predict, report
-from gbr._summary import Watched, of_data
+from gbr import predict, report
+from gbr._reports import explained, reporting
+from gbr._runs import Watched, of_data
 from gbr.explanation import BlockEffect
 from gbr.subsets import resolve
 from tests.browser import Page, browser
@@ -37,7 +38,7 @@ def reports(page: Page, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     watched: list[Watched] = []
     run = trained(root, watched=watched, backend="lightgbm")
     figures = json.loads((run / "metrics.json").read_text())
-    summary = _reporting.summarise("train", run, resolve("tile:cpu", root), figures, watched, root / "store")
+    summary = reporting.summarise("train", run, resolve("tile:cpu", root), figures, watched, root / "store")
     runtimes = np.random.default_rng(0).lognormal(9, 0.1, 200)
     runtimes[120:] *= 3
     jumping = slates_of(runtimes.astype(int).tolist(), names=("a_long_name_" * 8 + "x" * 60,))
@@ -46,12 +47,12 @@ def reports(page: Page, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     places = [root / "run.html", root / "prediction.html", root / "why.html"]
     report.write(places[0], report.page(told))
     paths = sorted((root / "npz/tile/cpu/test").iterdir())
-    predicted = _reporting.summarise_prediction(run, predict.rank_files(run, paths), 5)
+    predicted = reporting.summarise_prediction(run, predict.rank_files(run, paths), 5)
     report.write(places[1], report.prediction_page(predicted))
     long = [replace(one, name=f"{'convolution_' * 6}.{'1' * 40}") for one in LAYOUT.nodes]
     columns = [replace(one, name=f"neighborhood.{'x' * 60}") for one in LAYOUT.columns]
     wide = replace(LAYOUT, nodes=tuple(long), columns=tuple(columns), blocks=(*LAYOUT.blocks, AGAINST))
-    report.write(places[2], report.explanation_page(predicted | {"why": _explained.for_page(wide)}))
+    report.write(places[2], report.explanation_page(predicted | {"why": explained.for_page(wide)}))
     return places
 
 

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gbr import Ranker, _explained, _reporting, explain, predict, report
+from gbr import Ranker, explain, predict, report
+from gbr._reports import reporting
+from gbr._reports.explained import SHOWN, for_page
 from gbr.explanation import Explanation
 from gbr.explanation import explain as explained
 from tests.collection import rewrite, trained, write_collection
@@ -36,7 +38,7 @@ def graphs_of(run: Path) -> list[Path]:
     return sorted(run.parent.glob("npz/**/test/*.npz"))
 
 
-def page_of(found: Explanation, top: int = _explained.SHOWN, **about: Any) -> tuple[str, Seen]:
+def page_of(found: Explanation, top: int = SHOWN, **about: Any) -> tuple[str, Seen]:
     summary = {
         "title": "a_graph",
         "model": "lightgbm",
@@ -44,7 +46,7 @@ def page_of(found: Explanation, top: int = _explained.SHOWN, **about: Any) -> tu
         "version": "1",
         "made": "today",
         "settings": [("seed", "0")],
-        "why": _explained.for_page(found, top),
+        "why": for_page(found, top),
     }
     text = report.explanation_page(summary | about)
     return text, looked_at(text)
@@ -142,7 +144,7 @@ def test_hostile_names_stay_text() -> None:
 
 def test_a_prediction_says_why_the_first_is_first(tiles: Path) -> None:
     paths, ranker = graphs_of(tiles), Ranker.load(tiles)
-    summary = _reporting.summarise_prediction(tiles, predict.rank_files(tiles, paths), None)
+    summary = reporting.summarise_prediction(tiles, predict.rank_files(tiles, paths), None)
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary | {"settings": [*map(list, summary["settings"])]}
     text = report.prediction_page(summary)
     seen = looked_at(text)
@@ -153,7 +155,7 @@ def test_a_prediction_says_why_the_first_is_first(tiles: Path) -> None:
     for graph, path in zip(summary["graphs"][:2], paths, strict=False):
         found = explained(ranker, path, int(ranker.rank(path)[0]))
         assert found.runtimes is not None
-        assert graph["why"] == _explained.for_page(replace(found, runtimes=None))
+        assert graph["why"] == for_page(replace(found, runtimes=None))
         assert [block["effect"] for block in graph["why"]["blocks"]] == [block.effect for block in found.blocks]
     assert "Measured:" not in text  # a prediction tells nothing of runtimes
 
@@ -161,8 +163,8 @@ def test_a_prediction_says_why_the_first_is_first(tiles: Path) -> None:
 def test_many_graphs_are_explained_for_the_first_few_and_the_page_says_so(
     tiles: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_reporting, "_EXPLAINED", 1)
-    summary = _reporting.summarise_prediction(tiles, predict.rank_files(tiles, graphs_of(tiles)), None)
+    monkeypatch.setattr(reporting, "_EXPLAINED", 1)
+    summary = reporting.summarise_prediction(tiles, predict.rank_files(tiles, graphs_of(tiles)), None)
     seen = looked_at(report.prediction_page(summary))
     assert [name for name in seen.ids() if name.startswith("why-")] == ["why-1"]
     assert "is told for 1 of these 3 graphs" in seen.text
@@ -175,7 +177,7 @@ def test_layouts_are_compared_with_the_compilers_own(tmp_path: Path) -> None:
     ranker = Ranker.load(run)
     found = explained(ranker, path, 1)
     assert found.nodes
-    summary = _reporting._about("layout", "explain", run, ranker) | {"why": _explained.for_page(found, 3)}
+    summary = reporting._about("layout", "explain", run, ranker) | {"why": for_page(found, 3)}
     check_page(looked_at(report.explanation_page(summary)), found.as_dict(), 3)
 
 

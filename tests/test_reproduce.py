@@ -11,8 +11,8 @@ import pytest
 
 from gbr import __version__, _claims, _done, _needs, evaluate, submit, train
 from gbr import reproduce as command
-from gbr._catalogue import COLLECTIONS, Piece
-from gbr._retrieve import Place
+from gbr._downloads.catalogue import COLLECTIONS, Piece
+from gbr._downloads.retrieve import Place
 from gbr.errors import DownloadError, GbrError
 from gbr.subsets import Subset
 from tests.collection import write_collection
@@ -51,7 +51,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 @pytest.fixture
 def mirror(published: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
     monkeypatch.setattr(
-        "gbr._settings.default_capacity",
+        "gbr._models.settings.default_capacity",
         lambda n_slates, n_rows: {
             "n_estimators": 3,
             "num_leaves": 4,

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gbr._settings import POLICIES
 from gbr.errors import UsageError
-from gbr.sampling import largest_cap, sample
+from gbr.sampling import POLICIES, largest_cap, sample
 
 SLATES = st.lists(st.lists(st.integers(1, 12), max_size=25), min_size=1, max_size=5)
 

@@ -10,7 +10,7 @@ import pytest
 
 from features.layout import LayoutExtractor, schema
 from gbr import Ranker, write_graph
-from gbr._lean import LeanModel, cut_columns, lean
+from gbr._models.lean import LeanModel, cut_columns, lean
 from gbr.errors import DataError, ModelError, UsageError
 from gbr.graphs import graph_from_arrays
 from tests.collection import matmul_arrays, trained, write_collection

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gbr._backend import Rows
+from gbr._models.backend import Rows
 from gbr.errors import MissingLibraryError, UsageError
 from gbr.metrics import count_pairs
 from gbr.ranker import Ranker

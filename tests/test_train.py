@@ -250,7 +250,7 @@ def test_a_run_is_replaced_whole(root: Path, tmp_path: Path, monkeypatch: pytest
     def full(*_: object) -> None:
         raise ModelError("no space")
 
-    monkeypatch.setattr("gbr._modeldir.write_json", full)
+    monkeypatch.setattr("gbr._models.modeldir.write_json", full)
     with pytest.raises(ModelError, match="no space"):
         trained(root, out=out)
     assert Ranker.load(out).backend == "xgboost"

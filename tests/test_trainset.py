@@ -9,8 +9,8 @@ import pytest
 
 from gbr import _trainset
 from gbr import train as command
-from gbr._backend import Rows
-from gbr._batches import StreamedMatrix
+from gbr._models.backend import Rows
+from gbr._models.batches import StreamedMatrix
 from gbr._trainset import Sample, choose, default_memory, features, gathered, held_out, in_memory, most_binned
 from gbr.errors import UsageError
 from gbr.slates import Slates

@@ -19,10 +19,10 @@ from benchmarks.quality.columns import as_scores, best_column
 from benchmarks.quality.folds import BoolArray, Fold
 from benchmarks.quality.pool import Pool
 from gbr import Ranker
-from gbr._backend import Rows
 from gbr._checks import Table
-from gbr._ensemble import EnsembleModel
-from gbr._settings import GOALS, MEMBERS, OBJECTIVES
+from gbr._models.backend import Rows
+from gbr._models.ensemble import EnsembleModel
+from gbr._models.settings import GOALS, MEMBERS, OBJECTIVES
 from gbr.baselines import CONFIGURED, raw_columns
 from gbr.build import schema_of
 from gbr.errors import UsageError

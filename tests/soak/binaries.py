@@ -351,7 +351,7 @@ def _damaged_directory(data: bytes, choice: random.Random) -> bytes:
 
 def _read_archive(data: bytes, folder: Path) -> None:
     from gbr import download
-    from gbr._archives import survey, unpack
+    from gbr._downloads.archives import survey, unpack
 
     path, root = folder / "archive", folder / "data"
     path.write_bytes(data)

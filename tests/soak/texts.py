@@ -336,8 +336,8 @@ def _lists() -> list[bytes]:
 
 
 def _read_list(data: bytes, folder: Path) -> None:
-    from gbr._catalogue import Piece
     from gbr._done import State
+    from gbr._downloads.catalogue import Piece
     from gbr._official import indices_of
     from gbr.subsets import Subset
 

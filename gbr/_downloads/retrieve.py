@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Final
 
 from gbr import _cli
-from gbr._archives import survey, unpack
-from gbr._catalogue import BASE_URL, INDEX_FILES, INDICES_URL, Piece, find_archives
-from gbr._fetch import ask, fetch
+from gbr._downloads.archives import survey, unpack
+from gbr._downloads.catalogue import BASE_URL, INDEX_FILES, INDICES_URL, Piece, find_archives
+from gbr._downloads.fetch import ask, fetch
 from gbr._files import require_space, sweep
 from gbr._locks import alone
 from gbr.errors import ArchiveError, DataError, DownloadError

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from gbr._parts import Copy, TensorChange
+    from gbr._traces.parts import Copy, TensorChange
     from gbr.explanation import ColumnEffect, Explanation
 
 #: Features, nodes and copies told where no number is asked for.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from gbr import metrics
 from gbr._interval import tau_interval
 from gbr._quality import LOW_RETEST, SMALL_SPREAD, doubts, normalised_ranks, slate_quality
+from gbr._runs import Watched
 from gbr.slates import Slates
 from gbr.subsets import family
 
@@ -32,24 +32,6 @@ _LOW_FAMILY: Final = 0.1
 #: First five within this of the best: only the rest is in the wrong order.
 _GOOD_TOP: Final = 0.02
 _UNIT: Final = 65535
-
-
-@dataclass(frozen=True, eq=False)
-class Watched:
-    """One split as it was scored.
-
-    Parameters
-    ----------
-    split : str
-    slates : Slates
-        With runtimes.
-    scores : float64 (rows,)
-        Lower is predicted faster.
-    """
-
-    split: str
-    slates: Slates
-    scores: FloatArray
 
 
 def of_split(

@@ -16,11 +16,11 @@ import scipy
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from gbr._backend import Rows, ValidTau
 from gbr._checks import Matrix
-from gbr._forest import MAX_COLUMNS
 from gbr._json import parsed
-from gbr._settings import Settings
+from gbr._models.backend import Rows, ValidTau
+from gbr._models.forest import MAX_COLUMNS
+from gbr._models.settings import Settings
 from gbr.errors import UsageError
 from gbr.sampling import some_rows
 
@@ -74,7 +74,7 @@ class CostModel:
         return self
 
     def compare(self, X: Matrix, first: int, second: int, n_jobs: int) -> NDArray[np.float64]:
-        """Price times what the second row has more of, float64 (n_features,); see :class:`gbr._backend.Model`."""
+        """Price times what the second row has more of, float64 (n_features,); see :class:`.backend.Model`."""
         own, other = amounts(X[[first, second]], self.columns)
         saved = np.zeros(self.n_features)
         saved[self.columns] = self.prices * (other - own)
@@ -93,7 +93,7 @@ def amounts(X: Matrix, columns: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def fit(train: Rows, valid: Rows | None, settings: Settings) -> CostModel:
-    """Find the prices; see :class:`gbr._backend.Backend`."""
+    """Find the prices; see :class:`gbr._models.backend.Backend`."""
     if settings.params:
         raise UsageError(f"params: the cost model has none, got {', '.join(map(repr, settings.params))}")
     columns = np.asarray(settings.costs, np.int64)

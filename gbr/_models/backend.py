@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gbr import labels
-from gbr._batches import StreamedMatrix
 from gbr._checks import Matrix
-from gbr._settings import OBJECTIVES, Settings
+from gbr._models.batches import StreamedMatrix
+from gbr._models.settings import OBJECTIVES, Settings
 from gbr.errors import MissingLibraryError, UsageError
 from gbr.labels import Target
 from gbr.sampling import some_rows
@@ -120,7 +120,7 @@ def backend(name: str) -> Backend:
     """
     if name not in OBJECTIVES:
         raise UsageError(f"backend: got {name!r}, want {' or '.join(map(repr, OBJECTIVES))}")
-    return cast(Backend, import_module(f"gbr._{name}"))
+    return cast(Backend, import_module(f"gbr._models.{name}"))
 
 
 def keep_rounds(model: Model, rounds: Any) -> None:

@@ -14,8 +14,10 @@ from typing import Any, Final
 import numpy as np
 
 import gbr
-from gbr import _cli, _explained, _learning, _modeldir, _predicted, _summary, report
-from gbr._summary import Watched
+from gbr import _cli, report
+from gbr._models import modeldir
+from gbr._reports import explained, learning, predicted, summary
+from gbr._runs import Watched
 from gbr.build import schema_of
 from gbr.errors import UsageError
 from gbr.explanation import Explanation, explain
@@ -82,27 +84,27 @@ def summarise(
     dict
         ``title``, ``model``, ``command``, ``version``, ``made``, ``kind``, ``figures`` (per split as in
         ``metrics.json``, what the model has not seen first, and ``learnt``), ``splits`` (of
-        :func:`gbr._summary.of_split`; the training split only when it stands alone), ``data``, ``suspects``,
+        :func:`gbr._reports.summary.of_split`; the training split only when it stands alone), ``data``, ``suspects``,
         ``learning``, ``importance``, ``settings``.
     """
     store = FeatureStore(store_root, subset.name)
-    ranker, manifest = Ranker.load(model), _modeldir.read_manifest(model)
+    ranker, manifest = Ranker.load(model), modeldir.read_manifest(model)
     trained_on = manifest["trained_on"] or {}
     known = store.stems("train") if trained_on.get("subset") == subset.name else None
     by_split = {each.split: each for each in sorted(watched, key=lambda each: _ORDER.index(each.split))}
     learnt = {name: name == "train" and trained_on.get("subset") == subset.name for name in by_split}
     whole = [each for name, each in by_split.items() if not learnt[name] or len(by_split) == 1]
-    most = _summary.points_each(sum(len(each.slates) for each in whole))
+    most = summary.points_each(sum(len(each.slates) for each in whole))
     splits, data, suspects = [], [], []
     steps = sum(len(each.slates) for each in by_split.values()) + sum(len(each.slates) for each in whole)
     with _cli.progress(steps, "report") as advance:
         for name, each in by_split.items():
             if each in whole:
-                found = _summary.of_split(each, figures[name], subset.kind, known or None, most, advance)
+                found = summary.of_split(each, figures[name], subset.kind, known or None, most, advance)
                 splits.append(found)
                 data.append({"name": name} | found["data"])
             else:
-                found = _summary.of_data(each, most, advance)
+                found = summary.of_data(each, most, advance)
                 data.append({"name": name} | found["totals"])
             suspects += found["suspects"]
     return {
@@ -134,7 +136,7 @@ def of_prediction(path: Path, model: Path, rankings: Sequence[Mapping[str, Any]]
     rankings : sequence of mapping
         Of all configurations, as :func:`gbr.predict.ranking` gives them.
     top : int or None
-        Configurations to tell of each graph; :data:`gbr._predicted.TOP` by default.
+        Configurations to tell of each graph; :data:`gbr._reports.predicted.TOP` by default.
 
     Raises
     ------
@@ -152,10 +154,10 @@ def summarise_prediction(model: Path, rankings: Sequence[Mapping[str, Any]], top
     Returns
     -------
     dict
-        ``title``, ``model``, ``command``, ``version``, ``made``, ``graphs`` (:func:`gbr._predicted.of_graph`, and
-        ``why`` of :func:`gbr._explained.for_page`: the first against the compiler's default, or against the median
-        where there is none; None for a graph of one configuration, and for all beyond the first few), ``explained``
-        (how many graphs that is told of at most), ``settings``.
+        ``title``, ``model``, ``command``, ``version``, ``made``, ``graphs`` (:func:`.predicted.of_graph`, and ``why``
+        of :func:`.explained.for_page`: the first against the compiler's default, or against the median where there
+        is none; None for a graph of one configuration, and for all beyond the first few), ``explained`` (how many
+        graphs that is told of at most), ``settings``.
     """
     ranker = Ranker.load(model)
     graphs = []
@@ -165,7 +167,7 @@ def summarise_prediction(model: Path, rankings: Sequence[Mapping[str, Any]], top
             configs, scores = np.array(one["configs"], np.int64), np.array(one["scores"], np.float64)
             asked = number < _EXPLAINED and len(configs) > 1
             why = _why_first(ranker, path, int(configs[0])) if asked else None
-            graphs.append(_predicted.of_graph(path, configs, scores, top or _predicted.TOP) | {"why": why})
+            graphs.append(predicted.of_graph(path, configs, scores, top or predicted.TOP) | {"why": why})
             advance(1)
     names = ", ".join(graph["name"] for graph in graphs[:3])
     title = names if len(graphs) <= 3 else f"{len(graphs)} graphs"
@@ -174,7 +176,7 @@ def summarise_prediction(model: Path, rankings: Sequence[Mapping[str, Any]], top
 
 def _why_first(ranker: Ranker, path: Path, first: int) -> dict[str, Any]:
     # A report of a prediction says nothing of what was measured, also where the file knows it.
-    return _explained.for_page(replace(explain(ranker, path, first), runtimes=None))
+    return explained.for_page(replace(explain(ranker, path, first), runtimes=None))
 
 
 def of_explanation(path: Path, model: Path, ranker: Ranker, found: Explanation, top: int) -> None:
@@ -201,7 +203,7 @@ def of_explanation(path: Path, model: Path, ranker: Ranker, found: Explanation, 
         When the model's manifest cannot be read.
     """
     about = _about(Path(found.graph).stem, "explain", model, ranker)
-    report.write(path, report.explanation_page(about | {"why": _explained.for_page(found, top)}))
+    report.write(path, report.explanation_page(about | {"why": explained.for_page(found, top)}))
 
 
 def _about(title: str, command: str, model: Path, ranker: Ranker) -> dict[str, Any]:
@@ -212,7 +214,7 @@ def _about(title: str, command: str, model: Path, ranker: Ranker) -> dict[str, A
         "command": command,
         "version": gbr.__version__,
         "made": _now(),
-        "settings": _settings(ranker, _modeldir.read_manifest(model), {}),
+        "settings": _settings(ranker, modeldir.read_manifest(model), {}),
     }
 
 
@@ -246,8 +248,8 @@ def _curves(ranker: Ranker, store: FeatureStore, watched: Mapping[str, Watched],
     """Learning curves over what stopped the training, else over what there is; None where no order can be told."""
     split = next(name for name in ("valid", *_ORDER) if name in watched)
     try:
-        rows, count = _learning.sampled(store, split, watched[split].slates.names, ranker)
-        found = _learning.curves(ranker, rows, partial(_cli.progress, label="learning curve"))
+        rows, count = learning.sampled(store, split, watched[split].slates.names, ranker)
+        found = learning.curves(ranker, rows, partial(_cli.progress, label="learning curve"))
     except UsageError:
         return None
     stopped = split == "valid" and command == "train"

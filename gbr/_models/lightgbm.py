@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gbr import labels
-from gbr._backend import REGRESSED, Rows, ValidTau, loading, refusals, reject, sub_slates
-from gbr._batches import StreamedMatrix
 from gbr._checks import Matrix
-from gbr._forest import lightgbm_text
-from gbr._pairs import anchors_of, beside, differences, wins
-from gbr._settings import ROW_SHARE, Settings, column_share
+from gbr._models.backend import REGRESSED, Rows, ValidTau, loading, refusals, reject, sub_slates
+from gbr._models.batches import StreamedMatrix
+from gbr._models.forest import lightgbm_text
+from gbr._models.pairs import anchors_of, beside, differences, wins
+from gbr._models.settings import ROW_SHARE, Settings, column_share
 
 with loading("LightGBM", "lightgbm"):
     import lightgbm as lgb
@@ -106,7 +106,7 @@ class LightGBMModel:
         return type(self)(self.booster, min(rounds, self.n_iterations), self.best_score)
 
     def compare(self, X: Matrix, first: int, second: int, n_jobs: int) -> NDArray[np.float64]:
-        """Difference of the rows' TreeSHAP values, float64 (n_features,); see :class:`gbr._backend.Model`."""
+        """Difference of the rows' TreeSHAP values, float64 (n_features,); see :class:`gbr._models.backend.Model`."""
         told = self.contributions(X[[first, second]], n_jobs)
         return np.asarray(told[0] - told[1])
 
@@ -143,7 +143,7 @@ class DifferenceModel(LightGBMModel):
         return gains[: self.n_features] + gains[self.n_features :]
 
     def compare(self, X: Matrix, first: int, second: int, n_jobs: int) -> NDArray[np.float64]:
-        """What each column adds, float64 (n_features,); see :class:`gbr._backend.Model`.
+        """What each column adds, float64 (n_features,); see :class:`gbr._models.backend.Model`.
 
         The classifier adds up log odds, the relevance is a mean of chances.  Each anchor's part of the difference is
         shared out as the log odds are (the rescale rule of Shrikumar, Greenside and Kundaje, "Learning important
@@ -167,7 +167,7 @@ class DifferenceModel(LightGBMModel):
 
 
 def fit(train: Rows, valid: Rows | None, settings: Settings) -> LightGBMModel:
-    """Train a booster; see :class:`gbr._backend.Backend`."""
+    """Train a booster; see :class:`gbr._models.backend.Backend`."""
     reject(settings.params, _taken(), _known, "LightGBM")
     params: dict[str, Any] = {
         "num_leaves": settings.num_leaves,

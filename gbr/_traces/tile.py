@@ -16,7 +16,7 @@ from features.slots import loop_slots
 from features.tensors import Tensors
 from features.tile import schema
 from gbr._names import node_names, shape_text
-from gbr._parts import LoopChange, OperandChange, Parts
+from gbr._traces.parts import LoopChange, OperandChange, Parts
 
 if TYPE_CHECKING:
     from features.hardware import Hardware

@@ -14,10 +14,10 @@ from typing import Any, Final, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from gbr._backend import Model
 from gbr._checks import Matrix
-from gbr._ensemble import EnsembleModel
-from gbr._settings import Settings
+from gbr._models.backend import Model
+from gbr._models.ensemble import EnsembleModel
+from gbr._models.settings import Settings
 
 #: Lines of the head with one word per column.
 _PER_COLUMN: Final = ("feature_names", "feature_infos")
@@ -68,7 +68,7 @@ def lean(model: Model, settings: Settings) -> Model:
         return cast(Model, EnsembleModel(members, whole.best_score))
     if settings.backend != "lightgbm" or settings.objective == "difference":  # whose columns are pairs of columns
         return model
-    from gbr._lightgbm import parse
+    from gbr._models.lightgbm import parse
 
     cut = cut_columns(model.to_bytes().decode())
     if cut is None:

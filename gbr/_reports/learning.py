@@ -9,10 +9,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gbr._backend import Rows, ValidTau
 from gbr._checks import as_matrix
-from gbr._ensemble import Member
-from gbr._settings import threads
+from gbr._models.backend import Rows, ValidTau
+from gbr._models.ensemble import Member
+from gbr._models.settings import threads
 from gbr.ranker import Ranker
 from gbr.store import FeatureStore
 
@@ -81,7 +81,7 @@ def curves(ranker: Ranker, rows: Rows, watch: Progress = silent) -> list[dict[st
     list of dict
         ``name``, ``rounds``, ``tau``; the whole model first.  An ensemble after some rounds is its members after as
         many, or all they have.  Equal scores count as in random order, and slates above 1000 rows are sampled, as early
-        stopping does it (:class:`gbr._backend.ValidTau`).
+        stopping does it (:class:`gbr._models.backend.ValidTau`).
 
     Raises
     ------

@@ -32,9 +32,6 @@ _DEFAULT: Final[Mapping[str, tuple[str, str]]] = {
     "costmodel": ("nnls", "nnls"),
 }
 
-#: Ways to choose rows of a slate to learn from; :mod:`gbr.sampling`.
-POLICIES: Final = ("uniform", "stratified", "close")
-
 #: Settings that follow from the training set where they are not given.
 CAPACITY: Final = ("n_estimators", "num_leaves", "learning_rate", "min_child_samples")
 

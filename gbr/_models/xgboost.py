@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gbr import labels
-from gbr._backend import REGRESSED, Rows, ValidTau, loading, refusals, reject
-from gbr._batches import StreamedMatrix
 from gbr._checks import Matrix
-from gbr._forest import xgboost_json
-from gbr._settings import ROW_SHARE, Settings, column_share
+from gbr._models.backend import REGRESSED, Rows, ValidTau, loading, refusals, reject
+from gbr._models.batches import StreamedMatrix
+from gbr._models.forest import xgboost_json
+from gbr._models.settings import ROW_SHARE, Settings, column_share
 from gbr.errors import UsageError
 
 with loading("XGBoost", "xgboost-cpu"):
@@ -102,7 +102,7 @@ class XGBoostModel:
         return self if rounds >= self.n_iterations else XGBoostModel(self.booster[:rounds], self.best_score)
 
     def compare(self, X: Matrix, first: int, second: int, n_jobs: int) -> NDArray[np.float64]:
-        """Difference of the rows' TreeSHAP values, float64 (n_features,); see :class:`gbr._backend.Model`."""
+        """Difference of the rows' TreeSHAP values, float64 (n_features,); see :class:`gbr._models.backend.Model`."""
         self.booster.set_param({"nthread": n_jobs})
         with refusals("XGBoost", xgb.core.XGBoostError):
             told = self.booster.predict(xgb.DMatrix(X[[first, second]], nthread=n_jobs), pred_contribs=True)
@@ -115,7 +115,7 @@ class XGBoostModel:
 
 
 def fit(train: Rows, valid: Rows | None, settings: Settings) -> XGBoostModel:
-    """Train a booster; see :class:`gbr._backend.Backend`.
+    """Train a booster; see :class:`gbr._models.backend.Backend`.
 
     Columns that are the same in all rows are kept from XGBoost.  It would bin them and add them up in every node though
     no split can be theirs, and they would take the place of others among those that a tree sees.

@@ -19,10 +19,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gbr._backend import Backend, Model, Rows, ValidTau, backend, keep_rounds
 from gbr._checks import Matrix
 from gbr._json import parsed
-from gbr._settings import MEMBERS, Settings, reread
+from gbr._models.backend import Backend, Model, Rows, ValidTau, backend, keep_rounds
+from gbr._models.settings import MEMBERS, Settings, reread
 from gbr.errors import UsageError
 
 SUFFIX: Final = ".zip"
@@ -135,7 +135,7 @@ def members(settings: Settings) -> list[Settings]:
 
 
 def fit(train: Rows, valid: Rows | None, settings: Settings) -> EnsembleModel:
-    """Fit every member; see :class:`gbr._backend.Backend`."""
+    """Fit every member; see :class:`gbr._models.backend.Backend`."""
     fitted = []
     for own in members(settings):
         model = backend(own.backend).fit(train, valid, own)

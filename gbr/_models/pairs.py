@@ -15,9 +15,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gbr._backend import Rows
-from gbr._batches import StreamedMatrix
 from gbr._checks import Matrix
+from gbr._models.backend import Rows
+from gbr._models.batches import StreamedMatrix
 from gbr.sampling import largest_cap
 
 #: Pairs per row, and rows per slate, that are learnt from.

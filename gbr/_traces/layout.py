@@ -15,7 +15,7 @@ from features.layout_trace import LayoutTrace, trace_layouts
 from features.relayout import STRIDES
 from features.tensors import Tensors
 from gbr._names import layout_text, node_names, shape_text
-from gbr._parts import Copy, Parts, TensorChange
+from gbr._traces.parts import Copy, Parts, TensorChange
 
 if TYPE_CHECKING:
     from features.hardware import Hardware

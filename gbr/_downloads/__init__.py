@@ -1,0 +1,1 @@
+"""Archives found, fetched and unpacked, whatever interrupts it."""

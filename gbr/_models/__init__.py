@@ -1,0 +1,1 @@
+"""What learns and ranks, behind one protocol: LightGBM, XGBoost, the cost model and their ensembles."""

@@ -1,0 +1,1 @@
+"""What nodes and loops of a program add to a score."""
