@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from features import copies, layout_config, nodes, opcodes, slate
+from features import copies, layout_config, loops, nodes, opcodes, slate
 from features.conv_kinds import KINDS, node_kinds
 from features.copies import DISAGREEMENTS, CopyCounter
 from features.graph import Program
@@ -157,6 +157,7 @@ def schema() -> Schema:
             copies.BLOCK,
             TYPES,
             REACH,
+            loops.BLOCK,
             slate.BLOCK,
             CONFIGURABLE,
             SURROUNDINGS,
@@ -231,6 +232,8 @@ class LayoutExtractor:
         between = links(program, tensors, self._nodes)
         self._copies = CopyCounter(between)
         self._traffic = Traffic(self._nodes, between)
+        self._loops = loops.Loops(program, tensors, self._nodes, hardware)
+        self._rows = np.zeros((0, len(LAYOUT_CONFIG)), np.int64)
         kinds = node_kinds(program, tensors, self._nodes.ids)
         self._terms = Terms(self._nodes, kinds, self._traffic.fed, reached)
         self._first_alike: dict[tuple[int, bytes], int] = {}
@@ -283,6 +286,7 @@ class LayoutExtractor:
         copied = terms.aggregate(
             codes, out[:, _AT["config"]], out[:, _AT["layout"]], out[:, _AT["types"]], out[:, _AT["reach"]]
         )
+        self._loops.write(codes, self._rows, out[:, _AT["loops"]])
         disagreements, costs = np.split(out[:, _AT["copies"]], [len(DISAGREEMENTS)], axis=1)
         if pairs is None:
             columns = np.ascontiguousarray(codes.T)
@@ -351,6 +355,7 @@ class LayoutExtractor:
         if not found:
             return
         rows, owner = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        self._rows = np.concatenate([self._rows, rows])
         values = row_values(self._nodes, rows, owner, self._hardware)
         orders, copied = self._traffic.add(rows, owner)
         differs = (orders.packed != self._traffic.own.packed[owner]).any(axis=1)

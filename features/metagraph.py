@@ -194,6 +194,38 @@ def meta_graph(program: Program, tensors: Tensors, operands: IntArray, ids: IntA
     return MetaGraph(edges[:, 0], edges[:, 1] // 2, 1 + edges[:, 1] % 2, maps)
 
 
+@kernel()
+def _origins(pairs, step, dims, rank, attribute, out):  # type: ignore[no-untyped-def]
+    whole = np.arange(6)
+    moved = np.empty(6, np.int64)
+    for pair in range(len(pairs)):
+        node, operand = pairs[pair]
+        carried = np.where(whole < rank[node], whole, -1)
+        _carry(step[node], dims[node], rank[node], dims[operand], rank[operand], attribute[node], carried, moved)
+        out[pair] = moved
+
+
+def operand_origins(program: Program, tensors: Tensors, pairs: IntArray) -> IntArray:
+    """Per dimension of an operand, the dimension of the result that it becomes, or -1.
+
+    Parameters
+    ----------
+    program : Program
+    tensors : Tensors
+    pairs : int64 (pairs, 2)
+        A node and one of its operands.
+
+    Returns
+    -------
+    int64 (pairs, 6)
+    """
+    first = FEAT_ID["dimensions_0"]
+    out = np.full((len(pairs), MAX_RANK), -1, np.int64)
+    attribute = program.feat[:, first : first + MAX_RANK].astype(np.int64)
+    _origins(pairs, _STEP[program.opcode], tensors.dims, tensors.rank, attribute, out)
+    return out
+
+
 def reshape_origin(dims: IntArray, rank: IntArray) -> IntArray:
     """Per dimension of a reshape's output, the dimension of its input that it corresponds to, or -1.
 

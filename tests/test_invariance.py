@@ -92,7 +92,7 @@ def check_scores(kind: str, before: np.ndarray, after: np.ndarray, skip: tuple[s
         if kind == "tile" or objective == "nnls":
             np.testing.assert_array_equal(new, old, err_msg=objective)
         elif np.ptp(old):
-            assert kendall_tau(new, old) > 0.97, objective
+            assert kendall_tau(new, old) > 0.94, objective
 
 
 # --- nodes and configurations in another order -----------------------------------------------------------------------
