@@ -34,7 +34,7 @@ def failing(fault: BaseException) -> int:
 @pytest.mark.parametrize(
     ("fault", "status", "line"),
     [
-        (DataError("a.npz: torn;\n fetch it"), 1, "gbr: error: a.npz: torn; fetch it"),
+        (DataError("a.npz: torn;\n fetch it"), 1, "gbr: error: a.npz: torn;\\n fetch it"),
         (UsageError("--k: no"), 2, "gbr: error: --k: no"),
         (MemoryError("Unable to allocate 9 TiB"), 1, "gbr: error: out of memory (Unable to allocate 9 TiB); free some"),
         (KeyboardInterrupt(), 130, "gbr: interrupted; every file written so far is whole"),

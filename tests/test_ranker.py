@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from sklearn.base import clone
 
 from gbr._models.backend import Rows, ValidTau, sub_slates
+from gbr._models.backend import backend as load_backend
 from gbr.errors import MissingLibraryError, UsageError
 from gbr.metrics import count_pairs, kendall_tau
 from gbr.ranker import Ranker
@@ -389,10 +390,10 @@ def test_a_library_that_does_not_load_is_one_line(
             raise fault
         return real(name, *rest)
 
-    monkeypatch.delitem(sys.modules, f"gbr._{backend}", raising=False)
+    monkeypatch.delitem(sys.modules, f"gbr._models.{backend}", raising=False)
     monkeypatch.setattr(builtins, "__import__", failing)
     with pytest.raises(MissingLibraryError, match=match):
-        backend.backend(backend)
+        load_backend(backend)
 
 
 def test_idle_threads_sleep_unless_the_user_says_otherwise() -> None:

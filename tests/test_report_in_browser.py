@@ -12,7 +12,8 @@ import pytest
 
 from gbr import predict, report
 from gbr._reports import explained, reporting
-from gbr._runs import Watched, of_data
+from gbr._reports.summary import of_data
+from gbr._runs import Watched
 from gbr.explanation import BlockEffect
 from gbr.subsets import resolve
 from tests.browser import Page, browser
