@@ -45,7 +45,7 @@ One generated file per row: {nodes:,} configurable nodes in a graph of {graph:,}
 *inflate* is `isal` alone, member by member through one small buffer, CRC summed; *numpy.load* reads the
 configurations whole; *build* is everything from opening the file to the Parquet file in the store, compiled kernels
 loaded. Each is the least of {rounds} rounds that took turns on the same machine (*numpy.load*: one), and so are the
-seconds of CPU; seconds of CPU compare best, for other work on the machine stretches the rest, here several-fold.
+seconds of CPU; seconds of CPU compare best, for other work on the machine stretches the rest.
 *peak* is the largest resident set of a process that builds the file once, *libraries* that of the same process after
 its imports and a graph of seven configurations.
 Memory holds a row group that is put together and one that is written, and a few batches of configurations. What grows
