@@ -183,8 +183,7 @@ def _fit(workers: Workers, learnt: Learnt, settings: Settings) -> Model:
     fitted = zip(own, _models(workers, learnt, own), strict=True)
     found = EnsembleModel([Member(settings, model, spread) for settings, (model, spread) in fitted], None)
     if (held_out := learnt.held_out()) is not None:
-        tau = ValidTau(held_out, settings.seed)
-        found.best_score = tau(found.predict(tau.X, settings.n_jobs, tau.rows.indptr))
+        found.best_score = ValidTau(held_out, settings.seed).of(found, settings.n_jobs)
     return cast(Model, found)
 
 

@@ -62,17 +62,21 @@ class Rows:
             yield slice(0, len(self.X)), self.X
 
 
-class Model(Protocol):
+class Predictor(Protocol):
+    """What scores rows."""
+
+    def predict(self, X: Matrix, n_jobs: int, indptr: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Relevance, float64 (rows,): higher is faster.  Few models ask which rows are one slate, ``indptr``."""
+        ...
+
+
+class Model(Predictor, Protocol):
     """A fitted booster."""
 
     n_iterations: int
     n_features: int
     best_score: float | None
     versions: Mapping[str, str]  # of the libraries that made it, by package
-
-    def predict(self, X: Matrix, n_jobs: int, indptr: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Relevance, float64 (rows,): higher is faster.  Few models ask which rows are one slate, ``indptr``."""
-        ...
 
     def gains(self) -> NDArray[np.float64]:
         """Total gain of the splits of each column, float64 (n_features,)."""
@@ -244,6 +248,10 @@ class ValidTau:
         higher = np.asarray(relevance, np.float64)
         signs = np.sign(higher[self._faster] - higher[self._slower])
         return float(np.mean(np.add.reduceat(signs, self._starts) / self._sizes))
+
+    def of(self, model: Predictor, n_jobs: int) -> float:
+        """Mean tau of a fitted model."""
+        return self(model.predict(self.X, n_jobs, self.rows.indptr))
 
 
 def reject(params: Mapping[str, Any], taken: Mapping[str, str], known: Callable[[str], bool], library: str) -> None:

@@ -118,8 +118,7 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> CostModel:
     prices, _residual = nnls(design / scale, np.concatenate(times))
     model = CostModel(columns, prices / scale, train.X.shape[1], None)
     if valid is not None:
-        tau = ValidTau(valid, settings.seed)
-        model.best_score = tau(model.predict(tau.X, settings.n_jobs, tau.rows.indptr))
+        model.best_score = ValidTau(valid, settings.seed).of(model, settings.n_jobs)
     return model
 
 

@@ -142,8 +142,7 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> EnsembleModel:
         fitted.append(Member(own, model, mean_spread(spreads(model, train, settings.n_jobs))))
     found = EnsembleModel(fitted, None)
     if valid is not None:
-        tau = ValidTau(valid, settings.seed)
-        found.best_score = tau(found.predict(tau.X, settings.n_jobs, tau.rows.indptr))
+        found.best_score = ValidTau(valid, settings.seed).of(found, settings.n_jobs)
     return found
 
 

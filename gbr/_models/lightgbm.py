@@ -221,8 +221,7 @@ def _fit_differences(params: dict[str, Any], train: Rows, valid: Rows | None, se
         booster = lgb.train(params, lgb.Dataset(pairs, label=faster, params=params), settings.n_estimators)
     model = DifferenceModel(booster, int(booster.num_trees()), None)
     if valid is not None:
-        tau = ValidTau(valid, settings.seed)
-        model.best_score = tau(model.predict(tau.X, settings.n_jobs, tau.rows.indptr))
+        model.best_score = ValidTau(valid, settings.seed).of(model, settings.n_jobs)
     return model
 
 
