@@ -9,7 +9,6 @@ command needs, or it is read-only from the start, from a random moment on, or af
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import re
@@ -24,8 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from tests.soak.counts import record
-from tests.soak.running import Command, Starter, same, still, unfinished
+from tests.soak.running import Command, Starter, same, still, tell, unfinished
 from tests.soak.works import WORKS, Work
 
 #: Bytes of a disk with room for everything.
@@ -211,11 +209,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return subprocess.run(
             [*space, sys.executable, "-m", "tests.soak.disk", *given, "--inside"], check=False
         ).returncode
-    for name in args.commands or WORKS:
-        figures = soak(name, args.full, args.seed, verbose=args.verbose)
-        print(json.dumps({"command": name} | figures), flush=True)
-        if args.record:
-            record("disk", name, **figures)
+    tell(
+        "disk",
+        "command",
+        args.commands or WORKS,
+        lambda name: soak(name, args.full, args.seed, verbose=args.verbose),
+        keep=args.record,
+    )
     return 0
 
 

@@ -10,7 +10,6 @@ lies about.  Of three kills one waits, after its moment has come, for an unfinis
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import shutil
 import tempfile
@@ -19,8 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tests.soak.counts import record
-from tests.soak.running import Command, Starter, same, still, unfinished
+from tests.soak.running import Command, Starter, same, still, tell, unfinished
 from tests.soak.works import WORKS
 
 #: Whoever has to start again more often than this does not get on.
@@ -99,11 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if unknown := [name for name in args.commands if name not in WORKS]:
         parser.error(f"no command {', '.join(unknown)}; there is {', '.join(WORKS)}")
-    for name in args.commands or WORKS:
-        figures = soak(name, args.kills, args.seed)
-        print(json.dumps({"command": name} | figures), flush=True)
-        if args.record:
-            record("kills", name, **figures)
+    tell("kills", "command", args.commands or WORKS, lambda name: soak(name, args.kills, args.seed), keep=args.record)
     return 0
 
 

@@ -10,12 +10,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from tests.soak.counts import record
 from tests.soak.works import ROOT, Work, digests
 
 ENV: Final = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "TERM": "dumb"}
@@ -144,3 +145,12 @@ def same(name: str, when: str, expected: Mapping[str, Any], found: Mapping[str, 
     keys = [key for key in sorted({*expected, *found}) if expected.get(key) != found.get(key)]
     if keys:
         raise SystemExit(f"{name}: {when} {len(keys)} of {len(expected)} results differ, first {keys[0]}")
+
+
+def tell(kind: str, noun: str, names: Iterable[str], soak: Callable[[str], Mapping[str, Any]], *, keep: bool) -> None:
+    """Soak what is named, one after the other; print the figures, and keep them for the page where that is wanted."""
+    for name in names:
+        figures = soak(name)
+        print(json.dumps({noun: name, **figures}), flush=True)
+        if keep:
+            record(kind, name, **figures)

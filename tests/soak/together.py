@@ -8,7 +8,6 @@ The second is started at a random moment of the first.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import shutil
 import tempfile
@@ -18,8 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from tests.soak.counts import record
-from tests.soak.running import Command, Starter, unfinished
+from tests.soak.running import Command, Starter, tell, unfinished
 from tests.soak.works import WORKS, Work
 
 #: What a process says that leaves a folder to another one.
@@ -105,11 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if unknown := [name for name in args.pairs if name not in PAIRS]:
         parser.error(f"no pair {', '.join(unknown)}; there is {', '.join(PAIRS)}")
-    for name in args.pairs or PAIRS:
-        figures = soak(name, args.rounds, args.seed)
-        print(json.dumps({"pair": name} | figures), flush=True)
-        if args.record:
-            record("together", name, **figures)
+    tell("together", "pair", args.pairs or PAIRS, lambda name: soak(name, args.rounds, args.seed), keep=args.record)
     return 0
 
 
