@@ -26,8 +26,6 @@ from gbr.slates import Slates
 from gbr.subsets import resolve as subset_of
 from gbr.train import distinct, indptr_of
 
-#: Backend -> the objective that gbr takes by default.
-OBJECTIVE: Final = {"lightgbm": "lambdarank", "xgboost": "pairwise"}
 #: Pairs of a row that plain XGBoost compares.
 PAIRS: Final = 16
 EARLY: Final = 50
@@ -126,7 +124,7 @@ def own(name: str) -> Fit:
 
     def fit(train: Rows, valid: Rows, rounds: int, patience: int, watch: Watch) -> None:
         settings = resolve(
-            name, OBJECTIVE[name], capacity={"n_estimators": rounds}, early_stopping_rounds=patience, seed=0, n_jobs=1,
+            name, None, capacity={"n_estimators": rounds}, early_stopping_rounds=patience, seed=0, n_jobs=1,
             params={}, n_slates=len(train.sizes), n_rows=len(train.X),
         )  # fmt: skip
         module: Any = import_module(f"gbr._models.{name}")

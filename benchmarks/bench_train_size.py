@@ -21,8 +21,7 @@ from gbr._models.batches import StreamedMatrix
 from gbr._models.settings import resolve
 from gbr._trainset import Sample, choose, most_binned
 
-#: Backends and what each learns by default.
-LEARNT: Final = {"lightgbm": "lambdarank", "xgboost": "pairwise"}
+BACKENDS: Final = ("lightgbm", "xgboost")
 SLATES: Final = 200
 ROUNDS: Final = 10
 #: One row of so many is learnt from.
@@ -105,7 +104,7 @@ def measure(name: str, rows: int, share: int, threads: int) -> dict[str, Any]:
 
     matrix = StreamedMatrix(read, bounds, chosen.rows, n_columns, memory=_MEMORY)
     settings = resolve(
-        name, LEARNT[name], capacity={"n_estimators": ROUNDS}, early_stopping_rounds=100, seed=0, n_jobs=threads,
+        name, None, capacity={"n_estimators": ROUNDS}, early_stopping_rounds=100, seed=0, n_jobs=threads,
         params={}, n_slates=SLATES, n_rows=len(matrix),
     )  # fmt: skip
     library = backend(name)
@@ -166,7 +165,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--rows", default="4000000,8000000,16000000", metavar="LIST", help="default: %(default)s")
     arguments.add_argument("--share", type=int, default=SHARE, metavar="N", help="learn from one row of N")
-    arguments.add_argument("--backends", default=",".join(LEARNT), metavar="LIST", help="default: %(default)s")
+    arguments.add_argument("--backends", default=",".join(BACKENDS), metavar="LIST", help="default: %(default)s")
     arguments.add_argument("--memory", type=float, default=6.0, metavar="GB", help="of gbr.train; default: %(default)s")
     arguments.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="threads")
     arguments.add_argument("--one", nargs=2, metavar=("BACKEND", "ROWS"), help=argparse.SUPPRESS)

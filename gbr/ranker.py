@@ -47,14 +47,15 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         ``ensemble`` (the mean of unlike members from both libraries), ``lightgbm``, ``xgboost``, or ``costmodel``
         (non-negative prices on ``costs``).
     objective : str or None
-        ``lambdarank`` (both; ranks as linear gains, pairs over the whole slate), ``pairwise`` (xgboost), ``l2`` (both;
-        least squares on the rank within the slate), ``speed`` (both; least squares on the speed over the slate's
-        fastest) or ``difference`` (lightgbm; a classifier of pairs); ``mixed``, ``mixed-few`` (with the cost model as
-        a further member) or ``mixed-top`` (ensemble); ``nnls`` (costmodel).  None: what suits the goal.
+        ``pairwise`` (both libraries; all pairs of a slate count alike, as in Kendall's tau), ``lambdarank`` (both;
+        ranks as linear gains, pairs at the top count more), ``l2`` (both; least squares on the rank within the slate),
+        ``speed`` (both; least squares on the speed over the slate's fastest) or ``difference`` (lightgbm; a classifier
+        of pairs); ``mixed``, ``mixed-few`` (with the cost model, too) or ``mixed-top`` (ensemble); ``nnls``
+        (costmodel).  None: what suits the goal.
     goal : str
         ``tau``: order the whole slate.  ``topk``: have a fast one among the first few.  Chooses the objective where
-        none is given: for ``tau`` ``lambdarank`` (lightgbm), ``pairwise`` (xgboost), ``mixed`` (ensemble; with
-        ``costs`` and fewer than 60 slates to learn from ``mixed-few``), for ``topk`` ``speed`` and ``mixed-top``.
+        none is given: for ``tau`` ``pairwise`` and ``mixed`` (ensemble; with ``costs`` and fewer than 60 slates to
+        learn from ``mixed-few``), for ``topk`` ``speed`` and ``mixed-top``.
     n_estimators, num_leaves, learning_rate, min_child_samples : int, int, float, int or None
         Rounds, leaves per tree, shrinkage, rows per leaf.  None: :func:`gbr._models.settings.default_capacity` of the
         training set.  XGBoost counts rows per leaf for ``l2`` only.
@@ -192,11 +193,10 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         MissingLibraryError
             As :meth:`fit`.
         """
-        library = backend(self.backend)
         if not train.n_rankable:
             raise UsageError("runtime: no query has two different runtimes; there is no order to learn")
         settings = self._settings(train, names)
-        self.model_ = (fit or library.fit)(train, valid, settings)
+        self.model_ = (fit or backend(self.backend).fit)(train, valid, settings)
         self.settings_ = settings
         self.trained_on_: dict[str, Any] | None = None
         self._set_features(names, train.X.shape[1])

@@ -51,8 +51,8 @@ def test_a_cost_model_says_price_times_amount() -> None:
 def test_an_ensemble_says_what_its_members_say_over_their_spreads() -> None:
     ranker, slate = fitted("ensemble", "mixed-few")
     members = ranker.model_.members
-    assert len({member.spread for member in members}) == 4
-    expected = sum(member.model.compare(slate, 7, 8, 1) / member.spread for member in members) / 4
+    assert len({member.spread for member in members}) == len(members) > 1
+    expected = sum(member.model.compare(slate, 7, 8, 1) / member.spread for member in members) / len(members)
     np.testing.assert_allclose(ranker.model_.compare(slate, 7, 8, 1), expected, rtol=1e-12)
 
 

@@ -22,7 +22,7 @@ SETTINGS = {"n_estimators": 60, "learning_rate": 0.1, "num_leaves": 15, "min_chi
 #: Kendall tau on the test graphs, the mean over seeds 0 to 4, and how far from it is an alarm.  To restate it after a
 #: change that is meant, take the figure that the test tells, and say in the commit what moved it.
 TAU = {
-    ("tile", "lightgbm"): 0.700,
+    ("tile", "lightgbm"): 0.708,
     ("tile", "xgboost"): 0.710,
     ("layout", "costmodel"): 0.603,
 }

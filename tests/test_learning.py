@@ -22,7 +22,7 @@ def problem(seed: int = 0, n_slates: int = 12, n_rows: int = 30) -> tuple[np.nda
 
 @pytest.mark.parametrize(
     ("backend", "objective"),
-    [("lightgbm", "lambdarank"), ("lightgbm", "difference"), ("xgboost", "pairwise"), ("ensemble", "mixed")],
+    [("lightgbm", "pairwise"), ("lightgbm", "difference"), ("xgboost", "pairwise"), ("ensemble", "mixed")],
 )
 def test_a_model_stopped_early_is_one_trained_for_fewer_rounds(backend: str, objective: str) -> None:
     X, runtime, qid = problem()
@@ -37,7 +37,8 @@ def test_a_model_stopped_early_is_one_trained_for_fewer_rounds(backend: str, obj
     expected = short.model_.predict(X, 1, indptr)
     if backend == "ensemble":  # members are divided by the spread of the whole, not of the first rounds
         pairs = zip(long.model_.members, short.model_.members, strict=True)
-        expected = sum(own.model.predict(X, 1, indptr) / whole.spread for whole, own in pairs) / 3
+        expected = sum(own.model.predict(X, 1, indptr) / whole.spread for whole, own in pairs)
+        expected /= len(long.model_.members)
     assert np.allclose(stopped, expected, rtol=1e-6, atol=1e-7)
     assert np.array_equal(long.model_.stopped_at(99).predict(X, 1, indptr), long.model_.predict(X, 1, indptr))
 
@@ -70,7 +71,11 @@ def test_curves_end_at_the_models_own_tau() -> None:
     )
     assert whole["tau"][-1] > whole["tau"][0]
     assert [curve["name"] for curve in (whole, *members)] == [
-        *("ensemble", "lightgbm, lambdarank", "lightgbm, speed", "xgboost, pairwise"),
+        "ensemble",
+        "lightgbm, pairwise",
+        "lightgbm, lambdarank",
+        "lightgbm, speed",
+        "xgboost, pairwise",
     ]
     assert all(curve["rounds"] == learning.rounds_of(20) for curve in members)
     with pytest.raises(UsageError, match="no query has two different runtimes"):

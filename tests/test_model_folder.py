@@ -50,7 +50,7 @@ def test_the_library_alone_can_read_the_model_file(fitted: Ranker, tmp_path: Pat
     if fitted.backend == "ensemble":
         with zipfile.ZipFile(path) as archive:
             names = [Path(name).suffix for name in archive.namelist()]
-        assert names == [".txt", ".txt", ".json", ".json"]
+        assert names == [".txt", ".txt", ".txt", ".json", ".json"]
         return
     if fitted.backend == "lightgbm":
         import lightgbm

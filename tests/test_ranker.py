@@ -285,8 +285,8 @@ def test_runtimes_that_cannot_be_right(runtime: list[Any], match: str) -> None:
         ({"monotone": 1, "costs": [0]}, "monotone: got 1, want True or False"),
         ({"costs": [5]}, "costs: X has no column 5; want names of its columns, or places below 5"),
         (
-            {"objective": "pairwise", "backend": "lightgbm"},
-            "got 'pairwise', lightgbm has 'lambdarank', 'l2', 'speed'",
+            {"objective": "difference", "backend": "xgboost"},
+            "got 'difference', xgboost has 'pairwise', 'lambdarank', 'l2', 'speed'",
         ),
         ({"num_leaves": 1}, "num_leaves: got 1, want a whole number from 2 on"),
         ({"n_estimators": 2.5}, "n_estimators: got 2.5, want a whole number"),

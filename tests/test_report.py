@@ -258,7 +258,7 @@ def test_each_command_writes_its_report(
     assert [name for name in seen.ids() if name in SECTIONS] == SECTIONS
     line = ["--subset", "tile:cpu", "--out", tmp_path / "run", "--set", "n_estimators=5", "--backend", "lightgbm"]
     assert train_command.main([*map(str, [*line, *place, "--report", tmp_path / "t.html"])]) == 0
-    assert "lightgbm, objective lambdarank" in looked_at((tmp_path / "t.html").read_text()).text
+    assert "lightgbm, objective pairwise" in looked_at((tmp_path / "t.html").read_text()).text
     line = ["--model", run, root / "npz/tile/cpu/test", "--top", 2, "--report", tmp_path / "p.html"]
     capsys.readouterr()
     assert predict.main([*map(str, line)]) == 0

@@ -26,9 +26,10 @@ from gbr._files import replacing, write_json
 
 FloatArray = NDArray[np.float64]
 
-#: Public modules of gbr that shape a prediction, and private ones that do not.
-_PUBLIC: Final = "baselines labels ranker search".split()
-_APART: Final = "__init__ __main__ _cli _files _layout_build _lean _modeldir _packed _parquet _pool _runs".split()
+#: Modules of gbr that shape a prediction.
+_SHAPING: Final = "_checks baselines labels ranker sampling search".split()
+#: Modules below gbr._models that do not.
+_APART: Final = "lean modeldir".split()
 _OWN: Final = "columns contenders folds".split()
 _SECONDS: Final = "seconds.json"
 
@@ -90,8 +91,9 @@ class Predictions:
 
 def code_hash() -> str:
     """12 hex digits over the code that fits, without its comments and docstrings."""
-    paths = [path for path in sorted(Path(gbr.__file__).parent.glob("_*.py")) if path.stem not in _APART]
-    paths += [Path(gbr.__file__).with_name(f"{name}.py") for name in _PUBLIC]
+    own = Path(gbr.__file__).parent
+    paths = [path for path in sorted(own.glob("_models/*.py")) if path.stem not in _APART]
+    paths += [own / f"{name}.py" for name in _SHAPING]
     paths += [Path(__file__).with_name(f"{name}.py") for name in _OWN]
     digest = hashlib.sha256()
     for path in paths:

@@ -22,14 +22,15 @@ _END: Final = "\nend of trees\n"
 MAX_COLUMNS: Final = 1 << 24
 #: Leaves beyond it are no model of runtimes; below it no sum of leaves overflows.
 _HIGHEST: Final = 1e30
-#: Lines before the trees in LightGBM's text, as a model of one score has them: it sizes its outputs by them.
+#: Lines before the trees in LightGBM's text, as a model of one score has them: it sizes its outputs by them.  A model
+#: whose loss is not LightGBM's own names no objective.
 _HEAD: Final = {
     "version": "v[34]",
     "num_class": "1",
     "num_tree_per_iteration": "1",
     "label_index": "[0-9]{1,9}",
     "max_feature_idx": "[0-9]{1,9}",
-    "objective": r"lambdarank|regression( sqrt)?|binary sigmoid:[0-9.e+-]{1,40}",
+    "objective": r"(lambdarank|regression( sqrt)?|binary sigmoid:[0-9.e+-]{1,40})?",
 }
 #: What follows them; it takes the parameters apart without a look at their form.
 _TAIL: Final = re.compile(

@@ -183,10 +183,16 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> LightGBMModel:
     }
     if settings.objective == "difference":
         return _fit_differences(params, train, valid, settings)
+    asked: dict[str, Any] = {}
     if settings.objective in REGRESSED:
         params["objective"] = "regression"
         label: NDArray[Any] = REGRESSED[settings.objective](train.target, train.indptr)
         group = None
+    elif settings.objective == "pairwise":
+        from gbr._models import ranknet  # Numba: not for a model that is only loaded
+
+        label, group = labels.ranks(train.target, train.indptr), None
+        asked["objective"] = ranknet.objective(label, train.indptr, settings.seed)
     else:
         parts = sub_slates(train.indptr, SUB_SLATE_ROWS, settings.seed)
         if parts:
@@ -206,10 +212,12 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> LightGBMModel:
     else:
         data = lgb.Dataset(train.X, label=label, group=group, params=params, free_raw_data=True)
     with refusals("LightGBM", lgb.basic.LightGBMError):
+        if asked and not _tells_apart(data):
+            asked["objective"] = "regression"  # a loss that is not its own LightGBM will not begin without any split
         if valid is None:
-            booster = lgb.train(params, data, num_boost_round=settings.n_estimators)
+            booster = lgb.train(params | asked, data, num_boost_round=settings.n_estimators)
             return LightGBMModel(booster, int(booster.num_trees()), None)
-        return _train_until(params, data, valid, settings)
+        return _train_until(params, asked, data, valid, settings)
 
 
 def _fit_differences(params: dict[str, Any], train: Rows, valid: Rows | None, settings: Settings) -> DifferenceModel:
@@ -240,12 +248,20 @@ def _few_to_bin_by(params: dict[str, Any], X: StreamedMatrix) -> dict[str, int]:
     return {_BINNED_BY: rows} if few and params.keys().isdisjoint([_BINNED_BY, *_aliases()[_BINNED_BY]]) else {}
 
 
-def _train_until(params: dict[str, Any], data: lgb.Dataset, valid: Rows, settings: Settings) -> LightGBMModel:
+def _tells_apart(data: lgb.Dataset) -> bool:
+    """Whether any column has two bins."""
+    data.construct()
+    return any(data.feature_num_bin(column) > 1 for column in range(data.num_feature()))
+
+
+def _train_until(
+    params: dict[str, Any], asked: dict[str, Any], data: lgb.Dataset, valid: Rows, settings: Settings
+) -> LightGBMModel:
     tau = ValidTau(valid, settings.seed)
-    sizes = None if settings.objective in REGRESSED else tau.rows.sizes
+    sizes = tau.rows.sizes if settings.objective == "lambdarank" else None
     held_out = type(data)(tau.X, label=np.zeros(len(tau.X)), group=sizes, reference=data, params=params)
     booster = lgb.train(
-        params,
+        params | asked,
         data,
         num_boost_round=settings.n_estimators,
         valid_sets=[held_out],
