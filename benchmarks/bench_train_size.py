@@ -24,8 +24,8 @@ from gbr._trainset import Sample, choose, most_binned
 BACKENDS: Final = ("lightgbm", "xgboost")
 SLATES: Final = 200
 ROUNDS: Final = 10
-#: One row of so many is learnt from.
-SHARE: Final = 80
+#: One row of so many is learnt from: about what `gbr.train` takes of the largest collection on a machine of 24 GB.
+SHARE: Final = 6
 #: Rows of the largest collection of TpuGraphs, about.
 WHOLE: Final = 16_000_000
 _TELLING: Final = 8
