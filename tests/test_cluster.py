@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -116,6 +117,23 @@ def test_a_cluster_fits_the_ranker_of_one_machine(address: str, root: Path, tmp_
     assert mean_tau(here, root) > 0.9
     assert mean_tau(there, root) == pytest.approx(mean_tau(here, root), abs=TOLERANCE)
     assert b"127.0.0.1" not in next(there.glob("model-*")).read_bytes()
+
+
+def test_workers_bin_by_what_each_of_them_found(address: str, root: Path, tmp_path: Path) -> None:
+    """Every worker chooses the bins of some columns, for all: bins of its own would not fit the others' histograms."""
+    with joined(address, root, resolve("tile:cpu", root)) as workers:
+        model = next(
+            trained(root, out=tmp_path / "run", backend="lightgbm", workers=workers).glob("model-*")
+        ).read_text()
+    (told,) = re.findall("^feature_infos=(.*)$", model, flags=re.MULTILINE)
+    slates = FeatureStore(root / "store", "tile:cpu").load("train")
+    sizes = np.diff(train_command.indptr_of(slates, train_command.distinct(slates)[0]))
+    ends = [[(X.min(), X.max()) for X in slates.take(part).X.T] for part in balanced(sizes, 2)]
+    found = set()
+    for info, *each in zip(told.split(), *ends, strict=True):
+        if info != "none" and each[0] != each[1]:
+            found.add(each.index(tuple(map(float, info.strip("[]").split(":")))))
+    assert found == {0, 1}
 
 
 def test_prices_are_those_of_one_machine(address: str, tmp_path: Path) -> None:

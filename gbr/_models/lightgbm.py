@@ -212,8 +212,10 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> LightGBMModel:
     else:
         data = lgb.Dataset(train.X, label=label, group=group, params=params, free_raw_data=True)
     with refusals("LightGBM", lgb.basic.LightGBMError):
-        if asked and not _tells_apart(data):
-            asked["objective"] = "regression"  # a loss that is not its own LightGBM will not begin without any split
+        # A loss that is not its own LightGBM will not begin without any split.  On a network, which is not there yet,
+        # bins are not chosen by these rows alone and cannot be looked at before.
+        if asked and "machines" not in params and not _tells_apart(data):
+            asked["objective"] = "regression"
         if valid is None:
             booster = lgb.train(params | asked, data, num_boost_round=settings.n_estimators)
             return LightGBMModel(booster, int(booster.num_trees()), None)
