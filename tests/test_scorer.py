@@ -122,7 +122,7 @@ def test_models_and_graphs_that_do_not_fit_are_refused(runs: dict[str, Path], tm
         Ranker.load(runs["tile"]).scorer(tmp_path / "gone.npz")
 
 
-@pytest.mark.parametrize("objective", ["lambdarank", "l2", "difference"])
+@pytest.mark.parametrize("objective", ["pairwise", "lambdarank", "l2", "difference"])
 def test_a_lean_model_is_the_model(objective: str) -> None:
     rng = np.random.default_rng(0)
     X = rng.random((600, 40)).astype(np.float32)
