@@ -48,8 +48,8 @@ class Disk:
         subprocess.run(["umount", "--lazy", self.place], check=True)
 
     def resize(self, size: int) -> None:
-        """Make it so large, bytes."""
-        _mount("-o", f"remount,rw,size={size // _PAGE * _PAGE}", str(self.place))
+        """Make it so large, bytes; a page at least, for none would be no limit."""
+        _mount("-o", f"remount,rw,size={max(1, size // _PAGE) * _PAGE}", str(self.place))
 
     def close(self) -> bool:
         """Make it read-only; False while a file is open for writing."""
