@@ -379,14 +379,15 @@ class FeatureStore:
                 graphs.get(split, {}).pop(stem, None)
         for split, entries in written.items():
             graphs[split] = dict(sorted({**graphs.get(split, {}), **entries}.items()))
+        # Sorted: what two processes come to must not depend on which of their graphs was ready first.
         manifest = {
             "gbr": gbr.__version__,
             "format": FORMAT,
             "subset": self.subset,
             "kind": self.subset.split(":", 1)[0],
             "schema": dict(schema),
-            "expected": counts,
-            "graphs": graphs,
+            "expected": dict(sorted(counts.items())),
+            "graphs": dict(sorted(graphs.items())),
         }
         write_json(self.folder / MANIFEST, manifest, StoreError)
         self._manifest = manifest

@@ -119,6 +119,18 @@ def test_the_manifest_says_what_there_is(store: FeatureStore) -> None:
     assert store.stems("valid") == []
 
 
+def test_the_manifest_does_not_tell_what_was_ready_first(tmp_path: Path) -> None:
+    splits = {"train": ("b", "a"), "valid": ("c",), "test": ("d",)}
+    found = []
+    for order in (list(splits), list(splits)[::-1]):
+        store = FeatureStore(tmp_path / order[0], "tile:xla")
+        for split in order:
+            entries = {stem: write(store, stem, features(3, 1), split) for stem in splits[split]}
+            store.record(SCHEMA, {split: entries}, expected={split: len(entries)})
+        found.append((store.folder / "manifest.json").read_bytes())
+    assert found[0] == found[1]
+
+
 def test_names_with_glob_characters_are_only_names(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path, "tile:xla")
     entries = {stem: write(store, stem, features(2, seed)) for seed, stem in enumerate(["a[0-9]", "a0", "a*", "k=v"])}

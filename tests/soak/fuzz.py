@@ -32,7 +32,9 @@ def damaged(target: Target, data: bytes, seed: int) -> bytes:
     choice = random.Random(seed)
     try:
         return target.mutate(data, choice)
-    except Exception:  # it is no whole one any more
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # it is no whole one any more; what panics in Polars is no Exception
         return damaged_bytes(data or b"\n", choice)
 
 
