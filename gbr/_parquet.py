@@ -80,8 +80,7 @@ def write(
         rest = iter(groups)
         first = next(rest)
         if first.shape[1] == len(duplicate_of) <= _MOST_WHOLE:
-            frame = _whole(columns, shared, first, measured, duplicate_of)
-            frame.write_parquet(part, compression="zstd", compression_level=_ZSTD_LEVEL, statistics=False)
+            _write_whole(part, _whole(columns, shared, first, measured, duplicate_of))
         else:
             _stream(part, columns, shared, first, rest, measured, duplicate_of)
         return part.stat().st_size
@@ -135,6 +134,16 @@ def _whole(
     series += [pl.Series(name, np.asarray(values, np.int64)) for name, values in measured.items()]
     series.append(pl.Series(DUPLICATE, np.asarray(duplicate_of, np.int32)))
     return pl.DataFrame(series)
+
+
+def _write_whole(path: Path, frame: pl.DataFrame) -> None:
+    import polars as pl
+
+    try:
+        frame.write_parquet(path, compression="zstd", compression_level=_ZSTD_LEVEL, statistics=False)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as fault:
+        # A disk that fills up while the footer is written is "File out of specification" to Polars.
+        raise OSError(" ".join(str(fault).split())[:120]) from fault
 
 
 def _stream(

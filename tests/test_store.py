@@ -225,14 +225,26 @@ def test_a_torn_manifest_is_one_line(store: FeatureStore, content: str, message:
         again.check("abc")
 
 
-def test_nothing_is_left_of_a_write_that_fails(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "fault",
+    [
+        OSError(28, "No space left on device"),
+        # What Polars says of it while it writes the end of a file.
+        pl.exceptions.ComputeError("parquet: File out of specification: Invalid thrift: transport error"),
+    ],
+)
+def test_nothing_is_left_of_a_write_that_fails(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
     before = store.path("train", "a").read_bytes()
 
     def fail(*_: Any, **__: Any) -> None:
-        raise OSError(28, "No space left on device")
+        raise fault
 
     monkeypatch.setattr(pl.DataFrame, "write_parquet", fail)
-    with pytest.raises(StoreError, match="No space left on device"):
+    with pytest.raises(
+        StoreError, match=r"a\.parquet: cannot be written \((No space left|parquet: File out of spec).*free space"
+    ):
         write(store, "a", features(3, 9))
     assert store.path("train", "a").read_bytes() == before
     assert sorted(os.listdir(store.folder / "train")) == ["a.parquet", "b.parquet", "c.parquet"]
