@@ -188,6 +188,10 @@ def _tables() -> list[bytes]:
     return [path.read_bytes() for path in (made()[0] / "store").rglob("*.parquet")]
 
 
+#: Beyond it damage, which is damaged again and again, would fill the memory itself.
+_MOST_ROWS: Final = 10_000
+
+
 def _damaged_table(data: bytes, choice: random.Random) -> bytes:
     """Damage bytes, or columns of a table that is whole again: their types, gaps, values, names and number."""
     import polars as pl
@@ -222,6 +226,7 @@ def _damaged_table(data: bytes, choice: random.Random) -> bytes:
             continue
         elif kind == 5:
             frame = choice.choice([frame.head(3), frame.vstack(frame), frame.head(0), pl.concat([frame] * 50)])
+            frame = frame.head(_MOST_ROWS)
             continue
         else:
             column = pl.Series(name, [float(choice.choice(["nan", "inf", "-1e38"]))] * len(frame), pl.Float32)
