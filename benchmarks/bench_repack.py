@@ -40,7 +40,12 @@ TEXT: Final = """\
 Made files: {nodes:,} configurable nodes in a graph of {graph:,}, two to nine rows per node. *random* opens the file and
 takes {n:,} configurations drawn at random (`Graph.configs`), which asks the file for all that stand before the last of
 them; *all* goes through every configuration, as int8; *features* brings the store up to date. *repack* writes the copy.
-The least of {rounds} rounds in which file and copy took turns, one process, compiled kernels loaded."""
+The least of {rounds} rounds in which file and copy took turns, one process, compiled kernels loaded.
+
+*features* gain less than reading: what follows it is the same from either. Of 1.3 seconds of CPU that 40,000
+configurations take from the copy, describing them takes 0.46, setting columns aside until the slate is known 0.2,
+Parquet 0.2, preparing the graph 0.1, comparing within the slate 0.1, and reading the copy itself 0.15. A fifth of the
+time from the file would be the describing alone."""
 
 
 def turns(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
