@@ -95,12 +95,20 @@ def _complete(slots, own, rank, out):  # type: ignore[no-untyped-def]
 
 
 @kernel()
+def _kept(origin, dims, in_dims, in_rank):  # type: ignore[no-untyped-def]
+    """Whether every dimension of an operand, but those of one element, is one of the result."""
+    for dim in range(in_rank):
+        if in_dims[dim] > 1 and (origin[dim] < 0 or dims[origin[dim]] != in_dims[dim]):
+            return False
+    return True
+
+
+@kernel()
 def _onto_operand(order, origin, splits, dims, rank, in_dims, in_rank, out):  # type: ignore[no-untyped-def]
     """Write the order of an operand that goes together with the result's; False where a reshape has none."""
     if splits:
-        for dim in range(in_rank):
-            if in_dims[dim] > 1 and (origin[dim] < 0 or dims[origin[dim]] != in_dims[dim]):
-                return False
+        if not _kept(origin, dims, in_dims, in_rank):
+            return False
         for dim in range(rank):
             found = dims[dim] <= 1
             for place in range(in_rank):
@@ -123,10 +131,8 @@ def _onto_operand(order, origin, splits, dims, rank, in_dims, in_rank, out):  # 
 @kernel()
 def _onto_result(order, origin, splits, dims, rank, in_dims, in_rank, out):  # type: ignore[no-untyped-def]
     """Write the order of a result that goes together with an operand's; False where a reshape has none."""
-    if splits:
-        for dim in range(in_rank):
-            if in_dims[dim] > 1 and (origin[dim] < 0 or dims[origin[dim]] != in_dims[dim]):
-                return False
+    if splits and not _kept(origin, dims, in_dims, in_rank):
+        return False
     count = 0
     for place in range(in_rank):
         if 0 <= origin[order[place]] < rank:
@@ -404,19 +410,9 @@ def _count(  # type: ignore[no-untyped-def]
             if asked[edge]:
                 if not _same(asking[edge], come, dims[x], rank[x]):
                     _copy(
-                        like[x],
-                        come,
-                        asking[edge],
-                        dims[x],
-                        rank[x],
-                        width[x],
-                        line,
-                        sets,
-                        ways,
-                        elements[x],
-                        memo,
+                        like[x], come, asking[edge], dims[x], rank[x], width[x], line, sets, ways, elements[x], memo,
                         amounts,
-                    )
+                    )  # fmt: skip
                 come = asking[edge]
             turned[:6] = come
             split = asked[edge] and splits[user]

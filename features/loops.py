@@ -95,10 +95,8 @@ class Loops:
 
         Parameters
         ----------
-        codes : uint32 (b, nodes)
-            Coded configurations.
-        rows : int64 (rows, 18)
-            What the codes stand for.
+        codes, rows
+            As for :func:`features.loop_kernels.count_loops`.
         """
         of = self._flow
         out = np.zeros((len(codes), N_AMOUNTS))

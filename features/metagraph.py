@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from features._jit import kernel
 from features.graph import Program
-from features.hlo import FEAT_ID, MAX_RANK, OPCODE_ID
+from features.hlo import MAX_RANK, OPCODE_ID
 from features.opcodes import CLASS_OF, CLASSES
-from features.tensors import Tensors
+from features.tensors import Tensors, slots
 
 IntArray = NDArray[np.int64]
 
@@ -177,14 +177,13 @@ def meta_graph(program: Program, tensors: Tensors, operands: IntArray, ids: IntA
     """
     number = np.full(len(program), -1, np.int64)
     number[ids] = np.arange(len(ids))
-    first = FEAT_ID["dimensions_0"]
     edges, maps = _walk(
         program.operands.indptr,
         program.operands.items,
         _STEP[program.opcode],
         tensors.dims,
         tensors.rank,
-        program.feat[:, first : first + MAX_RANK].astype(np.int64),
+        slots(program.feat, "dimensions"),
         number,
         operands.reshape(-1),
         np.repeat(np.arange(len(ids)), 2),
@@ -219,9 +218,8 @@ def operand_origins(program: Program, tensors: Tensors, pairs: IntArray) -> IntA
     -------
     int64 (pairs, 6)
     """
-    first = FEAT_ID["dimensions_0"]
     out = np.full((len(pairs), MAX_RANK), -1, np.int64)
-    attribute = program.feat[:, first : first + MAX_RANK].astype(np.int64)
+    attribute = slots(program.feat, "dimensions")
     _origins(pairs, _STEP[program.opcode], tensors.dims, tensors.rank, attribute, out)
     return out
 

@@ -143,7 +143,7 @@ def _write_whole(path: Path, frame: pl.DataFrame) -> None:
         frame.write_parquet(path, compression="zstd", compression_level=_ZSTD_LEVEL, statistics=False)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as fault:
         # A disk that fills up while the footer is written is "File out of specification" to Polars.
-        raise OSError(" ".join(str(fault).split())[:120]) from fault
+        raise OSError(_brief(fault)) from fault
 
 
 def _stream(
@@ -349,8 +349,11 @@ def _told_in_one_line(path: Path) -> Iterator[None]:
         raise StoreError(f"{path}: missing") from None
     # A panic of Polars is a BaseException; a foreign file that brings it about is no reason to end the process.
     except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as fault:
-        told = " ".join(str(fault).split())[:120]
-        raise StoreError(f"{path}: no whole Parquet file with the manifest's columns ({told})") from fault
+        raise StoreError(f"{path}: no whole Parquet file with the manifest's columns ({_brief(fault)})") from fault
+
+
+def _brief(fault: BaseException) -> str:
+    return " ".join(str(fault).split())[:120]
 
 
 def _runs(places: NDArray[np.int64]) -> Iterator[tuple[int, slice]]:

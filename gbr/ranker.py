@@ -47,11 +47,10 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         ``ensemble`` (the mean of unlike members from both libraries), ``lightgbm``, ``xgboost``, or ``costmodel``
         (non-negative prices on ``costs``).
     objective : str or None
-        ``pairwise`` (both libraries; all pairs of a slate count alike, as in Kendall's tau), ``lambdarank`` (both;
-        ranks as linear gains, pairs at the top count more), ``l2`` (both; least squares on the rank within the slate),
-        ``speed`` (both; least squares on the speed over the slate's fastest) or ``difference`` (lightgbm; a classifier
-        of pairs); ``mixed``, ``mixed-few`` (with the cost model, too) or ``mixed-top`` (ensemble); ``nnls``
-        (costmodel).  None: what suits the goal.
+        ``pairwise`` (both; all pairs count alike, as in Kendall's tau), ``lambdarank`` (both; ranks as linear gains,
+        pairs at the top count more), ``l2`` and ``speed`` (both; least squares on the rank within the slate, and on the
+        speed over its fastest) or ``difference`` (lightgbm; a classifier of pairs); ``mixed``, ``mixed-few`` (with the
+        cost model, too) or ``mixed-top`` (ensemble); ``nnls`` (costmodel).  None: what suits the goal.
     goal : str
         ``tau``: order the whole slate.  ``topk``: have a fast one among the first few.  Chooses the objective where
         none is given: for ``tau`` ``pairwise`` and ``mixed`` (ensemble; with ``costs`` and fewer than 60 slates to
@@ -193,10 +192,11 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         MissingLibraryError
             As :meth:`fit`.
         """
+        library = backend(self.backend)
         if not train.n_rankable:
             raise UsageError("runtime: no query has two different runtimes; there is no order to learn")
         settings = self._settings(train, names)
-        self.model_ = (fit or backend(self.backend).fit)(train, valid, settings)
+        self.model_ = (fit or library.fit)(train, valid, settings)
         self.settings_ = settings
         self.trained_on_: dict[str, Any] | None = None
         self._set_features(names, train.X.shape[1])

@@ -96,7 +96,7 @@ def test_relevance_beyond_all_exponentials_stays_finite() -> None:
     relevance, rank = np.array([0.0, 1e6, -1e6, 5.0]), np.array([3, 0, 1, 2])
     gradient, curvature = derivatives(relevance, rank, np.array([0, 4]), JITTER)
     expected, _ = twin(np.array([0.0, 1e3, -1e3, 5.0]), rank)
-    # What is far below the best row is told from what is as far below, but not from each other.
+    # Beyond some hundred below the best row all rows are equally far: those are not told from each other.
     assert np.isfinite(curvature).all()
     assert gradient[1] == pytest.approx(expected[1])
     assert np.isfinite(gradient).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from numbers import Integral
 from typing import Any, Final
 
@@ -183,24 +184,23 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> LightGBMModel:
     }
     if settings.objective == "difference":
         return _fit_differences(params, train, valid, settings)
-    asked: dict[str, Any] = {}
+    group = None
+    objective: str | Callable[..., Any] = "regression"
     if settings.objective in REGRESSED:
-        params["objective"] = "regression"
         label: NDArray[Any] = REGRESSED[settings.objective](train.target, train.indptr)
-        group = None
     elif settings.objective == "pairwise":
         from gbr._models import ranknet  # Numba: not for a model that is only loaded
 
-        label, group = labels.ranks(train.target, train.indptr), None
-        asked["objective"] = ranknet.objective(label, train.indptr, settings.seed)
+        label = labels.ranks(train.target, train.indptr)
+        objective = ranknet.objective(label, train.indptr, settings.seed)
     else:
         parts = sub_slates(train.indptr, SUB_SLATE_ROWS, settings.seed)
         if parts:
             train = train.take(*parts)
         label = labels.ranks(train.target, train.indptr)
         group = train.sizes
+        objective = "lambdarank"
         params |= {
-            "objective": "lambdarank",
             "label_gain": list(range(int(label.max()) + 1)),
             "lambdarank_truncation_level": int(group.max()),
         }
@@ -214,12 +214,12 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> LightGBMModel:
     with refusals("LightGBM", lgb.basic.LightGBMError):
         # A loss that is not its own LightGBM will not begin without any split.  On a network, which is not there yet,
         # bins are not chosen by these rows alone and cannot be looked at before.
-        if asked and "machines" not in params and not _tells_apart(data):
-            asked["objective"] = "regression"
+        if callable(objective) and "machines" not in params and not _tells_apart(data):
+            objective = "regression"
         if valid is None:
-            booster = lgb.train(params | asked, data, num_boost_round=settings.n_estimators)
+            booster = lgb.train(params | {"objective": objective}, data, num_boost_round=settings.n_estimators)
             return LightGBMModel(booster, int(booster.num_trees()), None)
-        return _train_until(params, asked, data, valid, settings)
+        return _train_until(params, objective, data, valid, settings)
 
 
 def _fit_differences(params: dict[str, Any], train: Rows, valid: Rows | None, settings: Settings) -> DifferenceModel:
@@ -257,13 +257,13 @@ def _tells_apart(data: lgb.Dataset) -> bool:
 
 
 def _train_until(
-    params: dict[str, Any], asked: dict[str, Any], data: lgb.Dataset, valid: Rows, settings: Settings
+    params: dict[str, Any], objective: str | Callable[..., Any], data: lgb.Dataset, valid: Rows, settings: Settings
 ) -> LightGBMModel:
     tau = ValidTau(valid, settings.seed)
     sizes = tau.rows.sizes if settings.objective == "lambdarank" else None
     held_out = type(data)(tau.X, label=np.zeros(len(tau.X)), group=sizes, reference=data, params=params)
     booster = lgb.train(
-        params | asked,
+        params | {"objective": objective},
         data,
         num_boost_round=settings.n_estimators,
         valid_sets=[held_out],
