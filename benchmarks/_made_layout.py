@@ -91,7 +91,7 @@ class Slate:
     """
 
     def __init__(self, program: Program, ids: NDArray[np.int64], rng: np.random.Generator) -> None:
-        from features.layout_nodes import configurable_nodes
+        from features.layout.nodes import configurable_nodes
         from features.tensors import Tensors
 
         tables = row_tables(ids, configurable_nodes(program, Tensors.of(program), ids).rank, rng)

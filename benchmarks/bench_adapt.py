@@ -16,9 +16,9 @@ from benchmarks._results import machine, publish
 from features.hardware import TPU, Hardware
 from gbr import Graph, Ranker, read_graph
 from gbr.adapt import fit_within
-from gbr.build import extract
-from gbr.metrics import count_pairs
-from gbr.subsets import graph_files, resolve
+from gbr.data.build import extract
+from gbr.data.collection import graph_files, resolve
+from gbr.evaluation.metrics import count_pairs
 from gbr.train import train
 
 REAL = ("train/unet3d.npz", "valid/unet_3d.4x4.bf16.npz")

@@ -11,16 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks._results import machine, publish, seconds
-from features import caches, geometry
-from features.access import loop_nest
-from features.bounds import loop_tiles
-from features.caches import CacheModel
-from features.geometry import Geometry
 from features.graph import Program
 from features.hardware import CPU
-from features.slots import loop_slots
 from features.tensors import Tensors
-from features.tile import TileExtractor, schema
+from features.tile import caches, geometry
+from features.tile.access import loop_nest
+from features.tile.bounds import loop_tiles
+from features.tile.caches import CacheModel
+from features.tile.extractor import TileExtractor, schema
+from features.tile.geometry import Geometry
+from features.tile.slots import loop_slots
 from gbr import read_graph
 from tests import reference, reference_caches_numpy
 

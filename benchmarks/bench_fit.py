@@ -18,12 +18,12 @@ import xgboost as xgb
 from numpy.typing import NDArray
 
 from benchmarks._results import Section, machine, publish_page
-from gbr import _runs, labels
-from gbr._models import backend
-from gbr._models.backend import Rows
-from gbr._models.settings import resolve
-from gbr.slates import Slates
-from gbr.subsets import resolve as subset_of
+from gbr.data.collection import resolve as subset_of
+from gbr.data.groups import QueryGroups
+from gbr.evaluation import scoring
+from gbr.models import base, labels
+from gbr.models.base import Rows
+from gbr.models.params import resolve
 from gbr.train import distinct, indptr_of
 
 #: Pairs of a row that plain XGBoost compares.
@@ -46,18 +46,18 @@ SLOPE: Final = """\
 
 
 class Watch:
-    """In the place of :class:`gbr._models.backend.ValidTau`; notes tau and the seconds of CPU so far but its own."""
+    """In the place of :class:`gbr.models.base.ValidTau`; notes tau and the seconds of CPU so far but its own."""
 
     def __init__(self) -> None:
         self.curve: list[tuple[float, float]] = []
         self._own = 0.0
         self._start = time.process_time()
 
-    def __call__(self, valid: Rows, seed: int) -> backend.ValidTau:
-        """Make what the real one would, watched."""
+    def __call__(self, valid: Rows, seed: int) -> base.ValidTau:
+        """Make what the real one would, scored."""
         watch = self
 
-        class Watched(backend.ValidTau):
+        class Scored(base.ValidTau):
             def __call__(self, relevance: NDArray[Any]) -> float:
                 before = time.process_time()
                 found = super().__call__(relevance)
@@ -65,7 +65,7 @@ class Watch:
                 watch._own += time.process_time() - before
                 return found
 
-        return Watched(valid, seed)
+        return Scored(valid, seed)
 
 
 Fit = Callable[[Rows, Rows, int, int, Watch], object]
@@ -127,7 +127,7 @@ def own(name: str) -> Fit:
             name, None, capacity={"n_estimators": rounds}, early_stopping_rounds=patience, seed=0, n_jobs=1,
             params={}, n_slates=len(train.sizes), n_rows=len(train.X),
         )  # fmt: skip
-        module: Any = import_module(f"gbr._models.{name}")
+        module: Any = import_module(f"gbr.models.{name}")
         before, module.ValidTau = module.ValidTau, watch
         try:
             module.fit(train, valid, settings)
@@ -157,7 +157,7 @@ def reached(of: NDArray[np.float64], tau: float) -> float:
     return float(of[there[0], 0]) if len(there) else np.inf
 
 
-def learnt(slates: Slates) -> Rows:
+def learnt(slates: QueryGroups) -> Rows:
     """Distinct configurations."""
     rows, target = distinct(slates)
     return Rows(slates.X[rows], target, indptr_of(slates, rows))
@@ -172,7 +172,7 @@ def first(rows: Rows, share: int) -> Rows:
 def one(args: argparse.Namespace, library: str, side: str) -> dict[str, Any]:
     """What one call needs, in this process: the curve, and the early rounds on a part of the graphs."""
     subset = subset_of(args.subset, args.data)
-    store, _ = _runs.ready_store(subset, args.data, args.store, ("train", "valid"), 1)
+    store, _ = scoring.ready_store(subset, args.data, args.store, ("train", "valid"), 1)
     train, held_out = learnt(store.load("train").labelled()), store.load("valid").labelled()
     valid = Rows(held_out.X, held_out.target, held_out.indptr)
     call = CALLS[library][SIDES.index(side)]
@@ -202,7 +202,7 @@ def main() -> None:
         print(json.dumps(one(args, *args.one)))
         return
     subset = subset_of(args.subset, args.data)
-    _runs.ready_store(subset, args.data, args.store, ("train", "valid"), 1)
+    scoring.ready_store(subset, args.data, args.store, ("train", "valid"), 1)
     line = [sys.executable, "-m", "benchmarks.bench_fit", *sys.argv[1:], "--one"]
     every = {
         (library, side): subprocess.Popen([*line, library, side], stdout=subprocess.PIPE, text=True)

@@ -17,10 +17,10 @@ import numpy as np
 
 from benchmarks import _made_layout
 from benchmarks._results import machine, publish
-from gbr.build import build, extract
-from gbr.graphs import graph_from_arrays
-from gbr.npz import BLOCK_BYTES, NpzFile
-from gbr.subsets import Subset
+from gbr.data.build import build, extract
+from gbr.data.collection import Subset
+from gbr.data.graph import graph_from_arrays
+from gbr.data.npz import BLOCK_BYTES, NpzFile
 from tests.made import layout_arrays
 
 SUBSET = Subset("layout:made:random")

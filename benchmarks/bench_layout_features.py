@@ -12,9 +12,9 @@ from benchmarks import _made_layout
 from benchmarks._results import machine, publish, seconds
 from features.graph import Program
 from features.hardware import TPU
-from features.layout import N_OWN, LayoutExtractor, schema
-from features.layout_nodes import configurable_nodes
-from features.links import links
+from features.layout.extractor import N_OWN, LayoutExtractor, schema
+from features.layout.links import links
+from features.layout.nodes import configurable_nodes
 from features.tensors import Tensors
 from gbr import read_graph
 from tests import reference_layout_numpy

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from benchmarks import _made_layout
 from benchmarks._results import FOLDER, Section, machine, publish_page, seconds
 from gbr import Graph, Ranker, read_graph, write_graph
-from gbr._models.lean import cut_columns
-from gbr.build import extract
-from gbr.graphs import graph_from_arrays
-from gbr.subsets import Subset, graph_files, resolve
+from gbr.data.build import extract
+from gbr.data.collection import Subset, graph_files, resolve
+from gbr.data.graph import graph_from_arrays
+from gbr.models.lean import cut_columns
 from gbr.train import train
 
 BACKENDS: Final = ("lightgbm", "xgboost", "ensemble")
@@ -150,7 +150,7 @@ def trees(ranker: Ranker, X: NDArray[np.float32], folder: Path) -> list[tuple[An
         cut = cut_columns(member.model.to_bytes().decode())
         assert cut is not None
         text, columns = cut
-        from gbr._models.lightgbm import load
+        from gbr.models.lightgbm import load
 
         small, own = load(text.encode(), member.settings), X[:, columns]
         assert np.array_equal(small.predict(own, 1, bounds), member.model.predict(X, 1, bounds))

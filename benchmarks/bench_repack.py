@@ -13,10 +13,10 @@ import numpy as np
 
 from benchmarks import _made_layout
 from benchmarks._results import machine, publish
-from gbr.build import build, extract
-from gbr.graphs import graph_from_arrays, read_graph
-from gbr.repack import repack
-from gbr.subsets import Subset
+from gbr.data.build import build, extract
+from gbr.data.collection import Subset
+from gbr.data.graph import graph_from_arrays, read_graph
+from gbr.data.repack import repack
 from tests.made import layout_arrays
 
 SUBSET: Final = Subset("layout:made:random")

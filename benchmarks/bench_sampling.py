@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks._results import machine, publish
-from gbr import Ranker, _runs
-from gbr._models.backend import Rows
-from gbr._models.settings import OBJECTIVES
-from gbr.metrics import kendall_tau
-from gbr.sampling import POLICIES, sample
-from gbr.slates import Slates
-from gbr.subsets import resolve
+from gbr import Ranker
+from gbr.data.collection import resolve
+from gbr.data.groups import QueryGroups
+from gbr.evaluation import scoring
+from gbr.evaluation.metrics import kendall_tau
+from gbr.models.base import Rows
+from gbr.models.params import OBJECTIVES
+from gbr.models.sampling import POLICIES, sample
 from gbr.train import distinct, indptr_of
 
 TEXT = """\
@@ -25,7 +26,7 @@ draw the rows and grow the trees; ± is the standard deviation over seeds.  `uni
 of each part of the order and both ends, `close` pairs of neighbours in it."""
 
 
-def mean_tau(ranker: Ranker, slates: Slates) -> float:
+def mean_tau(ranker: Ranker, slates: QueryGroups) -> float:
     """Mean tau over the graphs that have an order."""
     scores, target = ranker.predict(slates.X, qid=slates.qid), slates.target
     parts = [slates.slate(number) for number in range(len(slates))]
@@ -46,7 +47,7 @@ def main() -> None:
     arguments.add_argument("--log", type=Path, metavar="FILE", help="keep every fit here, and take those that are")
     args = arguments.parse_args()
     subset = resolve(args.subset, args.data)
-    store, _ = _runs.ready_store(subset, args.data, args.store, ("train", "valid"), args.jobs)
+    store, _ = scoring.ready_store(subset, args.data, args.store, ("train", "valid"), args.jobs)
     train, valid = store.load("train").labelled(), store.load("valid").labelled()
     rows, target = distinct(train)
     indptr = indptr_of(train, rows)

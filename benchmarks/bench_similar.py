@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks._results import machine, publish
-from gbr import Ranker, Slates
-from gbr._checks import Table
-from gbr.build import build
-from gbr.metrics import count_pairs
-from gbr.similar import nearest
-from gbr.store import FeatureStore
-from gbr.subsets import resolve
+from gbr import QueryGroups, Ranker
+from gbr.data.build import build
+from gbr.data.collection import resolve
+from gbr.data.store import FeatureStore
+from gbr.evaluation.metrics import count_pairs
+from gbr.evaluation.similar import nearest
+from gbr.models.checks import Table
 from gbr.train import distinct
 
 COLLECTIONS = ("layout:cpu:random", "tile:cpu")
@@ -29,14 +29,14 @@ intervals are a paired bootstrap over graphs of the difference to the model of a
 STEP = 6
 
 
-def fitted(train: Slates) -> Ranker:
+def fitted(train: QueryGroups) -> Ranker:
     """Train on whole slates, identical configurations once."""
     rows, target = distinct(train)
     ranker = Ranker("lightgbm", "speed", n_estimators=TREES, n_jobs=1)
     return ranker.fit(Table(train.X[rows], train.columns), target, qid=train.qid[rows])
 
 
-def tau(ranker: Ranker, slate: Slates) -> float:
+def tau(ranker: Ranker, slate: QueryGroups) -> float:
     """Kendall tau on one graph, equal scores in random order."""
     return float(count_pairs(ranker.predict(Table(slate.X, slate.columns)), slate.target).untied_tau)
 

@@ -15,11 +15,11 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks._results import Section, machine, publish_page
-from features.layout import N_OWN, schema
-from gbr._models.backend import Rows, backend
-from gbr._models.batches import StreamedMatrix
-from gbr._models.settings import resolve
-from gbr._trainset import Sample, choose, most_binned
+from features.layout.extractor import N_OWN, schema
+from gbr.models.base import Rows, backend
+from gbr.models.batches import StreamedMatrix
+from gbr.models.params import resolve
+from gbr.models.training_set import Sample, choose, most_binned
 
 BACKENDS: Final = ("lightgbm", "xgboost")
 SLATES: Final = 200
@@ -127,13 +127,13 @@ def watch(booster: Any) -> list[float]:
     ticks: list[float] = []
     update = booster.update
 
-    def watched(self: Any, *arguments: Any, **named: Any) -> Any:
+    def scored(self: Any, *arguments: Any, **named: Any) -> Any:
         ticks.append(time.process_time())
         found = update(self, *arguments, **named)
         ticks.append(time.process_time())
         return found
 
-    booster.update = watched
+    booster.update = scored
     return ticks
 
 

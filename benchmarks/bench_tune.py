@@ -24,8 +24,8 @@ from benchmarks._curves import drawing
 from benchmarks._results import FOLDER, Section, machine, publish_page
 from benchmarks._tpe import tpe
 from gbr import Ranker
-from gbr._files import replacing, write_json
-from gbr.subsets import family, graph_files, resolve
+from gbr.data.collection import family, graph_files, resolve
+from gbr.data.files import replacing, write_json
 from gbr.train import train
 from gbr.tune import Replay, Tuner
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks._results import machine, publish
 from features.graph import Program
-from features.tile import TileExtractor
+from features.tile.extractor import TileExtractor
 from gbr import read_graph
 
 #: Rounds of which the least counts.

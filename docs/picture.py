@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gbr import Ranker, read_graph
-from gbr._files import replacing
-from gbr.metrics import kendall_tau
-from gbr.subsets import graph_files, resolve
+from gbr.data.collection import graph_files, resolve
+from gbr.data.files import replacing
+from gbr.evaluation.metrics import kendall_tau
 
 WIDTH: Final = 250
 HEIGHT: Final = 170

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from gbr import Ranker
-from gbr._files import replacing
+from gbr.data.files import replacing
 
 README: Final = Path(__file__).parents[1] / "README.md"
 #: Around the table of a kind of collection.

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from features._jit import kernel
+from features._numba import kernel
 
 IntArray = NDArray[np.int64]
 

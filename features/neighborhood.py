@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from features._jit import kernel
+from features._numba import kernel
 from features.cost import anchor_of, result_of
 from features.graph import Program
 from features.opcodes import CLASS_NAMES, CLASS_OF

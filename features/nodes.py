@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from features._jit import kernel
+from features._numba import kernel
 from features.graph import Program
 from features.hlo import FEAT_ID, NODE_FEAT
 from features.schema import Block, Column, Float32Array

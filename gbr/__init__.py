@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 from gbr.errors import GbrError, MissingLibraryError
 
 if TYPE_CHECKING:
-    from gbr.frames import load
-    from gbr.graphs import Graph, read_graph, write_graph
+    from gbr.data.frames import load
+    from gbr.data.graph import Graph, read_graph, write_graph
+    from gbr.data.groups import QueryGroups
+    from gbr.data.store import FeatureStore
     from gbr.ranker import Ranker
-    from gbr.slates import Slates
-    from gbr.store import FeatureStore
 
     __version__: str
 
@@ -23,8 +23,8 @@ __all__ = [
     "FeatureStore",
     "GbrError",
     "Graph",
+    "QueryGroups",
     "Ranker",
-    "Slates",
     "__version__",
     "load",
     "read_graph",
@@ -32,13 +32,13 @@ __all__ = [
 ]
 
 _HOME: Final = {
-    "FeatureStore": "gbr.store",
-    "Graph": "gbr.graphs",
+    "FeatureStore": "gbr.data.store",
+    "Graph": "gbr.data.graph",
     "Ranker": "gbr.ranker",
-    "Slates": "gbr.slates",
-    "load": "gbr.frames",
-    "read_graph": "gbr.graphs",
-    "write_graph": "gbr.graphs",
+    "QueryGroups": "gbr.data.groups",
+    "load": "gbr.data.frames",
+    "read_graph": "gbr.data.graph",
+    "write_graph": "gbr.data.graph",
 }
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import gbr
-from gbr import _cli
+from gbr import cli
 
 #: How the docstring of a module begins that ``python -m`` runs.
 _COMMAND: Final = re.compile(r"(?:Command|``python -m [\w.]+``): *(.+)")
@@ -34,20 +34,20 @@ def _source(name: str) -> str:
 
 
 def _main(argv: Sequence[str] | None = None) -> None:
-    parser = _cli.parser("gbr", "Rank compiler configurations of tensor programs without running them.")
+    parser = cli.parser("gbr", "Rank compiler configurations of tensor programs without running them.")
     parser.add_argument("--version", action="store_true", help="print the version and leave")
-    _cli.add_json(parser)
+    cli.add_json(parser)
     args = parser.parse_args(argv)
     if args.version:
         print(f"gbr {gbr.__version__}")
     elif args.json:
-        _cli.emit_json([{"command": name, "does": text} for name, text in commands()])
+        cli.emit_json([{"command": name, "does": text} for name, text in commands()])
     else:
-        _cli.listing(commands())
+        cli.listing(commands())
         print("Each of them tells more with --help.")
 
 
-main = _cli.command(_main)
+main = cli.command(_main)
 
 if __name__ == "__main__":
     raise SystemExit(main(None))

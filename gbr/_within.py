@@ -19,7 +19,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # scikit-learn brings its o
 from scipy.stats import rankdata
 from sklearn.ensemble import ExtraTreesRegressor
 
-from gbr.graphs import LAYOUT_RANGE, N_LAYOUT
+from gbr.data.graph import LAYOUT_RANGE, N_LAYOUT
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gbr._within import Learner, choices, ranks
-from gbr.build import Features, extract
+from gbr.data.build import Features, extract
+from gbr.data.graph import N_LAYOUT, Graph, read_graph
 from gbr.errors import ModelError, UsageError
-from gbr.graphs import N_LAYOUT, Graph, read_graph
 
 if TYPE_CHECKING:
     from features.hardware import Hardware

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from gbr import __version__
+from gbr.data.collection import Subset
 from gbr.errors import GbrError, MissingLibraryError, StoreError, UsageError
-from gbr.subsets import Subset
 
 _CONNECT_SECONDS: Final = 10.0
 #: A scheduler without workers is given this long: they may be starting, or starting again.
@@ -297,7 +297,7 @@ def _unlogged() -> Iterator[None]:
 
 def _versions(kind: str) -> dict[str, str]:
     """What decides a result besides the data."""
-    from gbr.build import schema_of
+    from gbr.data.build import schema_of
 
     found = {"gbr": __version__, "feature schema": schema_of(kind).hash}
     for name in ("lightgbm", "xgboost-cpu", "xgboost"):

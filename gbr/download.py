@@ -9,13 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from gbr import _cli
-from gbr._downloads.catalogue import BASE_URL, COLLECTIONS, INDEX_FILES, INDICES, Piece, asked_for, find_archives
-from gbr._downloads.fetch import ask
-from gbr._downloads.retrieve import SIDE_BY_SIDE, Files, Place, get_graphs, get_indices, size_of
-from gbr._files import size_text
+from gbr import cli
+from gbr.data.collection import Subset
+from gbr.data.files import size_text
+from gbr.downloads.catalogue import BASE_URL, COLLECTIONS, INDEX_FILES, INDICES, Piece, asked_for, find_archives
+from gbr.downloads.fetch import ask
+from gbr.downloads.retrieve import SIDE_BY_SIDE, Files, Place, get_graphs, get_indices, size_of
 from gbr.errors import DownloadError, UsageError
-from gbr.subsets import Subset
 
 _EPILOG: Final = f"""\
 NAME is a collection ({", ".join(COLLECTIONS[:2])} ...), the beginning of
@@ -71,15 +71,15 @@ def check_source(base_url: str | None, source: Path | None) -> None:
 
 
 def _repack(subset: str, splits: Sequence[str], data_root: Path) -> None:
-    from gbr._pool import cores
-    from gbr.repack import repack_all
+    from gbr.data.pool import cores
+    from gbr.data.repack import repack_all
 
-    repack_all(Subset(subset), data_root, splits, cores(), partial(_cli.progress, label=f"copies of {subset}"))
+    repack_all(Subset(subset), data_root, splits, cores(), partial(cli.progress, label=f"copies of {subset}"))
 
 
 def _tell(args: argparse.Namespace, pieces: Sequence[Piece], indices: bool, files: Files) -> None:
     if files.written:
-        _cli.note("TpuGraphs is by Phothilimthana et al. (NeurIPS 2023), CC BY 4.0; name it where you show results")
+        cli.note("TpuGraphs is by Phothilimthana et al. (NeurIPS 2023), CC BY 4.0; name it where you show results")
     root = "" if args.data == Path("data") else f" --data {args.data}"
     counts: dict[str, dict[str, int]] = {}
     for piece in pieces:
@@ -88,7 +88,7 @@ def _tell(args: argparse.Namespace, pieces: Sequence[Piece], indices: bool, file
     if indices:
         steps[INDICES] = f"python -m gbr.evaluate --model DIR --subset layout:... --protocol official{root}"
     if args.json:
-        _cli.emit_json({"graphs": counts, "written": files.written, "kept": files.kept, "next": steps})
+        cli.emit_json({"graphs": counts, "written": files.written, "kept": files.kept, "next": steps})
         return
     for subset, splits in counts.items():
         print(f"{subset}: {', '.join(f'{count} {split}' for split, count in splits.items())} graphs")
@@ -119,14 +119,14 @@ def _list(pieces: Sequence[Piece], indices: bool, place: Place, as_json: bool) -
         found.append({"name": INDICES, "part": name, "graphs": graphs, "here": here, "complete": there, "fetched": 0})
     if as_json:
         told = zip(found, addresses, sizes, strict=True)
-        _cli.emit_json([one | {"url": address, "bytes": size} for one, address, size in told])
+        cli.emit_json([one | {"url": address, "bytes": size} for one, address, size in told])
         return
     rows = [
         [one["name"], one["part"], None if size is None else size_text(size), one["graphs"], _state(one)]
         for one, size in zip(found, sizes, strict=True)
     ]
     title = f"TpuGraphs in {place.source}" if place.source else f"TpuGraphs at {place.base_url or BASE_URL}"
-    _cli.table(title, ["name", "part", "size", "graphs", "here"], rows)
+    cli.table(title, ["name", "part", "size", "graphs", "here"], rows)
     if any(sizes):
         print(f"{size_text(sum(size or 0 for size in sizes))} in all; unpacking needs as much again")
 
@@ -144,7 +144,7 @@ def _remote_sizes(addresses: Sequence[str]) -> list[int | None]:
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
         sizes = list(pool.map(size, addresses))
     if failed:
-        _cli.note(f"{len(failed)} of {len(addresses)} sizes are not known: {failed[0]}")
+        cli.note(f"{len(failed)} of {len(addresses)} sizes are not known: {failed[0]}")
     return sizes
 
 
@@ -189,11 +189,11 @@ def add_source(arguments: argparse.ArgumentParser) -> None:
     )
 
 
-def _parser() -> _cli.Parser:
-    parser = _cli.parser("gbr.download", "Fetch TpuGraphs, Google's graphs measured on TPUs.", _EPILOG)
+def _parser() -> cli.Parser:
+    parser = cli.parser("gbr.download", "Fetch TpuGraphs, Google's graphs measured on TPUs.", _EPILOG)
     parser.add_argument("names", nargs="*", metavar="NAME", help="what to fetch, see below")
-    _cli.add_data(parser)
-    _cli.add_splits(parser)
+    cli.add_data(parser)
+    cli.add_splits(parser)
     parser.add_argument("--list", action="store_true", help="show what there is, how large, and what of it is here")
     add_source(parser)
     parser.add_argument(
@@ -202,11 +202,11 @@ def _parser() -> _cli.Parser:
         help="also copy every layout graph to <stem>.gbr, from which builds read without inflating",
     )
     parser.add_argument("--keep", action="store_true", help="keep the archives after unpacking")
-    _cli.add_json(parser)
+    cli.add_json(parser)
     return parser
 
 
-main = _cli.command(_main)
+main = cli.command(_main)
 
 if __name__ == "__main__":
     raise SystemExit(main(None))

@@ -10,26 +10,28 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from gbr import _cli, subsets
+from gbr import cli
+from gbr.data import collection
 from gbr.errors import DataError
 
 if TYPE_CHECKING:
-    from gbr._runs import Watched
+    from gbr.evaluation.scoring import Scored
 
 PROTOCOLS: Final = ("full", "official")
 
 
 def _main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
-    subset = subsets.resolve(args.subset, args.data)
+    subset = collection.resolve(args.subset, args.data)
     if subset.note:
-        _cli.note(subset.note)
-    from gbr import _official, _runs
-    from gbr._reports import reporting
+        cli.note(subset.note)
+    from gbr.evaluation import protocol as _official
+    from gbr.evaluation import scoring
+    from gbr.report import reporting
 
     if args.report:
         reporting.claim(args.report)
-    watched: list[Watched] = []
+    scored: list[Scored] = []
     figures = evaluate(
         args.model,
         subset,
@@ -40,24 +42,24 @@ def _main(argv: Sequence[str] | None = None) -> None:
         skip_known_bad=args.skip_known_bad,
         protocol=args.protocol,
         indices=args.indices,
-        watched=watched if args.report else None,
+        scored=scored if args.report else None,
     )
-    _runs.show(figures, (args.split,), subset.kind, as_json=args.json)
+    scoring.show(figures, (args.split,), subset.kind, as_json=args.json)
     if args.protocol == "official":
         found = figures[args.split]["official"]
         for told in _official.notes(found):
-            _cli.note(told)
+            cli.note(told)
         if not args.json:
             for title, columns, rows in _official.tables(found, subset, args.split):
-                _cli.table(title, columns, rows)
+                cli.table(title, columns, rows)
     if args.report:
-        reporting.of_run(args.report, "evaluate", args.model, subset, figures, watched, args.store)
-        _cli.note(f"the report is {args.report}")
+        reporting.of_run(args.report, "evaluate", args.model, subset, figures, scored, args.store)
+        cli.note(f"the report is {args.report}")
 
 
 def evaluate(
     model: Path,
-    subset: subsets.Subset,
+    subset: collection.Subset,
     split: str,
     data: Path,
     store_root: Path,
@@ -66,7 +68,7 @@ def evaluate(
     skip_known_bad: bool = False,
     protocol: str = "full",
     indices: Path | None = None,
-    watched: list[Watched] | None = None,
+    scored: list[Scored] | None = None,
 ) -> dict[str, Any]:
     """Score a model on all configurations of all graphs of a split that have runtimes.
 
@@ -80,19 +82,19 @@ def evaluate(
     jobs : int, optional
         Processes while building, threads while predicting.
     skip_known_bad : bool
-        Leave out the graphs of :data:`gbr.subsets.KNOWN_BAD`.
+        Leave out the graphs of :data:`gbr.data.collection.KNOWN_BAD`.
     protocol : str
         One of :data:`PROTOCOLS`: ``official`` adds the figures of TpuGraphs' own scripts, from the same scores.
     indices : Path, optional
         Folder of the listed configurations; ``eval_indices`` below ``data`` by default.
-    watched : list, optional
+    scored : list, optional
         Gets what the split was scored from, for a report.
 
     Returns
     -------
     dict
         As ``metrics.json``, with this split alone; ``official`` inside it, where asked for, is what
-        :func:`gbr._official.evaluate` gives.
+        :func:`gbr.evaluation.protocol.evaluate` gives.
 
     Raises
     ------
@@ -103,8 +105,9 @@ def evaluate(
     UsageError
         For the official protocol where it says nothing: another collection or split.
     """
-    from gbr import _official, _runs
-    from gbr.build import schema_of
+    from gbr.data.build import schema_of
+    from gbr.evaluation import protocol as _official
+    from gbr.evaluation import scoring
     from gbr.ranker import Ranker
 
     official = None
@@ -113,27 +116,27 @@ def evaluate(
         official = partial(_official.evaluate, kind=subset.kind, indices=listed)
     ranker = Ranker.load(model).set_params(n_jobs=jobs)
     ranker.check_schema(subset.kind, schema_of(subset.kind).hash, f"{subset.name}, {model}")
-    store, build_seconds = _runs.ready_store(subset, data, store_root, (split,), jobs, ranker.hardware(str(model)))
-    slates = _runs.measured(store, split)
+    store, build_seconds = scoring.ready_store(subset, data, store_root, (split,), jobs, ranker.hardware(str(model)))
+    slates = scoring.measured(store, split)
     left_out: dict[str, str] = {}
     if skip_known_bad:
-        slates, left_out = _runs.without_known_bad(slates, subset)
+        slates, left_out = scoring.without_known_bad(slates, subset)
     if not len(slates):
         raise DataError(
             f"{subset.folder(data) / split}: no graph has runtimes; take a split that has them (the test files of "
             "TpuGraphs have none)"
         )
-    found, predict_seconds = _runs.figures_of(
-        ranker, None, store, slates, split, subset.kind, left_out, official, watched
+    found, predict_seconds = scoring.figures_of(
+        ranker, None, store, slates, split, subset.kind, left_out, official, scored
     )
     return {"subset": subset.name, split: found, "seconds": {"build": build_seconds, "predict": predict_seconds}}
 
 
-def _parser() -> _cli.Parser:
-    parser = _cli.parser("gbr.evaluate", "Score a trained model on a split of a collection.")
+def _parser() -> cli.Parser:
+    parser = cli.parser("gbr.evaluate", "Score a trained model on a split of a collection.")
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="folder written by gbr.train")
-    _cli.add_subset(parser)
-    parser.add_argument("--split", choices=subsets.SPLITS, default="valid", help="default: valid")
+    cli.add_subset(parser)
+    parser.add_argument("--split", choices=collection.SPLITS, default="valid", help="default: valid")
     parser.add_argument(
         "--protocol",
         choices=PROTOCOLS,
@@ -148,16 +151,16 @@ def _parser() -> _cli.Parser:
         metavar="DIR",
         help="folder of the listed configurations, xla_default.json and so on (default: ROOT/eval_indices)",
     )
-    _cli.add_data(parser)
-    _cli.add_store(parser)
-    _cli.add_skip(parser)
-    _cli.add_jobs(parser)
-    _cli.add_report(parser)
-    _cli.add_json(parser)
+    cli.add_data(parser)
+    cli.add_store(parser)
+    cli.add_skip(parser)
+    cli.add_jobs(parser)
+    cli.add_report(parser)
+    cli.add_json(parser)
     return parser
 
 
-main = _cli.command(_main)
+main = cli.command(_main)
 
 if __name__ == "__main__":
     raise SystemExit(main(None))

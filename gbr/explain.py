@@ -8,36 +8,36 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from gbr import _cli
-from gbr._reports.explained import SHOWN, headline, tables
+from gbr import cli
+from gbr.report.explained import SHOWN, headline, tables
 
 
 def _main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
-    from gbr.explanation import explain
+    from gbr.attribution.explanation import explain
     from gbr.ranker import Ranker
 
     if args.report:
-        from gbr._reports import reporting
+        from gbr.report import reporting
 
         reporting.claim(args.report)
     ranker = Ranker.load(args.model)
     found = explain(ranker, args.graph, args.config, args.against)
     if args.report:
         reporting.of_explanation(args.report, args.model, ranker, found, args.top or SHOWN)
-        _cli.note(f"the report is {args.report}")
+        cli.note(f"the report is {args.report}")
     if args.json:
-        _cli.emit_json(found.as_dict(args.top))
+        cli.emit_json(found.as_dict(args.top))
         return
     for line in headline(found):
         print(line)
     print()
     for title, columns, rows in tables(found, args.top or SHOWN):
-        _cli.table(title, columns, rows)
+        cli.table(title, columns, rows)
 
 
-def _parser() -> _cli.Parser:
-    parser = _cli.parser(
+def _parser() -> cli.Parser:
+    parser = cli.parser(
         "gbr.explain",
         "Say which features, and which nodes or loops of the graph, make a model rank a configuration before another.",
     )
@@ -54,17 +54,17 @@ def _parser() -> _cli.Parser:
     )
     parser.add_argument(
         "--top",
-        type=_cli.positive,
+        type=cli.positive,
         default=None,
         metavar="N",
         help=f"features, nodes and copies shown (default: {SHOWN}; all with --json)",
     )
-    _cli.add_report(parser)
-    _cli.add_json(parser)
+    cli.add_report(parser)
+    cli.add_json(parser)
     return parser
 
 
-main = _cli.command(_main)
+main = cli.command(_main)
 
 if __name__ == "__main__":
     raise SystemExit(main(None))

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from gbr import _cli
+from gbr import cli
+from gbr.data.collection import KINDS, SPLITS, Subset, resolve, splits_present
 from gbr.errors import UsageError
-from gbr.subsets import KINDS, SPLITS, Subset, resolve, splits_present
 
 if TYPE_CHECKING:
-    from gbr.store import FeatureStore
+    from gbr.data.store import FeatureStore
 
 
 def _main(argv: Sequence[str] | None = None) -> None:
@@ -21,23 +21,23 @@ def _main(argv: Sequence[str] | None = None) -> None:
 
 
 def _build(args: argparse.Namespace) -> None:
-    from gbr.build import build
     from gbr.cluster import connected
-    from gbr.hardware import choose
+    from gbr.data.build import build
+    from gbr.data.hardware import choose
 
     if args.cluster and args.jobs:
         raise UsageError("--jobs: on a cluster its workers decide how many graphs are built at once; leave it out")
     subset = _subset(args)
     chosen = choose(args.hardware, subset, args.data)
     if chosen.note:
-        _cli.note(chosen.note)
+        cli.note(chosen.note)
     if args.repack:
         _repack(args, subset)
-    progress = partial(_cli.progress, label=f"features of {subset.name}")
+    progress = partial(cli.progress, label=f"features of {subset.name}")
     with connected(args.cluster, subset, args.data, args.store) as workers:
         report = build(subset, args.data, args.store, args.split, args.jobs, progress, chosen.hardware, workers)
     if args.json:
-        _cli.emit_json(report.as_dict())
+        cli.emit_json(report.as_dict())
         return
     rows: list[list[object]] = [
         ["graphs built", report.built],
@@ -49,30 +49,30 @@ def _build(args: argparse.Namespace) -> None:
         ["hardware", report.hardware],
         ["seconds", round(report.seconds, 1)],
     ]
-    _cli.table(f"{report.subset} -> {report.folder}", ["schema " + report.schema, ""], rows)
+    cli.table(f"{report.subset} -> {report.folder}", ["schema " + report.schema, ""], rows)
     _print_degenerate(report.degenerate)
 
 
 def _repack(args: argparse.Namespace, subset: Subset) -> None:
-    from gbr._pool import cores
-    from gbr.repack import repack_all
+    from gbr.data.pool import cores
+    from gbr.data.repack import repack_all
 
     if subset.kind != "layout":
         raise UsageError(f"--repack: {subset.name} holds tile graphs, which need no copy; leave it out")
     splits = args.split or splits_present(subset, args.data) or SPLITS
-    progress = partial(_cli.progress, label=f"copies of {subset.name}")
+    progress = partial(cli.progress, label=f"copies of {subset.name}")
     written = repack_all(subset, args.data, splits, args.jobs or cores(), progress)
-    _cli.note(f"repacked {written} of the graphs of {subset.name}")
+    cli.note(f"repacked {written} of the graphs of {subset.name}")
 
 
 def _info(args: argparse.Namespace) -> None:
-    from gbr.store import FeatureStore
+    from gbr.data.store import FeatureStore
 
     subset = _subset(args)
     store = FeatureStore(args.store, subset.name)
     told = summary(store)
     if args.json:
-        _cli.emit_json(told)
+        cli.emit_json(told)
         return
     columns = ["split", "graphs", "of", "measured", "rows", "duplicates", "degenerate", "MiB"]
     rows = [
@@ -89,7 +89,7 @@ def _info(args: argparse.Namespace) -> None:
         for split, figures in told["splits"].items()
     ]
     title = f"{store.folder}: {told['columns']} columns, schema {told['schema']}, written by gbr {told['gbr']}"
-    _cli.table(title, columns, rows)
+    cli.table(title, columns, rows)
     _print_degenerate(
         {
             f"{split}/{stem}": why
@@ -143,7 +143,7 @@ def summary(store: FeatureStore) -> dict[str, Any]:
 
 
 def _columns(args: argparse.Namespace) -> None:
-    from gbr.build import schema_of
+    from gbr.data.build import schema_of
 
     # The columns of a kind are known without any data.
     kind = args.subset.split(":", 1)[0]
@@ -164,46 +164,46 @@ def _columns(args: argparse.Namespace) -> None:
             }
             for block in schema.blocks
         ]
-        _cli.emit_json({"kind": kind, "schema": schema.hash, "blocks": blocks})
+        cli.emit_json({"kind": kind, "schema": schema.hash, "blocks": blocks})
         return
     for block in schema.blocks:
         scope = "per configuration" if block.per_config else "per graph"
         title = f"{block.name}: {block.doc} {len(block)} columns, {scope}."
         rows = [[name, column.unit, column.doc] for name, column in zip(block.names, block.columns, strict=True)]
-        _cli.table(title, ["column", "unit", "meaning"], rows)
+        cli.table(title, ["column", "unit", "meaning"], rows)
     print(f"{len(schema)} columns, schema {schema.hash}")
 
 
 def _subset(args: argparse.Namespace) -> Subset:
     subset = resolve(args.subset, args.data)
     if subset.note:
-        _cli.note(subset.note)
+        cli.note(subset.note)
     return subset
 
 
 def _print_degenerate(degenerate: dict[str, str]) -> None:
     if degenerate:
-        _cli.table("Graphs that cannot be ranked", ["graph", "why"], sorted(degenerate.items()))
+        cli.table("Graphs that cannot be ranked", ["graph", "why"], sorted(degenerate.items()))
 
 
-def _parser() -> _cli.Parser:
-    parser = _cli.parser("gbr.features", "Turn graph files into the feature store, and look at what it holds.")
+def _parser() -> cli.Parser:
+    parser = cli.parser("gbr.features", "Turn graph files into the feature store, and look at what it holds.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="build | info | columns")
 
     def add(name: str, text: str, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         added.set_defaults(run=run)
-        _cli.add_subset(added)
-        _cli.add_json(added)
+        cli.add_subset(added)
+        cli.add_json(added)
         return added
 
     build = add("build", "Compute the features that are missing or stale; an interrupted build goes on.", _build)
-    _cli.add_data(build)
-    _cli.add_store(build)
-    _cli.add_splits(build)
-    _cli.add_hardware(build)
-    _cli.add_jobs(build)
-    _cli.add_cluster(build)
+    cli.add_data(build)
+    cli.add_store(build)
+    cli.add_splits(build)
+    cli.add_hardware(build)
+    cli.add_jobs(build)
+    cli.add_cluster(build)
     build.add_argument(
         "--repack",
         action="store_true",
@@ -211,13 +211,13 @@ def _parser() -> _cli.Parser:
         "without inflating",
     )
     info = add("info", "Show what the store of a collection holds.", _info)
-    _cli.add_data(info)
-    _cli.add_store(info)
+    cli.add_data(info)
+    cli.add_store(info)
     add("columns", "List every feature column: name, unit, meaning.", _columns)
     return parser
 
 
-main = _cli.command(_main)
+main = cli.command(_main)
 
 if __name__ == "__main__":
     raise SystemExit(main(None))

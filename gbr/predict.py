@@ -14,8 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from gbr import _cli
-from gbr._pool import in_processes
+from gbr import cli
+from gbr.data.pool import in_processes
 from gbr.errors import DataError
 
 if TYPE_CHECKING:
@@ -31,18 +31,18 @@ def _main(argv: Sequence[str] | None = None) -> None:
     if not args.report:
         _show(rank_files(args.model, paths, args.top, args.jobs), args.format)
         return
-    from gbr._reports import reporting
+    from gbr.report import reporting
 
     reporting.claim(args.report)
     every = rank_files(args.model, paths, None, args.jobs)
     _show([_best(one, args.top) for one in every], args.format)
     reporting.of_prediction(args.report, args.model, every, args.top)
-    _cli.note(f"the report is {args.report}")
+    cli.note(f"the report is {args.report}")
 
 
 def _show(rankings: list[dict[str, Any]], form: str) -> None:
     if form == "json":
-        _cli.emit_json(rankings)
+        cli.emit_json(rankings)
         return
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(_HEADER)
@@ -102,7 +102,7 @@ def rank_files(model: Path, paths: Sequence[Path], top: int | None = None, jobs:
     """
     jobs = min(jobs, len(paths))
     found: dict[int, dict[str, Any]] = {}
-    with _cli.progress(len(paths), "ranking") as advance:
+    with cli.progress(len(paths), "ranking") as advance:
         if jobs <= 1:
             ranker = _load(model)
             for number, path in enumerate(paths):
@@ -170,23 +170,23 @@ def _lines(one: dict[str, Any]) -> Iterator[tuple[str, int, int, str]]:
         yield one["graph"], place, config, repr(score)
 
 
-def _parser() -> _cli.Parser:
-    parser = _cli.parser(
+def _parser() -> cli.Parser:
+    parser = cli.parser(
         "gbr.predict",
         "Rank the configurations of graph files: row numbers, best first, and scores.",
     )
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="folder written by gbr.train")
     parser.add_argument("graphs", type=Path, nargs="+", metavar="GRAPH.npz", help="graph files, or folders of them")
-    parser.add_argument("--top", type=_cli.positive, default=None, metavar="K", help="the best K only (default: all)")
+    parser.add_argument("--top", type=cli.positive, default=None, metavar="K", help="the best K only (default: all)")
     parser.add_argument(
-        "--jobs", type=_cli.positive, default=1, metavar="N", help="processes that rank side by side (default: 1)"
+        "--jobs", type=cli.positive, default=1, metavar="N", help="processes that rank side by side (default: 1)"
     )
-    _cli.add_report(parser)
+    cli.add_report(parser)
     parser.add_argument("--format", choices=("csv", "json"), default="csv", help="default: csv")
     return parser
 
 
-main = _cli.command(_main)
+main = cli.command(_main)
 
 if __name__ == "__main__":
     raise SystemExit(main(None))

@@ -19,19 +19,19 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from gbr import __version__, labels
-from gbr._checks import as_indptr, as_matrix, as_names, as_places, as_target, reordered
-from gbr._models import modeldir
-from gbr._models.backend import Model, Rows, backend, keep_rounds
-from gbr._models.settings import CAPACITY, SEEDS, Settings, reread, resolve, threads
+from gbr import __version__
 from gbr.errors import ModelError, UsageError
-from gbr.metrics import kendall_tau
+from gbr.evaluation.metrics import kendall_tau
+from gbr.models import io, labels
+from gbr.models.base import Model, Rows, backend, keep_rounds
+from gbr.models.checks import as_indptr, as_matrix, as_names, as_places, as_target, reordered
+from gbr.models.params import CAPACITY, SEEDS, Settings, reread, resolve, threads
 
 if TYPE_CHECKING:
     from features.hardware import Hardware
     from features.schema import Schema
     from gbr.adapt import Adapted
-    from gbr.graphs import Graph
+    from gbr.data.graph import Graph
     from gbr.scorer import Scorer
 
 #: Constructor parameters that are settings under the same name.
@@ -56,7 +56,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         none is given: for ``tau`` ``pairwise`` and ``mixed`` (ensemble; with ``costs`` and fewer than 60 slates to
         learn from ``mixed-few``), for ``topk`` ``speed`` and ``mixed-top``.
     n_estimators, num_leaves, learning_rate, min_child_samples : int, int, float, int or None
-        Rounds, leaves per tree, shrinkage, rows per leaf.  None: :func:`gbr._models.settings.default_capacity` of the
+        Rounds, leaves per tree, shrinkage, rows per leaf.  None: :func:`gbr.models.params.default_capacity` of the
         training set.  XGBoost counts rows per leaf for ``l2`` only.
     early_stopping_rounds : int
         With an ``eval_set``, stop after so many rounds without a better mean Kendall tau; the best one is kept.
@@ -278,8 +278,8 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
             raise ModelError(
                 "this model was fitted on a plain table and knows no graphs; train one with `python -m gbr.train`"
             )
-        from gbr.build import extract
-        from gbr.graphs import read_graph
+        from gbr.data.build import extract
+        from gbr.data.graph import read_graph
 
         schema, X, _ = extract(read_graph(Path(path)), self.hardware(str(path)))
         return self.predict(X[:, self.places(schema, str(path))])
@@ -371,7 +371,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         ModelError
             When the model was trained before there were profiles, or its manifest was edited.
         """
-        from gbr.hardware import parse
+        from gbr.data.hardware import parse
 
         trained_on = self.trained_on_ or {}
         if "hardware" not in trained_on:
@@ -431,7 +431,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
                 **self.model_.versions,
             },
         }
-        modeldir.write(Path(folder), self.model_.to_bytes(), backend(self.backend).SUFFIX, about)
+        io.write(Path(folder), self.model_.to_bytes(), backend(self.backend).SUFFIX, about)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Self:
@@ -444,7 +444,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         MissingLibraryError
             When the backend's library cannot be loaded.
         """
-        data, about = modeldir.read(Path(folder))
+        data, about = io.read(Path(folder))
         try:
             settings = reread(about["settings"])
             names, count = as_names(about["features"]["names"], about["features"]["count"])

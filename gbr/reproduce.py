@@ -13,17 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from gbr import __version__, _claims, _cli, subsets, train
-from gbr._done import SCORED
-from gbr._downloads.catalogue import Piece, asked_for
-from gbr._downloads.retrieve import Place, get_graphs, get_indices
-from gbr._files import require_space, size_text, write_json, write_text
+from gbr import __version__, cli, train
+from gbr.data import collection
+from gbr.data.collection import Subset
+from gbr.data.files import require_space, size_text, write_json, write_text
+from gbr.done import SCORED
 from gbr.download import add_source, check_source
+from gbr.downloads.catalogue import Piece, asked_for
+from gbr.downloads.retrieve import Place, get_graphs, get_indices
 from gbr.errors import DownloadError, GbrError, UsageError
-from gbr.subsets import Subset
+from gbr.evaluation import published
 
 if TYPE_CHECKING:
-    from gbr._needs import Needs
+    from gbr.needs import Needs
 
 RESULTS: Final = "results.json"
 PAGE: Final = "results.md"
@@ -47,10 +49,10 @@ def _main(argv: Sequence[str] | None = None) -> None:
     names = list(dict.fromkeys(piece.subset for piece in pieces))
     results = reproduce(names, work, confirm=lambda told: _confirm(told, yes=args.yes))
     if args.json:
-        _cli.emit_json(results)
+        cli.emit_json(results)
     else:
-        print(_claims.page(results), end="")
-    _cli.note(f"the table is in {args.out / PAGE}, every figure in {args.out / RESULTS}, models beside them")
+        print(published.page(results), end="")
+    cli.note(f"the table is in {args.out / PAGE}, every figure in {args.out / RESULTS}, models beside them")
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class Work:
     @property
     def splits(self) -> tuple[str, ...]:
         """Those that are fetched and built."""
-        return subsets.SPLITS if self.submission else SCORED
+        return collection.SPLITS if self.submission else SCORED
 
     def run(self, name: str) -> Path:
         """Folder of the model of a collection."""
@@ -116,28 +118,28 @@ def reproduce(names: Sequence[str], work: Work, confirm: Callable[[str], None] =
     dict
         What ``results.json`` holds: ``gbr`` (version), ``collections`` (name -> ``valid``, as
         :func:`gbr.evaluate.evaluate` gives it with the official protocol, ``seconds`` and ``model``), ``rows`` (of
-        :func:`gbr._claims.rows`) and, where asked for, ``submission``.
+        :func:`gbr.evaluation.published.rows`) and, where asked for, ``submission``.
 
     Raises
     ------
     GbrError
         As the steps raise it, and where the disk has not enough room.
     """
-    from gbr import _done
+    from gbr import done
 
     for name in names:
         train.claim(work.run(name))
     _say_and_confirm(names, work, confirm)
     if any(name.startswith("layout:") for name in names):
         get_indices(work.place)
-    known = _done.State(work.out).known()
+    known = done.State(work.out).known()
     found = {name: one | {"model": str(work.run(name))} for name, one in known.items() if name not in names}
     results: dict[str, Any] = {"gbr": __version__}
     for name in names:
         get_graphs(work.pieces(name), work.place)
         found[name] = _collection(Subset(name), work)
-        results["collections"] = {name: found[name] for name in _claims.COLLECTIONS if name in found}
-        results["rows"] = _claims.rows(results)
+        results["collections"] = {name: found[name] for name in published.COLLECTIONS if name in found}
+        results["rows"] = published.rows(results)
         _write(results, work.out)
     if work.submission:
         from gbr.submit import submit
@@ -150,18 +152,19 @@ def reproduce(names: Sequence[str], work: Work, confirm: Callable[[str], None] =
 
 def _collection(subset: Subset, work: Work) -> dict[str, Any]:
     """Features, model and figures of one collection."""
-    from gbr import _done, _runs, evaluate
+    from gbr import done, evaluate
+    from gbr.evaluation import scoring
 
     run = work.run(subset.name)
-    state = _done.State(work.out)
-    _store, seconds = _runs.ready_store(subset, work.data, work.store_root, work.splits, work.jobs)
+    state = done.State(work.out)
+    _store, seconds = scoring.ready_store(subset, work.data, work.store_root, work.splits, work.jobs)
     state.took(subset.name, "build", seconds)
-    if not _done.is_trained(subset, run, work.store_root):
-        _cli.note(f"{subset.name}: training; model, manifest and metrics go to {run}")
+    if not done.is_trained(subset, run, work.store_root):
+        cli.note(f"{subset.name}: training; model, manifest and metrics go to {run}")
         start = time.monotonic()
         train.train(subset, work.data, work.store_root, run, jobs=work.jobs, memory=work.memory)
         state.took(subset.name, "train", time.monotonic() - start)
-    made_of = _done.made_of(subset, run, work.place)
+    made_of = done.made_of(subset, run, work.place)
     if state.figures(subset.name, made_of) is None:
         start = time.monotonic()
         found = evaluate.evaluate(
@@ -185,10 +188,11 @@ def _collection(subset: Subset, work: Work) -> dict[str, Any]:
 
 def _say_and_confirm(names: Sequence[str], work: Work, confirm: Callable[[str], None]) -> None:
     """Tell what is left to do and what it takes; ask whether to begin where it takes anything."""
-    from gbr import _done, _needs
-    from gbr._pool import cores
-    from gbr._trainset import default_memory
-    from gbr.build import schema_of
+    from gbr import done
+    from gbr import needs as _needs
+    from gbr.data.build import schema_of
+    from gbr.data.pool import cores
+    from gbr.models.training_set import default_memory
 
     n_cores = min(work.jobs or cores(), cores())
     needs = [
@@ -199,8 +203,8 @@ def _say_and_confirm(names: Sequence[str], work: Work, confirm: Callable[[str], 
             len(schema_of(Subset(name).kind)),
             n_cores,
             work.memory or default_memory(),
-            _done.built(Subset(name), work.store_root),
-            trained=_done.is_trained(Subset(name), work.run(name), work.store_root),
+            done.built(Subset(name), work.store_root),
+            trained=done.is_trained(Subset(name), work.run(name), work.store_root),
         )
         for name in names
     ]
@@ -208,13 +212,13 @@ def _say_and_confirm(names: Sequence[str], work: Work, confirm: Callable[[str], 
     if not left:
         return
     for one in left:
-        _cli.note(f"{one.subset}: {_told(one)}")
+        cli.note(f"{one.subset}: {_told(one)}")
     unknown = any(one.fetch is None for one in left)
     fetch, features = sum(one.fetch or 0 for one in left), sum(one.store for one in left)
     largest = max(one.largest for one in left)
     require_space(work.data, fetch + largest, "fetching and unpacking", DownloadError)
     require_space(work.store_root, features, "the features, about,", GbrError)
-    hours = _cli.duration(sum(one.build + one.train for one in left))
+    hours = cli.duration(sum(one.build + one.train for one in left))
     confirm(
         f"in all {size_text(fetch)}{' and what the server did not tell' if unknown else ''} to fetch, "
         f"{size_text(fetch + largest + features)} of disk, and roughly {hours} on {n_cores} cores after that; it can "
@@ -227,14 +231,14 @@ def _told(one: Needs) -> str:
     if one.fetch != 0:
         parts.append(f"{'an unknown size' if one.fetch is None else size_text(one.fetch)} to fetch")
     if one.build:
-        parts.append(f"roughly {size_text(one.store)} of features, {_cli.duration(one.build)} to build")
+        parts.append(f"roughly {size_text(one.store)} of features, {cli.duration(one.build)} to build")
     if one.train:
-        parts.append(f"{_cli.duration(one.train)} to train and score")
+        parts.append(f"{cli.duration(one.train)} to train and score")
     return ", ".join(parts)
 
 
 def _confirm(told: str, *, yes: bool) -> None:
-    _cli.note(told)
+    cli.note(told)
     if yes:
         return
     if not sys.stdin.isatty():
@@ -246,11 +250,11 @@ def _confirm(told: str, *, yes: bool) -> None:
 
 def _write(results: dict[str, Any], out: Path) -> None:
     write_json(out / RESULTS, results)
-    write_text(out / PAGE, _claims.page(results))
+    write_text(out / PAGE, published.page(results))
 
 
-def _parser() -> _cli.Parser:
-    parser = _cli.parser(
+def _parser() -> cli.Parser:
+    parser = cli.parser(
         "gbr.reproduce",
         "Fetch TpuGraphs, train and evaluate on its collections, and write the table beside published results.",
         "It says first how much time and room it takes, and goes on where it was interrupted.",
@@ -262,8 +266,8 @@ def _parser() -> _cli.Parser:
         metavar="NAME",
         help="collections, or beginnings of their names: tile, layout:xla, layout:nlp:random … (default: all five)",
     )
-    _cli.add_data(parser)
-    _cli.add_store(parser)
+    cli.add_data(parser)
+    cli.add_store(parser)
     parser.add_argument(
         "--out",
         type=Path,
@@ -283,12 +287,12 @@ def _parser() -> _cli.Parser:
         "--submission", action="store_true", help="fetch the test graphs too, and write a submission to Kaggle"
     )
     parser.add_argument("--yes", action="store_true", help="begin without asking")
-    _cli.add_jobs(parser)
-    _cli.add_json(parser)
+    cli.add_jobs(parser)
+    cli.add_json(parser)
     return parser
 
 
-main = _cli.command(_main)
+main = cli.command(_main)
 
 if __name__ == "__main__":
     raise SystemExit(main(None))

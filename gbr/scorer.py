@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gbr import check_features, labels
-from gbr._models.lean import lean
-from gbr._models.settings import threads
+from gbr import check_features
+from gbr.data.graph import LAYOUT_RANGE, N_LAYOUT, N_TILE, Graph, read_graph
 from gbr.errors import DataError, ModelError, UsageError
-from gbr.graphs import LAYOUT_RANGE, N_LAYOUT, N_TILE, Graph, read_graph
+from gbr.models import labels
+from gbr.models.lean import lean
+from gbr.models.params import threads
 
 if TYPE_CHECKING:
     from features.hardware import Hardware
@@ -145,7 +146,7 @@ class Scorer:
 
     def _layout(self, graph: Graph, hardware: Hardware) -> tuple[Schema, Callable[[NDArray[Any]], FloatArray]]:
         from features.graph import Program
-        from features.layout import LayoutExtractor
+        from features.layout.extractor import LayoutExtractor
 
         assert graph.node_config_ids is not None
         program = Program(graph.node_opcode, graph.node_feat, graph.edge_index)
@@ -164,7 +165,7 @@ class Scorer:
 
 def _tile(graph: Graph, hardware: Hardware) -> tuple[Schema, Callable[[NDArray[Any]], FloatArray]]:
     from features.graph import Program
-    from features.tile import TileExtractor
+    from features.tile.extractor import TileExtractor
 
     extractor = TileExtractor(Program(graph.node_opcode, graph.node_feat, graph.edge_index), hardware)
     return extractor.schema, extractor

@@ -20,15 +20,15 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gbr import _cli, _submission
-from gbr._files import replacing, sweep
-from gbr._locks import alone
+from gbr import cli, submission
+from gbr.data.collection import OFFICIAL_TEST, Subset, graph_files
+from gbr.data.files import replacing, sweep
+from gbr.data.locks import alone
 from gbr.errors import DataError, GbrError, UsageError
-from gbr.subsets import OFFICIAL_TEST, Subset, graph_files
 
 if TYPE_CHECKING:
+    from gbr.data.store import FeatureStore
     from gbr.ranker import Ranker
-    from gbr.store import FeatureStore
 
 MEANS: Final = ("rank", "minmax")
 _SPLIT: Final = "test"
@@ -47,12 +47,12 @@ def _main(argv: Sequence[str] | None = None) -> None:
         return
     told = submit(args.models, args.data, args.store, args.out, mean=args.mean, jobs=args.jobs, fill=args.fill)
     if args.json:
-        _cli.emit_json(told)
+        cli.emit_json(told)
     else:
         rows = [[name, one["graphs"], one["models"], one["order"]] for name, one in told["collections"].items()]
-        _cli.table(f"{args.out}: {told['rows']} rows", ["collection", "graphs", "models", "order"], rows)
+        cli.table(f"{args.out}: {told['rows']} rows", ["collection", "graphs", "models", "order"], rows)
     for line in _warnings(told):
-        _cli.note(line)
+        cli.note(line)
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def submit(
         raise UsageError(f"--out {out}: is a folder; name a file")
     covering = _covering(models)
     files = {name: graph_files(Subset(name), data, _SPLIT) for name in covering}
-    there = _submission.graphs_there(data)
+    there = submission.graphs_there(data)
     with alone(_parts(out), GbrError, "gbr.submit"):
         parts: list[Path] = []
         told: dict[str, Any] = {}
@@ -138,7 +138,7 @@ def submit(
         _write(out, parts, filled, {name: there[name] for name, one in told.items() if one["graphs"]})
         _clear(out)
     rows = sum(one["graphs"] for one in told.values())
-    return {"out": str(out), "rows": rows, "wanted": _submission.ROWS, "collections": told}
+    return {"out": str(out), "rows": rows, "wanted": submission.ROWS, "collections": told}
 
 
 def combined(scores: Sequence[FloatArray], mean: str) -> FloatArray:
@@ -167,8 +167,8 @@ def combined(scores: Sequence[FloatArray], mean: str) -> FloatArray:
 
 def _covering(models: Sequence[str | Path]) -> dict[str, list[_Trained]]:
     """The models of each collection, loaded and held against the features of this version."""
-    from gbr._models import modeldir
-    from gbr.build import schema_of
+    from gbr.data.build import schema_of
+    from gbr.models import io
     from gbr.ranker import Ranker
 
     found: dict[str, list[_Trained]] = defaultdict(list)
@@ -185,7 +185,7 @@ def _covering(models: Sequence[str | Path]) -> dict[str, list[_Trained]]:
                 f"of the competition; name one that it is to rank: --models tile:xla={folder}"
             )
         ranker.places(schema_of(subset.kind), f"{subset.name}, {folder}")
-        trained = _Trained(folder, ranker, modeldir.read_manifest(folder)["model"]["sha256"])
+        trained = _Trained(folder, ranker, io.read_manifest(folder)["model"]["sha256"])
         first = found[subset.name][0] if found[subset.name] else trained
         if ranker.hardware(str(folder)) != first.ranker.hardware(str(first.folder)):
             raise UsageError(
@@ -206,7 +206,7 @@ def _ranked(
     jobs: int | None,
 ) -> list[Path]:
     """Rank every test graph of a collection; returns the files of their rows, in the order of the graphs."""
-    from gbr import _runs
+    from gbr.evaluation import scoring
 
     parts = [_part(subset, models, path, out, mean) for path in files]
     todo = [(path, part) for path, part in zip(files, parts, strict=True) if not part.is_file()]
@@ -215,18 +215,18 @@ def _ranked(
     for model in models:
         model.ranker.set_params(n_jobs=jobs)
     hardware = models[0].ranker.hardware(str(models[0].folder))
-    store, _ = _runs.ready_store(subset, data, store_root, (_SPLIT,), jobs, hardware)
-    with _cli.progress(len(todo), f"ranking {subset.name}") as advance:
+    store, _ = scoring.ready_store(subset, data, store_root, (_SPLIT,), jobs, hardware)
+    with cli.progress(len(todo), f"ranking {subset.name}") as advance:
         for path, part in todo:
             order = np.argsort(combined(_scores(models, store, path.stem), mean), kind="stable")
             with replacing(part) as unfinished:
-                unfinished.write_text(_submission.row(subset, path.stem, order), encoding="utf-8")
+                unfinished.write_text(submission.row(subset, path.stem, order), encoding="utf-8")
             advance(1)
     return parts
 
 
 def _scores(models: Sequence[_Trained], store: FeatureStore, stem: str) -> list[FloatArray]:
-    from gbr._checks import Table
+    from gbr.models.checks import Table
 
     columns = list(dict.fromkeys(str(name) for model in models for name in model.ranker.feature_names_in_))
     slate = store.load(_SPLIT, [stem], columns)
@@ -241,8 +241,8 @@ def _scores(models: Sequence[_Trained], store: FeatureStore, stem: str) -> list[
 
 def _part(subset: Subset, models: Sequence[_Trained], path: Path, out: Path, mean: str) -> Path:
     """Where the row of a graph is kept: another file for other models, another mean or another graph."""
-    from gbr.build import schema_of
-    from gbr.npz import NpzFile
+    from gbr.data.build import schema_of
+    from gbr.data.npz import NpzFile
 
     made_of = [
         schema_of(subset.kind).hash,
@@ -262,22 +262,22 @@ def _folder(name: str) -> str:
     return name.replace(":", "-")
 
 
-def _write(out: Path, parts: Sequence[Path], filled: _submission.TestSets, covered: _submission.TestSets) -> None:
+def _write(out: Path, parts: Sequence[Path], filled: submission.TestSets, covered: submission.TestSets) -> None:
     sweep(out.parent, escape(out.name))
     with replacing(out) as unfinished:
         with unfinished.open("w", encoding="utf-8", newline="") as file:
-            file.write(f"{_submission.HEADER}\n")
+            file.write(f"{submission.HEADER}\n")
             for part in parts:
                 file.write(part.read_text(encoding="utf-8"))
             file.writelines(_filled(filled))
-        if faults := _submission.check(unfinished, covered, most=1).faults:
+        if faults := submission.check(unfinished, covered, most=1).faults:
             raise GbrError(f"{out}: not written: {faults[0]}; remove {_parts(out)} and try again")
 
 
-def _filled(sets: _submission.TestSets) -> Iterator[str]:
+def _filled(sets: submission.TestSets) -> Iterator[str]:
     for name, graphs in sets.items():
         for stem, count in graphs.items():
-            yield _submission.row(Subset(name), stem, np.arange(count))
+            yield submission.row(Subset(name), stem, np.arange(count))
 
 
 def _clear(out: Path) -> None:
@@ -318,29 +318,29 @@ def _warnings(told: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _check(path: Path, data: Path, *, as_json: bool) -> None:
-    report = _submission.check(path, _submission.graphs_there(data))
+    report = submission.check(path, submission.graphs_there(data))
     if as_json:
-        _cli.emit_json({"file": str(path), "wanted": _submission.ROWS, **asdict(report)})
+        cli.emit_json({"file": str(path), "wanted": submission.ROWS, **asdict(report)})
     else:
         for fault in report.faults:
             print(fault)
         if more := report.n_faults - len(report.faults):
             print(f"and {more} more")
     for name, rows in report.unchecked.items():
-        _cli.note(f"{name}: {rows} rows were checked for their form alone: their test graphs are not below {data}")
+        cli.note(f"{name}: {rows} rows were checked for their form alone: their test graphs are not below {data}")
     if report.n_faults:
         raise DataError(f"{path}: {report.n_faults} faults in {report.rows} rows; mend them, or write it anew")
-    if report.rows != _submission.ROWS:
-        _cli.note(
-            f"WARNING: {path}: {report.rows} rows; Kaggle wants {_submission.ROWS} and refuses one that is not whole"
+    if report.rows != submission.ROWS:
+        cli.note(
+            f"WARNING: {path}: {report.rows} rows; Kaggle wants {submission.ROWS} and refuses one that is not whole"
         )
     elif not as_json:
         known = "held against its graph" if report.complete else "well-formed"
         print(f"{path}: {report.rows} rows, every one {known}: fit to be submitted")
 
 
-def _parser() -> _cli.Parser:
-    parser = _cli.parser(
+def _parser() -> cli.Parser:
+    parser = cli.parser(
         "gbr.submit",
         "Write a submission to the Kaggle competition on TpuGraphs, or check one.",
         "Example: python -m gbr.submit --models runs/tile-xla runs/layout-xla-random --fill --out submission.csv",
@@ -370,14 +370,14 @@ def _parser() -> _cli.Parser:
         "submissions",
     )
     parser.add_argument("--check", type=Path, default=None, metavar="FILE", help="look for faults in a submission")
-    _cli.add_data(parser)
-    _cli.add_store(parser)
-    _cli.add_jobs(parser)
-    _cli.add_json(parser)
+    cli.add_data(parser)
+    cli.add_store(parser)
+    cli.add_jobs(parser)
+    cli.add_json(parser)
     return parser
 
 
-main = _cli.command(_main)
+main = cli.command(_main)
 
 if __name__ == "__main__":
     raise SystemExit(main(None))

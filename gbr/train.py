@@ -15,23 +15,24 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from gbr import _cli, subsets
-from gbr._models.settings import CAPACITY, GOALS, OBJECTIVES
+from gbr import cli
+from gbr.data import collection
 from gbr.errors import DataError, GbrError, ModelError, UsageError
-from gbr.sampling import POLICIES
+from gbr.models.params import CAPACITY, GOALS, OBJECTIVES
+from gbr.models.sampling import POLICIES
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from features.hardware import Hardware
-    from gbr._models.backend import Rows
-    from gbr._runs import Watched
-    from gbr._trainset import Chosen, Sample
     from gbr.cluster import Workers
+    from gbr.data.groups import QueryGroups
+    from gbr.data.store import FeatureStore
+    from gbr.evaluation.scoring import Scored
+    from gbr.models.base import Rows
+    from gbr.models.training_set import Chosen, Sample
     from gbr.ranker import Ranker
-    from gbr.slates import Slates
-    from gbr.store import FeatureStore
 
 METRICS: Final = "metrics.json"
 
@@ -45,27 +46,27 @@ _RANKER_PARAMETERS: Final = (*CAPACITY, "early_stopping_rounds", "monotone")
 def _main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     settings = dict(_setting(text) for text in args.set)
-    subset = subsets.resolve(args.subset, args.data)
+    subset = collection.resolve(args.subset, args.data)
     if subset.note:
-        _cli.note(subset.note)
+        cli.note(subset.note)
     from gbr import check_features
 
     check_features()
-    from gbr.hardware import choose
+    from gbr.data.hardware import choose
 
     chosen = choose(args.hardware, subset, args.data)
     if chosen.note:
-        _cli.note(chosen.note)
+        cli.note(chosen.note)
     out = args.out or Path("runs") / subset.name.replace(":", "-") / time.strftime("%Y%m%d-%H%M%S")
     claim(out)
-    from gbr import _runs
-    from gbr._locks import alone
-    from gbr._reports import reporting
     from gbr.cluster import connected
+    from gbr.data.locks import alone
+    from gbr.evaluation import scoring
+    from gbr.report import reporting
 
     if args.report:
         reporting.claim(args.report)
-    watched: list[Watched] = []
+    scored: list[Scored] = []
 
     with (
         alone(out, ModelError, "gbr.train"),
@@ -89,17 +90,17 @@ def _main(argv: Sequence[str] | None = None) -> None:
             memory=args.memory,
             sample=None if args.sample is None else _sample(args.sample),
             workers=workers,
-            watched=watched if args.report else None,
+            scored=scored if args.report else None,
         )
-    _runs.show(figures, ("valid", "test"), subset.kind, as_json=args.json)
-    _cli.note(f"model, manifest and metrics are in {out}")
+    scoring.show(figures, ("valid", "test"), subset.kind, as_json=args.json)
+    cli.note(f"model, manifest and metrics are in {out}")
     if args.report:
-        reporting.of_run(args.report, "train", out, subset, figures, watched, args.store)
-        _cli.note(f"the report is {args.report}")
+        reporting.of_run(args.report, "train", out, subset, figures, scored, args.store)
+        cli.note(f"the report is {args.report}")
 
 
 def train(
-    subset: subsets.Subset,
+    subset: collection.Subset,
     data: Path,
     store_root: Path,
     out: Path,
@@ -117,7 +118,7 @@ def train(
     memory: int | None = None,
     sample: Sample | None = None,
     workers: Workers | None = None,
-    watched: list[Watched] | None = None,
+    scored: list[Scored] | None = None,
 ) -> dict[str, Any]:
     """Train on ``train``, stop on ``valid``, score every split that has runtimes, and write it all to ``out``.
 
@@ -131,26 +132,26 @@ def train(
     backend, objective, goal, seed
         As :class:`gbr.ranker.Ranker` takes them.
     settings : dict, optional
-        Parameters of the ranker (:data:`gbr._models.settings.CAPACITY`, ``early_stopping_rounds``) or of the library.
+        Parameters of the ranker (:data:`gbr.models.params.CAPACITY`, ``early_stopping_rounds``) or of the library.
     columns : sequence of str, optional
         Feature columns or blocks to learn from; all by default.
     jobs : int, optional
         Processes while building, threads while training.
     skip_known_bad : bool
-        Leave out the graphs of :data:`gbr.subsets.KNOWN_BAD`, while training and scoring.
+        Leave out the graphs of :data:`gbr.data.collection.KNOWN_BAD`, while training and scoring.
     trials : int
-        Settings to try before training, on held-out families of the training graphs; see :mod:`gbr.search`.
+        Settings to try before training, on held-out families of the training graphs; see :mod:`gbr.models.search`.
     hardware : Hardware, optional
-        The machine that the runtimes are of; that of :func:`gbr.hardware.choose` by default.
+        The machine that the runtimes are of; that of :func:`gbr.data.hardware.choose` by default.
     memory : int, optional
-        Bytes that the features to learn from may take; :func:`gbr._trainset.default_memory` by default.  Where they are
+        Bytes that the features to learn from may take; :func:`gbr.models.training_set.default_memory` by default.  Where they are
         more they are read and binned by batches; where their bins are more than twice that, fewer rows of each graph
         are learnt from.
     sample : Sample, optional
         Rows of each graph to learn from.
     workers : Workers, optional
         Those of a cluster, to build and to fit; ``memory`` is then that of each.  Scores and baselines are taken here.
-    watched : list, optional
+    scored : list, optional
         Gets what every split was scored from, for a report.
 
     Returns
@@ -167,9 +168,11 @@ def train(
     """
     import numpy as np
 
-    from gbr import _cluster_fit, _runs, _trainset, baselines
-    from gbr._models.backend import Rows
-    from gbr.build import schema_of
+    from gbr import cluster_fit
+    from gbr.data.build import schema_of
+    from gbr.evaluation import baselines, scoring
+    from gbr.models import training_set
+    from gbr.models.base import Rows
     from gbr.ranker import Ranker
 
     if trials and workers is not None:
@@ -184,28 +187,28 @@ def train(
         random_state=seed,
         n_jobs=jobs,
     )
-    splits = subsets.splits_present(subset, data)
+    splits = collection.splits_present(subset, data)
     if "train" not in splits:
         raise DataError(
             f"{subset.folder(data) / 'train'}: no graphs to train on; put the collection's train split there"
         )
-    store, build_seconds = _runs.ready_store(subset, data, store_root, splits, jobs, hardware, workers)
-    labelled: dict[str, Slates] = {}
+    store, build_seconds = scoring.ready_store(subset, data, store_root, splits, jobs, hardware, workers)
+    labelled: dict[str, QueryGroups] = {}
     left_out: dict[str, dict[str, str]] = {}
     for split in splits:
-        known, left_out[split] = _runs.measured(store, split), {}
+        known, left_out[split] = scoring.measured(store, split), {}
         if skip_known_bad:
-            known, left_out[split] = _runs.without_known_bad(known, subset)
+            known, left_out[split] = scoring.without_known_bad(known, subset)
         if len(known):
             labelled[split] = known
     if "train" not in labelled:
         raise DataError(f"{subset.folder(data) / 'train'}: no graph has runtimes; there is nothing to learn from")
 
-    known, names = labelled["train"], _trainset.columns_of(store, columns)
-    memory = memory or _trainset.default_memory()
+    known, names = labelled["train"], training_set.columns_of(store, columns)
+    memory = memory or training_set.default_memory()
     rows, target = distinct(known)
     everywhere = memory * (1 if workers is None else max(1, len(workers)))
-    chosen = _trainset.choose(rows, target, indptr_of(known, rows), len(names), everywhere, sample, seed)
+    chosen = training_set.choose(rows, target, indptr_of(known, rows), len(names), everywhere, sample, seed)
     if chosen.sample:
         _told(len(chosen.rows), len(rows), chosen.sample, sample, everywhere)
     ranker.set_params(costs=[name for name in schema_of(subset.kind).costs if name in names] or None)
@@ -213,28 +216,28 @@ def train(
         fit_seconds, in_memory = _fit_here(ranker, store, labelled, chosen, names, memory, subset.kind, trials, seed)
     else:
         start = time.monotonic()
-        learnt = _cluster_fit.Learnt.of(store, known, chosen, labelled.get("valid"), names, memory, seed)
-        _cluster_fit.fit(workers, ranker, learnt)
+        learnt = cluster_fit.Learnt.of(store, known, chosen, labelled.get("valid"), names, memory, seed)
+        cluster_fit.fit(workers, ranker, learnt)
         fit_seconds, in_memory = time.monotonic() - start, True
     raw = None
     if blocks := baselines.raw_blocks(store.manifest["schema"]["columns"]):
-        raw_names = _trainset.columns_of(store, blocks)
+        raw_names = training_set.columns_of(store, blocks)
         rows, target, indptr = chosen.rows, chosen.target, chosen.indptr
         if in_memory and not chosen.sample:  # plain, and so without a look for identical configurations
             rows, target, indptr = np.arange(len(known.target)), known.target, known.indptr
         if workers is not None:  # whose memory together is more
-            chosen_here = _trainset.choose(rows, target, indptr, len(raw_names), memory, None, seed)
+            chosen_here = training_set.choose(rows, target, indptr, len(raw_names), memory, None, seed)
             rows, target, indptr = chosen_here.rows, chosen_here.target, chosen_here.indptr
-        raw_X = _trainset.features(store, "train", known, rows, raw_names, memory)
-        with _cli.busy("fitting the plain baseline"):
+        raw_X = training_set.features(store, "train", known, rows, raw_names, memory)
+        with cli.busy("fitting the plain baseline"):
             raw = baselines.fit_raw(Rows(raw_X, target, indptr), raw_names, seed, jobs)
         del raw_X
 
     figures: dict[str, Any] = {"subset": subset.name}
     predict_seconds = 0.0
     for split, known in labelled.items():
-        figures[split], seconds = _runs.figures_of(
-            ranker, raw, store, known, split, subset.kind, left_out[split], watched=watched
+        figures[split], seconds = scoring.figures_of(
+            ranker, raw, store, known, split, subset.kind, left_out[split], scored=scored
         )
         predict_seconds += seconds
     figures["seconds"] = {"build": build_seconds, "fit": fit_seconds, "predict": predict_seconds}
@@ -255,7 +258,7 @@ def train(
 def _fit_here(
     ranker: Ranker,
     store: FeatureStore,
-    labelled: dict[str, Slates],
+    labelled: dict[str, QueryGroups],
     chosen: Chosen,
     names: tuple[str, ...],
     memory: int,
@@ -266,23 +269,25 @@ def _fit_here(
     """Fit on this machine; returns the seconds it took, and whether all features lay in memory."""
     import numpy as np
 
-    from gbr import _trainset
-    from gbr._models.backend import Rows
+    from gbr.models import training_set
+    from gbr.models.base import Rows
 
     known, held_out = labelled["train"], labelled.get("valid")
-    learnt = Rows(_trainset.features(store, "train", known, chosen.rows, names, memory), chosen.target, chosen.indptr)
-    valid = None if held_out is None else _trainset.held_out(store, "valid", held_out, names, memory, seed)
+    learnt = Rows(
+        training_set.features(store, "train", known, chosen.rows, names, memory), chosen.target, chosen.indptr
+    )
+    valid = None if held_out is None else training_set.held_out(store, "valid", held_out, names, memory, seed)
     start = time.monotonic()
     if trials:
-        given_to_search = _trainset.in_memory(learnt, seed)
+        given_to_search = training_set.in_memory(learnt, seed)
         ranker.set_params(**_searched(ranker, given_to_search, names, known.names, kind, trials, seed))
         del given_to_search
-    with _cli.busy(f"fitting {ranker.backend} on {len(learnt.target):,} rows"):
+    with cli.busy(f"fitting {ranker.backend} on {len(learnt.target):,} rows"):
         ranker.fit_rows(learnt, names, valid)
     return time.monotonic() - start, isinstance(learnt.X, np.ndarray)
 
 
-def distinct(slates: Slates) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def distinct(slates: QueryGroups) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Rows that hold the first of identical configurations, and the smallest target of each such group.
 
     Returns
@@ -300,7 +305,7 @@ def distinct(slates: Slates) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     return rows, smallest[rows]
 
 
-def indptr_of(slates: Slates, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+def indptr_of(slates: QueryGroups, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """Bounds of the slates when only ``rows``, ascending, are kept, int64 (slates + 1,)."""
     import numpy as np
 
@@ -309,7 +314,7 @@ def indptr_of(slates: Slates, rows: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def _told(learnt: int, every: int, sample: Sample, wanted: Sample | None, memory: int) -> None:
     why = "" if sample == wanted else f": the bins of more do not fit --memory {memory / _GB:.3g}"
-    _cli.note(f"learns from {learnt:,} of {every:,} rows, at most {sample.most:,} of a graph ({sample.policy}){why}")
+    cli.note(f"learns from {learnt:,} of {every:,} rows, at most {sample.most:,} of a graph ({sample.policy}){why}")
 
 
 def _searched(
@@ -318,12 +323,12 @@ def _searched(
     """Settings that the search found, told on stderr."""
     from sklearn.base import clone
 
-    from gbr.search import search
+    from gbr.models.search import search
 
     place = {name: number for number, name in enumerate(columns)}
     costs = [place[str(name)] for name in ranker.costs or ()] or None
 
-    with _cli.progress(trials, "searching settings") as advance:
+    with cli.progress(trials, "searching settings") as advance:
 
         def told(number: int, best: float) -> None:
             advance(1)
@@ -331,13 +336,13 @@ def _searched(
         found = search(
             lambda **settings: clone(ranker).set_params(costs=costs, **settings),
             train,
-            [subsets.family(kind, name) for name in graphs],
+            [collection.family(kind, name) for name in graphs],
             trials,
             goal=ranker.goal,
             seed=seed,
             told=told,
         )
-    _cli.note(f"search: {found or 'nothing beat the defaults'}")
+    cli.note(f"search: {found or 'nothing beat the defaults'}")
     return found
 
 
@@ -354,7 +359,7 @@ def claim(out: Path) -> None:
     ------
     UsageError
     """
-    from gbr._models import modeldir
+    from gbr.models import io
 
     nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if not nearest.is_dir():
@@ -363,16 +368,16 @@ def claim(out: Path) -> None:
         raise UsageError(f"--out {out}: {nearest} cannot be written; name a folder you may write to")
     if not out.exists() or not any(out.iterdir()):
         return
-    if all(modeldir.is_model_file(path.name) or path.suffix == ".part" for path in out.iterdir()):
+    if all(io.is_model_file(path.name) or path.suffix == ".part" for path in out.iterdir()):
         return  # a run that was killed as it wrote its model
     try:
-        modeldir.read_manifest(out)
+        io.read_manifest(out)
     except GbrError:
         raise UsageError(f"--out {out}: holds files that are no gbr run; name a new or empty folder") from None
 
 
 def _write(ranker: Ranker, figures: dict[str, Any], out: Path) -> None:
-    from gbr._files import json_text, put_aside, replacing
+    from gbr.data.files import json_text, put_aside, replacing
 
     with replacing(out / METRICS, ModelError) as part:
         part.write_text(json_text(figures), encoding="utf-8")
@@ -392,7 +397,7 @@ def _setting(text: str) -> tuple[str, Any]:
 
 
 def _sample(text: str) -> Sample:
-    from gbr._trainset import Sample
+    from gbr.models.training_set import Sample
 
     most, colon, policy = text.partition(":")
     if not most.isdecimal() or int(most) < 2 or (colon and policy not in POLICIES):
@@ -411,15 +416,15 @@ def gigabytes(text: str) -> int:
     return int(number * _GB)
 
 
-def _parser() -> _cli.Parser:
-    parser = _cli.parser(
+def _parser() -> cli.Parser:
+    parser = cli.parser(
         "gbr.train",
         "Train a ranker on a collection and score every split that has runtimes.",
         "Example: python -m gbr.train --subset tile:cpu --set num_leaves=15",
     )
-    _cli.add_subset(parser)
-    _cli.add_data(parser)
-    _cli.add_store(parser)
+    cli.add_subset(parser)
+    cli.add_data(parser)
+    cli.add_store(parser)
     parser.add_argument(
         "--out", type=Path, default=None, metavar="DIR", help="folder of the run (default: runs/<subset>/<time>)"
     )
@@ -467,17 +472,17 @@ def _parser() -> _cli.Parser:
         metavar="N[:POLICY]",
         help=f"learn from at most N rows of each graph, chosen {', '.join(POLICIES)} (default: all that fit)",
     )
-    _cli.add_hardware(parser)
-    _cli.add_skip(parser)
+    cli.add_hardware(parser)
+    cli.add_skip(parser)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
-    _cli.add_jobs(parser)
-    _cli.add_cluster(parser)
-    _cli.add_report(parser)
-    _cli.add_json(parser)
+    cli.add_jobs(parser)
+    cli.add_cluster(parser)
+    cli.add_report(parser)
+    cli.add_json(parser)
     return parser
 
 
-main = _cli.command(_main)
+main = cli.command(_main)
 
 if __name__ == "__main__":
     raise SystemExit(main(None))

@@ -10,7 +10,7 @@ import numpy as np
 
 from gbr import read_graph, write_graph
 from gbr import train as train_command
-from gbr.subsets import resolve
+from gbr.data.collection import resolve
 from tests.programs import matmul
 
 SHAPES = [(128, 256, 64), (96, 192, 128), (256, 64, 256), (512, 128, 32), (160, 320, 96), (64, 512, 192), (384, 96, 48)]

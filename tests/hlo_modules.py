@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from features.hlo import FEAT_ID, NODE_FEAT
+from gbr.data.hlo import graph_arrays, identify, read_tuning
 from gbr.errors import HloError
-from gbr.hlo import graph_arrays, identify, read_tuning
 from tests.reference_hlo import message
 
 DATA = Path(__file__).parent / "data"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from features.hlo import OPCODE_ID
-from gbr.graphs import write_graph
+from gbr.data.graph import write_graph
 from tests.programs import conv2d, matmul
 
 Arrays = dict[str, Any]

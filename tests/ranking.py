@@ -1,4 +1,4 @@
-"""Slates that can be learnt, and the backends that learn any of them."""
+"""QueryGroups that can be learnt, and the backends that learn any of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gbr._models.settings import OBJECTIVES
+from gbr.models.params import OBJECTIVES
 
 #: The cost model is left out: it learns sums, not interactions.
 BACKENDS = [backend for backend in OBJECTIVES if backend != "costmodel"]
@@ -16,7 +16,7 @@ QUICK: dict[str, Any] = {"n_estimators": 40, "num_leaves": 7, "learning_rate": 0
 
 
 def problem(n_slates: int = 30, size: int = 24, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Slates whose order follows an interaction of two columns, under offsets per slate of many orders of magnitude."""
+    """QueryGroups whose order follows an interaction of two columns, under offsets per slate of many orders of magnitude."""
     rng = np.random.default_rng(seed)
     rows = n_slates * size
     X = rng.normal(size=(rows, 5)).astype(np.float32)

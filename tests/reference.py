@@ -7,11 +7,12 @@ from itertools import product
 
 import numpy as np
 
-from features import caches, geometry, nodes, roles
-from features.access import LoopNest
+from features import nodes
 from features.hardware import Hardware
-from features.slots import CLASS_LOOPS, MISSING, LoopSlots
 from features.tensors import Tensors
+from features.tile import caches, geometry, roles
+from features.tile.access import LoopNest
+from features.tile.slots import CLASS_LOOPS, MISSING, LoopSlots
 
 
 def node_statistics(feat: np.ndarray) -> np.ndarray:

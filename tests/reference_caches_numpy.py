@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 
-from features import caches, roles
-from features.access import LoopNest
 from features.hardware import Hardware
-from features.slots import MISSING
 from features.tensors import Tensors
+from features.tile import caches, roles
+from features.tile.access import LoopNest
+from features.tile.slots import MISSING
 
 
 def _room(nest: LoopNest, tensors: Tensors, cover: np.ndarray, line: int, sets: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Slow, obvious twins for gbr.hlo: HLO text read by eye and regex, and a writer of protobuf messages."""
+"""Slow, obvious twins for gbr.data.hlo: HLO text read by eye and regex, and a writer of protobuf messages."""
 
 from __future__ import annotations
 

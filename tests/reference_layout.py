@@ -8,10 +8,10 @@ from collections import Counter
 import networkx as nx
 import numpy as np
 
-from features.copies import KINDS
 from features.graph import Program
-from features.layout_nodes import NODE_CLASSES, TENSOR_ROLES, ConfigurableNodes
-from features.links import GROUPS, Links
+from features.layout.copies import KINDS
+from features.layout.links import GROUPS, Links
+from features.layout.nodes import NODE_CLASSES, TENSOR_ROLES, ConfigurableNodes
 from tests.reference_traffic import effective_layouts, output_paddings
 
 _VALUES = ("set", "kept", "row_major", "minor_kept", "minor", "second", "lanes", "sublanes", "padding", "jump")

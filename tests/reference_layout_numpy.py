@@ -5,19 +5,19 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from features import layout_config
 from features.conv_kinds import KINDS
-from features.copies import BLOCK, DISAGREEMENTS
-from features.layout import LAYOUT
-from features.layout_nodes import BIN_EDGES, NODE_CLASSES, ConfigurableNodes
-from features.links import GROUPS, Links
+from features.layout import config
+from features.layout.copies import BLOCK, DISAGREEMENTS
+from features.layout.extractor import LAYOUT
+from features.layout.links import GROUPS, Links
+from features.layout.nodes import BIN_EDGES, NODE_CLASSES, ConfigurableNodes
 
 Array = NDArray[np.float64]
 
 _UNCOVERED = len(KINDS) + 1
 #: What a configuration says, what its layouts are worth, and where they disagree.
 COVERED = (
-    *layout_config.BLOCK.names,
+    *config.BLOCK.names,
     *LAYOUT.names[:-_UNCOVERED],
     *BLOCK.names[: len(DISAGREEMENTS)],
 )

@@ -7,8 +7,8 @@ import numpy as np
 from features.graph import Program
 from features.hardware import Hardware
 from features.hlo import OPCODES
-from features.layout_nodes import ConfigurableNodes
-from features.metagraph import operand_origins
+from features.layout.metagraph import operand_origins
+from features.layout.nodes import ConfigurableNodes
 from features.opcodes import CLASS_NAMES, CLASS_OF
 from features.tensors import Tensors, slots
 

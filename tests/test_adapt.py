@@ -13,11 +13,11 @@ from sklearn.linear_model import LinearRegression
 from features.hardware import CPU
 from gbr import Ranker, _within, read_graph
 from gbr.adapt import LEAST, fit_within
-from gbr.build import extract
+from gbr.data.build import extract
+from gbr.data.graph import Graph, graph_from_arrays
+from gbr.data.hardware import as_dict
 from gbr.errors import DataError, ModelError, UsageError
-from gbr.graphs import Graph, graph_from_arrays
-from gbr.hardware import as_dict
-from gbr.metrics import kendall_tau
+from gbr.evaluation.metrics import kendall_tau
 
 DATA = Path(__file__).parents[1] / "data" / "npz"
 LAYOUT = DATA / "layout" / "cpu" / "random" / "test" / "resnet_nhwc.npz"

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gbr._downloads.archives import Entry, survey, unpack
+from gbr.downloads.archives import Entry, survey, unpack
 from gbr.errors import ArchiveError, DownloadError
 from tests.mirror import npz, tar, tree, zipped
 
@@ -278,7 +278,7 @@ def test_forged_directories_are_refused(tmp_path: Path, offset: int, value: int,
 
 
 def test_too_many_members_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gbr._downloads.archives._MOST_MEMBERS", 2)
+    monkeypatch.setattr("gbr.downloads.archives._MOST_MEMBERS", 2)
     refused(tmp_path, tar(GRAPHS), "more than 2 members")
 
 

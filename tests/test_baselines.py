@@ -5,7 +5,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from gbr import baselines, metrics
+from gbr.evaluation import baselines, metrics
 from tests.test_metrics import slates_of
 
 
@@ -73,8 +73,8 @@ def test_retest_divides_by_the_same_normalizer() -> None:
 def test_raw_columns_are_plain_lightgbm_on_the_raw_blocks_alone() -> None:
     import lightgbm
 
-    from gbr import labels
-    from gbr._checks import Table
+    from gbr.models import labels
+    from gbr.models.checks import Table
 
     rng = np.random.default_rng(0)
     X = rng.normal(size=(400, 4)).astype(np.float32)

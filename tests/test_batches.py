@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gbr._models import lightgbm
-from gbr._models.backend import Rows, backend
-from gbr._models.batches import StreamedMatrix
-from gbr._models.pairs import PAIRS_PER_ROW, differences
-from gbr._models.settings import Settings, resolve
 from gbr.errors import StoreError, UsageError
-from gbr.metrics import kendall_tau
+from gbr.evaluation.metrics import kendall_tau
+from gbr.models import lightgbm
+from gbr.models.base import Rows, backend
+from gbr.models.batches import StreamedMatrix
+from gbr.models.differences import PAIRS_PER_ROW, differences
+from gbr.models.params import Settings, resolve
 from tests.ranking import EVERY, QUICK, problem
 
 SIZES = st.lists(st.integers(0, 9), min_size=1, max_size=8)

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-from features.access import loop_nest
-from features.bounds import bound_units, loop_tiles, tensor_tiles
 from features.calls import handed_in
 from features.cost import result_of
 from features.graph import Program
 from features.hardware import CPU, TPU, Hardware
 from features.hlo import OPCODES, TILE_CONFIG
 from features.tensors import Tensors
-from features.tile import TileExtractor, schema
+from features.tile.access import loop_nest
+from features.tile.bounds import bound_units, loop_tiles, tensor_tiles
+from features.tile.extractor import TileExtractor, schema
 from gbr import read_graph
-from gbr.hlo import Tuning, encode, read_tuning
+from gbr.data.hlo import Tuning, encode, read_tuning
 from tests import programs
 from tests.programs import Sketch
 

@@ -16,13 +16,13 @@ import polars as pl
 import pytest
 
 from features.hardware import TPU
-from gbr import _layout_build
-from gbr import build as room
-from gbr.build import BuildReport, build, extract, schema_of, shared_columns
+from gbr.data import build as room
+from gbr.data import layout_build
+from gbr.data.build import BuildReport, build, extract, schema_of, shared_columns
+from gbr.data.collection import Subset, resolve
+from gbr.data.graph import graph_from_arrays, read_graph, write_graph
+from gbr.data.store import FeatureStore
 from gbr.errors import DataError, GbrError, StoreError, UsageError
-from gbr.graphs import graph_from_arrays, read_graph, write_graph
-from gbr.store import FeatureStore
-from gbr.subsets import Subset, resolve
 from tests.made import collection, layout_arrays, tile_arrays
 
 TILE = Subset("tile:xla")
@@ -116,10 +116,10 @@ def test_zero_equals_minus_zero() -> None:
 def test_layouts_in_blocks_are_layouts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = graph_from_arrays("x", layout_arrays(50))
     _, whole, duplicates = extract(graph)
-    monkeypatch.setattr(_layout_build, "ROWS_PER_GROUP", 7)
-    monkeypatch.setattr(_layout_build, "_CODES_AT_ONCE", 5)
-    monkeypatch.setattr(_layout_build, "_SPOOL_BYTES", 100)
-    monkeypatch.setattr("gbr._sources.BLOCK_BYTES", 3 * 72)
+    monkeypatch.setattr(layout_build, "ROWS_PER_GROUP", 7)
+    monkeypatch.setattr(layout_build, "_CODES_AT_ONCE", 5)
+    monkeypatch.setattr(layout_build, "_SPOOL_BYTES", 100)
+    monkeypatch.setattr("gbr.data.sources.BLOCK_BYTES", 3 * 72)
     _, parts, again = extract(graph)
     np.testing.assert_array_equal(parts, whole)
     np.testing.assert_array_equal(again, duplicates)
@@ -316,13 +316,13 @@ def test_a_program_without_features_names_its_file(monkeypatch: pytest.MonkeyPat
     def fail(*_: Any) -> None:
         raise ValueError("a loop without end")
 
-    monkeypatch.setattr("features.tile.TileExtractor", fail)
+    monkeypatch.setattr("features.tile.extractor.TileExtractor", fail)
     with pytest.raises(DataError, match="<memory>: has no features \\(a loop without end\\)"):
         extract(graph_from_arrays("x", tile_arrays()))
 
 
 def test_a_feature_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from features.tile import TileExtractor
+    from features.tile.extractor import TileExtractor
 
     call = TileExtractor.__call__
 
@@ -354,15 +354,15 @@ def test_requests_that_cannot_be_right(tmp_path: Path) -> None:
 def test_a_large_layout_file_is_that_of_one_pass_over_everything(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from features.layout import LayoutExtractor
-    from gbr import _parquet
+    from features.layout.extractor import LayoutExtractor
+    from gbr.data import parquet
 
     arrays = layout_arrays(50)
     arrays["node_config_feat"] = arrays["node_config_feat"][np.random.default_rng(0).integers(0, 30, 50)]
     write_graph(LAYOUT.folder(tmp_path) / "train" / "a.npz", arrays)
-    monkeypatch.setattr(_layout_build, "ROWS_PER_GROUP", 8)
-    monkeypatch.setattr(_layout_build, "_SPOOL_BYTES", 1000)
-    monkeypatch.setattr(_parquet, "_ROWS_AT_ONCE", 20)
+    monkeypatch.setattr(layout_build, "ROWS_PER_GROUP", 8)
+    monkeypatch.setattr(layout_build, "_SPOOL_BYTES", 1000)
+    monkeypatch.setattr(parquet, "_ROWS_AT_ONCE", 20)
     build(LAYOUT, tmp_path, tmp_path / "store", jobs=1)
     program = room._program(graph_from_arrays("x", arrays))
     wanted = LayoutExtractor(program, arrays["node_config_ids"], hardware=TPU).vectors(arrays["node_config_feat"])
@@ -420,16 +420,16 @@ def test_results_of_several_threads_come_in_order_and_few_items_are_taken_ahead(
         return number
 
     with ThreadPoolExecutor(3) as pool, pytest.raises(ValueError, match="forty"):
-        list(_layout_build._in_order(pool, work, items(), 4))
+        list(layout_build._in_order(pool, work, items(), 4))
     assert len(made) < 60
     with ThreadPoolExecutor(3) as pool:
-        assert list(_layout_build._in_order(pool, work, range(40), 4)) == list(range(40))
+        assert list(layout_build._in_order(pool, work, range(40), 4)) == list(range(40))
 
 
 def test_no_room_for_what_waits_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(_layout_build.LayoutColumns, "_spool", full)
+    monkeypatch.setattr(layout_build.LayoutColumns, "_spool", full)
     with pytest.raises(GbrError, match=r"temporary folder .*: No space left on device; name another one with TMPDIR"):
         extract(graph_from_arrays("x", layout_arrays()))

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.access import LoopNest, loop_nest
-from features.caches import BLOCK, CacheModel
-from features.geometry import Geometry
 from features.hardware import CPU, PROFILES, TPU, Cache, Hardware
-from features.slots import loop_slots
 from features.tensors import Tensors
+from features.tile.access import LoopNest, loop_nest
+from features.tile.caches import BLOCK, CacheModel
+from features.tile.geometry import Geometry
+from features.tile.slots import loop_slots
 from tests import programs, reference, reference_caches_numpy
 
 SMALL = Hardware("small", 16, 16, (Cache(256, 2), Cache(1024, 4)))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import gbr
-from gbr import _cli
+from gbr import cli
 from gbr.__main__ import commands
 from gbr.__main__ import main as list_commands
 from gbr.errors import DataError, MissingLibraryError, UsageError
@@ -24,7 +24,7 @@ HEAVY = ("numba", "lightgbm", "xgboost", "polars", "jax", "scipy", "sklearn", "r
 
 
 def failing(fault: BaseException) -> int:
-    @_cli.command
+    @cli.command
     def main(argv: Sequence[str] | None = None) -> None:
         raise fault
 
@@ -55,18 +55,18 @@ def test_a_defect_keeps_its_traceback() -> None:
 
 def test_success_is_zero_and_gets_the_arguments() -> None:
     seen: list[object] = []
-    assert _cli.command(seen.append)(["--a"]) == 0
+    assert cli.command(seen.append)(["--a"]) == 0
     assert seen == [["--a"]]
 
 
 def arguments(*given: str) -> object:
-    parser = _cli.parser("gbr.x", "A test.")
-    _cli.add_subset(parser)
-    _cli.add_data(parser)
-    _cli.add_store(parser)
-    _cli.add_splits(parser)
-    _cli.add_jobs(parser)
-    _cli.add_json(parser)
+    parser = cli.parser("gbr.x", "A test.")
+    cli.add_subset(parser)
+    cli.add_data(parser)
+    cli.add_store(parser)
+    cli.add_splits(parser)
+    cli.add_jobs(parser)
+    cli.add_json(parser)
     return vars(parser.parse_args(given))
 
 
@@ -108,7 +108,7 @@ def test_wrong_arguments_are_one_line_that_names_help(given: list[str], message:
 
 
 def test_progress_is_silent_where_it_is_quick(capsys: Capture) -> None:
-    with _cli.progress(3, "graphs") as advance:
+    with cli.progress(3, "graphs") as advance:
         for _ in range(3):
             advance(1)
     assert capsys.readouterr() == ("", "")
@@ -116,8 +116,8 @@ def test_progress_is_silent_where_it_is_quick(capsys: Capture) -> None:
 
 def test_progress_is_plain_lines_where_there_is_no_terminal(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 1.0, 2.5, 4.0, 6.0, 7.0, 8.0])
-    monkeypatch.setattr(_cli.time, "monotonic", lambda: next(clock))
-    with _cli.progress(5, "graphs") as advance:
+    monkeypatch.setattr(cli.time, "monotonic", lambda: next(clock))
+    with cli.progress(5, "graphs") as advance:
         for _ in range(5):
             advance(1)
     out, err = capsys.readouterr()
@@ -131,32 +131,32 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(capsys: Capture, mon
 
 def test_progress_on_a_terminal_draws_on_stderr_only(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    with _cli.progress(2, "graphs") as advance:
+    with cli.progress(2, "graphs") as advance:
         advance(1)
         advance(1)
     assert capsys.readouterr().out == ""
 
 
 def test_work_without_an_end_is_told_of_ever_more_rarely(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_cli, "_PATIENCE", 0.02)
-    with _cli.busy("fitting"):
+    monkeypatch.setattr(cli, "_PATIENCE", 0.02)
+    with cli.busy("fitting"):
         time.sleep(0.5)
     lines = capsys.readouterr().err.splitlines()
     assert 2 <= len(lines) <= 7
     assert lines[0] == "gbr: fitting: 0 s so far"
     assert re.fullmatch(r"gbr: fitting: done in \d+ s", lines[-1])
     monkeypatch.undo()
-    with _cli.busy("fitting"):
+    with cli.busy("fitting"):
         pass
     assert capsys.readouterr() == ("", "")
-    with pytest.raises(KeyboardInterrupt, match="by hand"), _cli.busy("fitting"):
+    with pytest.raises(KeyboardInterrupt, match="by hand"), cli.busy("fitting"):
         raise KeyboardInterrupt("by hand")
     assert capsys.readouterr() == ("", "")
 
 
 def test_work_without_an_end_spins_on_a_terminal(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    with _cli.busy("fitting"):
+    with cli.busy("fitting"):
         pass
     assert capsys.readouterr().out == ""
 
@@ -165,7 +165,7 @@ def test_long_lines_of_a_description_are_folded_and_commands_are_not(monkeypatch
     monkeypatch.setenv("COLUMNS", "62")
     command = "Example: python -m gbr.x --models a/very/long/path another/long/path --out submission.csv"
     listed = "  tile:FAMILY    tiles of a kernel, as many as there are in a file of that name"
-    told = _cli.parser("gbr.x", "A sentence. " * 8, f"{listed}\n{command}").format_help().splitlines()
+    told = cli.parser("gbr.x", "A sentence. " * 8, f"{listed}\n{command}").format_help().splitlines()
     assert command in told
     assert max(len(line) for line in told if line != command) <= 62
     first = next(number for number, line in enumerate(told) if line.startswith("  tile:FAMILY    "))
@@ -179,7 +179,7 @@ def test_a_listing_fits_the_terminal_and_loses_nothing(
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     text = "search the configurations of a program for a fast one, measuring few"
-    _cli.listing([("gbr.tune", text * 2), ("gbr.b", "short")])
+    cli.listing([("gbr.tune", text * 2), ("gbr.b", "short")])
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= min(80, columns)
     assert lines[-1] == "gbr.b     short"
@@ -189,7 +189,7 @@ def test_a_listing_fits_the_terminal_and_loses_nothing(
 def test_tables_fit_80_columns_and_lose_nothing(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     name = "a_very_long_graph_name_" * 6
-    _cli.table("What [bold]is[/bold] there", ["graph", "tau", "rows"], [[name, 0.51239, 7], ["[b]", None, 12345678]])
+    cli.table("What [bold]is[/bold] there", ["graph", "tau", "rows"], [[name, 0.51239, 7], ["[b]", None, 12345678]])
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
     assert out.splitlines()[0] == "What [bold]is[/bold] there"
@@ -207,15 +207,15 @@ def test_a_terminal_without_colours_gets_plain_letters(
     monkeypatch.setenv("NO_COLOR", no_color)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    _cli.table("title", ["a"], [[1]])
+    cli.table("title", ["a"], [[1]])
     assert ("\x1b" in capsys.readouterr().out) == styled
 
 
 def test_json_has_no_nan(capsys: Capture) -> None:
-    _cli.emit_json({"a": [1, None, "ü"]})
+    cli.emit_json({"a": [1, None, "ü"]})
     assert json.loads(capsys.readouterr().out) == {"a": [1, None, "ü"]}
     with pytest.raises(ValueError, match="not JSON compliant"):
-        _cli.emit_json(float("nan"))
+        cli.emit_json(float("nan"))
 
 
 def run(*command: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -244,7 +244,7 @@ def test_the_commands_are_listed_with_one_line_each(capsys: Capture) -> None:
     assert list_commands([]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if line.startswith("python -m gbr.features  ")]
-    assert not [line for line in lines if "gbr.graphs" in line or "__main__" in line]
+    assert not [line for line in lines if "gbr.data.graph" in line or "__main__" in line]
     assert list_commands(["--json"]) == 0
     assert [entry["command"] for entry in json.loads(capsys.readouterr().out)] == [
         " ".join(line.split()[:3]) for line in lines if line.startswith("python -m ")

@@ -18,17 +18,17 @@ import numpy as np
 import pytest
 
 from gbr import Ranker, cluster
-from gbr import build as room
 from gbr import features as features_command
 from gbr import train as train_command
-from gbr._cluster_fit import Learnt, balanced
-from gbr._trainset import Chosen
-from gbr.build import build
 from gbr.cluster import Workers, connected
+from gbr.cluster_fit import Learnt, balanced
+from gbr.data import build as room
+from gbr.data.build import build
+from gbr.data.collection import Subset, resolve
+from gbr.data.store import FeatureStore
 from gbr.errors import DataError, GbrError, MissingLibraryError, UsageError
-from gbr.metrics import kendall_tau
-from gbr.store import FeatureStore
-from gbr.subsets import Subset, resolve
+from gbr.evaluation.metrics import kendall_tau
+from gbr.models.training_set import Chosen
 from tests.collection import trained, write_collection
 from tests.made import collection
 

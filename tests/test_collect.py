@@ -21,10 +21,10 @@ from gbr.collect.kernels import FAMILIES, TEST, VALID, Family, split_of
 from gbr.collect.sampling import LEAST_ITERATIONS, sample_tiles
 from gbr.collect.table import markdown
 from gbr.collect.timer import LEAST_ROUNDS, cores, doubts, measure, pinned, retest_tau
+from gbr.data.collection import SPLITS
+from gbr.data.graph import read_graph
+from gbr.data.hlo import graph_arrays
 from gbr.errors import CollectError, MissingLibraryError, UsageError
-from gbr.graphs import read_graph
-from gbr.hlo import graph_arrays
-from gbr.subsets import SPLITS
 from tests.reference_collect import TWINS
 
 DATA = Path(__file__).parents[1] / "data"

@@ -18,9 +18,9 @@ from gbr.collect.choices import sample_layouts, strata
 from gbr.collect.layouts import Settings, checked_runs, measure_program
 from gbr.collect.programs import Example
 from gbr.collect.relayout import Relayout, Site, layout_of
+from gbr.data.collection import SPLITS
+from gbr.data.graph import graph_from_arrays, read_graph
 from gbr.errors import CollectError, MissingLibraryError, UsageError
-from gbr.graphs import graph_from_arrays, read_graph
-from gbr.subsets import SPLITS
 
 jax = pytest.importorskip("jax", minversion="0.7")
 jnp = jax.numpy

@@ -14,8 +14,8 @@ from gbr.collect.__main__ import main
 from gbr.collect.choices import strata
 from gbr.collect.programs import FAMILIES, build
 from gbr.collect.relayout import Relayout
-from gbr.graphs import read_graph
-from gbr.subsets import SPLITS
+from gbr.data.collection import SPLITS
+from gbr.data.graph import read_graph
 
 pytest.importorskip("jax", minversion="0.7")
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gbr._models import backend
+from gbr.models import base
 from gbr.ranker import Ranker
 from tests.ranking import QUICK, problem
 
@@ -35,7 +35,7 @@ def test_the_model_is_that_of_the_other_columns(stops: bool) -> None:
     assert np.array_equal(narrow.predict(other[0]), wide.predict(wide_other[0]))
     assert np.array_equal(narrow.feature_importances_, wide.feature_importances_[PLACES])
     assert wide.model_.n_features == 11
-    loaded = backend.backend("xgboost").load(wide.model_.to_bytes(), wide.settings_)
+    loaded = base.backend("xgboost").load(wide.model_.to_bytes(), wide.settings_)
     relevance = loaded.predict(wide_other[0], 1, np.array([0, len(other[0])]))
     assert np.array_equal(-relevance, wide.predict(wide_other[0]))
     # What was the same everywhere in training may be anything later.
@@ -58,7 +58,7 @@ def test_one_missing_value_makes_a_column_one_to_split() -> None:
 def test_nothing_but_constants_gives_one_score(backend: str, stops: bool) -> None:
     _, runtime, qid = problem(6)
     X = np.ones((len(runtime), 3), np.float32)
-    ranker = Ranker(backend, **QUICK).fit(X, runtime, qid=qid, eval_set=(X, runtime, qid) if stops else None)
+    ranker = Ranker(base, **QUICK).fit(X, runtime, qid=qid, eval_set=(X, runtime, qid) if stops else None)
     scores = ranker.predict(X)
     assert np.ptp(scores) == 0
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from features.conv_kinds import KINDS, node_kinds
-from features.layout import LayoutExtractor, schema
-from features.layout_nodes import configurable_nodes, row_values
+from features.layout.extractor import LayoutExtractor, schema
+from features.layout.nodes import configurable_nodes, row_values
 from features.tensors import Tensors
 from tests.programs import Sketch
 

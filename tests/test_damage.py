@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.hlo import FEAT_ID, OPCODE_ID
-from gbr.build import extract
+from gbr.data.build import extract
+from gbr.data.graph import graph_from_arrays
+from gbr.data.npz import NpzFile
 from gbr.errors import DataError
-from gbr.graphs import graph_from_arrays
-from gbr.npz import NpzFile
 from tests.damage import damaged_arrays
 
 DATA = Path(__file__).parents[1] / "data" / "npz"

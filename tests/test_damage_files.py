@@ -16,17 +16,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gbr import Ranker, _packed
-from gbr._done import State
-from gbr._downloads.archives import survey
-from gbr._official import indices_of
-from gbr._submission import check
+from gbr import Ranker
+from gbr.data import packed
+from gbr.data.collection import Subset
+from gbr.data.graph import read_graph, write_graph
+from gbr.data.hardware import load
+from gbr.data.npz import crc32
+from gbr.data.repack import repack
+from gbr.done import State
+from gbr.downloads.archives import survey
 from gbr.errors import ArchiveError, DataError, GbrError, ModelError, TuneError
-from gbr.graphs import read_graph, write_graph
-from gbr.hardware import load
-from gbr.npz import crc32
-from gbr.repack import repack
-from gbr.subsets import Subset
+from gbr.evaluation.protocol import indices_of
+from gbr.submission import check
 from gbr.tune import Journal, ParameterSpace
 from tests.made import layout_arrays
 from tests.mirror import npz, tar
@@ -71,16 +72,16 @@ def copy(tmp_path: Path) -> Path:
 
 
 def index_of(copy: Path) -> Any:
-    *_, place, length, _ = _packed._PREAMBLE.unpack(copy.read_bytes()[: _packed._PREAMBLE.size])
+    *_, place, length, _ = packed._PREAMBLE.unpack(copy.read_bytes()[: packed._PREAMBLE.size])
     return json.loads(copy.read_bytes()[place : place + length])
 
 
 def reindex(copy: Path, told: bytes) -> None:
     """Give a copy another index, which it vouches for."""
     data = copy.read_bytes()
-    magic, version, _, place, _, _ = _packed._PREAMBLE.unpack(data[: _packed._PREAMBLE.size])
-    head = _packed._PREAMBLE.pack(magic, version, crc32(told), place, len(told), place + len(told))
-    copy.write_bytes(head + data[_packed._PREAMBLE.size : place] + told)
+    magic, version, _, place, _, _ = packed._PREAMBLE.unpack(data[: packed._PREAMBLE.size])
+    head = packed._PREAMBLE.pack(magic, version, crc32(told), place, len(told), place + len(told))
+    copy.write_bytes(head + data[packed._PREAMBLE.size : place] + told)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +178,7 @@ def test_a_manifest_of_other_kinds_is_refused(
 
 @pytest.mark.parametrize(("price", "n_features"), [(1e200, 3), (-1.0, 3), (1.0, 2**40), (1.0, 3.5)])
 def test_prices_beyond_all_costs_are_refused(price: float, n_features: float) -> None:
-    from gbr._models.costmodel import load as read
+    from gbr.models.cost_model import load as read
 
     told = json.dumps({"costmodel": 1, "features": n_features, "prices": {"0": price}})
     with pytest.raises(ValueError, match="a cost model with"):
@@ -186,7 +187,7 @@ def test_prices_beyond_all_costs_are_refused(price: float, n_features: float) ->
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_compressed_members_of_an_ensemble_are_refused(tmp_path: Path, method: int) -> None:
-    from gbr._models.ensemble import load as read
+    from gbr.models.ensemble import load as read
 
     with zipfile.ZipFile(tmp_path / "x.zip", "w", method) as archive:
         archive.writestr("members.json", "[]" + " " * 10**6)

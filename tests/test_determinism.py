@@ -20,10 +20,11 @@ import numpy as np
 import pytest
 
 from features.graph import Program
-from features.layout import LayoutExtractor
-from gbr import Ranker, _layout_build, read_graph
-from gbr._models.settings import OBJECTIVES
-from gbr.build import extract, schema_of
+from features.layout.extractor import LayoutExtractor
+from gbr import Ranker, read_graph
+from gbr.data import layout_build
+from gbr.data.build import extract, schema_of
+from gbr.models.params import OBJECTIVES
 from tests.conftest import ROOT
 
 FOLDERS = {"tile": ROOT / "data/npz/tile/cpu", "layout": ROOT / "data/npz/layout/cpu/random"}
@@ -97,8 +98,8 @@ def test_a_saved_model_scores_graph_files_alike(tmp_path: Path) -> None:
 def test_layout_columns_do_not_depend_on_threads(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for path in some("layout", "train", 3):
         wanted = extract(read_graph(path))[1]
-        monkeypatch.setattr(_layout_build, "_cores", lambda: threads)
-        monkeypatch.setattr(_layout_build, "_CODES_AT_ONCE", 200)  # some dozen configurations at once
+        monkeypatch.setattr(layout_build, "_cores", lambda: threads)
+        monkeypatch.setattr(layout_build, "_CODES_AT_ONCE", 200)  # some dozen configurations at once
         np.testing.assert_array_equal(extract(read_graph(path))[1], wanted)
         monkeypatch.undo()
 

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from gbr._downloads import fetch
-from gbr._downloads.catalogue import COLLECTIONS, INDEX_FILES, Piece
-from gbr._downloads.retrieve import _peak
+from gbr.data.collection import Subset, graph_files, resolve
+from gbr.data.graph import read_graph
 from gbr.download import main
+from gbr.downloads import fetch
+from gbr.downloads.catalogue import COLLECTIONS, INDEX_FILES, Piece
+from gbr.downloads.retrieve import _peak
 from gbr.errors import GbrError
-from gbr.graphs import read_graph
-from gbr.subsets import Subset, graph_files, resolve
 from tests.collection import write_collection
 from tests.made import collection
 from tests.mirror import Mirror, npz, serving, tar, tree, zipped
@@ -152,7 +152,7 @@ def test_json_is_for_machines(run: Run) -> None:
 
 def test_repack_copies_layouts(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[object, ...]] = []
-    monkeypatch.setattr("gbr.repack.repack_all", lambda *arguments: asked.append(arguments))
+    monkeypatch.setattr("gbr.data.repack.repack_all", lambda *arguments: asked.append(arguments))
     assert run(LAYOUT, "tile:xla", "--split", "valid", "--repack")[0] == 0
     assert [arguments[:3] for arguments in asked] == [(Subset(LAYOUT), tmp_path / "data", ["valid"])]
     status, _, err = run("tile", "--repack")
@@ -425,10 +425,10 @@ def test_the_default_is_the_official_server(capsys: Capture, monkeypatch: pytest
         asked.append(url)
         raise GbrError("no network here")
 
-    monkeypatch.setattr("gbr._downloads.retrieve.ask", answer)
+    monkeypatch.setattr("gbr.downloads.retrieve.ask", answer)
     assert main(["layout:nlp:default", "--split", "valid", "--data", str(tmp_path)]) == 1
     assert asked == ["http://download.tensorflow.org/data/tpu_graphs/v0/npz_layout_nlp_default_valid.tar"]
-    monkeypatch.setattr("gbr._downloads.retrieve.fetch", answer)
+    monkeypatch.setattr("gbr.downloads.retrieve.fetch", answer)
     assert main(["eval-indices", "--data", str(tmp_path)]) == 1
     assert asked[1] == (
         "https://raw.githubusercontent.com/google-research-datasets/tpu_graphs/main/"

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from gbr import Ranker, read_graph
-from gbr._models.settings import OBJECTIVES
-from gbr.build import extract, schema_of
+from gbr.data.build import extract, schema_of
+from gbr.models.params import OBJECTIVES
 from tests import pinned
 from tests.conftest import ROOT
 

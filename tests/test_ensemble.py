@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gbr._models import ensemble
-from gbr._models.settings import MEMBERS
 from gbr.errors import ModelError
-from gbr.metrics import kendall_tau
+from gbr.evaluation.metrics import kendall_tau
+from gbr.models import ensemble
+from gbr.models.params import MEMBERS
 from gbr.ranker import Ranker
 from tests.ranking import QUICK, problem
 
 
 def amounts(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Slates whose times are priced sums of what two columns stand for."""
+    """QueryGroups whose times are priced sums of what two columns stand for."""
     rng = np.random.default_rng(seed)
     held = rng.integers(0, 1000, (400, 3)) * rng.integers(0, 2, (400, 3))
     X = np.log2(1.0 + held)
@@ -121,7 +121,7 @@ def test_archives_with_an_edited_index_are_refused(changes: dict[str, Any]) -> N
 
 
 def test_an_ensemble_of_unknown_members_is_a_model_error(tmp_path: Any) -> None:
-    from gbr._models import modeldir
+    from gbr.models import io as modeldir
 
     X, runtime, qid = problem(4)
     ranker = Ranker("ensemble", **QUICK).fit(X, runtime, qid=qid)

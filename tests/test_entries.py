@@ -13,9 +13,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from gbr._entries import check
+from gbr.data.entries import check
+from gbr.data.store import FeatureStore
 from gbr.errors import StoreError
-from gbr.store import FeatureStore
 
 WRONG = (ValueError, KeyError, TypeError, AttributeError)
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from gbr import evaluate as command
+from gbr.data.collection import resolve
 from gbr.errors import DataError, ModelError
-from gbr.subsets import resolve
 from tests.collection import rewrite, trained, write_collection
 
 
@@ -34,7 +34,7 @@ def test_batches_do_not_change_the_figures(root: Path, monkeypatch: pytest.Monke
     subset = resolve("tile:cpu", root)
     whole = command.evaluate(root / "run", subset, "train", root, root / "store", jobs=1)
     for cells in (1, 70 * 836):
-        monkeypatch.setattr("gbr._runs._CELLS_AT_ONCE", cells)
+        monkeypatch.setattr("gbr.evaluation.scoring._CELLS_AT_ONCE", cells)
         assert command.evaluate(root / "run", subset, "train", root, root / "store", jobs=1)["train"] == whole["train"]
 
 

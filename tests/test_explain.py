@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from gbr import _cli
+from gbr import cli
 from gbr import explain as command
-from gbr._reports import explained
-from gbr._traces.parts import Copy, LoopChange, NodeChange, OperandChange, TensorChange
-from gbr.explanation import BlockEffect, ColumnEffect, Explanation
+from gbr.attribution.explanation import BlockEffect, ColumnEffect, Explanation
+from gbr.attribution.parts import Copy, LoopChange, NodeChange, OperandChange, TensorChange
+from gbr.report import explained
 from tests.collection import trained, write_collection
 
 Capture = pytest.CaptureFixture[str]
@@ -132,7 +132,7 @@ def test_the_command_fits_80_columns(run: Path, capsys: Capture) -> None:
     assert "Loops of dot.2" in out
     for shown in (LAYOUT, TILE):
         for title, columns, rows in explained.tables(shown, 8):
-            _cli.table(title, columns, rows)
+            cli.table(title, columns, rows)
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
 
 

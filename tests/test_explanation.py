@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 
 from gbr import Ranker
-from gbr._checks import Table
-from gbr.build import build, schema_of
+from gbr.attribution.explanation import Explanation, explain
+from gbr.data.build import build, schema_of
+from gbr.data.collection import resolve
+from gbr.data.graph import graph_from_arrays, read_graph
+from gbr.data.groups import QueryGroups
+from gbr.data.hardware import as_dict, choose
+from gbr.data.store import FeatureStore
 from gbr.errors import ModelError, UsageError
-from gbr.explanation import Explanation, explain
-from gbr.graphs import graph_from_arrays, read_graph
-from gbr.hardware import as_dict, choose
-from gbr.slates import Slates
-from gbr.store import FeatureStore
-from gbr.subsets import resolve
+from gbr.models.checks import Table
 from tests.collection import write_collection
 from tests.ranking import problem
 
@@ -31,9 +31,9 @@ UNSEEN = LAYOUTS / "random" / "test" / "gmlp_shallow-grad.npz"
 
 @dataclass(frozen=True)
 class Known:
-    """Slates to learn from, what a model trained on them remembers, and a graph that is not among them."""
+    """QueryGroups to learn from, what a model trained on them remembers, and a graph that is not among them."""
 
-    slates: Slates
+    slates: QueryGroups
     trained_on: dict[str, Any]
     path: Path
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gbr.build import schema_of
+from gbr.data.build import schema_of
+from gbr.data.graph import write_graph
+from gbr.data.store import FeatureStore
 from gbr.features import main
-from gbr.graphs import write_graph
-from gbr.store import FeatureStore
 from tests.made import collection, tile_arrays
 
 Capture = pytest.CaptureFixture[str]

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from gbr._downloads import fetch as fetching
-from gbr._downloads.fetch import TRIES, ask, fetch
+from gbr.downloads import fetch as fetching
+from gbr.downloads.fetch import TRIES, ask, fetch
 from gbr.errors import DownloadError
 from tests.mirror import Mirror, serving
 

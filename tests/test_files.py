@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gbr._files import replacing, sweep, write_json
+from gbr.data.files import replacing, sweep, write_json
 from gbr.errors import DataError, GbrError, StoreError
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import xgboost as xgb
 
-from gbr._models.forest import lightgbm_text, xgboost_json
+from gbr.models.forest import lightgbm_text, xgboost_json
 
 RNG = np.random.default_rng(0)
 X = np.column_stack([RNG.random((300, 5)), RNG.integers(0, 12, 300)])

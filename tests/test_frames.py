@@ -12,11 +12,11 @@ import pytest
 
 import gbr
 from gbr import Ranker, read_graph
-from gbr.build import build, extract
+from gbr.data.build import build, extract
+from gbr.data.collection import resolve
+from gbr.data.frames import KEYS
+from gbr.data.store import FeatureStore
 from gbr.errors import StoreError, UsageError
-from gbr.frames import KEYS
-from gbr.store import FeatureStore
-from gbr.subsets import resolve
 from tests.collection import rewrite, write_collection
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from features.hlo import FEAT_ID, OPCODES
+from gbr.data.graph import Graph, graph_from_arrays, read_graph
 from gbr.errors import MissingLibraryError
-from gbr.graphs import Graph, graph_from_arrays, read_graph
 from tests.made import layout_arrays, tile_arrays
 
 ROOT = Path(__file__).parents[1]

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.hlo import LAYOUT_CONFIG, N_FEAT, N_OPCODES, TILE_CONFIG
-from gbr import _sources, graphs
+from gbr.data import graph as graphs
+from gbr.data import sources
+from gbr.data.graph import graph_from_arrays, read_graph, write_graph
 from gbr.errors import DataError
-from gbr.graphs import graph_from_arrays, read_graph, write_graph
 from tests.made import Arrays, layout_arrays, tile_arrays
 
 
@@ -69,7 +70,7 @@ def test_layout_blocks_are_the_configurations_whatever_the_cut(
     arrays = layout_arrays(n_configs)
     arrays["node_config_feat"] = arrays["node_config_feat"].astype(dtype)
     with pytest.MonkeyPatch.context() as patch:
-        for module in (graphs, _sources):
+        for module in (graphs, sources):
             patch.setattr(module, "BLOCK_BYTES", piece)
         blocks = list(graph_from_arrays("x", arrays).config_blocks(rows))
     if rows:

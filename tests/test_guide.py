@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from gbr.build import build
-from gbr.subsets import resolve
+from gbr.data.build import build
+from gbr.data.collection import resolve
 from tests.test_readme import ROOT, blocks
 
 #: Graphs per split of the collection that the guide is tried on.

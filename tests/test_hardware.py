@@ -12,16 +12,17 @@ import pytest
 
 from features.graph import Program
 from features.hardware import CPU, TPU, Cache, Hardware
-from features.layout_nodes import configurable_nodes, row_values
+from features.layout.nodes import configurable_nodes, row_values
 from features.tensors import Tensors
-from gbr import Ranker, hardware, read_graph
+from gbr import Ranker, read_graph
 from gbr import features as features_command
 from gbr import train as train_command
-from gbr._machine import machine
-from gbr.build import build, extract, schema_of
+from gbr.data import hardware
+from gbr.data.build import build, extract, schema_of
+from gbr.data.collection import Subset, resolve
+from gbr.data.machine import machine
+from gbr.data.store import FeatureStore
 from gbr.errors import DataError, ModelError, UsageError
-from gbr.store import FeatureStore
-from gbr.subsets import Subset, resolve
 from tests.collection import trained, write_collection
 from tests.programs import Sketch
 

@@ -1,4 +1,4 @@
-"""gbr.hlo against Google's own arrays, and against HLO text."""
+"""gbr.data.hlo against Google's own arrays, and against HLO text."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from features.hlo import FEAT_ID, NODE_FEAT, OPCODE_ID
+from gbr.data.hlo import Instruction, encode, graph_arrays, identify, read_module, read_tuning
 from gbr.errors import HloError
-from gbr.hlo import Instruction, encode, graph_arrays, identify, read_module, read_tuning
 from tests.hlo_modules import (
     DATA,
     LAYOUTS,

@@ -1,4 +1,4 @@
-"""gbr.hlo against bytes that are no HLO, and against HLO that is damaged."""
+"""gbr.data.hlo against bytes that are no HLO, and against HLO that is damaged."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gbr.data.hlo import graph_arrays, read_module
+from gbr.data.hlo.wire import MAX_DEPTH
 from gbr.errors import HloError
-from gbr.hlo import graph_arrays, read_module
-from gbr.hlo.wire import MAX_DEPTH
 from tests.damage import damaged_bytes
 from tests.hlo_modules import (
     DATA,
@@ -106,7 +106,7 @@ def test_bytes_that_are_no_hlo_say_why(pb, fault):
 
 
 def test_a_module_too_large_is_refused(monkeypatch):
-    monkeypatch.setattr("gbr.hlo.module.MAX_INSTRUCTIONS", 1)
+    monkeypatch.setattr("gbr.data.hlo.module.MAX_INSTRUCTIONS", 1)
     with pytest.raises(HloError, match="has 2 instructions; at most 1 are read"):
         read_module(SMALL)
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-from gbr._interval import tau_interval
-from gbr.metrics import kendall_tau
+from gbr.evaluation.interval import tau_interval
+from gbr.evaluation.metrics import kendall_tau
 
 
 def sample(n: int, rho: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

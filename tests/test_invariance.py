@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gbr import Ranker, write_graph
-from gbr._models.settings import OBJECTIVES
-from gbr.build import extract, schema_of, shared_columns
-from gbr.graphs import graph_from_arrays
-from gbr.metrics import kendall_tau
+from gbr.data.build import extract, schema_of, shared_columns
+from gbr.data.graph import graph_from_arrays
+from gbr.evaluation.metrics import kendall_tau
+from gbr.models.params import OBJECTIVES
 from tests import made
 from tests.collection import matmul_arrays, rewrite, trained, write_collection
 from tests.conftest import ROOT

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gbr._json import parsed
+from gbr.data.strict_json import parsed
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=8)
 PLAIN = st.recursive(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gbr import labels
+from gbr.models import labels
 
 SLATES = st.lists(st.lists(st.integers(1, 2**50 - 1), max_size=12), min_size=1, max_size=5)
 

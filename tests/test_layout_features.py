@@ -11,17 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import rankdata, zscore
 
-from features import copies, slate
 from features.conv_kinds import node_kinds
 from features.graph import Program
 from features.hardware import TPU
 from features.hlo import LAYOUT_CONFIG
-from features.layout import LAYOUT, N_OWN, N_PER_CONFIG, LayoutExtractor, compared, schema
-from features.layout_nodes import configurable_nodes
-from features.layout_rows import RowTable, first_equal
-from features.links import GROUPS, links
-from features.metagraph import meta_graph
-from features.slate import MAIN, mean_ranks, slate_columns
+from features.layout import copies, slate
+from features.layout.extractor import LAYOUT, N_OWN, N_PER_CONFIG, LayoutExtractor, compared, schema
+from features.layout.links import GROUPS, links
+from features.layout.metagraph import meta_graph
+from features.layout.nodes import configurable_nodes
+from features.layout.rows import RowTable, first_equal
+from features.layout.slate import MAIN, mean_ranks, slate_columns
 from features.tensors import Tensors
 from tests import reference_layout, reference_layout_numpy, reference_traffic
 from tests.programs import Sketch

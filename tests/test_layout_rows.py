@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from features.layout_bytes import KnownRows
-from features.layout_rows import RowTable
+from features.layout.row_bytes import KnownRows
+from features.layout.rows import RowTable
 
 #: More nodes than are looked up at a time, and not a multiple of them.
 NODES = 131

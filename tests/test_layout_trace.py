@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features import slate
-from features.exchange import REPLACED, replaced
 from features.graph import Program
-from features.layout import compared, schema
-from features.layout_nodes import NODE_CLASSES
-from features.layout_trace import LayoutTrace, trace_layouts
-from features.relayout import STRIDES
-from gbr.build import extract
-from gbr.graphs import Graph, read_graph
+from features.layout import slate
+from features.layout.exchange import REPLACED, replaced
+from features.layout.extractor import compared, schema
+from features.layout.nodes import NODE_CLASSES
+from features.layout.relayout import STRIDES
+from features.layout.trace import LayoutTrace, trace_layouts
+from gbr.data.build import extract
+from gbr.data.graph import Graph, read_graph
 
 ROOT = Path(__file__).parents[1]
 ROWS = np.array([0, 5, 17, 40])

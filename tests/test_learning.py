@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from gbr import Ranker
-from gbr._models.backend import Rows
-from gbr._reports import learning
+from gbr.data.store import FeatureStore
 from gbr.errors import UsageError
-from gbr.metrics import count_pairs
-from gbr.store import FeatureStore
+from gbr.evaluation.metrics import count_pairs
+from gbr.models.base import Rows
+from gbr.report import learning
 from tests.collection import trained, write_collection
 
 

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features import loops
 from features.graph import Program
 from features.hardware import CPU, TPU, Cache, Hardware
-from features.layout import LayoutExtractor, schema
-from features.layout_nodes import ConfigurableNodes, configurable_nodes
-from features.layout_rows import RowTable
-from features.loop_kernels import AMOUNTS, N_AMOUNTS
-from features.loops import BLOCK, Loops
-from features.metagraph import operand_origins
+from features.layout import loops
+from features.layout.extractor import LayoutExtractor, schema
+from features.layout.loop_kernels import AMOUNTS, N_AMOUNTS
+from features.layout.loops import BLOCK, Loops
+from features.layout.metagraph import operand_origins
+from features.layout.nodes import ConfigurableNodes, configurable_nodes
+from features.layout.rows import RowTable
 from features.tensors import Tensors
 from tests.conftest import ROOT
 from tests.programs import Sketch

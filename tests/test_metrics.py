@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
-from gbr import metrics
+from gbr.data.groups import QueryGroups
 from gbr.errors import UsageError
-from gbr.slates import Slates
+from gbr.evaluation import metrics
 
 COARSE = st.lists(st.tuples(st.integers(0, 6), st.integers(1, 6)), min_size=2, max_size=14)
 
@@ -20,7 +20,7 @@ def columns(rows: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
     return scores, target
 
 
-def slates_of(*targets: list[int], names: tuple[str, ...] | None = None, **overrides: object) -> Slates:
+def slates_of(*targets: list[int], names: tuple[str, ...] | None = None, **overrides: object) -> QueryGroups:
     sizes = [len(target) for target in targets]
     rows = sum(sizes)
     fields: dict[str, object] = {
@@ -33,7 +33,7 @@ def slates_of(*targets: list[int], names: tuple[str, ...] | None = None, **overr
         "repeat": None,
         "duplicate_of": np.concatenate([np.arange(size) for size in sizes]),
     }
-    return Slates(**(fields | overrides))  # type: ignore[arg-type]
+    return QueryGroups(**(fields | overrides))  # type: ignore[arg-type]
 
 
 def test_untied_tau_is_the_mean_over_orders_of_the_ties() -> None:

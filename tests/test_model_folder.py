@@ -81,7 +81,7 @@ def test_a_save_cut_short_leaves_the_old_model(fitted: Ranker, tmp_path: Path, m
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("gbr._models.modeldir.write_json", full)
+    monkeypatch.setattr("gbr.models.io.write_json", full)
     with pytest.raises(OSError, match="No space left"):
         fitted.save(tmp_path)
     assert np.array_equal(Ranker.load(tmp_path).predict(X), expected)
@@ -124,12 +124,12 @@ def test_models_that_are_torn_foreign_or_edited(fitted: Ranker, tmp_path: Path, 
 @pytest.mark.parametrize("junk", [b"", b"tree\nversion=v4\n", b"\x00\xff", b"{}"])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_vouched_for_junk_is_refused_too(backend: str, junk: bytes, tmp_path: Path) -> None:
-    from gbr._models import modeldir
+    from gbr.models import io
 
     X, runtime, qid = problem(4)
     Ranker(backend, **QUICK).fit(X, runtime, qid=qid).save(tmp_path)
-    manifest = modeldir.read_manifest(tmp_path)
-    modeldir.write(tmp_path, junk, ".txt", {k: v for k, v in manifest.items() if k not in ("model",)})
+    manifest = io.read_manifest(tmp_path)
+    io.write(tmp_path, junk, ".txt", {k: v for k, v in manifest.items() if k not in ("model",)})
     with pytest.raises(ModelError, match="manifest and model do not fit"):
         Ranker.load(tmp_path)
 

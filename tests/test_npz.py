@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gbr import npz
+from gbr.data import npz
+from gbr.data.npz import NpzFile
 from gbr.errors import DataError
-from gbr.npz import NpzFile
 
 ARRAYS: dict[str, Any] = {
     "matrix": np.arange(600, dtype=np.float32).reshape(30, 20),

@@ -12,11 +12,12 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gbr import _official, read_graph
 from gbr import evaluate as command
+from gbr import read_graph
+from gbr.data.collection import Subset
+from gbr.data.groups import QueryGroups
 from gbr.errors import DataError, UsageError
-from gbr.slates import Slates
-from gbr.subsets import Subset
+from gbr.evaluation import protocol
 from tests.collection import trained, write_collection
 from tests.made import collection
 
@@ -28,12 +29,12 @@ def official_errors(preds: np.ndarray, runtimes: np.ndarray, top: tuple[int, ...
     return {k: float((np.min(runtimes[sorted_indices[:k]]) - time_best) / time_best) for k in top}
 
 
-def slates_of(graphs: dict[str, np.ndarray], normalizer: int | None = None) -> Slates:
-    """Slates without features; every configuration is another one."""
+def slates_of(graphs: dict[str, np.ndarray], normalizer: int | None = None) -> QueryGroups:
+    """QueryGroups without features; every configuration is another one."""
     sizes = [len(runtime) for runtime in graphs.values()]
     indptr = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
     rows = int(indptr[-1])
-    return Slates(
+    return QueryGroups(
         names=tuple(graphs),
         indptr=indptr,
         columns=(),
@@ -54,7 +55,7 @@ kernel = st.lists(st.tuples(few, few), min_size=1, max_size=14)
 def test_tile_figures_are_those_of_the_official_script(kernels: dict[str, list[tuple[int, int]]]) -> None:
     slates = slates_of({name: np.array([r for _, r in rows]) for name, rows in kernels.items()}, normalizer=3)
     scores = np.array([s for rows in kernels.values() for s, _ in rows], float)
-    found = _official.evaluate(scores, slates, "tile")
+    found = protocol.evaluate(scores, slates, "tile")
 
     by_benchmark: dict[str, list[dict[int, float]]] = defaultdict(list)
     for name, rows in kernels.items():
@@ -86,7 +87,7 @@ def test_layout_figures_are_those_of_the_official_script_on_listed_rows_that_may
     slates = slates_of(graphs | {"unlisted": np.array([3, 4])})
     scores = {name: np.round(runtime * rng.lognormal(0, 0.4, len(runtime)), -1) for name, runtime in graphs.items()}
     listed = {"u": rng.integers(0, 300, 1000), "v": rng.choice(2000, 1000, replace=False), "elsewhere": np.array([0])}
-    found = _official.evaluate(np.concatenate([*scores.values(), [1.0, 2.0]]), slates, "layout", listed)
+    found = protocol.evaluate(np.concatenate([*scores.values(), [1.0, 2.0]]), slates, "layout", listed)
     for name in graphs:
         preds, runtimes = scores[name][listed[name]], graphs[name][listed[name]]
         errors = official_errors(preds, runtimes, (1, 10, 100))
@@ -103,11 +104,11 @@ def test_layout_figures_are_those_of_the_official_script_on_listed_rows_that_may
 
 def test_a_listed_row_beyond_the_graph_is_refused() -> None:
     with pytest.raises(DataError, match="g: configuration 2 is listed, the graph has 2; fetch"):
-        _official.evaluate(np.zeros(2), slates_of({"g": np.array([1, 2])}), "layout", {"g": np.array([0, 2])})
+        protocol.evaluate(np.zeros(2), slates_of({"g": np.array([1, 2])}), "layout", {"g": np.array([0, 2])})
 
 
 def test_equal_kernels_count_and_are_named() -> None:
-    found = _official.evaluate(np.array([1.0, 2, 1, 2]), slates_of({"a_1": np.array([5, 5]), "b_1": [2, 4]}), "tile")
+    found = protocol.evaluate(np.array([1.0, 2, 1, 2]), slates_of({"a_1": np.array([5, 5]), "b_1": [2, 4]}), "tile")
     assert found["unrankable"] == {"a_1": "all runtimes are equal"}
     assert found["n_graphs"] == 2
     assert found["graphs"]["a_1"] == {"slowdown@1": 0.0, "slowdown@5": 0.0, "slowdown@10": 0.0}
@@ -116,7 +117,7 @@ def test_equal_kernels_count_and_are_named() -> None:
 @pytest.mark.parametrize("search", ["default", "random"])
 def test_the_official_lists_are_read(shared_data: Path, search: str) -> None:
     folder = shared_data / "eval_indices"
-    found = _official.indices_of(Subset(f"layout:xla:{search}"), "valid", folder)
+    found = protocol.indices_of(Subset(f"layout:xla:{search}"), "valid", folder)
     assert found is not None
     assert {name: rows.tolist() for name, rows in found.items()} == json.loads(
         (folder / f"xla_{search}.json").read_text()
@@ -147,7 +148,7 @@ def test_wrong_lists_are_refused(
 ) -> None:
     (tmp_path / "xla_random.json").write_text(text)
     with pytest.raises(fault, match=match):
-        _official.indices_of(Subset(subset), split, tmp_path)
+        protocol.indices_of(Subset(subset), split, tmp_path)
 
 
 def run(capsys: pytest.CaptureFixture[str], *line: object) -> tuple[str, str]:

@@ -8,16 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import _made_layout
-from features import pairs, traffic
-from features.copies import DISAGREEMENTS, CopyCounter, order_states
-from features.layout import LayoutExtractor
-from features.layout_nodes import configurable_nodes, row_values
-from features.layout_rows import RowTable
-from features.links import links
-from features.pairs import Places
-from features.relayout import N_OWN_COPIES, weights
+from features.layout import pairs, traffic
+from features.layout.copies import DISAGREEMENTS, CopyCounter, order_states
+from features.layout.extractor import LayoutExtractor
+from features.layout.links import links
+from features.layout.nodes import configurable_nodes, row_values
+from features.layout.pairs import Places
+from features.layout.relayout import N_OWN_COPIES, weights
+from features.layout.rows import RowTable
+from features.layout.traffic import COLUMNS, Traffic
 from features.tensors import Tensors
-from features.traffic import COLUMNS, Traffic
 
 PROGRAM, IDS = _made_layout.network(600)
 TENSORS = Tensors.of(PROGRAM)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gbr import plots
+from gbr.report import plots
 
 
 def test_positions_are_per_cent_from_the_left_and_the_top() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from gbr import Ranker, read_graph
 from gbr import predict as command
-from gbr.build import extract
+from gbr.data.build import extract
 from gbr.errors import DataError, ModelError
 from tests.collection import rewrite, trained, write_collection
 

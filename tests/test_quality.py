@@ -21,10 +21,10 @@ from benchmarks.quality.folds import one_of_each, protocols
 from benchmarks.quality.pool import joined, load
 from benchmarks.quality.predictions import Predictions
 from gbr import write_graph
+from gbr.data.collection import resolve
+from gbr.data.groups import QueryGroups
 from gbr.errors import UsageError
-from gbr.metrics import count_pairs, slowdown_at_k
-from gbr.slates import Slates
-from gbr.subsets import resolve
+from gbr.evaluation.metrics import count_pairs, slowdown_at_k
 from tests.collection import SHAPES, matmul_arrays
 
 FAMILIES = {"train": "abcd", "valid": "ef", "test": "gh"}
@@ -50,10 +50,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return collection(tmp_path_factory.mktemp("quality"))
 
 
-def slates(sizes: list[int], columns: int, seed: int) -> Slates:
+def slates(sizes: list[int], columns: int, seed: int) -> QueryGroups:
     rng = np.random.default_rng(seed)
     rows = sum(sizes)
-    return Slates(
+    return QueryGroups(
         names=tuple(f"g{number}" for number in range(len(sizes))),
         indptr=np.cumsum([0, *sizes]).astype(np.int64),
         columns=tuple(f"block.c{number}" for number in range(columns)),
@@ -178,7 +178,7 @@ def test_figures_are_those_of_the_metrics() -> None:
 
 def test_slates_of_several_splits_are_joined_in_order() -> None:
     first, second = slates([3, 4], 2, seed=6), slates([5], 2, seed=7)
-    second = Slates(**{**vars(second), "repeat": second.runtime})
+    second = QueryGroups(**{**vars(second), "repeat": second.runtime})
     both = joined([first, second])
     assert both.sizes.tolist() == [3, 4, 5]
     np.testing.assert_array_equal(both.target, np.concatenate([first.target, second.target]))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau, rankdata, ttest_ind
 
-from gbr import _quality as quality
 from gbr import read_graph
+from gbr.evaluation import data_quality as quality
 
 ROOT = Path(__file__).parents[1]
 MEASURED = sorted(ROOT.glob("data/npz/*/cpu/**/*.npz"))

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
 
-from gbr._models.backend import Rows, ValidTau, sub_slates
-from gbr._models.backend import backend as load_backend
 from gbr.errors import MissingLibraryError, UsageError
-from gbr.metrics import count_pairs, kendall_tau
+from gbr.evaluation.metrics import count_pairs, kendall_tau
+from gbr.models.base import Rows, ValidTau, sub_slates
+from gbr.models.base import backend as load_backend
 from gbr.ranker import Ranker
 from tests.ranking import BACKENDS, EVERY, QUICK, frame, problem
 
@@ -390,7 +390,7 @@ def test_a_library_that_does_not_load_is_one_line(
             raise fault
         return real(name, *rest)
 
-    monkeypatch.delitem(sys.modules, f"gbr._models.{backend}", raising=False)
+    monkeypatch.delitem(sys.modules, f"gbr.models.{backend}", raising=False)
     monkeypatch.setattr(builtins, "__import__", failing)
     with pytest.raises(MissingLibraryError, match=match):
         load_backend(backend)

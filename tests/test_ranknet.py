@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.optimize import check_grad
 from scipy.special import expit, log_expit
 
-from gbr._models.ranknet import OFFSETS, derivatives, objective
+from gbr.models.losses import OFFSETS, derivatives, objective
 
 #: The largest slate whose pairs are all compared.
 WHOLE = 2 * OFFSETS + 1

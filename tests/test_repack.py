@@ -13,16 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from features.layout_rows import RowTable, numbered
-from gbr import _packed, read_graph, write_graph
-from gbr.build import build, extract
+from features.layout.rows import RowTable, numbered
+from gbr import read_graph, write_graph
+from gbr.data import packed
+from gbr.data.build import build, extract
+from gbr.data.collection import resolve
+from gbr.data.graph import DTYPES, Graph, graph_from_arrays
+from gbr.data.npz import NpzFile
+from gbr.data.repack import repack, repack_all
+from gbr.data.store import FeatureStore
 from gbr.errors import DataError, UsageError
 from gbr.features import main
-from gbr.graphs import DTYPES, Graph, graph_from_arrays
-from gbr.npz import NpzFile
-from gbr.repack import repack, repack_all
-from gbr.store import FeatureStore
-from gbr.subsets import resolve
 from tests.made import collection, layout_arrays, tile_arrays
 from tests.test_layout_features import IDS, NODES, PROGRAM
 
@@ -199,7 +200,7 @@ def test_an_edited_head_is_one_error(path: Path, place: int, change: bytes, matc
 @pytest.mark.parametrize("key", ["checks", "rows", "numbers", "first", "node_feat", "config_runtime"])
 def test_an_edited_array_is_one_error(path: Path, key: str) -> None:
     copy = repack(path)
-    place = _packed.Packed(copy)._index[key]["at"]
+    place = packed.Packed(copy)._index[key]["at"]
     edit(copy, place, b"\x55")
     with pytest.raises(DataError, match=rf"g\.gbr: {key} fails its CRC"):
         read_graph(path)
@@ -236,16 +237,16 @@ def test_a_forged_copy_with_right_sums_is_one_error(tmp_path: Path, change: dict
         "codes": np.array([[0, 1]]),
     } | change
     with (tmp_path / "g.gbr").open("wb") as stream:
-        writer = _packed.PackedWriter(stream, np.dtype(np.uint8))
+        writer = packed.PackedWriter(stream, np.dtype(np.uint8))
         writer.add(parts.pop("codes"))
         writer.finish("0" * 16, arrays={}, **parts)
     with pytest.raises(DataError, match=match):
-        _packed.Packed(tmp_path / "g.gbr").configs(slice(0, 1))
+        packed.Packed(tmp_path / "g.gbr").configs(slice(0, 1))
 
 
 def test_a_copy_that_lacks_an_array_is_one_error(path: Path) -> None:
     with path.with_suffix(".gbr").open("wb") as stream:
-        writer = _packed.PackedWriter(stream, np.dtype(np.uint8))
+        writer = packed.PackedWriter(stream, np.dtype(np.uint8))
         writer.add(np.array([[0]]))
         rows, numbers = np.zeros((1, 18), np.int8), np.zeros(1, np.int32)
         writer.finish(NpzFile(path).fingerprint, rows, numbers, np.array([0, 1]), {})
@@ -269,7 +270,7 @@ def test_killed_before_the_rename_it_leaves_the_file_as_it_was(path: Path) -> No
     script = (
         "import os, signal, sys\n"
         "os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "from gbr.repack import repack\n"
+        "from gbr.data.repack import repack\n"
         "repack(sys.argv[1])\n"
     )
     done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, timeout=120)

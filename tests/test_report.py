@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau, rankdata
 
-from gbr import Ranker, _runs, metrics, predict, read_graph, report
+from gbr import Ranker, predict, read_graph
 from gbr import evaluate as evaluate_command
 from gbr import train as train_command
-from gbr._reports import predicted, reporting
-from gbr._reports.summary import budget, of_data, points, points_each, unpacked
-from gbr._runs import Watched
+from gbr.data.collection import resolve
+from gbr.data.store import FeatureStore
 from gbr.errors import UsageError
-from gbr.store import FeatureStore
-from gbr.subsets import resolve
+from gbr.evaluation import metrics, scoring
+from gbr.evaluation.scoring import Scored
+from gbr.report import predicted, render, reporting
+from gbr.report.summary import budget, of_data, points, points_each, unpacked
 from tests.collection import rewrite, trained, write_collection
 from tests.made import collection
 from tests.test_metrics import slates_of
@@ -92,13 +93,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def watched() -> list[Watched]:
+def scored() -> list[Scored]:
     return []
 
 
 @pytest.fixture(scope="module")
-def run(root: Path, watched: list[Watched]) -> Path:
-    return trained(root, watched=watched)
+def run(root: Path, scored: list[Scored]) -> Path:
+    return trained(root, scored=scored)
 
 
 @pytest.fixture(scope="module")
@@ -108,13 +109,13 @@ def figures(run: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def summary(root: Path, run: Path, watched: list[Watched], figures: dict[str, Any]) -> dict[str, Any]:
-    return reporting.summarise("train", run, resolve("tile:cpu", root), figures, watched, root / "store")
+def summary(root: Path, run: Path, scored: list[Scored], figures: dict[str, Any]) -> dict[str, Any]:
+    return reporting.summarise("train", run, resolve("tile:cpu", root), figures, scored, root / "store")
 
 
 @pytest.fixture(scope="module")
 def page(summary: dict[str, Any]) -> str:
-    return report.page(summary)
+    return render.page(summary)
 
 
 def test_a_summary_is_json_and_holds_every_split(summary: dict[str, Any], figures: dict[str, Any]) -> None:
@@ -193,7 +194,7 @@ def test_the_page_shows_the_figures(page: str, summary: dict[str, Any], figures:
         for found in (figures[split], *figures[split]["baselines"].values()):
             if found.get("kendall_tau") is not None:
                 assert f"{found['kendall_tau']:.3f}" in seen.text
-            assert report.percent(found["slowdown@1"]) in seen.text
+            assert render.percent(found["slowdown@1"]) in seen.text
     assert "test: matmul_8 – all runtimes are equal" in seen.text
     for _name, value in summary["settings"]:
         assert value in seen.text
@@ -216,7 +217,7 @@ def test_importances_are_the_models_own(run: Path, summary: dict[str, Any]) -> N
 
 def test_a_hostile_name_stays_text(summary: dict[str, Any]) -> None:
     hostile = json.loads(json.dumps(summary).replace("matmul_5", HOSTILE).replace("tile:cpu", HOSTILE))
-    text = report.page(hostile)
+    text = render.page(hostile)
     seen = looked_at(text)
     assert HOSTILE in seen.text
     assert [tag for tag, _ in seen.tags].count("script") == 2
@@ -226,22 +227,22 @@ def test_a_hostile_name_stays_text(summary: dict[str, Any]) -> None:
 
 def test_a_graph_whose_runtimes_jump_is_pointed_out(root: Path, run: Path, figures: dict[str, Any]) -> None:
     store = FeatureStore(root / "store", "tile:cpu")
-    slates = _runs.measured(store, "valid")
+    slates = scoring.measured(store, "valid")
     rng = np.random.default_rng(0)
     runtimes = rng.lognormal(9, 0.1, (2, 200))
     runtimes[1, 120:] *= 3
-    scored = Watched("valid", slates_of(*runtimes.astype(int).tolist()), rng.random(400))
+    scored = Scored("valid", slates_of(*runtimes.astype(int).tolist()), rng.random(400))
     found = of_data(scored)
     (suspect,) = found["suspects"]
     assert suspect["name"] == scored.slates.names[1]
     assert found["totals"]["jumps"] == 1
     assert [jump["row"] for jump in suspect["quality"]["jumps"]] == [120]
     assert len(slates) == 3
-    watched = [Watched("valid", slates, Ranker.load(run).predict(store.load("valid").X))]
-    summary = reporting.summarise("evaluate", run, resolve("tile:cpu", root), figures, watched, root / "store")
+    scored = [Scored("valid", slates, Ranker.load(run).predict(store.load("valid").X))]
+    summary = reporting.summarise("evaluate", run, resolve("tile:cpu", root), figures, scored, root / "store")
     summary["suspects"] = found["suspects"]
     summary["data"][0]["jumps"] = 1
-    seen = looked_at(report.page(summary))
+    seen = looked_at(render.page(summary))
     assert "1 kernel flagged" in seen.text
     assert "jumps at row 120 (×" in seen.text
 
@@ -287,11 +288,11 @@ def test_a_place_that_cannot_be_is_refused_before_the_work(
 
 def test_layouts_have_all_sections(tmp_path: Path) -> None:
     root = collection(tmp_path, "layout:made:random", train=4, valid=3)
-    watched: list[Watched] = []
-    run = trained(root, subset="layout:made:random", backend="lightgbm", watched=watched)
+    scored: list[Scored] = []
+    run = trained(root, subset="layout:made:random", backend="lightgbm", scored=scored)
     figures = json.loads((run / "metrics.json").read_text())
-    summary = reporting.summarise("train", run, resolve("layout:made:random", root), figures, watched, root / "store")
-    seen = looked_at(report.page(summary))
+    summary = reporting.summarise("train", run, resolve("layout:made:random", root), figures, scored, root / "store")
+    seen = looked_at(render.page(summary))
     assert [name for name in seen.ids() if name in SECTIONS] == SECTIONS
     assert "only 5 distinct configurations" in seen.text
     (path, *_others) = sorted((root / "npz/layout/made/random/valid").iterdir())
@@ -302,7 +303,7 @@ def test_layouts_have_all_sections(tmp_path: Path) -> None:
     (node, text), *_more = told["best"][0]["nodes"]
     assert node.startswith("convolution.")
     assert text.startswith("output {" + ",".join(map(str, config[0][:4])) + "}")
-    looked_at(report.prediction_page(reporting.summarise_prediction(run, rankings, None)))
+    looked_at(render.prediction_page(reporting.summarise_prediction(run, rankings, None)))
 
 
 def test_a_prediction_tells_places_distances_and_configurations(root: Path, run: Path) -> None:
@@ -322,7 +323,7 @@ def test_a_prediction_tells_places_distances_and_configurations(root: Path, run:
     alike = predicted.of_graph(path, configs, np.zeros(30), 99)
     assert alike["histogram"] == {"counts": [30], "top": [30], "width": 0.0}
     summary = reporting.summarise_prediction(run, [ranking | {"scores": [0.0] * 30}], 99)
-    looked_at(report.prediction_page(summary))
+    looked_at(render.prediction_page(summary))
 
 
 @pytest.mark.parametrize(
@@ -338,4 +339,4 @@ def test_layouts_in_words(row: Any, text: str) -> None:
 
 @pytest.mark.parametrize(("value", "text"), [(0.017, "1.7 %"), (0.9999, "100 %"), (2.044, "204 %"), (None, "–")])
 def test_shares_for_a_person(value: float | None, text: str) -> None:
-    assert report.percent(value).replace("\u00a0", " ") == text
+    assert render.percent(value).replace("\u00a0", " ") == text

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gbr import predict, report
-from gbr._reports import explained, reporting
-from gbr._reports.summary import of_data
-from gbr._runs import Watched
-from gbr.explanation import BlockEffect
-from gbr.subsets import resolve
+from gbr import predict
+from gbr.attribution.explanation import BlockEffect
+from gbr.data.collection import resolve
+from gbr.evaluation.scoring import Scored
+from gbr.report import explained, render, reporting
+from gbr.report.summary import of_data
 from tests.browser import Page, browser
 from tests.collection import trained, write_collection
 from tests.test_explain import LAYOUT
@@ -36,24 +36,24 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
 def reports(page: Page, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """A run's report, with a graph that jumps and one whose name is long, a prediction's, and an explanation's."""
     root = write_collection(tmp_path_factory.mktemp("data"), {"train": 4, "valid": 3, "test": 2})
-    watched: list[Watched] = []
-    run = trained(root, watched=watched, backend="lightgbm")
+    scored: list[Scored] = []
+    run = trained(root, scored=scored, backend="lightgbm")
     figures = json.loads((run / "metrics.json").read_text())
-    summary = reporting.summarise("train", run, resolve("tile:cpu", root), figures, watched, root / "store")
+    summary = reporting.summarise("train", run, resolve("tile:cpu", root), figures, scored, root / "store")
     runtimes = np.random.default_rng(0).lognormal(9, 0.1, 200)
     runtimes[120:] *= 3
     jumping = slates_of(runtimes.astype(int).tolist(), names=("a_long_name_" * 8 + "x" * 60,))
-    summary["suspects"] = of_data(Watched("valid", jumping, np.arange(200.0)))["suspects"]
+    summary["suspects"] = of_data(Scored("valid", jumping, np.arange(200.0)))["suspects"]
     told = json.loads(json.dumps(summary).replace("matmul_5", "matmul_" * 12 + "5" * 40))
     places = [root / "run.html", root / "prediction.html", root / "why.html"]
-    report.write(places[0], report.page(told))
+    render.write(places[0], render.page(told))
     paths = sorted((root / "npz/tile/cpu/test").iterdir())
     predicted = reporting.summarise_prediction(run, predict.rank_files(run, paths), 5)
-    report.write(places[1], report.prediction_page(predicted))
+    render.write(places[1], render.prediction_page(predicted))
     long = [replace(one, name=f"{'convolution_' * 6}.{'1' * 40}") for one in LAYOUT.nodes]
     columns = [replace(one, name=f"neighborhood.{'x' * 60}") for one in LAYOUT.columns]
     wide = replace(LAYOUT, nodes=tuple(long), columns=tuple(columns), blocks=(*LAYOUT.blocks, AGAINST))
-    report.write(places[2], report.explanation_page(predicted | {"why": explained.for_page(wide)}))
+    render.write(places[2], render.explanation_page(predicted | {"why": explained.for_page(wide)}))
     return places
 
 

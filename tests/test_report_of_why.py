@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gbr import Ranker, explain, predict, report
-from gbr._reports import reporting
-from gbr._reports.explained import SHOWN, for_page
-from gbr.explanation import Explanation
-from gbr.explanation import explain as explained
+from gbr import Ranker, explain, predict
+from gbr.attribution.explanation import Explanation
+from gbr.attribution.explanation import explain as explained
+from gbr.report import render, reporting
+from gbr.report.explained import SHOWN, for_page
 from tests.collection import rewrite, trained, write_collection
 from tests.made import collection
 from tests.test_explain import LAYOUT, TILE
@@ -48,7 +48,7 @@ def page_of(found: Explanation, top: int = SHOWN, **about: Any) -> tuple[str, Se
         "settings": [("seed", "0")],
         "why": for_page(found, top),
     }
-    text = report.explanation_page(summary | about)
+    text = render.explanation_page(summary | about)
     return text, looked_at(text)
 
 
@@ -146,7 +146,7 @@ def test_a_prediction_says_why_the_first_is_first(tiles: Path) -> None:
     paths, ranker = graphs_of(tiles), Ranker.load(tiles)
     summary = reporting.summarise_prediction(tiles, predict.rank_files(tiles, paths), None)
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary | {"settings": [*map(list, summary["settings"])]}
-    text = report.prediction_page(summary)
+    text = render.prediction_page(summary)
     seen = looked_at(text)
     assert [name for name in seen.ids() if name.startswith("why-")] == ["why-1", "why-2"]
     assert seen.text.count("Why the first before the median") == 2
@@ -165,7 +165,7 @@ def test_many_graphs_are_explained_for_the_first_few_and_the_page_says_so(
 ) -> None:
     monkeypatch.setattr(reporting, "_EXPLAINED", 1)
     summary = reporting.summarise_prediction(tiles, predict.rank_files(tiles, graphs_of(tiles)), None)
-    seen = looked_at(report.prediction_page(summary))
+    seen = looked_at(render.prediction_page(summary))
     assert [name for name in seen.ids() if name.startswith("why-")] == ["why-1"]
     assert "is told for 1 of these 3 graphs" in seen.text
 
@@ -178,7 +178,7 @@ def test_layouts_are_compared_with_the_compilers_own(tmp_path: Path) -> None:
     found = explained(ranker, path, 1)
     assert found.nodes
     summary = reporting._about("layout", "explain", run, ranker) | {"why": for_page(found, 3)}
-    check_page(looked_at(report.explanation_page(summary)), found.as_dict(), 3)
+    check_page(looked_at(render.explanation_page(summary)), found.as_dict(), 3)
 
 
 def test_the_command_writes_the_page(tiles: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
-from gbr import __version__, _claims, _done, _needs, evaluate, submit, train
+from gbr import __version__, done, evaluate, submit, train
+from gbr import needs as _needs
 from gbr import reproduce as command
-from gbr._downloads.catalogue import COLLECTIONS, Piece
-from gbr._downloads.retrieve import Place
+from gbr.data.collection import Subset
+from gbr.downloads.catalogue import COLLECTIONS, Piece
+from gbr.downloads.retrieve import Place
 from gbr.errors import DownloadError, GbrError
-from gbr.subsets import Subset
+from gbr.evaluation import published as _claims
 from tests.collection import write_collection
 from tests.made import collection
 from tests.mirror import Mirror, serving, tar
@@ -51,7 +53,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 @pytest.fixture
 def mirror(published: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
     monkeypatch.setattr(
-        "gbr._models.settings.default_capacity",
+        "gbr.models.params.default_capacity",
         lambda n_slates, n_rows: {
             "n_estimators": 3,
             "num_leaves": 4,
@@ -164,9 +166,9 @@ def test_from_nothing_to_the_table_over_an_interrupt(
     assert trained[5:] == ["tile:xla"]
     # The table keeps what other calls found.
     assert (out / "results.md").read_text().count("\n| layout:") == 4
-    assert _done.State(out).known().keys() == set(COLLECTIONS)
+    assert done.State(out).known().keys() == set(COLLECTIONS)
     (out / "state.json").write_text((out / "state.json").read_text().replace(f'"gbr": "{__version__}"', '"gbr": "0"'))
-    assert _done.State(out).known() == {}
+    assert done.State(out).known() == {}
 
 
 def test_archives_that_were_fetched_by_other_means(
@@ -265,7 +267,7 @@ def test_mistakes_are_one_line(
 def test_a_torn_state_is_named(tmp_path: Path) -> None:
     (tmp_path / "state.json").write_text("{")
     with pytest.raises(GbrError, match=r"state\.json: cannot be read .*remove it: models and features stay"):
-        _done.State(tmp_path)
+        done.State(tmp_path)
 
 
 def test_published_scores_are_of_the_collections() -> None:

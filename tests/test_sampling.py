@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gbr.errors import UsageError
-from gbr.sampling import POLICIES, largest_cap, sample
+from gbr.models.sampling import POLICIES, largest_cap, sample
 
 SLATES = st.lists(st.lists(st.integers(1, 12), max_size=25), min_size=1, max_size=5)
 

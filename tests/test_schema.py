@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from features.schema import Block, Column, Schema
-from gbr.build import schema_of
+from gbr.data.build import schema_of
 
 SHAPE = Block(
     "shape", 1, "What is there.", (Column("rows", "count", "rows"), Column("fill", "share", "used")), per_config=False

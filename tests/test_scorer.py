@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from features.layout import LayoutExtractor, schema
+from features.layout.extractor import LayoutExtractor, schema
 from gbr import Ranker, write_graph
-from gbr._models.lean import LeanModel, cut_columns, lean
+from gbr.data.graph import graph_from_arrays
 from gbr.errors import DataError, ModelError, UsageError
-from gbr.graphs import graph_from_arrays
+from gbr.models.lean import LeanModel, cut_columns, lean
 from tests.collection import matmul_arrays, trained, write_collection
 from tests.made import tile_arrays
 from tests.test_layout_features import IDS, PROGRAM

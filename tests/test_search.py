@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gbr._models.backend import Rows
+from gbr.data.collection import family
 from gbr.errors import MissingLibraryError, UsageError
-from gbr.metrics import count_pairs
+from gbr.evaluation.metrics import count_pairs
+from gbr.models.base import Rows
+from gbr.models.search import folds, score, search
 from gbr.ranker import Ranker
-from gbr.search import folds, score, search
-from gbr.subsets import family
 from tests.ranking import problem
 
 
@@ -113,12 +113,14 @@ def test_relatives_are_told_by_their_names(kind: str, stem: str, name: str) -> N
 
 
 def test_rows_keep_their_slates_when_duplicates_go() -> None:
-    from gbr.slates import Slates
+    from gbr.data.groups import QueryGroups
     from gbr.train import indptr_of
 
     sizes = [3, 0, 4]
     indptr = np.cumsum([0, *sizes])
-    slates = Slates(("a", "b", "c"), indptr, ("x.y",), np.zeros((7, 1), np.float32), None, None, None, np.zeros(7, int))
+    slates = QueryGroups(
+        ("a", "b", "c"), indptr, ("x.y",), np.zeros((7, 1), np.float32), None, None, None, np.zeros(7, int)
+    )
     kept = np.array([0, 2, 3, 6])
     bounds = indptr_of(slates, kept)
     assert bounds.tolist() == [0, 2, 2, 4]

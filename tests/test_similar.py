@@ -3,12 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from gbr.data.groups import QueryGroups
 from gbr.errors import UsageError
-from gbr.similar import distances, nearest, shared_columns
-from gbr.slates import Slates
+from gbr.evaluation.similar import distances, nearest, shared_columns
 
 
-def slates_of(shared: np.ndarray, rows: int = 4) -> Slates:
+def slates_of(shared: np.ndarray, rows: int = 4) -> QueryGroups:
     """Graphs with the given features, one column that varies and one that never does."""
     rng = np.random.default_rng(0)
     X = np.repeat(shared, rows, axis=0)
@@ -16,7 +16,7 @@ def slates_of(shared: np.ndarray, rows: int = 4) -> Slates:
     columns = tuple(f"block.c{number}" for number in range(X.shape[1]))
     names = tuple(f"g{number}" for number in range(len(shared)))
     indptr = np.arange(0, len(X) + 1, rows).astype(np.int64)
-    return Slates(names, indptr, columns, X, None, None, None, np.zeros(len(X), np.int64))
+    return QueryGroups(names, indptr, columns, X, None, None, None, np.zeros(len(X), np.int64))
 
 
 def test_only_columns_that_tell_graphs_apart_are_compared() -> None:

@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gbr.data.groups import QueryGroups, block_names, matching
 from gbr.errors import DataError, UsageError
-from gbr.slates import Slates, block_names, matching
 
 COLUMNS = ("config.a", "config.b", "nodes.a", "nodes.mean.a", "nodesque.a")
 
 
-def make(sizes: list[int], seed: int = 0, **changes: Any) -> Slates:
+def make(sizes: list[int], seed: int = 0, **changes: Any) -> QueryGroups:
     rng = np.random.default_rng(seed)
     rows = sum(sizes)
     values: dict[str, Any] = {
@@ -24,7 +24,7 @@ def make(sizes: list[int], seed: int = 0, **changes: Any) -> Slates:
         "repeat": None,
         "duplicate_of": np.concatenate([np.arange(size) for size in sizes]).astype(np.int64),
     }
-    return Slates(**(values | changes))
+    return QueryGroups(**(values | changes))
 
 
 def test_sizes_and_qid_follow_indptr() -> None:

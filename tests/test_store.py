@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gbr import _parquet
+from gbr.data import parquet
+from gbr.data.store import Entry, FeatureStore
 from gbr.errors import StoreError, UsageError
-from gbr.store import Entry, FeatureStore
 
 COLUMNS = ("config.a", "nodes.a", "nodes.b", "geometry.a", "geometry.b", "roles.a")
 SHARED = ("nodes.a", "nodes.b", "roles.a")
@@ -293,7 +293,7 @@ def test_many_writers_lose_nothing(tmp_path: Path) -> None:
 def test_runs_cover_every_place_once(places: set[int]) -> None:
     ascending = np.array(sorted(places), np.int64)
     covered: list[int] = []
-    for first, run in _parquet._runs(ascending):
+    for first, run in parquet._runs(ascending):
         assert first == len(covered)
         covered += range(run.start, run.stop)
     assert covered == ascending.tolist()

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gbr import _submission
+from gbr import submission
+from gbr.data.collection import OFFICIAL_TEST, Subset
 from gbr.errors import DataError
-from gbr.subsets import OFFICIAL_TEST, Subset
 from tests.made import collection
 
 #: Every test graph of the competition, with few configurations each.
@@ -20,11 +20,11 @@ WHOLE = {
 FEW = {"tile:xla": {"a": 7, "b": 2}, "layout:nlp:random": {"g": 4}}
 
 
-def written(path: Path, sets: _submission.TestSets, seed: int = 0) -> list[str]:
+def written(path: Path, sets: submission.TestSets, seed: int = 0) -> list[str]:
     """A submission in random order; returns its lines."""
     rng = np.random.default_rng(seed)
     rows = [
-        _submission.row(Subset(name), stem, rng.permutation(count))
+        submission.row(Subset(name), stem, rng.permutation(count))
         for name, graphs in sets.items()
         for stem, count in graphs.items()
     ]
@@ -33,9 +33,9 @@ def written(path: Path, sets: _submission.TestSets, seed: int = 0) -> list[str]:
     return lines
 
 
-def faults(path: Path, text: str | bytes, sets: _submission.TestSets = FEW) -> list[str]:
+def faults(path: Path, text: str | bytes, sets: submission.TestSets = FEW) -> list[str]:
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    report = _submission.check(path, sets)
+    report = submission.check(path, sets)
     assert report.n_faults == len(report.faults)
     return report.faults
 
@@ -46,14 +46,14 @@ GOOD = "ID,TopConfigs\ntile:xla:a,6;0;1;2;3\ntile:xla:b,1;0\nlayout:nlp:random:g
 def test_a_whole_submission_has_894_rows_and_no_fault(tmp_path: Path) -> None:
     path = tmp_path / "s.csv"
     lines = written(path, WHOLE)
-    assert len(lines) - 1 == _submission.ROWS == 894
-    report = _submission.check(path, WHOLE)
-    assert report == _submission.Report(rows=894, complete=True)
+    assert len(lines) - 1 == submission.ROWS == 894
+    report = submission.check(path, WHOLE)
+    assert report == submission.Report(rows=894, complete=True)
     path.write_text("\r\n".join(line.strip() for line in lines))  # no end of the last line
-    assert _submission.check(path, WHOLE).n_faults == 0
+    assert submission.check(path, WHOLE).n_faults == 0
     with path.open("w", newline="") as file:
         csv.writer(file, quoting=csv.QUOTE_ALL).writerows(line.strip().split(",") for line in lines)
-    assert _submission.check(path, WHOLE).n_faults == 0
+    assert submission.check(path, WHOLE).n_faults == 0
 
 
 def test_the_longest_rows_are_read_and_the_limit_of_csv_is_left_as_it_was(tmp_path: Path) -> None:
@@ -61,9 +61,9 @@ def test_the_longest_rows_are_read_and_the_limit_of_csv_is_left_as_it_was(tmp_pa
     path, limit = tmp_path / "s.csv", csv.field_size_limit()
     lines = written(path, sets)
     assert len(lines[1]) > 4 * limit
-    assert _submission.check(path, sets).n_faults == 0
+    assert submission.check(path, sets).n_faults == 0
     path.write_text(lines[0] + lines[1] + lines[2].replace(";77;", ";78;"))
-    assert _submission.check(path, sets).faults == [
+    assert submission.check(path, sets).faults == [
         "line 3: 'layout:nlp:random:h': row number 78 stands there twice (1 too many)",
         "line 3: 'layout:nlp:random:h': 1 of 100040 row numbers are missing (first: 77)",
     ]
@@ -115,7 +115,7 @@ def test_what_is_no_text_is_told_and_not_read_whole(tmp_path: Path, monkeypatch:
     assert found == [
         "line 5: unknown ID '\\\\xff\\\\xfe\\x00'; want <collection>:<graph>, of " + ", ".join(OFFICIAL_TEST)
     ]
-    monkeypatch.setattr(_submission, "_LONGEST", 1000)
+    monkeypatch.setattr(submission, "_LONGEST", 1000)
     found = faults(tmp_path / "s.csv", GOOD + "tile:xla:c," + "1;" * 700 + "\n")
     assert found[0] == "line 5: cannot be read as CSV (field larger than field limit (1000))"
 
@@ -123,7 +123,7 @@ def test_what_is_no_text_is_told_and_not_read_whole(tmp_path: Path, monkeypatch:
 def test_the_first_are_listed_and_all_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "s.csv"
     path.write_text("ID,TopConfigs\n" + "nothing,1\n" * 50)
-    report = _submission.check(path, {}, most=3)
+    report = submission.check(path, {}, most=3)
     assert [fault.split(":")[0] for fault in report.faults] == ["line 2", "line 3", "line 4"]
     assert report.n_faults == report.rows == 50
 
@@ -136,7 +136,7 @@ def test_rows_of_graphs_that_are_not_there_are_checked_for_their_form(tmp_path: 
         "line 7: 'tile:xla:z': has 6 row numbers, want the best 5",
         "line 8: 'tile:xla:y': row number -1 is out of range (1 such), want 0 and above",
     ]
-    report = _submission.check(tmp_path / "s.csv", FEW)
+    report = submission.check(tmp_path / "s.csv", FEW)
     assert report.unchecked == {"layout:xla:default": 2, "tile:xla": 2}
     assert not report.complete
     # Where the collection is there whole, such a graph does not exist.
@@ -150,16 +150,16 @@ def test_rows_of_graphs_that_are_not_there_are_checked_for_their_form(tmp_path: 
 def test_an_order_is_good_where_the_definition_says_so(kind: str, order: list[int], count: int) -> None:
     good = len(set(order)) == len(order) and set(order) <= set(range(count))
     good &= len(order) == (min(5, count) if kind == "tile" else count)
-    found = list(_submission._order_faults(";".join(map(str, order)), kind, count))
+    found = list(submission._order_faults(";".join(map(str, order)), kind, count))
     assert (not found) == good
 
 
 def test_graphs_there_are_those_of_the_test_splits(tmp_path: Path, shared_data: Path) -> None:
-    assert _submission.graphs_there(tmp_path) == {}
+    assert submission.graphs_there(tmp_path) == {}
     collection(tmp_path, "layout:nlp:random", test=2, train=1)
     collection(tmp_path, "tile:cpu", test=1)
-    assert _submission.graphs_there(tmp_path) == {"layout:nlp:random": {"test_0": 5, "test_1": 6}}
-    found = _submission.graphs_there(shared_data)
+    assert submission.graphs_there(tmp_path) == {"layout:nlp:random": {"test_0": 5, "test_1": 6}}
+    found = submission.graphs_there(shared_data)
     assert found.keys() == {"tile:xla", "layout:nlp:random"}
     for name, graphs in found.items():
         for stem, count in graphs.items():
@@ -169,9 +169,9 @@ def test_graphs_there_are_those_of_the_test_splits(tmp_path: Path, shared_data: 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"s\.csv: cannot be read \(No such file"):
-        _submission.check(tmp_path / "s.csv", {})
+        submission.check(tmp_path / "s.csv", {})
     folder = tmp_path / "npz/tile/xla/test"
     folder.mkdir(parents=True)
     np.savez(folder / "a.npz", other=np.zeros(3))
     with pytest.raises(DataError, match=r"a\.npz: has neither config_feat nor node_config_feat"):
-        _submission.graphs_there(tmp_path)
+        submission.graphs_there(tmp_path)

@@ -11,8 +11,8 @@ from scipy.stats import rankdata
 
 from gbr import Ranker
 from gbr import submit as command
+from gbr.data.collection import OFFICIAL_TEST
 from gbr.errors import DataError, GbrError, ModelError, UsageError
-from gbr.subsets import OFFICIAL_TEST
 from tests.collection import trained, write_collection
 from tests.made import collection
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from gbr.data.collection import Subset, available, graph_files, known_bad, resolve, splits_present
 from gbr.errors import DataError, UsageError
-from gbr.subsets import Subset, available, graph_files, known_bad, resolve, splits_present
 
 
 def touch(root: Path, *names: str) -> Path:

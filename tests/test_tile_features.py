@@ -7,15 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features import geometry, nodes, roles
-from features.access import LoopNest, loop_nest
-from features.bounds import loop_tiles
+from features import nodes
 from features.graph import Program
 from features.hardware import CPU, TPU
 from features.hlo import FEAT_ID, TILE_CONFIG
-from features.slots import loop_slots
 from features.tensors import Tensors
-from features.tile import TileExtractor, schema
+from features.tile import geometry, roles
+from features.tile.access import LoopNest, loop_nest
+from features.tile.bounds import loop_tiles
+from features.tile.extractor import TileExtractor, schema
+from features.tile.slots import loop_slots
 from tests import programs, reference
 
 

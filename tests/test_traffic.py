@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.graph import Program
-from features.layout import LayoutExtractor, schema
-from features.layout_nodes import configurable_nodes
-from features.links import links
-from features.relayout import levels, orders, own_orders, weights
+from features.layout.extractor import LayoutExtractor, schema
+from features.layout.links import links
+from features.layout.nodes import configurable_nodes
+from features.layout.relayout import levels, orders, own_orders, weights
+from features.layout.traffic import COLUMNS
 from features.tensors import Tensors
-from features.traffic import COLUMNS
 from tests import reference_traffic
 from tests.programs import Sketch
 

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gbr import Ranker, metrics
+from gbr import Ranker
 from gbr import train as command
+from gbr.data.collection import resolve
+from gbr.data.groups import QueryGroups
+from gbr.data.store import FeatureStore
 from gbr.errors import DataError, ModelError, UsageError
-from gbr.slates import Slates
-from gbr.store import FeatureStore
-from gbr.subsets import resolve
+from gbr.evaluation import metrics
 from tests.collection import matmul_arrays, rewrite, trained, write_collection
 from tests.test_metrics import slates_of
 
@@ -132,7 +133,7 @@ def test_duplicates_count_once_with_their_smallest_target() -> None:
     assert target.tolist() == [10, 20, 5]
 
 
-def naive_distinct(slates: Slates) -> list[tuple[int, float]]:
+def naive_distinct(slates: QueryGroups) -> list[tuple[int, float]]:
     groups: dict[tuple[int, int], list[tuple[int, float]]] = {}
     for row, (query, first) in enumerate(zip(slates.qid, slates.duplicate_of, strict=True)):
         groups.setdefault((query, first), []).append((row, slates.target[row]))
@@ -250,7 +251,7 @@ def test_a_run_is_replaced_whole(root: Path, tmp_path: Path, monkeypatch: pytest
     def full(*_: object) -> None:
         raise ModelError("no space")
 
-    monkeypatch.setattr("gbr._models.modeldir.write_json", full)
+    monkeypatch.setattr("gbr.models.io.write_json", full)
     with pytest.raises(ModelError, match="no space"):
         trained(root, out=out)
     assert Ranker.load(out).backend == "xgboost"

@@ -7,14 +7,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gbr import _trainset
 from gbr import train as command
-from gbr._models.backend import Rows
-from gbr._models.batches import StreamedMatrix
-from gbr._trainset import Sample, choose, default_memory, features, gathered, held_out, in_memory, most_binned
+from gbr.data.groups import QueryGroups
+from gbr.data.store import FeatureStore
 from gbr.errors import UsageError
-from gbr.slates import Slates
-from gbr.store import FeatureStore
+from gbr.models import training_set
+from gbr.models.base import Rows
+from gbr.models.batches import StreamedMatrix
+from gbr.models.training_set import (
+    Sample,
+    choose,
+    default_memory,
+    features,
+    gathered,
+    held_out,
+    in_memory,
+    most_binned,
+)
 from tests.collection import trained, write_collection
 
 #: Of the collection below: floats of the training graphs do not fit, their bins do.
@@ -73,7 +82,7 @@ def test_rows_are_left_out_where_that_is_wanted_or_bins_do_not_fit(
 def test_features_are_the_same_wherever_they_lie(store: FeatureStore) -> None:
     known = store.load("train")
     rows = np.sort(np.random.default_rng(0).choice(len(known.X), 100, replace=False))
-    names = _trainset.columns_of(store, ["nodes", "config"])
+    names = training_set.columns_of(store, ["nodes", "config"])
     expected = known.select(["config", "nodes"]).X[rows]
     whole, needed = len(known.X) * len(names) * 4, len(rows) * len(names) * 4
     for memory in (whole, whole - 1, needed):
@@ -95,7 +104,7 @@ def test_graphs_to_stop_on_are_sampled_where_they_do_not_fit(
     assert np.array_equal(whole.X, known.X)
     few = held_out(store, "valid", known, names, 16 * len(names) * 15, 0)
     assert few.sizes.tolist() == [5, 5, 5]
-    monkeypatch.setattr(_trainset, "EARLY_STOPPING_ROWS", 3)
+    monkeypatch.setattr(training_set, "EARLY_STOPPING_ROWS", 3)
     fewer = held_out(store, "valid", known, names, 16 * len(names) * 15, 0)
     assert fewer.sizes.tolist() == [3, 3, 3]
     assert isinstance(fewer.X, np.ndarray)
@@ -144,13 +153,13 @@ def test_what_streams_is_never_whole_in_memory(root: Path, tmp_path: Path, monke
     load = FeatureStore.load
     most: list[int] = []
 
-    def watched(self: FeatureStore, split: str, *arguments: Any, **named: Any) -> Slates:
+    def scored(self: FeatureStore, split: str, *arguments: Any, **named: Any) -> QueryGroups:
         found = load(self, split, *arguments, **named)
         most.append(found.X.size)
         return found
 
-    monkeypatch.setattr(FeatureStore, "load", watched)
-    monkeypatch.setattr("gbr._runs._CELLS_AT_ONCE", 1)
+    monkeypatch.setattr(FeatureStore, "load", scored)
+    monkeypatch.setattr("gbr.evaluation.scoring._CELLS_AT_ONCE", 1)
     trained(root, out=tmp_path / "run", memory=STREAMED, settings={"n_estimators": 3})
     assert max(most) <= STREAMED / 4
 
@@ -192,7 +201,7 @@ def test_mistakes_are_one_line(
 
 def test_infinities_of_a_store_are_refused(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
     known = store.load("train")
-    broken = Slates(**{**vars(known), "X": np.where(known.X.max() == known.X, np.inf, known.X)})
+    broken = QueryGroups(**{**vars(known), "X": np.where(known.X.max() == known.X, np.inf, known.X)})
     monkeypatch.setattr(FeatureStore, "load", lambda *_: broken)
     with pytest.raises(UsageError, match="is infinite"):
         features(store, "train", known, np.arange(len(known.X)), known.columns, 1 << 30)

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from gbr import _cli
+from gbr import cli
 
 Capture = pytest.CaptureFixture[str]
 
@@ -14,8 +14,8 @@ Capture = pytest.CaptureFixture[str]
 def told(monkeypatch: pytest.MonkeyPatch, total: int | None, *reports: tuple[float, int]) -> None:
     """Report bytes at seconds; the last pair is when the transfer ends."""
     clock = [0.0]
-    monkeypatch.setattr(_cli.time, "monotonic", lambda: clock[0])
-    with _cli.transfer("a.tar") as report:
+    monkeypatch.setattr(cli.time, "monotonic", lambda: clock[0])
+    with cli.transfer("a.tar") as report:
         for clock[0], done in reports:
             report(done, total)
 
@@ -52,7 +52,7 @@ def test_what_is_quick_is_silent(capsys: Capture, monkeypatch: pytest.MonkeyPatc
 
 def test_a_terminal_gets_a_bar_on_stderr(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    with _cli.transfer("a.tar") as report:
+    with cli.transfer("a.tar") as report:
         report(10, None)
         report(20, 20)
     assert capsys.readouterr().out == ""

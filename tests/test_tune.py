@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gbr import Ranker
+from gbr.data.graph import graph_from_arrays
 from gbr.errors import ModelError, TuneError, UsageError
-from gbr.graphs import graph_from_arrays
 from gbr.tune import GraphSpace, ParameterSpace, Replay, Tuner, search
 from tests.collection import matmul_arrays, trained, write_collection
 

@@ -13,14 +13,14 @@ pytest.importorskip("fcntl", reason="no file locks here")
 
 from features.hardware import PROFILES
 from gbr import Ranker, submit, train
-from gbr._locks import alone, hold
-from gbr._runs import ready_store
-from gbr.build import build
 from gbr.collect import __main__ as collect
+from gbr.data.build import build
+from gbr.data.collection import Subset
+from gbr.data.locks import alone, hold
+from gbr.data.store import FeatureStore
 from gbr.download import main as download
 from gbr.errors import GbrError, StoreError
-from gbr.store import FeatureStore
-from gbr.subsets import Subset
+from gbr.evaluation.scoring import ready_store
 from tests.collection import trained, write_collection
 from tests.made import collection
 from tests.soak.running import Command, Starter, unfinished

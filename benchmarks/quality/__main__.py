@@ -15,9 +15,9 @@ from benchmarks._results import FOLDER, machine, publish_page
 from benchmarks.quality import contenders, folds, page, pool
 from benchmarks.quality.predictions import Predictions
 from benchmarks.quality.run import Bench, Plan
-from gbr import _cli
+from gbr import cli
+from gbr.data.collection import Subset, available, resolve
 from gbr.errors import UsageError
-from gbr.subsets import Subset, available, resolve
 
 COLLECTIONS: Final = ("tile:cpu", "layout:cpu:random")
 PROTOCOLS: Final = ("family", "graph", "program", "official")
@@ -27,12 +27,12 @@ FOLDS: Final = 10
 
 
 def _main(argv: Sequence[str] | None = None) -> None:
-    parser = _cli.parser("benchmarks.quality", (__doc__ or "").splitlines()[0])
+    parser = cli.parser("benchmarks.quality", (__doc__ or "").splitlines()[0])
     parser.add_argument(
         "--subset", action="append", metavar="NAME", help=f"may be repeated (default: {', '.join(COLLECTIONS)})"
     )
-    _cli.add_data(parser)
-    _cli.add_store(parser)
+    cli.add_data(parser)
+    cli.add_store(parser)
     parser.add_argument("--folds", type=int, default=None, metavar="N", help="groups of families; 0: one family each")
     parser.add_argument(
         "--protocol",
@@ -55,7 +55,7 @@ def _main(argv: Sequence[str] | None = None) -> None:
         "--runs", type=Path, default=Path("runs/quality"), metavar="DIR", help="predictions (default: runs/quality)"
     )
     parser.add_argument("--quick", action="store_true", help="2 folds and 30 trees; the page goes below --runs")
-    _cli.add_jobs(parser)
+    cli.add_jobs(parser)
     args = parser.parse_args(argv)
     n_folds = args.folds if args.folds is not None else QUICK_FOLDS if args.quick else FOLDS
     if n_folds < 0 or n_folds == 1:
@@ -91,7 +91,7 @@ def _collection(subset: Subset, args: argparse.Namespace, n_folds: int) -> None:
     bench.run(wanted)
     tables = page.sections(bench, plans, blocks)
     if not tables:
-        _cli.note(f"{subset.name}: no protocol is whole yet; predictions are in {bench.predictions.folder}")
+        cli.note(f"{subset.name}: no protocol is whole yet; predictions are in {bench.predictions.folder}")
         return
     publish_page(
         f"quality-{subset.name.replace(':', '-')}",
@@ -103,7 +103,7 @@ def _collection(subset: Subset, args: argparse.Namespace, n_folds: int) -> None:
     )
 
 
-main = _cli.command(_main)
+main = cli.command(_main)
 
 if __name__ == "__main__":
     raise SystemExit(main(None))

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gbr.slates import Slates
+from gbr.data.groups import QueryGroups
 
 FloatArray = NDArray[np.float64]
 
@@ -16,10 +16,10 @@ _ROWS: Final = 200
 _COLUMNS_AT_ONCE: Final = 128
 
 
-def column_taus(slates: Slates, seed: int = 0) -> FloatArray:
+def column_taus(slates: QueryGroups, seed: int = 0) -> FloatArray:
     """Kendall's tau, equal values as in random order, of every column in every slate, float64 (slates, columns).
 
-    Slates above 200 rows are represented by as many random ones; a missing value counts as 0.
+    QueryGroups above 200 rows are represented by as many random ones; a missing value counts as 0.
     """
     rng = np.random.default_rng(seed)
     found = np.zeros((len(slates), len(slates.columns)))

@@ -19,14 +19,14 @@ from benchmarks.quality.columns import as_scores, best_column
 from benchmarks.quality.folds import BoolArray, Fold
 from benchmarks.quality.pool import Pool
 from gbr import Ranker
-from gbr._checks import Table
-from gbr._models.backend import Rows
-from gbr._models.ensemble import EnsembleModel
-from gbr._models.settings import GOALS, MEMBERS, OBJECTIVES
-from gbr.baselines import CONFIGURED, raw_columns
-from gbr.build import schema_of
+from gbr.data.build import schema_of
+from gbr.data.groups import QueryGroups, block_names
 from gbr.errors import UsageError
-from gbr.slates import Slates, block_names
+from gbr.evaluation.baselines import CONFIGURED, raw_columns
+from gbr.models.base import Rows
+from gbr.models.checks import Table
+from gbr.models.ensemble import EnsembleModel
+from gbr.models.params import GOALS, MEMBERS, OBJECTIVES
 from gbr.train import distinct, indptr_of
 
 FloatArray = NDArray[np.float64]
@@ -90,7 +90,7 @@ class Task:
         return Table(slates.X, slates.columns), slates.target, slates.qid
 
     @cached_property
-    def held(self) -> Slates:
+    def held(self) -> QueryGroups:
         """The graphs to rank."""
         return self.pool.slates.take(self.fold.held)
 
@@ -237,7 +237,7 @@ def _fitted(task: Task, backend: str, objective: str) -> Ranker:
     return ranker.fit(table, target, qid=slate, eval_set=task.stop)
 
 
-def _predicted(ranker: Ranker, slates: Slates) -> FloatArray:
+def _predicted(ranker: Ranker, slates: QueryGroups) -> FloatArray:
     """Scores of all rows, float64 (rows,), a slate at a time: a model may ask which rows are one slate."""
     parts = [slates.X[slates.slate(number)] for number in range(len(slates))]
     return np.concatenate([ranker.predict(Table(part, slates.columns)) for part in parts])
@@ -292,7 +292,7 @@ def _blocks(task: Task, *, name: str, blocks: Sequence[str]) -> Scores:
     return {name: _predicted(ranker, task.held.select(blocks))}
 
 
-def _distinct(slates: Slates) -> tuple[Table, FloatArray, NDArray[np.int64]]:
+def _distinct(slates: QueryGroups) -> tuple[Table, FloatArray, NDArray[np.int64]]:
     rows, target = distinct(slates)
     bounds = indptr_of(slates, rows)
     slate = np.repeat(np.arange(len(slates), dtype=np.int64), np.diff(bounds))

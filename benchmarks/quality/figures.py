@@ -8,8 +8,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gbr.metrics import count_pairs, slowdown_at_k
-from gbr.slates import Slates
+from gbr.data.groups import QueryGroups
+from gbr.evaluation.metrics import count_pairs, slowdown_at_k
 
 FloatArray = NDArray[np.float64]
 
@@ -28,14 +28,14 @@ class Difference:
     interval: tuple[float, float] | None
 
 
-def per_graph(scores: FloatArray, slates: Slates, held: NDArray[np.bool_]) -> dict[str, FloatArray]:
+def per_graph(scores: FloatArray, slates: QueryGroups, held: NDArray[np.bool_]) -> dict[str, FloatArray]:
     """Every figure of every graph, float64 (graphs,) by name of :data:`NAMES`.
 
     Parameters
     ----------
     scores : float64 (rows,)
         Lower is predicted faster.  A graph with a NaN has no figures.
-    slates : Slates
+    slates : QueryGroups
     held : bool (graphs,)
         Graphs that have scores; the others get NaN.
     """

@@ -24,7 +24,7 @@ from benchmarks.quality.contenders import (
 from benchmarks.quality.figures import NAMES, TAU, Difference, difference, mean, per_graph
 from benchmarks.quality.folds import Protocol
 from benchmarks.quality.run import Bench, Plan
-from gbr.slates import block_names, matching
+from gbr.data.groups import block_names, matching
 
 FloatArray = NDArray[np.float64]
 Figures = Mapping[str, FloatArray]

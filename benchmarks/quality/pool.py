@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gbr.build import build
+from gbr.data.build import build
+from gbr.data.collection import Subset, family, splits_present
+from gbr.data.groups import QueryGroups
+from gbr.data.store import FeatureStore
 from gbr.errors import DataError
-from gbr.metrics import unrankable
-from gbr.slates import Slates
-from gbr.store import FeatureStore
-from gbr.subsets import Subset, family, splits_present
+from gbr.evaluation.metrics import unrankable
 from gbr.train import fingerprint
 
 
@@ -24,7 +24,7 @@ class Pool:
     Parameters
     ----------
     subset : Subset
-    slates : Slates
+    slates : QueryGroups
         Rankable slates with runtimes, split after split.
     splits, families : str (graphs,)
     schema_hash : str
@@ -34,7 +34,7 @@ class Pool:
     """
 
     subset: Subset
-    slates: Slates
+    slates: QueryGroups
     splits: NDArray[np.str_]
     families: NDArray[np.str_]
     schema_hash: str
@@ -70,8 +70,8 @@ def load(subset: Subset, data: Path, store_root: Path, jobs: int | None) -> Pool
     )
 
 
-def joined(parts: list[Slates]) -> Slates:
-    """Slates one after the other; they have the same columns."""
+def joined(parts: list[QueryGroups]) -> QueryGroups:
+    """QueryGroups one after the other; they have the same columns."""
     sizes = np.concatenate([part.sizes for part in parts])
 
     def measured(name: str) -> NDArray[np.int64] | None:
@@ -81,7 +81,7 @@ def joined(parts: list[Slates]) -> Slates:
         pairs = zip(parts, values, strict=True)
         return np.concatenate([np.zeros(len(part.X), np.int64) if value is None else value for part, value in pairs])
 
-    return Slates(
+    return QueryGroups(
         names=tuple(name for part in parts for name in part.names),
         indptr=np.concatenate(([0], np.cumsum(sizes))).astype(np.int64),
         columns=parts[0].columns,

@@ -22,13 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 import gbr
-from gbr._files import replacing, write_json
+from gbr.data.files import replacing, write_json
 
 FloatArray = NDArray[np.float64]
 
 #: Modules of gbr that shape a prediction.
 _SHAPING: Final = "_checks baselines labels ranker sampling search".split()
-#: Modules below gbr._models that do not.
+#: Modules below gbr.models that do not.
 _APART: Final = "lean modeldir".split()
 _OWN: Final = "columns contenders folds".split()
 _SECONDS: Final = "seconds.json"

@@ -14,7 +14,7 @@ from benchmarks.quality.contenders import Fit, Options, Task
 from benchmarks.quality.folds import Protocol
 from benchmarks.quality.pool import Pool
 from benchmarks.quality.predictions import Predictions
-from gbr import _cli
+from gbr import cli
 
 FloatArray = NDArray[np.float64]
 
@@ -65,12 +65,12 @@ class Bench:
         """Fit what is missing; returns the number of fits."""
         done = sum(self._fold(plan, 0) for plan in plans)
         for plan in filter(self.missing, plans):
-            _cli.note(
+            cli.note(
                 f"{self.pool.subset.name}, {plan.protocol.name} ({plan.contenders[0]} …): "
                 f"{self.missing(plan)} fits left, {told(self.needed(plan))}"
             )
         for plan in filter(self.missing, plans):
-            with _cli.progress(self.missing(plan), f"{plan.protocol.name} ({plan.contenders[0]} …)") as advance:
+            with cli.progress(self.missing(plan), f"{plan.protocol.name} ({plan.contenders[0]} …)") as advance:
                 for fold in range(len(plan.protocol.folds)):
                     done += self._fold(plan, fold, advance)
         return done

@@ -9,11 +9,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from gbr._cli import Parser, add_json, add_splits, command, emit_json, note, parser, positive, progress, table
-from gbr._files import sweep
-from gbr._locks import alone
+from gbr.cli import Parser, add_json, add_splits, command, emit_json, note, parser, positive, progress, table
+from gbr.data.collection import SPLITS
+from gbr.data.files import sweep
+from gbr.data.locks import alone
 from gbr.errors import CollectError
-from gbr.subsets import SPLITS
 
 if TYPE_CHECKING:
     from gbr.collect import layouts, tile
@@ -167,7 +167,7 @@ def _missing(todo: Sequence[_Task], root: Path, collection: Path, what: str) -> 
                 "delete a file to measure it again"
             )
         if missing:
-            from gbr.hardware import note_machine
+            from gbr.data.hardware import note_machine
 
             if doubt := note_machine(root / collection, root / "npz"):
                 note(f"warning: {doubt}")

@@ -18,9 +18,9 @@ from gbr.collect.choices import sample_layouts
 from gbr.collect.programs import FAMILIES, build
 from gbr.collect.relayout import Int8Array, Relayout, load
 from gbr.collect.timer import Clock, doubts, measure, retest_tau, spread
+from gbr.data.collection import SPLITS
+from gbr.data.graph import Graph, read_graph, write_graph
 from gbr.errors import CollectError, UsageError
-from gbr.graphs import Graph, read_graph, write_graph
-from gbr.subsets import SPLITS
 
 COLLECTION: Final = Path("npz/layout/cpu/random")
 

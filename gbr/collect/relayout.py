@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gbr.collect import _jax
+from gbr.data.hlo import graph_arrays, read_module
+from gbr.data.hlo.wire import MANY, ONE, TEXT, Field, Message
 from gbr.errors import CollectError, MissingLibraryError, UsageError
-from gbr.hlo import graph_arrays, read_module
-from gbr.hlo.wire import MANY, ONE, TEXT, Field, Message
 
 Int8Array = NDArray[np.int8]
 Shape = tuple[int, ...]
@@ -85,7 +85,7 @@ class Relayout:
     sites : tuple of Site
         In the order of their nodes.
     graph : dict
-        Arrays of the unconstrained program's graph (un-optimised HLO, calls inlined), as :func:`gbr.hlo.graph_arrays`
+        Arrays of the unconstrained program's graph (un-optimised HLO, calls inlined), as :func:`gbr.data.hlo.graph_arrays`
         names them; ``node_config_ids`` are the nodes of ``sites``.
 
     Raises
@@ -310,7 +310,7 @@ def _name(function: Callable[..., Any]) -> str:
     return str(getattr(function, "__name__", function))
 
 
-#: The same messages as :data:`gbr.hlo.module.MODULE`, reduced to what tells where an instruction comes from.
+#: The same messages as :data:`gbr.data.hlo.module.MODULE`, reduced to what tells where an instruction comes from.
 _ORIGINS: Final = Message(
     "HloModuleProto",
     lambda computations=(): [name for names in computations for name in names],

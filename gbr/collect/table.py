@@ -7,7 +7,7 @@ from itertools import groupby
 from statistics import mean, median
 
 from gbr.collect.tile import Quality
-from gbr.subsets import SPLITS
+from gbr.data.collection import SPLITS
 
 
 def markdown(graphs: Sequence[Quality]) -> str:

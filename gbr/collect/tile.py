@@ -16,10 +16,10 @@ from gbr.collect import _jax
 from gbr.collect.kernels import FAMILIES, Family, Nest, Shape, split_of
 from gbr.collect.sampling import sample_tiles
 from gbr.collect.timer import IntArray, doubts, measure, retest_tau, spread
+from gbr.data.collection import SPLITS
+from gbr.data.graph import Graph, read_graph, write_graph
+from gbr.data.hlo import graph_arrays
 from gbr.errors import CollectError, UsageError
-from gbr.graphs import Graph, read_graph, write_graph
-from gbr.hlo import graph_arrays
-from gbr.subsets import SPLITS
 
 Float32Array = NDArray[np.float32]
 

@@ -10,8 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from gbr import _cli
-from gbr._files import write_json
+from gbr import cli
+from gbr.data.files import write_json
 from gbr.errors import TuneError, UsageError
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ _LONGEST_NAME: Final = 60
 Opened = tuple["Space", "AbstractContextManager[Measure]"]
 
 
-def _parser() -> _cli.Parser:
-    parser = _cli.parser(
+def _parser() -> cli.Parser:
+    parser = cli.parser(
         "gbr.tune",
         "Search the configurations of a program for a fast one, measuring as few as possible.\n"
         "Every measurement is written down at once: the same command goes on where it was.",
@@ -46,21 +46,21 @@ def _parser() -> _cli.Parser:
         "--model", type=Path, default=None, metavar="DIR", help="folder written by gbr.train, of the space's kind"
     )
     parser.add_argument(
-        "--budget", type=_cli.positive, default=40, metavar="N", help="configurations to measure (default: 40)"
+        "--budget", type=cli.positive, default=40, metavar="N", help="configurations to measure (default: 40)"
     )
     parser.add_argument("--seconds", type=_seconds, default=None, metavar="S", help="start no measurement after S")
     parser.add_argument(
         "--timeout", type=_seconds, default=60.0, metavar="S", help="longest that one may take (default: 60)"
     )
     parser.add_argument(
-        "--candidates", type=_cli.positive, default=None, metavar="N",
+        "--candidates", type=cli.positive, default=None, metavar="N",
         help="configurations to choose from (default: 512 tiles, 1024 layouts, all of a replay)",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of candidates and proposals (default: 0)")
     parser.add_argument(
         "--out", type=Path, default=None, metavar="DIR", help="journal and result (default: runs/tune/<space>)"
     )
-    _cli.add_json(parser)
+    cli.add_json(parser)
     return parser
 
 
@@ -76,16 +76,16 @@ def _main(argv: Sequence[str] | None) -> None:
     if kind == "replay" and Path(name).is_dir():
         results = _replays(Path(name), out, model, args)
         if args.json:
-            _cli.emit_json(results)
+            cli.emit_json(results)
         else:
             _show_all(results)
         return
     result, tuner, found = _search(kind, name, out, model, args)
     if args.json:
-        _cli.emit_json(result)
+        cli.emit_json(result)
     else:
         _show(tuner, found, unit=1e3 if kind != "replay" else 1.0)
-    _cli.note(f"journal and result are in {out}")
+    cli.note(f"journal and result are in {out}")
 
 
 def _search(
@@ -96,7 +96,7 @@ def _search(
 
     space, measuring = _opened(kind, name, args)
     tuner = Tuner(space, model, seed=args.seed)
-    with measuring as measure, _cli.progress(min(args.budget, len(space)), "measuring") as advance:
+    with measuring as measure, cli.progress(min(args.budget, len(space)), "measuring") as advance:
         found = search(
             tuner,
             measure,
@@ -173,7 +173,7 @@ def _show(tuner: Tuner, found: Found, unit: float) -> None:
         for place, best in enumerate(tuner.leaders(_SHOWN), 1)
     ]
     runtime = "µs" if unit > 1 else "runtime"
-    _cli.table(f"{space.name}: {found.measured} of {len(space)} measured", ("", "choice", runtime, "speed"), rows)
+    cli.table(f"{space.name}: {found.measured} of {len(space)} measured", ("", "choice", runtime, "speed"), rows)
     for reason in list(tuner.failures.values())[:_SHOWN]:
         print(f"failed: {reason}")
     print(_verdict(found))
@@ -196,7 +196,7 @@ def _show_all(results: Sequence[dict[str, Any]]) -> None:
         (each["space"], each["measured"], each["best"]["config"], _ratio(each["default"], each["best"]["runtime"]))
         for each in results
     ]
-    _cli.table("Replayed", ("graph", "measured", "best", "speed"), rows)
+    cli.table("Replayed", ("graph", "measured", "best", "speed"), rows)
 
 
 def _ratio(default: float | None, runtime: float) -> float | None:
@@ -225,7 +225,7 @@ def _seconds(text: str) -> float:
     return number
 
 
-main = _cli.command(_main)
+main = cli.command(_main)
 
 if __name__ == "__main__":
     sys.exit(main(None))

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, Self
 
-from gbr._json import parsed
+from gbr.data.strict_json import parsed
 from gbr.errors import TuneError
 from gbr.tune.space import Space
 

@@ -9,8 +9,8 @@ from gbr.collect.kernels import FAMILIES, Family, Shape
 from gbr.collect.sampling import sample_tiles
 from gbr.collect.tile import Kernel, kernel_graph, seed_of
 from gbr.collect.timer import IntArray, cores, measure, pin
+from gbr.data.graph import graph_from_arrays
 from gbr.errors import UsageError
-from gbr.graphs import graph_from_arrays
 from gbr.tune.child import Measure
 from gbr.tune.space import Configuration, GraphSpace
 

@@ -15,8 +15,8 @@ from gbr.collect.layouts import ENOUGH_NS, Reference
 from gbr.collect.programs import FAMILIES, build
 from gbr.collect.relayout import PARTS, Relayout, layout_of, load
 from gbr.collect.timer import cores, measure, pin, pinned
+from gbr.data.graph import graph_from_arrays
 from gbr.errors import GbrError, UsageError
-from gbr.graphs import graph_from_arrays
 from gbr.tune.child import Measure
 from gbr.tune.loop import Found, search
 from gbr.tune.space import Configuration, GraphSpace

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from gbr.data.graph import Graph, read_graph
 from gbr.errors import DataError
-from gbr.graphs import Graph, read_graph
 from gbr.tune.space import GraphSpace, sampled
 
 

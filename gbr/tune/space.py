@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from gbr.data.graph import DTYPES, Graph, graph_from_arrays, read_graph
 from gbr.errors import ModelError, UsageError
-from gbr.graphs import DTYPES, Graph, graph_from_arrays, read_graph
 
 if TYPE_CHECKING:
     from features.hardware import Hardware
@@ -152,7 +152,7 @@ class GraphSpace(Space):
         return {"row": int(self.rows[config])} if self._told is None else self._told(config)
 
     def _extracted(self, model: Ranker | None) -> tuple[Any, Columns]:
-        from gbr.build import extract
+        from gbr.data.build import extract
 
         if model is not None and getattr(model, "trained_on_", None) is None:
             raise ModelError("this model knows no graphs; train one with `python -m gbr.train`")

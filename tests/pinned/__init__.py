@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from gbr import read_graph
-from gbr.build import extract
+from gbr.data.build import extract
 from tests.conftest import ROOT
 
 #: Graphs by kind, and the configurations that are kept of each.

@@ -17,9 +17,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from gbr import _packed
+from gbr.data import packed
+from gbr.data.npz import crc32
 from gbr.errors import ArchiveError, DataError, HloError, StoreError
-from gbr.npz import crc32
 from tests.damage import damaged_arrays, damaged_bytes, damaged_json, damaged_text
 from tests.soak.targets import Target, commanded, refused, scratch
 from tests.soak.texts import ROOT, made, rarely
@@ -52,8 +52,8 @@ def _read_graph_file(data: bytes, folder: Path) -> None:
 
 
 def _extracted(path: Path) -> None:
-    from gbr.build import extract
-    from gbr.graphs import read_graph
+    from gbr.data.build import extract
+    from gbr.data.graph import read_graph
 
     tables: list[Any] = []
     if refused(lambda: tables.append(extract(read_graph(path))[1])) is None and not np.isfinite(tables[0]).all():
@@ -93,8 +93,8 @@ def _damaged_member(data: bytes, choice: random.Random) -> bytes:
 @cache
 def _copied() -> Path:
     """A layout graph and its copy, in a folder."""
-    from gbr.graphs import write_graph
-    from gbr.repack import repack
+    from gbr.data.graph import write_graph
+    from gbr.data.repack import repack
     from tests.made import layout_arrays
 
     path = scratch() / "g.npz"
@@ -104,7 +104,7 @@ def _copied() -> Path:
 
 
 def _copies() -> list[bytes]:
-    return [_copied().with_suffix(_packed.SUFFIX).read_bytes()]
+    return [_copied().with_suffix(packed.SUFFIX).read_bytes()]
 
 
 def _damaged_copy(data: bytes, choice: random.Random) -> bytes:
@@ -112,17 +112,17 @@ def _damaged_copy(data: bytes, choice: random.Random) -> bytes:
     kind = choice.randrange(4)
     if kind == 0:
         return damaged_bytes(data, choice)
-    magic, version, _, place, length, _ = _packed._PREAMBLE.unpack(data[: _packed._PREAMBLE.size])
+    magic, version, _, place, length, _ = packed._PREAMBLE.unpack(data[: packed._PREAMBLE.size])
     index = json.loads(data[place : place + length])
-    body = data[_packed._PREAMBLE.size : place]
+    body = data[packed._PREAMBLE.size : place]
     if kind >= 2:
         body = damaged_bytes(body, choice)[: len(body)].ljust(len(body), b"\0")
     told = json.dumps(index).encode()
     if kind <= 2:
         told = damaged_json(told, choice) if choice.random() < 0.9 else damaged_text(told, choice)
     told = _rechecked(told, body)
-    place = _packed._PREAMBLE.size + len(body)
-    held = _packed._PREAMBLE.pack(magic, version, crc32(told), place, len(told), place + len(told))
+    place = packed._PREAMBLE.size + len(body)
+    held = packed._PREAMBLE.pack(magic, version, crc32(told), place, len(told), place + len(told))
     return held + body + told
 
 
@@ -131,7 +131,7 @@ def _rechecked(told: bytes, body: bytes) -> bytes:
     try:
         index = json.loads(told)
         for about in index["arrays"].values():
-            at = about["at"] - _packed._PREAMBLE.size
+            at = about["at"] - packed._PREAMBLE.size
             size = int(np.prod(about["shape"])) * np.dtype(about["dtype"]).itemsize
             about["crc"] = crc32(body[at : at + size])
         return json.dumps(index).encode()
@@ -143,12 +143,12 @@ def _read_copy(data: bytes, folder: Path) -> None:
     path = folder / "g.npz"
     if not path.exists():
         shutil.copy(_copied(), path)
-    beside = path.with_suffix(_packed.SUFFIX)
+    beside = path.with_suffix(packed.SUFFIX)
     beside.write_bytes(data)
 
     def use() -> None:
-        copy = _packed.Packed(beside)
-        for key in ("node_feat", "config_runtime", _packed.CONFIGS):
+        copy = packed.Packed(beside)
+        for key in ("node_feat", "config_runtime", packed.CONFIGS):
             copy.describe(key)
         rows, nodes = copy.distinct()
         if len(rows) != len(nodes) or sum(len(block) for _, block in copy.blocks()) != copy.shape[0]:
@@ -171,7 +171,7 @@ def _programs() -> list[bytes]:
 
 def _read_program(data: bytes, _folder: Path) -> None:
     """Read bytes as a serialised HLO module, and as tuning records."""
-    from gbr.hlo import graph_arrays, identify, read_tuning
+    from gbr.data.hlo import graph_arrays, identify, read_tuning
 
     def use() -> None:
         graph_arrays(data)
@@ -238,7 +238,7 @@ def _damaged_table(data: bytes, choice: random.Random) -> bytes:
 
 def _read_table(data: bytes, folder: Path) -> None:
     """Read bytes as one graph of a store."""
-    from gbr.store import FeatureStore
+    from gbr.data.store import FeatureStore
 
     root = folder / "store"
     if not (root / "tile").exists():
@@ -356,7 +356,7 @@ def _damaged_directory(data: bytes, choice: random.Random) -> bytes:
 
 def _read_archive(data: bytes, folder: Path) -> None:
     from gbr import download
-    from gbr._downloads.archives import survey, unpack
+    from gbr.downloads.archives import survey, unpack
 
     path, root = folder / "archive", folder / "data"
     path.write_bytes(data)

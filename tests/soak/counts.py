@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from gbr._files import replacing, write_json
+from gbr.data.files import replacing, write_json
 
 PATH: Final = Path(__file__).with_name("counts.json")
 PAGE: Final = Path(__file__).parents[2] / "docs" / "trust.md"

@@ -13,7 +13,7 @@ from typing import Final
 import atheris
 
 #: Kernels are compiled from the very code that atheris would change; those of `features` are left alone anyway.
-_COMPILED: Final = "gbr._models.ranknet"
+_COMPILED: Final = "gbr.models.losses"
 #: Megabytes that one input may make the process hold, and seconds that it may take.
 _RSS_MB: Final = 3000
 _TIMEOUT: Final = 20

@@ -61,7 +61,7 @@ def _text(data: bytes, choice: random.Random) -> bytes:
 @cache
 def _tests() -> tuple[Path, dict[str, dict[str, int]]]:
     """Test graphs of two collections of the competition, one of them whole, and how many configurations each has."""
-    from gbr._submission import graphs_there
+    from gbr.submission import graphs_there
     from tests.made import collection
 
     root = scratch()
@@ -82,7 +82,7 @@ def _submissions() -> list[bytes]:
 
 def _read_submission(data: bytes, folder: Path) -> None:
     from gbr import submit
-    from gbr._submission import check
+    from gbr.submission import check
 
     path = folder / "submission.csv"
     path.write_bytes(data)
@@ -155,7 +155,7 @@ def _read_journal(data: bytes, folder: Path) -> None:
 
 def _profiles() -> list[bytes]:
     from features.hardware import PROFILES
-    from gbr.hardware import save
+    from gbr.data.hardware import save
 
     path = scratch() / "hardware.toml"
     found = [path.read_bytes() for path in sorted((ROOT / "data/npz").rglob("hardware.toml"))]
@@ -167,15 +167,15 @@ def _profiles() -> list[bytes]:
 
 @cache
 def _graph():  # type: ignore[no-untyped-def]
-    from gbr.graphs import graph_from_arrays
+    from gbr.data.graph import graph_from_arrays
     from tests.made import tile_arrays
 
     return graph_from_arrays("made", tile_arrays(3))
 
 
 def _read_profile(data: bytes, folder: Path) -> None:
-    from gbr.build import extract
-    from gbr.hardware import load, save
+    from gbr.data.build import extract
+    from gbr.data.hardware import load, save
 
     path = folder / "hardware.toml"
     path.write_bytes(data)
@@ -219,8 +219,8 @@ def _read_manifest(data: bytes, folder: Path) -> None:
 
 def _read_store(data: bytes, folder: Path, root: Path) -> None:
     from gbr import features
-    from gbr.build import schema_of
-    from gbr.store import FeatureStore
+    from gbr.data.build import schema_of
+    from gbr.data.store import FeatureStore
 
     place = folder / "store"
     if not place.exists():
@@ -336,10 +336,10 @@ def _lists() -> list[bytes]:
 
 
 def _read_list(data: bytes, folder: Path) -> None:
-    from gbr._done import State
-    from gbr._downloads.catalogue import Piece
-    from gbr._official import indices_of
-    from gbr.subsets import Subset
+    from gbr.data.collection import Subset
+    from gbr.done import State
+    from gbr.downloads.catalogue import Piece
+    from gbr.evaluation.protocol import indices_of
 
     for name in ("xla_default.json", "state.json", "npz/tile/xla/train/.unpacked.json"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

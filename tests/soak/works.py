@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from gbr.graphs import write_graph
+from gbr.data.graph import write_graph
 from tests.collection import trained, write_collection
 from tests.made import collection, layout_arrays
 
@@ -70,7 +70,7 @@ def digests(folder: Path, *patterns: str) -> dict[str, str]:
 
 def store_is_whole(folder: Path) -> None:
     """Read every graph that a store says it has."""
-    from gbr.store import FeatureStore
+    from gbr.data.store import FeatureStore
 
     for manifest in (folder / "store").rglob("manifest.json"):
         name = ":".join(manifest.parent.relative_to(folder / "store").parts)
@@ -83,7 +83,7 @@ def store_is_whole(folder: Path) -> None:
 def graphs_are_whole(folder: Path) -> None:
     """Read every graph file and every repacked copy."""
     from gbr import read_graph
-    from gbr._packed import Packed
+    from gbr.data.packed import Packed
 
     for path in sorted(folder.rglob("*.npz")):
         if not path.name.startswith("."):

@@ -19,20 +19,20 @@ from tests.soak.works import ROOT
 
 #: Imported, never used here: a thread that is started before a fork is not there after it.
 _MODULES: Final = (
-    "gbr.build",
+    "gbr.data.build",
     "gbr.ranker",
-    "gbr.repack",
-    "gbr.report",
+    "gbr.data.repack",
+    "gbr.report.render",
     "gbr.tune.tuner",
-    "gbr._models.lightgbm",
-    "gbr._models.xgboost",
-    "gbr._reports.reporting",
+    "gbr.models.lightgbm",
+    "gbr.models.xgboost",
+    "gbr.report.reporting",
     "gbr.collect.pool",
     "gbr.cluster",
     "gbr.download",
     "gbr.submit",
-    "features.layout",
-    "features.tile",
+    "features.layout.extractor",
+    "features.tile.extractor",
     "jax",
     "jinja2",
     "polars",
@@ -60,8 +60,8 @@ def main() -> None:
 
 def _load_kernels() -> None:
     """Load machine code, which takes as long as the imports; features of a tile graph are made by one thread."""
-    from gbr.build import extract
-    from gbr.graphs import read_graph
+    from gbr.data.build import extract
+    from gbr.data.graph import read_graph
 
     extract(read_graph(sorted((ROOT / "data/npz/tile/cpu/test").glob("*.npz"))[0]))
 

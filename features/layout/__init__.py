@@ -1,0 +1,1 @@
+"""Feature vectors of layout configurations: memory layouts of convolutions, dots and reshapes."""

@@ -1,0 +1,397 @@
+"""Features of layout configurations: what is set on which tensors, what it copies, pads and resembles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import cache
+from threading import Lock
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features import nodes, opcodes
+from features.conv_kinds import KINDS, node_kinds
+from features.graph import Program
+from features.hardware import CPU, Hardware
+from features.hlo import LAYOUT_CONFIG
+from features.layout import config, copies, loops, slate
+from features.layout.aggregate import Terms
+from features.layout.copies import DISAGREEMENTS, CopyCounter
+from features.layout.links import links
+from features.layout.nodes import (
+    N_BINS,
+    N_BUCKETS,
+    NODE_CLASSES,
+    TENSOR_ROLES,
+    VALUES,
+    ConfigurableNodes,
+    configurable_nodes,
+    row_values,
+)
+from features.layout.pairs import PairTable, Places
+from features.layout.rows import Codes, RowTable, first_equal
+from features.layout.traffic import Traffic
+from features.neighborhood import neighborhood, neighborhood_columns, neighborhood_each
+from features.opcodes import CLASS_NAMES
+from features.schema import Block, Column, Float32Array, Schema
+from features.tensors import Tensors
+
+IntArray = NDArray[np.int64]
+Run = Callable[[Callable[[int], None], Iterable[int]], Iterable[None]]
+
+#: Configurations of a slate that are described at once.
+_VECTORS_AT_ONCE: Final = 128
+_GROUPS: Final = (*NODE_CLASSES, "all")
+_WEIGHTS: Final = (("count", "tensors"), ("bytes", "tensors by bytes"), ("flops", "tensors by their node's operations"))
+_RADII: Final = (1, 2, 3)
+#: What of a configurable node's surroundings is summed over the nodes that are set.
+_REACHED: Final = tuple(
+    CLASS_NAMES.index(name) for name in ("convolution", "dot", "reduce", "transcendental", "transpose")
+)
+_SUMS: Final = (
+    ("moved", "bytes of tensors that do not keep the graph's layout"),
+    ("minor_moved", "bytes of tensors whose minor-most dimension changes"),
+    ("jumped", "bytes of tensors times the log2 stride of the dimension that becomes minor-most"),
+    ("padded", "bytes added by padding to whole registers"),
+    ("computed_padded", "operations of nodes times the padding factor of their output"),
+)
+_LARGEST: Final = (
+    ("padding", "log2", "Largest padding factor of a tensor"),
+    ("moved", "log2", "Bytes of the largest tensor that does not keep the graph's layout"),
+)
+
+
+def _value_columns() -> tuple[Column, ...]:
+    means = {"share": "Part of the {} {} {} that {}", "log2": "Mean over the {} {} {} of the {}"}
+    return tuple(
+        Column(f"{group}.{role}.{name}.{weight}", unit, means[unit].format(group, role, weighted, doc))
+        for group in _GROUPS
+        for role in TENSOR_ROLES
+        for name, unit, doc in VALUES
+        for weight, weighted in _WEIGHTS
+    )
+
+
+LAYOUT: Final = Block(
+    "layout",
+    3,
+    "Layouts aggregated over the configurable nodes, by class, tensor role and weight.",
+    (
+        *_value_columns(),
+        *(Column(f"{group}.sum.{name}", "log2", f"{group}: {doc}") for group in _GROUPS for name, doc in _SUMS),
+        *(Column(f"{group}.max.{name}", unit, f"{group}: {doc}") for group in _GROUPS for name, unit, doc in _LARGEST),
+        *(
+            Column(
+                f"{name}.{place}.bin{number}",
+                "share",
+                f"Part of the {name} outputs whose {place} extent is in bin {number}",
+            )
+            for name in NODE_CLASSES
+            for place in ("minor", "second")
+            for number in range(N_BINS)
+        ),
+        *(
+            Column(f"{kind}.output_padding", "log2", f"Padding factor of the outputs of {doc}, mean by operations")
+            for kind, doc in KINDS.items()
+        ),
+        Column("effective", "share", "Part of the nodes with a layout that is not the graph's in effect"),
+    ),
+    per_config=True,
+)
+TYPES: Final = Block(
+    "types",
+    1,
+    "Node types (class, ranks, dimension numbers and row) counted in hashed buckets.",
+    tuple(
+        Column(f"bucket{number}", "share", f"Part of the nodes whose type falls into bucket {number}")
+        for number in range(N_BUCKETS)
+    ),
+    per_config=True,
+)
+REACH: Final = Block(
+    "reach",
+    1,
+    "k-hop surroundings of the configurable nodes that are set.",
+    tuple(
+        Column(
+            f"{radius}hop.{name}", "share", f"{name} within {radius} edges of a set node, over the same of all nodes"
+        )
+        for radius in _RADII
+        for name in (*(CLASS_NAMES[number] for number in _REACHED), "bytes")
+    ),
+    per_config=True,
+)
+SURROUNDINGS: Final = Block(
+    "neighborhood",
+    1,
+    "k-hop surroundings of the configurable nodes of each class.",
+    tuple(
+        column
+        for name in NODE_CLASSES
+        for radius in _RADII
+        for column in neighborhood_columns(name, f"a configurable {name}", radius)
+    ),
+    per_config=False,
+)
+CONFIGURABLE: Final = Block(
+    "configurable",
+    1,
+    "Configurable nodes of the graph.",
+    tuple(
+        Column(f"{name}.{what}", "log2", f"{doc} of the configurable {name} nodes")
+        for name in NODE_CLASSES
+        for what, doc in (("nodes", "Number"), ("bytes", "Bytes of all tensors"), ("flops", "Operations"))
+    ),
+    per_config=False,
+)
+
+
+@cache
+def schema() -> Schema:
+    """Columns of :class:`LayoutExtractor`."""
+    return Schema(
+        "layout",
+        (
+            config.BLOCK,
+            LAYOUT,
+            copies.BLOCK,
+            TYPES,
+            REACH,
+            loops.BLOCK,
+            slate.BLOCK,
+            CONFIGURABLE,
+            SURROUNDINGS,
+            opcodes.BLOCK,
+            nodes.BLOCK,
+        ),
+    )
+
+
+def _sections() -> dict[str, slice]:
+    ends = np.cumsum([0, *(len(block) for block in schema().blocks)]).tolist()
+    return {block.name: slice(*ends[at : at + 2]) for at, block in enumerate(schema().blocks)}
+
+
+#: Columns of each block; those of the slate come after all that can be told of a configuration by itself.
+_AT: Final = _sections()
+N_OWN: Final = _AT[slate.BLOCK.name].start
+N_PER_CONFIG: Final = _AT[slate.BLOCK.name].stop
+
+
+class LayoutExtractor:
+    """Feature vectors of one graph's layout configurations.
+
+    Block by block, :meth:`observe` codes configurations and :meth:`describe` writes what can be told of each by itself.
+    When the slate has been observed whole, :meth:`frequencies` and :func:`features.layout.slate.slate_columns` give the rest.
+    What concerns the graph alone is worked out once, and what concerns one node's row once per distinct row.
+    Several threads may describe at a time.
+
+    Parameters
+    ----------
+    program : Program
+        At least one node.
+    node_config_ids : int64 (nodes,)
+        The configurable nodes.
+    table : RowTable, optional
+        Where configurations are coded, possibly by another thread that is ahead.
+    hardware : Hardware
+        The machine that the runtimes are of.
+
+    Attributes
+    ----------
+    schema : Schema
+        Its columns: ``N_OWN`` by :meth:`describe`, then those of the slate up to ``N_PER_CONFIG``, then ``shared``.
+    shared : float32 (len(schema) - N_PER_CONFIG,)
+        Values that all configurations of the graph share.
+
+    Raises
+    ------
+    ValueError
+        For a program without nodes or without configurable nodes, or configurations of another shape.
+    """
+
+    def __init__(
+        self, program: Program, node_config_ids: IntArray, table: RowTable | None = None, hardware: Hardware = CPU
+    ) -> None:
+        if len(program) == 0 or len(node_config_ids) == 0:
+            raise ValueError("a program without configurable nodes has no layout features")
+        self.schema = schema()
+        self._hardware = hardware
+        tensors = Tensors.of(program)
+        self._nodes = configurable_nodes(program, tensors, np.asarray(node_config_ids, np.int64))
+        around, reached = _surroundings(program, tensors, self._nodes)
+        self.shared = np.concatenate(
+            [
+                _configurable(self._nodes),
+                around,
+                opcodes.opcode_histogram(program),
+                nodes.node_statistics(program),
+            ]
+        )
+        self._table = RowTable(len(self._nodes)) if table is None else table
+        between = links(program, tensors, self._nodes)
+        self._copies = CopyCounter(between)
+        self._traffic = Traffic(self._nodes, between)
+        self._loops = loops.Loops(program, tensors, self._nodes, hardware)
+        self._rows = np.zeros((0, len(LAYOUT_CONFIG)), np.int64)
+        kinds = node_kinds(program, tensors, self._nodes.ids)
+        self._terms = Terms(self._nodes, kinds, self._traffic.fed, reached)
+        self._first_alike: dict[tuple[int, bytes], int] = {}
+        self._same_as: list[int] = []
+        self._states = np.zeros((3, 0), np.int32)
+        self._places = Places(len(self._nodes))
+        self._pairs: tuple[PairTable, PairTable] | None = None
+        self._growing = Lock()
+
+    def observe(self, block: NDArray[np.float32] | NDArray[np.int8]) -> tuple[Codes, NDArray[np.uint64]]:
+        """Code a block of the slate's configurations.
+
+        Parameters
+        ----------
+        block : float32 or int8 (b, nodes, 18)
+
+        Returns
+        -------
+        codes : uint32 (b, nodes)
+        digests : uint64 (b, 2)
+            128 bits, equal for equal configurations.
+
+        Raises
+        ------
+        ValueError
+            For another shape, or a value that is no whole number in -1 … 5.
+        """
+        wanted = (len(self._nodes), len(LAYOUT_CONFIG))
+        if block.ndim != 3 or block.shape[1:] != wanted:
+            raise ValueError(f"layout configurations have shape {block.shape}, wanted (c, {wanted[0]}, {wanted[1]})")
+        return self._table.encode(block)
+
+    def describe(self, codes: Codes, out: Float32Array) -> None:
+        """Write all columns that do not need the whole slate.
+
+        Parameters
+        ----------
+        codes : uint32 (b, nodes)
+            Of :meth:`observe`.
+        out : float32 (b, N_OWN)
+        """
+        with self._growing:  # tables only grow: whoever comes later finds at least what is needed
+            self._catch_up()
+            pairs = self._pairs
+        self._describe(self._terms, pairs, codes, out)
+
+    def _describe(
+        self, terms: Terms, pairs: tuple[PairTable, PairTable] | None, codes: Codes, out: Float32Array
+    ) -> None:
+        copied = terms.aggregate(
+            codes, out[:, _AT["config"]], out[:, _AT["layout"]], out[:, _AT["types"]], out[:, _AT["reach"]]
+        )
+        self._loops.write(codes, self._rows, out[:, _AT["loops"]])
+        disagreements, costs = np.split(out[:, _AT["copies"]], [len(DISAGREEMENTS)], axis=1)
+        if pairs is None:
+            columns = np.ascontiguousarray(codes.T)
+            self._copies.count(columns, self._states, disagreements)
+            self._traffic.write(columns, copied, costs)
+        else:
+            turned = self._places.turned(codes)
+            self._copies.count_pairs(turned, pairs[0], disagreements)
+            self._traffic.write_pairs(turned, pairs[1], copied, costs)
+
+    def usual(self) -> slate.Frequencies:
+        """How usual each row is among all configurations, which must have been observed and described."""
+        return slate.frequencies(
+            self._table.counts,
+            self._table.owner,
+            np.array(self._same_as, np.int64),
+            self._nodes.nbytes.sum(axis=1),
+            self._nodes.classes,
+        )
+
+    def frequencies(
+        self, codes: NDArray[np.unsignedinteger[Any]], usual: slate.Frequencies
+    ) -> tuple[Float32Array, NDArray[np.uint64]]:
+        """How usual the rows of configurations are, and what tells which come to the same layouts.
+
+        Returns
+        -------
+        frequency : float32 (b, slate.N_FREQUENCY)
+        alike : uint64 (b,)
+        """
+        return slate.row_frequencies(codes, self._nodes.classes, usual)
+
+    def vectors(self, configs: NDArray[np.float32] | NDArray[np.int8], run: Run = map) -> Float32Array:
+        """Feature vectors, float32 (c, len(schema)), of a whole slate at once.
+
+        May be called again for another slate, which is described as if it were the first; what its rows mean is not
+        worked out anew.
+
+        Parameters
+        ----------
+        configs : float32 or int8 (c, nodes, 18)
+        run : callable
+            As ``map``, which it is by default: that of a pool of threads works on parts of the slate side by side.
+        """
+        self._table.forget_counts()
+        codes, digests = self.observe(configs)
+        self._catch_up()
+        out = np.empty((len(codes), len(self.schema)), np.float32)
+        terms = self._terms.ordered(self._terms.order(codes))
+
+        def work(first: int) -> None:
+            part = slice(first, first + _VECTORS_AT_ONCE)
+            self._describe(terms, self._pairs, codes[part], out[part, :N_OWN])
+
+        for _ in run(work, range(0, len(codes), _VECTORS_AT_ONCE)):
+            pass
+        out[:, N_OWN:N_PER_CONFIG] = slate.slate_columns(
+            out[:, compared()], *self.frequencies(codes, self.usual()), first_equal(digests)
+        )
+        out[:, N_PER_CONFIG:] = self.shared
+        return out
+
+    def _catch_up(self) -> None:
+        """Work out what rows that were discovered since the last block mean."""
+        found = list(self._table.discovered())
+        if not found:
+            return
+        rows, owner = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        self._rows = np.concatenate([self._rows, rows])
+        values = row_values(self._nodes, rows, owner, self._hardware)
+        orders, copied = self._traffic.add(rows, owner)
+        differs = (orders.packed != self._traffic.own.packed[owner]).any(axis=1)
+        self._terms.add(rows, owner, values, differs, copied)
+        for node, packed in zip(owner.tolist(), orders.packed, strict=True):
+            number = len(self._same_as)
+            self._same_as.append(self._first_alike.setdefault((node, packed.tobytes()), number))
+        self._states = np.concatenate([self._states, copies.order_states(values)], axis=1)
+        self._places.add(owner)
+        told = self._copies.tabulate(self._states, self._places), self._traffic.tabulate(self._places)
+        self._pairs = None if told[0] is None or told[1] is None else (told[0], told[1])
+
+
+@cache
+def compared() -> list[int]:
+    """Places of the columns that are compared within the slate, in the order of :data:`features.layout.slate.COMPARED`."""
+    place = {name: number for number, name in enumerate(schema().names)}
+    return [place[name] for name in slate.COMPARED]
+
+
+def _configurable(nodes: ConfigurableNodes) -> Float32Array:
+    sizes = []
+    for number in range(len(NODE_CLASSES)):
+        own = nodes.classes == number
+        sizes += [own.sum(), nodes.nbytes[own].sum(), nodes.flops[own].sum()]
+    return np.log2(1.0 + np.array(sizes)).astype(np.float32)
+
+
+def _surroundings(program: Program, tensors: Tensors, nodes: ConfigurableNodes) -> tuple[Float32Array, Float32Array]:
+    """Neighbourhoods of each class together, and of every node by itself as shares of the sum over nodes."""
+    around = [
+        neighborhood(program, tensors, nodes.ids[nodes.classes == number], _RADII).reshape(-1)
+        for number in range(len(NODE_CLASSES))
+    ]
+    each = neighborhood_each(program, tensors, nodes.ids, max(_RADII))
+    kept = each[:, :, [*_REACHED, len(CLASS_NAMES)]].reshape(len(nodes), -1)
+    total = kept.sum(axis=0)
+    return np.concatenate(around), (kept / np.where(total > 0, total, 1.0)).astype(np.float32)

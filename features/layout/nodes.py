@@ -1,0 +1,293 @@
+"""What one layout of one configurable node means: set or not, kept or moved, and how well it fills a register tile.
+
+These are values of a (node, row) pair; a configuration's features are their sums over nodes, so they are worked out
+once per distinct row and not once per configuration.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features._numba import kernel
+from features.cost import CONV_NUMBERS, conv_roles, dot_roles, node_flops
+from features.graph import Program
+from features.hardware import CPU, Hardware
+from features.hlo import MAX_RANK, OPCODE_ID
+from features.tensors import Tensors
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+
+#: Classes of configurable nodes; TpuGraphs has no others.
+NODE_CLASSES: Final = ("convolution", "dot", "reshape")
+#: Tensors of a configurable node, in the order of its row's slots.
+TENSOR_ROLES: Final = ("output", "input", "kernel")
+
+#: Values of one tensor's layout: name, unit, meaning.
+VALUES: Final = (
+    ("set", "share", "have their layout set"),
+    ("kept", "share", "keep the layout that the graph gives them"),
+    ("row_major", "share", "are row-major"),
+    ("minor_kept", "share", "keep their minor-most dimension"),
+    ("minor", "log2", "extent of the minor-most dimension"),
+    ("second", "log2", "extent of the second minor dimension"),
+    ("lanes", "share", "minor-most dimension fills a register's lanes (extent over their next multiple)"),
+    ("sublanes", "share", "second minor dimension fills its sublanes (extent over their next multiple)"),
+    ("padding", "log2", "padded volume over volume in whole registers"),
+    ("jump", "log2", "stride in the graph's layout of the dimension that became minor-most"),
+)
+#: Bins of extents: below 2, 8, 32, 128, 512, and the rest.
+BIN_EDGES: Final = (2, 8, 32, 128, 512)
+N_BINS: Final = len(BIN_EDGES) + 1
+N_BUCKETS: Final = 32
+
+
+@dataclass(frozen=True)
+class ConfigurableNodes:
+    """The configurable nodes of a program and the tensors whose layouts they fix.
+
+    Parameters
+    ----------
+    ids : int64 (nodes,)
+        Node numbers.
+    classes : int64 (nodes,)
+        Position in :data:`NODE_CLASSES`; another opcode counts as the last.
+    operands : int64 (nodes, 2)
+        Input and kernel operand, -1 where there is none.
+    dims, rank, own : int64 (nodes, 3, 6), (nodes, 3), (nodes, 3, 6)
+        Extents, dimensions and the graph's own minor-to-major order per tensor role; rank -1: no such tensor.
+    strides : int64 (nodes, 3, 6)
+        Elements between neighbours along each dimension under the own layout.
+    nbytes : float64 (nodes, 3)
+    flops : float64 (nodes,)
+    kind : uint64 (nodes,)
+        Hash of class, ranks and dimension numbers: nodes of one kind differ in extents only.
+    """
+
+    ids: IntArray
+    classes: IntArray
+    operands: IntArray
+    dims: IntArray
+    rank: IntArray
+    own: IntArray
+    strides: IntArray
+    nbytes: FloatArray
+    flops: FloatArray
+    kind: NDArray[np.uint64]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def configurable_nodes(program: Program, tensors: Tensors, ids: IntArray) -> ConfigurableNodes:
+    """Look up the tensors of the configurable nodes.
+
+    Parameters
+    ----------
+    program : Program
+    tensors : Tensors
+    ids : int64 (nodes,)
+    """
+    n_nodes = len(ids)
+    classes = np.full(n_nodes, len(NODE_CLASSES) - 1, np.int64)
+    operands = np.full((n_nodes, 2), -1, np.int64)
+    dims = np.ones((n_nodes, 3, MAX_RANK), np.int64)
+    rank = np.full((n_nodes, 3), -1, np.int64)
+    own = np.zeros((n_nodes, 3, MAX_RANK), np.int64)
+    strides = np.zeros((n_nodes, 3, MAX_RANK), np.int64)
+    nbytes, flops = np.zeros((n_nodes, 3)), np.zeros(n_nodes)
+    kind = np.zeros(n_nodes, np.uint64)
+    # Networks repeat their layers: what is told of a node is told of all that look alike, as their operands do.
+    first = np.arange(n_nodes)
+    seen: dict[tuple[int, bytes, bytes, bool], int] = {}
+    for place, node in enumerate(ids.tolist()):
+        found = program.operands.of(node)
+        same = len(found) > 0 and bool(found[0] == found[-1])
+        looks = int(program.opcode[node]), program.feat[node].tobytes(), program.feat[found].tobytes(), same
+        first[place] = like = seen.setdefault(looks, place)
+        if like < place:
+            known = program.operands.of(int(ids[like]))
+            for slot, each in enumerate(operands[like].tolist()):
+                if each >= 0:
+                    operands[place, slot] = found[0] if each == known[0] else found[-1]
+            continue
+        name = _class_name(looks[0])
+        classes[place] = NODE_CLASSES.index(name)
+        operands[place] = _operand_pair(program, tensors, node, name)
+        flops[place] = node_flops(program, tensors, node)
+        for role, tensor in enumerate((node, *operands[place].tolist())):
+            if tensor < 0:
+                continue
+            size = int(tensors.rank[tensor])
+            rank[place, role] = size
+            dims[place, role, :size] = tensors.shape(tensor)
+            own[place, role, :size] = tensors.layout(tensor)
+            strides[place, role, :size] = tensors.strides(tensor)
+            nbytes[place, role] = tensors.nbytes[tensor]
+        kind[place] = _hash([classes[place], *rank[place], *_numbers(program, node, name)])
+    return ConfigurableNodes(
+        ids,
+        classes[first],
+        operands,
+        dims[first],
+        rank[first],
+        own[first],
+        strides[first],
+        nbytes[first],
+        flops[first],
+        kind[first],
+    )
+
+
+def _class_name(opcode: int) -> str:
+    return next((name for name in NODE_CLASSES if OPCODE_ID[name] == opcode), NODE_CLASSES[-1])
+
+
+def _operand_pair(program: Program, tensors: Tensors, node: int, name: str) -> tuple[int, int]:
+    found = [int(operand) for operand in program.operands.of(node)]
+    if name == "reshape" or not found:
+        return (found[0] if found else -1), -1
+    dims = (conv_roles if name == "convolution" else dot_roles)(program, tensors, node)
+    first, second = found[0], found[-1]
+    return (second, first) if dims is not None and dims.swapped else (first, second)
+
+
+def _numbers(program: Program, node: int, name: str) -> list[int]:
+    if name != "convolution":
+        return []
+    return [int(number) for number in program.feat[node, CONV_NUMBERS : CONV_NUMBERS + 14]]
+
+
+def _hash(numbers: list[int]) -> np.uint64:
+    """FNV-1a over small integers: the same on every machine, unlike ``hash``."""
+    state = 0xCBF29CE484222325
+    for number in numbers:
+        state = ((state ^ (int(number) & 0xFF)) * 0x100000001B3) & 0xFFFFFFFFFFFFFFFF
+    return np.uint64(state)
+
+
+@kernel()
+def _row_values(  # type: ignore[no-untyped-def]
+    rows, owner, dims, rank, own, strides, kind, tiles, edges, n_buckets
+):
+    n_rows = len(rows)
+    values = np.zeros((n_rows, 3, 10))
+    minors = np.full((n_rows, 3, 2), -1, np.int64)
+    is_set = np.zeros((n_rows, 3), np.bool_)
+    bins = np.zeros((n_rows, 2), np.int64)
+    buckets = np.zeros(n_rows, np.int64)
+    for row in range(n_rows):
+        node = owner[row]
+        state = kind[node]
+        for slot in range(18):
+            state = (state ^ np.uint64(rows[row, slot] + 1)) * np.uint64(0x100000001B3)
+        buckets[row] = np.int64((state ^ (state >> np.uint64(32))) % np.uint64(n_buckets))
+        for role in range(3):
+            size = rank[node, role]
+            if size < 0:
+                continue
+            named = 0
+            while named < size and 0 <= rows[row, 6 * role + named] < size:
+                named += 1
+            kept, row_major = True, True
+            for place in range(size):
+                dim = rows[row, 6 * role + place] if place < named else -1
+                if named == 0:
+                    dim = own[node, role, place]
+                if dim >= 0:
+                    kept = kept and dim == own[node, role, place]
+                    row_major = row_major and dim == size - 1 - place
+            minor, second = -1, -1
+            if size > 0:
+                minor = rows[row, 6 * role] if named > 0 else own[node, role, 0]
+            if size > 1:
+                if named > 1:
+                    second = rows[row, 6 * role + 1]
+                else:  # the first of the graph's own order that is not minor-most already
+                    second = own[node, role, 1] if own[node, role, 0] == minor else own[node, role, 0]
+            minors[row, role, 0], minors[row, role, 1] = minor, second
+            is_set[row, role] = named > 0
+            low = dims[node, role, minor] if minor >= 0 else 1
+            high = dims[node, role, second] if second >= 0 else 1
+            tall, wide = tiles[node, role, 0], tiles[node, role, 1]
+            tall, wide = np.ceil(high / tall) * tall, np.ceil(low / wide) * wide
+            values[row, role, 0] = 1.0 if named > 0 else 0.0
+            values[row, role, 1] = 1.0 if kept else 0.0
+            values[row, role, 2] = 1.0 if row_major else 0.0
+            values[row, role, 3] = 1.0 if size == 0 or minor == own[node, role, 0] else 0.0
+            values[row, role, 4] = np.log2(low)
+            values[row, role, 5] = np.log2(high)
+            values[row, role, 6] = low / wide
+            values[row, role, 7] = high / tall
+            values[row, role, 8] = np.log2(wide * tall / (low * high))
+            values[row, role, 9] = np.log2(strides[node, role, minor]) if minor >= 0 else 0.0
+            if role == 0:
+                for edge in edges:
+                    bins[row, 0] += low >= edge
+                    bins[row, 1] += high >= edge
+    return values, minors, is_set, bins, buckets
+
+
+@dataclass(frozen=True)
+class RowValues:
+    """Values of distinct (node, row) pairs.
+
+    Parameters
+    ----------
+    values : float64 (rows, 3, 10)
+        Columns of :data:`VALUES` per tensor role; 0 where the node has no such tensor.
+    minors : int64 (rows, 3, 2)
+        Minor-most and second minor dimension in effect, -1 where there is none.
+    is_set : bool (rows, 3)
+    bins : int64 (rows, 2)
+        Bins of the extents of the output's two minor dimensions.
+    buckets : int64 (rows,)
+        Hash of the node's kind with its row, below :data:`N_BUCKETS`.
+    """
+
+    values: FloatArray
+    minors: IntArray
+    is_set: NDArray[np.bool_]
+    bins: IntArray
+    buckets: IntArray
+
+
+def register_tiles(nodes: ConfigurableNodes, hardware: Hardware) -> FloatArray:
+    """Register tile of every tensor by its element width, float64 (nodes, 3, 2): sublanes and lanes."""
+    widths, kind = np.unique(nodes.nbytes / nodes.dims.prod(axis=2), return_inverse=True)
+    return np.array([hardware.register_tile(width) for width in widths], np.float64)[kind.reshape(nodes.nbytes.shape)]
+
+
+def row_values(nodes: ConfigurableNodes, rows: IntArray, owner: IntArray, hardware: Hardware = CPU) -> RowValues:
+    """Values of every distinct row.
+
+    A layout that names only the minor-most dimensions is compared as far as it goes.  Where none is named, the
+    compiler decides, and the graph's own layout stands in.
+
+    Parameters
+    ----------
+    nodes : ConfigurableNodes
+    rows : int64 (rows, 18)
+    owner : int64 (rows,)
+        Position of each row's node in ``nodes``.
+    hardware : Hardware
+        Whose registers the tensors are padded to.
+    """
+    with np.errstate(over="ignore"):  # the hash wraps round; without the compiler NumPy would warn of it
+        found = _row_values(
+            rows,
+            owner,
+            nodes.dims,
+            nodes.rank,
+            nodes.own,
+            nodes.strides,
+            nodes.kind,
+            register_tiles(nodes, hardware),
+            np.array(BIN_EDGES, np.int64),
+            N_BUCKETS,
+        )
+    return RowValues(*found)

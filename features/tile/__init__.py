@@ -1,0 +1,1 @@
+"""Feature vectors of tile configurations: the tile sizes of one fused kernel."""

@@ -1,0 +1,87 @@
+"""Features of tile configurations: what the graph is, what its operands are, and what the tiles do to them."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features import neighborhood, nodes, opcodes
+from features.graph import Program
+from features.hardware import CPU, Hardware
+from features.hlo import TILE_CONFIG
+from features.schema import Block, Column, Float32Array, Schema
+from features.tensors import Tensors
+from features.tile import caches, geometry, roles
+from features.tile.access import loop_nest
+from features.tile.bounds import loop_tiles
+from features.tile.slots import loop_slots
+
+CONFIG: Final = Block(
+    "config",
+    1,
+    "The configuration as it is given.",
+    tuple(Column(name, "elements", f"{name} of the configuration, 0 where unused") for name in TILE_CONFIG),
+    per_config=True,
+)
+
+
+@cache
+def schema() -> Schema:
+    """Columns of :class:`TileExtractor`."""
+    return Schema(
+        "tile", (CONFIG, geometry.BLOCK, caches.BLOCK, roles.BLOCK, neighborhood.BLOCK, opcodes.BLOCK, nodes.BLOCK)
+    )
+
+
+class TileExtractor:
+    """Feature vectors of one kernel's tile configurations.
+
+    Parameters
+    ----------
+    program : Program
+        The kernel, at least one node.
+    hardware : Hardware
+        The machine that the runtimes are of.
+
+    Raises
+    ------
+    ValueError
+        For a program without nodes, or configurations that are not (c, 24).
+    """
+
+    def __init__(self, program: Program, hardware: Hardware = CPU) -> None:
+        if len(program) == 0:
+            raise ValueError("a program without nodes has no features")
+        self.schema = schema()
+        self._hardware = hardware
+        self._tensors = tensors = Tensors.of(program)
+        self._nest = loop_nest(program, tensors)
+        slots = loop_slots(self._nest, tensors)
+        self._geometry = geometry.Geometry(self._nest, tensors, slots, hardware)
+        self._caches = caches.CacheModel(self._geometry, slots, hardware)
+        self._static = np.concatenate(
+            [
+                roles.operand_roles(program, tensors, self._nest, slots),
+                neighborhood.kernel_neighborhood(program, tensors),
+                opcodes.opcode_histogram(program),
+                nodes.node_statistics(program),
+            ]
+        )
+
+    def __call__(self, configs: NDArray[np.generic], /) -> Float32Array:
+        """Feature vectors, float32 (c, len(schema)), of float (c, 24) tile configurations."""
+        given = np.ascontiguousarray(configs, np.float32)
+        if given.ndim != 2 or given.shape[1] != len(TILE_CONFIG):
+            raise ValueError(f"tile configurations have shape {given.shape}, wanted (c, {len(TILE_CONFIG)})")
+        out = np.empty((len(given), len(self.schema)), np.float32)
+        tiles = loop_tiles(self._nest, self._tensors, given, self._hardware)
+        parts = (given, self._geometry(tiles), self._caches(tiles))
+        first = 0
+        for part in parts:
+            out[:, first : first + part.shape[1]] = part
+            first += part.shape[1]
+        out[:, first:] = self._static
+        return out

@@ -1,1 +1,0 @@
-"""What a report tells, gathered for :mod:`gbr.report` to draw."""

@@ -1,0 +1,1 @@
+"""Files, graphs, collections and the feature store."""

@@ -1,0 +1,366 @@
+"""The features of one graph as a Parquet file.
+
+One row per configuration.  Feature columns keep their full names and are float32.  The others begin with an underscore:
+``_runtime``, ``_normalizer``, ``_repeat`` (int64, absent when unknown), ``_duplicate_of`` (int32), and ``_graph``: the
+values of the feature columns that all rows of a graph share, as one list on the first row.  (Every Parquet column costs
+0.1 ms and 300 bytes per file, whatever it holds; most columns describe the graph and would be repeated on every row.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gbr.data.files import replacing
+from gbr.data.groups import IntArray, matching
+from gbr.errors import StoreError, UsageError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+#: int64 columns that a file may lack.
+MEASURED: Final = ("_runtime", "_normalizer", "_repeat")
+DUPLICATE: Final = "_duplicate_of"
+SHARED: Final = "_graph"
+
+#: Files that are written in row groups are large, and no codec is as fast as what inflates their source.  Instead,
+#: columns of few values are written as a dictionary of these and a few bits per row: fewer bytes than a fast codec
+#: leaves, and three times as fast to read.  A column has few where a sample of its first rows shows no more.
+_FEW: Final = 128
+_SAMPLED: Final = 512
+#: Rows of a file that is encoded in one piece.
+_MOST_WHOLE: Final = 1 << 12
+#: Rows of a file that are read at once.
+_ROWS_AT_ONCE: Final = 1 << 15
+#: Higher levels take longer than the features do and save a few per cent.
+_ZSTD_LEVEL: Final = 1
+
+
+def write(
+    path: Path,
+    columns: Sequence[str],
+    shared: NDArray[np.float32],
+    groups: Iterable[NDArray[np.float32]],
+    measured: Mapping[str, IntArray],
+    duplicate_of: IntArray,
+) -> int:
+    """Write one graph, whole or not at all, and no more of it in memory than a group of rows.
+
+    Parameters
+    ----------
+    path : Path
+    columns : sequence of str
+        Full names of the columns that differ between rows.
+    shared : float32 (shared columns,)
+        Values of the others, in order.
+    groups : iterable of float32 (len(columns), rows)
+        Together all rows.
+    measured : mapping of str to int64 (rows,)
+        Some of :data:`MEASURED`.
+    duplicate_of : int64 (rows,)
+
+    Returns
+    -------
+    int
+        Bytes written.
+
+    Raises
+    ------
+    StoreError
+        When the file cannot be written.
+    """
+    with replacing(path, StoreError) as part:
+        rest = iter(groups)
+        first = next(rest)
+        if first.shape[1] == len(duplicate_of) <= _MOST_WHOLE:
+            _write_whole(part, _whole(columns, shared, first, measured, duplicate_of))
+        else:
+            _stream(part, columns, shared, first, rest, measured, duplicate_of)
+        return part.stat().st_size
+
+
+def split(
+    columns: Sequence[str], shared: Collection[str], X: NDArray[np.float32]
+) -> tuple[list[str], NDArray[np.float32], NDArray[np.float32]]:
+    """Tell the columns that all rows share from the others.
+
+    Returns
+    -------
+    list of str
+        Names of the others.
+    float32 (shared columns,)
+    float32 (others, rows)
+        What :func:`write` takes as a group.
+
+    Raises
+    ------
+    ValueError
+        When ``X`` does not fit ``columns``, or a shared column differs between rows.
+    """
+    if X.ndim != 2 or X.shape[1] != len(columns) or not len(X):
+        raise ValueError(f"X has shape {X.shape}, wanted (rows, {len(columns)})")
+    once_per_graph = frozenset(shared)
+    is_shared = np.array([name in once_per_graph for name in columns], bool)
+    for _, at in _runs(np.flatnonzero(is_shared)):
+        differs = (X[:, at] != X[0, at]).any(axis=0)
+        if differs.any():
+            name = columns[at.start + int(differs.argmax())]
+            raise ValueError(f"column {name} is declared the same on all rows and is not")
+    own = [name for name in columns if name not in once_per_graph]
+    return own, X[0, is_shared], np.ascontiguousarray(X[:, ~is_shared].T, np.float32)
+
+
+def _whole(
+    columns: Sequence[str],
+    shared: NDArray[np.float32],
+    group: NDArray[np.float32],
+    measured: Mapping[str, IntArray],
+    duplicate_of: IntArray,
+) -> pl.DataFrame:
+    import polars as pl
+
+    # Polars takes each contiguous row of a group over as it is.
+    series = [pl.Series(name, values) for name, values in zip(columns, group, strict=True)]
+    if len(shared):
+        once = pl.Series(SHARED, [shared.tolist()], dtype=pl.List(pl.Float32))
+        series.append(once.extend_constant(None, group.shape[1] - 1))
+    series += [pl.Series(name, np.asarray(values, np.int64)) for name, values in measured.items()]
+    series.append(pl.Series(DUPLICATE, np.asarray(duplicate_of, np.int32)))
+    return pl.DataFrame(series)
+
+
+def _write_whole(path: Path, frame: pl.DataFrame) -> None:
+    import polars as pl
+
+    try:
+        frame.write_parquet(path, compression="zstd", compression_level=_ZSTD_LEVEL, statistics=False)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as fault:
+        # A disk that fills up while the footer is written is "File out of specification" to Polars.
+        raise OSError(_brief(fault)) from fault
+
+
+def _stream(
+    path: Path,
+    columns: Sequence[str],
+    shared: NDArray[np.float32],
+    start: NDArray[np.float32],
+    rest: Iterable[NDArray[np.float32]],
+    measured: Mapping[str, IntArray],
+    duplicate_of: IntArray,
+) -> None:
+    """Write groups as they come, each a row group, while the next one is made.
+
+    By PyArrow, which holds no group but the one that it writes; the streaming engine of Polars queues a dozen of them.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    listed = pa.list_(pa.float32())
+    fields = [pa.field(name, pa.float32(), nullable=False) for name in columns]
+    fields += [pa.field(SHARED, listed)] if len(shared) else []
+    fields += [pa.field(name, pa.int64(), nullable=False) for name in measured]
+    schema = pa.schema([*fields, pa.field(DUPLICATE, pa.int32(), nullable=False)])
+    listing = [columns[number] for number in np.flatnonzero(_distinct(start) <= _FEW).tolist()]
+
+    def table(first: int, group: NDArray[np.float32]) -> pa.Table:
+        rows = slice(first, first + group.shape[1])
+        arrays = [pa.array(values) for values in group]
+        if len(shared):
+            once = [] if first else [shared]
+            arrays.append(pa.array(once + [None] * (group.shape[1] - len(once)), listed))
+        arrays += [pa.array(values[rows], pa.int64()) for values in measured.values()]
+        arrays.append(pa.array(duplicate_of[rows].astype(np.int32)))
+        return pa.Table.from_arrays(arrays, schema=schema)
+
+    with (
+        parquet.ParquetWriter(
+            path, schema, compression="none", use_dictionary=listing, write_statistics=False, store_schema=False
+        ) as writer,
+        ThreadPoolExecutor(1) as encoder,
+    ):
+        first = 0
+        writing: Future[None] | None = None
+        for group in chain([start], rest):
+            if writing is not None:
+                writing.result()
+            writing = encoder.submit(writer.write_table, table(first, group), group.shape[1])
+            first += group.shape[1]
+        if writing is not None:
+            writing.result()
+
+
+def _distinct(group: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Distinct values of each column in a sample of its rows, int64 (columns,)."""
+    sample = np.sort(group[:, :: max(1, group.shape[1] // _SAMPLED)], axis=1)
+    return np.asarray(1 + (sample[:, 1:] != sample[:, :-1]).sum(axis=1), np.int64)
+
+
+class Reader:
+    """Reads the wanted columns of one file after the other into a matrix that is already there.
+
+    Parameters
+    ----------
+    every : sequence of str
+        All feature columns, in order.
+    shared : sequence of str
+        Those that all rows of a file share, in the order of ``every``.
+    columns : iterable of str, optional
+        Full column names or names of blocks; all by default.
+
+    Attributes
+    ----------
+    columns : tuple of str
+        The columns that are read, in order.
+
+    Raises
+    ------
+    UsageError
+        For a name that is neither.
+    """
+
+    def __init__(self, every: Sequence[str], shared: Sequence[str], columns: Iterable[str] | None) -> None:
+        keep = np.full(len(every), columns is None)
+        for name in columns or ():
+            hits = matching(every, name)
+            if not len(hits):
+                raise UsageError(f"columns: {name!r} is neither a column nor a block of this store")
+            keep[hits] = True
+        self.columns = tuple(name for name, wanted in zip(every, keep, strict=True) if wanted)
+        place = {name: at for at, name in enumerate(shared)}
+        is_shared = np.array([name in place for name in self.columns], bool)
+        self._own = [name for name in self.columns if name not in place]
+        self._own_runs = list(_runs(np.flatnonzero(~is_shared)))
+        self._shared_runs = list(_runs(np.flatnonzero(is_shared)))
+        self._picked = [place[name] for name in self.columns if name in place]
+        self._n_shared = len(place)
+
+    def read(self, path: Path, X: NDArray[np.float32], other: Mapping[str, IntArray]) -> None:
+        """Fill one graph's rows.
+
+        Parameters
+        ----------
+        path : Path
+        X : float32 (rows, len(self.columns))
+        other : mapping of str to int64 (rows,)
+            :data:`DUPLICATE` and those of :data:`MEASURED` that the file holds.
+
+        Raises
+        ------
+        StoreError
+            When the file is missing, torn or of another shape.
+        """
+        names = [*self._own, *other, *([SHARED] if self._picked else [])]
+        if len(X) <= _ROWS_AT_ONCE:
+            frame = self._frame(path, names, most=len(X) + 1)
+            self._fill(path, frame, X, other, frame if self._picked else None)
+            return
+        # What is read at once is copied while it is at hand, and the matrix stays the only whole copy.
+        found = self._n_rows(path)
+        if found != len(X):
+            raise _wrong_length(path, found, len(X))
+        once = self._frame(path, [SHARED], 0, 1) if self._picked else None
+        for first in range(0, len(X), _ROWS_AT_ONCE):
+            rows = slice(first, min(first + _ROWS_AT_ONCE, len(X)))
+            frame = self._frame(path, [*self._own, *other], first, rows.stop - first)
+            self._fill(path, frame, X[rows], {name: values[rows] for name, values in other.items()}, once)
+
+    def _fill(
+        self,
+        path: Path,
+        frame: pl.DataFrame,
+        X: NDArray[np.float32],
+        other: Mapping[str, IntArray],
+        once: pl.DataFrame | None,
+    ) -> None:
+        if len(frame) != len(X):
+            raise _wrong_length(path, len(frame), len(X))
+        _check_types(path, frame, self._own, other)
+        if self._own:
+            own = frame.select(self._own).to_numpy()
+            for first, at in self._own_runs:
+                X[:, at] = own[:, first : first + at.stop - at.start]
+        if once is not None:
+            _check_types(path, once, (), ())
+            values = once[SHARED][0]
+            if values is None or len(values) != self._n_shared:
+                raise StoreError(f"{path}: column {SHARED} lacks the {self._n_shared} values of the manifest's schema")
+            picked = values.to_numpy()[self._picked]
+            for first, at in self._shared_runs:
+                X[:, at] = picked[first : first + at.stop - at.start]
+        for name, column in other.items():
+            column[:] = frame[name].to_numpy()
+
+    @staticmethod
+    def _n_rows(path: Path) -> int:
+        import polars as pl
+
+        with _told_in_one_line(path):
+            return int(pl.scan_parquet(path, glob=False, hive_partitioning=False).select(pl.len()).collect().item())
+
+    @staticmethod
+    def _frame(
+        path: Path, columns: list[str], first: int = 0, count: int | None = None, most: int | None = None
+    ) -> pl.DataFrame:
+        import polars as pl
+
+        with _told_in_one_line(path):
+            # Files are read side by side; threads within one would only get in the way.
+            if count is None:
+                return pl.read_parquet(
+                    path, columns=columns, n_rows=most, parallel="none", glob=False, hive_partitioning=False
+                )
+            lazy = pl.scan_parquet(path, parallel="none", glob=False, hive_partitioning=False)
+            return lazy.select(columns).slice(first, count).collect()
+
+
+def _check_types(path: Path, frame: pl.DataFrame, own: Collection[str], other: Collection[str]) -> None:
+    import polars as pl
+
+    wanted: dict[str, tuple[pl.DataType | type[pl.DataType], ...]] = {SHARED: (pl.List(pl.Float32),)}
+    wanted |= dict.fromkeys(own, (pl.Float32,)) | dict.fromkeys(other, (pl.Int32, pl.Int64))
+    for name, dtype in zip(frame.columns, frame.dtypes, strict=True):
+        if name in wanted and dtype not in wanted[name]:
+            raise StoreError(f"{path}: column {name} is {dtype}, want {wanted[name][0]}")
+    for name in other:
+        if frame[name].null_count():
+            raise StoreError(f"{path}: column {name} has gaps")
+
+
+def _wrong_length(path: Path, found: int, wanted: int) -> StoreError:
+    told = f"more than {wanted}" if found > wanted else str(found)
+    return StoreError(f"{path}: got {told} rows, the manifest says {wanted}")
+
+
+@contextmanager
+def _told_in_one_line(path: Path) -> Iterator[None]:
+    """Turn what Polars raises over a file into a StoreError."""
+    import polars as pl
+
+    try:
+        yield
+    except FileNotFoundError:
+        raise StoreError(f"{path}: missing") from None
+    # A panic of Polars is a BaseException; a foreign file that brings it about is no reason to end the process.
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as fault:
+        raise StoreError(f"{path}: no whole Parquet file with the manifest's columns ({_brief(fault)})") from fault
+
+
+def _brief(fault: BaseException) -> str:
+    return " ".join(str(fault).split())[:120]
+
+
+def _runs(places: NDArray[np.int64]) -> Iterator[tuple[int, slice]]:
+    """Cut ascending places into runs of neighbours: (number of the first, the places as a slice)."""
+    if not len(places):
+        return
+    first = 0
+    for last in [*np.flatnonzero(np.diff(places) != 1).tolist(), len(places) - 1]:
+        yield first, slice(int(places[first]), int(places[last]) + 1)
+        first = last + 1

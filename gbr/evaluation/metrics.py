@@ -1,0 +1,287 @@
+"""How good an order is: Kendall's tau, top-K slowdown, ordered pair accuracy, and their mean over graphs.
+
+Scores are read like runtimes: lower is predicted faster.  A slate that cannot be ranked is never scored; it is listed
+with its reason.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import kendalltau
+
+from gbr.data.groups import QueryGroups
+from gbr.errors import UsageError
+
+FloatArray = NDArray[np.float64]
+
+#: Values of K reported per kind of collection; the competition's tile score is made of K = 5.
+TOP: Final[dict[str, tuple[int, ...]]] = {"tile": (1, 5, 10), "layout": (1, 5, 10, 100)}
+TILE_SCORE_TOP: Final = 5
+
+_RESAMPLES: Final = 5_000
+_RESAMPLES_AT_ONCE: Final = 250
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What the pairs of one slate say.  A pair tied in the target is neither concordant nor discordant.
+
+    Parameters
+    ----------
+    concordant, discordant : int
+        Pairs that the scores put in the right, the wrong order.
+    tied_score : int
+        Pairs of equal score and different target.
+    tied_target : int
+        Pairs of equal target, whatever their score.
+    tied_both : int
+        Pairs equal in both; a part of ``tied_target``.
+    """
+
+    concordant: int
+    discordant: int
+    tied_score: int
+    tied_target: int
+    tied_both: int
+
+    @property
+    def ordered(self) -> int:
+        """Pairs of different target: those an order can get right."""
+        return self.concordant + self.discordant + self.tied_score
+
+    @property
+    def kendall_tau(self) -> float:
+        """tau-b; 0 where it is undefined because the scores, or the targets, are all equal."""
+        scored = self.concordant + self.discordant + self.tied_target - self.tied_both
+        if not scored or not self.ordered:
+            return 0.0
+        tau = (self.concordant - self.discordant) / (math.sqrt(scored) * math.sqrt(self.ordered))
+        return min(1.0, max(-1.0, tau))
+
+    @property
+    def untied_tau(self) -> float:
+        """Kendall's tau to be expected when equal scores are put in random order; 0 where it is undefined.
+
+        tau-b rewards ties: a model of one split that gets its few pairs right outscores a fine-grained one.
+        """
+        return (self.concordant - self.discordant) / self.ordered if self.ordered else 0.0
+
+    @property
+    def opa(self) -> float:
+        """Share of the ordered pairs put in the right order; equal scores count as wrong; 0 without such a pair."""
+        return self.concordant / self.ordered if self.ordered else 0.0
+
+
+def count_pairs(scores: FloatArray, target: FloatArray) -> Pairs:
+    """Count the pairs of one slate in O(n log n) time and O(n) memory.
+
+    scipy's tau-b is concordant - discordant over a root made of tie counts, so with the ties counted here the two
+    integers follow from it exactly: the quotient's error is a few 2**-53, far less than half a pair for any slate
+    below 10**7 rows.
+
+    Parameters
+    ----------
+    scores, target : float64 (n,)
+        Without NaN.
+
+    Raises
+    ------
+    UsageError
+        For a NaN score.
+    """
+    if np.isnan(scores).any():
+        raise UsageError(f"scores: row {int(np.isnan(scores).argmax())} is NaN; every row needs a number")
+    n = len(target)
+    total = n * (n - 1) // 2
+    score_rank = np.unique(scores, return_inverse=True)[1].astype(np.int64)
+    target_rank = np.unique(target, return_inverse=True)[1].astype(np.int64)
+    equal_score = _tied(score_rank)
+    equal_target = _tied(target_rank)
+    equal_both = _tied(np.unique(score_rank * (n + 1) + target_rank, return_inverse=True)[1])
+    difference = 0
+    if equal_score < total and equal_target < total:
+        # The p-value is not used; the asymptotic one is the cheap one, but divides by n - 2.
+        method = "asymptotic" if n > 2 else "exact"
+        tau = float(kendalltau(score_rank, target_rank, method=method).statistic)
+        difference = round(tau * math.sqrt(total - equal_score) * math.sqrt(total - equal_target))
+    compared = total - equal_score - equal_target + equal_both
+    concordant = (compared + difference) // 2
+    return Pairs(concordant, compared - concordant, equal_score - equal_both, equal_target, equal_both)
+
+
+def kendall_tau(scores: FloatArray, target: FloatArray) -> float:
+    """tau-b of ``scipy.stats.kendalltau``, in [-1, 1]; 0 (not NaN) where all scores, or all targets, are equal."""
+    return count_pairs(scores, target).kendall_tau
+
+
+def opa(scores: FloatArray, target: FloatArray) -> float:
+    """Ordered pair accuracy in [0, 1], as TpuGraphs defines it: equal targets ignored, equal scores wrong."""
+    return count_pairs(scores, target).opa
+
+
+def slowdown_at_k(scores: FloatArray, target: FloatArray, k: int) -> float:
+    """How much slower than the best row the best of the ``k`` lowest scores is: (min of those - best) / best.
+
+    Rows tied across the k-th place share the remaining places: the result is the expectation over all orders of the
+    tied rows, so it depends on neither the order of the rows nor a seed.  Constant scores give the expectation of a
+    random order.
+
+    Parameters
+    ----------
+    scores, target : float64 (n,)
+    k : int
+        Places; all rows when it exceeds n.
+
+    Raises
+    ------
+    UsageError
+        When ``k`` < 1 or the best target is not positive, which leaves the quotient without meaning.
+    """
+    if k < 1:
+        raise UsageError(f"k: got {k}, want at least 1")
+    best = float(target.min())
+    if best <= 0:
+        raise UsageError(f"target: the best is {best:g}; slowdown needs positive runtimes")
+    if k >= len(target):
+        return 0.0
+    last = np.partition(scores, k - 1)[k - 1]
+    inside = target[scores < last]
+    tied = np.sort(target[scores == last])
+    places = k - len(inside)
+    if len(inside):
+        tied = np.minimum(tied, inside.min())
+    return (_expected_minimum(tied, places) - best) / best
+
+
+def unrankable(target: FloatArray, duplicate_of: NDArray[np.int64]) -> str | None:
+    """Why a slate cannot be ranked, or None where it can.
+
+    Parameters
+    ----------
+    target : float64 (n,)
+    duplicate_of : int64 (n,)
+        Row number of the first identical configuration.
+    """
+    if len(target) < 2:
+        return "fewer than 2 configurations"
+    if (target == target[0]).all():
+        return "all runtimes are equal"
+    if (duplicate_of == duplicate_of[0]).all():
+        return "all configurations are identical"
+    return None
+
+
+def score(kind: str, per_graph: Iterable[dict[str, float]]) -> float:
+    """The competition's figure: tile, mean of 1 - slowdown@5; layout, mean Kendall tau.  1 is perfect."""
+    values = [
+        1 - graph[f"slowdown@{TILE_SCORE_TOP}"] if kind == "tile" else graph["kendall_tau"] for graph in per_graph
+    ]
+    return float(np.mean(values))
+
+
+def bootstrap_interval(values: Iterable[float], level: float = 0.95, seed: int = 0) -> list[float] | None:
+    """Percentile bootstrap interval of the mean, resampling graphs; the same for the same values.
+
+    Returns
+    -------
+    [low, high], or None for fewer than two values: one graph tells nothing about others.
+    """
+    sample = np.fromiter(values, np.float64)
+    if len(sample) < 2:
+        return None
+    rng = np.random.default_rng(seed)
+    means = np.concatenate(
+        [
+            sample[rng.integers(len(sample), size=(_RESAMPLES_AT_ONCE, len(sample)))].mean(axis=1)
+            for _ in range(_RESAMPLES // _RESAMPLES_AT_ONCE)
+        ]
+    )
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return [float(low), float(high)]
+
+
+def evaluate(scores: FloatArray, slates: QueryGroups, kind: str) -> dict[str, Any]:
+    """Score an order of every slate.
+
+    Parameters
+    ----------
+    scores : float64 (rows,)
+        Lower is predicted faster.
+    slates : QueryGroups
+        With runtimes.
+    kind : str
+        ``tile`` or ``layout``: decides K and the competition's figure.
+
+    Returns
+    -------
+    dict
+        ``kendall_tau`` (mean over graphs), ``kendall_tau_ci`` (95 % bootstrap interval over graphs), ``opa``,
+        ``slowdown@<K>``, ``score``, ``graphs`` (stem -> the same per graph), ``n_graphs`` (scored), ``skipped``
+        (stem -> reason).  Means are None when no graph could be scored.
+
+    Raises
+    ------
+    UsageError
+        For a NaN score or another number of scores than rows.
+    """
+    every_target = slates.target
+    if len(scores) != len(every_target):
+        raise UsageError(f"scores: got {len(scores)}, the slates have {len(every_target)} rows")
+    graphs: dict[str, dict[str, float]] = {}
+    skipped: dict[str, str] = {}
+    for number, name in enumerate(slates.names):
+        rows = slates.slate(number)
+        target = every_target[rows]
+        why = unrankable(target, slates.duplicate_of[rows])
+        if why:
+            skipped[name] = why
+            continue
+        graphs[name] = _slate_figures(scores[rows], target, TOP[kind])
+    return summarise(graphs, skipped, kind)
+
+
+def summarise(graphs: dict[str, dict[str, float]], skipped: dict[str, str], kind: str) -> dict[str, Any]:
+    """Means over graphs in the shape of :func:`evaluate`, from figures per graph."""
+    names = ("kendall_tau", "opa", *(f"slowdown@{k}" for k in TOP[kind]))
+    means = {name: float(np.mean([graph[name] for graph in graphs.values()])) if graphs else None for name in names}
+    return {
+        "kendall_tau": means.pop("kendall_tau"),
+        "kendall_tau_ci": bootstrap_interval(graph["kendall_tau"] for graph in graphs.values()),
+        **means,
+        "score": score(kind, graphs.values()) if graphs else None,
+        "graphs": graphs,
+        "n_graphs": len(graphs),
+        "skipped": skipped,
+    }
+
+
+def _slate_figures(scores: FloatArray, target: FloatArray, top: Iterable[int]) -> dict[str, float]:
+    pairs = count_pairs(scores, target)
+    return {
+        "kendall_tau": pairs.kendall_tau,
+        "opa": pairs.opa,
+        **{f"slowdown@{k}": slowdown_at_k(scores, target, k) for k in top},
+    }
+
+
+def _tied(codes: NDArray[np.int64]) -> int:
+    """Pairs of equal code; codes are 0 … m."""
+    counts = np.bincount(codes)
+    return int((counts * (counts - 1) // 2).sum())
+
+
+def _expected_minimum(ascending: FloatArray, places: int) -> float:
+    """Mean, over all choices of ``places`` of the values, of the smallest chosen."""
+    n = len(ascending)
+    candidates = n - places + 1
+    steps = np.arange(candidates - 1)
+    still_open = np.cumprod((n - places - steps) / (n - steps))
+    reached = np.concatenate(([1.0], still_open))
+    chosen = reached * places / (n - np.arange(candidates))
+    return float(chosen @ ascending[:candidates])

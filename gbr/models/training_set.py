@@ -1,0 +1,196 @@
+"""What a training run learns from: which rows of a collection, and whether their features lie in memory.
+
+Three cases, by what the features take as floats: all rows of the collection fit; or those that were chosen do, and are
+gathered; or they stay in the store and the libraries are fed by batches (:mod:`gbr.models.batches`).  Bins stay in
+memory in any case, and are what bounds the number of rows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gbr.data.groups import IntArray, QueryGroups
+from gbr.data.parquet import Reader
+from gbr.data.store import FeatureStore
+from gbr.models.base import EARLY_STOPPING_ROWS, Rows
+from gbr.models.batches import CELLS_PER_BATCH, StreamedMatrix
+from gbr.models.checks import Matrix, Table, as_matrix
+from gbr.models.sampling import POLICIES, largest_cap, sample
+
+#: Bytes of a value that is binned, by the library that takes more, XGBoost: measured by
+#: ``benchmarks/bench_train_size.py`` between 100,000 and 200,000 rows of all layout columns.
+BYTES_BINNED: Final = 3.2
+#: What bins may take over what floats may.  Floats in memory are copied once, and binned then: they come to more.
+_BINS_OVER_FLOATS: Final = 2
+_BYTES: Final = 4
+#: Share of the memory that a batch, or the graphs to stop on, may take.
+_PART: Final = 4
+#: Where neither the system nor a container tells.
+_USUAL_MEMORY: Final = 8 << 30
+
+
+@dataclass(frozen=True)
+class Sample:
+    """How many rows of a graph are learnt from, at most, and how they are chosen."""
+
+    most: int
+    policy: str = POLICIES[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """Rows to learn from.
+
+    Parameters
+    ----------
+    rows : int64 (chosen,)
+        Numbers among all rows of the collection, ascending.
+    target : float64 (chosen,)
+    indptr : int64 (slates + 1,)
+    sample : Sample or None
+        None where nothing was left out.
+    """
+
+    rows: IntArray
+    target: NDArray[np.float64]
+    indptr: IntArray
+    sample: Sample | None
+
+
+def default_memory() -> int:
+    """A quarter of the memory of this machine or of the container this runs in, in bytes."""
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # not POSIX
+        total = _USUAL_MEMORY
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            total = min(total, int(Path(limit).read_text(encoding="ascii")))
+        except (OSError, ValueError):  # no container, or "max"
+            continue
+    return total // 4
+
+
+def most_binned(n_columns: int, memory: int) -> int:
+    """Rows whose bins fit where floats may take ``memory`` bytes."""
+    return int(_BINS_OVER_FLOATS * memory / (BYTES_BINNED * n_columns))
+
+
+def choose(
+    rows: IntArray,
+    target: NDArray[np.float64],
+    indptr: IntArray,
+    n_columns: int,
+    memory: int,
+    wanted: Sample | None,
+    seed: int,
+) -> Chosen:
+    """Leave out what is not wanted, or what would not fit.
+
+    Parameters
+    ----------
+    rows, target, indptr
+        As in :class:`Chosen`: the distinct configurations.
+    n_columns : int
+    memory : int
+        Bytes that features may take as floats; bins may take twice as much.
+    wanted : Sample or None
+    seed : int
+    """
+    sizes = np.diff(indptr)
+    fitting = most_binned(n_columns, memory)
+    if wanted is None and len(rows) <= fitting:
+        return Chosen(rows, target, indptr, None)
+    taken = wanted or Sample(largest_cap(sizes, fitting))
+    if int(np.minimum(sizes, taken.most).sum()) > fitting:
+        taken = Sample(largest_cap(sizes, fitting), taken.policy)
+    kept = sample(target, indptr, taken.most, taken.policy, seed)
+    if len(kept) == len(rows):
+        return Chosen(rows, target, indptr, None)
+    return Chosen(rows[kept], target[kept], np.searchsorted(kept, indptr).astype(np.int64), taken)
+
+
+def columns_of(store: FeatureStore, columns: Sequence[str] | None) -> tuple[str, ...]:
+    """Full names of the wanted columns and blocks, in the order of the store; all for None.
+
+    Raises
+    ------
+    UsageError
+        For a name that is neither.
+    """
+    schema = store.manifest["schema"]
+    return Reader(schema["columns"], schema["shared"], columns).columns
+
+
+def features(
+    store: FeatureStore, split: str, known: QueryGroups, rows: IntArray, columns: Sequence[str], memory: int
+) -> Matrix | StreamedMatrix:
+    """Features of some rows of a split, in memory where they fit.
+
+    Parameters
+    ----------
+    store : FeatureStore
+    split : str
+    known : QueryGroups
+        The graphs, with or without features.
+    rows : int64 (rows,)
+        Ascending numbers among the rows of ``known``.
+    columns : sequence of str
+        Full names, in the order of the store.
+    memory : int
+        Bytes.
+
+    Raises
+    ------
+    StoreError
+        As :meth:`gbr.data.store.FeatureStore.load`, here or when a batch is read.
+    UsageError
+        For an infinite value, here or when a batch is read.
+    """
+    total = int(known.indptr[-1])
+    if total * len(columns) * _BYTES <= memory:
+        X = store.load(split, known.names, columns).X
+        return as_matrix(Table(X if len(rows) == total else X[rows], tuple(columns)))[0]
+
+    def read(first: int, last: int) -> NDArray[np.float32]:
+        return store.load(split, known.names[first:last], columns).X
+
+    cells = min(CELLS_PER_BATCH, max(1, memory // (_PART * _BYTES)))
+    lazy = StreamedMatrix(read, known.indptr, rows, len(columns), memory, cells)
+    return gathered(lazy) if len(rows) * len(columns) * _BYTES <= memory else lazy
+
+
+def gathered(X: StreamedMatrix) -> NDArray[np.float32]:
+    """All rows in memory, float32 (rows, columns)."""
+    found = np.empty(X.shape, np.float32)
+    for rows, batch in X.batches():
+        found[rows] = batch
+    return found
+
+
+def held_out(
+    store: FeatureStore, split: str, known: QueryGroups, columns: Sequence[str], memory: int, seed: int
+) -> Rows:
+    """Graphs to stop on, in memory: all rows, or as many as early stopping looks at where all do not fit."""
+    rows, indptr = np.arange(known.indptr[-1]), known.indptr
+    if len(rows) * len(columns) * _BYTES > memory:
+        fitting = largest_cap(known.sizes, memory // (_PART * _BYTES * len(columns)))
+        rows = sample(known.target, indptr, min(EARLY_STOPPING_ROWS, fitting), seed=seed)
+        indptr = np.searchsorted(rows, indptr).astype(np.int64)
+    return Rows(features(store, split, known, rows, columns, memory), known.target[rows], indptr)
+
+
+def in_memory(rows: Rows, seed: int) -> Rows:
+    """As many rows of every slate as fit into memory; all where they lie there already."""
+    if not isinstance(rows.X, StreamedMatrix):
+        return rows
+    fitting = largest_cap(rows.sizes, rows.X.memory // (_BYTES * rows.X.shape[1]))
+    kept = sample(rows.target, rows.indptr, fitting, seed=seed)
+    return Rows(gathered(rows.X.view(kept)), rows.target[kept], np.searchsorted(kept, rows.indptr).astype(np.int64))

@@ -1,0 +1,1 @@
+"""What a report tells, gathered for :mod:`gbr.report.render` to draw."""
