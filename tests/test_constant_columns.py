@@ -58,7 +58,7 @@ def test_one_missing_value_makes_a_column_one_to_split() -> None:
 def test_nothing_but_constants_gives_one_score(backend: str, stops: bool) -> None:
     _, runtime, qid = problem(6)
     X = np.ones((len(runtime), 3), np.float32)
-    ranker = Ranker(base, **QUICK).fit(X, runtime, qid=qid, eval_set=(X, runtime, qid) if stops else None)
+    ranker = Ranker(backend, **QUICK).fit(X, runtime, qid=qid, eval_set=(X, runtime, qid) if stops else None)
     scores = ranker.predict(X)
     assert np.ptp(scores) == 0
 

@@ -123,8 +123,8 @@ import sys
 from pathlib import Path
 
 from gbr import Ranker
-from gbr.build import build
-from gbr.subsets import resolve
+from gbr.data.build import build
+from gbr.data.collection import resolve
 from gbr.train import train
 
 if __name__ == "__main__":

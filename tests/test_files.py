@@ -88,7 +88,7 @@ def test_json_never_holds_nan(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from gbr._files import replacing
+from gbr.data.files import replacing
 with replacing(Path(sys.argv[1])) as part:
     part.write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)

@@ -27,9 +27,9 @@ from gbr.data.files import replacing, write_json
 FloatArray = NDArray[np.float64]
 
 #: Modules of gbr that shape a prediction.
-_SHAPING: Final = "_checks baselines labels ranker sampling search".split()
+_SHAPING: Final = ("ranker", "evaluation/baselines")
 #: Modules below gbr.models that do not.
-_APART: Final = "lean modeldir".split()
+_APART: Final = "lean io".split()
 _OWN: Final = "columns contenders folds".split()
 _SECONDS: Final = "seconds.json"
 
@@ -92,7 +92,7 @@ class Predictions:
 def code_hash() -> str:
     """12 hex digits over the code that fits, without its comments and docstrings."""
     own = Path(gbr.__file__).parent
-    paths = [path for path in sorted(own.glob("_models/*.py")) if path.stem not in _APART]
+    paths = [path for path in sorted(own.glob("models/*.py")) if path.stem not in _APART]
     paths += [own / f"{name}.py" for name in _SHAPING]
     paths += [Path(__file__).with_name(f"{name}.py") for name in _OWN]
     digest = hashlib.sha256()

@@ -112,6 +112,10 @@ class Backend(Protocol):
         ...
 
 
+#: Backends whose module has another name.
+_MODULES: Final = {"costmodel": "cost_model"}
+
+
 def backend(name: str) -> Backend:
     """Import the backend called ``name``.
 
@@ -124,7 +128,7 @@ def backend(name: str) -> Backend:
     """
     if name not in OBJECTIVES:
         raise UsageError(f"backend: got {name!r}, want {' or '.join(map(repr, OBJECTIVES))}")
-    return cast(Backend, import_module(f"gbr.models.{name}"))
+    return cast(Backend, import_module(f"gbr.models.{_MODULES.get(name, name)}"))
 
 
 def keep_rounds(model: Model, rounds: Any) -> None:
