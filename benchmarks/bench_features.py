@@ -14,13 +14,12 @@ from benchmarks._results import machine, publish, seconds
 from features.graph import Program
 from features.hardware import CPU
 from features.tensors import Tensors
-from features.tile import caches, geometry
-from features.tile.access import loop_nest
-from features.tile.bounds import loop_tiles
-from features.tile.caches import CacheModel
+from features.tile import cpu, geometry
+from features.tile.cpu import CacheModel
 from features.tile.extractor import TileExtractor, schema
-from features.tile.geometry import Geometry
-from features.tile.slots import loop_slots
+from features.tile.geometry import Geometry, loop_tiles
+from features.tile.loops import loop_nest
+from features.tile.operands import loop_slots
 from gbr import read_graph
 from tests import reference, reference_caches_numpy
 
@@ -113,7 +112,7 @@ def main() -> None:
     means = [float(geometric_mean(row[place] for row in rows)) for place in range(2, len(COLUMNS))]
     rows.append(("geometric mean", "", *means))
     text = TEXT.format(
-        rows=f"{args.configs:,}", width=len(schema()), geometry=len(geometry.BLOCK), caches=len(caches.BLOCK)
+        rows=f"{args.configs:,}", width=len(schema()), geometry=len(geometry.BLOCK), caches=len(cpu.BLOCK)
     )
     publish("features", "Feature extraction", text, COLUMNS, rows, machine("numpy", "numba"))
 

@@ -1,6 +1,6 @@
 """Arrays in, vectors out: feature extractors for tensor programs and their compiler configurations.
 
-Knows no file and no model.  :mod:`features.tile.extractor` and :mod:`features.layout.extractor` hold the two extractors.
+Knows no file and no model.  The extractors are in :mod:`features.tile.extractor` and :mod:`features.layout.extractor`.
 """
 
 from __future__ import annotations

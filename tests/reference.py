@@ -7,17 +7,18 @@ from itertools import product
 
 import numpy as np
 
-from features import nodes
 from features.hardware import Hardware
+from features.hlo import NODE_FEAT
+from features.program import NODE_COLUMNS
 from features.tensors import Tensors
-from features.tile import caches, geometry, roles
-from features.tile.access import LoopNest
-from features.tile.slots import CLASS_LOOPS, MISSING, LoopSlots
+from features.tile import cpu, geometry, operands
+from features.tile.loops import LoopNest
+from features.tile.operands import CLASS_LOOPS, MISSING, LoopSlots
 
 
 def node_statistics(feat: np.ndarray) -> np.ndarray:
     """Means, standard deviations and maxima of the log-signed columns, one after the other."""
-    chosen = feat[:, [list(nodes.NODE_FEAT).index(name) for name in nodes.NODE_COLUMNS]].astype(np.float64)
+    chosen = feat[:, [list(NODE_FEAT).index(name) for name in NODE_COLUMNS]].astype(np.float64)
     signed = np.sign(chosen) * np.log2(1 + np.abs(chosen))
     return np.concatenate([signed.mean(axis=0), signed.std(axis=0), signed.max(axis=0)])
 
@@ -78,7 +79,7 @@ def geometry_columns(
         "density": np.log2(volume / totals["footprint"]),
     }
     nothing = np.full(len(tiles), MISSING)
-    for role in roles.ROLES:
+    for role in operands.ROLES:
         for name in ("footprint", "share", "run", "lines", "reload"):
             columns[f"{role}.{name}"] = by_role.get(role, {}).get(name, nothing)
     for name in CLASS_LOOPS:
@@ -173,14 +174,14 @@ def cache_columns(
             for number, (stride, width) in enumerate(zip(strides, widths, strict=True)):
                 step = stride * width
                 streams = 0 < step <= hardware.line_bytes
-                streams = streams and step * tile[inner] >= caches.STREAM * hardware.line_bytes
-                prices.append((caches.AHEAD if streams else 1.0) * (caches.WRITTEN if number == 0 else 1.0))
+                streams = streams and step * tile[inner] >= cpu.STREAM * hardware.line_bytes
+                prices.append((cpu.AHEAD if streams else 1.0) * (cpu.WRITTEN if number == 0 else 1.0))
             fetched = 0.0
             for level in range(3):
                 label = f"{name}.L{level + 1}"
                 if level >= len(geometry_of):
                     row |= dict.fromkeys((f"{label}.misses", f"{label}.stay"), MISSING)
-                    row |= {f"{label}.misses.{role}": MISSING for role in roles.ROLES[:3]}
+                    row |= {f"{label}.misses.{role}": MISSING for role in operands.ROLES[:3]}
                     continue
                 sets, ways = geometry_of[level]
                 kept, cut = [1.0] * len(nest.accesses), len(steps)
@@ -201,25 +202,25 @@ def cache_columns(
                 row[f"{label}.misses"] = math.log2(1 + 1000 * sum(misses) / needed)
                 row[f"{label}.stay"] = math.log2(math.prod(size for _, size in steps[cut:]))
                 if level < 2:
-                    for role in roles.ROLES[:3]:
+                    for role in operands.ROLES[:3]:
                         own = sum(m for m, access in zip(misses, nest.accesses, strict=True) if access.role == role)
                         row[f"{label}.misses.{role}"] = math.log2(1 + 1000 * own / needed)
-                fetched += caches.FETCH[level] * sum(m * price for m, price in zip(misses, prices, strict=True))
+                fetched += cpu.FETCH[level] * sum(m * price for m, price in zip(misses, prices, strict=True))
             lanes = max(hardware.vector_bytes / max(widths), 1.0)
             vectors = math.ceil(tile[inner] / lanes) if set(strides) <= {0.0, 1.0} else 0
             starts = math.prod(trips) * math.prod(tile) / tile[inner]
             compute = starts * (vectors or tile[inner])
             chain = 0.0
             if nest.reduces[inner]:
-                chain = starts * tile[inner] * caches.LATENCY / (1 + caches.IN_FLIGHT / tile[inner])
+                chain = starts * tile[inner] * cpu.LATENCY / (1 + cpu.IN_FLIGHT / tile[inner])
                 waiting = max(starts * tile[inner], chain)
                 compute += nest.extremum * (waiting - compute)
             row[f"{name}.cycles.chain"] = math.log2(1 + 1000 * chain / needed)
-            start = starts * caches.LOOP_START + math.prod(trips) * caches.TILE_START
+            start = starts * cpu.LOOP_START + math.prod(trips) * cpu.TILE_START
             row[f"{name}.vector"] = tile[inner] / (vectors * lanes) if vectors else 0.0
             row[f"{name}.cycles.compute"] = math.log2(1000 * compute / needed)
             row[f"{name}.cycles.start"] = math.log2(1000 * start / needed)
             row[f"{name}.cycles.fetch"] = math.log2(1 + 1000 * fetched / needed)
             row[f"{name}.cycles"] = math.log2(1000 * (compute + start + fetched) / needed)
-        rows.append([row[column.name] for column in caches.BLOCK.columns])
+        rows.append([row[column.name] for column in cpu.BLOCK.columns])
     return np.array(rows)

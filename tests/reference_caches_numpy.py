@@ -8,9 +8,9 @@ import numpy as np
 
 from features.hardware import Hardware
 from features.tensors import Tensors
-from features.tile import caches, roles
-from features.tile.access import LoopNest
-from features.tile.slots import MISSING
+from features.tile import cpu, operands
+from features.tile.loops import LoopNest
+from features.tile.operands import MISSING
 
 
 def _room(nest: LoopNest, tensors: Tensors, cover: np.ndarray, line: int, sets: int) -> tuple[np.ndarray, np.ndarray]:
@@ -98,34 +98,34 @@ def cache_columns(
         prices = []
         for number, (stride, width) in enumerate(zip(strides, widths, strict=True)):
             step = stride * width
-            enough = step * tile[:, inner] >= caches.STREAM * hardware.line_bytes
+            enough = step * tile[:, inner] >= cpu.STREAM * hardware.line_bytes
             streams = enough & (0 < step <= hardware.line_bytes)
-            prices.append(np.where(streams, caches.AHEAD, 1.0) * (caches.WRITTEN if number == 0 else 1.0))
+            prices.append(np.where(streams, cpu.AHEAD, 1.0) * (cpu.WRITTEN if number == 0 else 1.0))
         fetched = np.zeros(len(tile))
         for level in range(3):
             label = f"{name}.L{level + 1}"
             if level >= len(shape):
-                names = (f"{label}.misses", f"{label}.stay", *(f"{label}.misses.{role}" for role in roles.ROLES[:3]))
+                names = (f"{label}.misses", f"{label}.stay", *(f"{label}.misses.{role}" for role in operands.ROLES[:3]))
                 column |= dict.fromkeys(names, nothing)
                 continue
             misses, stay = _misses(nest, tensors, steps, hardware.line_bytes, *shape[level])
             column[f"{label}.misses"] = np.log2(1 + 1000 * misses.sum(axis=1) / needed)
             column[f"{label}.stay"] = np.log2(stay)
             if level < 2:
-                for role in roles.ROLES[:3]:
+                for role in operands.ROLES[:3]:
                     own = misses[:, [access.role == role for access in nest.accesses]].sum(axis=1)
                     column[f"{label}.misses.{role}"] = np.log2(1 + 1000 * own / needed)
-            fetched += caches.FETCH[level] * (misses * np.stack(prices, axis=1)).sum(axis=1)
+            fetched += cpu.FETCH[level] * (misses * np.stack(prices, axis=1)).sum(axis=1)
         lanes = max(hardware.vector_bytes / max(widths), 1.0)
         vectors = np.ceil(tile[:, inner] / lanes) if set(strides) <= {0.0, 1.0} else np.zeros(len(tile))
         starts = trips.prod(axis=1) * tile.prod(axis=1) / tile[:, inner]
         compute = starts * np.where(vectors > 0, vectors, tile[:, inner])
         chain = np.zeros(len(tile))
         if nest.reduces[inner]:
-            chain = starts * tile[:, inner] * caches.LATENCY / (1 + caches.IN_FLIGHT / tile[:, inner])
+            chain = starts * tile[:, inner] * cpu.LATENCY / (1 + cpu.IN_FLIGHT / tile[:, inner])
             waiting = np.maximum(starts * tile[:, inner], chain)
             compute = compute + nest.extremum * (waiting - compute)
-        start = starts * caches.LOOP_START + trips.prod(axis=1) * caches.TILE_START
+        start = starts * cpu.LOOP_START + trips.prod(axis=1) * cpu.TILE_START
         column |= {
             f"{name}.cycles.chain": np.log2(1 + 1000 * chain / needed),
             f"{name}.vector": np.where(vectors > 0, tile[:, inner] / np.maximum(vectors * lanes, 1), 0.0),
@@ -134,4 +134,4 @@ def cache_columns(
             f"{name}.cycles.fetch": np.log2(1 + 1000 * fetched / needed),
             f"{name}.cycles": np.log2(1000 * (compute + start + fetched) / needed),
         }
-    return np.stack([column[one.name] for one in caches.BLOCK.columns], axis=1)
+    return np.stack([column[one.name] for one in cpu.BLOCK.columns], axis=1)

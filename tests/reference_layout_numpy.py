@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from features.conv_kinds import KINDS
 from features.layout import config
 from features.layout.copies import BLOCK, DISAGREEMENTS
 from features.layout.extractor import LAYOUT
 from features.layout.links import GROUPS, Links
 from features.layout.nodes import BIN_EDGES, NODE_CLASSES, ConfigurableNodes
+from features.operations import KINDS
 
 Array = NDArray[np.float64]
 

@@ -9,7 +9,7 @@ from features.hardware import Hardware
 from features.hlo import OPCODES
 from features.layout.metagraph import operand_origins
 from features.layout.nodes import ConfigurableNodes
-from features.opcodes import CLASS_NAMES, CLASS_OF
+from features.program import CLASS_NAMES, CLASS_OF
 from features.tensors import Tensors, slots
 
 Order = tuple[int, ...]

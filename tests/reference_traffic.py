@@ -7,9 +7,9 @@ from collections import Counter
 
 import numpy as np
 
-from features.conv_kinds import KINDS
 from features.layout.links import Links
 from features.layout.nodes import NODE_CLASSES, ConfigurableNodes
+from features.operations import KINDS
 
 
 def named_dims(nodes: ConfigurableNodes, place: int, role: int, slots: list[int]) -> list[int]:

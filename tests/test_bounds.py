@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-from features.calls import handed_in
-from features.cost import result_of
 from features.graph import Program
 from features.hardware import CPU, TPU, Hardware
 from features.hlo import OPCODES, TILE_CONFIG
+from features.operations import handed_in, result_of
 from features.tensors import Tensors
-from features.tile.access import loop_nest
-from features.tile.bounds import bound_units, loop_tiles, tensor_tiles
 from features.tile.extractor import TileExtractor, schema
+from features.tile.geometry import bound_units, loop_tiles, tensor_tiles
+from features.tile.loops import loop_nest
 from gbr import read_graph
 from gbr.data.hlo import Tuning, encode, read_tuning
 from tests import programs

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from features.hardware import CPU, PROFILES, TPU, Cache, Hardware
 from features.tensors import Tensors
-from features.tile.access import LoopNest, loop_nest
-from features.tile.caches import BLOCK, CacheModel
+from features.tile.cpu import BLOCK, CacheModel
 from features.tile.geometry import Geometry
-from features.tile.slots import loop_slots
+from features.tile.loops import LoopNest, loop_nest
+from features.tile.operands import loop_slots
 from tests import programs, reference, reference_caches_numpy
 
 SMALL = Hardware("small", 16, 16, (Cache(256, 2), Cache(1024, 4)))

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from features.conv_kinds import KINDS, node_kinds
 from features.layout.extractor import LayoutExtractor, schema
 from features.layout.nodes import configurable_nodes, row_values
+from features.operations import KINDS, node_kinds
 from features.tensors import Tensors
 from tests.programs import Sketch
 

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import rankdata, zscore
 
-from features.conv_kinds import node_kinds
 from features.graph import Program
 from features.hardware import TPU
 from features.hlo import LAYOUT_CONFIG
@@ -22,6 +21,7 @@ from features.layout.metagraph import meta_graph
 from features.layout.nodes import configurable_nodes
 from features.layout.rows import RowTable, first_equal
 from features.layout.slate import MAIN, mean_ranks, slate_columns
+from features.operations import node_kinds
 from features.tensors import Tensors
 from tests import reference_layout, reference_layout_numpy, reference_traffic
 from tests.programs import Sketch

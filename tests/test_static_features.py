@@ -10,10 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features import neighborhood, opcodes
-from features.cost import anchor_of, node_flops, result_of
 from features.graph import Program
 from features.hlo import FEAT_ID, OPCODE_ID, OPCODES
+from features.operations import anchor_of, node_flops, result_of
+from features.program import (
+    CLASS_NAMES,
+    CLASS_OF,
+    CLASSES,
+    NEIGHBORHOOD_BLOCK,
+    OPCODES_BLOCK,
+    kernel_neighborhood,
+    neighborhood,
+    opcode_histogram,
+)
 from features.tensors import Tensors, minor_to_major
 from tests import programs
 from tests.programs import Sketch
@@ -32,7 +41,7 @@ def any_program(draw: st.DrawFn) -> Program:
 
 
 def test_every_opcode_has_one_class() -> None:
-    members = Counter(name for names in opcodes.CLASSES.values() for name in names)
+    members = Counter(name for names in CLASSES.values() for name in names)
     assert set(members) <= set(OPCODES)
     assert max(members.values()) == 1
 
@@ -40,7 +49,7 @@ def test_every_opcode_has_one_class() -> None:
 @settings(max_examples=30, deadline=None)
 @given(any_program())
 def test_histogram_counts_nodes(program: Program) -> None:
-    row = dict(zip([column.name for column in opcodes.BLOCK.columns], opcodes.opcode_histogram(program), strict=True))
+    row = dict(zip([column.name for column in OPCODES_BLOCK.columns], opcode_histogram(program), strict=True))
     names = [OPCODES[code] if code < len(OPCODES) else "unknown" for code in program.opcode]
     for name, count in Counter(names).items():
         assert row[f"op.{name}"] == count
@@ -55,22 +64,20 @@ def test_histogram_counts_nodes(program: Program) -> None:
 def test_neighbourhood_is_what_networkx_finds(program: Program, data: st.DataObject) -> None:
     seed = data.draw(st.integers(0, len(program) - 1))
     tensors = Tensors.of(program)
-    got = neighborhood.neighborhood(program, tensors, seed)
+    got = neighborhood(program, tensors, seed)
     graph = nx.Graph(program.edges.tolist())
     graph.add_nodes_from(range(len(program)))
     for radius, row in zip((1, 2, 3), got, strict=True):
         near = list(nx.single_source_shortest_path_length(graph, seed, cutoff=radius))
-        counts = Counter(opcodes.CLASS_OF[program.opcode[node]] for node in near)
-        assert row[: len(opcodes.CLASS_NAMES)].tolist() == [
-            counts[number] for number in range(len(opcodes.CLASS_NAMES))
-        ]
+        counts = Counter(CLASS_OF[program.opcode[node]] for node in near)
+        assert row[: len(CLASS_NAMES)].tolist() == [counts[number] for number in range(len(CLASS_NAMES))]
         sizes = [float(np.prod(program.feat[node, 21:23])) * 4 for node in near]
         np.testing.assert_allclose(row[-2:], np.log2(1 + np.array([sum(sizes), max(sizes)])), rtol=1e-6)
 
 
 def test_block_has_a_column_for_every_value() -> None:
     program = programs.KERNELS["conv2d"]
-    assert len(neighborhood.kernel_neighborhood(program, Tensors.of(program))) == len(neighborhood.BLOCK)
+    assert len(kernel_neighborhood(program, Tensors.of(program))) == len(NEIGHBORHOOD_BLOCK)
 
 
 def test_flops_of_each_kind() -> None:

@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features import nodes
 from features.graph import Program
 from features.hardware import CPU, TPU
 from features.hlo import FEAT_ID, TILE_CONFIG
+from features.program import node_statistics
 from features.tensors import Tensors
-from features.tile import geometry, roles
-from features.tile.access import LoopNest, loop_nest
-from features.tile.bounds import loop_tiles
+from features.tile import geometry, operands
 from features.tile.extractor import TileExtractor, schema
-from features.tile.slots import loop_slots
+from features.tile.geometry import loop_tiles
+from features.tile.loops import LoopNest, loop_nest
+from features.tile.operands import loop_slots
 from tests import programs, reference
 
 
@@ -216,15 +216,15 @@ def test_footprint_is_what_counting_finds(name: str, data: st.DataObject) -> Non
 def test_node_statistics_are_those_of_their_numpy_twin(n_nodes: int, seed: int) -> None:
     feat = np.random.default_rng(seed).normal(0, 1e3, (n_nodes, 140)).astype(np.float32)
     program = Program(np.zeros(n_nodes, np.uint8), feat, np.zeros((0, 2), np.int64))
-    np.testing.assert_allclose(nodes.node_statistics(program), reference.node_statistics(feat), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(node_statistics(program), reference.node_statistics(feat), rtol=1e-4, atol=1e-4)
 
 
 def test_roles_keep_operands_apart() -> None:
     program = programs.conv2d(2, 9, 3, 4, 3)
     tensors = Tensors.of(program)
     nest = loop_nest(program, tensors)
-    row = roles.operand_roles(program, tensors, nest, loop_slots(nest, tensors))
-    value = dict(zip([column.name for column in roles.BLOCK.columns], row.tolist(), strict=True))
+    row = operands.operand_roles(program, tensors, nest, loop_slots(nest, tensors))
+    value = dict(zip([column.name for column in operands.BLOCK.columns], row.tolist(), strict=True))
     assert value["anchor.convolution"] == 1
     assert 2 ** value["right.dim0"] == pytest.approx(4)
     assert 2 ** value["left.dim0"] == pytest.approx(3)

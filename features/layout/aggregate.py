@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features._numba import kernel
-from features.conv_kinds import KINDS
 from features.layout.config import N_POOLED, pooled_config, pooled_values
 from features.layout.distinct import Columns
 from features.layout.nodes import N_BINS, NODE_CLASSES, TENSOR_ROLES, VALUES, ConfigurableNodes, RowValues
 from features.layout.relayout import N_OWN_COPIES
+from features.operations import KINDS
 from features.schema import Float32Array
 
 IntArray = NDArray[np.int64]
@@ -245,7 +245,7 @@ class Terms:
     ----------
     nodes : ConfigurableNodes
     kinds : int64 (nodes,)
-        Of :func:`features.conv_kinds.node_kinds`.
+        Of :func:`features.operations.node_kinds`.
     fed : bool (nodes, 3)
         Tensors that come from a configurable node.
     reached : float32 (nodes, columns)

@@ -10,8 +10,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from features import nodes, opcodes
-from features.conv_kinds import KINDS, node_kinds
 from features.graph import Program
 from features.hardware import CPU, Hardware
 from features.hlo import LAYOUT_CONFIG
@@ -32,8 +30,17 @@ from features.layout.nodes import (
 from features.layout.pairs import PairTable, Places
 from features.layout.rows import Codes, RowTable, first_equal
 from features.layout.traffic import Traffic
-from features.neighborhood import neighborhood, neighborhood_columns, neighborhood_each
-from features.opcodes import CLASS_NAMES
+from features.operations import KINDS, node_kinds
+from features.program import (
+    CLASS_NAMES,
+    NODES_BLOCK,
+    OPCODES_BLOCK,
+    neighborhood,
+    neighborhood_columns,
+    neighborhood_each,
+    node_statistics,
+    opcode_histogram,
+)
 from features.schema import Block, Column, Float32Array, Schema
 from features.tensors import Tensors
 
@@ -162,8 +169,8 @@ def schema() -> Schema:
             slate.BLOCK,
             CONFIGURABLE,
             SURROUNDINGS,
-            opcodes.BLOCK,
-            nodes.BLOCK,
+            OPCODES_BLOCK,
+            NODES_BLOCK,
         ),
     )
 
@@ -225,8 +232,8 @@ class LayoutExtractor:
             [
                 _configurable(self._nodes),
                 around,
-                opcodes.opcode_histogram(program),
-                nodes.node_statistics(program),
+                opcode_histogram(program),
+                node_statistics(program),
             ]
         )
         self._table = RowTable(len(self._nodes)) if table is None else table

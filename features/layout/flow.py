@@ -16,7 +16,7 @@ from features.graph import Program
 from features.hlo import MAX_RANK, OPCODE_ID
 from features.layout.metagraph import operand_origins
 from features.layout.nodes import ConfigurableNodes
-from features.opcodes import CLASS_NAMES, CLASS_OF
+from features.program import CLASS_NAMES, CLASS_OF
 from features.tensors import Tensors, slots
 
 IntArray = NDArray[np.int64]

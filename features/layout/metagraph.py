@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from features._numba import kernel
 from features.graph import Program
 from features.hlo import MAX_RANK, OPCODE_ID
-from features.opcodes import CLASS_OF, CLASSES
+from features.program import CLASS_OF, CLASSES
 from features.tensors import Tensors, slots
 
 IntArray = NDArray[np.int64]

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features._numba import kernel
-from features.cost import CONV_NUMBERS, conv_roles, dot_roles, node_flops
 from features.graph import Program
 from features.hardware import CPU, Hardware
 from features.hlo import MAX_RANK, OPCODE_ID
+from features.operations import CONV_NUMBERS, conv_roles, dot_roles, node_flops
 from features.tensors import Tensors
 
 IntArray = NDArray[np.int64]

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features._numba import kernel
-from features.conv_kinds import KINDS
 from features.layout.nodes import NODE_CLASSES
 from features.layout.rows import random_words
+from features.operations import KINDS
 from features.schema import Block, Column, Float32Array
 
 IntArray = NDArray[np.int64]

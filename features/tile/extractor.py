@@ -8,16 +8,23 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from features import neighborhood, nodes, opcodes
 from features.graph import Program
 from features.hardware import CPU, Hardware
 from features.hlo import TILE_CONFIG
+from features.program import (
+    NEIGHBORHOOD_BLOCK,
+    NODES_BLOCK,
+    OPCODES_BLOCK,
+    kernel_neighborhood,
+    node_statistics,
+    opcode_histogram,
+)
 from features.schema import Block, Column, Float32Array, Schema
 from features.tensors import Tensors
-from features.tile import caches, geometry, roles
-from features.tile.access import loop_nest
-from features.tile.bounds import loop_tiles
-from features.tile.slots import loop_slots
+from features.tile import cpu, geometry, operands
+from features.tile.geometry import loop_tiles
+from features.tile.loops import loop_nest
+from features.tile.operands import loop_slots
 
 CONFIG: Final = Block(
     "config",
@@ -32,7 +39,7 @@ CONFIG: Final = Block(
 def schema() -> Schema:
     """Columns of :class:`TileExtractor`."""
     return Schema(
-        "tile", (CONFIG, geometry.BLOCK, caches.BLOCK, roles.BLOCK, neighborhood.BLOCK, opcodes.BLOCK, nodes.BLOCK)
+        "tile", (CONFIG, geometry.BLOCK, cpu.BLOCK, operands.BLOCK, NEIGHBORHOOD_BLOCK, OPCODES_BLOCK, NODES_BLOCK)
     )
 
 
@@ -61,13 +68,13 @@ class TileExtractor:
         self._nest = loop_nest(program, tensors)
         slots = loop_slots(self._nest, tensors)
         self._geometry = geometry.Geometry(self._nest, tensors, slots, hardware)
-        self._caches = caches.CacheModel(self._geometry, slots, hardware)
+        self._caches = cpu.CacheModel(self._geometry, slots, hardware)
         self._static = np.concatenate(
             [
-                roles.operand_roles(program, tensors, self._nest, slots),
-                neighborhood.kernel_neighborhood(program, tensors),
-                opcodes.opcode_histogram(program),
-                nodes.node_statistics(program),
+                operands.operand_roles(program, tensors, self._nest, slots),
+                kernel_neighborhood(program, tensors),
+                opcode_histogram(program),
+                node_statistics(program),
             ]
         )
 

@@ -9,12 +9,11 @@ from numpy.typing import NDArray
 
 from features.graph import Program
 from features.tensors import Tensors
-from features.tile.access import LoopNest, loop_nest
-from features.tile.bounds import loop_tiles
-from features.tile.caches import CacheModel
+from features.tile.cpu import CacheModel
 from features.tile.extractor import schema
-from features.tile.geometry import Geometry
-from features.tile.slots import loop_slots
+from features.tile.geometry import Geometry, loop_tiles
+from features.tile.loops import LoopNest, loop_nest
+from features.tile.operands import loop_slots
 from gbr.attribution.parts import LoopChange, OperandChange, Parts
 from gbr.data.names import node_names, shape_text
 

@@ -19,8 +19,7 @@ from features.hardware import N_LEVELS, Hardware
 from features.hlo import MAX_RANK
 from features.schema import Block, Column, Float32Array
 from features.tile.geometry import Geometry
-from features.tile.roles import ROLES
-from features.tile.slots import MISSING, LoopSlots
+from features.tile.operands import MISSING, ROLES, LoopSlots
 
 #: Cycles per line that comes from the next level, and per start of an innermost loop and of a tile; of the order that
 #: current CPUs show (Fog, "Optimizing software in C++", 2023, section 9).  The trees correct the proportions.

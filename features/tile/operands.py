@@ -1,22 +1,79 @@
-"""Operands by role: the result, the left and the right operand and what else a kernel reads, each with its own shape.
-
-Pooled over a graph, node features no longer tell which dimension belongs to which operand; here every role keeps its
-own extents, element type, layout and strides, and every loop of the kernel has its place.
-"""
+"""Operands."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from features.graph import Program
 from features.hlo import MAX_RANK
-from features.opcodes import CLASS_NAMES, CLASS_OF
+from features.program import CLASS_NAMES, CLASS_OF
 from features.schema import Block, Column, Float32Array
 from features.tensors import Tensors
-from features.tile.access import Access, LoopNest
-from features.tile.slots import CLASS_LOOPS, MISSING, N_FAST, N_OUT, N_REDUCED, LoopSlots
+from features.tile.loops import Access, LoopNest
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+
+
+#: Value of a column where a kernel has no such loop or operand.
+MISSING: Final = -1.0
+
+#: Loop roles with columns of their own; all loops of a role are taken together.
+CLASS_LOOPS: Final = ("batch", "m", "n", "k")
+
+N_OUT: Final = 4
+N_REDUCED: Final = 3
+N_FAST: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class LoopSlots:
+    """Loop numbers by place, -1 where there is none.
+
+    Parameters
+    ----------
+    out : tuple of int
+        Loops of the result, minor-most dimension first.
+    reduced : tuple of int
+        Reduced loops, smallest stride first.
+    fast : tuple of int
+        All loops, those first under which fewest operands are strided: what a compiler would vectorise.
+    """
+
+    out: tuple[int, ...]
+    reduced: tuple[int, ...]
+    fast: tuple[int, ...]
+
+    @property
+    def all(self) -> tuple[int, ...]:
+        """Every place, in the order out, reduced, fast."""
+        return self.out + self.reduced + self.fast
+
+
+def loop_slots(nest: LoopNest, tensors: Tensors) -> LoopSlots:
+    """Assign the loops of a nest to their places."""
+    n_loops = len(nest.extents)
+    strided = np.zeros(n_loops)
+    step = np.zeros(n_loops)
+    for access in nest.accesses:
+        if len(access.coefficients):
+            strides = np.abs(access.coefficients).T @ tensors.strides(access.node)
+            strided += strides > 1
+            step += np.log2(1 + strides)
+    out = [int(loop) for loop in tensors.layout(nest.accesses[0].node)]
+    reduced = sorted(range(nest.n_out, n_loops), key=lambda loop: (step[loop], -loop))
+    long = [loop for loop in range(n_loops) if nest.extents[loop] > 1]
+    fast = sorted(long, key=lambda loop: (strided[loop], step[loop], -loop))
+    return LoopSlots(_padded(out, N_OUT), _padded(reduced, N_REDUCED), _padded(fast, N_FAST))
+
+
+def _padded(loops: list[int], places: int) -> tuple[int, ...]:
+    return tuple((loops + [-1] * places)[:places])
+
 
 ROLES: Final = ("out", "left", "right", "extra")
 _ROLE_DOC: Final = {
