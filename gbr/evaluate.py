@@ -27,10 +27,10 @@ def _main(argv: Sequence[str] | None = None) -> None:
         cli.note(subset.note)
     from gbr.evaluation import protocol as _official
     from gbr.evaluation import scoring
-    from gbr.report import reporting
+    from gbr.report.report import check_report_path, summarise_run, write_report
 
     if args.report:
-        reporting.claim(args.report)
+        check_report_path(args.report)
     scored: list[Scored] = []
     figures = evaluate(
         args.model,
@@ -53,7 +53,7 @@ def _main(argv: Sequence[str] | None = None) -> None:
             for title, columns, rows in _official.tables(found, subset, args.split):
                 cli.table(title, columns, rows)
     if args.report:
-        reporting.of_run(args.report, "evaluate", args.model, subset, figures, scored, args.store)
+        write_report(args.report, summarise_run("evaluate", args.model, subset, figures, scored, args.store))
         cli.note(f"the report is {args.report}")
 
 

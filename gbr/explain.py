@@ -18,13 +18,13 @@ def _main(argv: Sequence[str] | None = None) -> None:
     from gbr.ranker import Ranker
 
     if args.report:
-        from gbr.report import reporting
+        from gbr.report.report import check_report_path, summarise_explanation, write_report
 
-        reporting.claim(args.report)
+        check_report_path(args.report)
     ranker = Ranker.load(args.model)
     found = explain(ranker, args.graph, args.config, args.against)
     if args.report:
-        reporting.of_explanation(args.report, args.model, ranker, found, args.top or SHOWN)
+        write_report(args.report, summarise_explanation(args.model, ranker, found, args.top or SHOWN))
         cli.note(f"the report is {args.report}")
     if args.json:
         cli.emit_json(found.as_dict(args.top))

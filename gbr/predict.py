@@ -31,12 +31,12 @@ def _main(argv: Sequence[str] | None = None) -> None:
     if not args.report:
         _show(rank_files(args.model, paths, args.top, args.jobs), args.format)
         return
-    from gbr.report import reporting
+    from gbr.report.report import check_report_path, summarise_prediction, write_report
 
-    reporting.claim(args.report)
+    check_report_path(args.report)
     every = rank_files(args.model, paths, None, args.jobs)
     _show([_best(one, args.top) for one in every], args.format)
-    reporting.of_prediction(args.report, args.model, every, args.top)
+    write_report(args.report, summarise_prediction(args.model, every, args.top))
     cli.note(f"the report is {args.report}")
 
 

@@ -62,10 +62,10 @@ def _main(argv: Sequence[str] | None = None) -> None:
     from gbr.cluster import connected
     from gbr.data.locks import alone
     from gbr.evaluation import scoring
-    from gbr.report import reporting
+    from gbr.report.report import check_report_path, summarise_run, write_report
 
     if args.report:
-        reporting.claim(args.report)
+        check_report_path(args.report)
     scored: list[Scored] = []
 
     with (
@@ -95,7 +95,7 @@ def _main(argv: Sequence[str] | None = None) -> None:
     scoring.show(figures, ("valid", "test"), subset.kind, as_json=args.json)
     cli.note(f"model, manifest and metrics are in {out}")
     if args.report:
-        reporting.of_run(args.report, "train", out, subset, figures, scored, args.store)
+        write_report(args.report, summarise_run("train", out, subset, figures, scored, args.store))
         cli.note(f"the report is {args.report}")
 
 

@@ -18,7 +18,7 @@ from gbr.data.store import FeatureStore
 from gbr.errors import UsageError
 from gbr.evaluation import metrics, scoring
 from gbr.evaluation.scoring import Scored
-from gbr.report import predicted, render, reporting
+from gbr.report import predicted, render, report
 from gbr.report.summary import budget, of_data, points, points_each, unpacked
 from tests.collection import rewrite, trained, write_collection
 from tests.made import collection
@@ -110,7 +110,7 @@ def figures(run: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def summary(root: Path, run: Path, scored: list[Scored], figures: dict[str, Any]) -> dict[str, Any]:
-    return reporting.summarise("train", run, resolve("tile:cpu", root), figures, scored, root / "store")
+    return report.summarise_run("train", run, resolve("tile:cpu", root), figures, scored, root / "store")
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +239,7 @@ def test_a_graph_whose_runtimes_jump_is_pointed_out(root: Path, run: Path, figur
     assert [jump["row"] for jump in suspect["quality"]["jumps"]] == [120]
     assert len(slates) == 3
     scored = [Scored("valid", slates, Ranker.load(run).predict(store.load("valid").X))]
-    summary = reporting.summarise("evaluate", run, resolve("tile:cpu", root), figures, scored, root / "store")
+    summary = report.summarise_run("evaluate", run, resolve("tile:cpu", root), figures, scored, root / "store")
     summary["suspects"] = found["suspects"]
     summary["data"][0]["jumps"] = 1
     seen = looked_at(render.page(summary))
@@ -280,10 +280,10 @@ def test_a_place_that_cannot_be_is_refused_before_the_work(
         (evaluate_command, ["--model", "nowhere", "--subset", "tile:cpu", "--data", root]),
     ):
         assert command.main([*map(str, line), "--report", str(tmp_path)]) == 2
-        assert "is a folder; name a file such as" in capsys.readouterr().err
+        assert "expected a file, got a folder" in capsys.readouterr().err
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match="cannot be made"):
-        reporting.claim(tmp_path / "file" / "below" / "r.html")
+    with pytest.raises(UsageError, match="cannot create"):
+        report.check_report_path(tmp_path / "file" / "below" / "r.html")
 
 
 def test_layouts_have_all_sections(tmp_path: Path) -> None:
@@ -291,19 +291,19 @@ def test_layouts_have_all_sections(tmp_path: Path) -> None:
     scored: list[Scored] = []
     run = trained(root, subset="layout:made:random", backend="lightgbm", scored=scored)
     figures = json.loads((run / "metrics.json").read_text())
-    summary = reporting.summarise("train", run, resolve("layout:made:random", root), figures, scored, root / "store")
+    summary = report.summarise_run("train", run, resolve("layout:made:random", root), figures, scored, root / "store")
     seen = looked_at(render.page(summary))
     assert [name for name in seen.ids() if name in SECTIONS] == SECTIONS
     assert "only 5 distinct configurations" in seen.text
     (path, *_others) = sorted((root / "npz/layout/made/random/valid").iterdir())
     rankings = predict.rank_files(run, [path])
-    told = reporting.summarise_prediction(run, rankings, 3)["graphs"][0]
+    told = report.summarise_prediction(run, rankings, 3)["graphs"][0]
     assert [one["config"] for one in told["best"]] == rankings[0]["configs"][:3]
     config = read_graph(path).configs(np.array([told["best"][0]["config"]]))[0]
     (node, text), *_more = told["best"][0]["nodes"]
     assert node.startswith("convolution.")
     assert text.startswith("output {" + ",".join(map(str, config[0][:4])) + "}")
-    looked_at(render.prediction_page(reporting.summarise_prediction(run, rankings, None)))
+    looked_at(render.prediction_page(report.summarise_prediction(run, rankings, None)))
 
 
 def test_a_prediction_tells_places_distances_and_configurations(root: Path, run: Path) -> None:
@@ -322,7 +322,7 @@ def test_a_prediction_tells_places_distances_and_configurations(root: Path, run:
     assert found["best"][0]["says"] == f"output {rows}×{columns}"
     alike = predicted.of_graph(path, configs, np.zeros(30), 99)
     assert alike["histogram"] == {"counts": [30], "top": [30], "width": 0.0}
-    summary = reporting.summarise_prediction(run, [ranking | {"scores": [0.0] * 30}], 99)
+    summary = report.summarise_prediction(run, [ranking | {"scores": [0.0] * 30}], 99)
     looked_at(render.prediction_page(summary))
 
 

@@ -14,7 +14,7 @@ from gbr import predict
 from gbr.attribution.explanation import BlockEffect
 from gbr.data.collection import resolve
 from gbr.evaluation.scoring import Scored
-from gbr.report import explained, render, reporting
+from gbr.report import explained, render, report
 from gbr.report.summary import of_data
 from tests.browser import Page, browser
 from tests.collection import trained, write_collection
@@ -39,7 +39,7 @@ def reports(page: Page, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     scored: list[Scored] = []
     run = trained(root, scored=scored, backend="lightgbm")
     figures = json.loads((run / "metrics.json").read_text())
-    summary = reporting.summarise("train", run, resolve("tile:cpu", root), figures, scored, root / "store")
+    summary = report.summarise_run("train", run, resolve("tile:cpu", root), figures, scored, root / "store")
     runtimes = np.random.default_rng(0).lognormal(9, 0.1, 200)
     runtimes[120:] *= 3
     jumping = slates_of(runtimes.astype(int).tolist(), names=("a_long_name_" * 8 + "x" * 60,))
@@ -48,7 +48,7 @@ def reports(page: Page, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     places = [root / "run.html", root / "prediction.html", root / "why.html"]
     render.write(places[0], render.page(told))
     paths = sorted((root / "npz/tile/cpu/test").iterdir())
-    predicted = reporting.summarise_prediction(run, predict.rank_files(run, paths), 5)
+    predicted = report.summarise_prediction(run, predict.rank_files(run, paths), 5)
     render.write(places[1], render.prediction_page(predicted))
     long = [replace(one, name=f"{'convolution_' * 6}.{'1' * 40}") for one in LAYOUT.nodes]
     columns = [replace(one, name=f"neighborhood.{'x' * 60}") for one in LAYOUT.columns]

@@ -13,7 +13,7 @@ import pytest
 from gbr import Ranker, explain, predict
 from gbr.attribution.explanation import Explanation
 from gbr.attribution.explanation import explain as explained
-from gbr.report import render, reporting
+from gbr.report import render, report
 from gbr.report.explained import SHOWN, for_page
 from tests.collection import rewrite, trained, write_collection
 from tests.made import collection
@@ -144,7 +144,7 @@ def test_hostile_names_stay_text() -> None:
 
 def test_a_prediction_says_why_the_first_is_first(tiles: Path) -> None:
     paths, ranker = graphs_of(tiles), Ranker.load(tiles)
-    summary = reporting.summarise_prediction(tiles, predict.rank_files(tiles, paths), None)
+    summary = report.summarise_prediction(tiles, predict.rank_files(tiles, paths), None)
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary | {"settings": [*map(list, summary["settings"])]}
     text = render.prediction_page(summary)
     seen = looked_at(text)
@@ -163,8 +163,8 @@ def test_a_prediction_says_why_the_first_is_first(tiles: Path) -> None:
 def test_many_graphs_are_explained_for_the_first_few_and_the_page_says_so(
     tiles: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reporting, "_EXPLAINED", 1)
-    summary = reporting.summarise_prediction(tiles, predict.rank_files(tiles, graphs_of(tiles)), None)
+    monkeypatch.setattr(report, "_EXPLAINED", 1)
+    summary = report.summarise_prediction(tiles, predict.rank_files(tiles, graphs_of(tiles)), None)
     seen = looked_at(render.prediction_page(summary))
     assert [name for name in seen.ids() if name.startswith("why-")] == ["why-1"]
     assert "is told for 1 of these 3 graphs" in seen.text
@@ -177,7 +177,7 @@ def test_layouts_are_compared_with_the_compilers_own(tmp_path: Path) -> None:
     ranker = Ranker.load(run)
     found = explained(ranker, path, 1)
     assert found.nodes
-    summary = reporting._about("layout", "explain", run, ranker) | {"why": for_page(found, 3)}
+    summary = report._about("layout", "explain", run, ranker) | {"why": for_page(found, 3)}
     check_page(looked_at(render.explanation_page(summary)), found.as_dict(), 3)
 
 
@@ -196,4 +196,4 @@ def test_the_command_writes_the_page(tiles: Path, tmp_path: Path, capsys: Captur
     assert f"Measured: 3 takes {found.runtimes[0] / found.runtimes[1]:.3f} times" in seen.text  # type: ignore[index]
     assert str(graph) in seen.text
     assert explain.main([*line, "--report", str(tmp_path)]) == 2
-    assert "is a folder; name a file such as" in capsys.readouterr().err
+    assert "expected a file, got a folder" in capsys.readouterr().err

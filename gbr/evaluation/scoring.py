@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,9 +18,9 @@ from gbr.data.collection import Subset, known_bad
 from gbr.data.groups import QueryGroups
 from gbr.data.store import FeatureStore
 from gbr.evaluation import baselines, metrics
+from gbr.evaluation.metrics import TOP
 from gbr.models.checks import Table
 from gbr.ranker import Ranker
-from gbr.report import render
 
 if TYPE_CHECKING:
     from features.hardware import Hardware
@@ -28,6 +28,14 @@ if TYPE_CHECKING:
 
 #: Feature cells held in memory at once while predicting: 512 MiB.
 _CELLS_AT_ONCE: Final = 1 << 27
+#: Key of a baseline in ``metrics.json`` -> its name in tables.
+BASELINE_NAMES: Final = {
+    "raw_l2": "raw columns, L2",
+    "fewest_configured": "fewest nodes set",
+    "default_configuration": "default config",
+    "random_order": "random order",
+    "retest": "retest ceiling",
+}
 KNOWN_BAD_REASON: Final = "runtimes known to be corrupted (--skip known-bad)"
 
 
@@ -145,5 +153,61 @@ def show(figures: dict[str, Any], splits: tuple[str, ...], kind: str, *, as_json
     if as_json:
         cli.emit_json(figures)
         return
-    for title, columns, rows in render.tables(figures, splits, kind):
+    for title, columns, rows in tables(figures, splits, kind):
         cli.table(title, columns, rows)
+
+
+def tables(
+    figures: dict[str, Any], splits: tuple[str, ...], kind: str
+) -> Iterator[tuple[str, list[str], list[list[object]]]]:
+    """Tables for a terminal, one per split: the model, then what to measure it against.
+
+    Parameters
+    ----------
+    figures : dict
+        As in ``metrics.json``: split -> figures, with ``baselines`` inside.
+    splits : tuple of str
+        Those to show, where there are figures.
+    kind : str
+        ``tile`` or ``layout``.
+
+    Yields
+    ------
+    title, columns, rows
+        As :func:`gbr.cli.table` takes them.
+    """
+    for split in splits:
+        if split not in figures:
+            continue
+        found = figures[split]
+        skipped = f", {len(found['skipped'])} cannot be ranked" if found["skipped"] else ""
+        title = f"{figures['subset']} {split}: {found['n_graphs']} graphs{skipped}  (@K: slowdown@K)"
+        rows = [_row("model", found, kind)]
+        rows += [
+            _row(name, found["baselines"][key], kind)
+            for key, name in BASELINE_NAMES.items()
+            if key in found["baselines"]
+        ]
+        yield title, _columns(kind), rows
+
+
+def _columns(kind: str) -> list[str]:
+    # The layout score is the mean tau, which stands in the table already.
+    return ["", "tau", "95 %", "OPA", *(f"@{k}" for k in TOP[kind]), *(["score"] if kind == "tile" else [])]
+
+
+def _row(name: str, figures: dict[str, Any], kind: str) -> list[object]:
+    interval = figures.get("kendall_tau_ci")
+    return [
+        name,
+        _three(figures.get("kendall_tau")),
+        f"{interval[0]:.2f} {interval[1]:.2f}" if interval else None,
+        _three(figures.get("opa")),
+        *(_three(figures.get(f"slowdown@{k}")) for k in TOP[kind]),
+        *([_three(figures.get("score"))] if kind == "tile" else []),
+    ]
+
+
+def _three(value: float | None) -> str | None:
+    # A fourth digit is noise at a few hundred graphs, and seven columns of them do not fit a terminal.
+    return None if value is None else f"{value:.3f}"

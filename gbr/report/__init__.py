@@ -1,1 +1,1 @@
-"""What a report tells, gathered for :mod:`gbr.report.render` to draw."""
+"""HTML reports of runs, predictions and explanations: summarise, then :func:`gbr.report.report.write_report`."""

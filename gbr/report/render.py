@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,73 +10,11 @@ from gbr.data.files import write_text
 from gbr.errors import UsageError
 from gbr.evaluation import data_quality
 from gbr.evaluation.metrics import TOP
+from gbr.evaluation.scoring import BASELINE_NAMES
 from gbr.report import plots
-
-#: Key of a row's figures -> its name in the table.
-_BASELINES: Final = {
-    "raw_l2": "raw columns, L2",
-    "fewest_configured": "fewest nodes set",
-    "default_configuration": "default config",
-    "random_order": "random order",
-    "retest": "retest ceiling",
-}
 
 #: Looks of the lines of a learning curve after the first.
 _STYLES: Final = ("second", "third dashed", "fourth dotted", "thin")
-
-TableOf = tuple[str, list[str], list[list[object]]]
-
-
-def tables(figures: dict[str, Any], splits: tuple[str, ...], kind: str) -> Iterator[TableOf]:
-    """Tables for a terminal, one per split: the model, then what to measure it against.
-
-    Parameters
-    ----------
-    figures : dict
-        As in ``metrics.json``: split -> figures, with ``baselines`` inside.
-    splits : tuple of str
-        Those to show, where there are figures.
-    kind : str
-        ``tile`` or ``layout``.
-
-    Yields
-    ------
-    title, columns, rows
-        As :func:`gbr.cli.table` takes them.
-    """
-    for split in splits:
-        if split not in figures:
-            continue
-        found = figures[split]
-        skipped = f", {len(found['skipped'])} cannot be ranked" if found["skipped"] else ""
-        title = f"{figures['subset']} {split}: {found['n_graphs']} graphs{skipped}  (@K: slowdown@K)"
-        rows = [_row("model", found, kind)]
-        rows += [
-            _row(name, found["baselines"][key], kind) for key, name in _BASELINES.items() if key in found["baselines"]
-        ]
-        yield title, _columns(kind), rows
-
-
-def _columns(kind: str) -> list[str]:
-    # The layout score is the mean tau, which stands in the table already.
-    return ["", "tau", "95 %", "OPA", *(f"@{k}" for k in TOP[kind]), *(["score"] if kind == "tile" else [])]
-
-
-def _row(name: str, figures: dict[str, Any], kind: str) -> list[object]:
-    interval = figures.get("kendall_tau_ci")
-    return [
-        name,
-        _three(figures.get("kendall_tau")),
-        f"{interval[0]:.2f} {interval[1]:.2f}" if interval else None,
-        _three(figures.get("opa")),
-        *(_three(figures.get(f"slowdown@{k}")) for k in TOP[kind]),
-        *([_three(figures.get("score"))] if kind == "tile" else []),
-    ]
-
-
-def _three(value: float | None) -> str | None:
-    # A fourth digit is noise at a few hundred graphs, and seven columns of them do not fit a terminal.
-    return None if value is None else f"{value:.3f}"
 
 
 def page(summary: dict[str, Any]) -> str:
@@ -86,7 +23,7 @@ def page(summary: dict[str, Any]) -> str:
     Parameters
     ----------
     summary : dict
-        Of :func:`gbr.report.reporting.summarise`.
+        Of :func:`gbr.report.report.summarise_run`.
 
     Returns
     -------
@@ -126,7 +63,7 @@ def page(summary: dict[str, Any]) -> str:
 
 
 def prediction_page(summary: dict[str, Any]) -> str:
-    """Fill the template of a prediction's report, of :func:`gbr.report.reporting.summarise_prediction`."""
+    """Fill the template of a prediction's report, of :func:`gbr.report.report.summarise_prediction`."""
     scales = []
     for graph in summary["graphs"]:
         histogram = graph["histogram"]
@@ -136,7 +73,7 @@ def prediction_page(summary: dict[str, Any]) -> str:
 
 
 def explanation_page(summary: dict[str, Any]) -> str:
-    """Fill the template of an explanation's report, of :func:`gbr.report.reporting.of_explanation`."""
+    """Fill the template of an explanation's report, of :func:`gbr.report.report.summarise_explanation`."""
     return _filled("explanation.html", summary=summary)
 
 
@@ -178,7 +115,7 @@ def _parts(name: str) -> list[str]:
 
 def _headline(split: str, figures: dict[str, Any], kind: str) -> dict[str, Any]:
     beside = figures["baselines"]
-    rows = [("model", figures)] + [(name, beside[key]) for key, name in _BASELINES.items() if key in beside]
+    rows = [("model", figures)] + [(name, beside[key]) for key, name in BASELINE_NAMES.items() if key in beside]
     return {
         "name": split,
         "learnt": figures["learnt"],
@@ -339,7 +276,7 @@ def _two(value: float | None) -> str:
 
 
 def _three_or_dash(value: float | None) -> str:
-    return _three(value) or "–"
+    return "–" if value is None else f"{value:.3f}"
 
 
 def _times(value: float | None) -> str:

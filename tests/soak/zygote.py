@@ -26,7 +26,7 @@ _MODULES: Final = (
     "gbr.tune.tuner",
     "gbr.models.lightgbm",
     "gbr.models.xgboost",
-    "gbr.report.reporting",
+    "gbr.report.report",
     "gbr.collect.pool",
     "gbr.cluster",
     "gbr.download",

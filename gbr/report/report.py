@@ -32,21 +32,37 @@ _COLUMNS: Final = 15
 _EXPLAINED: Final = 12
 
 
-def of_run(
-    path: Path,
+def write_report(path: Path, summary: dict[str, Any]) -> None:
+    """Write a report as one self-contained HTML file.
+
+    Parameters
+    ----------
+    path : Path
+        The HTML file; replaced if it exists.
+    summary : dict
+        Of :func:`summarise_run`, :func:`summarise_prediction` or :func:`summarise_explanation`.
+
+    Raises
+    ------
+    UsageError
+        When the file cannot be written.
+    """
+    pages = {"predict": render.prediction_page, "explain": render.explanation_page}
+    render.write(path, pages.get(summary["command"], render.page)(summary))
+
+
+def summarise_run(
     command: str,
     model: Path,
     subset: Subset,
     figures: Mapping[str, Any],
     scored: Sequence[Scored],
-    store: Path,
-) -> None:
-    """Write the report of a run that was scored.
+    store_root: Path,
+) -> dict[str, Any]:
+    """Summarise a scored run for its report, as values ready for JSON.
 
     Parameters
     ----------
-    path : Path
-        The HTML file; replaced when it is there.
     command : str
         ``train`` or ``evaluate``.
     model : Path
@@ -56,28 +72,8 @@ def of_run(
         As in ``metrics.json``.
     scored : sequence of Scored
         What :func:`gbr.evaluation.scoring.figures_of` scored.
-    store : Path
+    store_root : Path
         Folder of the feature store, for all collections.
-
-    Raises
-    ------
-    UsageError
-        When the file cannot be written.
-    ModelError, StoreError
-        As model and store raise them.
-    """
-    render.write(path, render.page(summarise(command, model, subset, figures, scored, store)))
-
-
-def summarise(
-    command: str,
-    model: Path,
-    subset: Subset,
-    figures: Mapping[str, Any],
-    scored: Sequence[Scored],
-    store_root: Path,
-) -> dict[str, Any]:
-    """All that a report of a run says, ready for JSON; parameters as :func:`of_run`.
 
     Returns
     -------
@@ -124,32 +120,17 @@ def summarise(
     }
 
 
-def of_prediction(path: Path, model: Path, rankings: Sequence[Mapping[str, Any]], top: int | None) -> None:
-    """Write the report of a prediction; needs no runtimes.
+def summarise_prediction(model: Path, rankings: Sequence[Mapping[str, Any]], top: int | None) -> dict[str, Any]:
+    """Summarise a prediction for its report, as values ready for JSON.
 
     Parameters
     ----------
-    path : Path
-        The HTML file; replaced when it is there.
     model : Path
         Folder of the model.
     rankings : sequence of mapping
-        Of all configurations, as :func:`gbr.predict.ranking` gives them.
+        Of all configurations, as :func:`gbr.predict.ranking` returns them.
     top : int or None
-        Configurations to tell of each graph; :data:`gbr.report.predicted.TOP` by default.
-
-    Raises
-    ------
-    UsageError
-        When the file cannot be written.
-    ModelError, DataError
-        As model and graphs raise them.
-    """
-    render.write(path, render.prediction_page(summarise_prediction(model, rankings, top)))
-
-
-def summarise_prediction(model: Path, rankings: Sequence[Mapping[str, Any]], top: int | None) -> dict[str, Any]:
-    """All that a report of a prediction says, ready for JSON; parameters as :func:`of_prediction`.
+        Configurations to show of each graph; :data:`gbr.report.predicted.TOP` by default.
 
     Returns
     -------
@@ -179,13 +160,11 @@ def _why_first(ranker: Ranker, path: Path, first: int) -> dict[str, Any]:
     return explained.for_page(replace(explain(ranker, path, first), runtimes=None))
 
 
-def of_explanation(path: Path, model: Path, ranker: Ranker, found: Explanation, top: int) -> None:
-    """Write why a configuration is ranked before another one, as a page of its own.
+def summarise_explanation(model: Path, ranker: Ranker, found: Explanation, top: int) -> dict[str, Any]:
+    """Summarise an explanation for its report, as values ready for JSON.
 
     Parameters
     ----------
-    path : Path
-        The HTML file; replaced when it is there.
     model : Path
         Folder of the model.
     ranker : Ranker
@@ -193,17 +172,9 @@ def of_explanation(path: Path, model: Path, ranker: Ranker, found: Explanation, 
     found : Explanation
         Of :func:`gbr.attribution.explanation.explain`.
     top : int
-        Features, nodes and copies to tell of.
-
-    Raises
-    ------
-    UsageError
-        When the file cannot be written.
-    ModelError
-        When the model's manifest cannot be read.
+        Features, nodes and copies to show.
     """
-    about = _about(Path(found.graph).stem, "explain", model, ranker)
-    render.write(path, render.explanation_page(about | {"why": explained.for_page(found, top)}))
+    return _about(Path(found.graph).stem, "explain", model, ranker) | {"why": explained.for_page(found, top)}
 
 
 def _about(title: str, command: str, model: Path, ranker: Ranker) -> dict[str, Any]:
@@ -218,21 +189,22 @@ def _about(title: str, command: str, model: Path, ranker: Ranker) -> dict[str, A
     }
 
 
-def claim(path: Path) -> None:
-    """Refuse a place for a report before the work: a folder, or one that cannot be.
+def check_report_path(path: Path) -> None:
+    """Check before the work that a report can be written; creates its folder.
 
     Raises
     ------
     UsageError
+        For a folder, or a path that cannot be written.
     """
     if path.is_dir():
-        raise UsageError(f"--report {path}: is a folder; name a file such as {path / 'report.html'}")
+        raise UsageError(f"--report {path}: expected a file, got a folder; use for example {path / 'report.html'}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as fault:
-        raise UsageError(f"--report {path}: {path.parent} cannot be made ({fault.strerror}); name another") from fault
+        raise UsageError(f"--report {path}: cannot create {path.parent} ({fault.strerror})") from fault
     if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise UsageError(f"--report {path}: {path.parent} cannot be written; name a folder you may write to")
+        raise UsageError(f"--report {path}: {path.parent} is not writable; choose another folder")
 
 
 def _now() -> str:
