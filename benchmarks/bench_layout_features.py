@@ -13,7 +13,7 @@ from benchmarks._results import machine, publish, seconds
 from features.graph import Program
 from features.hardware import TPU
 from features.layout.extractor import N_OWN, LayoutExtractor, schema
-from features.layout.links import links
+from features.layout.metagraph import links
 from features.layout.nodes import configurable_nodes
 from features.tensors import Tensors
 from gbr import read_graph

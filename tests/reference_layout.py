@@ -10,7 +10,7 @@ import numpy as np
 
 from features.graph import Program
 from features.layout.copies import KINDS
-from features.layout.links import GROUPS, Links
+from features.layout.metagraph import GROUPS, Links
 from features.layout.nodes import NODE_CLASSES, TENSOR_ROLES, ConfigurableNodes
 from tests.reference_traffic import effective_layouts, output_paddings
 

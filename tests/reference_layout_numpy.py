@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from features.layout import config
+from features.layout.aggregate import CONFIG
 from features.layout.copies import BLOCK, DISAGREEMENTS
 from features.layout.extractor import LAYOUT
-from features.layout.links import GROUPS, Links
+from features.layout.metagraph import GROUPS, Links
 from features.layout.nodes import BIN_EDGES, NODE_CLASSES, ConfigurableNodes
 from features.operations import KINDS
 
@@ -17,7 +17,7 @@ Array = NDArray[np.float64]
 _UNCOVERED = len(KINDS) + 1
 #: What a configuration says, what its layouts are worth, and where they disagree.
 COVERED = (
-    *config.BLOCK.names,
+    *CONFIG.names,
     *LAYOUT.names[:-_UNCOVERED],
     *BLOCK.names[: len(DISAGREEMENTS)],
 )

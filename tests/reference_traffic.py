@@ -7,7 +7,7 @@ from collections import Counter
 
 import numpy as np
 
-from features.layout.links import Links
+from features.layout.metagraph import Links
 from features.layout.nodes import NODE_CLASSES, ConfigurableNodes
 from features.operations import KINDS
 

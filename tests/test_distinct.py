@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.layout.distinct import Columns
+from features.layout.aggregate import Columns
 
 
 @given(seed=st.integers(0, 2**32 - 1), n_rows=st.integers(0, 12))

@@ -16,8 +16,7 @@ from features.hardware import TPU
 from features.hlo import LAYOUT_CONFIG
 from features.layout import copies, slate
 from features.layout.extractor import LAYOUT, N_OWN, N_PER_CONFIG, LayoutExtractor, compared, schema
-from features.layout.links import GROUPS, links
-from features.layout.metagraph import meta_graph
+from features.layout.metagraph import GROUPS, links, meta_graph
 from features.layout.nodes import configurable_nodes
 from features.layout.rows import RowTable, first_equal
 from features.layout.slate import MAIN, mean_ranks, slate_columns

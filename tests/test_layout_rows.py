@@ -3,8 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from features.layout.row_bytes import KnownRows
-from features.layout.rows import RowTable
+from features.layout.rows import KnownRows, RowTable
 
 #: More nodes than are looked up at a time, and not a multiple of them.
 NODES = 131

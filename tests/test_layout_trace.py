@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from features.graph import Program
 from features.layout import slate
-from features.layout.exchange import REPLACED, replaced
+from features.layout.copies import STRIDES
 from features.layout.extractor import compared, schema
 from features.layout.nodes import NODE_CLASSES
-from features.layout.relayout import STRIDES
+from features.layout.slate import REPLACED, replaced
 from features.layout.trace import LayoutTrace, trace_layouts
 from gbr.data.build import extract
 from gbr.data.graph import Graph, read_graph

@@ -13,8 +13,7 @@ from features.graph import Program
 from features.hardware import CPU, TPU, Cache, Hardware
 from features.layout import loops
 from features.layout.extractor import LayoutExtractor, schema
-from features.layout.loop_kernels import AMOUNTS, N_AMOUNTS
-from features.layout.loops import BLOCK, Loops
+from features.layout.loops import AMOUNTS, BLOCK, N_AMOUNTS, Loops
 from features.layout.metagraph import operand_origins
 from features.layout.nodes import ConfigurableNodes, configurable_nodes
 from features.layout.rows import RowTable

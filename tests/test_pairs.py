@@ -8,15 +8,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import _made_layout
-from features.layout import pairs, traffic
-from features.layout.copies import DISAGREEMENTS, CopyCounter, order_states
+from features.layout import copies
+from features.layout.copies import (
+    COLUMNS,
+    DISAGREEMENTS,
+    N_OWN_COPIES,
+    CopyCounter,
+    Places,
+    Traffic,
+    order_states,
+    weights,
+)
 from features.layout.extractor import LayoutExtractor
-from features.layout.links import links
+from features.layout.metagraph import links
 from features.layout.nodes import configurable_nodes, row_values
-from features.layout.pairs import Places
-from features.layout.relayout import N_OWN_COPIES, weights
 from features.layout.rows import RowTable
-from features.layout.traffic import COLUMNS, Traffic
 from features.tensors import Tensors
 
 PROGRAM, IDS = _made_layout.network(600)
@@ -57,14 +63,14 @@ def test_looking_pairs_up_gives_the_very_same_columns(seed: int, n_configs: int)
 def test_without_tables_a_slate_has_the_very_same_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     configs = _made_layout.Slate(PROGRAM, IDS, np.random.default_rng(0)).draw(20)
     wanted = LayoutExtractor(PROGRAM, IDS).vectors(configs)
-    monkeypatch.setattr(pairs, "_MOST_PAIRS", 0)
+    monkeypatch.setattr(copies, "_MOST_PAIRS", 0)
     assert (LayoutExtractor(PROGRAM, IDS).vectors(configs) == wanted).all()
 
 
 def test_weights_are_whole_multiples_of_their_unit() -> None:
-    units = weights(np.arange(1, 5000)).astype(np.float32).astype(np.float64) * traffic._WEIGHT_UNITS
+    units = weights(np.arange(1, 5000)).astype(np.float32).astype(np.float64) * copies._WEIGHT_UNITS
     assert (units == np.round(units)).all()
-    assert units.max() * traffic._MOST_ALIKE < 2.0 ** (63 - traffic._FIELDS)
+    assert units.max() * copies._MOST_ALIKE < 2.0 ** (63 - copies._FIELDS)
 
 
 def test_places_number_the_rows_of_each_node() -> None:
@@ -85,7 +91,7 @@ def test_no_table_where_a_byte_or_the_room_does_not_suffice(monkeypatch: pytest.
     places.add(np.zeros(256, np.int64))
     places.add(np.ones(2, np.int64))
     assert places.pairs(np.array([[0, 1]], np.int64)) is not None
-    monkeypatch.setattr(pairs, "_MOST_PAIRS", 511)
+    monkeypatch.setattr(copies, "_MOST_PAIRS", 511)
     assert places.pairs(np.array([[0, 1]], np.int64)) is None
     monkeypatch.undo()
     places.add(np.zeros(1, np.int64))

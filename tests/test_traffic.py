@@ -8,11 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.graph import Program
+from features.layout.copies import COLUMNS, levels, orders, own_orders, weights
 from features.layout.extractor import LayoutExtractor, schema
-from features.layout.links import links
+from features.layout.metagraph import links
 from features.layout.nodes import configurable_nodes
-from features.layout.relayout import levels, orders, own_orders, weights
-from features.layout.traffic import COLUMNS
 from features.tensors import Tensors
 from tests import reference_traffic
 from tests.programs import Sketch

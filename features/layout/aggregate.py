@@ -8,20 +8,117 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from features._numba import kernel
-from features.layout.config import N_POOLED, pooled_config, pooled_values
-from features.layout.distinct import Columns
+from features.hlo import LAYOUT_CONFIG
+from features.layout.copies import N_OWN_COPIES
 from features.layout.nodes import N_BINS, NODE_CLASSES, TENSOR_ROLES, VALUES, ConfigurableNodes, RowValues
-from features.layout.relayout import N_OWN_COPIES
 from features.operations import KINDS
-from features.schema import Float32Array
+from features.schema import Block, Column, Float32Array
 
 IntArray = NDArray[np.int64]
+
+CONFIG: Final = Block(
+    "config",
+    1,
+    "The configuration as it is given, pooled over the configurable nodes.",
+    (
+        *(
+            Column(f"mean.{name}", "dimension", f"Mean of {name} over the nodes, -1 where unset")
+            for name in LAYOUT_CONFIG
+        ),
+        *(Column(f"std.{name}", "dimension", f"Standard deviation of {name} over the nodes") for name in LAYOUT_CONFIG),
+        Column("configured", "share", "Part of the nodes that have any layout set"),
+        Column("is_default", "flag", "Whether every layout is left to the compiler"),
+    ),
+    per_config=True,
+)
+
+
+#: Whole numbers that a (node, row) pair adds to the pools: slots, their squares, and whether any slot is set.
+N_POOLED: Final = 2 * len(LAYOUT_CONFIG) + 1
+
+
+def pooled_values(rows: IntArray) -> NDArray[np.int32]:
+    """What every row adds, int32 (rows, N_POOLED), of int64 (rows, 18)."""
+    return np.concatenate([rows, rows * rows, (rows >= 0).any(axis=1, keepdims=True)], axis=1).astype(np.int32)
+
+
+@kernel()
+def _pool(totals, n_nodes, out):  # type: ignore[no-untyped-def]
+    n_configs, width = len(totals), totals.shape[1] // 2
+    for config in range(n_configs):
+        for slot in range(width):
+            mean = totals[config, slot] / n_nodes
+            out[config, slot] = mean
+            out[config, width + slot] = np.sqrt(max(totals[config, width + slot] / n_nodes - mean * mean, 0.0))
+        out[config, 2 * width] = totals[config, 2 * width] / n_nodes
+        out[config, 2 * width + 1] = totals[config, 2 * width] == 0
+
+
+def pooled_config(totals: NDArray[np.int32], n_nodes: int, out: Float32Array) -> None:
+    """Fill in the block's columns.
+
+    Parameters
+    ----------
+    totals : int32 (b, N_POOLED)
+        Sums of :func:`pooled_values` over the nodes.
+    n_nodes : int
+    out : float32 (b, len(CONFIG))
+    """
+    _pool(totals, n_nodes, out)
+
+
+_Float = TypeVar("_Float", np.float32, np.float64)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Columns of a table, of which each class of terms needs those only that differ and are not all zero.
+
+    Parameters
+    ----------
+    kept : tuple of int64 (kept,)
+        Per class.
+    place : uint32 (classes, columns)
+        Where each column is among those that are kept; ``width`` for zeros.
+    width : int
+        Most columns that a class keeps.
+    """
+
+    kept: tuple[IntArray, ...]
+    place: NDArray[np.uint32]
+    width: int
+
+    @classmethod
+    def of(cls, table: NDArray[np.floating], classes: IntArray, n_classes: int) -> Columns:
+        """Tell the columns of a table (terms, columns) apart, whose rows are of ``classes``."""
+        place = np.full((n_classes, table.shape[1]), -1, np.int64)
+        kept = []
+        for own in range(n_classes):
+            columns = np.ascontiguousarray(table[classes == own].T)
+            distinct: dict[bytes, int] = {}
+            for number in np.flatnonzero(columns.any(axis=1)).tolist():
+                place[own, number] = distinct.setdefault(columns[number].tobytes(), len(distinct))
+            _, first = np.unique(place[own], return_index=True)
+            kept.append(first[len(first) - len(distinct) :])
+        width = max(map(len, kept))
+        place[place < 0] = width
+        return cls(tuple(kept), place.astype(np.uint32), width)
+
+    def pick(self, table: NDArray[_Float], ends: IntArray) -> NDArray[_Float]:
+        """What is kept of a table whose rows stand class by class, (terms, width)."""
+        out = np.zeros((len(table), self.width), table.dtype)
+        for own, kept in enumerate(self.kept):
+            rows = slice(ends[own], ends[own + 1])
+            out[rows, : len(kept)] = table[rows, kept]
+        return out
+
+
 FloatArray = NDArray[np.float64]
 
 N_WEIGHTS: Final = 3
@@ -218,7 +315,7 @@ class _Ordered:
     ends : int64 (classes + 1,)
         Where each class begins.
     singles, doubles : float32 (terms, kept), float64 (terms, kept)
-        Of :meth:`features.layout.distinct.Columns.pick`.
+        Of :meth:`features.layout.aggregate.Columns.pick`.
     single_of, double_of : uint32 (classes, columns)
         Where to find each column among those that are kept.
     widths : int64 (classes, 2)
@@ -296,7 +393,7 @@ class Terms:
         differs : bool (rows,)
             Whether any layout in effect is not the graph's.
         copies : float64 (rows, N_OWN_COPIES)
-            Of :func:`features.layout.relayout.own_copies`.
+            Of :func:`features.layout.copies.own_copies`.
         """
         known = len(self._number)
         numbers: list[int] = []

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from features.graph import Program
 from features.hardware import CPU, Hardware
 from features.hlo import LAYOUT_CONFIG
-from features.layout import config, copies, loops, slate
-from features.layout.aggregate import Terms
-from features.layout.copies import DISAGREEMENTS, CopyCounter
-from features.layout.links import links
+from features.layout import copies, loops, slate
+from features.layout.aggregate import CONFIG, Terms
+from features.layout.copies import DISAGREEMENTS, CopyCounter, PairTable, Places, Traffic
+from features.layout.metagraph import links
 from features.layout.nodes import (
     N_BINS,
     N_BUCKETS,
@@ -27,9 +27,7 @@ from features.layout.nodes import (
     configurable_nodes,
     row_values,
 )
-from features.layout.pairs import PairTable, Places
 from features.layout.rows import Codes, RowTable, first_equal
-from features.layout.traffic import Traffic
 from features.operations import KINDS, node_kinds
 from features.program import (
     CLASS_NAMES,
@@ -160,7 +158,7 @@ def schema() -> Schema:
     return Schema(
         "layout",
         (
-            config.BLOCK,
+            CONFIG,
             LAYOUT,
             copies.BLOCK,
             TYPES,
@@ -190,8 +188,8 @@ class LayoutExtractor:
     """Feature vectors of one graph's layout configurations.
 
     Block by block, :meth:`observe` codes configurations and :meth:`describe` writes what can be told of each by itself.
-    When the slate has been observed whole, :meth:`frequencies` and :func:`features.layout.slate.slate_columns` give the rest.
-    What concerns the graph alone is worked out once, and what concerns one node's row once per distinct row.
+    When the slate has been observed whole, :meth:`frequencies` and :func:`features.layout.slate.slate_columns` give the
+    rest.  What concerns the graph alone is worked out once, and what concerns one node's row once per distinct row.
     Several threads may describe at a time.
 
     Parameters
@@ -379,7 +377,7 @@ class LayoutExtractor:
 
 @cache
 def compared() -> list[int]:
-    """Places of the columns that are compared within the slate, in the order of :data:`features.layout.slate.COMPARED`."""
+    """Indices of the columns of :data:`features.layout.slate.COMPARED` in the schema."""
     place = {name: number for number, name in enumerate(schema().names)}
     return [place[name] for name in slate.COMPARED]
 

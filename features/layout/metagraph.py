@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from features._numba import kernel
 from features.graph import Program
 from features.hlo import MAX_RANK, OPCODE_ID
+from features.layout.nodes import NODE_CLASSES, ConfigurableNodes
 from features.program import CLASS_OF, CLASSES
 from features.tensors import Tensors, slots
 
@@ -247,3 +248,48 @@ def reshape_origin(dims: IntArray, rank: IntArray) -> IntArray:
         for dim in np.flatnonzero(back >= 0):
             out[row, back[dim]] = dim
     return out
+
+
+#: Consumers' classes, the two sides of one reshape, and everything.
+GROUPS: Final = (*NODE_CLASSES, "inside", "all")
+INSIDE: Final = GROUPS.index("inside")
+
+
+@dataclass(frozen=True)
+class Links:
+    """Pairs of tensors that would like the same layout.
+
+    Parameters
+    ----------
+    nodes : int64 (links, 2)
+        Positions of producer and consumer among the configurable nodes.
+    roles : int64 (links, 2)
+        Their tensors: 0 output, 1 input, 2 kernel.
+    origin : int64 (links, 6)
+        Per dimension of the producer's tensor, the consumer's, or -1.
+    group : int64 (links,)
+        Position in :data:`GROUPS`, never ``all``.
+    nbytes : float64 (links,)
+        Bytes of the consumer's tensor.
+    """
+
+    nodes: IntArray
+    roles: IntArray
+    origin: IntArray
+    group: IntArray
+    nbytes: NDArray[np.float64]
+
+
+def links(program: Program, tensors: Tensors, nodes: ConfigurableNodes) -> Links:
+    """All links of a program: the edges of its meta-graph, and the two sides of every configurable reshape."""
+    graph = meta_graph(program, tensors, nodes.operands, nodes.ids)
+    inside = np.flatnonzero((nodes.classes == NODE_CLASSES.index("reshape")) & (nodes.rank[:, 1] > 0))
+    across = reshape_origin(nodes.dims[inside], nodes.rank[inside])
+    pairs = np.concatenate([np.stack([graph.producer, graph.consumer], axis=1), np.stack([inside, inside], axis=1)])
+    roles = np.zeros((len(pairs), 2), np.int64)
+    roles[: len(graph), 1] = graph.role
+    roles[len(graph) :, 1] = 1
+    group = nodes.classes[pairs[:, 1]].copy()
+    group[len(graph) :] = INSIDE
+    origin = np.concatenate([graph.origin, across]).reshape(-1, MAX_RANK)
+    return Links(pairs, roles, origin, group, nodes.nbytes[pairs[:, 1], roles[:, 1]])

@@ -13,12 +13,10 @@ from numpy.typing import NDArray
 
 from features.graph import Program
 from features.hardware import CPU, Hardware
-from features.layout.copies import CopyCounter, order_states
-from features.layout.links import GROUPS, Links, links
+from features.layout.copies import OWN_KINDS, CopyCounter, EdgeCopies, Traffic, levels, order_states, tensor_copies
+from features.layout.metagraph import GROUPS, Links, links
 from features.layout.nodes import VALUES, ConfigurableNodes, configurable_nodes, row_values
-from features.layout.relayout import OWN_KINDS, levels, tensor_copies
 from features.layout.rows import RowTable
-from features.layout.traffic import EdgeCopies, Traffic
 from features.tensors import Tensors
 
 IntArray = NDArray[np.int64]
@@ -34,12 +32,12 @@ class LayoutTrace:
     ----------
     nodes : ConfigurableNodes
     order : int64 (b, nodes, 3)
-        Layout in effect, packed (:mod:`features.layout.relayout`); equal where it is the same.
+        Layout in effect, packed (:mod:`features.layout.copies`); equal where it is the same.
     minor, padding : float64 (b, nodes, 3)
         Extent of the minor-most dimension, and volume in whole registers over volume; 1 where there is no tensor.
     copied : dict of str to int64 (b, nodes, 3)
         Copies that concern one node, by kind (``out``, ``back``, ``entry``): 0 for none, else
-        :func:`features.layout.relayout.levels` of the stride.
+        :func:`features.layout.copies.levels` of the stride.
     edges : EdgeCopies
         Copies between two nodes.
     inside : Links

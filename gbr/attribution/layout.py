@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.graph import Program
-from features.layout.exchange import REPLACED, replaced
+from features.layout.copies import STRIDES
 from features.layout.extractor import N_OWN, LayoutExtractor, compared, schema
 from features.layout.nodes import TENSOR_ROLES
-from features.layout.relayout import STRIDES
+from features.layout.slate import REPLACED, replaced
 from features.layout.trace import LayoutTrace, trace_layouts
 from features.tensors import Tensors
 from gbr.attribution.parts import Copy, Parts, TensorChange

@@ -66,8 +66,8 @@ class Copy:
     Parameters
     ----------
     kind : str
-        ``edge`` (between two configurable nodes), ``out``, ``back``, ``entry`` (:mod:`features.layout.traffic`) or ``inside``
-        (a reshape's two sides disagree).
+        ``edge`` (between two configurable nodes), ``out``, ``back``, ``entry`` (:mod:`features.layout.copies`) or
+        ``inside`` (a reshape's two sides disagree).
     what : str
         The same in words, with the nodes' names.
     nbytes : pair of float
