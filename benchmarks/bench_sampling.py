@@ -29,7 +29,7 @@ of each part of the order and both ends, `close` pairs of neighbours in it."""
 def mean_tau(ranker: Ranker, slates: QueryGroups) -> float:
     """Mean tau over the graphs that have an order."""
     scores, target = ranker.predict(slates.X, qid=slates.qid), slates.target
-    parts = [slates.slate(number) for number in range(len(slates))]
+    parts = [slates.rows(number) for number in range(len(slates))]
     return float(np.mean([kendall_tau(scores[part], target[part]) for part in parts if np.ptp(target[part])]))
 
 

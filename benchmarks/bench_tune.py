@@ -25,7 +25,7 @@ from benchmarks._results import FOLDER, Section, machine, publish_page
 from benchmarks._tpe import tpe
 from gbr import Ranker
 from gbr.data.collection import family, graph_files, resolve
-from gbr.data.files import replacing, write_json
+from gbr.data.files import atomic_write, write_json
 from gbr.train import train
 from gbr.tune import Replay, Tuner
 
@@ -205,7 +205,7 @@ def main() -> None:
     on: dict[str, Any] = machine("optuna", "scikit-learn", "lightgbm", "xgboost-cpu")
     text = TEXT.format(graphs=graphs, random=RANDOM_SEEDS, seeds=args.seeds, optuna=on["optuna"], tpe=tpe.__doc__)
     publish_page("tune", "Measurements that a search needs", text, pages, on)
-    with replacing(FOLDER / "tune.svg") as part:
+    with atomic_write(FOLDER / "tune.svg") as part:
         means = {
             name: {method: 100 * np.array([each.mean(axis=0) for each in of]) for method, of in curves.items()}
             for name, curves in found.items()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gbr import Ranker, read_graph
 from gbr.data.collection import graph_files, resolve
-from gbr.data.files import replacing
+from gbr.data.files import atomic_write
 from gbr.evaluation.metrics import kendall_tau
 
 WIDTH: Final = 250
@@ -92,7 +92,7 @@ def main() -> None:
     args = arguments.parse_args()
     paths = graph_files(resolve(args.subset, args.data), args.data, "test")
     shown = panels(Ranker.load(args.model), paths)
-    with replacing(Path(__file__).with_name("order.svg")) as part:
+    with atomic_write(Path(__file__).with_name("order.svg")) as part:
         part.write_text(drawing(shown, len(paths)), encoding="utf-8")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from gbr import Ranker
-from gbr.data.files import replacing
+from gbr.data.files import atomic_write
 
 README: Final = Path(__file__).parents[1] / "README.md"
 #: Around the table of a kind of collection.
@@ -75,7 +75,7 @@ def main() -> None:
     begin, end = (mark.format(kind=kind(runs[0][1])) for mark in (BEGIN, END))
     before, _, rest = README.read_text(encoding="utf-8").partition(begin)
     _, _, after = rest.partition(end)
-    with replacing(README) as part:
+    with atomic_write(README) as part:
         part.write_text(f"{before}{begin}{table(runs)}{end}{after}", encoding="utf-8")
 
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gbr import __version__
 from gbr.data.collection import SPLITS, Subset
-from gbr.data.files import write_json
-from gbr.data.strict_json import parsed
+from gbr.data.files import parse_json, write_json
 from gbr.downloads.catalogue import INDEX_FILES
 from gbr.errors import GbrError
 
@@ -41,7 +40,7 @@ class State:
         self._all: dict[str, Any] = {}
         if self._path.is_file():
             try:
-                told = parsed(self._path.read_bytes())
+                told = parse_json(self._path.read_bytes())
                 # Another version has other models, and so other figures.
                 self._all = _checked(told["collections"]) if told["gbr"] == __version__ else {}
             except (OSError, ValueError, KeyError, TypeError) as fault:

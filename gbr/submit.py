@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 
 from gbr import cli, submission
 from gbr.data.collection import OFFICIAL_TEST, Subset, graph_files
-from gbr.data.files import replacing, sweep
-from gbr.data.locks import alone
+from gbr.data.files import LOCK, atomic_write, exclusive_lock, remove_partial_files
 from gbr.errors import DataError, GbrError, UsageError
 
 if TYPE_CHECKING:
@@ -117,7 +116,7 @@ def submit(
     covering = _covering(models)
     files = {name: graph_files(Subset(name), data, _SPLIT) for name in covering}
     there = submission.graphs_there(data)
-    with alone(_parts(out), GbrError, "gbr.submit"):
+    with exclusive_lock(_parts(out), GbrError, "gbr.submit"):
         parts: list[Path] = []
         told: dict[str, Any] = {}
         for name, wanted in OFFICIAL_TEST.items():
@@ -219,7 +218,7 @@ def _ranked(
     with cli.progress(len(todo), f"ranking {subset.name}") as advance:
         for path, part in todo:
             order = np.argsort(combined(_scores(models, store, path.stem), mean), kind="stable")
-            with replacing(part) as unfinished:
+            with atomic_write(part) as unfinished:
                 unfinished.write_text(submission.row(subset, path.stem, order), encoding="utf-8")
             advance(1)
     return parts
@@ -263,8 +262,8 @@ def _folder(name: str) -> str:
 
 
 def _write(out: Path, parts: Sequence[Path], filled: submission.TestSets, covered: submission.TestSets) -> None:
-    sweep(out.parent, escape(out.name))
-    with replacing(out) as unfinished:
+    remove_partial_files(out.parent, escape(out.name))
+    with atomic_write(out) as unfinished:
         with unfinished.open("w", encoding="utf-8", newline="") as file:
             file.write(f"{submission.HEADER}\n")
             for part in parts:
@@ -284,10 +283,10 @@ def _clear(out: Path) -> None:
     """Remove the parts of a file that is whole, also those of other models that were never finished."""
     top = _parts(out)
     for folder in [*(top.joinpath(_folder(name)) for name in OFFICIAL_TEST), top]:
-        sweep(folder)
+        remove_partial_files(folder)
         with suppress(OSError):
             for path in folder.iterdir():
-                if _PART.search(path.name):
+                if _PART.search(path.name) or path.name == LOCK:
                     path.unlink()
             folder.rmdir()
 

@@ -60,7 +60,7 @@ def _main(argv: Sequence[str] | None = None) -> None:
     out = args.out or Path("runs") / subset.name.replace(":", "-") / time.strftime("%Y%m%d-%H%M%S")
     claim(out)
     from gbr.cluster import connected
-    from gbr.data.locks import alone
+    from gbr.data.files import exclusive_lock
     from gbr.evaluation import scoring
     from gbr.report.report import check_report_path, summarise_run, write_report
 
@@ -69,7 +69,7 @@ def _main(argv: Sequence[str] | None = None) -> None:
     scored: list[Scored] = []
 
     with (
-        alone(out, ModelError, "gbr.train"),
+        exclusive_lock(out, ModelError, "gbr.train"),
         connected(args.cluster, subset, args.data, args.store) as workers,
     ):
         figures = train(
@@ -359,6 +359,7 @@ def claim(out: Path) -> None:
     ------
     UsageError
     """
+    from gbr.data.files import LOCK
     from gbr.models import io
 
     nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
@@ -368,7 +369,7 @@ def claim(out: Path) -> None:
         raise UsageError(f"--out {out}: {nearest} cannot be written; name a folder you may write to")
     if not out.exists() or not any(out.iterdir()):
         return
-    if all(io.is_model_file(path.name) or path.suffix == ".part" for path in out.iterdir()):
+    if all(io.is_model_file(path.name) or path.suffix == ".part" or path.name == LOCK for path in out.iterdir()):
         return  # a run that was killed as it wrote its model
     try:
         io.read_manifest(out)
@@ -377,9 +378,9 @@ def claim(out: Path) -> None:
 
 
 def _write(ranker: Ranker, figures: dict[str, Any], out: Path) -> None:
-    from gbr.data.files import json_text, put_aside, replacing
+    from gbr.data.files import atomic_write, json_text, put_aside
 
-    with replacing(out / METRICS, ModelError) as part:
+    with atomic_write(out / METRICS, ModelError) as part:
         part.write_text(json_text(figures), encoding="utf-8")
         # Old figures must never stand beside a new model, nor be lost where there is no room for one.
         with put_aside(out / METRICS):

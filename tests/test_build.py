@@ -58,7 +58,7 @@ def test_the_store_holds_what_extract_gives(tmp_path: Path, subset: Subset) -> N
     for number, name in enumerate(slates.names):
         graph = read_graph(subset.folder(tmp_path) / "train" / f"{name}.npz")
         schema, X, duplicate_of = extract(graph, TPU)
-        rows = slates.slate(number)
+        rows = slates.rows(number)
         assert slates.columns == schema.names
         np.testing.assert_array_equal(slates.X[rows], X)
         np.testing.assert_array_equal(slates.duplicate_of[rows], duplicate_of)

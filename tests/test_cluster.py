@@ -95,7 +95,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def mean_tau(run: Path, root: Path) -> float:
     slates = FeatureStore(root / "store", "tile:cpu").load("test")
     scores = Ranker.load(run).predict(slates.X, qid=slates.qid)
-    rows = [slates.slate(number) for number in range(len(slates))]
+    rows = [slates.rows(number) for number in range(len(slates))]
     return float(np.mean([kendall_tau(scores[own], slates.target[own]) for own in rows]))
 
 

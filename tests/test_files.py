@@ -1,3 +1,5 @@
+"""Atomic writes, locks and strict JSON."""
+
 from __future__ import annotations
 
 import json
@@ -7,20 +9,28 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from gbr.data.files import replacing, sweep, write_json
-from gbr.errors import DataError, GbrError, StoreError
+from gbr.data.files import atomic_write, exclusive_lock, parse_json, remove_partial_files, write_json
+from gbr.errors import DataError, StoreError
 
 
-def test_the_file_appears_whole_and_folders_are_made(tmp_path: Path) -> None:
+def test_atomic_write_creates_folders_and_replaces_the_file_at_the_end(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "out.txt"
-    with replacing(path) as part:
-        part.write_text("new")
-        assert not path.exists()
-        assert part.parent == path.parent  # the same file system, so that the rename is one step
+    before = os.umask(0o027)
+    try:
+        with atomic_write(path) as part:
+            part.write_text("new")
+            assert not path.exists()
+            assert part.parent == path.parent  # the same file system, so that the rename is atomic
+    finally:
+        os.umask(before)
     assert path.read_text() == "new"
+    assert path.stat().st_mode & 0o777 == 0o640
     assert os.listdir(path.parent) == ["out.txt"]
 
 
@@ -28,101 +38,111 @@ def test_the_file_appears_whole_and_folders_are_made(tmp_path: Path) -> None:
 def test_the_old_file_survives_a_failure(tmp_path: Path, fault: BaseException) -> None:
     path = tmp_path / "out.txt"
     path.write_text("old")
-
-    def fail_halfway() -> None:
-        with replacing(path) as part:
-            part.write_text("ha")
-            raise fault
-
-    with pytest.raises(type(fault), match=r"^no$"):
-        fail_halfway()
+    with pytest.raises(type(fault), match=r"^no$"), atomic_write(path) as part:  # noqa: PT012
+        part.write_text("half")
+        raise fault
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["out.txt"]
 
 
-def test_the_umask_holds(tmp_path: Path) -> None:
-    before = os.umask(0o027)
-    try:
-        with replacing(tmp_path / "out.txt") as part:
-            part.write_text("x")
-        assert os.umask(0o027) == 0o027
-    finally:
-        os.umask(before)
-    assert (tmp_path / "out.txt").stat().st_mode & 0o777 == 0o640
-
-
-@pytest.mark.parametrize("error", [GbrError, StoreError, DataError])
-def test_a_folder_that_cannot_be_made_is_told_in_one_line(tmp_path: Path, error: type[GbrError]) -> None:
+@pytest.mark.parametrize("error", [StoreError, DataError])
+def test_a_path_that_cannot_be_written_is_a_one_line_error(tmp_path: Path, error: type[Exception]) -> None:
     (tmp_path / "file").write_text("not a folder")
-    path = tmp_path / "file" / "out.json"
-    with pytest.raises(
-        error, match=r"file/out\.json: cannot be written \(.+\); name a folder you may write to"
-    ) as caught:
-        write_json(path, {}, error)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_rename_onto_a_folder_is_told_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "out.json").mkdir()
-    with pytest.raises(StoreError, match=r"out\.json: cannot be written \(Is a directory\)"):
-        write_json(tmp_path / "out.json", {}, StoreError)
-    assert os.listdir(tmp_path) == ["out.json"]
-
-
-def test_json_is_indented_utf8_and_ends_in_a_newline(tmp_path: Path) -> None:
-    value = {"tau": 0.5, "graphs": {"größe": [1, 2]}, "note": None}
-    write_json(tmp_path / "out.json", value)
-    text = (tmp_path / "out.json").read_text(encoding="utf-8")
-    assert json.loads(text) == value
-    assert text.startswith('{\n "tau": 0.5,')
-    assert text.endswith("}\n")
-
-
-def test_json_never_holds_nan(tmp_path: Path) -> None:
-    write_json(tmp_path / "out.json", {"tau": 1.0})
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        write_json(tmp_path / "out.json", {"tau": float("nan")})
-    assert json.loads((tmp_path / "out.json").read_text()) == {"tau": 1.0}
+    for path in (tmp_path / "file" / "out.json", tmp_path / "out.json"):
+        with pytest.raises(
+            error, match=r"^\S+out\.json: cannot be written \(.+\); choose a folder that is writable"
+        ):
+            write_json(path, {}, error)  # type: ignore[arg-type]
+    assert sorted(os.listdir(tmp_path)) == ["file", "out.json"]
 
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from gbr.data.files import replacing
-with replacing(Path(sys.argv[1])) as part:
+from gbr.data.files import atomic_write
+with atomic_write(Path(sys.argv[1])) as part:
     part.write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_what_a_killed_process_left_is_swept_at_once(tmp_path: Path) -> None:
+def test_partial_files_of_killed_processes_are_removed(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "a.json"], check=False)
     assert done.returncode == -signal.SIGKILL
-    (left,) = tmp_path.iterdir()
-    assert left.name.endswith(".part")
-    with replacing(tmp_path / "b.json") as mine:
-        sweep(tmp_path)
-        assert [path.name for path in tmp_path.iterdir()] == [mine.name]
-    assert os.listdir(tmp_path) == ["b.json"]
-
-
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc to ask")
-def test_a_killed_process_that_nobody_asked_about_is_gone(tmp_path: Path) -> None:
-    process = subprocess.Popen([sys.executable, "-c", KILLED, tmp_path / "a.json"])
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # dead, and still in the table of processes
-    os.kill(process.pid, 0)
-    assert len(os.listdir(tmp_path)) == 1
-    sweep(tmp_path)
-    assert os.listdir(tmp_path) == []
-    process.wait()
-
-
-def test_what_another_machine_began_is_swept_after_a_day(tmp_path: Path) -> None:
+    assert len(list(tmp_path.glob(".a.json.*.part"))) == 1
     for name, age in ((".a.json.01234567-1-x.part", 60), (".b.json.01234567-1-x.part", 90_000), ("c.part", 90_000)):
-        (tmp_path / name).write_text("half")
+        (tmp_path / name).write_text("of another host")
         os.utime(tmp_path / name, (time.time() - age,) * 2)
-    sweep(tmp_path, "a.json")
-    sweep(tmp_path / "nowhere")
-    assert len(os.listdir(tmp_path)) == 3
-    sweep(tmp_path)
-    assert sorted(os.listdir(tmp_path)) == [".a.json.01234567-1-x.part", "c.part"]
+    with atomic_write(tmp_path / "mine.json") as mine:
+        remove_partial_files(tmp_path / "missing")
+        remove_partial_files(tmp_path)
+        assert sorted(os.listdir(tmp_path)) == sorted([".a.json.01234567-1-x.part", mine.name, "c.part"])
+
+
+def test_a_locked_folder_is_refused_and_removed_when_it_stays_empty(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    with exclusive_lock(folder, StoreError, "gbr.test"):
+        assert folder.is_dir()
+        with (
+            pytest.raises(StoreError, match=r"a/b: another gbr\.test is using this folder; wait until"),
+            exclusive_lock(folder, StoreError, "gbr.test"),
+        ):
+            pass
+    assert not list(tmp_path.iterdir())
+    with exclusive_lock(folder):
+        (folder / "file").touch()
+    assert [path.name for path in folder.iterdir()] == ["file"]
+
+
+def test_waiting_for_a_lock_reports_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    hold = "import sys, time; from pathlib import Path; from gbr.data.files import exclusive_lock\n"
+    hold += "with exclusive_lock(Path(sys.argv[1])):\n    print('locked', flush=True); time.sleep(0.3)"
+    with subprocess.Popen([sys.executable, "-c", hold, tmp_path], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"locked\n"
+        with exclusive_lock(tmp_path, owner="build", wait=True):
+            assert "waiting for another build" in caplog.text
+    assert process.returncode == 0
+
+
+TEXT = st.text(st.characters(codec="utf-8"), max_size=8)
+SCALARS = (
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+)
+JSON = st.recursive(
+    SCALARS | TEXT, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4), max_leaves=6
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(JSON, st.booleans())
+def test_json_round_trip(value: Any, ascii_only: bool) -> None:
+    text = json.dumps(value, ensure_ascii=ascii_only)
+    assert parse_json(text) == parse_json(text.encode()) == value
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"{", "Expecting property name"),
+        (b'{"a": 1, "b": {"c": 1, "c": 1}}', "duplicate key 'c'"),
+        (b"[-Infinity]", "invalid number -Infinity"),
+        (b"[1e999]", "invalid number 1e999"),
+        (b"[9223372036854775808]", "invalid number 9223372036854775808"),
+        (b"9" * 100_000, "invalid number 999"),
+        (b'{"a":' * 100_000, "nested too deeply"),
+        (b'["\xff"]', "can't decode"),
+    ],
+)
+def test_invalid_json_is_refused_in_one_line(data: bytes, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason) as caught:
+        parse_json(data)
+    assert "\n" not in str(caught.value)
+
+
+def test_json_files_never_hold_nan(tmp_path: Path) -> None:
+    write_json(tmp_path / "out.json", {"größe": 1.0})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "out.json", {"größe": float("nan")})
+    assert json.loads((tmp_path / "out.json").read_text(encoding="utf-8")) == {"größe": 1.0}

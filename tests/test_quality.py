@@ -125,7 +125,7 @@ def test_the_best_column_is_that_of_a_plain_loop() -> None:
     known = np.array([True, False, True, True])
     naive = np.zeros((4, 6))
     for graph in range(4):
-        rows = pool.slate(graph)
+        rows = pool.rows(graph)
         for column in range(6):
             values = np.where(np.isnan(pool.X[rows, column]), 0, pool.X[rows, column]).astype(float)
             naive[graph, column] = count_pairs(values, pool.target[rows]).untied_tau

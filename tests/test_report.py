@@ -175,13 +175,13 @@ def test_the_budget_is_the_mean_slowdown_of_every_graph() -> None:
     assert found["k"] == [1, 2, 3, 5, 7, 10, 15, 20, 30, 40]
     for k, told, most in zip(found["k"], found["model"], found["most"], strict=True):
         slowdowns = [
-            metrics.slowdown_at_k(scores[slates.slate(number)], slates.target[slates.slate(number)], k)
+            metrics.slowdown_at_k(scores[slates.rows(number)], slates.target[slates.rows(number)], k)
             for number in range(2)
         ]
         assert told == pytest.approx(np.mean(slowdowns))
         assert most == pytest.approx(np.quantile(slowdowns, 0.9))
     assert found["random"][0] == pytest.approx(
-        np.mean([slates.target[slates.slate(n)].mean() / slates.target[slates.slate(n)].min() - 1 for n in range(2)])
+        np.mean([slates.target[slates.rows(n)].mean() / slates.target[slates.rows(n)].min() - 1 for n in range(2)])
     )
     assert found["retest"] is None
     assert budget(slates, scores, []) is None

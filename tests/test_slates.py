@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gbr.data.groups import QueryGroups, block_names, matching
+from gbr.data.groups import QueryGroups, block_names, column_indices
 from gbr.errors import DataError, UsageError
 
 COLUMNS = ("config.a", "config.b", "nodes.a", "nodes.mean.a", "nodesque.a")
@@ -33,7 +33,7 @@ def test_sizes_and_qid_follow_indptr() -> None:
     assert slates.qid.tolist() == [0, 0, 0, 2, 2]
     assert slates.qid.dtype == np.int64
     assert len(slates) == 3
-    assert slates.slate(2) == slice(3, 5)
+    assert slates.rows(2) == slice(3, 5)
 
 
 def test_the_target_is_the_normalized_runtime_where_there_is_a_normalizer() -> None:
@@ -70,7 +70,7 @@ def test_take_is_row_by_row_the_slates_picked(picked: list[int]) -> None:
     for place, number in enumerate(picked):
         for name in ("X", "runtime", "normalizer", "repeat", "duplicate_of"):
             np.testing.assert_array_equal(
-                getattr(taken, name)[taken.slate(place)], getattr(slates, name)[slates.slate(number)]
+                getattr(taken, name)[taken.rows(place)], getattr(slates, name)[slates.rows(number)]
             )
     mask = np.isin(np.arange(4), picked)
     np.testing.assert_array_equal(slates.take(mask).X, slates.take(sorted(set(picked))).X)
@@ -113,7 +113,7 @@ def test_select_refuses_what_is_neither() -> None:
 
 def test_names_of_blocks() -> None:
     assert block_names(COLUMNS) == ("config", "nodes", "nodesque")
-    assert matching(COLUMNS, "nodes").tolist() == [2, 3]
-    assert matching(COLUMNS, "nodes.mean").tolist() == [3]
-    assert matching(COLUMNS, "nodes.a").tolist() == [2]
-    assert matching(COLUMNS, "mean").tolist() == []
+    assert column_indices(COLUMNS, "nodes").tolist() == [2, 3]
+    assert column_indices(COLUMNS, "nodes.mean").tolist() == [3]
+    assert column_indices(COLUMNS, "nodes.a").tolist() == [2]
+    assert column_indices(COLUMNS, "mean").tolist() == []

@@ -16,11 +16,9 @@ from gbr import Ranker, submit, train
 from gbr.collect import __main__ as collect
 from gbr.data.build import build
 from gbr.data.collection import Subset
-from gbr.data.locks import alone, hold
+from gbr.data.files import exclusive_lock
 from gbr.data.store import FeatureStore
 from gbr.download import main as download
-from gbr.errors import GbrError, StoreError
-from gbr.evaluation.scoring import ready_store
 from tests.collection import trained, write_collection
 from tests.made import collection
 from tests.soak.running import Command, Starter, unfinished
@@ -77,29 +75,16 @@ def test_two_builds_make_one_store(two: Sequence[Starter], folder: Path, subset:
 
 
 def test_two_builds_for_different_hardware_never_mix(two: Sequence[Starter], folder: Path) -> None:
-    alone_of = {}
+    expected = {}
     for name in ("cpu", "tpu"):
         build(Subset("tile:cpu"), folder / "data", folder / name, jobs=1, hardware=PROFILES[name])
-        alone_of[name] = digests(folder / name / "tile/cpu", "**/*.parquet")
-    assert alone_of["cpu"] != alone_of["tpu"]
+        expected[name] = digests(folder / name / "tile/cpu", "**/*.parquet")
+    assert expected["cpu"] != expected["tpu"]
     line = BUILD.format(subset="tile:cpu", store="store") + " --hardware "
     for command in at_once(two, folder, f"{line}cpu", f"{line}tpu"):
-        assert command.status == 0 or "uses it for other hardware" in command.told, command.told
-    made_for = FeatureStore(folder / "store", "tile:cpu").manifest["schema"]["hardware"]["name"]
-    assert digests(folder / "store/tile/cpu", "**/*.parquet") == alone_of[made_for]
-
-
-def test_a_store_that_is_read_is_not_made_anew_for_other_hardware(folder: Path) -> None:
-    subset = Subset("tile:cpu")
-    store, _ = ready_store(subset, folder / "data", folder / "store", ("train",), 1)
-    before = digests(folder / "store", "**/*.parquet")
-    with pytest.raises(StoreError, match=r"store/tile/cpu: another process that uses it for other hardware.* at work"):
-        build(subset, folder / "data", folder / "store", jobs=1, hardware=PROFILES["tpu"])
-    assert digests(folder / "store", "**/*.parquet") == before
-    assert build(subset, folder / "data", folder / "store", jobs=1).built == 4  # more of the same is welcome
-    assert len(store.load("train")) == 12
-    del store
-    assert build(subset, folder / "data", folder / "store", jobs=1, hardware=PROFILES["tpu"]).built == 16
+        command.finish()
+    built_for = FeatureStore(folder / "store", "tile:cpu").manifest["schema"]["hardware"]["name"]
+    assert digests(folder / "store/tile/cpu", "**/*.parquet") == expected[built_for]
 
 
 def test_two_trainings_leave_one_whole_run(two: Sequence[Starter], folder: Path) -> None:
@@ -107,7 +92,7 @@ def test_two_trainings_leave_one_whole_run(two: Sequence[Starter], folder: Path)
     commands = at_once(two, folder, f"{line}1", f"{line}2")
     assert 0 in [command.status for command in commands]
     for command in commands:
-        assert command.status == 0 or "run: another gbr.train is at work there" in command.told, command.told
+        assert command.status == 0 or "run: another gbr.train is using this folder" in command.told, command.told
     Ranker.load(folder / "run")
     assert json.loads((folder / "run/metrics.json").read_text())["valid"]["n_graphs"] == 4
     assert len(list((folder / "run").glob("model-*"))) == 1
@@ -122,47 +107,23 @@ def told_of(capsys: Capture, main: Callable[[list[str]], int], line: str) -> str
 
 def test_the_second_is_told_of_the_first(folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    with alone(folder / "run"):
+    with exclusive_lock(folder / "run"):
         told = told_of(capsys, train.main, "--subset tile:cpu --data data --store store --out run")
-        assert told == "gbr: error: run: another gbr.train is at work there; let it finish, or name another folder"
-    with alone(folder / "data2/npz/tile/cpu"):
+        assert (
+            told
+            == "gbr: error: run: another gbr.train is using this folder; wait until it has finished, or choose another"
+        )
+    with exclusive_lock(folder / "data2/npz/tile/cpu"):
         told = told_of(capsys, collect.main, "tile --out data2 --families vecmat")
-        assert "data2/npz/tile/cpu: another gbr.collect is at work there" in told
-    with alone(folder / "data2/archives"):
+        assert "data2/npz/tile/cpu: another gbr.collect is using this folder" in told
+    with exclusive_lock(folder / "data2/archives"):
         for name in ("tile:xla", "eval-indices"):
             told = told_of(capsys, download, f"{name} --data data2 --base-url http://127.0.0.1:9")
-            assert "data2/archives: another gbr.download is at work there" in told
+            assert "data2/archives: another gbr.download is using this folder" in told
     write_collection(folder / "data", {"test": 1}, "tile:xla")
     trained(folder / "data", out=folder / "model", settings={"n_estimators": 2})
-    with alone(folder / "s.csv.parts"):
+    with exclusive_lock(folder / "s.csv.parts"):
         told = told_of(capsys, submit.main, "--models tile:xla=model --data data --store store --out s.csv")
-        assert "s.csv.parts: another gbr.submit is at work there" in told
+        assert "s.csv.parts: another gbr.submit is using this folder" in told
     assert submit.main("--models tile:xla=model --data data --store store --out s.csv --jobs 1".split()) == 0
     assert not (folder / "s.csv.parts").exists()
-
-
-def test_a_folder_is_held_until_the_end_and_goes_when_it_was_made_and_stays_empty(tmp_path: Path) -> None:
-    folder = tmp_path / "a" / "b"
-    with alone(folder, StoreError, "gbr.test"):
-        with pytest.raises(
-            StoreError, match=r"a/b: another gbr\.test is at work there; let it finish, or name another"
-        ):
-            hold(folder, StoreError, "gbr.test", shared=True)
-        assert folder.is_dir()
-    assert not list(tmp_path.iterdir())
-    with alone(folder, shared=True), alone(folder, shared=True):
-        (folder / "file").touch()
-        with pytest.raises(GbrError, match="at work there"):
-            hold(folder)
-    assert folder.exists()
-    with alone(folder) as share:
-        share()
-        with alone(folder, shared=True):
-            pass
-
-
-def test_who_held_a_folder_that_is_gone_holds_nothing(tmp_path: Path) -> None:
-    with alone(tmp_path / "a"):
-        (tmp_path / "a").rmdir()
-        with alone(tmp_path / "a"), pytest.raises(GbrError, match="at work there"):
-            hold(tmp_path / "a")

@@ -24,7 +24,7 @@ def column_taus(slates: QueryGroups, seed: int = 0) -> FloatArray:
     rng = np.random.default_rng(seed)
     found = np.zeros((len(slates), len(slates.columns)))
     for number in range(len(slates)):
-        part = slates.slate(number)
+        part = slates.rows(number)
         rows = np.arange(part.start, part.stop)
         if len(rows) > _ROWS:
             rows = np.sort(rng.choice(rows, _ROWS, replace=False))

@@ -239,7 +239,7 @@ def _fitted(task: Task, backend: str, objective: str) -> Ranker:
 
 def _predicted(ranker: Ranker, slates: QueryGroups) -> FloatArray:
     """Scores of all rows, float64 (rows,), a slate at a time: a model may ask which rows are one slate."""
-    parts = [slates.X[slates.slate(number)] for number in range(len(slates))]
+    parts = [slates.X[slates.rows(number)] for number in range(len(slates))]
     return np.concatenate([ranker.predict(Table(part, slates.columns)) for part in parts])
 
 

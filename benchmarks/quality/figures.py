@@ -42,7 +42,7 @@ def per_graph(scores: FloatArray, slates: QueryGroups, held: NDArray[np.bool_]) 
     found = {name: np.full(len(slates), np.nan) for name in NAMES}
     target = slates.target
     for number in np.flatnonzero(held):
-        rows = slates.slate(int(number))
+        rows = slates.rows(int(number))
         if np.isnan(scores[rows]).any():
             continue
         pairs = count_pairs(scores[rows], target[rows])

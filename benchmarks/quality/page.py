@@ -24,7 +24,7 @@ from benchmarks.quality.contenders import (
 from benchmarks.quality.figures import NAMES, TAU, Difference, difference, mean, per_graph
 from benchmarks.quality.folds import Protocol
 from benchmarks.quality.run import Bench, Plan
-from gbr.data.groups import block_names, matching
+from gbr.data.groups import block_names, column_indices
 
 FloatArray = NDArray[np.float64]
 Figures = Mapping[str, FloatArray]
@@ -150,7 +150,7 @@ def _blocks(bench: Bench, plan: Plan) -> Section:
         if without(block) in figures:
             other = figures[without(block)][TAU]
             rest, lost = mean(other), _apart(difference(whole, other, bench.pool.families))  # type: ignore[assignment]
-        rows.append((block, len(matching(columns, block)), single, rest, *lost))
+        rows.append((block, len(column_indices(columns, block)), single, rest, *lost))
     text = f"{plan.protocol.title}. {BLOCKS.format(trees=bench.options.trees or BLOCK_TREES)}"
     return Section("Feature blocks", text, BLOCK_COLUMNS, rows)
 

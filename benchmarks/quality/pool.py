@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from gbr.data.build import build
 from gbr.data.collection import Subset, family, splits_present
-from gbr.data.groups import QueryGroups
+from gbr.data.groups import QueryGroups, unrankable
 from gbr.data.store import FeatureStore
 from gbr.errors import DataError
-from gbr.evaluation.metrics import unrankable
 from gbr.train import fingerprint
 
 
@@ -55,7 +54,7 @@ def load(subset: Subset, data: Path, store_root: Path, jobs: int | None) -> Pool
     parts = []
     for split in splits:
         known = store.load(split).labelled()
-        bounds = [known.slate(number) for number in range(len(known))]
+        bounds = [known.rows(number) for number in range(len(known))]
         parts.append(known.take([not unrankable(known.target[rows], known.duplicate_of[rows]) for rows in bounds]))
     if not sum(map(len, parts)):
         raise DataError(f"{subset.folder(data)}: no graph can be ranked; name another collection with --subset")

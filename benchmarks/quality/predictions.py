@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import gbr
-from gbr.data.files import replacing, write_json
+from gbr.data.files import atomic_write, write_json
 
 FloatArray = NDArray[np.float64]
 
@@ -85,7 +85,7 @@ class Predictions:
     @staticmethod
     def keep(path: Path, values: FloatArray) -> None:
         """Write an array, whole or not at all."""
-        with replacing(path) as part, part.open("wb") as file:
+        with atomic_write(path) as part, part.open("wb") as file:
             np.save(file, values)
 
 

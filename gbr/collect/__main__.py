@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from gbr.cli import Parser, add_json, add_splits, command, emit_json, note, parser, positive, progress, table
 from gbr.data.collection import SPLITS
-from gbr.data.files import sweep
-from gbr.data.locks import alone
+from gbr.data.files import exclusive_lock, remove_partial_files
 from gbr.errors import CollectError
 
 if TYPE_CHECKING:
@@ -157,9 +156,9 @@ def _missing(todo: Sequence[_Task], root: Path, collection: Path, what: str) -> 
     """What is to be measured still, with the collection held: another process would measure the same, and disturb."""
     with ExitStack() as held:
         if not all(task.path.exists() for task in todo):
-            held.enter_context(alone(root / collection, CollectError, "gbr.collect"))
+            held.enter_context(exclusive_lock(root / collection, CollectError, "gbr.collect"))
         for folder in {task.path.parent for task in todo}:
-            sweep(folder)
+            remove_partial_files(folder)
         missing = [task for task in todo if not task.path.exists()]
         if len(missing) < len(todo):
             note(

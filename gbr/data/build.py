@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from gbr import check_features
 from gbr.data.collection import SPLITS, Subset, graph_files, splits_present
-from gbr.data.files import sweep
+from gbr.data.files import remove_partial_files
 from gbr.data.graph import Graph, read_graph
+from gbr.data.groups import unrankable
 from gbr.data.layout_build import LayoutColumns
 from gbr.data.npz import NpzFile
 from gbr.data.pool import Advance, Progress, cores, in_processes
@@ -272,14 +273,14 @@ def build(
 
 def _sweep(store: FeatureStore, files: Mapping[str, Container[str]]) -> None:
     """Delete features of graphs that are gone, and what a killed build left unfinished."""
-    sweep(store.folder)
+    remove_partial_files(store.folder)
     for split, stems in files.items():
         folder = store.folder / split
         for path in folder.glob("*.parquet"):
             with suppress(OSError):
                 if path.stem not in stems:
                     path.unlink()
-        sweep(folder)
+        remove_partial_files(folder)
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
@@ -353,8 +354,6 @@ def _work(task: _Task) -> Entry:
 
 
 def _degenerate(graph: Graph, duplicate_of: NDArray[np.int64]) -> str | None:
-    from gbr.evaluation.metrics import unrankable
-
     if graph.runtime is None:
         # Distinct stand-ins: only the configurations can make it unrankable.
         return unrankable(np.arange(graph.n_configs, dtype=np.float64), duplicate_of)

@@ -1,9 +1,11 @@
-"""Outputs are written beside and renamed: a reader sees the old file or the new one, never half of one."""
+"""Atomic writes, locks between processes, strict JSON, and disk space."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import math
 import os
 import re
 import shutil
@@ -12,54 +14,66 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
 from glob import escape
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from gbr.errors import GbrError
 
-#: Is told how many bytes are done, and of how many (None where that is unknown).
+#: Called with the bytes done so far and the total (None where unknown).
 Report = Callable[[int, int | None], None]
 
-_LEFTOVER_SECONDS: Final = 24 * 3600
-#: Machine and process in the name of an unfinished file.
+#: Lock file in a folder that is in use.
+LOCK: Final = ".lock"
+_ABANDONED_SECONDS: Final = 24 * 3600
+#: Host and process in the name of a temporary file.
 _WRITER: Final = re.compile(r"\.([0-9a-f]{8})-([0-9]+)-[^.]*\.part$")
 #: What a disk needs besides the files: folders, rounding, other programs.
-_SPARE: Final = 1 << 26
+_SPARE_BYTES: Final = 1 << 26
 
 
 @contextmanager
-def replacing(path: Path, error: type[GbrError] = GbrError) -> Iterator[Path]:
-    """Yield a temporary path in ``path``'s folder; on success it becomes ``path``, on failure it is removed.
+def atomic_write(path: Path, error: type[GbrError] = GbrError) -> Iterator[Path]:
+    """Yield a temporary path in the folder of ``path``; on success it replaces ``path``, on failure it is removed.
 
     Raises
     ------
     error
-        Where the folder cannot be made or written (the ``OSError`` told in one line).
+        When the folder or the file cannot be written.
     """
     path = Path(path)
+    part = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        writer = f"{_machine()}-{os.getpid()}-"
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.{writer}", suffix=".part", dir=path.parent)
+        prefix = f".{path.name}.{_host()}-{os.getpid()}-"
+        handle, name = tempfile.mkstemp(prefix=prefix, suffix=".part", dir=path.parent)
+        part = Path(name)
         os.close(handle)
-        os.chmod(name, 0o666 & ~_umask())
-    except OSError as fault:
-        raise error(_cannot_write(path, fault)) from fault
-    part = Path(name)
-    try:
+        umask = os.umask(0)
+        os.umask(umask)
+        part.chmod(0o666 & ~umask)
         yield part
         os.replace(part, path)
     except OSError as fault:
-        raise error(_cannot_write(path, fault)) from fault
+        reason = fault.strerror or fault
+        raise error(
+            f"{path}: cannot be written ({reason}); choose a folder that is writable and has free space"
+        ) from fault
     finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
+        if part is not None:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str, error: type[GbrError] = GbrError) -> None:
+    """Write a text atomically, and delete temporary files of earlier attempts."""
+    remove_partial_files(path.parent, escape(path.name))
+    with atomic_write(path, error) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any, error: type[GbrError] = GbrError) -> None:
-    """Write ``value`` as indented JSON, whole or not at all."""
+    """Write ``value`` as indented JSON, atomically."""
     write_text(path, json_text(value), error)
 
 
@@ -68,17 +82,95 @@ def json_text(value: Any) -> str:
     return json.dumps(value, indent=1, allow_nan=False) + "\n"
 
 
-def write_text(path: Path, text: str, error: type[GbrError] = GbrError) -> None:
-    """Write a text, whole or not at all, and delete what killed runs left unfinished of it."""
-    sweep(path.parent, escape(path.name))
-    with replacing(path, error) as part:
-        part.write_text(text, encoding="utf-8")
+def parse_json(data: bytes | str) -> Any:
+    """Parse JSON strictly: no duplicate keys, no NaN or infinity, integers of at most 64 bits.
+
+    Raises
+    ------
+    ValueError
+        For anything else; its message is one line.
+    """
+    try:
+        return json.loads(
+            data, object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite, parse_int=_int64
+        )
+    except RecursionError as fault:
+        raise ValueError("nested too deeply") from fault
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"duplicate key {next(name for name in names if names.count(name) > 1)[:80]!r}")
+    return found
+
+
+def _refuse(text: str) -> NoReturn:
+    raise ValueError(f"invalid number {text[:40]}")
+
+
+def _finite(text: str) -> float:
+    return number if math.isfinite(number := float(text)) else _refuse(text)
+
+
+def _int64(text: str) -> int:
+    return number if len(text) <= 20 and -(2**63) <= (number := int(text)) < 2**63 else _refuse(text)
+
+
+@contextmanager
+def exclusive_lock(
+    folder: Path, error: type[GbrError] = GbrError, owner: str = "gbr process", *, wait: bool = False
+) -> Iterator[None]:
+    """Keep other processes out of a folder; the system releases the lock when a process ends, however it ends.
+
+    Parameters
+    ----------
+    folder : Path
+        Created when missing, and removed at the end when it was created and is still empty.
+    error : type
+    owner : str
+        What holds such a lock, for the message.
+    wait : bool
+        Wait for the other process instead of raising.
+
+    Raises
+    ------
+    error
+        When another process holds the lock, or the folder cannot be written.
+    """
+    from filelock import FileLock, Timeout  # not for --help
+
+    created = [each for each in (folder, *folder.parents) if not each.exists()]
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except Timeout as fault:
+            if not wait:
+                raise error(
+                    f"{folder}: another {owner} is using this folder; wait until it has finished, or choose another"
+                ) from fault
+            logging.getLogger(__name__).warning("%s: waiting for another %s", folder, owner)
+            lock.acquire(timeout=-1)
+    except OSError as fault:
+        raise error(f"{folder}: cannot be written ({fault.strerror or fault}); choose a writable folder") from fault
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            (folder / LOCK).unlink()  # while the lock is held; a process that waits on this file opens it again
+        lock.release()
+        for each in created:
+            with suppress(OSError):  # usually not empty
+                each.rmdir()
 
 
 @contextmanager
 def put_aside(path: Path) -> Iterator[None]:
-    """Take a file away that is about to be outdated; it comes back on failure, and is gone on success."""
-    aside = path.with_name(f".{path.name}.{_machine()}-{os.getpid()}-old.part")
+    """Move a file away that is about to be outdated; restored on failure, deleted on success."""
+    aside = path.with_name(f".{path.name}.{_host()}-{os.getpid()}-old.part")
     with suppress(FileNotFoundError):
         os.replace(path, aside)
     try:
@@ -90,63 +182,54 @@ def put_aside(path: Path) -> Iterator[None]:
     aside.unlink(missing_ok=True)
 
 
-def sweep(folder: Path, name: str = "*") -> None:
-    """Delete what killed runs left unfinished of files that :func:`replacing` was to write.
+def remove_partial_files(folder: Path, pattern: str = "*") -> None:
+    """Delete the temporary files that killed processes left behind in :func:`atomic_write`.
 
-    A process of this machine is known to be gone; one of another machine is taken to be after a day.
+    Files of running processes stay; those of other hosts are deleted after a day.
 
     Parameters
     ----------
     folder : Path
-        Need not exist.
-    name : str
-        Pattern of :mod:`glob`, of the files that were to be.
+        May be missing.
+    pattern : str
+        :mod:`glob` pattern of the names of the final files.
     """
-    for part in folder.glob(f".{name}.*.part"):
+    for part in folder.glob(f".{pattern}.*.part"):
         with suppress(OSError):
-            if _is_abandoned(part):
+            writer = _WRITER.search(part.name)
+            is_local = writer is not None and writer[1] == _host() and os.name == "posix"
+            if writer is not None and is_local:
+                abandoned = not _is_running(int(writer[2]))
+            else:
+                abandoned = part.stat().st_mtime < time.time() - _ABANDONED_SECONDS
+            if abandoned:
                 part.unlink()
 
 
-def _is_abandoned(part: Path) -> bool:
-    writer = _WRITER.search(part.name)
-    if writer and writer[1] == _machine() and os.name == "posix" and not _is_alive(int(writer[2])):
-        return True
-    return part.stat().st_mtime < time.time() - _LEFTOVER_SECONDS
-
-
-def _is_alive(process: int) -> bool:
+def _is_running(process: int) -> bool:
     try:
-        os.kill(process, 0)  # asks only
+        os.kill(process, 0)  # sends no signal
     except ProcessLookupError:
         return False
-    except OSError:  # somebody else's
+    except OSError:  # of another user
         return True
-    with suppress(OSError, IndexError):  # one that was killed is there until its parent asks what became of it
+    with suppress(OSError, IndexError):  # a killed process exists until its parent collects it
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     return True
 
 
-@cache
-def _machine() -> str:
-    """Eight hex digits that tell machines apart which share a folder."""
-    return hashlib.sha256(f"{socket.gethostname()} {_boot()}".encode()).hexdigest()[:8]
-
-
-def _boot() -> str:
-    """What changes when process numbers begin anew: a start of the machine, or of a container."""
-    with suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
-    return ""
+def _host() -> str:
+    """Eight hex digits per host (and container, which has process numbers of its own)."""
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
 def require_space(folder: Path, needed: int, what: str, error: type[GbrError] = GbrError) -> None:
-    """Make sure that a disk has room before it is filled.
+    """Check that a disk has room.
 
     Parameters
     ----------
     folder : Path
-        Need not exist yet.
+        May be missing.
     needed : int
         Bytes.
     what : str
@@ -156,21 +239,21 @@ def require_space(folder: Path, needed: int, what: str, error: type[GbrError] = 
     Raises
     ------
     error
-        Where there is less, with a little to spare.
+        When there is less than ``needed`` plus a reserve of 64 MiB.
     """
     if needed <= 0:
         return
-    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
-    free = shutil.disk_usage(there).free
-    if free < needed + _SPARE:
+    existing = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed + _SPARE_BYTES:
         raise error(
-            f"{folder}: {what} needs {size_text(needed + _SPARE)}, the disk has {size_text(free)} left; "
-            "make room or name a folder on another disk"
+            f"{folder}: {what} needs {size_text(needed + _SPARE_BYTES)}, the disk has {size_text(free)} left; "
+            "free some space or choose a folder on another disk"
         )
 
 
 def size_text(size: float) -> str:
-    """Bytes as people read them: ``3 bytes``, ``12.3 MB``; decimal, as disks and networks are sold."""
+    """Bytes in readable form: ``3 bytes``, ``12.3 MB``; decimal units, as disks and networks are sold."""
     if size < 1000:
         return f"{size:.0f} bytes"
     for unit in ("kB", "MB", "GB"):
@@ -178,13 +261,3 @@ def size_text(size: float) -> str:
         if size < 999.95:
             return f"{size:.1f} {unit}"
     return f"{size / 1000:.1f} TB"
-
-
-def _cannot_write(path: Path, fault: OSError) -> str:
-    return f"{path}: cannot be written ({fault.strerror or fault}); name a folder you may write to, with free space"
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

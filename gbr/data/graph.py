@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gbr.data.files import replacing
+from gbr.data.files import atomic_write
 from gbr.data.npz import BLOCK_BYTES
 from gbr.data.packed import LAYOUT_RANGE as LAYOUT_RANGE
 from gbr.data.packed import N_LAYOUT as N_LAYOUT
@@ -269,7 +269,7 @@ def write_graph(path: Path | str, graph_arrays: Mapping[str, NDArray[Any]]) -> N
     for _ in graph.config_blocks():
         pass  # validates every configuration
     arrays = {key: np.asarray(graph_arrays[key]).astype(dtype) for key, dtype in DTYPES.items() if key in graph_arrays}
-    with replacing(path, DataError) as part, part.open("wb") as stream:
+    with atomic_write(path, DataError) as part, part.open("wb") as stream:
         np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
 
 

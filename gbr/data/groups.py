@@ -1,4 +1,4 @@
-"""Ragged tables: the configurations of several graphs, one slate after the other in flat arrays."""
+"""Query groups: the configurations of several graphs, group after group in flat arrays."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ IntArray = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class QueryGroups:
-    """The rows (configurations) of several graphs.  A slate is the rows of one graph; they are contiguous.
+    """Feature rows of several graphs.  A group is the configurations of one graph; its rows are contiguous.
 
     Parameters
     ----------
     names : tuple of str
-        Stems of the graphs' files, one per slate.
-    indptr : int64 (slates + 1,)
-        Slate ``i`` is rows ``indptr[i]:indptr[i + 1]``.
+        File stem of each group's graph.
+    indptr : int64 (groups + 1,)
+        Group ``i`` is rows ``indptr[i]:indptr[i + 1]``.
     columns : tuple of str
         Full column names, ``<block>.<column>``.
     X : float32 (rows, len(columns))
     runtime, normalizer, repeat : int64 (rows,) or None
-        Measured runtime [ns], what to divide it by, an independent second measurement [ns].  None where no slate has
-        them; 0 on the rows of a slate that has none while others do.
+        Measured runtime [ns], its divisor, and an independent second measurement [ns].  None when no group has them;
+        0 in groups without them when others have them.
     duplicate_of : int64 (rows,)
-        Row number within the slate of the first identical configuration; its own where it is the first.
+        Row index within the group of the first identical configuration; its own index for the first one.
     """
 
     names: tuple[str, ...]
@@ -48,20 +48,20 @@ class QueryGroups:
 
     @cached_property
     def sizes(self) -> IntArray:
-        """Rows per slate, int64 (slates,)."""
+        """Rows per group, int64 (groups,)."""
         return np.diff(self.indptr)
 
     @cached_property
     def qid(self) -> IntArray:
-        """Slate number of every row, int64 (rows,)."""
+        """Group index of every row, int64 (rows,)."""
         return np.repeat(np.arange(len(self), dtype=np.int64), self.sizes)
 
     @cached_property
     def is_labelled(self) -> NDArray[np.bool_]:
-        """Whether a slate has measured runtimes, bool (slates,)."""
+        """Whether each group has measured runtimes, bool (groups,)."""
         if self.runtime is None:
             return np.zeros(len(self), bool)
-        # A slate has runtimes on all its rows or on none (gbr.data.graph refuses anything between).
+        # A group has runtimes on all rows or on none: read_graph refuses anything else.
         known = np.zeros(len(self), bool)
         full = self.sizes > 0
         known[full] = self.runtime[self.indptr[:-1][full]] > 0
@@ -69,39 +69,39 @@ class QueryGroups:
 
     @cached_property
     def target(self) -> NDArray[np.float64]:
-        """What is ranked, lower is faster: runtime / normalizer where there is one, else the runtime; float64 (rows,).
+        """Ranking target, lower is faster: runtime / normalizer where there is one, else runtime; float64 (rows,).
 
         Raises
         ------
         DataError
-            When a slate has no runtimes.
+            When a group has no runtimes.
         """
-        unknown = [self.names[slate] for slate in np.flatnonzero(~self.is_labelled)]
+        unknown = [self.names[group] for group in np.flatnonzero(~self.is_labelled)]
         if self.runtime is None or unknown:
             first = f" (first: {unknown[0]})" if unknown else ""
             raise DataError(
                 f"{len(unknown)} of {len(self)} graphs have no measured runtimes{first}; "
-                "take a split with runtimes (the test files of TpuGraphs have none)"
+                "use a split with runtimes (the test files of TpuGraphs have none)"
             )
         if self.normalizer is None:
             return self.runtime.astype(np.float64)
         return self.runtime / np.where(self.normalizer > 0, self.normalizer, 1)
 
-    def slate(self, number: int) -> slice:
-        """Rows of one slate."""
-        return slice(int(self.indptr[number]), int(self.indptr[number + 1]))
+    def rows(self, group: int) -> slice:
+        """Rows of one group."""
+        return slice(int(self.indptr[group]), int(self.indptr[group + 1]))
 
-    def take(self, slates: ArrayLike) -> QueryGroups:
-        """Pick slates by number (in the order given, repeats allowed) or by a bool mask.
+    def take(self, groups: ArrayLike) -> QueryGroups:
+        """Select groups by index (in the given order, repeats allowed) or by a boolean mask.
 
-        Neighbours in order come as views, any other choice as a copy.
+        Consecutive groups are returned as views, any other selection as a copy.
 
         Raises
         ------
         UsageError
-            For a number that is no slate, or a mask of another length.
+            For an index out of range, or a mask of another length.
         """
-        picked = self._numbers(np.asarray(slates))
+        picked = self._indices(np.asarray(groups))
         sizes = self.sizes[picked]
         indptr = np.concatenate(([0], np.cumsum(sizes, dtype=np.int64)))
         rows: slice | IntArray
@@ -110,7 +110,7 @@ class QueryGroups:
         else:
             rows = np.arange(indptr[-1]) + np.repeat(self.indptr[picked] - indptr[:-1], sizes)
         return QueryGroups(
-            names=tuple(self.names[number] for number in picked),
+            names=tuple(self.names[group] for group in picked),
             indptr=indptr,
             columns=self.columns,
             X=self.X[rows],
@@ -121,45 +121,55 @@ class QueryGroups:
         )
 
     def labelled(self) -> QueryGroups:
-        """The slates with measured runtimes (this object itself when all have them)."""
+        """The groups with measured runtimes (this object itself when all have them)."""
         return self if self.is_labelled.all() else self.take(self.is_labelled)
 
     def select(self, columns: Iterable[str]) -> QueryGroups:
-        """Keep some columns, in their present order.
+        """Select columns; they keep their order.
 
         Parameters
         ----------
         columns : iterable of str
-            Full column names, or names of blocks, which stand for all their columns.
+            Full column names, or block names, which select all their columns.
 
         Raises
         ------
         UsageError
-            For a name that is neither.
+            For an unknown name.
         """
-        wanted = list(dict.fromkeys([columns] if isinstance(columns, str) else columns))
-        keep = np.zeros(len(self.columns), bool)
-        for name in wanted:
-            hits = matching(self.columns, name)
-            if not len(hits):
-                blocks = ", ".join(block_names(self.columns))
-                raise UsageError(f"columns: {name!r} is neither a column nor a block; blocks are {blocks}")
-            keep[hits] = True
-        if keep.all():
+        kept = select_columns(self.columns, columns)
+        if len(kept) == len(self.columns):
             return self
-        places = np.flatnonzero(keep)
-        return replace(self, columns=tuple(self.columns[place] for place in places), X=self.X[:, places])
+        return replace(self, columns=tuple(self.columns[index] for index in kept), X=self.X[:, kept])
 
-    def _numbers(self, slates: NDArray[np.generic]) -> IntArray:
-        if slates.dtype == bool:
-            if slates.shape != (len(self),):
-                raise UsageError(f"slates: got a mask of shape {slates.shape}, want ({len(self)},)")
-            return np.flatnonzero(slates).astype(np.int64)
-        numbers = slates.astype(np.int64).reshape(-1)
-        wrong = numbers[(numbers < 0) | (numbers >= len(self))]
+    def _indices(self, groups: NDArray[np.generic]) -> IntArray:
+        if groups.dtype == bool:
+            if groups.shape != (len(self),):
+                raise UsageError(f"groups: expected a mask of shape ({len(self)},), got {groups.shape}")
+            return np.flatnonzero(groups).astype(np.int64)
+        indices = groups.astype(np.int64).reshape(-1)
+        wrong = indices[(indices < 0) | (indices >= len(self))]
         if len(wrong):
-            raise UsageError(f"slates: number {wrong[0]} of {len(self)}; want 0 to {len(self) - 1}")
-        return numbers
+            raise UsageError(f"groups: expected indices from 0 to {len(self) - 1}, got {wrong[0]}")
+        return indices
+
+
+def unrankable(target: NDArray[np.float64], duplicate_of: IntArray) -> str | None:
+    """Why a group cannot be ranked, or None if it can.
+
+    Parameters
+    ----------
+    target : float64 (n,)
+    duplicate_of : int64 (n,)
+        Row index of the first identical configuration.
+    """
+    if len(target) < 2:
+        return "fewer than 2 configurations"
+    if (target == target[0]).all():
+        return "all runtimes are equal"
+    if (duplicate_of == duplicate_of[0]).all():
+        return "all configurations are identical"
+    return None
 
 
 def block_names(columns: Sequence[str]) -> tuple[str, ...]:
@@ -167,17 +177,35 @@ def block_names(columns: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.split(".", 1)[0] for name in columns))
 
 
-def matching(columns: Sequence[str], name: str) -> IntArray:
-    """Places of the column ``name``, or of all columns of the block ``name``; empty where it is neither."""
-    return _places(tuple(columns)).get(name, np.empty(0, np.int64))
+def column_indices(columns: Sequence[str], name: str) -> IntArray:
+    """Indices of the column ``name``, or of all columns of the block ``name``; empty if it is neither."""
+    return _index(tuple(columns)).get(name, np.empty(0, np.int64))
+
+
+def select_columns(columns: Sequence[str], names: str | Iterable[str]) -> IntArray:
+    """Ascending indices of the columns that are named, by their full name or their block's.
+
+    Raises
+    ------
+    UsageError
+        For an unknown name.
+    """
+    keep = np.zeros(len(columns), bool)
+    for name in [names] if isinstance(names, str) else names:
+        found = column_indices(columns, name)
+        if not len(found):
+            blocks = ", ".join(block_names(columns))
+            raise UsageError(f"columns: {name!r} is neither a column nor a block; blocks are {blocks}")
+        keep[found] = True
+    return np.flatnonzero(keep)
 
 
 @lru_cache(maxsize=8)
-def _places(columns: tuple[str, ...]) -> dict[str, IntArray]:
-    # A store has more than a thousand columns, and whoever loads a graph names most of them.
-    places: dict[str, list[int]] = {}
-    for place, full in enumerate(columns):
+def _index(columns: tuple[str, ...]) -> dict[str, IntArray]:
+    # There may be more than a thousand columns, and most of them are usually named.
+    indices: dict[str, list[int]] = {}
+    for index, full in enumerate(columns):
         parts = full.split(".")
         for end in range(1, len(parts) + 1):
-            places.setdefault(".".join(parts[:end]), []).append(place)
-    return {name: np.array(found, np.int64) for name, found in places.items()}
+            indices.setdefault(".".join(parts[:end]), []).append(index)
+    return {name: np.array(found, np.int64) for name, found in indices.items()}

@@ -23,8 +23,8 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from gbr.data.files import parse_json
 from gbr.data.npz import BLOCK_BYTES, crc32
-from gbr.data.strict_json import parsed
 from gbr.errors import DataError
 
 SUFFIX: Final = ".gbr"
@@ -92,7 +92,7 @@ class Packed:
         if len(index) != length or crc32(index) != check:
             raise self._wrong("its index fails its CRC")
         try:
-            told = parsed(index)
+            told = parse_json(index)
             self.fingerprint: str = told["source"]
             self._index: Index = told["arrays"]
             self._check_index()

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gbr.data.files import replacing
-from gbr.data.groups import IntArray, matching
+from gbr.data.files import atomic_write
+from gbr.data.groups import IntArray, column_indices
 from gbr.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def write(
     StoreError
         When the file cannot be written.
     """
-    with replacing(path, StoreError) as part:
+    with atomic_write(path, StoreError) as part:
         rest = iter(groups)
         first = next(rest)
         if first.shape[1] == len(duplicate_of) <= _MOST_WHOLE:
@@ -228,7 +228,7 @@ class Reader:
     def __init__(self, every: Sequence[str], shared: Sequence[str], columns: Iterable[str] | None) -> None:
         keep = np.full(len(every), columns is None)
         for name in columns or ():
-            hits = matching(every, name)
+            hits = column_indices(every, name)
             if not len(hits):
                 raise UsageError(f"columns: {name!r} is neither a column nor a block of this store")
             keep[hits] = True

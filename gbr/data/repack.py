@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gbr import check_features
 from gbr.data.collection import Subset, graph_files
-from gbr.data.files import replacing, sweep
+from gbr.data.files import atomic_write, remove_partial_files
 from gbr.data.graph import DTYPES, Graph, read_graph
 from gbr.data.layout_build import coded_blocks
 from gbr.data.npz import NpzFile
@@ -59,8 +59,8 @@ def repack(path: Path | str) -> Path:
     if graph.kind != "layout":
         raise DataError(f"{path}: got a {graph.kind} graph, want layout; tile graphs are small and need no copy")
     beside = path.with_suffix(SUFFIX)
-    sweep(beside.parent, escape(beside.name))
-    with replacing(beside, DataError) as part:
+    remove_partial_files(beside.parent, escape(beside.name))
+    with atomic_write(beside, DataError) as part:
         for width in _WIDTHS:
             try:
                 with part.open("wb") as stream:

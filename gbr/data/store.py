@@ -9,10 +9,9 @@
 from __future__ import annotations
 
 import os
-import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,10 +21,8 @@ from numpy.typing import NDArray
 import gbr
 from gbr.data import entries as _entries
 from gbr.data import parquet
-from gbr.data.files import write_json
+from gbr.data.files import exclusive_lock, parse_json, write_json
 from gbr.data.groups import IntArray, QueryGroups
-from gbr.data.locks import alone, hold
-from gbr.data.strict_json import parsed
 from gbr.errors import StoreError
 
 MANIFEST: Final = "manifest.json"
@@ -34,8 +31,6 @@ MANIFEST: Final = "manifest.json"
 FORMAT: Final = 1
 
 _MAX_READERS: Final = 8
-#: Who is in the way of another schema.
-_OTHER: Final = "process that uses it for other hardware, or another version of gbr,"
 
 Entry = dict[str, Any]
 
@@ -241,8 +236,7 @@ class FeatureStore:
         StoreError
             When the manifest cannot be written.
         """
-        with self._locked():
-            self._record(schema, written or {}, removed or {}, expected or {})
+        self._record(schema, written or {}, removed or {}, expected or {})
 
     @contextmanager
     def building(self, schema: Mapping[str, Any], expected: Mapping[str, int]) -> Iterator[None]:
@@ -256,23 +250,10 @@ class FeatureStore:
         StoreError
             When the store is in use for another schema, or cannot be written.
         """
-        with ExitStack() as held:
-            with self._locked():
-                same = self._schema() in (None, schema)
-                share = held.enter_context(alone(self.folder, StoreError, _OTHER, shared=same))
-                self._record(schema, {}, {}, expected)
-                share()
+        with exclusive_lock(self.folder, StoreError, "build of this store", wait=True):
+            self._manifest = None
+            self._record(schema, {}, {}, expected)
             yield
-
-    def keep(self) -> None:
-        """Keep other processes from making the store anew for another schema as long as this object lives.
-
-        Raises
-        ------
-        StoreError
-            When one is about to.
-        """
-        weakref.finalize(self, os.close, hold(self.folder, StoreError, _OTHER, shared=True))
 
     def is_for(self, schema: Mapping[str, Any], expected: Mapping[str, int]) -> bool:
         """Whether the manifest on disk has this schema and these numbers of graphs already."""
@@ -359,13 +340,6 @@ class FeatureStore:
             return {}, {}
         return (manifest["graphs"], manifest["expected"]) if manifest["schema"] == schema else ({}, {})
 
-    def _schema(self) -> dict[str, Any] | None:
-        """Schema of the manifest on disk; None where there is none that can be read."""
-        try:
-            return dict(self._read_manifest()["schema"])
-        except StoreError:
-            return None
-
     def _record(
         self,
         schema: Mapping[str, Any],
@@ -396,7 +370,7 @@ class FeatureStore:
     def _read_manifest(self) -> dict[str, Any]:
         path = self.folder / MANIFEST
         try:
-            manifest = parsed(path.read_bytes())
+            manifest = parse_json(path.read_bytes())
             if manifest["format"] == FORMAT:
                 _entries.check(manifest)
                 return dict(manifest)
@@ -408,22 +382,3 @@ class FeatureStore:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             fault = f"torn: {type(error).__name__} {error}"
         raise StoreError(f"{path}: no manifest of a feature store ({fault}); run {self.rebuild}")
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Keep other processes from entering graphs at the same time (where the system has file locks)."""
-        try:
-            import fcntl
-        except ImportError:  # not POSIX
-            yield
-            return
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.folder / ".lock").open("w")
-        except OSError as fault:
-            raise StoreError(
-                f"{self.folder}: cannot be written ({fault.strerror}); name a folder you may write to with --store"
-            ) from fault
-        with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield

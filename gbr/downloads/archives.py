@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any, BinaryIO, Final
 
 from gbr.data.collection import KINDS, SPLITS
-from gbr.data.files import Report, replacing, sweep
+from gbr.data.files import Report, atomic_write, remove_partial_files
 from gbr.data.npz import NpzFile
 from gbr.errors import ArchiveError, DataError, DownloadError
 
@@ -202,7 +202,7 @@ def unpack(
     """
     wanted = {entry.member: entry for entry in entries}
     for folder in {entry.path(data_root).parent for entry in entries}:
-        sweep(folder)
+        remove_partial_files(folder)
     written = 0
     with _explained(path):
         for member in _members(path, report):
@@ -224,7 +224,7 @@ def unpack(
 
 
 def _write(member: _Member, target: Path) -> None:
-    with replacing(target, DownloadError) as part:
+    with atomic_write(target, DownloadError) as part:
         with part.open("wb") as out:
             for chunk in _guarded(member):
                 out.write(chunk)

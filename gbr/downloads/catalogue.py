@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from gbr.data.collection import OFFICIAL, OFFICIAL_TEST, SPLITS
-from gbr.data.files import write_json
-from gbr.data.strict_json import parsed
+from gbr.data.files import parse_json, write_json
 from gbr.errors import DownloadError, UsageError
 
 BASE_URL: Final = "http://download.tensorflow.org/data/tpu_graphs/v0/"
@@ -85,7 +84,7 @@ class Piece:
         """Whether all graphs are there: those that were unpacked, or else as many as were published."""
         there = self._sizes(data_root)
         with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
-            unpacked = parsed((self.folder(data_root) / _RECEIPT).read_bytes())["files"]
+            unpacked = parse_json((self.folder(data_root) / _RECEIPT).read_bytes())["files"]
             return all(there.get(name) == size for name, size in unpacked.items())
         return len(there) >= self.graphs
 

@@ -22,8 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from gbr.data.files import Report, require_space, write_json
-from gbr.data.strict_json import parsed
+from gbr.data.files import Report, parse_json, require_space, write_json
 from gbr.errors import DownloadError
 
 #: Requests in a row that bring nothing new before a transfer is given up.
@@ -334,7 +333,7 @@ class _Part:
 
     def _recall(self) -> None:
         with suppress(OSError, ValueError, TypeError):
-            said = Remote(**parsed(self._said.read_bytes()))
+            said = Remote(**parse_json(self._said.read_bytes()))
             if said.size is None or self.size <= said.size:
                 self.remote = said
 

@@ -13,8 +13,7 @@ from typing import Final
 
 from gbr import cli
 from gbr.data.collection import Subset
-from gbr.data.files import require_space, sweep
-from gbr.data.locks import alone
+from gbr.data.files import exclusive_lock, remove_partial_files, require_space
 from gbr.downloads.archives import survey, unpack
 from gbr.downloads.catalogue import BASE_URL, INDEX_FILES, INDICES_URL, Piece, find_archives
 from gbr.downloads.fetch import ask, fetch
@@ -56,7 +55,7 @@ class Place:
         return self.data_root / _INDICES_FOLDER
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def exclusive_lock(self) -> Iterator[None]:
         """Hold the folder of archives, which is gone afterwards where none stays.
 
         Raises
@@ -64,8 +63,8 @@ class Place:
         DownloadError
             When another process fetches into it.
         """
-        with alone(self.archives, DownloadError, "gbr.download"):
-            sweep(self.archives)
+        with exclusive_lock(self.archives, DownloadError, "gbr.download"):
+            remove_partial_files(self.archives)
             try:
                 yield
             finally:
@@ -142,7 +141,7 @@ def get_graphs(pieces: Sequence[Piece], place: Place, keep: bool = False) -> Fil
         for archive, held in find_archives(place.source, missing).items():
             _take(archive, held, place.data_root, files)
     elif missing:
-        with place.alone():
+        with place.exclusive_lock():
             _fetch_all(missing, place, keep, files)
     return files
 
@@ -162,7 +161,7 @@ def get_indices(place: Place) -> None:
                 _check_indices(subset, whole)
                 cli.note(f"{whole} is here already")
                 continue
-        with place.alone():
+        with place.exclusive_lock():
             _get_index(subset, name, place)
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from gbr.data.groups import QueryGroups, matching
+from gbr.data.groups import QueryGroups, column_indices, unrankable
 from gbr.evaluation import metrics
 from gbr.models.base import Rows
 from gbr.ranker import Ranker
@@ -43,8 +43,8 @@ def default_configuration(slates: QueryGroups, kind: str) -> dict[str, Any] | No
     flags = [place for place, name in enumerate(slates.columns) if name == DEFAULT_FLAG]
     graphs: dict[str, dict[str, float]] = {}
     for number, name in enumerate(slates.names):
-        rows = slates.slate(number)
-        if metrics.unrankable(target[rows], slates.duplicate_of[rows]):
+        rows = slates.rows(number)
+        if unrankable(target[rows], slates.duplicate_of[rows]):
             continue
         best = target[rows].min()
         if kind == "tile":
@@ -81,7 +81,7 @@ def retest(slates: QueryGroups, kind: str) -> dict[str, Any] | None:
     """
     if slates.repeat is None:
         return None
-    twice = slates.take([number for number in range(len(slates)) if slates.repeat[slates.slate(number)].all()])
+    twice = slates.take([number for number in range(len(slates)) if slates.repeat[slates.rows(number)].all()])
     if not len(twice):
         return None
     return metrics.evaluate(replace(twice, runtime=twice.repeat).target, twice, kind)
@@ -89,7 +89,7 @@ def retest(slates: QueryGroups, kind: str) -> dict[str, Any] | None:
 
 def raw_blocks(columns: Sequence[str]) -> list[str]:
     """Blocks of the plain baseline among those of ``columns``; none where there are no raw configuration columns."""
-    blocks = [name for name in RAW_BLOCKS if len(matching(columns, name))]
+    blocks = [name for name in RAW_BLOCKS if len(column_indices(columns, name))]
     return blocks if RAW_BLOCKS[0] in blocks else []
 
 

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter1d
 
-from gbr.evaluation.metrics import kendall_tau, unrankable
+from gbr.data.groups import unrankable
+from gbr.evaluation.metrics import kendall_tau
 
 FloatArray = NDArray[np.float64]
 

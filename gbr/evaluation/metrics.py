@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
-from gbr.data.groups import QueryGroups
+from gbr.data.groups import QueryGroups, unrankable
 from gbr.errors import UsageError
 
 FloatArray = NDArray[np.float64]
@@ -159,24 +159,6 @@ def slowdown_at_k(scores: FloatArray, target: FloatArray, k: int) -> float:
     return (_expected_minimum(tied, places) - best) / best
 
 
-def unrankable(target: FloatArray, duplicate_of: NDArray[np.int64]) -> str | None:
-    """Why a slate cannot be ranked, or None where it can.
-
-    Parameters
-    ----------
-    target : float64 (n,)
-    duplicate_of : int64 (n,)
-        Row number of the first identical configuration.
-    """
-    if len(target) < 2:
-        return "fewer than 2 configurations"
-    if (target == target[0]).all():
-        return "all runtimes are equal"
-    if (duplicate_of == duplicate_of[0]).all():
-        return "all configurations are identical"
-    return None
-
-
 def score(kind: str, per_graph: Iterable[dict[str, float]]) -> float:
     """The competition's figure: tile, mean of 1 - slowdown@5; layout, mean Kendall tau.  1 is perfect."""
     values = [
@@ -236,7 +218,7 @@ def evaluate(scores: FloatArray, slates: QueryGroups, kind: str) -> dict[str, An
     graphs: dict[str, dict[str, float]] = {}
     skipped: dict[str, str] = {}
     for number, name in enumerate(slates.names):
-        rows = slates.slate(number)
+        rows = slates.rows(number)
         target = every_target[rows]
         why = unrankable(target, slates.duplicate_of[rows])
         if why:

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gbr.data.collection import OFFICIAL, Subset
-from gbr.data.groups import QueryGroups
-from gbr.data.strict_json import parsed
+from gbr.data.files import parse_json
+from gbr.data.groups import QueryGroups, unrankable
 from gbr.errors import DataError, UsageError
 from gbr.evaluation import metrics
 
@@ -76,7 +76,7 @@ def indices_of(subset: Subset, split: str, folder: Path) -> dict[str, IntArray] 
         )
     path = folder / f"{'_'.join(subset.parts[1:])}.json"
     try:
-        found = parsed(path.read_bytes())
+        found = parse_json(path.read_bytes())
     except OSError as fault:
         raise DataError(
             f"{path}: cannot be read ({fault.strerror or fault}); run `python -m gbr.download eval-indices`, or name "
@@ -148,14 +148,14 @@ def _tile(scores: FloatArray, slates: QueryGroups) -> dict[str, Any]:
     target = slates.target
     graphs: dict[str, dict[str, float]] = {}
     skipped: dict[str, str] = {}
-    unrankable: dict[str, str] = {}
+    unranked: dict[str, str] = {}
     benchmarks: dict[str, list[dict[str, float]]] = defaultdict(list)
     for number, name in enumerate(slates.names):
-        rows = slates.slate(number)
-        why = metrics.unrankable(target[rows], slates.duplicate_of[rows])
+        rows = slates.rows(number)
+        why = unrankable(target[rows], slates.duplicate_of[rows])
         if why:
             left_out = slates.sizes[number] < _LEAST
-            (skipped if left_out else unrankable)[name] = why
+            (skipped if left_out else unranked)[name] = why
             if left_out:
                 continue
         graphs[name] = _errors(scores[rows], target[rows], "tile")
@@ -170,7 +170,7 @@ def _tile(scores: FloatArray, slates: QueryGroups) -> dict[str, Any]:
         "graphs": graphs,
         "n_graphs": len(graphs),
         "skipped": skipped,
-        "unrankable": unrankable,
+        "unrankable": unranked,
     }
 
 
@@ -192,7 +192,7 @@ def _layout(scores: FloatArray, slates: QueryGroups, indices: Mapping[str, IntAr
         distinct = len(np.unique(rows))
         if distinct < len(rows):
             repeated[name] = distinct
-        why = metrics.unrankable(target[rows], slates.duplicate_of[rows])
+        why = unrankable(target[rows], slates.duplicate_of[rows])
         if why:
             skipped[name] = why
             continue

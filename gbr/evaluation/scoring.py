@@ -71,7 +71,6 @@ def ready_store(
     progress = partial(cli.progress, label=f"features of {subset.name}")
     build(subset, data, store_root, splits, jobs, progress, hardware, workers)
     store = FeatureStore(store_root, subset.name)
-    store.keep()
     return store, time.monotonic() - start
 
 

@@ -16,7 +16,7 @@ import scipy
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from gbr.data.strict_json import parsed
+from gbr.data.files import parse_json
 from gbr.errors import UsageError
 from gbr.models.base import Rows, ValidTau
 from gbr.models.checks import Matrix
@@ -125,7 +125,7 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> CostModel:
 def load(data: bytes, settings: Settings) -> CostModel:
     """Read the prices; ValueError for anything else."""
     try:
-        about: dict[str, Any] = parsed(data)
+        about: dict[str, Any] = parse_json(data)
         if about["costmodel"] != 1:
             raise ValueError(f"cost model of format {about['costmodel']!r}")
         n_features = about["features"]

@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gbr.data.strict_json import parsed
+from gbr.data.files import parse_json
 from gbr.errors import UsageError
 from gbr.models.base import Backend, Model, Rows, ValidTau, backend, keep_rounds
 from gbr.models.checks import Matrix
@@ -150,7 +150,7 @@ def load(data: bytes, settings: Settings) -> EnsembleModel:
     """Read the archive; ValueError for anything else."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            members = [_member(archive, entry) for entry in parsed(_bytes(archive, _INDEX))]
+            members = [_member(archive, entry) for entry in parse_json(_bytes(archive, _INDEX))]
     except _NOT_OURS as fault:
         raise ValueError(f"no ensemble ({fault})") from fault
     if not members or len({member.model.n_features for member in members}) > 1:

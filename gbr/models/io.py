@@ -13,8 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from gbr.data.files import replacing, sweep, write_json
-from gbr.data.strict_json import parsed
+from gbr.data.files import atomic_write, parse_json, remove_partial_files, write_json
 from gbr.errors import ModelError
 
 MANIFEST: Final = "manifest.json"
@@ -53,8 +52,8 @@ def write(folder: Path, data: bytes, suffix: str, about: dict[str, Any]) -> None
     """
     digest = hashlib.sha256(data).hexdigest()
     name = f"model-{digest[:12]}{suffix}"
-    sweep(folder)
-    with replacing(folder / name, ModelError) as part:
+    remove_partial_files(folder)
+    with atomic_write(folder / name, ModelError) as part:
         part.write_bytes(data)
     head = {"format": FORMAT, "format_version": FORMAT_VERSION}
     body = {"model": {"file": name, "bytes": len(data), "sha256": digest}}
@@ -109,7 +108,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """Read the manifest of a model directory; ModelError when there is none of ours."""
     path = folder / MANIFEST
     try:
-        manifest = parsed(path.read_bytes())
+        manifest = parse_json(path.read_bytes())
     except FileNotFoundError:
         raise ModelError(
             f"{folder}: holds no model ({MANIFEST} is missing); "

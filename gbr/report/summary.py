@@ -72,7 +72,7 @@ def of_split(
     for number, name in enumerate(slates.names):
         if name not in figures["graphs"]:
             continue
-        rows, own = slates.slate(number), figures["graphs"][name]
+        rows, own = slates.rows(number), figures["graphs"][name]
         target, scores = slates.target[rows], scored.scores[rows]
         graphs.append(
             data["graphs"][number]
@@ -114,7 +114,7 @@ def of_data(
     graphs: list[dict[str, Any]] = []
     suspects: list[dict[str, Any]] = []
     for number, name in enumerate(slates.names):
-        rows = slates.slate(number)
+        rows = slates.rows(number)
         target, scores = slates.target[rows], scored.scores[rows]
         quality = slate_quality(target, slates.duplicate_of[rows], _repeat(slates, rows), scores)
         one: dict[str, Any] = {"name": name, "split": scored.split, "quality": quality, "doubts": doubts(quality)}
@@ -167,7 +167,7 @@ def budget(slates: QueryGroups, scores: FloatArray, names: Sequence[str]) -> dic
         without graphs.
     """
     number = {name: place for place, name in enumerate(slates.names)}
-    chosen = [slates.slate(number[name]) for name in names]
+    chosen = [slates.rows(number[name]) for name in names]
     if not chosen:
         return None
     largest = max(rows.stop - rows.start for rows in chosen)

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, Self
 
-from gbr.data.strict_json import parsed
+from gbr.data.files import parse_json
 from gbr.errors import TuneError
 from gbr.tune.space import Space
 
@@ -142,7 +142,7 @@ class Journal:
 
     def _parsed(self, number: int, line: bytes) -> dict[str, Any]:
         try:
-            found = parsed(line)
+            found = parse_json(line)
         except ValueError as fault:
             raise self._foreign(number) from fault
         if not isinstance(found, dict):

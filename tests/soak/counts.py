@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from gbr.data.files import replacing, write_json
+from gbr.data.files import atomic_write, write_json
 
 PATH: Final = Path(__file__).with_name("counts.json")
 PAGE: Final = Path(__file__).parents[2] / "docs" / "trust.md"
@@ -111,7 +111,7 @@ def filled(page: str, counts: Counts) -> str:
 
 def write_page() -> None:
     """Put the figures as they are into the page."""
-    with replacing(PAGE) as part:
+    with atomic_write(PAGE) as part:
         part.write_text(filled(PAGE.read_text(encoding="utf-8"), read()), encoding="utf-8")
 
 

@@ -21,7 +21,7 @@ from tests.soak.running import Command, Starter, tell, unfinished
 from tests.soak.works import WORKS, Work
 
 #: What a process says that leaves a folder to another one.
-AT_WORK: Final = ("is at work there", "another process writes it", "another gbr.download is writing it")
+AT_WORK: Final = ("is using this folder", "another process writes it", "another gbr.download is writing it")
 
 
 def _but(name: str, *further: str) -> Callable[[], Work]:
