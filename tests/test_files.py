@@ -50,9 +50,7 @@ def test_a_path_that_cannot_be_written_is_a_one_line_error(tmp_path: Path, error
     (tmp_path / "file").write_text("not a folder")
     (tmp_path / "out.json").mkdir()
     for path in (tmp_path / "file" / "out.json", tmp_path / "out.json"):
-        with pytest.raises(
-            error, match=r"^\S+out\.json: cannot be written \(.+\); choose a folder that is writable"
-        ):
+        with pytest.raises(error, match=r"^\S+out\.json: cannot be written \(.+\); choose a folder that is writable"):
             write_json(path, {}, error)  # type: ignore[arg-type]
     assert sorted(os.listdir(tmp_path)) == ["file", "out.json"]
 

@@ -140,7 +140,7 @@ def test_the_official_lists_are_read(shared_data: Path, search: str) -> None:
         ("layout:xla:random", "valid", '{"g": []}', DataError, "g: want a list of row numbers"),
         ("layout:xla:random", "valid", '{"g": [1, -1]}', DataError, "g: want a list of row numbers"),
         ("layout:xla:random", "valid", '{"g": [1, true]}', DataError, "g: want a list of row numbers"),
-        ("layout:xla:random", "valid", '{"g": [99999999999999999999]}', DataError, "9 takes more than 64 bits"),
+        ("layout:xla:random", "valid", '{"g": [99999999999999999999]}', DataError, "invalid number 9999"),
     ],
 )
 def test_wrong_lists_are_refused(

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -268,24 +267,6 @@ def test_columns_that_are_not_shared_are_not_written_once(tmp_path: Path) -> Non
     with pytest.raises(ValueError, match=r"X has shape \(3, 5\), wanted \(rows, 6\)"):
         write(store, "a", X[:, :5])
     assert not store.path("train", "a").exists()
-
-
-def test_many_writers_lose_nothing(tmp_path: Path) -> None:
-    entry = write(FeatureStore(tmp_path, "tile:xla"), "x", features(2, 0))
-
-    def enter(split: str, number: int) -> None:
-        FeatureStore(tmp_path, "tile:xla").record(SCHEMA, {split: {f"g{number}": entry}})
-
-    threads = [threading.Thread(target=enter, args=(split, n)) for n in range(10) for split in ("train", "valid")]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    store = FeatureStore(tmp_path, "tile:xla")
-    assert len(store.stems("train")) == len(store.stems("valid")) == 10
-    store.record(SCHEMA, removed={"train": ["g1", "g2", "none"]})
-    assert "g1" not in store.stems("train")
-    assert len(store.stems("train")) == 8
 
 
 @settings(max_examples=60, deadline=None)
