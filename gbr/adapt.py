@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gbr._within import Learner, choices, ranks
+from gbr.models.within import Learner, choices, ranks
 from gbr.data.build import Features, extract
 from gbr.data.graph import N_LAYOUT, Graph, read_graph
 from gbr.errors import ModelError, UsageError

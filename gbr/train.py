@@ -140,7 +140,7 @@ def train(
     skip_known_bad : bool
         Leave out the graphs of :data:`gbr.data.collection.KNOWN_BAD`, while training and scoring.
     trials : int
-        Settings to try before training, on held-out families of the training graphs; see :mod:`gbr.models.search`.
+        Settings to try before training, on held-out families of the training graphs; see :mod:`gbr.search`.
     hardware : Hardware, optional
         The machine that the runtimes are of; that of :func:`gbr.data.hardware.choose` by default.
     memory : int, optional
@@ -323,7 +323,7 @@ def _searched(
     """Settings that the search found, told on stderr."""
     from sklearn.base import clone
 
-    from gbr.models.search import search
+    from gbr.search import search
 
     place = {name: number for number, name in enumerate(columns)}
     costs = [place[str(name)] for name in ranker.costs or ()] or None

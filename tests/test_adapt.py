@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LinearRegression
 
 from features.hardware import CPU
-from gbr import Ranker, _within, read_graph
+from gbr import Ranker, read_graph
 from gbr.adapt import LEAST, fit_within
 from gbr.data.build import extract
 from gbr.data.graph import Graph, graph_from_arrays
 from gbr.data.hardware import as_dict
 from gbr.errors import DataError, ModelError, UsageError
 from gbr.evaluation.metrics import kendall_tau
+from gbr.models import within
 
 DATA = Path(__file__).parents[1] / "data" / "npz"
 LAYOUT = DATA / "layout" / "cpu" / "random" / "test" / "resnet_nhwc.npz"
@@ -206,7 +207,7 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
 def test_choices_are_equal_where_tensors_and_rows_are() -> None:
     block = np.random.default_rng(0).integers(-1, 1, (200, 3, 18)).astype(np.int8)
     block[:, :, 2:6] = block[:, :, 7:][:, :, :4] = -1
-    chosen = _within.choices("layout", block)
+    chosen = within.choices("layout", block)
     parts = [block[:, node, 6 * tensor : 6 * tensor + 6] for tensor in range(3) for node in range(3)]
     parts += [block[:, node] for node in range(3)]
     assert chosen.shape == (200, len(parts))
@@ -220,7 +221,7 @@ def test_the_largest_rows_stay_apart() -> None:
     """All slots but one at their largest value: the number of a row needs all 53 bits that float64 has."""
     block = np.full((19, 1, 18), 5, np.int8)
     block[np.arange(18), 0, np.arange(18)] = 4
-    assert len(np.unique(_within.choices("layout", block)[:, -1])) == 19
+    assert len(np.unique(within.choices("layout", block)[:, -1])) == 19
 
 
 def test_ridge_is_least_squares_and_its_errors_are_those_of_leaving_out() -> None:
@@ -228,7 +229,7 @@ def test_ridge_is_least_squares_and_its_errors_are_those_of_leaving_out() -> Non
     inputs = random.normal(size=(40, 3))
     target = inputs @ np.array([1.0, -2.0, 0.5])
     target -= target.mean()
-    weights = _within._ridge(inputs @ inputs.T, target)
+    weights = within._ridge(inputs @ inputs.T, target)
     naive = LinearRegression(fit_intercept=False).fit(inputs, target)
     assert np.allclose(inputs.T @ weights, naive.coef_, atol=1e-3)
 
@@ -238,7 +239,7 @@ def test_of_ridges_the_one_with_the_least_error_of_leaving_out_is_taken() -> Non
     inputs = random.normal(size=(30, 20))
     target = inputs[:, 0] + random.normal(size=30)
     kernel = inputs @ inputs.T
-    ridges = _within._RIDGES * np.trace(kernel) / len(kernel)
+    ridges = within._RIDGES * np.trace(kernel) / len(kernel)
 
     def left_out(ridge: float) -> float:
         error = 0.0
@@ -250,7 +251,7 @@ def test_of_ridges_the_one_with_the_least_error_of_leaving_out_is_taken() -> Non
 
     best = min(ridges, key=left_out)
     wanted = np.linalg.solve(kernel + best * np.eye(30), target)
-    assert np.allclose(_within._ridge(kernel, target), wanted)
+    assert np.allclose(within._ridge(kernel, target), wanted)
 
 
 def test_real_layouts_are_learned(shared_data: Path) -> None:

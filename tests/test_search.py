@@ -13,7 +13,7 @@ from gbr.data.collection import family
 from gbr.errors import MissingLibraryError, UsageError
 from gbr.evaluation.metrics import count_pairs
 from gbr.models.base import Rows
-from gbr.models.search import folds, score, search
+from gbr.search import folds, score, search
 from gbr.ranker import Ranker
 from tests.ranking import problem
 

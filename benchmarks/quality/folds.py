@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gbr.errors import UsageError
-from gbr.models.search import folds as family_groups
+from gbr.search import folds as family_groups
 
 BoolArray = NDArray[np.bool_]
 Names = NDArray[np.str_]

@@ -119,7 +119,7 @@ class GraphSpace(Space):
         default: int | None = 0,
         told: Callable[[int], Configuration] | None = None,
     ) -> None:
-        from gbr._within import choices
+        from gbr.models.within import choices
 
         whole = graph if isinstance(graph, Graph) else read_graph(Path(graph))
         self.rows, self.graph = sampled(whole)

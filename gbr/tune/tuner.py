@@ -75,7 +75,7 @@ class Tuner:
         self._X = columns[:, columns.max(axis=0) > columns.min(axis=0)]
         self._order = np.zeros(len(space))
         if model is not None and np.ptp(scores := space.scores(model)):
-            from gbr._within import ranks
+            from gbr.models.within import ranks
 
             self._order = ranks(scores)
         self._has_model = bool(self._order.any())
@@ -179,7 +179,7 @@ class Tuner:
 
     def _promise(self, free: IntArray, rng: np.random.Generator) -> FloatArray:
         """Lower is better: the mean of the trees less their disagreement, float64 (free,)."""
-        from gbr._within import Learner, ranks
+        from gbr.models.within import Learner, ranks
 
         known = self.runtimes
         slowest = max(known.values())
