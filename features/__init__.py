@@ -1,11 +1,9 @@
-"""Arrays in, vectors out: feature extractors for tensor programs and their compiler configurations.
+"""Feature extractors for tensor programs and their compiler configurations: arrays in, vectors out.
 
-Knows no file and no model.  The extractors are in :mod:`features.tile.extractor` and :mod:`features.layout.extractor`.
+:mod:`features.tile.extractor` and :mod:`features.layout.extractor` hold the extractors.  Nothing here reads files.
 """
-
-from __future__ import annotations
 
 from typing import Final
 
-#: Tells this package from another one of the same name.
+#: Distinguishes this package from another package of the same name.
 OWNER: Final = "gbr"

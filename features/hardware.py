@@ -1,4 +1,4 @@
-"""What a machine rewards: register tile, vector width, line and cache sizes; and in which units its tiles are given."""
+"""Hardware profiles: register tile, vector width, line and cache sizes, and the unit of tile bounds."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Final
 #: Cache levels with columns of their own.
 N_LEVELS: Final = 3
 
-#: Units of tile bounds: elements along the logical dimensions; or, along the dimensions as they lie in memory, major to
-#: minor, the last two in whole registers.
+#: Units of tile bounds: elements along the logical dimensions; or, along the dimensions in memory order (major to
+#: minor), whole registers for the last two.
 TILE_BOUNDS: Final = ("elements", "registers")
 
-#: Bytes of the elements that a register's rows and lanes are counted in.
+#: Bytes of the elements in which the rows and lanes of a register are counted.
 _WORD: Final = 4
 
 
@@ -24,7 +24,7 @@ class Cache:
     ----------
     nbytes : int
     ways : int
-        Lines of a set; 0 where any line may lie anywhere (a scratchpad).
+        Lines per set; 0 for a fully associative cache or a scratchpad.
     """
 
     nbytes: int
@@ -33,7 +33,7 @@ class Cache:
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """A machine as far as features depend on it.
+    """The properties of a machine that features depend on.
 
     Parameters
     ----------
@@ -41,18 +41,18 @@ class Hardware:
     vector_bytes : int
         Width of the widest vector register: all of its sublanes.
     line_bytes : int
-        What memory and cache exchange at once.
+        Bytes that memory and cache exchange at once.
     caches : tuple of Cache
         From the fastest to the largest, up to three.
     sublanes : int
-        Rows of a register, which lie along the second minor dimension; 1 where registers hold one row.
+        Rows of a register, along the second minor dimension; 1 if a register holds one row.
     tile_bounds : str
-        One of :data:`TILE_BOUNDS`: what the bounds of a tile configuration count.
+        Unit of the bounds of a tile configuration, one of :data:`TILE_BOUNDS`.
 
     Raises
     ------
     ValueError
-        For sizes that are not positive, a register that has no whole lanes, or another number of caches.
+        For sizes that are not positive or do not fit together, or a wrong number of caches.
     """
 
     name: str
@@ -79,13 +79,13 @@ class Hardware:
     def register_tile(self, width: float) -> tuple[int, int]:
         """Extents of a register along the second minor and the minor-most dimension, for elements of ``width`` bytes.
 
-        Elements shorter than four bytes share a lane where registers have sublanes (16 x 128 of two bytes, 32 x 128 of
-        one on a TPU) and make more lanes where they have none; longer ones take several registers, or fewer lanes.
+        With sublanes, elements shorter than four bytes share a lane (16 x 128 of two bytes on a TPU) and longer ones
+        take several registers; without, shorter elements give more lanes and longer ones fewer.
 
         Returns
         -------
         int, int
-            Sublanes and lanes, 1 or more.
+            Sublanes and lanes, at least 1.
         """
         lanes = self.vector_bytes // (_WORD * self.sublanes)
         if self.sublanes > 1:
@@ -93,11 +93,11 @@ class Hardware:
         return 1, max(int(self.vector_bytes // max(width, 1.0)), 1)
 
 
-#: A common server CPU, where nothing is known of the machine: 256-bit vectors, 32 KiB, 1 MiB and 32 MiB of cache.
+#: A common server CPU, the default: 256-bit vectors, 32 KiB, 1 MiB and 32 MiB of cache.
 CPU: Final = Hardware("cpu", 32, 64, (Cache(32 << 10, 8), Cache(1 << 20, 16), Cache(32 << 20, 16)))
 
-#: A TPU of the second or third generation: registers of 8 x 128 words; 16 MiB of scratchpad that the compiler fills
-#: in whole registers (TpuGraphs, section 2; Jouppi et al., "Ten lessons from three generations", ISCA 2021).
+#: A TPU of the second or third generation: registers of 8 x 128 words; 16 MiB of scratchpad (TpuGraphs, section 2;
+#: Jouppi et al., "Ten lessons from three generations", ISCA 2021).
 TPU: Final = Hardware("tpu", 4096, 512, (Cache(16 << 20, 0),), sublanes=8, tile_bounds="registers")
 
 PROFILES: Final = {profile.name: profile for profile in (CPU, TPU)}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-#: Opcode names by id; 0 is an opcode nobody knows.
+#: Opcode names by id; 0 stands for an unknown opcode.
 OPCODES: Final[tuple[str, ...]] = (
     "unknown",
     *"""
@@ -29,7 +29,7 @@ OPCODES: Final[tuple[str, ...]] = (
 OPCODE_ID: Final[dict[str, int]] = {name: number for number, name in enumerate(OPCODES)}
 N_OPCODES: Final = len(OPCODES)
 
-#: HLO allows more dimensions; TpuGraphs keeps six.
+#: Dimensions that TpuGraphs stores; HLO allows more.
 MAX_RANK: Final = 6
 
 
@@ -37,7 +37,7 @@ def _slots(stem: str, count: int) -> list[str]:
     return [f"{stem}_{slot}" for slot in range(count)]
 
 
-def _totalled(stem: str, count: int = MAX_RANK) -> list[str]:
+def _with_totals(stem: str, count: int = MAX_RANK) -> list[str]:
     return [*_slots(stem, count), f"{stem}_sum", f"{stem}_product"]
 
 
@@ -51,16 +51,16 @@ NODE_FEAT: Final[tuple[str, ...]] = (
     "is_root",
     "element_size_in_bits",
     *(f"shape_element_type_is_{name}" for name in ELEMENT_TYPES),
-    *_totalled("shape_dimensions"),
+    *_with_totals("shape_dimensions"),
     "shape_tuple_shapes_size",
     "parameter_number",
     *_slots("dimensions", MAX_RANK),
-    *_totalled("window_size"),
-    *_totalled("window_stride"),
-    *_totalled("window_padding_low"),
-    *_totalled("window_padding_high"),
-    *_totalled("window_window_dilation"),
-    *_totalled("window_base_dilation"),
+    *_with_totals("window_size"),
+    *_with_totals("window_stride"),
+    *_with_totals("window_padding_low"),
+    *_with_totals("window_padding_high"),
+    *_with_totals("window_window_dilation"),
+    *_with_totals("window_base_dilation"),
     *_slots("window_window_reversal", MAX_RANK),
     "window_window_reversal_true_count",
     "window_window_reversal_false_count",
@@ -74,12 +74,12 @@ NODE_FEAT: Final[tuple[str, ...]] = (
     "convolution_dim_numbers_output_feature_dim",
     "feature_group_count",
     "batch_group_count",
-    *_totalled("slice_dims_start", 2),
-    *_totalled("slice_dims_stride", 2),
-    *_totalled("slice_dims_limit", 2),
-    *_totalled("dynamic_slice_sizes", 2),
-    *_totalled("padding_config_edge_padding_low", 2),
-    *_totalled("padding_config_edge_padding_high", 2),
+    *_with_totals("slice_dims_start", 2),
+    *_with_totals("slice_dims_stride", 2),
+    *_with_totals("slice_dims_limit", 2),
+    *_with_totals("dynamic_slice_sizes", 2),
+    *_with_totals("padding_config_edge_padding_low", 2),
+    *_with_totals("padding_config_edge_padding_high", 2),
     "is_stable",
     *_slots("layout_minor_to_major", MAX_RANK),
 )
@@ -88,9 +88,9 @@ N_FEAT: Final = len(NODE_FEAT)
 
 #: Names of the 24 columns of a tile configuration, 0-padded.
 TILE_CONFIG: Final[tuple[str, ...]] = (
-    *_totalled("kernel_bounds"),
-    *_totalled("output_bounds"),
-    *_totalled("input_bounds"),
+    *_with_totals("kernel_bounds"),
+    *_with_totals("output_bounds"),
+    *_with_totals("input_bounds"),
 )
 
 #: Names of the 18 columns of one configurable node's layouts, minor to major, -1-padded; all -1: the compiler decides.

@@ -1,12 +1,15 @@
-"""Operations."""
+"""Operations: dimension roles of dots and convolutions, floating-point operations, called computations.
+
+Node features carry no dot dimension numbers and edges do not mark the left operand, so both are inferred from the
+shapes: the result of a dot is (batch, left free, right free), each in the order of its operand
+(https://openxla.org/xla/operation_semantics#dotgeneral).
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import permutations
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,259 +19,183 @@ from features.hlo import FEAT_ID, OPCODE_ID
 from features.tensors import Tensors, slots
 
 IntArray = NDArray[np.int64]
-FloatArray = NDArray[np.float64]
-
-
 Shape = tuple[int, ...]
+Dims = tuple[int, ...]
+
+#: First of the 14 ``convolution_dim_numbers_*`` columns of ``node_feat``: input batch, input feature, 4 input spatial,
+#: kernel input, kernel output, 4 kernel spatial, output batch, output feature.
+CONV_NUMBERS: Final = FEAT_ID["convolution_dim_numbers_input_batch_dim"]
+_ROOT: Final = FEAT_ID["is_root"]
+_CALLS: Final = (OPCODE_ID["fusion"], OPCODE_ID["call"])
+_HEAVY: Final = [OPCODE_ID[name] for name in ("convolution", "dot", "reduce-window", "select-and-scatter", "reduce")]
+
+#: Kinds of heavy operations, with their descriptions.
+KINDS: Final = {
+    "forward": "forward convolutions",
+    "input_gradient": "convolutions that compute the gradient of an input",
+    "weight_gradient": "convolutions that compute the gradient of a kernel",
+    "dot": "dots",
+}
+_FORWARD, _INPUT, _WEIGHT, _DOT = range(len(KINDS))
 
 
-@dataclass(frozen=True, slots=True)
-class DotDims:
-    """Roles of a dot's dimensions.
+class DotDims(NamedTuple):
+    """Roles of the dimensions of a dot.
 
-    Parameters
-    ----------
-    swapped : bool
-        True where the operand given second is the left one.
-    batch, m, n : tuple of int
-        Result dimensions: shared, of the left operand, of the right operand.
-    left_batch, left_m, left_k, right_batch, right_n, right_k : tuple of int
-        Dimensions of the operands, in the order of ``batch``, ``m``, ``n`` and of each other.
+    ``batch``, ``m`` and ``n`` are dimensions of the result: shared, of the left operand, of the right operand.  The
+    ``left_*`` and ``right_*`` dimensions of the operands are in the order of these and of each other.  ``swapped`` is
+    True if the second operand is the left one.
     """
 
     swapped: bool
-    batch: tuple[int, ...]
-    m: tuple[int, ...]
-    n: tuple[int, ...]
-    left_batch: tuple[int, ...]
-    left_m: tuple[int, ...]
-    left_k: tuple[int, ...]
-    right_batch: tuple[int, ...]
-    right_n: tuple[int, ...]
-    right_k: tuple[int, ...]
+    batch: Dims
+    m: Dims
+    n: Dims
+    left_batch: Dims
+    left_m: Dims
+    left_k: Dims
+    right_batch: Dims
+    right_n: Dims
+    right_k: Dims
 
 
-def dot_dims(first: Shape, second: Shape, result: Shape) -> DotDims | None:
-    """Roles of the dimensions of a dot, or None where no assignment fits the shapes.
-
-    Where several fit (equal extents, a product of a matrix with its transpose), the one with the fewest batch
-    dimensions wins, then one that contracts the left operand's last and the right operand's first free dimension,
-    then the given operand order.
-    """
-    total = len(first) + len(second) - len(result)
-    if total < 0:
-        return None
-    for n_batch in range(total % 2, total + 1, 2):
-        n_contracted = (total - n_batch) // 2
-        if n_contracted == 0 and total > 0 and n_batch == total and len(result) > n_batch:
-            continue
-        found = {}
-        for swapped in (False, True):
-            left, right = (second, first) if swapped else (first, second)
-            roles = _assign(left, right, result, n_batch, n_contracted)
-            if roles is not None:
-                found[swapped] = DotDims(swapped, *roles)
-        if found:
-            return min(found.values(), key=lambda dims: not _is_plain(dims))
-    return None
-
-
-def _is_plain(dims: DotDims) -> bool:
-    """Whether the left operand's last dimensions and the right operand's first free ones are contracted."""
-    return all(here > own for here in dims.left_k for own in dims.left_m) and all(
-        there < own for there in dims.right_k for own in dims.right_n
-    )
-
-
-def _assign(left: Shape, right: Shape, result: Shape, n_batch: int, n_k: int) -> tuple[tuple[int, ...], ...] | None:
-    n_m = len(left) - n_batch - n_k
-    if n_m < 0 or n_batch + n_m > len(result):
-        return None
-    batch, m, n = result[:n_batch], result[n_batch : n_batch + n_m], result[n_batch + n_m :]
-    for left_batch, left_k in _splits(left, batch, n_k, prefer_last=True):
-        left_m = tuple(dim for dim in range(len(left)) if dim not in left_batch and dim not in left_k)
-        if tuple(left[dim] for dim in left_m) != m:
-            continue
-        contracted = tuple(left[dim] for dim in left_k)
-        for right_batch, right_k in _splits(right, batch, n_k, prefer_last=False):
-            if tuple(right[dim] for dim in right_k) != contracted:
-                continue
-            right_n = tuple(dim for dim in range(len(right)) if dim not in right_batch and dim not in right_k)
-            if tuple(right[dim] for dim in right_n) == n:
-                ends = (n_batch, n_batch + n_m, len(result))
-                roles = (tuple(range(ends[0])), tuple(range(ends[0], ends[1])), tuple(range(ends[1], ends[2])))
-                return (*roles, left_batch, left_m, left_k, right_batch, right_n, right_k)
-    return None
-
-
-def _splits(
-    shape: Shape, batch: Sequence[int], n_k: int, *, prefer_last: bool
-) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Ways to pick the batch dims (leading ones first) and ``n_k`` contracted dims of an operand."""
-    dims = range(len(shape))
-    out = []
-    for chosen in permutations(dims, len(batch)):
-        if tuple(shape[dim] for dim in chosen) != tuple(batch):
-            continue
-        rest = [dim for dim in dims if dim not in chosen]
-        picks = list(permutations(rest, n_k))
-        out += [(chosen, pick) for pick in (reversed(picks) if prefer_last and n_k == 1 else picks)]
-    return out
-
-
-@dataclass(frozen=True, slots=True)
-class ConvDims:
-    """Dimension numbers of a convolution.
-
-    Parameters
-    ----------
-    swapped : bool
-        True where the operand given second is the input and the first the kernel.
-    input_batch, input_feature : int
-    input_spatial : tuple of int
-    kernel_input, kernel_output : int
-    kernel_spatial : tuple of int
-    output_batch, output_feature : int
-    output_spatial : tuple of int
-        Dimensions that are neither batch nor feature, in order (the node features do not list them).
-    """
+class ConvDims(NamedTuple):
+    """Dimension numbers of a convolution; ``swapped`` is True if the first operand is the kernel."""
 
     swapped: bool
     input_batch: int
     input_feature: int
-    input_spatial: tuple[int, ...]
+    input_spatial: Dims
     kernel_input: int
     kernel_output: int
-    kernel_spatial: tuple[int, ...]
+    kernel_spatial: Dims
     output_batch: int
     output_feature: int
-    output_spatial: tuple[int, ...]
+    output_spatial: Dims
 
 
-def conv_dims(
-    first: Shape, second: Shape, result: Shape, numbers: Sequence[int], window: Sequence[int]
-) -> ConvDims | None:
-    """Dimension numbers of a convolution with the operands told apart, or None where they do not fit the shapes.
-
-    Parameters
-    ----------
-    first, second, result : tuple of int
-    numbers : sequence of 14 ints
-        The ``convolution_dim_numbers_*`` columns of ``node_feat`` in order: input batch, input feature, 4 input
-        spatial, kernel input, kernel output, 4 kernel spatial, output batch, output feature.
-    window : sequence of int
-        Window sizes, one per spatial dimension; the kernel operand is the one that has them.
-    """
-    rank = len(result)
-    n_spatial = rank - 2
-    if rank < 2 or len(first) != rank or len(second) != rank or n_spatial > 4:
-        return None
-    input_spatial = tuple(numbers[2 : 2 + n_spatial])
-    kernel_spatial = tuple(numbers[8 : 8 + n_spatial])
-    output_batch, output_feature = numbers[12], numbers[13]
-    output_spatial = tuple(dim for dim in range(rank) if dim not in (output_batch, output_feature))
-    named = (numbers[0], numbers[1], *input_spatial), (numbers[6], numbers[7], *kernel_spatial)
-    if any(sorted(dims) != list(range(rank)) for dims in named) or len(output_spatial) != n_spatial:
-        return None
-    for swapped in (False, True):
-        image, filters = (second, first) if swapped else (first, second)
-        if (
-            all(filters[dim] == size for dim, size in zip(kernel_spatial, window, strict=False))
-            and filters[numbers[7]] == result[output_feature]
-            and image[numbers[1]] % max(filters[numbers[6]], 1) == 0
-        ):
-            return ConvDims(
-                swapped, numbers[0], numbers[1], input_spatial, numbers[6], numbers[7], kernel_spatial,
-                output_batch, output_feature, output_spatial,
-            )  # fmt: skip
-    return None
-
-
-_CALLS: Final = (OPCODE_ID["fusion"], OPCODE_ID["call"])
-_PARAMETER: Final = OPCODE_ID["parameter"]
-_ROOT: Final = FEAT_ID["is_root"]
-
-
-def body_roots(program: Program, node: int) -> IntArray:
-    """Operands of a fusion or call that are the root of its body; none for another node."""
+def _operand_shapes(program: Program, tensors: Tensors, node: int) -> list[Shape]:
+    """Shapes of the two operands; a tensor multiplied with itself is one edge."""
     operands = program.operands.of(node)
-    if program.opcode[node] not in _CALLS:
-        return operands[:0].astype(np.int64)
-    return np.asarray(operands[program.feat[operands, _ROOT] > 0], np.int64)
-
-
-def handed_in(program: Program, tensors: Tensors) -> dict[int, int]:
-    """Operand of the caller that stands behind a parameter of a called computation.
-
-    Parameters
-    ----------
-    program : Program
-    tensors : Tensors
-
-    Returns
-    -------
-    dict of int to int
-        Parameter node to operand node, where exactly one parameter of the body and one operand of its only caller have
-        this element type and shape.
-    """
-    links: dict[int, int] = {}
-    claimed: set[int] = set()
-    for caller in np.flatnonzero(np.isin(program.opcode, _CALLS)).tolist():  # callees come before their callers
-        roots = body_roots(program, caller).tolist()
-        body = _behind(program, roots) - claimed
-        claimed |= body
-        if any(len(program.users.of(root)) > 1 for root in roots):
-            continue
-        inside = _by_kind(tensors, [node for node in body if program.opcode[node] == _PARAMETER])
-        outside = _by_kind(tensors, [int(node) for node in program.operands.of(caller) if node not in roots])
-        for kind, parameters in inside.items():
-            if len(parameters) == len(outside[kind]) == 1:
-                links[parameters[0]] = outside[kind][0]
-    return links
-
-
-def _behind(program: Program, roots: list[int]) -> set[int]:
-    """The roots and all nodes that they depend on."""
-    found, stack = set(roots), list(roots)
-    while stack:
-        for operand in program.operands.of(stack.pop()).tolist():
-            if operand not in found:
-                found.add(operand)
-                stack.append(operand)
-    return found
-
-
-def _by_kind(tensors: Tensors, nodes: list[int]) -> defaultdict[tuple[int, ...], list[int]]:
-    kinds: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
-    for node in nodes:
-        kinds[int(tensors.element_type[node]), *tensors.shape(node)].append(node)
-    return kinds
-
-
-CONV_NUMBERS: Final = FEAT_ID["convolution_dim_numbers_input_batch_dim"]
-_HEAVY: Final = ("convolution", "dot", "reduce-window", "select-and-scatter", "reduce")
+    return [tensors.shape(operand) for operand in (np.repeat(operands, 2) if len(operands) == 1 else operands)]
 
 
 def dot_roles(program: Program, tensors: Tensors, node: int) -> DotDims | None:
-    """Dimension roles of a dot node; None where its operands do not fit."""
-    operands = program.operands.of(node)
-    if len(operands) == 1:  # a dot of a tensor with itself is one edge
-        operands = np.repeat(operands, 2)
-    if len(operands) != 2:
+    """Dimension roles of a dot, or None if no assignment fits the shapes.
+
+    If several fit (equal extents, a matrix times its transpose), the one with the fewest batch dimensions is chosen,
+    then one that contracts the last dimensions of the left and the first free ones of the right operand, then the given
+    operand order.
+    """
+    shapes, result = _operand_shapes(program, tensors, node), tensors.shape(node)
+    if len(shapes) != 2:
         return None
-    return dot_dims(tensors.shape(operands[0]), tensors.shape(operands[1]), tensors.shape(node))
+    shared = len(shapes[0]) + len(shapes[1]) - len(result)
+    for n_batch in range(shared % 2, shared + 1, 2):
+        if n_batch == shared > 0 and len(result) > n_batch:  # nothing would be contracted
+            continue
+        found = [_assign_dot(shapes, result, n_batch, (shared - n_batch) // 2, swapped) for swapped in (False, True)]
+        fitting = [dims for dims in found if dims is not None]
+        if fitting:
+            return min(fitting, key=lambda dims: not _is_plain(dims))
+    return None
+
+
+def _is_plain(dims: DotDims) -> bool:
+    """Whether the last dimensions of the left operand and the first free ones of the right are contracted."""
+    return all(k > m for k in dims.left_k for m in dims.left_m) and all(
+        k < n for k in dims.right_k for n in dims.right_n
+    )
+
+
+def _assign_dot(shapes: list[Shape], result: Shape, n_batch: int, n_k: int, swapped: bool) -> DotDims | None:
+    left, right = reversed(shapes) if swapped else shapes
+    n_m = len(left) - n_batch - n_k
+    if n_m < 0 or n_batch + n_m > len(result):
+        return None
+    batch, m, n = result[:n_batch], result[n_batch : n_batch + n_m], result[n_batch + n_m :]
+    of_result = tuple(range(len(result)))
+    for left_batch, left_k, left_m in _splits(left, batch, n_k, prefer_last=True):
+        if tuple(left[dim] for dim in left_m) != m:
+            continue
+        for right_batch, right_k, right_n in _splits(right, batch, n_k, prefer_last=False):
+            same_k = [right[dim] for dim in right_k] == [left[dim] for dim in left_k]
+            if same_k and tuple(right[dim] for dim in right_n) == n:
+                roles = of_result[:n_batch], of_result[n_batch : n_batch + n_m], of_result[n_batch + n_m :]
+                return DotDims(swapped, *roles, left_batch, left_m, left_k, right_batch, right_n, right_k)
+    return None
+
+
+def _splits(shape: Shape, batch: Shape, n_k: int, *, prefer_last: bool) -> list[tuple[Dims, Dims, Dims]]:
+    """All choices of the batch, the ``n_k`` contracted and the remaining dimensions of an operand."""
+    found = []
+    for chosen in permutations(range(len(shape)), len(batch)):
+        if tuple(shape[dim] for dim in chosen) == batch:
+            rest = [dim for dim in range(len(shape)) if dim not in chosen]
+            picks = list(permutations(rest, n_k))
+            ordered = reversed(picks) if prefer_last and n_k == 1 else picks
+            found += [(chosen, pick, tuple(dim for dim in rest if dim not in pick)) for pick in ordered]
+    return found
 
 
 def conv_roles(program: Program, tensors: Tensors, node: int) -> ConvDims | None:
-    """Dimension roles of a convolution node; None where its operands do not fit."""
-    operands = program.operands.of(node)
-    if len(operands) == 1:
-        operands = np.repeat(operands, 2)
-    if len(operands) != 2:
+    """Dimension numbers of a convolution, or None if they do not fit the shapes of its operands."""
+    shapes, result = _operand_shapes(program, tensors, node), tensors.shape(node)
+    rank, n_spatial = len(result), len(result) - 2
+    if not 2 <= rank <= 6 or [len(shape) for shape in shapes] != [rank, rank]:
         return None
     numbers = program.feat[node, CONV_NUMBERS : CONV_NUMBERS + 14].astype(int).tolist()
     window = slots(program.feat[node], "window_size").tolist()
-    return conv_dims(tensors.shape(operands[0]), tensors.shape(operands[1]), tensors.shape(node), numbers, window)
+    dims = ConvDims(
+        False,
+        *(numbers[0], numbers[1], tuple(numbers[2 : 2 + n_spatial])),
+        *(numbers[6], numbers[7], tuple(numbers[8 : 8 + n_spatial])),
+        *(numbers[12], numbers[13], tuple(dim for dim in range(rank) if dim not in numbers[12:14])),
+    )
+    of_input = dims.input_batch, dims.input_feature, *dims.input_spatial
+    of_kernel = dims.kernel_input, dims.kernel_output, *dims.kernel_spatial
+    if not sorted(of_input) == sorted(of_kernel) == list(range(rank)) or len(dims.output_spatial) != n_spatial:
+        return None
+    for swapped in (False, True):
+        image, kernel = reversed(shapes) if swapped else shapes
+        if (
+            all(kernel[dim] == size for dim, size in zip(dims.kernel_spatial, window, strict=False))
+            and kernel[dims.kernel_output] == result[dims.output_feature]
+            and image[dims.input_feature] % max(kernel[dims.kernel_input], 1) == 0
+        ):
+            return dims._replace(swapped=swapped)
+    return None
+
+
+def conv_kind(program: Program, tensors: Tensors, node: int) -> int:
+    """Kind of a convolution, an index into :data:`KINDS`.
+
+    The gradient of a kernel sums over examples, so the leading dimension of its input is the feature, and its window is
+    as large as an image.  The gradient of an input has a dilated input (the stride of the forward pass), a reversed
+    window, or the feature dimensions of the kernel in the opposite order: a forward pass has input before output if
+    they come last (HWIO) and output before input if they come first (OIHW).  A transposed convolution counts as a
+    gradient.
+    """
+    numbers = program.feat[node, CONV_NUMBERS : CONV_NUMBERS + 14].astype(int).tolist()
+    n_spatial = max(int(tensors.rank[node]) - 2, 0)
+    window = slots(program.feat[node], "window_size")[:n_spatial]
+    image = [extent for dim, extent in enumerate(tensors.shape(node)) if dim not in numbers[12:14]]
+    if numbers[1] < numbers[0] and np.prod(window) >= np.prod(image):
+        return _WEIGHT
+    dilated = (slots(program.feat[node], "window_base_dilation")[:n_spatial] > 1).any()
+    reversed_ = (slots(program.feat[node], "window_window_reversal")[:n_spatial] > 0).any()
+    features_last = n_spatial > 0 and min(numbers[8 : 8 + n_spatial]) < min(numbers[6:8])
+    swapped = (numbers[6] < numbers[7]) != features_last
+    return _INPUT if dilated or reversed_ or swapped else _FORWARD
+
+
+def node_kinds(program: Program, tensors: Tensors, ids: IntArray) -> IntArray:
+    """Kind of every node of ``ids``, int64 (nodes,): an index into :data:`KINDS`, or ``len(KINDS)`` for others."""
+    kinds = np.full(len(ids), len(KINDS), np.int64)
+    kinds[program.opcode[ids] == OPCODE_ID["dot"]] = _DOT
+    for index in np.flatnonzero(program.opcode[ids] == OPCODE_ID["convolution"]):
+        kinds[index] = conv_kind(program, tensors, int(ids[index]))
+    return kinds
 
 
 def node_flops(program: Program, tensors: Tensors, node: int) -> float:
@@ -288,79 +215,79 @@ def node_flops(program: Program, tensors: Tensors, node: int) -> float:
         kernel = tensors.shape(operands[0] if dims.swapped else operands[-1])
         return 2.0 * out * float(np.prod(kernel, dtype=np.float64)) / max(kernel[dims.kernel_output], 1)
     if opcode in (OPCODE_ID["reduce-window"], OPCODE_ID["select-and-scatter"]):
-        window = slots(program.feat[node], "window_size")
-        return out * float(np.prod(np.maximum(window, 1), dtype=np.float64))
+        return out * float(np.prod(np.maximum(slots(program.feat[node], "window_size"), 1), dtype=np.float64))
     if opcode == OPCODE_ID["reduce"]:
         return float(max((tensors.elements[operand] for operand in operands), default=out))
     return out
 
 
 def anchor_of(program: Program, tensors: Tensors) -> int:
-    """The node that the tiles are for: the heaviest dot, convolution, window or reduction, else the result."""
-    heavy = np.flatnonzero(np.isin(program.opcode, [OPCODE_ID[name] for name in _HEAVY]))
-    if len(heavy):
-        return int(max(heavy, key=lambda node: (node_flops(program, tensors, int(node)), node)))
+    """The operation that is tiled: the heaviest dot, convolution, window or reduction, else the result."""
+    heavy = np.flatnonzero(np.isin(program.opcode, _HEAVY)).tolist()
+    if heavy:
+        return max(heavy, key=lambda node: (node_flops(program, tensors, node), node))
     return result_of(program, tensors)
 
 
 def result_of(program: Program, tensors: Tensors) -> int:
-    """The node whose output the kernel writes; of a tuple, its largest member, also where a fusion or call makes it."""
-    node = len(program) - 1
-    flagged = np.flatnonzero(program.feat[:, FEAT_ID["is_root"]] > 0)
-    if len(flagged):
-        node = int(flagged[-1])
+    """The node whose output the kernel writes; for a tuple its largest member, also within a fusion or call."""
+    flagged = np.flatnonzero(program.feat[:, _ROOT] > 0)
+    node = int(flagged[-1]) if len(flagged) else len(program) - 1
     while tensors.elements[node] == 0 and len(program.operands.of(node)):
         roots = body_roots(program, node)
         node = int(max(roots if len(roots) else program.operands.of(node), key=lambda each: tensors.elements[each]))
     return node
 
 
-#: Kinds of heavy operations, with what they are called in a sentence.
-KINDS: Final = {
-    "forward": "convolutions of a forward pass",
-    "input_gradient": "convolutions that give an input's gradient",
-    "weight_gradient": "convolutions that give a kernel's gradient",
-    "dot": "dots",
-}
-_FORWARD, _INPUT, _WEIGHT, _DOT = range(len(KINDS))
+def body_roots(program: Program, node: int) -> IntArray:
+    """Operands of a fusion or call that are the root of its called computation; empty for other nodes."""
+    operands = program.operands.of(node)
+    if program.opcode[node] not in _CALLS:
+        return operands[:0]
+    return np.asarray(operands[program.feat[operands, _ROOT] > 0])
 
 
-def conv_kind(program: Program, tensors: Tensors, node: int) -> int:
-    """Position of a convolution's kind in :data:`KINDS`.
+def parameter_operands(program: Program, tensors: Tensors) -> dict[int, int]:
+    """Operand of the caller that a parameter of a called computation stands for.
 
-    The gradient of a kernel sums over examples, so that the leading dimension of its input is the feature, and slides a
-    window as large as an image over another.  The gradient of an input runs backwards: over an input stretched by the
-    stride, with the window reversed, or with the kernel's feature dimensions the other way round than a forward pass
-    has them (input before output when they come last, as in HWIO; output before input when they come first, as in
-    OIHW).  A transposed convolution is the gradient of one and counts as such.
+    TpuGraphs lists the nodes of a called computation before its caller and links the caller to the root of the
+    computation; the parameters of the computation have no edge to the operands of the caller.
+
+    Returns
+    -------
+    dict of int to int
+        Parameter node to operand node, if exactly one parameter of the computation and one operand of its only caller
+        have this element type and shape.
     """
-    numbers = program.feat[node, CONV_NUMBERS : CONV_NUMBERS + 14].astype(int).tolist()
-    spatial = max(int(tensors.rank[node]) - 2, 0)
-    shape = tensors.shape(node)
-    window = slots(program.feat[node], "window_size")[:spatial]
-    images = [extent for dim, extent in enumerate(shape) if dim not in numbers[12:14]]
-    if numbers[1] < numbers[0] and np.prod(window) >= np.prod(images):
-        return _WEIGHT
-    stretched = (slots(program.feat[node], "window_base_dilation")[:spatial] > 1).any()
-    reversed_ = (slots(program.feat[node], "window_window_reversal")[:spatial] > 0).any()
-    features_last = spatial > 0 and min(numbers[8 : 8 + spatial]) < min(numbers[6:8])
-    swapped = (numbers[6] < numbers[7]) != features_last
-    return _INPUT if stretched or reversed_ or swapped else _FORWARD
+    links: dict[int, int] = {}
+    assigned: set[int] = set()
+    for caller in np.flatnonzero(np.isin(program.opcode, _CALLS)).tolist():  # callees come before their callers
+        roots = body_roots(program, caller).tolist()
+        body = _ancestors(program, roots) - assigned
+        assigned |= body
+        if any(len(program.users.of(root)) > 1 for root in roots):
+            continue
+        parameters = _by_type(tensors, [node for node in body if program.opcode[node] == OPCODE_ID["parameter"]])
+        operands = _by_type(tensors, [node for node in program.operands.of(caller).tolist() if node not in roots])
+        for kind, nodes in parameters.items():
+            if len(nodes) == len(operands[kind]) == 1:
+                links[nodes[0]] = operands[kind][0]
+    return links
 
 
-def node_kinds(program: Program, tensors: Tensors, ids: IntArray) -> IntArray:
-    """Kind of every node, int64 (nodes,): a position in :data:`KINDS`, or their number for other operations.
+def _ancestors(program: Program, roots: list[int]) -> set[int]:
+    """The roots and all nodes that they depend on."""
+    found, stack = set(roots), list(roots)
+    while stack:
+        new = set(program.operands.of(stack.pop()).tolist()) - found
+        found |= new
+        stack.extend(new)
+    return found
 
-    Parameters
-    ----------
-    program : Program
-    tensors : Tensors
-    ids : int64 (nodes,)
-    """
-    kinds = np.full(len(ids), len(KINDS), np.int64)
-    for place, node in enumerate(ids.tolist()):
-        if program.opcode[node] == OPCODE_ID["dot"]:
-            kinds[place] = _DOT
-        elif program.opcode[node] == OPCODE_ID["convolution"]:
-            kinds[place] = conv_kind(program, tensors, node)
-    return kinds
+
+def _by_type(tensors: Tensors, nodes: list[int]) -> defaultdict[tuple[int, ...], list[int]]:
+    """Nodes grouped by element type and shape."""
+    groups: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
+    for node in nodes:
+        groups[int(tensors.element_type[node]), *tensors.shape(node)].append(node)
+    return groups

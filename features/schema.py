@@ -1,13 +1,13 @@
-"""What a feature vector means: named columns in named blocks, and a hash that changes when the meaning does."""
+"""The meaning of a feature vector: named columns in named blocks, and a hash that changes with the meaning."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,13 +22,13 @@ class Column:
     Parameters
     ----------
     name : str
-        Generated from the parameters that make it; unique within its block.
+        Unique within its block.
     unit : str
         ``count``, ``share``, ``log2``, ``elements``, ``bytes``, ``flag``, ``id`` …
     doc : str
-        One line for a person.
+        One-line description.
     cost : bool
-        Whether the value is log2(1 + amount) of something whose amounts add up to time, each at its price.
+        Whether the value is log2(1 + amount) of a quantity that adds to the runtime in proportion to its amount.
     """
 
     name: str
@@ -39,19 +39,19 @@ class Column:
 
 @dataclass(frozen=True)
 class Block:
-    """Columns that are computed together and switched on and off together.
+    """Columns that are computed together.
 
     Parameters
     ----------
     name : str
-        Prefix of its columns in a table: ``<block>.<column>``.
+        Prefix of the full column names, ``<block>.<column>``.
     version : int
-        Raised whenever a column's values change their meaning while its name stays.
+        Incremented when the values of a column change while its name stays.
     doc : str
-        One line for a person.
+        One-line description.
     columns : tuple of Column
     per_config : bool
-        False where every configuration of a graph shares the values.
+        False if all configurations of a graph share the values.
     """
 
     name: str
@@ -88,22 +88,19 @@ class Schema:
         self.kind = kind
         self.blocks = tuple(blocks)
         self.names: tuple[str, ...] = tuple(name for block in self.blocks for name in block.names)
-        if len(set(self.names)) != len(self.names):
-            twice = sorted({name for name in self.names if self.names.count(name) > 1})
-            raise ValueError(f"schema {kind}: columns named twice: {', '.join(twice)}")
+        repeated = sorted(name for name, count in Counter(self.names).items() if count > 1)
+        if repeated:
+            raise ValueError(f"schema {kind}: duplicate columns: {', '.join(repeated)}")
 
     @property
     def columns(self) -> tuple[Column, ...]:
         """All columns, in order, under their full names."""
-        return tuple(
-            Column(name, column.unit, column.doc, column.cost)
-            for block in self.blocks
-            for name, column in zip(block.names, block.columns, strict=True)
-        )
+        columns = (column for block in self.blocks for column in block.columns)
+        return tuple(replace(column, name=name) for name, column in zip(self.names, columns, strict=True))
 
     @property
     def costs(self) -> tuple[str, ...]:
-        """Full names of the columns that are amounts of cost."""
+        """Full names of the cost columns."""
         return tuple(column.name for column in self.columns if column.cost)
 
     def __len__(self) -> int:
@@ -111,25 +108,9 @@ class Schema:
 
     @cached_property
     def hash(self) -> str:
-        """12 hex digits over kind, block names, block versions, column names and units (not the prose)."""
-        meaning = [
-            self.kind,
-            [
-                (block.name, block.version, [(column.name, column.unit) for column in block.columns])
-                for block in self.blocks
-            ],
+        """12 hex digits over kind, block names and versions, column names and units (not the descriptions)."""
+        blocks = [
+            (block.name, block.version, [(column.name, column.unit) for column in block.columns])
+            for block in self.blocks
         ]
-        return hashlib.sha256(json.dumps(meaning).encode()).hexdigest()[:12]
-
-
-class Extractor(Protocol):
-    """Turns configurations of one graph into feature vectors: made once per graph, called per block of them."""
-
-    @property
-    def schema(self) -> Schema:
-        """Columns of the result, in order."""
-        ...
-
-    def __call__(self, configs: NDArray[np.generic], /) -> Float32Array:
-        """Feature vectors, float32 (c, len(schema)), of ``c`` configurations."""
-        ...
+        return hashlib.sha256(json.dumps([self.kind, blocks]).encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""Shapes, sizes and layouts of a program's tensors, read once from the node features."""
+"""Shapes, sizes and layouts of the tensors of a program, read from the node features."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BYTES: Final = {
     **dict.fromkeys(("s64", "u64", "f64", "c64"), 8),
     "c128": 16,
 }
-#: Elements of a tensor, and so its strides, are counted in int64.
+#: Element counts and strides are int64.
 MAX_ELEMENTS: Final = 2.0**62
 #: Bytes of one element by type.
 _WIDTH: Final = np.array([_BYTES.get(name, 1) for name in ELEMENT_TYPES], np.float64)
@@ -38,10 +38,10 @@ def slots(feat: NDArray[np.float32], stem: str, count: int = MAX_RANK) -> IntArr
 
 
 def minor_to_major(layout: Sequence[int] | IntArray, rank: int) -> IntArray:
-    """A whole minor-to-major order of ``rank`` dimensions from what a layout names, int64 (rank,).
+    """Complete a minor-to-major order to ``rank`` dimensions, int64 (rank,).
 
-    A layout may name only the minor-most dimensions; the others follow in row-major order.  What is no layout at all
-    (a dimension twice or out of range) is read as row-major.
+    A layout may name only the minor-most dimensions; the others follow in row-major order.  An invalid layout (a
+    dimension twice or out of range) is read as row-major.
     """
     named = [int(dim) for dim in layout[:rank]]
     if -1 in named:
@@ -59,7 +59,7 @@ class Tensors:
     ----------
     feat : float32 (n, 140)
     row_major : bool
-        Whether every tensor is taken to lie in row-major order, whatever its layout columns say.
+        Take every tensor as row-major and ignore the layout columns.
     """
 
     feat: NDArray[np.float32]
@@ -67,17 +67,17 @@ class Tensors:
 
     @classmethod
     def of(cls, program: Program) -> Tensors:
-        """The tensors of a program, with the layouts of a program that no compiler has laid out left aside.
+        """The tensors of a program; layouts that no compiler has assigned are ignored.
 
-        Before a compiler assigns layouts, HLO's shape inference gives a transpose the permuted layout of its operand,
-        as if it cost nothing, and hands that on to the operations behind it.  Where such a transpose stands in a
-        program whose inputs are all row-major, nobody chose these layouts, and the results are row-major, too.
+        Before layout assignment, HLO's shape inference gives a transpose the permuted layout of its operand and passes
+        it on to its users.  A program with such a transpose whose parameters are all row-major has no assigned layouts,
+        so all its tensors are taken as row-major.
         """
         plain = cls(program.feat)
         inputs = np.flatnonzero(program.opcode == OPCODE_ID["parameter"])
-        turned = np.flatnonzero(program.opcode == OPCODE_ID["transpose"])
-        free = any(_is_free(plain, program, int(node)) for node in turned)
-        return cls(program.feat, free and all(_is_row_major(plain.layout(int(node))) for node in inputs))
+        transposes = np.flatnonzero(program.opcode == OPCODE_ID["transpose"])
+        inferred = any(_is_inferred(plain, program, int(node)) for node in transposes)
+        return cls(program.feat, inferred and all(_is_row_major(plain.layout(int(node))) for node in inputs))
 
     @cached_property
     def dims(self) -> IntArray:
@@ -86,13 +86,13 @@ class Tensors:
         Raises
         ------
         ValueError
-            For a tensor of more elements than can be counted.
+            For a tensor with more than 2**62 elements.
         """
         extents = self.feat[:, _DIMS : _DIMS + MAX_RANK]
         elements = np.maximum(extents, 1).prod(axis=1, dtype=np.float64)
         if (elements > MAX_ELEMENTS).any():
             node = int(elements.argmax())
-            raise ValueError(f"node {node}: a tensor of {elements[node]:.3g} elements")
+            raise ValueError(f"node {node}: expected a tensor of at most 2**62 elements, got {elements[node]:.3g}")
         return extents.astype(np.int64)
 
     @cached_property
@@ -108,10 +108,7 @@ class Tensors:
 
     @cached_property
     def width(self) -> NDArray[np.float64]:
-        """Bytes of one element, float64 (n,); 1 for types without a column of their own (8 bits and fewer).
-
-        TpuGraphs leaves its column ``element_size_in_bits`` at 0, so the element type has to tell.
-        """
+        """Bytes of one element, float64 (n,), by element type: TpuGraphs leaves ``element_size_in_bits`` at 0."""
         return _WIDTH[self.element_type]
 
     @cached_property
@@ -121,26 +118,24 @@ class Tensors:
 
     @cached_property
     def element_type(self) -> IntArray:
-        """Position in :data:`features.hlo.ELEMENT_TYPES`, int64 (n,)."""
+        """Index into :data:`features.hlo.ELEMENT_TYPES`, int64 (n,)."""
         return np.asarray(self.feat[:, _TYPE : _TYPE + len(ELEMENT_TYPES)].argmax(axis=1), np.int64)
 
     def shape(self, node: int) -> tuple[int, ...]:
-        """Extents of one node's output."""
+        """Extents of the output of ``node``."""
         return tuple(int(extent) for extent in self.dims[node, : self.rank[node]])
 
     def layout(self, node: int) -> IntArray:
-        """Minor-to-major order of one node's output, int64 (rank,)."""
+        """Minor-to-major order of the output of ``node``, int64 (rank,)."""
         rank = int(self.rank[node])
         if self.row_major:
             return np.arange(rank)[::-1]
         return minor_to_major(self.feat[node, _LAYOUT : _LAYOUT + MAX_RANK].astype(np.int64), rank)
 
     def strides(self, node: int) -> IntArray:
-        """Elements between neighbours along each dimension, under the node's layout, int64 (rank,)."""
-        shape, order = self.shape(node), self.layout(node)
-        strides = np.ones(len(shape), np.int64)
-        step = 1
-        for dim in order:
+        """Elements between neighbours along each dimension of the output of ``node``, int64 (rank,)."""
+        shape, strides, step = self.shape(node), np.ones(self.rank[node], np.int64), 1
+        for dim in self.layout(node):
             strides[dim] = step
             step *= shape[dim]
         return strides
@@ -150,8 +145,8 @@ def _is_row_major(layout: IntArray) -> bool:
     return bool((layout == np.arange(len(layout))[::-1]).all())
 
 
-def _is_free(tensors: Tensors, program: Program, node: int) -> bool:
-    """Whether a transpose's layout is its operand's, permuted along, and not row-major."""
+def _is_inferred(tensors: Tensors, program: Program, node: int) -> bool:
+    """Whether the layout of a transpose is the permuted layout of its operand, and not row-major."""
     operands = program.operands.of(node)
     layout, rank = tensors.layout(node), int(tensors.rank[node])
     order = slots(program.feat[node], "dimensions")[:rank]

@@ -11,7 +11,7 @@ from scipy.stats import kendalltau
 from features.graph import Program
 from features.hardware import CPU, TPU, Hardware
 from features.hlo import OPCODES, TILE_CONFIG
-from features.operations import handed_in, result_of
+from features.operations import parameter_operands, result_of
 from features.tensors import Tensors
 from features.tile.extractor import TileExtractor, schema
 from features.tile.geometry import bound_units, loop_tiles, tensor_tiles
@@ -214,7 +214,7 @@ def called(*, twice: bool = False, callers: int = 1) -> tuple[Program, dict[str,
 def test_a_parameter_stands_for_what_its_caller_hands_in() -> None:
     program, at = called()
     tensors = Tensors.of(program)
-    assert handed_in(program, tensors) == {at["inner"]: at["sum"], at["scale"]: at["c"]}
+    assert parameter_operands(program, tensors) == {at["inner"]: at["sum"], at["scale"]: at["c"]}
     nest = loop_nest(program, tensors)
     read = {access.node: access.coefficients.tolist() for access in nest.accesses[1:]}
     assert read[at["a"]] == read[at["b"]] == [[0, 1], [1, 0]]  # through the transpose inside the body
@@ -224,7 +224,7 @@ def test_a_parameter_stands_for_what_its_caller_hands_in() -> None:
 @pytest.mark.parametrize("given", [{"twice": True}, {"callers": 2}], ids=["two of a shape", "two callers"])
 def test_what_is_not_unique_is_not_linked(given: dict[str, int]) -> None:
     program, at = called(**given)  # type: ignore[arg-type]
-    assert handed_in(program, Tensors.of(program)) == {}
+    assert parameter_operands(program, Tensors.of(program)) == {}
     assert at["inner"] in {access.node for access in loop_nest(program).accesses}
 
 
@@ -238,7 +238,7 @@ def test_nested_bodies_belong_to_their_own_caller() -> None:
     outer = sketch.node("parameter", (4, 8))
     sketch.node("fusion", (4, 8), root, outer)
     program = sketch.program()
-    assert handed_in(program, Tensors.of(program)) == {innermost: middle, middle: outer}
+    assert parameter_operands(program, Tensors.of(program)) == {innermost: middle, middle: outer}
     assert [access.node for access in loop_nest(program).accesses[1:]] == [outer]
 
 

@@ -66,12 +66,12 @@ def test_a_transpose_of_two_operands_is_refused() -> None:
     stored = arrays_of(DATA / "tile/cpu/test/matmul_nt_64x960x144.npz")
     (node,) = np.flatnonzero(stored["node_opcode"] == OPCODE_ID["transpose"])
     stored["edge_index"] = np.vstack([stored["edge_index"], [[node, 0]]])
-    with pytest.raises(DataError, match=rf"node {node}: 2 operands of transpose, which has 1"):
+    with pytest.raises(DataError, match=rf"node {node}: expected 1 operands of transpose, got 2"):
         extract(graph_from_arrays("damaged", stored, "damaged.npz"))
 
 
 def test_a_tensor_beyond_counting_is_refused() -> None:
     arrays = {key: np.array(value) for key, value in TILES[0].items()}
     arrays["node_feat"][0, FEAT_ID["shape_dimensions_0"] : FEAT_ID["shape_dimensions_0"] + 3] = 2.0**40
-    with pytest.raises(DataError, match=r"damaged\.npz: has no features \(node 0: a tensor of 1\.33e\+36 elements\)"):
+    with pytest.raises(DataError, match=r"damaged\.npz: has no features \(node 0: expected .* got 1\.33e\+36\)"):
         extract(graph_from_arrays("damaged", arrays, "damaged.npz"))

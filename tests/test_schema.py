@@ -60,7 +60,7 @@ def test_the_hash_ignores_the_prose() -> None:
 
 
 def test_a_column_cannot_be_named_twice() -> None:
-    with pytest.raises(ValueError, match=r"schema tile: columns named twice: tile\.rows$"):
+    with pytest.raises(ValueError, match=r"schema tile: duplicate columns: tile\.rows$"):
         Schema("tile", [TILE, SHAPE, TILE])
 
 

@@ -1,4 +1,4 @@
-"""Features of tile configurations: what the graph is, what its operands are, and what the tiles do to them."""
+"""Feature vectors of tile configurations: the graph, its operands, and the effect of the tiles."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from features.tile.operands import loop_slots
 CONFIG: Final = Block(
     "config",
     1,
-    "The configuration as it is given.",
+    "The configuration itself.",
     tuple(Column(name, "elements", f"{name} of the configuration, 0 where unused") for name in TILE_CONFIG),
     per_config=True,
 )
@@ -44,14 +44,14 @@ def schema() -> Schema:
 
 
 class TileExtractor:
-    """Feature vectors of one kernel's tile configurations.
+    """Feature vectors of the tile configurations of one kernel.
 
     Parameters
     ----------
     program : Program
         The kernel, at least one node.
     hardware : Hardware
-        The machine that the runtimes are of.
+        The machine that the runtimes were measured on.
 
     Raises
     ------
@@ -61,7 +61,7 @@ class TileExtractor:
 
     def __init__(self, program: Program, hardware: Hardware = CPU) -> None:
         if len(program) == 0:
-            raise ValueError("a program without nodes has no features")
+            raise ValueError("expected a program with at least one node")
         self.schema = schema()
         self._hardware = hardware
         self._tensors = tensors = Tensors.of(program)
@@ -82,13 +82,7 @@ class TileExtractor:
         """Feature vectors, float32 (c, len(schema)), of float (c, 24) tile configurations."""
         given = np.ascontiguousarray(configs, np.float32)
         if given.ndim != 2 or given.shape[1] != len(TILE_CONFIG):
-            raise ValueError(f"tile configurations have shape {given.shape}, wanted (c, {len(TILE_CONFIG)})")
-        out = np.empty((len(given), len(self.schema)), np.float32)
+            raise ValueError(f"tile configurations: expected shape (c, {len(TILE_CONFIG)}), got {given.shape}")
         tiles = loop_tiles(self._nest, self._tensors, given, self._hardware)
-        parts = (given, self._geometry(tiles), self._caches(tiles))
-        first = 0
-        for part in parts:
-            out[:, first : first + part.shape[1]] = part
-            first += part.shape[1]
-        out[:, first:] = self._static
-        return out
+        static = np.broadcast_to(self._static, (len(given), len(self._static)))
+        return np.concatenate([given, self._geometry(tiles), self._caches(tiles), static], axis=1)

@@ -1,9 +1,20 @@
-"""Geometry."""
+"""Tiles of loops and tensors, and their geometry: counts, sizes, footprints, traffic.
+
+The bounds of a tile configuration belong to tensors: ``output_bounds`` to the output of the heaviest operation (or, if
+they name more dimensions than it has, to the input of a reduction), ``kernel_bounds`` to its right operand and
+``input_bounds`` to its left one.  A CPU kernel counts bounds in elements along the logical dimensions.  A TPU kernel
+counts them along the dimensions in memory order, major to minor, the last two in whole registers: 8 x 128 elements of
+four bytes, 16 x 128 of two; the only bound of a vector is in registers of 1024 elements.
+
+A configuration cuts every loop of the nest into ``trips`` pieces of ``tile`` steps.  The footprint of an operand in one
+tile follows from its index coefficients, the contiguous runs and cache lines from its footprint, and how often its data
+are moved from the loops that it does not depend on.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,17 +25,16 @@ from features.hlo import ELEMENT_TYPES, MAX_RANK, TILE_CONFIG
 from features.schema import Block, Column, Float32Array
 from features.tensors import Tensors
 from features.tile.loops import LoopNest
-from features.tile.operands import CLASS_LOOPS, MISSING, N_FAST, N_OUT, N_REDUCED, ROLES, LoopSlots
+from features.tile.operands import CLASS_LOOPS, MISSING, ROLE_DOC, ROLES, SLOT_DOC, LoopSlots
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
-
 
 _KERNEL: Final = TILE_CONFIG.index("kernel_bounds_0")
 _OUTPUT: Final = TILE_CONFIG.index("output_bounds_0")
 _INPUT: Final = TILE_CONFIG.index("input_bounds_0")
 _PREDICATE: Final = ELEMENT_TYPES.index("pred")
-#: A comparison leaves one mask per lane of what it compares, whatever a predicate takes in memory.
+#: A comparison writes one mask per lane of its operands, whatever a predicate takes in memory.
 _MASK_BYTES: Final = 4.0
 
 
@@ -35,11 +45,11 @@ class TensorTiles:
     Parameters
     ----------
     node : int
-        Whose output the tensor is.
+        The node whose output the tensor is.
     coefficients : float64 (rank, loops)
         Step along each dimension per step of each loop.
     tiles : int64 (c, rank)
-        Elements along each logical dimension, at most its extent; 0 where the configuration names none.
+        Elements along each logical dimension, at most its extent; 0 if the configuration has no bound for it.
     """
 
     node: int
@@ -56,36 +66,36 @@ def tensor_tiles(
     ----------
     nest : LoopNest
     tensors : Tensors
-        Those of the nest's program.
+        Tensors of the same program.
     configs : float (c, 24)
         Columns of :data:`features.hlo.TILE_CONFIG`.
     hardware : Hardware
-        Says what the bounds count.
+        Defines the unit of the bounds.
 
     Returns
     -------
     list of TensorTiles
-        The output, the reduced input, the right operand, the left operand; as far as there are any.
+        The output, the reduced input, the right operand, the left operand; those that have bounds.
     """
-    physical = hardware.tile_bounds == "registers"
+    in_registers = hardware.tile_bounds == "registers"
     written = nest.accesses[0].node, nest.accesses[0].coefficients
-    if physical:
+    if in_registers:
         written = nest.operands.get("out", written)
     left, right = nest.operands.get("left"), nest.operands.get("right")
     output = configs[:, _OUTPUT : _OUTPUT + MAX_RANK]
-    wide = ((output > 0).sum(axis=1) > len(written[1]))[:, None]
-    given = (
-        (written, np.where(wide, 0, output)),
-        (left or written, np.where(wide, output, 0)),
+    of_input = ((output > 0).sum(axis=1) > len(written[1]))[:, None]
+    bounds_of = (
+        (written, np.where(of_input, 0, output)),
+        (left or written, np.where(of_input, output, 0)),
         (right, configs[:, _KERNEL : _KERNEL + MAX_RANK]),
         (left or written, configs[:, _INPUT : _INPUT + MAX_RANK]),
     )
     found = []
-    for tensor, bounds in given:
+    for tensor, bounds in bounds_of:
         if tensor is None or not (bounds > 0).any():
             continue
         node, coefficients = tensor
-        elements = _from_registers(tensors, node, bounds, hardware) if physical else bounds
+        elements = _from_registers(tensors, node, bounds, hardware) if in_registers else bounds
         rank = min(len(coefficients), MAX_RANK)
         tiles = np.minimum(np.ceil(elements[:, :rank]), tensors.dims[node, :rank]).astype(np.int64)
         found.append(TensorTiles(node, coefficients, tiles))
@@ -95,42 +105,34 @@ def tensor_tiles(
 def loop_tiles(nest: LoopNest, tensors: Tensors, configs: NDArray[np.floating], hardware: Hardware = CPU) -> IntArray:
     """Tile of every loop under every configuration.
 
-    A loop that several bounds name takes the first of :func:`tensor_tiles`.  A loop that none names is not tiled.
-
-    Parameters
-    ----------
-    nest : LoopNest
-    tensors : Tensors
-        Those of the nest's program.
-    configs : float (c, 24)
-        Columns of :data:`features.hlo.TILE_CONFIG`.
-    hardware : Hardware
-        Says what the bounds count.
+    If several bounds name a loop, the first of :func:`tensor_tiles` counts.  A loop without a bound is not tiled.
 
     Returns
     -------
     int64 (c, loops)
-        Between 1 and the loop's extent.
+        Between 1 and the extent of the loop.
     """
     tiles = np.repeat(nest.extents[None, :], len(configs), axis=0)
-    named = np.zeros(tiles.shape, bool)
+    bounded = np.zeros(tiles.shape, bool)
     for tensor in tensor_tiles(nest, tensors, configs, hardware):
-        _apply(tiles, named, nest, tensor)
+        for dim in range(tensor.tiles.shape[1]):
+            steps = tensor.coefficients[dim]
+            moving = np.flatnonzero(steps > 0).tolist()
+            if not moving:
+                continue
+            # Several loops share a dimension under a window: the one with the larger steps is tiled.
+            loop = max(moving, key=lambda loop: (steps[loop], nest.extents[loop]))
+            tile = np.ceil(tensor.tiles[:, dim] / max(steps[loop], 1.0)).astype(np.int64)
+            rows = (tile > 0) & ~bounded[:, loop]
+            tiles[rows, loop] = np.clip(tile[rows], 1, nest.extents[loop])
+            bounded[rows, loop] = True
     return tiles
 
 
 def bound_units(tensors: Tensors, node: int, hardware: Hardware) -> IntArray:
-    """Elements that one step of a bound stands for along each dimension as it lies in memory, int64 (rank,).
-
-    Parameters
-    ----------
-    tensors : Tensors
-    node : int
-    hardware : Hardware
-        Whose registers bounds count.
-    """
-    masks = tensors.element_type[node] == _PREDICATE
-    sublanes, lanes = hardware.register_tile(_MASK_BYTES if masks else float(tensors.width[node]))
+    """Elements per unit of a bound in registers, along each dimension in memory order, int64 (rank,)."""
+    is_mask = tensors.element_type[node] == _PREDICATE
+    sublanes, lanes = hardware.register_tile(_MASK_BYTES if is_mask else float(tensors.width[node]))
     units = np.ones(int(tensors.rank[node]), np.int64)
     units[-2:] = (sublanes, lanes) if len(units) > 1 else sublanes * lanes
     return units
@@ -139,7 +141,7 @@ def bound_units(tensors: Tensors, node: int, hardware: Hardware) -> IntArray:
 def _from_registers(
     tensors: Tensors, node: int, bounds: NDArray[np.floating], hardware: Hardware
 ) -> NDArray[np.floating]:
-    """Bounds of one tensor in elements along its logical dimensions; 0 where their number is not that of these."""
+    """Bounds in elements along the logical dimensions; 0 if their number is not the rank of the tensor."""
     units = bound_units(tensors, node, hardware)
     elements = np.zeros_like(bounds)
     if len(units):
@@ -149,35 +151,6 @@ def _from_registers(
     return elements
 
 
-def _apply(tiles: IntArray, named: NDArray[np.bool_], nest: LoopNest, tensor: TensorTiles) -> None:
-    """Set, in place, the tile of each loop that a tensor's dimensions name first."""
-    coefficients = tensor.coefficients
-    for dim in range(tensor.tiles.shape[1]):
-        loops = np.flatnonzero(coefficients[dim] > 0)
-        if not len(loops):
-            continue
-        # Several loops share a dimension under a window: the one that takes the larger steps is the one tiled.
-        loop = int(max(loops, key=lambda loop: (coefficients[dim, loop], nest.extents[loop])))
-        bound = np.ceil(tensor.tiles[:, dim] / max(coefficients[dim, loop], 1.0)).astype(np.int64)
-        rows = (bound > 0) & ~named[:, loop]
-        tiles[rows, loop] = np.clip(bound[rows], 1, nest.extents[loop])
-        named[rows, loop] = True
-
-
-_TOTALS: Final = (
-    Column("tiles", "log2", "Tiles needed to cover all loops"),
-    Column("volume", "log2", "Iterations in one tile"),
-    Column("waste", "log2", "Iterations of all tiles over iterations needed (padding of the last tiles)"),
-    Column("footprint", "log2", "Bytes that one tile touches, all operands"),
-    Column("lines", "log2", "Cache lines that one tile touches, all operands"),
-    Column(
-        "traffic.cold", "log2", "Bytes of lines moved if an operand is moved once per tile of the loops it depends on"
-    ),
-    Column("traffic.ordered", "log2", "Bytes of lines moved if only the innermost tile loops reuse an operand"),
-    Column("traffic.streamed", "log2", "Bytes of lines moved if every tile moves all its operands"),
-    Column("intensity", "log2", "Iterations per byte of ordered traffic"),
-    Column("density", "log2", "Iterations of a tile per byte of its footprint"),
-)
 _PER_ROLE: Final = (
     ("footprint", "log2", "Bytes of {} in one tile"),
     ("share", "share", "Part of {} that is in one tile"),
@@ -197,48 +170,99 @@ _PER_SLOT: Final = (
     ("tail", "share", "Empty part of the last tile along {}"),
     ("align", "log2", "Largest power of two that divides the tile of {} (at most 128)"),
 )
-_ROLE_DOC: Final = {
-    "out": "the result",
-    "left": "the left operand",
-    "right": "the right operand",
-    "extra": "the largest further operand",
-}
-_SLOT_DOC: Final = (
-    *((f"out{slot}", f"result loop {slot} (minor-most first)") for slot in range(N_OUT)),
-    *((f"red{slot}", f"reduced loop {slot} (smallest stride first)") for slot in range(N_REDUCED)),
-    *((f"fast{slot}", f"loop {slot} by fewest strided operands") for slot in range(N_FAST)),
+_TOTALS: Final = (
+    ("tiles", "Tiles needed to cover all loops"),
+    ("volume", "Iterations in one tile"),
+    ("waste", "Iterations of all tiles over iterations needed (padding of the last tiles)"),
+    ("footprint", "Bytes that one tile touches, all operands"),
+    ("lines", "Cache lines that one tile touches, all operands"),
+    ("traffic.cold", "Bytes of lines moved if an operand is moved once per tile of the loops it depends on"),
+    ("traffic.ordered", "Bytes of lines moved if only the innermost tile loops reuse an operand"),
+    ("traffic.streamed", "Bytes of lines moved if every tile moves all its operands"),
+    ("intensity", "Iterations per byte of ordered traffic"),
+    ("density", "Iterations of a tile per byte of its footprint"),
 )
+_N_ROLES: Final = len(ROLES)
+_N_CLASSES: Final = len(CLASS_LOOPS)
+_ROLE_0: Final = len(_TOTALS)
+_CLASS_0: Final = _ROLE_0 + len(_PER_ROLE) * _N_ROLES
+_SLOT_0: Final = _CLASS_0 + len(_PER_CLASS) * _N_CLASSES
 
 BLOCK: Final = Block(
     "geometry",
     3,
     "Tiles of the kernel's loops: counts, padding, footprint, traffic, reuse, contiguity, alignment.",
     (
-        *_TOTALS,
+        *(Column(name, "log2", doc) for name, doc in _TOTALS),
         *(
-            Column(f"{role}.{name}", unit, doc.format(_ROLE_DOC[role]))
-            for role in ROLES
-            for name, unit, doc in _PER_ROLE
-        ),
-        *(Column(f"{name}.{stem}", unit, doc.format(name)) for name in CLASS_LOOPS for stem, unit, doc in _PER_CLASS),
-        *(
-            Column(f"{slot}.{stem}", unit, doc.format(long))
-            for slot, long in _SLOT_DOC
-            for stem, unit, doc in _PER_SLOT
+            Column(f"{prefix}.{name}", unit, text.format(doc))
+            for docs, per in (
+                (ROLE_DOC, _PER_ROLE),
+                (dict(zip(CLASS_LOOPS, CLASS_LOOPS, strict=True)), _PER_CLASS),
+                (SLOT_DOC, _PER_SLOT),
+            )
+            for prefix, doc in docs.items()
+            for name, unit, text in per
         ),
     ),
     per_config=True,
 )
+_N_COLUMNS: Final = len(BLOCK)
+
+
+class Operands(NamedTuple):
+    """The accesses of a loop nest as arrays.
+
+    Parameters
+    ----------
+    coefficients : float64 (accesses, 6, loops)
+        Step along each dimension per step of each loop.
+    dims, order, strides : int64 (accesses, 6)
+        Extents, minor-to-major order and bytes between neighbours along each dimension.
+    rank : int64 (accesses,)
+    width : float64 (accesses,)
+        Bytes of an element.
+    role : int64 (accesses,)
+        Index into :data:`features.tile.operands.ROLES`.
+    """
+
+    coefficients: FloatArray
+    dims: IntArray
+    order: IntArray
+    strides: IntArray
+    rank: IntArray
+    width: FloatArray
+    role: IntArray
+
+
+def _operand_arrays(nest: LoopNest, tensors: Tensors) -> Operands:
+    n_accesses = len(nest.accesses)
+    found = Operands(
+        coefficients=np.zeros((n_accesses, MAX_RANK, len(nest.extents))),
+        dims=np.ones((n_accesses, MAX_RANK), np.int64),
+        order=np.zeros((n_accesses, MAX_RANK), np.int64),
+        strides=np.zeros((n_accesses, MAX_RANK), np.int64),
+        rank=np.array([len(access.coefficients) for access in nest.accesses], np.int64),
+        width=np.array([tensors.width[access.node] for access in nest.accesses], np.float64),
+        role=np.array([ROLES.index(access.role) for access in nest.accesses], np.int64),
+    )
+    for row, access in enumerate(nest.accesses):
+        rank = found.rank[row]
+        found.coefficients[row, :rank] = access.coefficients
+        found.dims[row, :rank] = tensors.shape(access.node)
+        found.order[row, :rank] = tensors.layout(access.node)
+        found.strides[row, :rank] = tensors.strides(access.node) * int(tensors.width[access.node])
+    return found
 
 
 @kernel()
-def _tile_geometry(  # type: ignore[no-untyped-def]
-    tiles, extents, coefficients, dims, order, rank, width, role, classes, slots, line, missing, n_roles, n_classes
-):
+def _tile_geometry(tiles, extents, operands, classes, slots, line):  # type: ignore[no-untyped-def]
+    """Values of the block, float32 (c, columns).
+
+    tiles : int64 (c, loops); extents, classes : int64 (loops,); slots : int64 (slots,); line : float
+    """
     n_configs, n_loops = tiles.shape
-    n_accesses = len(rank)
-    n_slots = len(slots)
-    out = np.zeros((n_configs, 10 + 5 * n_roles + 4 * n_classes + 4 * n_slots), np.float32)
+    out = np.zeros((n_configs, _N_COLUMNS), np.float32)
     trips = np.empty(n_loops)
     for config in range(n_configs):
         n_tiles, volume, needed = 1.0, 1.0, 1.0
@@ -248,53 +272,54 @@ def _tile_geometry(  # type: ignore[no-untyped-def]
             volume *= tiles[config, loop]
             needed *= extents[loop]
         footprint, lines, cold, ordered, streamed = 0.0, 0.0, 0.0, 0.0, 0.0
-        for place in range(5 * n_roles):
-            out[config, 10 + place] = missing
-        seen_role = 0
-        for access in range(n_accesses):
+        for at in range(_ROLE_0, _CLASS_0):  # faster than to fill a slice
+            out[config, at] = MISSING
+        roles_seen = 0
+        for access in range(len(operands.rank)):
             elements, run, whole, total = 1.0, 1.0, True, 1.0
-            for place in range(rank[access]):
-                dim = order[access, place]
+            for minor in range(operands.rank[access]):
+                dim = operands.order[access, minor]
                 span, points = 1.0, 1.0
                 for loop in range(n_loops):
-                    step = abs(coefficients[access, dim, loop])
+                    step = abs(operands.coefficients[access, dim, loop])
                     if step > 0:
                         span += step * (tiles[config, loop] - 1)
                         points *= tiles[config, loop]
-                span = min(np.floor(span), dims[access, dim])
+                span = min(np.floor(span), operands.dims[access, dim])
                 points = min(points, span)
                 elements *= points
-                total *= dims[access, dim]
-                # A contiguous run ends at the first dimension that is not covered whole or has gaps.
+                total *= operands.dims[access, dim]
+                # A contiguous run ends at the first dimension that is not covered completely or has gaps.
                 if whole and points == span:
                     run *= span
-                whole = whole and span == dims[access, dim] and points == span
-            once, until, n_before, here = 1.0, 1.0, 1.0, False
+                whole = whole and span == operands.dims[access, dim] and points == span
+            once, until, trips_so_far = 1.0, 1.0, 1.0
             for loop in range(n_loops):
-                n_before *= trips[loop]
-                here = False
-                for dim in range(rank[access]):
-                    if coefficients[access, dim, loop] != 0.0:
-                        here = True
-                if here:
+                trips_so_far *= trips[loop]
+                depends = False
+                for dim in range(operands.rank[access]):
+                    if operands.coefficients[access, dim, loop] != 0.0:
+                        depends = True
+                if depends:
                     once *= trips[loop]
                     if trips[loop] > 1:
-                        until = n_before
-            access_lines = elements / run * np.ceil(run * width[access] / line)
-            nbytes = elements * width[access]
+                        until = trips_so_far
+            access_lines = elements / run * np.ceil(run * operands.width[access] / line)
+            nbytes = elements * operands.width[access]
             footprint += nbytes
             lines += access_lines
             cold += access_lines * line * once
             ordered += access_lines * line * until
             streamed += access_lines * line * n_tiles
-            if role[access] >= 0 and (seen_role >> role[access]) & 1 == 0:
-                seen_role |= 1 << role[access]
-                base = 10 + 5 * role[access]
-                out[config, base] = np.log2(nbytes)
-                out[config, base + 1] = elements / total
-                out[config, base + 2] = np.log2(run * width[access])
-                out[config, base + 3] = np.log2(access_lines)
-                out[config, base + 4] = np.log2(elements * until / total)
+            role = operands.role[access]
+            if (roles_seen >> role) & 1 == 0:
+                roles_seen |= 1 << role
+                at = _ROLE_0 + 5 * role
+                out[config, at] = np.log2(nbytes)
+                out[config, at + 1] = elements / total
+                out[config, at + 2] = np.log2(run * operands.width[access])
+                out[config, at + 3] = np.log2(access_lines)
+                out[config, at + 4] = np.log2(elements * until / total)
         out[config, 0] = np.log2(n_tiles)
         out[config, 1] = np.log2(volume)
         out[config, 2] = np.log2(n_tiles * volume / needed)
@@ -305,40 +330,37 @@ def _tile_geometry(  # type: ignore[no-untyped-def]
         out[config, 7] = np.log2(streamed)
         out[config, 8] = np.log2(needed / ordered)
         out[config, 9] = np.log2(volume / footprint)
-        base = 10 + 5 * n_roles
-        for number in range(n_classes):
+        for number in range(_N_CLASSES):
             tile, count, extent = 1.0, 1.0, 1.0
             for loop in range(n_loops):
                 if classes[loop] == number:
                     tile *= tiles[config, loop]
                     count *= trips[loop]
                     extent *= extents[loop]
-            out[config, base] = np.log2(tile)
-            out[config, base + 1] = np.log2(count)
-            out[config, base + 2] = np.log2(tile * count / extent)
-            out[config, base + 3] = tile / extent
-            base += 4
-        for slot in range(n_slots):
-            loop = slots[slot]
+            at = _CLASS_0 + 4 * number
+            out[config, at] = np.log2(tile)
+            out[config, at + 1] = np.log2(count)
+            out[config, at + 2] = np.log2(tile * count / extent)
+            out[config, at + 3] = tile / extent
+        for slot in range(len(slots)):
+            loop, at = slots[slot], _SLOT_0 + 4 * slot
             if loop < 0:
-                for place in range(4):
-                    out[config, base + place] = missing
-            else:
-                tile = tiles[config, loop]
-                out[config, base] = np.log2(tile)
-                out[config, base + 1] = np.log2(trips[loop])
-                out[config, base + 2] = trips[loop] - extents[loop] / tile
-                align = 0
-                while align < 7 and tile % 2 == 0:
-                    tile //= 2
-                    align += 1
-                out[config, base + 3] = align
-            base += 4
+                for column in range(at, at + 4):
+                    out[config, column] = MISSING
+                continue
+            size, align = tiles[config, loop], 0
+            out[config, at] = np.log2(size)
+            out[config, at + 1] = np.log2(trips[loop])
+            out[config, at + 2] = trips[loop] - extents[loop] / size
+            while align < 7 and size % 2 == 0:
+                size //= 2
+                align += 1
+            out[config, at + 3] = align
     return out
 
 
 class Geometry:
-    """The geometry of one kernel's tiles.
+    """The geometry of the tiles of one kernel.
 
     Parameters
     ----------
@@ -346,60 +368,22 @@ class Geometry:
     tensors : Tensors
     slots : LoopSlots
     hardware : Hardware
-        Whose lines are counted.
+        Defines the size of a line.
 
     Attributes
     ----------
-    extents : int64 (loops,)
-    coefficients : float64 (accesses, 6, loops)
-    dims, order, strides : int64 (accesses, 6)
-        Extents, minor-to-major order and bytes between neighbours along each dimension.
-    rank : int64 (accesses,)
-    width : float64 (accesses,)
-        Bytes of an element.
-    role : int64 (accesses,)
-        Position in :data:`features.tile.operands.ROLES`.
+    nest : LoopNest
+    operands : Operands
     """
 
     def __init__(self, nest: LoopNest, tensors: Tensors, slots: LoopSlots, hardware: Hardware = CPU) -> None:
-        accesses, n_loops = nest.accesses, len(nest.extents)
-        self.extents = nest.extents
-        self.reduces = nest.reduces
-        self.extremum = nest.extremum
-        self.coefficients = np.zeros((len(accesses), MAX_RANK, n_loops))
-        self.dims = np.ones((len(accesses), MAX_RANK), np.int64)
-        self.order = np.zeros((len(accesses), MAX_RANK), np.int64)
-        self.rank = np.array([len(access.coefficients) for access in accesses], np.int64)
-        self.strides = np.zeros((len(accesses), MAX_RANK), np.int64)
-        self.width = np.array([tensors.width[access.node] for access in accesses], np.float64)
-        for row, access in enumerate(accesses):
-            rank = self.rank[row]
-            self.coefficients[row, :rank] = access.coefficients
-            self.dims[row, :rank] = tensors.shape(access.node)
-            self.order[row, :rank] = tensors.layout(access.node)
-            self.strides[row, :rank] = tensors.strides(access.node) * int(tensors.width[access.node])
-        self.role = np.array([ROLES.index(access.role) for access in accesses], np.int64)
+        self.nest, self.operands = nest, _operand_arrays(nest, tensors)
         self._classes = np.array([CLASS_LOOPS.index(name) for name in nest.roles], np.int64)
         self._slots = np.array(slots.all, np.int64)
         self._line = float(hardware.line_bytes)
 
-    def __call__(self, tiles: NDArray[np.int64]) -> Float32Array:
-        """The block's columns, float32 (c, len(BLOCK)), for int64 (c, loops) tiles between 1 and the loop extents."""
+    def __call__(self, tiles: IntArray) -> Float32Array:
+        """Values of the block, float32 (c, len(BLOCK)), for int64 (c, loops) tiles between 1 and the loop extents."""
         return np.asarray(
-            _tile_geometry(
-                tiles,
-                self.extents,
-                self.coefficients,
-                self.dims,
-                self.order,
-                self.rank,
-                self.width,
-                self.role,
-                self._classes,
-                self._slots,
-                self._line,
-                MISSING,
-                len(ROLES),
-                len(CLASS_LOOPS),
-            )
+            _tile_geometry(tiles, self.nest.extents, self.operands, self._classes, self._slots, self._line)
         )

@@ -1,4 +1,8 @@
-"""Operands."""
+"""Operands by role and loops by slot: columns that kernels of any rank share.
+
+Every role (result, left and right operand, largest further operand) has its extents, element type, layout and strides,
+and every loop of the kernel has a slot, in three orders.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from features.graph import Program
 from features.hlo import MAX_RANK
@@ -15,24 +18,31 @@ from features.schema import Block, Column, Float32Array
 from features.tensors import Tensors
 from features.tile.loops import Access, LoopNest
 
-IntArray = NDArray[np.int64]
-FloatArray = NDArray[np.float64]
-
-
-#: Value of a column where a kernel has no such loop or operand.
+#: Value of a column for a loop or operand that a kernel does not have.
 MISSING: Final = -1.0
-
 #: Loop roles with columns of their own; all loops of a role are taken together.
 CLASS_LOOPS: Final = ("batch", "m", "n", "k")
-
+ROLES: Final = ("out", "left", "right", "extra")
+ROLE_DOC: Final = {
+    "out": "the result",
+    "left": "the left (or largest) operand",
+    "right": "the right operand (the kernel of a convolution)",
+    "extra": "the largest further operand",
+}
 N_OUT: Final = 4
 N_REDUCED: Final = 3
 N_FAST: Final = 4
+#: Slots of loops with their descriptions.
+SLOT_DOC: Final = {
+    **{f"out{slot}": f"result loop {slot} (minor-most first)" for slot in range(N_OUT)},
+    **{f"red{slot}": f"reduced loop {slot} (smallest stride first)" for slot in range(N_REDUCED)},
+    **{f"fast{slot}": f"loop {slot} (fewest strided operands first)" for slot in range(N_FAST)},
+}
 
 
 @dataclass(frozen=True, slots=True)
 class LoopSlots:
-    """Loop numbers by place, -1 where there is none.
+    """Loop numbers by slot, -1 for empty slots.
 
     Parameters
     ----------
@@ -41,7 +51,7 @@ class LoopSlots:
     reduced : tuple of int
         Reduced loops, smallest stride first.
     fast : tuple of int
-        All loops, those first under which fewest operands are strided: what a compiler would vectorise.
+        All loops by the number of operands with a stride, fewest first: those that a compiler would vectorise.
     """
 
     out: tuple[int, ...]
@@ -50,81 +60,58 @@ class LoopSlots:
 
     @property
     def all(self) -> tuple[int, ...]:
-        """Every place, in the order out, reduced, fast."""
+        """All slots, in the order of :data:`SLOT_DOC`."""
         return self.out + self.reduced + self.fast
 
 
 def loop_slots(nest: LoopNest, tensors: Tensors) -> LoopSlots:
-    """Assign the loops of a nest to their places."""
+    """Assign the loops of a nest to slots."""
     n_loops = len(nest.extents)
-    strided = np.zeros(n_loops)
-    step = np.zeros(n_loops)
+    strided, step = np.zeros(n_loops), np.zeros(n_loops)
     for access in nest.accesses:
         if len(access.coefficients):
             strides = np.abs(access.coefficients).T @ tensors.strides(access.node)
             strided += strides > 1
             step += np.log2(1 + strides)
-    out = [int(loop) for loop in tensors.layout(nest.accesses[0].node)]
+    out = tensors.layout(nest.accesses[0].node).tolist()
     reduced = sorted(range(nest.n_out, n_loops), key=lambda loop: (step[loop], -loop))
-    long = [loop for loop in range(n_loops) if nest.extents[loop] > 1]
-    fast = sorted(long, key=lambda loop: (strided[loop], step[loop], -loop))
-    return LoopSlots(_padded(out, N_OUT), _padded(reduced, N_REDUCED), _padded(fast, N_FAST))
+    fast = sorted(np.flatnonzero(nest.extents > 1).tolist(), key=lambda loop: (strided[loop], step[loop], -loop))
+    return LoopSlots(
+        *(tuple((loops + [-1] * size)[:size]) for loops, size in ((out, N_OUT), (reduced, N_REDUCED), (fast, N_FAST)))
+    )
 
-
-def _padded(loops: list[int], places: int) -> tuple[int, ...]:
-    return tuple((loops + [-1] * places)[:places])
-
-
-ROLES: Final = ("out", "left", "right", "extra")
-_ROLE_DOC: Final = {
-    "out": "the result",
-    "left": "the left (or largest) operand",
-    "right": "the right operand (the kernel of a convolution)",
-    "extra": "the largest further operand",
-}
-_SLOTS: Final = (
-    *((f"out{slot}", f"result loop {slot}, minor-most first") for slot in range(N_OUT)),
-    *((f"red{slot}", f"reduced loop {slot}, smallest stride first") for slot in range(N_REDUCED)),
-    *((f"fast{slot}", f"loop {slot} by fewest strided operands") for slot in range(N_FAST)),
-)
 
 BLOCK: Final = Block(
     "roles",
     3,
     "Operands and loops of the kernel by role.",
     (
-        *(
-            Column(f"anchor.{name}", "flag", f"Whether the heaviest operation is of class {name}")
-            for name in CLASS_NAMES
-        ),
+        *(Column(f"anchor.{name}", "flag", f"Whether the heaviest operation is a {name}") for name in CLASS_NAMES),
         Column("flops", "log2", "Floating-point operations of the heaviest operation"),
         Column("bytes", "log2", "Bytes of the result and of all operands"),
-        Column("intensity", "log2", "Operations per byte, everything read and written once"),
-        Column("operands", "count", "Accesses to memory, the result included"),
+        Column("intensity", "log2", "Operations per byte if every tensor is moved once"),
+        Column("operands", "count", "Tensors in memory, including the result"),
         Column("loops", "count", "Loops of the nest"),
-        Column("reduced", "count", "Loops that are reduced"),
-        Column("fast_reduces", "flag", "Whether something is reduced along the loop with fewest strided operands"),
-        Column("extremum", "share", "Part of the reductions that keep a maximum or minimum"),
+        Column("reduced", "count", "Reduced loops"),
+        Column("fast_reduces", "flag", "Whether the loop with fewest strided operands is reduced"),
+        Column("extremum", "share", "Share of the reductions that compute a maximum or minimum"),
         *(Column(f"extent.{name}", "log2", f"Product of the extents of the {name} loops") for name in CLASS_LOOPS),
-        *(Column(f"extent.{slot}", "log2", f"Extent of {doc}; {MISSING} where there is none") for slot, doc in _SLOTS),
+        *(Column(f"extent.{slot}", "log2", f"Extent of {doc}; {MISSING} if missing") for slot, doc in SLOT_DOC.items()),
         *(
-            column
-            for role in ROLES
-            for column in (
-                *(
-                    Column(f"{role}.dim{slot}", "log2", f"Extent of {_ROLE_DOC[role]}, minor-most first ({slot})")
-                    for slot in range(MAX_RANK)
-                ),
-                Column(f"{role}.rank", "count", f"Dimensions of {_ROLE_DOC[role]}; {MISSING} where there is none"),
-                Column(f"{role}.bytes", "log2", f"Bytes of {_ROLE_DOC[role]}"),
-                Column(f"{role}.width", "bytes", f"Element size of {_ROLE_DOC[role]}"),
-                Column(f"{role}.type", "id", f"Element type of {_ROLE_DOC[role]}"),
-                Column(f"{role}.row_major", "flag", f"Whether {_ROLE_DOC[role]} lies in row-major order"),
+            Column(f"{role}.{name}", unit, text.format(doc))
+            for role, doc in ROLE_DOC.items()
+            for name, unit, text in (
+                *((f"dim{dim}", "log2", f"Extent {dim} of {{}}, minor-most first") for dim in range(MAX_RANK)),
+                ("rank", "count", f"Dimensions of {{}}; {MISSING} if missing"),
+                ("bytes", "log2", "Bytes of {}"),
+                ("width", "bytes", "Element size of {}"),
+                ("type", "id", "Element type of {}"),
+                ("row_major", "flag", "Whether the layout of {} is row-major"),
             )
         ),
         *(
-            Column(f"stride.{slot}.{role}", "log2", f"Step in bytes through {_ROLE_DOC[role]} per step of {doc}")
-            for slot, doc in _SLOTS
+            Column(f"stride.{slot}.{role}", "log2", f"Step in bytes through {ROLE_DOC[role]} per step of {doc}")
+            for slot, doc in SLOT_DOC.items()
             for role in ROLES[:3]
         ),
     ),
@@ -133,10 +120,10 @@ BLOCK: Final = Block(
 
 
 def operand_roles(program: Program, tensors: Tensors, nest: LoopNest, slots: LoopSlots) -> Float32Array:
-    """The block's columns, float32 (len(BLOCK),)."""
+    """Values of the block, float32 (len(BLOCK),)."""
     total = sum(tensors.nbytes[access.node] for access in nest.accesses)
-    flags = np.zeros(len(CLASS_NAMES))
-    flags[CLASS_OF[program.opcode[nest.anchor]]] = 1
+    anchor_class = np.zeros(len(CLASS_NAMES))
+    anchor_class[CLASS_OF[program.opcode[nest.anchor]]] = 1
     head = [
         np.log2(1 + nest.flops),
         np.log2(1 + total),
@@ -147,38 +134,34 @@ def operand_roles(program: Program, tensors: Tensors, nest: LoopNest, slots: Loo
         float(slots.fast[0] >= 0 and nest.reduces[slots.fast[0]]),
         nest.extremum,
     ]
-    by_role = {role: nest.first(role) for role in ROLES}
-    classes = [
-        float(np.sum(np.log2(nest.extents[[own == name for own in nest.roles]].astype(np.float64))))
-        for name in CLASS_LOOPS
-    ]
+    by_role = [nest.first(role) for role in ROLES]
+    log_extents = np.log2(nest.extents.astype(np.float64))
+    classes = [float(np.sum(log_extents[[role == name for role in nest.roles]])) for name in CLASS_LOOPS]
     extents = [MISSING if loop < 0 else np.log2(nest.extents[loop]) for loop in slots.all]
-    shapes = [value for role in ROLES for value in _operand(tensors, by_role[role])]
-    strides = [_stride(tensors, by_role[role], loop) for loop in slots.all for role in ROLES[:3]]
-    return np.concatenate([flags, head, classes, extents, shapes, strides]).astype(np.float32)
+    shapes = [value for access in by_role for value in _operand(tensors, access)]
+    strides = [_stride(tensors, access, loop) for loop in slots.all for access in by_role[:3]]
+    return np.concatenate([anchor_class, head, classes, extents, shapes, strides]).astype(np.float32)
 
 
 def _operand(tensors: Tensors, access: Access | None) -> list[float]:
     if access is None:
         return [MISSING] * (MAX_RANK + 5)
-    node = access.node
-    shape, order = tensors.shape(node), tensors.layout(node)
-    dims = [np.log2(shape[dim]) for dim in order] + [MISSING] * (MAX_RANK - len(shape))
-    row_major = float(np.array_equal(order, np.arange(len(shape))[::-1]))
+    node, shape, order = access.node, tensors.shape(access.node), tensors.layout(access.node)
     return [
-        *dims,
+        *(np.log2(shape[dim]) for dim in order),
+        *[MISSING] * (MAX_RANK - len(shape)),
         len(shape),
         np.log2(1 + tensors.nbytes[node]),
         tensors.width[node],
         float(tensors.element_type[node]),
-        row_major,
+        float(np.array_equal(order, np.arange(len(shape))[::-1])),
     ]
 
 
 def _stride(tensors: Tensors, access: Access | None, loop: int) -> float:
     if access is None or loop < 0:
         return MISSING
-    step = (
-        float(np.abs(access.coefficients[:, loop]) @ tensors.strides(access.node)) if len(access.coefficients) else 0.0
-    )
+    step = 0.0
+    if len(access.coefficients):
+        step = float(np.abs(access.coefficients[:, loop]) @ tensors.strides(access.node))
     return float(np.log2(1 + step * tensors.width[access.node]))

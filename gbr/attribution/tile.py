@@ -83,7 +83,7 @@ def _loops(nest: LoopNest, geometry: Geometry, tiles: NDArray[np.int64], names: 
         trips = -(-extent // tiles[:, loop])
         strides: dict[str, float] = {}
         for row, access in enumerate(nest.accesses):
-            step = float(np.abs(geometry.coefficients[row, :, loop]) @ geometry.strides[row])
+            step = float(np.abs(geometry.operands.coefficients[row, :, loop]) @ geometry.operands.strides[row])
             strides.setdefault(access.role, step)
         found.append(
             LoopChange(
