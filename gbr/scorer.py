@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gbr import check_features
-from gbr.data.graph import LAYOUT_RANGE, N_LAYOUT, N_TILE, Graph, read_graph
+from gbr.data.graph import N_LAYOUT, N_TILE, Graph, read_graph
 from gbr.errors import DataError, ModelError, UsageError
 from gbr.models import labels
 from gbr.models.lean import lean
@@ -157,8 +157,7 @@ class Scorer:
             try:
                 return extractor.vectors(configs, run)
             except ValueError as fault:
-                low, high = LAYOUT_RANGE
-                raise UsageError(f"configs: {fault}; want whole numbers {low} to {high}") from fault
+                raise UsageError(f"configs: {fault}") from fault
 
         return extractor.schema, extract
 

@@ -18,7 +18,7 @@ from features.layout import copies, slate
 from features.layout.extractor import LAYOUT, N_OWN, N_PER_CONFIG, LayoutExtractor, compared, schema
 from features.layout.metagraph import GROUPS, links, meta_graph
 from features.layout.nodes import configurable_nodes
-from features.layout.rows import RowTable, first_equal
+from features.layout.rows import first_equal
 from features.layout.slate import MAIN, mean_ranks, slate_columns
 from features.operations import node_kinds
 from features.tensors import Tensors
@@ -96,30 +96,6 @@ def vectors(configs: np.ndarray, block: int | None = None) -> np.ndarray:
     out[:, N_OWN:N_PER_CONFIG] = of_slate
     out[:, N_PER_CONFIG:] = extract.shared
     return out
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 90), st.integers(1, 40))
-def test_rows_that_come_as_bytes_are_numbered_like_those_of_files(seed: int, n_configs: int, n_rows: int) -> None:
-    rng = np.random.default_rng(seed)
-    rows = rng.integers(-1, 6, (n_rows, 18)).astype(np.int8)
-    rows[: n_rows // 2] = rows[0]
-    rows[: n_rows // 2, 17] = rng.integers(-1, 6, n_rows // 2)  # rows that differ in their last byte alone
-    table, twin = RowTable(3), RowTable(3)
-    for _ in range(3):
-        configs = rows[rng.integers(0, rng.integers(1, n_rows + 1), (n_configs, 3))]
-        found, wanted = table.encode(configs), twin.encode(configs.astype(np.float32))
-        np.testing.assert_array_equal(found[0], wanted[0])
-        np.testing.assert_array_equal(found[1], wanted[1])
-        np.testing.assert_array_equal(table.counts, twin.counts)
-        np.testing.assert_array_equal(table.rows, twin.rows)
-        np.testing.assert_array_equal(table.owner, twin.owner)
-    discovered = [np.concatenate([rows for rows, _ in each.discovered()]) for each in (table, twin)]
-    np.testing.assert_array_equal(*discovered)
-    configs = np.repeat(rows[:1, None].repeat(3, axis=1), 50, axis=0)
-    configs[41, 1, 3] = 6
-    with pytest.raises(ValueError, match="configuration 41 has a value that is no whole number in -1 to 5"):
-        table.encode(configs)
 
 
 def section(rows: np.ndarray, name: str) -> np.ndarray:
@@ -215,28 +191,6 @@ def test_permuted_configurations_give_permuted_vectors(configs: np.ndarray, rand
 
 @settings(max_examples=25, deadline=None)
 @given(any_configs())
-def test_row_table_gives_back_what_it_was_given(configs: np.ndarray) -> None:
-    table = RowTable(len(IDS))
-    codes, digests = table.encode(configs)
-    rows = table.rows[codes]
-    np.testing.assert_array_equal(table.owner[codes], np.broadcast_to(np.arange(len(IDS)), codes.shape))
-    np.testing.assert_array_equal(rows, configs)
-    same = (configs[:, None] == configs[None]).all(axis=(2, 3))
-    np.testing.assert_array_equal(same, (digests[:, None] == digests[None]).all(axis=2))
-    assert table.counts.sum() == configs.shape[0] * configs.shape[1]
-
-
-def test_row_table_grows() -> None:
-    everything = np.array([order + (-1,) * 12 for order in permutations(range(6))], np.int8)[:, None, :]
-    table = RowTable(1)
-    codes, _ = table.encode(everything)
-    assert len(np.unique(codes)) == 720
-    np.testing.assert_array_equal(table.rows[codes[:, 0]], everything[:, 0])
-    assert table.counts.tolist() == [1] * 720
-
-
-@settings(max_examples=25, deadline=None)
-@given(any_configs())
 def test_slate_block_is_relative_to_the_whole_slate(configs: np.ndarray) -> None:
     rows = vectors(configs)
     value = {name: rows[:, number].astype(float) for number, name in enumerate(schema().names)}
@@ -307,29 +261,3 @@ def test_whole_arrays_give_the_same(configs: np.ndarray) -> None:
     wanted = reference_layout_numpy.own_columns(NODES, of, configs)
     covered = [schema().names.index(name) for name in reference_layout_numpy.COVERED]
     np.testing.assert_allclose(vectors(configs)[:, covered], wanted, rtol=2e-5, atol=2e-5)
-
-
-def test_alike_values_of_a_file_are_one_row() -> None:
-    configs = np.full((4, len(IDS), 18), -1, np.float32)
-    configs[1:, 0, 0] = 0
-    configs[2, 0, 0] = -0.0
-    configs[3, 1, 1] = 3
-    table = RowTable(len(IDS))
-    codes, digests = table.encode(configs)
-    assert codes[1].tolist() == codes[2].tolist()
-    assert first_equal(digests).tolist() == [0, 1, 1, 3]
-    assert len(table) == len(IDS) + 2
-    np.testing.assert_array_equal(table.encode(configs.astype(np.int8))[0], codes)
-
-
-@pytest.mark.parametrize("value", [6, -2, 0.5, np.nan, np.inf, 1e30])
-def test_a_value_that_is_no_dimension_is_refused(value: float) -> None:
-    configs = np.full((3, len(IDS), 18), -1, np.float32)
-    configs[1, 2, 17] = value
-    with pytest.raises(ValueError, match="configuration 1 has a value that is no whole number in -1 to 5"):
-        RowTable(len(IDS)).encode(configs)
-
-
-def test_digests_that_collide_by_half_are_told() -> None:
-    with pytest.raises(RuntimeError, match="share half of a digest"):
-        first_equal(np.array([[1, 2], [1, 3]], np.uint64))

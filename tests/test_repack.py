@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from features.layout.rows import RowTable, numbered
+from features.layout.rows import RowTable, renumber
 from gbr import read_graph, write_graph
 from gbr.data import packed
 from gbr.data.build import build, extract
@@ -324,7 +324,7 @@ def test_places_within_nodes_become_numbers_of_rows() -> None:
     place = np.empty(len(numbers), np.int64)
     place[numbers] = np.arange(len(numbers)) - first[table.owner[numbers]]
     for width in (np.uint8, np.uint16):
-        np.testing.assert_array_equal(numbered(place[codes].astype(width), first, numbers.astype(np.int32)), codes)
+        np.testing.assert_array_equal(renumber(place[codes].astype(width), first, numbers.astype(np.int32)), codes)
 
 
 def test_a_table_that_adopts_rows_goes_on_as_the_one_they_are_of() -> None:

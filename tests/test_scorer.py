@@ -94,9 +94,9 @@ def test_the_configurations_of_the_graph_are_not_looked_at(runs: dict[str, Path]
         ("layout", np.zeros(3), r"of shape \(3,\)"),
         ("layout", np.array(3), r"of shape \(\)"),
         ("layout", np.full((2, 5, 18), "a"), "got <U1 of shape"),
-        ("layout", np.full((2, 5, 18), 255), "whole numbers -1 to 5"),
-        ("layout", np.full((2, 5, 18), 0.5), "configuration 0 has a value that is no whole number"),
-        ("layout", np.full((2, 5, 18), 6, np.int8), "configuration 0 has a value that is no whole number"),
+        ("layout", np.full((2, 5, 18), 255), "expected integers from -1 to 5"),
+        ("layout", np.full((2, 5, 18), 0.5), "configuration 0: expected integers"),
+        ("layout", np.full((2, 5, 18), 6, np.int8), "configuration 0: expected integers"),
     ],
 )
 def test_what_is_no_configuration_is_refused_and_forgotten(

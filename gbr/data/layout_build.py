@@ -272,13 +272,13 @@ class _Matrix:
 
 def _coded(graph: Graph, table: RowTable) -> Iterator[tuple[NDArray[np.uint32], NDArray[np.uint64]]]:
     """Codes and digests of all configurations, in batches of a megabyte."""
-    from features.layout.rows import numbered
+    from features.layout.rows import renumber
 
     at_once = max(1, _CODES_AT_ONCE // table.n_nodes)
     if graph.packed is not None:
         table.adopt(*graph.packed.distinct())
         for first in range(0, graph.n_configs, at_once):
-            codes = numbered(graph.packed.codes(slice(first, first + at_once)), *graph.packed.order)
+            codes = renumber(graph.packed.codes(slice(first, first + at_once)), *graph.packed.order)
             yield codes, table.tally(codes)
         return
     waiting: list[tuple[NDArray[np.uint32], NDArray[np.uint64]]] = []
