@@ -17,7 +17,8 @@ from numba import config as numba_config
 from features.hlo import OPCODES
 from gbr.collect import _jax, pool, tile
 from gbr.collect.__main__ import main
-from gbr.collect.kernels import FAMILIES, TEST, VALID, Family, split_of
+from gbr.collect.families import FAMILIES, TEST, VALID, split_of
+from gbr.collect.kernels import Family
 from gbr.collect.sampling import LEAST_ITERATIONS, sample_tiles
 from gbr.collect.table import markdown
 from gbr.collect.timer import LEAST_ROUNDS, cores, doubts, measure, pinned, retest_tau
@@ -281,32 +282,25 @@ def test_pinning_is_undone():
 
 def small(name) -> tuple[Family, tuple[int, ...]]:
     shape, _ = TWINS[name]
-    return replace(FAMILIES[name], shapes=(shape,)), shape
+    return replace(FAMILIES[name], measured="x".join(map(str, shape))), shape
 
 
 def test_a_wrong_kernel_is_not_measured():
     pytest.importorskip("jax")
     family, shape = small("bias_scale")
-
-    def wrong(x, scale, bias, y, ta, tb):
-        y[...] = x * scale[:, None] + bias
-        if ta < len(x):
-            y[-1, -1] += 1
-
-    with pytest.raises(CollectError, match=r"bias_scale_70x90, tiles \d+x\d+: off by 1 from the JAX result"):
-        tile.measure_kernel(replace(family, kernel=wrong, shapes=((70, 90),)), (70, 90), tile.Settings(8, 1))
-    rows = replace(family.nest(*shape), output=(7, 1))
-    with pytest.raises(CollectError, match=r"result of shape \(7, 1\), JAX gives \(7, 9\)"):
-        tile.measure_kernel(replace(family, kernel=lambda *_: None, nest=lambda *_: rows), shape, tile.Settings(1, 1))
-    with pytest.raises(CollectError, match="off by nan"):
-        tile.measure_kernel(replace(family, kernel=lambda *_: None), shape, tile.Settings(1, 1))
+    off = replace(
+        family, program=lambda lax, x, scale, bias: lax.add(family.program(lax, x, scale, bias), lax.full_like(x, 1))
+    )
+    with pytest.raises(CollectError, match=r"bias_scale_7x9, tiles \d+x\d+: off by 1 from the JAX result"):
+        tile.measure_kernel(off, shape, tile.Settings(8, 1))
+    summed = replace(family, program=lambda lax, x, scale, bias: lax.reduce(x, np.float32(0), lax.add, (0,)))
+    with pytest.raises(CollectError, match=r"result of shape \(7, 9\), JAX gives \(9,\)"):
+        tile.measure_kernel(summed, shape, tile.Settings(1, 1))
 
 
 def test_one_kernel_gives_a_whole_graph():
     pytest.importorskip("jax")
-    family, _ = small("outer_update")
-    kernel = getattr(family.kernel, "py_func", family.kernel)
-    arrays = tile.measure_kernel(replace(family, kernel=kernel), (40, 60), tile.Settings(6, 1))
+    arrays = tile.measure_kernel(FAMILIES["outer_update"], (40, 60), tile.Settings(6, 1))
     runtime = arrays["config_runtime"]
     assert runtime.shape == arrays["config_runtime_repeat"].shape == (6,)
     assert (arrays["config_runtime_normalizers"] == runtime[0]).all()
@@ -332,7 +326,7 @@ def test_names_are_families_or_groups():
 @pytest.fixture
 def two_kernels(monkeypatch):
     pytest.importorskip("jax")
-    family = replace(FAMILIES["sum_minor"], shapes=((40, 50), (60, 30)))
+    family = replace(FAMILIES["sum_minor"], measured="40x50 60x30")
     monkeypatch.setitem(FAMILIES, "sum_minor", family)
     return ["tile", "--families", "sum_minor", "--configs", "4", "--rounds", "1", "--json"]
 

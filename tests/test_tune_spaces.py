@@ -17,7 +17,7 @@ from tests.collection import rewrite, write_collection
 
 pytest.importorskip("jax")
 
-from gbr.collect import kernels
+from gbr.collect.families import FAMILIES
 from gbr.collect.relayout import Relayout
 from gbr.collect.timer import pinned
 from gbr.tune.programs import named
@@ -55,8 +55,8 @@ class TestTiles:
 
     def test_a_wrong_kernel_fails(self, monkeypatch: pytest.MonkeyPatch) -> None:
         _space, task = tile_space("sum_major_96x80", candidates=4)
-        wrong = replace(kernels.FAMILIES["sum_major"], kernel=lambda *args: args[1].fill(1))
-        monkeypatch.setitem(kernels.FAMILIES, "sum_major", wrong)
+        wrong = replace(FAMILIES["sum_major"], program=lambda lax, x: lax.reduce(x, np.float32(1), lax.add, (0,)))
+        monkeypatch.setitem(FAMILIES, "sum_major", wrong)
         with pinned(), pytest.raises(CollectError, match="off by"):
             task()(1)
 

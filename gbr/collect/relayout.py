@@ -85,7 +85,7 @@ class Relayout:
     sites : tuple of Site
         In the order of their nodes.
     graph : dict
-        Arrays of the unconstrained program's graph (un-optimised HLO, calls inlined), as :func:`gbr.data.hlo.graph_arrays`
+        Arrays of the unconstrained graph (un-optimised HLO, calls inlined), as :func:`gbr.data.hlo.graph_arrays`
         names them; ``node_config_ids`` are the nodes of ``sites``.
 
     Raises

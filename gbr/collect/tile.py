@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gbr.collect import _jax
-from gbr.collect.kernels import FAMILIES, Family, Nest, Shape, split_of
+from gbr.collect.families import FAMILIES, split_of
+from gbr.collect.kernels import Family, Nest, Shape
 from gbr.collect.sampling import sample_tiles
 from gbr.collect.timer import IntArray, doubts, measure, retest_tau, spread
 from gbr.data.collection import SPLITS
@@ -118,7 +119,7 @@ def tile_config(nest: Nest, tiles: IntArray) -> Float32Array:
         used[slot.part].add(slot.dim)
     for column, loop in enumerate(nest.loops):
         for slot in loop.slots:
-            config[:, _PARTS.index(slot.part), slot.dim] = slot.bound(1) + (tiles[:, column] - 1) * slot.stride
+            config[:, _PARTS.index(slot.part), slot.dim] = slot.window + (tiles[:, column] - 1) * slot.stride
             used[slot.part].add(slot.dim)
     for place, part in enumerate(_PARTS):
         if dims := sorted(used[part]):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from gbr.collect.kernels import FAMILIES, Family, Shape
+from gbr.collect.families import FAMILIES
+from gbr.collect.kernels import Family, Shape
 from gbr.collect.sampling import sample_tiles
 from gbr.collect.tile import Kernel, kernel_graph, seed_of
 from gbr.collect.timer import IntArray, cores, measure, pin

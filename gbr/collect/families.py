@@ -1,0 +1,595 @@
+"""The kernels that are measured: a specification, a JAX program and shapes for every family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from itertools import chain
+from math import prod
+from typing import Any, Final
+
+import numpy as np
+
+from gbr.collect.kernels import Family
+
+__all__ = ["FAMILIES", "TEST", "VALID", "split_of"]
+
+_EPSILON: Final = np.float32(1e-5)
+
+# Building blocks of the programs, in primitives of jax.lax.
+
+
+def _turn(lax: Any, x: Any) -> Any:
+    return lax.transpose(x, (1, 0))
+
+
+def _wide(lax: Any, x: Any, like: Any, *dims: int) -> Any:
+    return lax.broadcast_in_dim(x, like.shape, dims)
+
+
+def _relu(lax: Any, x: Any) -> Any:
+    return lax.max(x, lax.full_like(x, 0))
+
+
+def _times(lax: Any, x: Any, factor: float) -> Any:
+    return lax.mul(x, lax.full_like(x, factor))
+
+
+def _square(lax: Any, x: Any) -> Any:
+    return lax.mul(x, x)
+
+
+def _sum(lax: Any, x: Any, *axes: int) -> Any:
+    return lax.reduce(x, np.float32(0), lax.add, axes)
+
+
+def _max(lax: Any, x: Any, *axes: int) -> Any:
+    return lax.reduce(x, np.float32(-np.inf), lax.max, axes)
+
+
+def _min(lax: Any, x: Any, *axes: int) -> Any:
+    return lax.reduce(x, np.float32(np.inf), lax.min, axes)
+
+
+def _mean(lax: Any, x: Any, *axes: int) -> Any:
+    return _times(lax, _sum(lax, x, *axes), 1 / prod(x.shape[axis] for axis in axes))
+
+
+def _along(lax: Any, statistic: Any, x: Any, *axes: int) -> Any:
+    """Broadcast a statistic over ``axes`` to the shape of ``x``."""
+    return _wide(lax, statistic, x, *(dim for dim in range(x.ndim) if dim not in axes))
+
+
+def _inverse_root(lax: Any, x: Any) -> Any:
+    return lax.rsqrt(lax.add(x, lax.full_like(x, _EPSILON)))
+
+
+def _centred(lax: Any, x: Any, *axes: int) -> Any:
+    return lax.sub(x, _along(lax, _mean(lax, x, *axes), x, *axes))
+
+
+def _standardised(lax: Any, x: Any, *axes: int) -> Any:
+    centred = _centred(lax, x, *axes)
+    scale = _inverse_root(lax, _mean(lax, _square(lax, centred), *axes))
+    return lax.mul(centred, _along(lax, scale, x, *axes))
+
+
+def _shifted_exp(lax: Any, x: Any, axis: int) -> tuple[Any, Any]:
+    top = _max(lax, x, axis)
+    return top, lax.exp(lax.sub(x, _along(lax, top, x, axis)))
+
+
+def _softmax(lax: Any, x: Any, axis: int) -> Any:
+    _, e = _shifted_exp(lax, x, axis)
+    return lax.div(e, _along(lax, _sum(lax, e, axis), x, axis))
+
+
+def _log_sum_exp(lax: Any, x: Any) -> Any:
+    top, e = _shifted_exp(lax, x, 1)
+    return top, lax.log(_sum(lax, e, 1))
+
+
+def _bias_relu(lax: Any, product: Any, bias: Any) -> Any:
+    return _relu(lax, lax.add(product, _wide(lax, bias, product, product.ndim - 1)))
+
+
+def _batched(lax: Any, a: Any, b: Any) -> Any:
+    return lax.dot_general(a, b, (((2,), (1,)), ((0,), (0,))))
+
+
+def _convolved(
+    lax: Any, x: Any, f: Any, layout: str = "NHWC HWIO", stride: int = 1, dilation: int = 1, padding: int = 0
+) -> Any:
+    data, window = layout.split()
+    rank = x.ndim - 2
+    return lax.conv_general_dilated(
+        x,
+        f,
+        (stride,) * rank,
+        ((padding, padding),) * rank,
+        rhs_dilation=(dilation,) * rank,
+        dimension_numbers=(data, window, data),
+        feature_group_count=x.shape[data.index("C")] // f.shape[window.index("I")],
+    )
+
+
+def _conv(*, layout: str = "NHWC HWIO", **options: int) -> Callable[..., Any]:
+    return lambda lax, x, f: _convolved(lax, x, f, layout, **options)
+
+
+def _pool(start: float, reducer: str, window: tuple[int, ...], stride: tuple[int, ...]) -> Callable[..., Any]:
+    return lambda lax, x: lax.reduce_window(x, np.float32(start), getattr(lax, reducer), window, stride, "VALID")
+
+
+def _mean_pool(window: tuple[int, ...], stride: tuple[int, ...]) -> Callable[..., Any]:
+    return lambda lax, x: _times(lax, _pool(0, "add", window, stride)(lax, x), 1 / prod(window))
+
+
+def _shift(lax: Any, x: Any, *offsets: int) -> Any:
+    return lax.slice(x, offsets, tuple(extent - 2 + start for extent, start in zip(x.shape, offsets, strict=True)))
+
+
+def _laplace(lax: Any, x: Any) -> Any:
+    """Mean of the neighbours along every dimension, less the centre."""
+    centre = (1,) * x.ndim
+    total = None
+    for dim in range(x.ndim):
+        for step in (0, 2):
+            neighbour = _shift(lax, x, *centre[:dim], step, *centre[dim + 1 :])
+            total = neighbour if total is None else lax.add(total, neighbour)
+    return lax.sub(_times(lax, total, 1 / (2 * x.ndim)), _shift(lax, x, *centre))
+
+
+def _slope(lax: Any, x: Any) -> Any:
+    across = lax.sub(_shift(lax, x, 1, 2), _shift(lax, x, 1, 0))
+    down = lax.sub(_shift(lax, x, 2, 1), _shift(lax, x, 0, 1))
+    return lax.sqrt(lax.add(_square(lax, across), _square(lax, down)))
+
+
+def _affine(lax: Any, x: Any, mean: Any, scale: Any, bias: Any, dim: int) -> Any:
+    centred = lax.sub(x, _wide(lax, mean, x, dim))
+    return lax.add(lax.mul(centred, _wide(lax, scale, x, dim)), _wide(lax, bias, x, dim))
+
+
+def _gated_mix(lax: Any, x: Any, gate: Any, z: Any) -> Any:
+    g = _wide(lax, gate, x, 0, 2)
+    rest = lax.mul(lax.sub(lax.full_like(g, 1), g), _wide(lax, z, x, 1, 2))
+    return lax.add(lax.mul(g, x), rest)
+
+
+def _outer_permuted(lax: Any, u: Any, v: Any) -> Any:
+    # The product in the order of its operands, (c, a, b), then moved to (a, b, c).
+    shape = (u.shape[0], u.shape[1], v.shape[0])
+    product = lax.mul(lax.broadcast_in_dim(u, shape, (0, 1)), lax.broadcast_in_dim(v, shape, (2, 0)))
+    return lax.transpose(product, (1, 2, 0))
+
+
+def _permuted(*permutation: int) -> Callable[..., Any]:
+    return lambda lax, x: lax.transpose(x, permutation)
+
+
+def _with_permuted(operation: str, *permutation: int) -> Callable[..., Any]:
+    return lambda lax, x, z: getattr(lax, operation)(x, lax.transpose(z, permutation))
+
+
+_matmul = partial(Family, "matmul", right="k n")
+_convolution = partial(Family, "conv")
+_movement = partial(Family, "movement")
+_reduce = partial(Family, "reduce")
+_rowwise = partial(Family, "rowwise")
+_window = partial(Family, "window")
+_elementwise = partial(Family, "elementwise")
+
+# fmt: off
+
+# Innermost is the loop along which both the right-hand operand and the output are contiguous (an update of a row), or
+# the contraction where the right-hand operand is contiguous along it (a dot product in a register).
+_MATMUL: Final = (
+    _matmul("matmul_nn",
+            "m n | y[m, n] = 0 | m k n: y[m, n] += a[m, k] * b[k, n]",
+            lambda lax, a, b: lax.dot(a, b),
+            "192x320x256 256x128x512 149x211x293 64x768x384 800x40x448"),
+    _matmul("matmul_tn",
+            "m n | y[m, n] = 0 | k m n: y[m, n] += a[k, m] * b[k, n]",
+            lambda lax, a, b: lax.dot(_turn(lax, a), b),
+            "256x160x320 128x384x256 191x233x151 512x64x288"),
+    _matmul("matmul_nt",
+            "m n | y[m, n] = 0 | m n / k: y[m, n] += a[m, k] * b[n, k]",
+            lambda lax, a, b: lax.dot(a, _turn(lax, b)),
+            "160x256x320 256x192x256 131x211x331 64x960x144 480x40x640"),
+    _matmul("matmul_batched",
+            "b m n | y[b, m, n] = 0 | b m k n: y[b, m, n] += u[b, m, k] * v[b, k, n]",
+            lambda lax, u, v: _batched(lax, u, v),
+            "8x96x128x112 32x33x65x129 6x64x256x128 3x131x163x109", right="b k n"),
+    _matmul("matmul_bias_relu",
+            "m n | y[m, n] = bias[n] | m k n: y[m, n] += a[m, k] * b[k, n] | y[m, n] = max(y[m, n], 0)",
+            lambda lax, a, b, bias: _bias_relu(lax, lax.dot(a, b), bias),
+            "224x288x192 128x512x256 173x139x331 384x96x480"),
+    _matmul("matmul_residual",
+            "m n | y[m, n] = r[m, n] | m k n: y[m, n] += a[m, k] * b[k, n]",
+            lambda lax, a, b, r: lax.add(lax.dot(a, b), r),
+            "160x512x160 256x192x256 211x151x199 640x60x320"),
+    _matmul("matvec",
+            "m | y[m] = 0 | m / k: y[m] += a[m, k] * x[k]",
+            lambda lax, a, x: lax.dot(a, x),
+            "1024x2048 6000x400 301x9001 1537x1291", right="k"),
+    _matmul("vecmat",
+            "n | y[n] = 0 | k n: y[n] += x[k] * a[k, n]",
+            lambda lax, x, a: lax.dot(x, a),
+            "2048x1024 500x5000 8191x251 1283x1427", sizes="k n"),
+    _matmul("gram",
+            "m n | y[m, n] = 0 | k m n: y[m, n] += a[k, m] * a[k, n]",
+            lambda lax, a: lax.dot(_turn(lax, a), a),
+            "384x192 128x352 701x139 2048x80", sizes="k m=n"),
+    _matmul("attention_scores",
+            "b m n | y[b, m, n] = 0 | b m n / k: y[b, m, n] += u[b, m, k] * v[b, n, k] * size(k) ** -0.5",
+            lambda lax, u, v: _times(lax, _batched(lax, u, lax.transpose(v, (0, 2, 1))), u.shape[2] ** -0.5),
+            "8x128x192x64 4x256x256x48 12x77x101x80 2x200x515x128", right="b k n"),
+    _matmul("attention_values",
+            "s h d | y[s, h, d] = 0 | s h t d: y[s, h, d] += u[h, s, t] * v[h, t, d]",
+            lambda lax, u, v: lax.transpose(_batched(lax, u, v), (1, 0, 2)),
+            "8x128x64x192 4x256x48x320 12x101x80x77 2x131x128x512", sizes="h s d t", right="h t d"),
+    _matmul("matmul_transposed",
+            "n m | y[n, m] = 0 | k n m: y[n, m] += b[k, n] * a[k, m]",
+            lambda lax, a, b: _turn(lax, lax.dot(_turn(lax, a), b)),
+            "160x192x256 96x320x192 137x151x263 288x40x384", order="m n k"),
+    _matmul("matvec_batched",
+            "b m | y[b, m] = 0 | b m / k: y[b, m] += a[b, m, k] * x[b, k]",
+            lambda lax, a, x: lax.dot_general(a, x, (((2,), (1,)), ((0,), (0,)))),
+            "8x192x768 64x256x96 5x401x557 300x40x112", right="b k"),
+    _matmul("matmul_scaled_add",
+            "m n | y[m, n] = 1.5 * r[m, n] | m k n: y[m, n] += 0.75 * a[m, k] * b[k, n]",
+            lambda lax, a, b, r: lax.add(_times(lax, lax.dot(a, b), 0.75), _times(lax, r, 1.5)),
+            "192x256x224 128x640x96 167x229x193 512x72x256"),
+)
+
+# Innermost is the contiguous dimension of output and filters: output channels (NHWC, HWIO), width (NCHW), or the input
+# channels (OHWI).  Shapes: batch, output height and width, input channels, output features, window.
+_NHWC: Final = ("n h w o | y[n, h, w, o] = 0 | "
+                "n h w p q c o: y[n, h, w, o] += x[n, inside({}, {}), inside({}, {}), c] * f[p, q, c, o]")
+_CONV: Final = (
+    _convolution("conv2d",
+                 _NHWC.format("h + p", 1, "w + q", 1), _conv(padding=1),
+                 "1x24x28x32x64x3 2x14x12x48x80x3 1x17x23x61x37x3 1x7x6x112x256x3", "n h w c o p=q"),
+    _convolution("conv2d_stride2",
+                 _NHWC.format("h * 2 + p", 0, "w * 2 + q", 0), _conv(stride=2),
+                 "1x28x20x48x64x3 1x32x40x3x48x7 1x13x17x53x67x3 2x8x6x128x96x3", "n h w c o p=q"),
+    _convolution("conv2d_dilated",
+                 _NHWC.format("h + p * 2", 0, "w + q * 2", 0), _conv(dilation=2),
+                 "1x24x20x40x64x3 2x13x11x64x72x3 1x23x19x17x59x5 1x8x12x128x96x3", "n h w c o p=q"),
+    _convolution("conv2d_pointwise",
+                 _NHWC.format("h + p", 0, "w + q", 0), _conv(),
+                 "1x32x36x96x144x1 4x10x12x192x128x1 1x31x27x113x149x1 1x9x7x512x384x1", "n h w c o p=q"),
+    _convolution("conv2d_bias_relu",
+                 "n h w o | y[n, h, w, o] = bias[o] | "
+                 "n h w p q c o: y[n, h, w, o] += x[n, h + p, w + q, c] * f[p, q, c, o] | "
+                 "y[n, h, w, o] = max(y[n, h, w, o], 0)",
+                 lambda lax, x, f, bias: _bias_relu(lax, _convolved(lax, x, f), bias),
+                 "1x24x20x32x80x3 2x12x14x56x48x3 1x21x17x27x43x5 1x6x8x128x160x3", "n h w c o p=q"),
+    _convolution("conv2d_row",
+                 _NHWC.format("h + p", 0, "w + q", 0), _conv(),
+                 "1x32x28x64x80x3 2x16x12x96x112x3 1x29x37x43x53x5 1x9x8x192x288x3", "n h w c o q"),
+    _convolution("conv2d_nchw",
+                 "n o h w | y[n, o, h, w] = 0 | n o c p q h w: y[n, o, h, w] += f[o, c, p, q] * x[n, c, h + p, w + q]",
+                 _conv(layout="NCHW OIHW"),
+                 "1x28x48x24x32x3 2x14x16x48x40x3 1x61x53x13x19x3 1x112x96x8x12x3", "n h w c o p=q"),
+    _convolution("conv2d_ohwi",
+                 "n h w o | y[n, h, w, o] = 0 | "
+                 "n h w o / p q c: y[n, h, w, o] += x[n, h + p, w + q, c] * f[o, p, q, c]",
+                 _conv(layout="NHWC OHWI"),
+                 "1x24x20x64x48x3 2x14x12x96x40x3 1x23x31x35x29x3 1x8x6x256x112x3", "n h w c o p=q"),
+    _convolution("conv1d",
+                 "n w o | y[n, w, o] = 0 | n w q c o: y[n, w, o] += x[n, w + q, c] * f[q, c, o]",
+                 _conv(layout="NWC WIO"),
+                 "2x192x64x96x5 4x100x80x72x3 1x521x31x67x9 1x72x224x256x3", "n w c o q"),
+    _convolution("conv3d",
+                 "d h w o | y[0, d, h, w, o] = 0 | "
+                 "d h w r p q c o: y[0, d, h, w, o] += x[0, d + r, h + p, w + q, c] * f[r, p, q, c, o]",
+                 _conv(layout="NDHWC DHWIO"),
+                 "8x10x12x16x32x3 4x6x8x32x48x3 7x11x9x7x41x3 5x12x16x12x24x3", "d h w c o r=p=q"),
+    # One channel each: no sum over channels, so memory rather than arithmetic sets the pace.
+    _convolution("depthwise",
+                 "n h w c | for n h w | y[n, h, w, c] = 0 | "
+                 "p q c: y[n, h, w, c] += x[n, h + p, w + q, c] * f[p, q, 0, c]",
+                 _conv(),
+                 "1x56x48x96x3 4x14x20x240x5 2x37x41x91x3 1x12x16x1024x3", "n h w c p=q"),
+    _convolution("depthwise_stride2",
+                 "n h w c | for n h w | y[n, h, w, c] = 0 | "
+                 "p q c: y[n, h, w, c] += x[n, h * 2 + p, w * 2 + q, c] * f[p, q, 0, c]",
+                 _conv(stride=2),
+                 "1x48x56x112x3 4x20x14x192x5 2x35x29x101x3 1x10x14x896x5", "n h w c p=q"),
+    _convolution("depthwise_nchw",
+                 "n c h w | for n c h | y[n, c, h, w] = 0 | "
+                 "p q w: y[n, c, h, w] += f[c, 0, p, q] * x[n, c, h + p, w + q]",
+                 _conv(layout="NCHW OIHW"),
+                 "1x96x48x56x3 4x160x14x28x3 2x47x67x59x5 1x16x120x256x3", "n c h w p=q"),
+    _convolution("depthwise_1d",
+                 "n w c | for n w | y[n, w, c] = 0 | q c: y[n, w, c] += x[n, w + q, c] * f[q, 0, c]",
+                 _conv(layout="NWC WIO"),
+                 "4x640x112x4 12x128x224x7 3x1103x97x5 6x28x1400x3", "n w c q"),
+)
+
+# The output is written in order, the input is read with a stride.
+_MOVEMENT: Final = (
+    _movement("transpose_10", "a b | y[a, b] = x[b, a]", _permuted(1, 0),
+              "1024x768 512x2048 1792x353 96x8192 5000x160"),
+    _movement("transpose_021", "a b c | y[a, b, c] = x[a, c, b]", _permuted(0, 2, 1),
+              "8x256x320 64x96x128 5x419x331 24x512x64"),
+    _movement("transpose_102", "a b c | y[a, b, c] = x[b, a, c]", _permuted(1, 0, 2),
+              "96x256x40 512x64x16 211x173x23 48x1024x12"),
+    _movement("transpose_210", "a b c | y[a, b, c] = x[c, b, a]", _permuted(2, 1, 0),
+              "96x64x160 256x16x192 73x101x113 640x9x128"),
+    _movement("transpose_120", "a b c | y[a, b, c] = x[c, a, b]", _permuted(1, 2, 0),
+              "128x48x128 40x512x36 89x67x149 24x64x512"),
+    _movement("transpose_201", "a b c | y[a, b, c] = x[b, c, a]", _permuted(2, 0, 1),
+              "64x96x128 320x24x72 83x109x71 512x8x160"),
+    _movement("transpose_0132", "a b c d | y[a, b, c, d] = x[a, b, d, c]", _permuted(0, 1, 3, 2),
+              "8x12x64x96 4x3x160x256 3x7x151x173 32x40x16x28"),
+    _movement("transpose_0213", "a b c d | y[a, b, c, d] = x[a, c, b, d]", _permuted(0, 2, 1, 3),
+              "4x12x192x64 2x128x96x24 3x37x211x29 16x256x16x12"),
+    _movement("transpose_0231", "a b c d | y[a, b, c, d] = x[a, d, b, c]", _permuted(0, 2, 3, 1),
+              "2x56x48x128 8x28x32x96 1x67x59x211 4x16x16x512"),
+    _movement("transpose_0312", "a b c d | y[a, b, c, d] = x[a, c, d, b]", _permuted(0, 3, 1, 2),
+              "2x96x48x64 8x128x24x32 1x173x61x71 4x768x14x14"),
+    _movement("transpose_0321", "a b c d | y[a, b, c, d] = x[a, d, c, b]", _permuted(0, 3, 2, 1),
+              "2x64x40x96 6x32x64x48 1x97x53x131 4x256x8x96"),
+    _movement("transpose_1032", "a b c d | y[a, b, c, d] = x[b, a, d, c]", _permuted(1, 0, 3, 2),
+              "12x8x64x96 40x32x16x24 3x2x419x353 3x64x24x128"),
+)
+
+# Dimensions that are kept are tiled outside of those that are reduced, in the order of the output; within a tile the
+# innermost loop is the one along which most operands are contiguous.  A part of a row is reduced in a register.
+_REDUCE: Final = (
+    _reduce("sum_minor", "a | y[a] = 0 | a / b: y[a] += x[a, b]",
+            lambda lax, x: _sum(lax, x, 1), "1024x2048 20000x96 7919x211 1531x1283"),
+    _reduce("max_minor", "a | y[a] = LOWEST | a / b: y[a] = max(y[a], x[a, b])",
+            lambda lax, x: _max(lax, x, 1), "2048x1024 16000x120 257x8009 1399x1511"),
+    _reduce("sum_major", "b | y[b] = 0 | a b: y[b] += x[a, b]",
+            lambda lax, x: _sum(lax, x, 0), "2048x1024 300x8000 8191x251 1451x1307"),
+    _reduce("max_major", "b | y[b] = LOWEST | a b: y[b] = max(y[b], x[a, b])",
+            lambda lax, x: _max(lax, x, 0), "1024x2048 240x9000 9973x199 1223x1601"),
+    _reduce("sum_middle", "a c | y[a, c] = 0 | a b c: y[a, c] += x[a, b, c]",
+            lambda lax, x: _sum(lax, x, 1), "16x512x256 200x64x160 7x223x1201 40x1500x33"),
+    _reduce("sum_leading", "c | y[c] = 0 | a b c: y[c] += x[a, b, c]",
+            lambda lax, x: _sum(lax, x, 0, 1), "32x128x512 9x300x720 61x53x577 128x256x48"),
+    _reduce("sum_outer", "b | y[b] = 0 | a b / c: y[b] += x[a, b, c]",
+            lambda lax, x: _sum(lax, x, 0, 2), "16x256x512 100x192x96 23x67x1297 8x4096x64"),
+    _reduce("mean_spatial", "n c | y[n, c] = 0 | n h w c: y[n, c] += x[n, h, w, c] * (1 / size(h, w))",
+            lambda lax, x: _mean(lax, x, 1, 2), "8x28x36x256 2x56x48x384 5x31x37x263 64x14x16x128"),
+    _reduce("square_sum_transposed", "c a | y[c, a] = 0 | a b c: y[c, a] += x[a, b, c] * x[a, b, c]",
+            lambda lax, x: _turn(lax, _sum(lax, _square(lax, x), 1)), "256x16x384 96x128x128 311x11x401 1024x8x160"),
+    _reduce("min_minor", "a | y[a] = HIGHEST | a / b: y[a] = min(y[a], x[a, b])",
+            lambda lax, x: _min(lax, x, 1), "1536x1024 12000x144 5003x263 701x1999"),
+    _reduce("absmax_minor", "a | y[a] = 0 | a / b: y[a] = max(y[a], abs(x[a, b]))",
+            lambda lax, x: _max(lax, lax.abs(x), 1), "2048x768 18000x80 6007x197 1103x1301"),
+    _reduce("norm_minor", "a | y[a] = 0 | a / b: y[a] += x[a, b] * x[a, b] | y[a] = sqrt(y[a])",
+            lambda lax, x: lax.sqrt(_sum(lax, _square(lax, x), 1)), "768x2048 14000x104 9013x139 1301x1103"),
+    _reduce("rowwise_dot", "a | y[a] = 0 | a / b: y[a] += x[a, b] * z[a, b]",
+            lambda lax, x, z: _sum(lax, lax.mul(x, z), 1), "1024x1024 10000x88 4001x233 997x1061"),
+    _reduce("squared_distance", "a | y[a] = 0 | a / b: d = x[a, b] - z[a, b]; y[a] += d * d",
+            lambda lax, x, z: _sum(lax, _square(lax, lax.sub(x, z)), 1), "896x1152 9000x112 5209x173 1151x809"),
+    _reduce("weighted_sum_minor", "a | y[a] = bias[a] | a / b: y[a] += x[a, b] * weight[b]",
+            lambda lax, x, weight, bias: lax.add(_sum(lax, lax.mul(x, _wide(lax, weight, x, 1)), 1), bias),
+            "1280x1280 16000x100 7013x229 1409x1123"),
+    _reduce("masked_sum_minor", "a | y[a] = 0 | a / b: y[a] += x[a, b] if mask[a, b] > 0 else 0",
+            lambda lax, x, mask: _sum(
+                lax, lax.select(lax.gt(mask, lax.full_like(mask, 0)), x, lax.full_like(x, 0)), 1),
+            "1024x896 11000x96 3989x251 1213x787"),
+    _reduce("variance_minor",
+            "a | mean[a] = 0; y[a] = 0 | a / b: mean[a] += x[a, b] * (1 / size(b)) | "
+            "a / b: d = x[a, b] - mean[a]; y[a] += d * d * (1 / size(b))",
+            lambda lax, x: _mean(lax, _square(lax, _centred(lax, x, 1)), 1), "1024x1024 9000x128 6007x151 1013x907"),
+    _reduce("mean_minor", "a b | y[a, b] = 0 | a b / c: y[a, b] += x[a, b, c] * (1 / size(c))",
+            lambda lax, x: _mean(lax, x, 2), "16x160x512 40x300x96 7x223x701 96x640x24"),
+    _reduce("sum_trailing", "a | y[a] = 0 | a b / c: y[a] += x[a, b, c]",
+            lambda lax, x: _sum(lax, x, 1, 2), "256x48x128 4000x14x28 211x73x97 32x500x80"),
+    _reduce("min_major", "b | y[b] = HIGHEST | a b: y[b] = min(y[b], x[a, b])",
+            lambda lax, x: _min(lax, x, 0), "1536x1280 400x3600 9001x163 1381x1009"),
+    _reduce("max_middle", "a c | y[a, c] = LOWEST | a b c: y[a, c] = max(y[a, c], x[a, b, c])",
+            lambda lax, x: _max(lax, x, 1), "24x256x320 160x96x96 5x311x907 64x1000x28"),
+    _reduce("dot_transposed", "a | y[a] = 0 | b a: y[a] += x[a, b] * z[b, a]",
+            lambda lax, x, z: _sum(lax, lax.mul(x, _turn(lax, z)), 1), "1024x1024 768x2048 419x4096 2048x512"),
+    _reduce("max_plus_transposed", "b | y[b] = LOWEST | a b: y[b] = max(y[b], x[a, b] + z[b, a])",
+            lambda lax, x, z: _max(lax, lax.add(x, _turn(lax, z)), 0), "1024x1280 2048x768 1536x1099 512x2048"),
+    _reduce("max_transposed", "c a | y[c, a] = LOWEST | a b c: y[c, a] = max(y[c, a], x[a, b, c])",
+            lambda lax, x: _turn(lax, _max(lax, x, 1)), "192x24x256 128x80x96 269x13x311 800x10x144"),
+    _reduce("abs_sum_transposed", "b a | y[b, a] = 0 | a b / c: y[b, a] += abs(x[a, b, c])",
+            lambda lax, x: _turn(lax, _sum(lax, lax.abs(x), 2)), "160x192x48 640x256x10 397x283x11 48x1200x24"),
+    _reduce("mean_transposed", "c b | y[c, b] = 0 | a b c: y[c, b] += x[a, b, c] * (1 / size(a))",
+            lambda lax, x: _turn(lax, _mean(lax, x, 0)), "8x512x512 24x256x300 4x1024x353 48x512x72"),
+)
+
+# Statistics of a row, a column or a group, then a pass that uses them.  The outer tile holds the dimensions that are
+# kept, so that the data of one tile is still in cache in the later passes.
+_ROWWISE: Final = (
+    _rowwise("softmax",
+             "a | top[a] = LOWEST; total[a] = 0 | a / b: top[a] = max(top[a], x[a, b]) | "
+             "a / b: e = exp(x[a, b] - top[a]); y[a, b] = e; total[a] += e | a b: y[a, b] *= 1 / total[a]",
+             lambda lax, x: _softmax(lax, x, 1), "768x1024 6000x128 8011x83 1021x773"),
+    _rowwise("softmax_major",
+             "b | top[b] = LOWEST; total[b] = 0 | a b: top[b] = max(top[b], x[a, b]) | "
+             "a b: e = exp(x[a, b] - top[b]); y[a, b] = e; total[b] += e | total[b] = 1 / total[b] | "
+             "a b: y[a, b] *= total[b]",
+             lambda lax, x: _softmax(lax, x, 0), "1024x640 160x4800 7001x97 1013x719"),
+    _rowwise("logsumexp",
+             "a | y[a] = LOWEST; total[a] = 0 | a / b: y[a] = max(y[a], x[a, b]) | "
+             "a / b: total[a] += exp(x[a, b] - y[a]) | y[a] += log(total[a])",
+             lambda lax, x: lax.add(*_log_sum_exp(lax, x)[::-1]), "1024x896 8000x112 7103x109 1103x811"),
+    _rowwise("layer_norm",
+             "a | mean[a] = 0; variance[a] = 0 | a / b: mean[a] += x[a, b] * (1 / size(b)) | "
+             "a / b: d = x[a, b] - mean[a]; variance[a] += d * d * (1 / size(b)) | "
+             "a b: y[a, b] = (x[a, b] - mean[a]) * (1 / sqrt(variance[a] + 1e-5)) * gain[b] + bias[b]",
+             lambda lax, x, gain, bias: lax.add(
+                 lax.mul(_standardised(lax, x, 1), _wide(lax, gain, x, 1)), _wide(lax, bias, x, 1)),
+             "1024x768 5000x144 151x6007 1307x601"),
+    _rowwise("rms_norm",
+             "a | square[a] = 0 | a / b: square[a] += x[a, b] * x[a, b] * (1 / size(b)) | "
+             "a b: y[a, b] = x[a, b] * (1 / sqrt(square[a] + 1e-5)) * gain[b]",
+             lambda lax, x, gain: lax.mul(
+                 lax.mul(x, _along(lax, _inverse_root(lax, _mean(lax, _square(lax, x), 1)), x, 1)),
+                 _wide(lax, gain, x, 1)),
+             "896x1024 7000x136 9001x97 1201x853"),
+    _rowwise("batch_norm",
+             "b | mean[b] = 0; scale[b] = 0 | a b: mean[b] += x[a, b] * (1 / size(a)) | "
+             "a b: d = x[a, b] - mean[b]; scale[b] += d * d * (1 / size(a)) | "
+             "scale[b] = 1 / sqrt(scale[b] + 1e-5) | a b: y[a, b] = (x[a, b] - mean[b]) * scale[b]",
+             lambda lax, x: _standardised(lax, x, 0), "2048x512 240x4000 9001x101 1459x683"),
+    _rowwise("instance_norm",
+             "a c | mean[a, c] = 0; scale[a, c] = 0 | a b c: mean[a, c] += x[a, b, c] * (1 / size(b)) | "
+             "a b c: d = x[a, b, c] - mean[a, c]; scale[a, c] += d * d * (1 / size(b)) | "
+             "scale[a, c] = 1 / sqrt(scale[a, c] + 1e-5) | a b c: y[a, b, c] = (x[a, b, c] - mean[a, c]) * scale[a, c]",
+             lambda lax, x: _standardised(lax, x, 1), "8x784x160 2x2304x192 5x1369x127 32x196x144"),
+    _rowwise("log_softmax",
+             "a | top[a] = LOWEST; total[a] = 0 | a / b: top[a] = max(top[a], x[a, b]) | "
+             "a / b: total[a] += exp(x[a, b] - top[a]) | top[a] += log(total[a]) | a b: y[a, b] = x[a, b] - top[a]",
+             lambda lax, x: lax.sub(x, _along(lax, lax.add(*_log_sum_exp(lax, x)), x, 1)),
+             "640x1024 5000x160 7001x103 907x811"),
+    _rowwise("softmax_middle",
+             "a c | top[a, c] = LOWEST; total[a, c] = 0 | a b c: top[a, c] = max(top[a, c], x[a, b, c]) | "
+             "a b c: e = exp(x[a, b, c] - top[a, c]); y[a, b, c] = e; total[a, c] += e | "
+             "total[a, c] = 1 / total[a, c] | a b c: y[a, b, c] *= total[a, c]",
+             lambda lax, x: _softmax(lax, x, 1), "8x192x384 32x128x160 5x701x149 100x200x40"),
+    _rowwise("l2_normalize",
+             "a | square[a] = 0 | a / b: square[a] += x[a, b] * x[a, b] | "
+             "a b: y[a, b] = x[a, b] * (1 / sqrt(square[a] + 1e-5))",
+             lambda lax, x: lax.mul(x, _along(lax, _inverse_root(lax, _sum(lax, _square(lax, x), 1)), x, 1)),
+             "768x1280 6000x144 9001x101 1103x787"),
+    _rowwise("absmax_scale",
+             "a | top[a] = 0 | a / b: top[a] = max(top[a], abs(x[a, b])) | a b: y[a, b] = x[a, b] * (127 / top[a])",
+             lambda lax, x: lax.mul(x, _along(lax, lax.div(
+                 lax.full_like(top := _max(lax, lax.abs(x), 1), 127), top), x, 1)),
+             "1024x896 8000x112 5003x179 1009x971"),
+    _rowwise("group_norm",
+             "n g | mean[n, g] = 0; scale[n, g] = 0 | n s g / c: mean[n, g] += x[n, s, g, c] * (1 / size(s, c)) | "
+             "n s g / c: d = x[n, s, g, c] - mean[n, g]; scale[n, g] += d * d * (1 / size(s, c)) | "
+             "scale[n, g] = 1 / sqrt(scale[n, g] + 1e-5) | "
+             "n s g c: y[n, s, g, c] = (x[n, s, g, c] - mean[n, g]) * scale[n, g]",
+             lambda lax, x: _standardised(lax, x, 1, 3), "4x784x8x32 2x2304x16x12 5x613x7x37 24x196x4x48"),
+)
+
+# Every output reads a small neighbourhood of the input.
+_WINDOW: Final = (
+    _window("max_pool",
+            "n h w c | for n h w | y[n, h, w, c] = LOWEST | "
+            "p<3 q<3 c: y[n, h, w, c] = max(y[n, h, w, c], x[n, h * 2 + p, w * 2 + q, c])",
+            _pool(-np.inf, "max", (1, 3, 3, 1), (1, 2, 2, 1)), "1x56x48x128 8x14x18x192 2x39x43x89 1x10x12x1500"),
+    _window("avg_pool",
+            "n h w c | for n h w | y[n, h, w, c] = 0 | "
+            "p<2 q<2 c: y[n, h, w, c] += x[n, h * 2 + p, w * 2 + q, c] * (1 / 4)",
+            _mean_pool((1, 2, 2, 1), (1, 2, 2, 1)), "1x64x72x112 8x16x14x256 3x41x47x79 1x12x20x1100"),
+    _window("avg_pool_overlapping",
+            "n h w c | for n h w | y[n, h, w, c] = 0 | p<3 q<3 c: y[n, h, w, c] += x[n, h + p, w + q, c] * (1 / 9)",
+            _mean_pool((1, 3, 3, 1), (1, 1, 1, 1)), "1x40x56x144 6x16x18x160 2x37x31x109 1x14x8x1300"),
+    _window("max_pool_nchw",
+            "n c h w | for n c h | y[n, c, h, w] = LOWEST | "
+            "p<3 q<3 w: y[n, c, h, w] = max(y[n, c, h, w], x[n, c, h + p, w + q])",
+            _pool(-np.inf, "max", (1, 1, 3, 3), (1, 1, 1, 1)), "1x80x56x64 6x96x16x30 2x31x71x73 1x8x150x300"),
+    _window("avg_pool_1d",
+            "n w c | for n w | y[n, w, c] = 0 | q<4 c: y[n, w, c] += x[n, w * 2 + q, c] * (1 / 4)",
+            _mean_pool((1, 4, 1), (1, 2, 1)), "4x512x160 16x100x256 3x1201x101 8x40x700"),
+    _window("min_pool_1d",
+            "n w c | for n w | y[n, w, c] = HIGHEST | q<5 c: y[n, w, c] = min(y[n, w, c], x[n, w + q, c])",
+            _pool(np.inf, "min", (1, 5, 1), (1, 1, 1)), "3x768x128 20x96x192 5x907x89 6x30x1500"),
+    _window("stencil5",
+            "h w | y[h, w] = 0.25 * (x[h, w + 1] + x[h + 1, w] + x[h + 1, w + 2] + x[h + 2, w + 1]); "
+            "y[h, w] -= x[h + 1, w + 1]",
+            _laplace, "1022x1022 200x6000 1427x1103 7000x190"),
+    _window("stencil7",
+            "d h w | t = x[d, h + 1, w + 1] + x[d + 2, h + 1, w + 1]; "
+            "t += x[d + 1, h, w + 1] + x[d + 1, h + 2, w + 1]; "
+            "t += x[d + 1, h + 1, w] + x[d + 1, h + 1, w + 2]; y[d, h, w] = (1 / 6) * t - x[d + 1, h + 1, w + 1]",
+            _laplace, "62x126x126 24x150x300 101x97x89 16x62x1022"),
+    _window("gradient",
+            "h w | across = x[h + 1, w + 2] - x[h + 1, w]; down = x[h + 2, w + 1] - x[h, w + 1]; "
+            "y[h, w] = sqrt(across * across + down * down)",
+            _slope, "1022x1022 180x5400 1301x1009 6500x170"),
+)
+
+# Operands that are broadcast, and operands whose dimensions come in another order than those of the output.
+_ELEMENTWISE: Final = (
+    _elementwise("bias_scale", "a b | y[a, b] = x[a, b] * scale[a] + bias[b]",
+                 lambda lax, x, scale, bias: lax.add(lax.mul(x, _wide(lax, scale, x, 0)), _wide(lax, bias, x, 1)),
+                 "1024x1024 9000x120 2999x389 1259x941"),
+    _elementwise("outer_update", "a b | y[a, b] = x[a, b] - u[a] * v[b]",
+                 lambda lax, x, u, v: lax.sub(x, lax.mul(_wide(lax, u, x, 0), _wide(lax, v, x, 1))),
+                 "1024x1280 8000x130 33001x31 1153x1031"),
+    _elementwise("add_transposed", "a b | y[a, b] = x[a, b] + z[b, a]", _with_permuted("add", 1, 0),
+                 "768x1024 2048x512 1536x331 3000x170"),
+    _elementwise("gate_transposed", "a b | y[a, b] = max(z[b, a], 0) * x[a, b]",
+                 lambda lax, x, z: lax.mul(_relu(lax, _turn(lax, z)), x), "1024x640 384x2048 1280x419 5600x140"),
+    _elementwise("mul_permuted", "a b c | y[a, b, c] = x[a, b, c] * z[c, b, a]", _with_permuted("mul", 2, 1, 0),
+                 "96x48x160 256x12x256 79x83x127 20x64x600"),
+    _elementwise("channel_affine", "n h w c | y[n, h, w, c] = max((x[n, h, w, c] - mean[c]) * scale[c] + bias[c], 0)",
+                 lambda lax, x, mean, scale, bias: _relu(lax, _affine(lax, x, mean, scale, bias, 3)),
+                 "2x56x48x160 16x14x18x224 3x47x53x101 1x24x20x1900"),
+    _elementwise("channel_affine_nchw", "n c h w | y[n, c, h, w] = (x[n, c, h, w] - mean[c]) * scale[c] + bias[c]",
+                 lambda lax, x, mean, scale, bias: _affine(lax, x, mean, scale, bias, 1),
+                 "2x128x56x64 12x192x16x20 3x53x79x71 1x12x200x360"),
+    _elementwise("rank1_batched", "a b c | y[a, b, c] = x[a, b, c] + u[a, b] * v[a, c]",
+                 lambda lax, x, u, v: lax.add(x, lax.mul(_wide(lax, u, x, 0, 1), _wide(lax, v, x, 0, 2))),
+                 "16x192x320 40x160x144 29x179x167 200x64x72"),
+    _elementwise("gated_mix", "a b c | g = gate[a, c]; y[a, b, c] = g * x[a, b, c] + (1 - g) * z[b, c]",
+                 _gated_mix, "32x128x256 8x60x2400 37x211x113 300x40x80"),
+    _elementwise("relu_transposed", "a b | y[a, b] = max(x[b, a], 0)", lambda lax, x: _relu(lax, _turn(lax, x)),
+                 "896x1024 512x1536 2048x347 3072x176"),
+    _elementwise("scale_transposed", "a b | y[a, b] = x[b, a] * scale[a]",
+                 lambda lax, x, scale: lax.mul(turned := _turn(lax, x), _wide(lax, scale, turned, 0)),
+                 "1024x832 640x1280 1792x421 3072x224"),
+    _elementwise("bias_transposed", "a b | y[a, b] = x[b, a] + bias[b]",
+                 lambda lax, x, bias: lax.add(turned := _turn(lax, x), _wide(lax, bias, turned, 1)),
+                 "1024x512 1280x640 1536x503 3600x192"),
+    _elementwise("symmetrise", "a b | y[a, b] = (x[a, b] + x[b, a]) * 0.5",
+                 lambda lax, x: _times(lax, lax.add(x, _turn(lax, x)), 0.5), "1024 1280 1152 1536", "a=b"),
+    _elementwise("blend_transposed", "a b | y[a, b] = x[a, b] + share[a] * (z[b, a] - x[a, b])",
+                 lambda lax, x, z, share: lax.add(
+                     x, lax.mul(_wide(lax, share, x, 0), lax.sub(_turn(lax, z), x))),
+                 "640x1024 1536x384 1280x449 2800x180"),
+    _elementwise("add_permuted_021", "a b c | y[a, b, c] = x[a, b, c] + z[a, c, b]", _with_permuted("add", 0, 2, 1),
+                 "12x192x256 48x128x96 3x512x353 20x384x64"),
+    _elementwise("sub_permuted_102", "a b c | y[a, b, c] = x[a, b, c] - z[b, a, c]", _with_permuted("sub", 1, 0, 2),
+                 "128x96x56 320x80x24 149x163x31 24x900x36"),
+    _elementwise("add_two_permuted", "a b c | y[a, b, c] = x[c, a, b] + z[b, c, a]",
+                 lambda lax, x, z: lax.add(lax.transpose(x, (1, 2, 0)), lax.transpose(z, (2, 0, 1))),
+                 "80x64x128 24x160x160 128x37x131 256x16x192"),
+    _elementwise("add_permuted_0312", "a b c d | y[a, b, c, d] = x[a, b, c, d] + z[a, c, d, b]",
+                 _with_permuted("add", 0, 3, 1, 2), "2x112x40x64 6x96x28x36 1x157x59x67 3x640x12x20"),
+    _elementwise("mul_permuted_0213", "a b c d | y[a, b, c, d] = x[a, b, c, d] * z[a, c, b, d]",
+                 _with_permuted("mul", 0, 2, 1, 3), "4x16x128x64 2x96x112x28 3x41x157x37 12x200x16x16"),
+    _elementwise("max_permuted_0321", "a b c d | y[a, b, c, d] = max(x[a, b, c, d], z[a, d, c, b])",
+                 _with_permuted("max", 0, 3, 2, 1), "2x80x40x80 6x48x32x56 1x109x47x113 3x256x8x96"),
+    _elementwise("additive_scores", "a b c | y[a, b, c] = u[b, a] + v[c, a]",
+                 lambda lax, u, v: lax.add(
+                     lax.broadcast_in_dim(_turn(lax, u), (*u.shape[::-1], v.shape[0]), (0, 1)),
+                     lax.broadcast_in_dim(_turn(lax, v), (*u.shape[::-1], v.shape[0]), (0, 2))),
+                 "12x256x320 64x160x96 7x307x419 160x48x128"),
+    _elementwise("outer_permuted", "a b c | y[a, b, c] = u[c, a] * v[b, c]", _outer_permuted,
+                 "96x96x112 320x32x96 256x41x151 64x128x192"),
+)
+
+# fmt: on
+
+#: All families by name.
+FAMILIES: Final[dict[str, Family]] = {
+    family.name: family for family in chain(_MATMUL, _CONV, _MOVEMENT, _REDUCE, _ROWWISE, _WINDOW, _ELEMENTWISE)
+}
+
+#: Families held out, from every group; all others are for training.
+VALID: Final = frozenset(
+    """
+    matmul_bias_relu gram conv2d_dilated depthwise_nchw transpose_102 transpose_0312 transpose_1032 sum_middle max_minor
+    sum_trailing variance_minor layer_norm avg_pool_overlapping min_pool_1d stencil7 outer_update gate_transposed
+    mul_permuted_0213 additive_scores
+    """.split()
+)
+TEST: Final = frozenset(
+    """
+    matmul_nt attention_scores vecmat matvec_batched conv2d_stride2 conv1d depthwise transpose_210 transpose_0231
+    sum_major squared_distance max_plus_transposed logsumexp group_norm max_pool_nchw avg_pool add_transposed
+    blend_transposed sub_permuted_102 channel_affine
+    """.split()
+)
+
+
+def split_of(family: str) -> str:
+    """``train``, ``valid`` or ``test``: the split that all kernels of ``family`` are in."""
+    return "valid" if family in VALID else "test" if family in TEST else "train"
