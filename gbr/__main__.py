@@ -1,53 +1,66 @@
-"""``python -m gbr``: list the commands."""
+"""The command ``gbr``, also ``python -m gbr``: list the commands, or run one of them."""
 
 from __future__ import annotations
 
-import ast
-import pkgutil
-import re
-from collections.abc import Sequence
-from importlib.util import find_spec
-from pathlib import Path
+import sys
+from importlib import import_module
 from typing import Final
+
+import click
 
 import gbr
 from gbr import cli
 
-#: How the docstring of a module begins that ``python -m`` runs.
-_COMMAND: Final = re.compile(r"(?:Command|``python -m [\w.]+``): *(.+)")
+#: Name of each command, which is its module, and what it does.
+COMMANDS: Final = {
+    "collect": "Measure configurations on this machine.",
+    "download": "Download TpuGraphs, Google's graphs measured on TPUs.",
+    "evaluate": "Score a trained model on a split of a collection.",
+    "explain": "Explain why a configuration is ranked before another one.",
+    "features": "Build the feature store, show its content, list the feature columns.",
+    "predict": "Rank the configurations of graph files.",
+    "reproduce": "Reproduce the results on TpuGraphs: download, train, evaluate.",
+    "submit": "Write or check a submission to the Kaggle competition.",
+    "train": "Train a ranker on a collection and score it.",
+    "tune": "Search the configurations of a program with few measurements.",
+}
 
 
-def commands() -> list[tuple[str, str]]:
-    """Modules that are commands and what they do, from their docstrings; none of them is imported."""
-    found = []
-    for module in pkgutil.iter_modules(gbr.__path__, "gbr."):
-        source = _source(f"{module.name}.__main__" if module.ispkg else module.name)
-        told = _COMMAND.match(ast.get_docstring(ast.parse(source)) or "")
-        if told and module.name != "gbr.__main__":
-            found.append((f"python -m {module.name}", told[1].rstrip(".")))
-    return found
+class _Commands(cli.Group):
+    """Imports the module of a command when it is run, and not to list it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        package = cmd_name in ("collect", "tune")
+        command: click.Command = import_module(f"gbr.{cmd_name}.__main__" if package else f"gbr.{cmd_name}").main
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
 
 
-def _source(name: str) -> str:
-    spec = find_spec(name)
-    return Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else ""
-
-
-def _main(argv: Sequence[str] | None = None) -> None:
-    parser = cli.parser("gbr", "Rank compiler configurations of tensor programs without running them.")
-    parser.add_argument("--version", action="store_true", help="print the version and leave")
-    cli.add_json(parser)
-    args = parser.parse_args(argv)
-    if args.version:
+@click.group(
+    "gbr", cls=_Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}
+)
+@click.option("--version", is_flag=True, help="Print the version and exit.")
+@cli.json_option
+@click.pass_context
+def main(ctx: click.Context, version: bool, as_json: bool) -> None:
+    """Rank compiler configurations of tensor programs without running them."""
+    if ctx.invoked_subcommand:
+        return
+    if version:
         print(f"gbr {gbr.__version__}")
-    elif args.json:
-        cli.emit_json([{"command": name, "does": text} for name, text in commands()])
+    elif as_json:
+        cli.emit_json([{"command": f"python -m gbr.{name}", "does": text} for name, text in COMMANDS.items()])
     else:
-        cli.listing(commands())
-        print("Each of them tells more with --help.")
+        print(ctx.get_help())
 
-
-main = cli.command(_main)
 
 if __name__ == "__main__":
-    raise SystemExit(main(None))
+    sys.exit(main())

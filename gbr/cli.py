@@ -1,460 +1,453 @@
-"""What every command shares: its arguments, its exit status, progress on stderr, tables and JSON on stdout."""
+"""What all commands share: options, errors and exit status, progress on stderr, tables and JSON on stdout."""
 
 from __future__ import annotations
 
-import argparse
 import errno
-import functools
 import io
 import json
 import os
-import re
 import shutil
 import sys
-import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final, TypeVar
+
+import click
 
 from gbr import check_features
 from gbr.data.collection import SPLITS
 from gbr.data.files import Report, size_text
-from gbr.errors import GbrError, UsageError
+from gbr.errors import GbrError
 
-#: Seconds before a command that is not on a terminal says how far it is.
-_PATIENCE: Final = 2.0
-#: Seconds within which it says so again.
-_RARELY: Final = 120.0
-_MAX_WIDTH: Final = 80
+#: Bytes in a GiB, the unit of ``--memory``.
+GIB: Final = 1 << 30
+
+#: Seconds until the first progress line where stderr is no terminal; the time between lines doubles up to the maximum.
+_FIRST_LINE: Final = 2.0
+_LONGEST_PAUSE: Final = 120.0
 _INTERRUPTED: Final = 130
 _CLOSED_PIPE: Final = 141
-#: No room, or a place that takes nothing.
-_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_NOT_WRITABLE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+#: Characters below which a column of text is too narrow to read.
+_NARROWEST: Final = 8
+_DEFAULT_WIDTH: Final = 80
 
-Main = Callable[[Sequence[str] | None], None]
 Advance = Callable[[int], None]
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaints are one line, like every other error here."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise what :func:`command` turns into one line and exit status 2."""
-        raise UsageError(f"{message}; see `{self.prog} --help`")
+# Commands -------------------------------------------------------------------------------------------------------------
 
 
-class _Folded(argparse.RawDescriptionHelpFormatter):
-    """Keeps the lines of a description apart, and folds those that are too long; never a command to be copied."""
+class _Program:
+    """What makes a click command callable as ``main(argv) -> exit status``; errors become one line on stderr."""
 
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return "\n".join(indent + folded for line in text.splitlines() for folded in _folded(line, width))
-
-
-def _folded(line: str, width: int) -> list[str]:
-    if "python -m" in line or len(line) <= width:
-        return [line]
-    begin = re.match(r" *(?:\S+ {2,})?", line)  # a name in a list, behind which its text goes on
-    hang = " " * (begin.end() if begin else 0)
-    return textwrap.wrap(
-        line, width, subsequent_indent=hang, break_long_words=False, break_on_hyphens=False, drop_whitespace=True
-    )
+    def __call__(self, argv: Sequence[str] | None = None) -> int:
+        return _run(self, sys.argv[1:] if argv is None else argv)  # type: ignore[arg-type]
 
 
-def parser(module: str, description: str, epilog: str | None = None) -> Parser:
-    """Make the parser of the command ``python -m <module>``."""
-    return Parser(
-        prog=f"python -m {module}",
-        description=description,
-        epilog=epilog,
-        formatter_class=_Folded,
-        allow_abbrev=False,
-    )
+class Command(_Program, click.Command):
+    """A click command whose options may be variadic (:func:`variadic`)."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Repeat the name of a variadic option before each of its values: ``--m a b`` is ``--m a --m b``."""
+        names = {name for param in self.params if isinstance(param, _Variadic) for name in param.opts}
+        expanded: list[str] = []
+        current = None
+        for arg in args:
+            if arg.startswith("-"):
+                current = arg if arg in names else None
+            elif current and expanded[-1] != current:
+                expanded.append(current)
+            expanded.append(arg)
+        return super().parse_args(ctx, expanded)
 
 
-def command(main: Main) -> Callable[[Sequence[str] | None], int]:
-    """Turn what a command raises into one line on stderr and an exit status.
+class Group(_Program, click.Group):
+    """A command with subcommands."""
 
-    0 done; ``GbrError.exit_code`` (1, usage 2) for an expected failure; 130 for an interrupt; 141 for a closed pipe.
-    Anything else is a defect of gbr and keeps its traceback.
+    command_class = Command
+
+
+class _Variadic(click.Option):
+    """Marks an option that takes one or more values."""
+
+
+def command(module: str, **attributes: Any) -> Callable[[Callable[..., None]], Command]:
+    """Decorate the function of the command ``python -m <module>``; its docstring is the description."""
+    return click.command(module, cls=Command, context_settings=_SETTINGS, **attributes)
+
+
+def group(module: str, **attributes: Any) -> Callable[[Callable[..., None]], Group]:
+    """Decorate the function of a command with subcommands, which are added by ``@main.command(name)``."""
+    attributes = {"no_args_is_help": False} | attributes
+    return click.group(module, cls=Group, context_settings=_SETTINGS, **attributes)
+
+
+_SETTINGS: Final = {"help_option_names": ["-h", "--help"], "show_default": True}
+
+
+def _run(program: click.Command, argv: Sequence[str]) -> int:
+    """Run a command.
+
+    Returns
+    -------
+    int
+        0 done; ``GbrError.exit_code`` (1, usage 2) for an expected failure; 130 for an interrupt; 141 for a closed
+        pipe.  Any other exception is a bug of gbr and keeps its traceback.
     """
+    name = str(program.name)
+    prog = f"python -m {name}" if "." in name else name
+    words = name.split(".") if "." in name else [name, *(arg for arg in argv[:1] if not arg.startswith("-"))]
+    label = " ".join(words)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a character that the terminal cannot show is no failure
+    try:
+        check_features()
+        with program.make_context(prog, list(argv)) as ctx:
+            program.invoke(ctx)
+        sys.stdout.flush()
+    except click.exceptions.Exit as leave:
+        return leave.exit_code
+    except click.ClickException as fault:
+        path = fault.ctx.command_path if isinstance(fault, click.UsageError) and fault.ctx else prog
+        _log(f"{label}: error: {_one_line(fault.format_message()).rstrip('.')}; see `{path} --help`")
+        return fault.exit_code
+    except GbrError as fault:
+        _log(f"{label}: error: {_one_line(str(fault))}")
+        return fault.exit_code
+    except MemoryError as fault:
+        reason = _one_line(str(fault)) or "no detail"
+        _log(f"{label}: error: out of memory ({reason}); free some, or use fewer graphs or --jobs")
+        return GbrError.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        _log(f"{label}: interrupted; completed files are kept, run the same command again to resume")
+        return _INTERRUPTED
+    except BrokenPipeError:
+        _discard_stdout()
+        return _CLOSED_PIPE
+    except OSError as fault:
+        if fault.errno not in _NOT_WRITABLE:
+            raise
+        where = fault.filename or "standard output"
+        _log(f"{label}: error: {where}: cannot be written ({fault.strerror}); free space, or write somewhere else")
+        _discard_stdout()
+        return GbrError.exit_code
+    return 0
 
-    @functools.wraps(main)
-    def run(argv: Sequence[str] | None = None) -> int:
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            # A file name or a dash that the terminal cannot show is no reason to fail.
-            sys.stdout.reconfigure(errors="backslashreplace")
-        try:
-            check_features()
-            main(argv)
-            sys.stdout.flush()
-        except GbrError as fault:
-            _say(f"error: {_one_line(fault)}")
-            return fault.exit_code
-        except MemoryError as fault:
-            _say(f"error: out of memory ({_one_line(fault) or 'no detail'}); free some, or take fewer graphs or --jobs")
-            return GbrError.exit_code
-        except KeyboardInterrupt:
-            _say("interrupted; every file written so far is whole, the same command goes on from there")
-            return _INTERRUPTED
-        except BrokenPipeError:
-            _drop_stdout()
-            return _CLOSED_PIPE
-        except OSError as fault:
-            if fault.errno not in _FULL:
-                raise
-            where = fault.filename or "the output"
-            _say(f"error: {where}: cannot be written ({fault.strerror}); make room, or write to another place")
-            _drop_stdout()
-            return GbrError.exit_code
-        except SystemExit as leave:
-            return leave.code if isinstance(leave.code, int) else 0
-        return 0
 
-    return run
-
-
-def _drop_stdout() -> None:
-    """Python flushes stdout once more at exit; it must find something that can be written."""
-    with suppress(OSError, ValueError):  # ValueError: no file below, as in a notebook
+def _discard_stdout() -> None:
+    """Redirect stdout to the null device: Python flushes it once more at exit, which would fail again."""
+    with suppress(OSError, ValueError):  # ValueError: no file descriptor, as in a notebook
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def note(message: str) -> None:
-    """Tell something on stderr that is no result and no error."""
-    _say(message)
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
-def add_subset(arguments: argparse.ArgumentParser, *, required: bool = True) -> None:
-    """Add ``--subset``."""
-    arguments.add_argument(
-        "--subset",
-        required=required,
-        metavar="NAME",
-        help="collection, by its folder: tile:xla, tile:cpu, layout:nlp:random …; `tile` alone takes what there is",
-    )
+# Options --------------------------------------------------------------------------------------------------------------
 
 
-def add_data(arguments: argparse.ArgumentParser) -> None:
-    """Add ``--data``."""
-    arguments.add_argument(
-        "--data",
-        type=Path,
-        default=Path("data"),
-        metavar="ROOT",
-        help="folder that holds npz/<collection>/{train,valid,test}/*.npz (default: data)",
-    )
+class PositiveFloat(click.ParamType):  # type: ignore[type-arg]
+    """A finite number above 0."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Convert a command-line value."""
+        try:
+            number = float(value)
+        except ValueError:
+            number = 0.0
+        if not 0 < number < float("inf"):
+            self.fail(f"expected a positive number, got {value!r}", param, ctx)
+        return number
 
 
-def add_store(arguments: argparse.ArgumentParser) -> None:
-    """Add ``--store``."""
-    arguments.add_argument(
-        "--store", type=Path, default=Path("data/store"), metavar="DIR", help="feature store (default: data/store)"
-    )
+class CommaList(click.ParamType):  # type: ignore[type-arg]
+    """Names separated by commas, as a tuple without duplicates; only ``choices`` where they are given."""
+
+    name = "list"
+
+    def __init__(self, choices: Sequence[str] = ()) -> None:
+        self.choices = choices
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Convert a command-line value."""
+        if isinstance(value, tuple):
+            return value
+        names = tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
+        if not names or (self.choices and not set(names) <= set(self.choices)):
+            self.fail(
+                f"expected {'some of ' + ','.join(self.choices) if self.choices else 'names'}, got {value!r}",
+                param,
+                ctx,
+            )
+        return names
 
 
-def add_hardware(arguments: argparse.ArgumentParser) -> None:
-    """Add ``--hardware``; ``args.hardware`` is None where it is not given."""
-    arguments.add_argument(
-        "--hardware",
-        default=None,
-        metavar="NAME",
-        help="machine that the runtimes are of: cpu, tpu, machine (this one) or FILE.toml (default: the collection's "
-        "hardware.toml, else tpu for xla and nlp, else cpu)",
-    )
+#: Types of options.
+PATH: Final = click.Path(path_type=Path)
+POSITIVE: Final = click.IntRange(min=1)
 
 
-def add_splits(arguments: argparse.ArgumentParser) -> None:
-    """Add ``--split``, a list by commas; ``args.split`` is a tuple, or None where it is not given."""
-    arguments.add_argument(
-        "--split",
-        type=_splits,
-        default=None,
-        metavar="LIST",
-        help="some of train,valid,test (default: those there are)",
-    )
+def variadic(name: str, **attributes: Any) -> Callable[[Function], Function]:
+    """Add an option that takes one or more values, ``--name A B``; it may also be repeated.  The value is a tuple."""
+    return click.option(name, cls=_Variadic, multiple=True, **attributes)
 
 
-def add_skip(arguments: argparse.ArgumentParser) -> None:
-    """Add ``--skip``; ``args.skip_known_bad`` says whether it names the known bad graphs."""
-    arguments.add_argument(
-        "--skip",
-        dest="skip_known_bad",
-        type=_known_bad,
-        default=False,
-        metavar="known-bad",
-        help="known-bad: leave out the graphs of TpuGraphs whose runtimes are known to be corrupted",
-    )
+subset_option = click.option(
+    "--subset",
+    required=True,
+    metavar="NAME",
+    help="Collection, by its folder: tile:xla, tile:cpu, layout:nlp:random ...; `tile` alone selects what is present.",
+)
+data_option = click.option(
+    "--data",
+    type=PATH,
+    default=Path("data"),
+    metavar="ROOT",
+    help="Folder that holds npz/<collection>/{train,valid,test}/*.npz.",
+)
+store_option = click.option("--store", type=PATH, default=Path("data/store"), metavar="DIR", help="Feature store.")
+model_option = click.option(
+    "--model", type=PATH, required=True, metavar="DIR", help="Run directory written by gbr train."
+)
+hardware_option = click.option(
+    "--hardware",
+    metavar="NAME",
+    help="Machine on which the runtimes were measured: cpu, tpu, machine (this one) or FILE.toml.  "
+    "[default: the collection's hardware.toml, else tpu for xla and nlp, else cpu]",
+)
+splits_option = click.option(
+    "--split",
+    "splits",
+    type=CommaList(SPLITS),
+    metavar="LIST",
+    help=f"Some of {','.join(SPLITS)}.  [default: those that are present]",
+)
+skip_option = click.option(
+    "--skip",
+    "skip_known_bad",
+    type=click.Choice(["known-bad"]),
+    callback=lambda _ctx, _param, value: value is not None,
+    help="known-bad: leave out the graphs of TpuGraphs whose runtimes are known to be corrupted.",
+)
+jobs_option = click.option(
+    "--jobs", type=POSITIVE, metavar="N", help="Number of parallel processes.  [default: one per core]"
+)
+seed_option = click.option("--seed", type=click.IntRange(min=0), default=0, metavar="N", help="Random seed.")
+memory_option = click.option(
+    "--memory",
+    type=PositiveFloat(),
+    metavar="GIB",
+    callback=lambda _ctx, _param, value: None if value is None else int(value * GIB),
+    help="GiB that the training features may take; larger ones are read in batches, and fewer rows of each graph are "
+    "used where their bins take more than twice that.  [default: a quarter of the machine's memory]",
+)
+cluster_option = click.option(
+    "--cluster",
+    metavar="ADDRESS",
+    help="Use the workers of the Dask scheduler at tcp://HOST:PORT, which see the same folders under the same paths "
+    "(needs gbr[cluster]).",
+)
+report_option = click.option(
+    "--report", type=PATH, metavar="FILE.html", help="Also write a self-contained HTML report."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
 
-def add_jobs(arguments: argparse.ArgumentParser) -> None:
-    """Add ``--jobs``; ``args.jobs`` is None where it is not given."""
-    arguments.add_argument(
-        "--jobs", type=positive, default=None, metavar="N", help="processes side by side (default: one per core)"
-    )
+# Progress -------------------------------------------------------------------------------------------------------------
 
 
-def add_cluster(arguments: argparse.ArgumentParser) -> None:
-    """Add ``--cluster``; ``args.cluster`` is None where it is not given."""
-    arguments.add_argument(
-        "--cluster",
-        default=None,
-        metavar="ADDRESS",
-        help="work on the workers of the Dask scheduler at tcp://HOST:PORT, which see the same folders under the same "
-        "paths (needs gbr[cluster])",
-    )
+def progress(total: int, label: str) -> AbstractContextManager[Advance]:
+    """Show the progress of a loop on stderr; yields ``advance(steps)``.
 
-
-def add_report(arguments: argparse.ArgumentParser) -> None:
-    """Add ``--report``; ``args.report`` is None where it is not given."""
-    arguments.add_argument(
-        "--report",
-        type=Path,
-        default=None,
-        metavar="FILE.html",
-        help="also write what to look at: one file for any browser, which needs no network",
-    )
-
-
-def add_json(arguments: argparse.ArgumentParser) -> None:
-    """Add ``--json``."""
-    arguments.add_argument("--json", action="store_true", help="print JSON instead of text")
-
-
-@contextmanager
-def progress(total: int, label: str) -> Iterator[Advance]:
-    """Show how far a loop is, on stderr; yields ``advance(steps)``.
-
-    A bar on a terminal.  Elsewhere nothing within the first two seconds, then plain lines, ever more rarely.
+    A bar on a terminal; elsewhere nothing for two seconds, then log lines at increasing intervals.
     """
-    if not sys.stderr.isatty():
-        with _plain_progress(total, label) as advance:
-            yield advance
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(label, total=total)
-        yield lambda steps=1: bar.advance(task, steps)  # type: ignore[misc]
+    return _shown(_Task(label, total), lambda task: task.advance)
 
 
-@contextmanager
-def busy(label: str) -> Iterator[None]:
-    """Show on stderr that work goes on whose end cannot be foretold, and for how long it has.
+def transfer(label: str) -> AbstractContextManager[Report]:
+    """Show the progress of a transfer as :func:`progress` does; yields ``report(done, total)``, both in bytes.
 
-    A spinner on a terminal.  Elsewhere nothing within the first two seconds, then plain lines, ever more rarely.
+    ``total`` is None where it is unknown.  Bytes that are present at the first report do not count for the rate.
     """
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            bar.add_task(label, total=None)
-            yield
-        return
-    start, over = time.monotonic(), threading.Event()
-
-    def tell() -> None:
-        passed = _PATIENCE
-        while not over.wait(start + passed - time.monotonic()):
-            _say(f"{label}: {passed:.0f} s so far")
-            passed *= 2
-
-    teller = threading.Thread(target=tell, daemon=True)
-    teller.start()
-    try:
-        yield
-    finally:
-        over.set()
-        teller.join()
-    passed = time.monotonic() - start
-    if passed >= _PATIENCE:
-        _say(f"{label}: done in {passed:.0f} s")
+    return _shown(_Task(label, None, size_text), lambda task: task.report)
 
 
-@contextmanager
-def _plain_progress(total: int, label: str) -> Iterator[Advance]:
-    start = time.monotonic()
-    done = 0
-    next_line = _PATIENCE
-
-    def advance(steps: int = 1) -> None:
-        nonlocal done, next_line
-        done += steps
-        passed = time.monotonic() - start
-        if passed >= next_line and done < total:
-            _say(f"{label}: {done} of {total} after {passed:.0f} s")
-            next_line = 2 * passed
-
-    yield advance
-    passed = time.monotonic() - start
-    if passed >= _PATIENCE:
-        _say(f"{label}: {done} of {total} in {passed:.0f} s")
+def busy(label: str) -> AbstractContextManager[None]:
+    """Show a spinner for a task of unknown duration; elsewhere log lines as :func:`progress` does."""
+    return _shown(_Task(label, None), lambda _task: None)
 
 
-@contextmanager
-def transfer(label: str) -> Iterator[Report]:
-    """Show how far bytes are on their way, how fast and for how much longer, on stderr.
+class _Task:
+    """Label, steps or bytes done, and the time since the first of them."""
 
-    Yields ``report(done, total)``: bytes that are there, and of how many (None where that is unknown).  What is there
-    at the first report was there before and counts for no rate.  Drawn as :func:`progress` is.
-    """
-    if not sys.stderr.isatty():
-        with _plain_transfer(label) as report:
-            yield report
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TaskID,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
+    def __init__(self, label: str, total: int | None, text: Callable[[float], str] | None = None) -> None:
+        self.label = label
+        self.total = total
+        self.done = 0
+        self.text = text
+        self._restart(0)
+        self._started = False
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=10),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(compact=True),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        tasks: list[TaskID] = []
+    def _restart(self, done: int) -> None:
+        self.first, self.start, self._started = done, time.monotonic(), True
 
-        def draw(done: int, total: int | None) -> None:
-            if not tasks:
-                tasks.append(bar.add_task(label, total=total, completed=done))
-            bar.update(tasks[0], total=total, completed=done)
+    def advance(self, steps: int = 1) -> None:
+        self.done += steps
 
-        yield draw
+    def report(self, done: int, total: int | None) -> None:
+        if not self._started or done < self.done:
+            self._restart(done)
+        self.done, self.total = done, total
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.start
+
+    def line(self, *, ended: bool = False) -> str:
+        """One log line: how much is done and, while the task runs, the time left."""
+        seconds = self.seconds
+        rate = (self.done - self.first) / seconds if seconds else 0.0
+        left = f", about {duration((self.total - self.done) / rate)} left" if self.total and rate and not ended else ""
+        if self.text:
+            of = f" of {self.text(self.total)}" if self.total and not ended else ""
+            took = f" in {duration(seconds)}" if ended else ""
+            return f"{self.label}: {self.text(self.done)}{of}{took}, {self.text(rate)}/s{left}"
+        if self.total is None:
+            return (
+                f"{self.label}: done in {duration(seconds)}" if ended else f"{self.label}: {duration(seconds)} so far"
+            )
+        return f"{self.label}: {self.done} of {self.total} {'in' if ended else 'after'} {duration(seconds)}{left}"
 
 
 @contextmanager
-def _plain_transfer(label: str) -> Iterator[Report]:
+def _shown(task: _Task, handle: Callable[[_Task], Any]) -> Iterator[Any]:
+    """Draw or log a task every so often from a thread of its own, while the caller works."""
+    draw, display = _bar(task) if sys.stderr.isatty() else (None, nullcontext())
+    over = threading.Event()
+
+    def follow() -> None:
+        pause = _FIRST_LINE
+        while not over.wait(0.1 if draw else pause):
+            if draw:
+                draw()
+            else:
+                note(task.line())
+                pause = min(2 * pause, _LONGEST_PAUSE)
+
+    thread = threading.Thread(target=follow, daemon=True)
     begun = time.monotonic()
-    first = last = 0
-    next_line = _PATIENCE
-    reports = 0
+    with display:
+        thread.start()
+        try:
+            yield handle(task)
+        finally:
+            over.set()
+            thread.join()
+    if not draw and time.monotonic() - begun >= _FIRST_LINE:
+        note(task.line(ended=True))
 
-    def report(done: int, total: int | None) -> None:
-        nonlocal begun, first, last, next_line, reports
-        if not reports or done < last:
-            begun, first, next_line = time.monotonic(), done, _PATIENCE
-        reports += 1
-        last = done
-        passed = time.monotonic() - begun
-        if passed < next_line or done == total:
-            return
-        rate = (done - first) / passed
-        told = f"{size_text(done)}{f' of {size_text(total)}' if total else ''}, {size_text(rate)}/s"
-        if total and rate:
-            told += f", about {duration((total - done) / rate)} left"
-        _say(f"{label}: {told}")
-        next_line = min(2 * passed, passed + _RARELY)
 
-    yield report
-    passed = time.monotonic() - begun
-    if passed >= _PATIENCE:
-        _say(f"{label}: {size_text(last)} in {duration(passed)}, {size_text((last - first) / passed)}/s")
+def _bar(task: _Task) -> tuple[Callable[[], None], AbstractContextManager[Any]]:
+    """A bar on the terminal, and what updates it."""
+    from rich import progress as bars
+    from rich.console import Console
+
+    columns: list[bars.ProgressColumn] = [bars.TextColumn("{task.description}", markup=False)]
+    if task.text:
+        columns += [bars.BarColumn(10), bars.DownloadColumn(), bars.TransferSpeedColumn()]
+        columns += [bars.TimeRemainingColumn(compact=True)]
+    elif task.total is None:
+        columns = [bars.SpinnerColumn(), *columns, bars.TimeElapsedColumn()]
+    else:
+        columns += [bars.BarColumn(), bars.MofNCompleteColumn(), bars.TimeRemainingColumn()]
+    display = bars.Progress(*columns, console=Console(stderr=True), transient=True)
+    bar = display.add_task(task.label, total=task.total)
+    return lambda: display.update(bar, completed=task.done, total=task.total), display
 
 
 def duration(seconds: float) -> str:
-    """Time as people read it: ``12 s``, ``34 min``, ``5.6 h``."""
+    """Format a duration: ``12 s``, ``34 min``, ``5.6 h``."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
+# Output ---------------------------------------------------------------------------------------------------------------
+
+
+def note(message: str) -> None:
+    """Print a message on stderr that is neither a result nor an error."""
+    _log(f"gbr: {message}")
+
+
+def _log(message: str) -> None:
+    with suppress(OSError):  # a log on a full disk must not end hours of work
+        print(message, file=sys.stderr, flush=True)
+
+
+def emit_json(value: Any) -> None:
+    """Print ``value`` as JSON on stdout.
+
+    Raises
+    ------
+    ValueError
+        For NaN and infinities: an undefined figure is None.
+    """
+    print(json.dumps(value, indent=1, allow_nan=False))
+
+
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table on stdout, at most 80 columns wide; long cells are folded, never cut.
+    """Print a table on stdout, as wide as the terminal; long text is wrapped, never cut.
+
+    Where the terminal is too narrow for the columns, every row becomes a paragraph of ``column: value`` lines.
 
     Parameters
     ----------
     title : str
     columns : sequence of str
     rows : sequence of sequences
-        Numbers stand to the right (floats with four decimals); None is a dash.
+        Numbers are right-aligned (floats with four decimals); None is a dash.
     """
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    width = shutil.get_terminal_size((_DEFAULT_WIDTH, 24)).columns
+    cells = [[_cell(value) for value in row] for row in rows]
     sheet = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for place, name in enumerate(columns):
-        numeric = all(row[place] is None or isinstance(row[place], int | float) for row in rows)
-        sheet.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        sheet.add_row(*(Text(_cell(value)) for value in row))
-    width = min(_MAX_WIDTH, shutil.get_terminal_size((_MAX_WIDTH, 24)).columns)
-    # https://no-color.org asks for no colours; where they are not wanted, bold letters are not either.
+    least = 0
+    for index, name in enumerate(columns):
+        numeric = all(row[index] is None or isinstance(row[index], int | float) for row in rows)
+        widest = max((len(text) for text in (name, *(row[index] for row in cells))), default=0)
+        least += 2 + (widest if numeric else min(widest, _NARROWEST))
+        justify, overflow = ("right", "ellipsis") if numeric else ("left", "fold")
+        sheet.add_column(Text(name), justify=justify, overflow=overflow, no_wrap=numeric)  # type: ignore[arg-type]
+    for row in cells:
+        sheet.add_row(*map(Text, row))
+    narrow = least > width
+    # https://no-color.org: neither colours nor bold letters.
     console = Console(width=width, highlight=False, color_system=None if os.environ.get("NO_COLOR") else "auto")
-    # Printed by print(): rich would turn a closed pipe into an exit of its own.
+    # print() and not rich writes the text: rich would turn a closed pipe into an exit of its own.
     with console.capture() as text:
         console.print(Text(title, overflow="fold", style="bold"))
-        console.print(sheet)
+        for row in cells if narrow else ():
+            lines = (f"{name}: {value}" if name else value for name, value in zip(columns, row, strict=True))
+            console.print(Text("\n".join(lines), overflow="fold"), end="\n\n")
+        if not narrow:
+            console.print(sheet)
     print(text.get())
-
-
-def listing(entries: Sequence[tuple[str, str]]) -> None:
-    """Print names and what they stand for on stdout, as wide as the terminal, at most 80 columns."""
-    width = min(_MAX_WIDTH, shutil.get_terminal_size((_MAX_WIDTH, 24)).columns)
-    indent = max((len(name) for name, _ in entries), default=0) + 2
-    for name, text in entries:
-        lines = textwrap.wrap(text, max(20, width - indent)) or [""]
-        print(f"{name:{indent}}{lines[0]}")
-        for line in lines[1:]:
-            print(" " * indent + line)
-
-
-def emit_json(value: Any) -> None:
-    """Print ``value`` as JSON on stdout.  NaN is refused: a figure that does not exist is None."""
-    print(json.dumps(value, indent=1, allow_nan=False))
 
 
 def _cell(value: object) -> str:
     if value is None:
         return "–"
     return f"{value:.4f}" if isinstance(value, float) else str(value)
-
-
-def _say(message: str) -> None:
-    with suppress(OSError):  # a log on a full disk is no reason to give up hours of work
-        print(f"gbr: {message}", file=sys.stderr, flush=True)
-
-
-def _one_line(fault: BaseException) -> str:
-    return " ".join(str(fault).split())
-
-
-def _known_bad(text: str) -> bool:
-    if text != "known-bad":
-        raise argparse.ArgumentTypeError(f"got {text!r}, want known-bad")
-    return True
-
-
-def _splits(text: str) -> tuple[str, ...]:
-    wanted = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-    unknown = [part for part in wanted if part not in SPLITS]
-    if unknown or not wanted:
-        raise argparse.ArgumentTypeError(f"got {text!r}, want some of {','.join(SPLITS)}")
-    return wanted
-
-
-def positive(text: str) -> int:
-    """Type of an argument: a whole number from 1 on."""
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}, want a whole number from 1 on")
-    return number

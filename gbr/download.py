@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
+
+import click
 
 from gbr import cli
 from gbr.data.collection import Subset
@@ -18,45 +20,81 @@ from gbr.downloads.retrieve import SIDE_BY_SIDE, Files, Place, get_graphs, get_i
 from gbr.errors import DownloadError, UsageError
 
 _EPILOG: Final = f"""\
+\b
 NAME is a collection ({", ".join(COLLECTIONS[:2])} ...), the beginning of
 some names (layout, layout:nlp), all, or {INDICES}: the 1000 configurations
 of each validation graph of layout that the official evaluation scores.
-All splits are fetched where --split is not given.
+All splits are downloaded unless --split is given.
 
-Archives come to ROOT/archives, are checked, unpacked into ROOT/npz and removed.
-Whatever interrupts that, the same command goes on from there.
+\b
+Archives are stored in ROOT/archives, checked, unpacked into ROOT/npz and
+removed.  After an interruption, run the same command again to resume.
 
+\b
     python -m gbr.download tile:xla eval-indices
     python -m gbr.download all --from predict-ai-model-runtime.zip"""
 
 
-def _main(argv: Sequence[str] | None = None) -> None:
-    args = _parser().parse_args(argv)
-    _check(args)
-    pieces, indices = asked_for(args.names or ("all", INDICES), args.split)
-    place = Place(args.data, args.base_url, args.source)
-    if args.list:
-        _list(pieces, indices, place, args.json)
+def source_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Add ``--base-url`` and ``--from``, whose value is ``source``."""
+    base_url = click.option("--base-url", metavar="URL", help=f"A mirror.  [default: {BASE_URL}]")
+    source = click.option(
+        "--from",
+        "source",
+        type=cli.PATH,
+        metavar="DIR",
+        help="Use archives that are already in this folder, or this one archive; no network.",
+    )
+    return base_url(source(function))
+
+
+@cli.command("gbr.download", epilog=_EPILOG)
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@cli.data_option
+@cli.splits_option
+@click.option("--list", "list_only", is_flag=True, help="List what is available, its size, and what is present.")
+@source_options
+@click.option(
+    "--repack",
+    is_flag=True,
+    help="Also copy every layout graph to <stem>.gbr, which builds read without decompression.",
+)
+@click.option("--keep", is_flag=True, help="Keep the archives after unpacking.")
+@cli.json_option
+def main(
+    *,
+    names: Sequence[str],
+    data: Path,
+    splits: tuple[str, ...] | None,
+    list_only: bool,
+    base_url: str | None,
+    source: Path | None,
+    repack: bool,
+    keep: bool,
+    as_json: bool,
+) -> None:
+    """Download TpuGraphs, Google's graphs measured on TPUs."""
+    if not names and not list_only:
+        raise UsageError(f"expected a NAME: {', '.join((*COLLECTIONS, INDICES))} or all; --list shows sizes")
+    check_source(base_url, source)
+    pieces, indices = asked_for(names or ("all", INDICES), splits)
+    place = Place(data, base_url, source)
+    if list_only:
+        _list(pieces, indices, place, as_json)
         return
     layouts = dict.fromkeys(piece.subset for piece in pieces if piece.subset.startswith("layout:"))
-    if args.repack and not layouts:
+    if repack and not layouts:
         raise UsageError("--repack: only layout graphs have a copy; leave it out or name a layout collection")
     if indices:
         get_indices(place)
-    files = get_graphs(pieces, place, args.keep)
-    for subset in layouts if args.repack else ():
-        _repack(subset, [piece.split for piece in pieces if piece.subset == subset], args.data)
-    _tell(args, pieces, indices, files)
-
-
-def _check(args: argparse.Namespace) -> None:
-    if not args.names and not args.list:
-        raise UsageError(f"name what to fetch: {', '.join((*COLLECTIONS, INDICES))} or all; --list shows sizes")
-    check_source(args.base_url, args.source)
+    files = get_graphs(pieces, place, keep)
+    for subset in layouts if repack else ():
+        _repack(subset, [piece.split for piece in pieces if piece.subset == subset], data)
+    _tell(data, as_json, pieces, indices, files)
 
 
 def check_source(base_url: str | None, source: Path | None) -> None:
-    """Refuse what :func:`add_source` cannot have meant.
+    """Check the values of :func:`source_options`.
 
     Raises
     ------
@@ -77,17 +115,17 @@ def _repack(subset: str, splits: Sequence[str], data_root: Path) -> None:
     repack_all(Subset(subset), data_root, splits, cores(), partial(cli.progress, label=f"copies of {subset}"))
 
 
-def _tell(args: argparse.Namespace, pieces: Sequence[Piece], indices: bool, files: Files) -> None:
+def _tell(data: Path, as_json: bool, pieces: Sequence[Piece], indices: bool, files: Files) -> None:
     if files.written:
         cli.note("TpuGraphs is by Phothilimthana et al. (NeurIPS 2023), CC BY 4.0; name it where you show results")
-    root = "" if args.data == Path("data") else f" --data {args.data}"
+    root = "" if data == Path("data") else f" --data {data}"
     counts: dict[str, dict[str, int]] = {}
     for piece in pieces:
-        counts.setdefault(piece.subset, {})[piece.split] = piece.count(args.data)
+        counts.setdefault(piece.subset, {})[piece.split] = piece.count(data)
     steps = {subset: f"python -m gbr.train --subset {subset}{root}" for subset in counts}
     if indices:
         steps[INDICES] = f"python -m gbr.evaluate --model DIR --subset layout:... --protocol official{root}"
-    if args.json:
+    if as_json:
         cli.emit_json({"graphs": counts, "written": files.written, "kept": files.kept, "next": steps})
         return
     for subset, splits in counts.items():
@@ -177,36 +215,5 @@ def _state(one: dict[str, Any]) -> str | None:
     return f"{one['here']} graphs" if one["here"] else None
 
 
-def add_source(arguments: argparse.ArgumentParser) -> None:
-    """Add ``--base-url`` and ``--from``, which is ``args.source``."""
-    arguments.add_argument("--base-url", metavar="URL", help=f"a mirror (default: {BASE_URL})")
-    arguments.add_argument(
-        "--from",
-        dest="source",
-        type=Path,
-        metavar="DIR",
-        help="take archives that were fetched by other means, from this folder or this one archive; no network",
-    )
-
-
-def _parser() -> cli.Parser:
-    parser = cli.parser("gbr.download", "Fetch TpuGraphs, Google's graphs measured on TPUs.", _EPILOG)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="what to fetch, see below")
-    cli.add_data(parser)
-    cli.add_splits(parser)
-    parser.add_argument("--list", action="store_true", help="show what there is, how large, and what of it is here")
-    add_source(parser)
-    parser.add_argument(
-        "--repack",
-        action="store_true",
-        help="also copy every layout graph to <stem>.gbr, from which builds read without inflating",
-    )
-    parser.add_argument("--keep", action="store_true", help="keep the archives after unpacking")
-    cli.add_json(parser)
-    return parser
-
-
-main = cli.command(_main)
-
 if __name__ == "__main__":
-    raise SystemExit(main(None))
+    sys.exit(main())

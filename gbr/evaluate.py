@@ -5,10 +5,12 @@ python -m gbr.evaluate --model runs/tile-cpu/20250101-120000 --subset tile:cpu -
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+import click
 
 from gbr import cli
 from gbr.data import collection
@@ -20,41 +22,66 @@ if TYPE_CHECKING:
 PROTOCOLS: Final = ("full", "official")
 
 
-def _main(argv: Sequence[str] | None = None) -> None:
-    args = _parser().parse_args(argv)
-    subset = collection.resolve(args.subset, args.data)
-    if subset.note:
-        cli.note(subset.note)
+@cli.command("gbr.evaluate")
+@cli.model_option
+@cli.subset_option
+@click.option("--split", type=click.Choice(collection.SPLITS), default="valid", help="Split to score.")
+@click.option(
+    "--protocol",
+    type=click.Choice(PROTOCOLS),
+    default="full",
+    help="full: all configurations of every graph; official: also as the scripts of TpuGraphs score, tile by "
+    "benchmark, layout on the listed 1000 configurations per graph.",
+)
+@click.option(
+    "--indices",
+    type=cli.PATH,
+    metavar="DIR",
+    help="Folder of the listed configurations, xla_default.json etc.  [default: ROOT/eval_indices]",
+)
+@cli.data_option
+@cli.store_option
+@cli.skip_option
+@cli.jobs_option
+@cli.report_option
+@cli.json_option
+def main(
+    *,
+    model: Path,
+    subset: str,
+    split: str,
+    data: Path,
+    store: Path,
+    protocol: str,
+    report: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Score a trained model on a split of a collection."""
+    resolved = collection.resolve(subset, data)
+    if resolved.note:
+        cli.note(resolved.note)
     from gbr.evaluation import protocol as _official
     from gbr.evaluation import scoring
     from gbr.report.report import check_report_path, summarise_run, write_report
 
-    if args.report:
-        check_report_path(args.report)
+    if report:
+        check_report_path(report)
     scored: list[Scored] = []
     figures = evaluate(
-        args.model,
-        subset,
-        args.split,
-        args.data,
-        args.store,
-        jobs=args.jobs,
-        skip_known_bad=args.skip_known_bad,
-        protocol=args.protocol,
-        indices=args.indices,
-        scored=scored if args.report else None,
+        model, resolved, split, data, store, protocol=protocol, scored=scored if report else None, **options
     )
-    scoring.show(figures, (args.split,), subset.kind, as_json=args.json)
-    if args.protocol == "official":
-        found = figures[args.split]["official"]
+    scoring.show(figures, (split,), resolved.kind, as_json=as_json)
+    if protocol == "official":
+        found = figures[split]["official"]
         for told in _official.notes(found):
             cli.note(told)
-        if not args.json:
-            for title, columns, rows in _official.tables(found, subset, args.split):
+        if not as_json:
+            for title, columns, rows in _official.tables(found, resolved, split):
                 cli.table(title, columns, rows)
-    if args.report:
-        write_report(args.report, summarise_run("evaluate", args.model, subset, figures, scored, args.store))
-        cli.note(f"the report is {args.report}")
+    if report:
+        write_report(report, summarise_run("evaluate", model, resolved, figures, scored, store))
+        cli.note(f"the report is {report}")
 
 
 def evaluate(
@@ -132,35 +159,5 @@ def evaluate(
     return {"subset": subset.name, split: found, "seconds": {"build": build_seconds, "predict": predict_seconds}}
 
 
-def _parser() -> cli.Parser:
-    parser = cli.parser("gbr.evaluate", "Score a trained model on a split of a collection.")
-    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="folder written by gbr.train")
-    cli.add_subset(parser)
-    parser.add_argument("--split", choices=collection.SPLITS, default="valid", help="default: valid")
-    parser.add_argument(
-        "--protocol",
-        choices=PROTOCOLS,
-        default="full",
-        help="full: all configurations of every graph (default); official: also as the scripts of TpuGraphs score, "
-        "tile by benchmark, layout on the listed 1000 configurations per graph",
-    )
-    parser.add_argument(
-        "--indices",
-        type=Path,
-        default=None,
-        metavar="DIR",
-        help="folder of the listed configurations, xla_default.json and so on (default: ROOT/eval_indices)",
-    )
-    cli.add_data(parser)
-    cli.add_store(parser)
-    cli.add_skip(parser)
-    cli.add_jobs(parser)
-    cli.add_report(parser)
-    cli.add_json(parser)
-    return parser
-
-
-main = cli.command(_main)
-
 if __name__ == "__main__":
-    raise SystemExit(main(None))
+    sys.exit(main())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Sequence
+import sys
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import click
 
 from gbr import cli
 from gbr.data.collection import KINDS, SPLITS, Subset, resolve, splits_present
@@ -15,28 +17,55 @@ if TYPE_CHECKING:
     from gbr.data.store import FeatureStore
 
 
-def _main(argv: Sequence[str] | None = None) -> None:
-    args = _parser().parse_args(argv)
-    args.run(args)
+@cli.group("gbr.features")
+def main() -> None:
+    """Build the feature store of a collection, and show its content."""
 
 
-def _build(args: argparse.Namespace) -> None:
+@main.command("build")
+@cli.subset_option
+@cli.json_option
+@cli.data_option
+@cli.store_option
+@cli.splits_option
+@cli.hardware_option
+@cli.jobs_option
+@cli.cluster_option
+@click.option(
+    "--repack",
+    is_flag=True,
+    help="First copy every layout graph to <stem>.gbr beside its file; later builds and samples read it without "
+    "decompression.",
+)
+def _build(
+    *,
+    subset: str,
+    as_json: bool,
+    data: Path,
+    store: Path,
+    splits: tuple[str, ...] | None,
+    hardware: str | None,
+    jobs: int | None,
+    cluster: str | None,
+    repack: bool,
+) -> None:
+    """Compute the features that are missing or stale; an interrupted build is resumed."""
     from gbr.cluster import connected
     from gbr.data.build import build
     from gbr.data.hardware import choose
 
-    if args.cluster and args.jobs:
-        raise UsageError("--jobs: on a cluster its workers decide how many graphs are built at once; leave it out")
-    subset = _subset(args)
-    chosen = choose(args.hardware, subset, args.data)
+    if cluster and jobs:
+        raise UsageError("--jobs: has no effect with --cluster, whose workers build one graph per thread; leave it out")
+    collection = _resolve(subset, data)
+    chosen = choose(hardware, collection, data)
     if chosen.note:
         cli.note(chosen.note)
-    if args.repack:
-        _repack(args, subset)
-    progress = partial(cli.progress, label=f"features of {subset.name}")
-    with connected(args.cluster, subset, args.data, args.store) as workers:
-        report = build(subset, args.data, args.store, args.split, args.jobs, progress, chosen.hardware, workers)
-    if args.json:
+    if repack:
+        _repack(collection, data, splits, jobs)
+    progress = partial(cli.progress, label=f"features of {collection.name}")
+    with connected(cluster, collection, data, store) as workers:
+        report = build(collection, data, store, splits, jobs, progress, chosen.hardware, workers)
+    if as_json:
         cli.emit_json(report.as_dict())
         return
     rows: list[list[object]] = [
@@ -53,25 +82,30 @@ def _build(args: argparse.Namespace) -> None:
     _print_degenerate(report.degenerate)
 
 
-def _repack(args: argparse.Namespace, subset: Subset) -> None:
+def _repack(subset: Subset, data: Path, splits: tuple[str, ...] | None, jobs: int | None) -> None:
     from gbr.data.pool import cores
     from gbr.data.repack import repack_all
 
     if subset.kind != "layout":
         raise UsageError(f"--repack: {subset.name} holds tile graphs, which need no copy; leave it out")
-    splits = args.split or splits_present(subset, args.data) or SPLITS
+    splits = splits or splits_present(subset, data) or SPLITS
     progress = partial(cli.progress, label=f"copies of {subset.name}")
-    written = repack_all(subset, args.data, splits, args.jobs or cores(), progress)
+    written = repack_all(subset, data, splits, jobs or cores(), progress)
     cli.note(f"repacked {written} of the graphs of {subset.name}")
 
 
-def _info(args: argparse.Namespace) -> None:
+@main.command("info")
+@cli.subset_option
+@cli.json_option
+@cli.data_option
+@cli.store_option
+def _info(*, subset: str, as_json: bool, data: Path, store: Path) -> None:
+    """Show the content of the store of a collection."""
     from gbr.data.store import FeatureStore
 
-    subset = _subset(args)
-    store = FeatureStore(args.store, subset.name)
-    told = summary(store)
-    if args.json:
+    opened = FeatureStore(store, _resolve(subset, data).name)
+    told = summary(opened)
+    if as_json:
         cli.emit_json(told)
         return
     columns = ["split", "graphs", "of", "measured", "rows", "duplicates", "degenerate", "MiB"]
@@ -88,7 +122,7 @@ def _info(args: argparse.Namespace) -> None:
         ]
         for split, figures in told["splits"].items()
     ]
-    title = f"{store.folder}: {told['columns']} columns, schema {told['schema']}, written by gbr {told['gbr']}"
+    title = f"{opened.folder}: {told['columns']} columns, schema {told['schema']}, written by gbr {told['gbr']}"
     cli.table(title, columns, rows)
     _print_degenerate(
         {
@@ -142,15 +176,19 @@ def summary(store: FeatureStore) -> dict[str, Any]:
     }
 
 
-def _columns(args: argparse.Namespace) -> None:
+@main.command("columns")
+@cli.subset_option
+@cli.json_option
+def _columns(*, subset: str, as_json: bool) -> None:
+    """List every feature column: name, unit, meaning."""
     from gbr.data.build import schema_of
 
     # The columns of a kind are known without any data.
-    kind = args.subset.split(":", 1)[0]
+    kind = subset.split(":", 1)[0]
     if kind not in KINDS:
-        raise UsageError(f"--subset {args.subset}: want {' or '.join(KINDS)}, or a collection of that kind")
+        raise UsageError(f"--subset {subset}: expected {' or '.join(KINDS)}, or a collection of that kind")
     schema = schema_of(kind)
-    if args.json:
+    if as_json:
         blocks = [
             {
                 "name": block.name,
@@ -174,8 +212,8 @@ def _columns(args: argparse.Namespace) -> None:
     print(f"{len(schema)} columns, schema {schema.hash}")
 
 
-def _subset(args: argparse.Namespace) -> Subset:
-    subset = resolve(args.subset, args.data)
+def _resolve(name: str, data: Path) -> Subset:
+    subset = resolve(name, data)
     if subset.note:
         cli.note(subset.note)
     return subset
@@ -186,38 +224,5 @@ def _print_degenerate(degenerate: dict[str, str]) -> None:
         cli.table("Graphs that cannot be ranked", ["graph", "why"], sorted(degenerate.items()))
 
 
-def _parser() -> cli.Parser:
-    parser = cli.parser("gbr.features", "Turn graph files into the feature store, and look at what it holds.")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="build | info | columns")
-
-    def add(name: str, text: str, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-        added.set_defaults(run=run)
-        cli.add_subset(added)
-        cli.add_json(added)
-        return added
-
-    build = add("build", "Compute the features that are missing or stale; an interrupted build goes on.", _build)
-    cli.add_data(build)
-    cli.add_store(build)
-    cli.add_splits(build)
-    cli.add_hardware(build)
-    cli.add_jobs(build)
-    cli.add_cluster(build)
-    build.add_argument(
-        "--repack",
-        action="store_true",
-        help="first copy every layout graph to <stem>.gbr beside its file, from which later builds and samples read "
-        "without inflating",
-    )
-    info = add("info", "Show what the store of a collection holds.", _info)
-    cli.add_data(info)
-    cli.add_store(info)
-    add("columns", "List every feature column: name, unit, meaning.", _columns)
-    return parser
-
-
-main = cli.command(_main)
-
 if __name__ == "__main__":
-    raise SystemExit(main(None))
+    sys.exit(main())

@@ -14,6 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import click
+
 from gbr import cli
 from gbr.data.pool import in_processes
 from gbr.errors import DataError
@@ -24,20 +26,41 @@ if TYPE_CHECKING:
 _HEADER: Final = ("graph", "place", "config", "score")
 
 
-def _main(argv: Sequence[str] | None = None) -> None:
-    args = _parser().parse_args(argv)
+@cli.command("gbr.predict")
+@cli.model_option
+@click.argument("graphs", type=cli.PATH, nargs=-1, required=True, metavar="GRAPH.npz...")
+@click.option("--top", type=cli.POSITIVE, metavar="K", help="Only the best K.  [default: all]")
+@click.option("--jobs", type=cli.POSITIVE, default=1, metavar="N", help="Number of parallel processes.")
+@cli.report_option
+@click.option("--format", "form", type=click.Choice(("csv", "json")), default="csv", help="Output format.")
+@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+def main(
+    *,
+    model: Path,
+    graphs: Sequence[Path],
+    top: int | None,
+    jobs: int,
+    report: Path | None,
+    form: str,
+    as_json: bool,
+) -> None:
+    """Rank the configurations of graph files, or of all graph files in a folder.
+
+    The output has the index of each configuration and its score, best first.
+    """
+    form = "json" if as_json else form
     # All of it before the first line: output that breaks off in the middle looks whole to the next program.
-    paths = graph_paths(args.graphs)
-    if not args.report:
-        _show(rank_files(args.model, paths, args.top, args.jobs), args.format)
+    paths = graph_paths(graphs)
+    if not report:
+        _show(rank_files(model, paths, top, jobs), form)
         return
     from gbr.report.report import check_report_path, summarise_prediction, write_report
 
-    check_report_path(args.report)
-    every = rank_files(args.model, paths, None, args.jobs)
-    _show([_best(one, args.top) for one in every], args.format)
-    write_report(args.report, summarise_prediction(args.model, every, args.top))
-    cli.note(f"the report is {args.report}")
+    check_report_path(report)
+    every = rank_files(model, paths, None, jobs)
+    _show([_best(one, top) for one in every], form)
+    write_report(report, summarise_prediction(model, every, top))
+    cli.note(f"the report is {report}")
 
 
 def _show(rankings: list[dict[str, Any]], form: str) -> None:
@@ -170,23 +193,5 @@ def _lines(one: dict[str, Any]) -> Iterator[tuple[str, int, int, str]]:
         yield one["graph"], place, config, repr(score)
 
 
-def _parser() -> cli.Parser:
-    parser = cli.parser(
-        "gbr.predict",
-        "Rank the configurations of graph files: row numbers, best first, and scores.",
-    )
-    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="folder written by gbr.train")
-    parser.add_argument("graphs", type=Path, nargs="+", metavar="GRAPH.npz", help="graph files, or folders of them")
-    parser.add_argument("--top", type=cli.positive, default=None, metavar="K", help="the best K only (default: all)")
-    parser.add_argument(
-        "--jobs", type=cli.positive, default=1, metavar="N", help="processes that rank side by side (default: 1)"
-    )
-    cli.add_report(parser)
-    parser.add_argument("--format", choices=("csv", "json"), default="csv", help="default: csv")
-    return parser
-
-
-main = cli.command(_main)
-
 if __name__ == "__main__":
-    raise SystemExit(main(None))
+    sys.exit(main())

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import click
+
 from gbr import __version__, cli, train
 from gbr.data import collection
 from gbr.data.collection import Subset
 from gbr.data.files import require_space, size_text, write_json, write_text
 from gbr.done import SCORED
-from gbr.download import add_source, check_source
+from gbr.download import check_source, source_options
 from gbr.downloads.catalogue import Piece, asked_for
 from gbr.downloads.retrieve import Place, get_graphs, get_indices
 from gbr.errors import DownloadError, GbrError, UsageError
@@ -32,27 +34,58 @@ PAGE: Final = "results.md"
 SUBMISSION: Final = "submission.csv"
 
 
-def _main(argv: Sequence[str] | None = None) -> None:
-    args = _parser().parse_args(argv)
-    pieces, indices = asked_for(args.subset, SCORED)
+@cli.command("gbr.reproduce", epilog="The time and disk space it needs are shown first; interrupted runs are resumed.")
+@cli.variadic(
+    "--subset",
+    default=["all"],
+    metavar="NAME...",
+    help="Collections, or beginnings of their names: tile, layout:xla, layout:nlp:random ...",
+)
+@cli.data_option
+@cli.store_option
+@click.option(
+    "--out", type=cli.PATH, default=Path("runs/reproduce"), metavar="DIR", help="Folder of models, figures and state."
+)
+@source_options
+@cli.memory_option
+@click.option("--submission", is_flag=True, help="Also download the test graphs, and write a submission to Kaggle.")
+@click.option("--yes", is_flag=True, help="Start without asking.")
+@cli.jobs_option
+@cli.json_option
+def main(
+    *,
+    subset: Sequence[str],
+    data: Path,
+    store: Path,
+    out: Path,
+    base_url: str | None,
+    source: Path | None,
+    memory: int | None,
+    submission: bool,
+    yes: bool,
+    jobs: int | None,
+    as_json: bool,
+) -> None:
+    """Download TpuGraphs, train and evaluate on its collections, and write the results beside published ones."""
+    pieces, indices = asked_for(subset, SCORED)
     if indices:
-        raise UsageError("--subset: want collections; the lists of the official evaluation come with them")
-    check_source(args.base_url, args.source)
+        raise UsageError("--subset: expected collections; the lists of the official evaluation come with them")
+    check_source(base_url, source)
     work = Work(
-        place=Place(args.data, args.base_url, args.source),
-        store_root=args.store,
-        out=args.out,
-        jobs=args.jobs,
-        memory=args.memory,
-        submission=args.submission,
+        place=Place(data, base_url, source),
+        store_root=store,
+        out=out,
+        jobs=jobs,
+        memory=memory,
+        submission=submission,
     )
     names = list(dict.fromkeys(piece.subset for piece in pieces))
-    results = reproduce(names, work, confirm=lambda told: _confirm(told, yes=args.yes))
-    if args.json:
+    results = reproduce(names, work, confirm=lambda told: _confirm(told, yes=yes))
+    if as_json:
         cli.emit_json(results)
     else:
         print(published.page(results), end="")
-    cli.note(f"the table is in {args.out / PAGE}, every figure in {args.out / RESULTS}, models beside them")
+    cli.note(f"the table is in {out / PAGE}, every figure in {out / RESULTS}, models beside them")
 
 
 @dataclass(frozen=True)
@@ -253,46 +286,5 @@ def _write(results: dict[str, Any], out: Path) -> None:
     write_text(out / PAGE, published.page(results))
 
 
-def _parser() -> cli.Parser:
-    parser = cli.parser(
-        "gbr.reproduce",
-        "Fetch TpuGraphs, train and evaluate on its collections, and write the table beside published results.",
-        "It says first how much time and room it takes, and goes on where it was interrupted.",
-    )
-    parser.add_argument(
-        "--subset",
-        nargs="+",
-        default=["all"],
-        metavar="NAME",
-        help="collections, or beginnings of their names: tile, layout:xla, layout:nlp:random … (default: all five)",
-    )
-    cli.add_data(parser)
-    cli.add_store(parser)
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("runs/reproduce"),
-        metavar="DIR",
-        help="models, figures and what is done (default: runs/reproduce)",
-    )
-    add_source(parser)
-    parser.add_argument(
-        "--memory",
-        type=train.gigabytes,
-        default=None,
-        metavar="GB",
-        help="as of gbr.train (default: a quarter of the machine's)",
-    )
-    parser.add_argument(
-        "--submission", action="store_true", help="fetch the test graphs too, and write a submission to Kaggle"
-    )
-    parser.add_argument("--yes", action="store_true", help="begin without asking")
-    cli.add_jobs(parser)
-    cli.add_json(parser)
-    return parser
-
-
-main = cli.command(_main)
-
 if __name__ == "__main__":
-    raise SystemExit(main(None))
+    sys.exit(main())

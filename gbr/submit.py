@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -17,6 +18,7 @@ from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import click
 import numpy as np
 from numpy.typing import NDArray
 
@@ -37,19 +39,58 @@ _PART: Final = re.compile(r"\.[0-9a-f]{16}$")
 FloatArray = NDArray[np.float64]
 
 
-def _main(argv: Sequence[str] | None = None) -> None:
-    args = _parser().parse_args(argv)
-    if (args.check is None) == (not args.models):
-        raise UsageError("name --models to write a submission, or --check FILE to look at one")
-    if args.check is not None:
-        _check(args.check, args.data, as_json=args.json)
+@cli.command(
+    "gbr.submit",
+    epilog="\b\nExample: python -m gbr.submit --models runs/tile-xla runs/layout-xla-random --fill",
+)
+@cli.variadic(
+    "--models",
+    metavar="DIR...",
+    help="Run directories written by gbr train; several of one collection are combined; COLLECTION=DIR ranks another "
+    "collection than the model was trained on.",
+)
+@click.option("--out", type=cli.PATH, default=Path("submission.csv"), metavar="FILE", help="File to write.")
+@click.option(
+    "--mean",
+    type=click.Choice(MEANS),
+    default="rank",
+    help="How models of one collection are combined, per graph: mean rank, or mean of scores scaled to 0 ... 1.",
+)
+@click.option(
+    "--fill",
+    is_flag=True,
+    help="Give the test graphs of collections without a model the order of their files: Kaggle accepts only complete "
+    "submissions.",
+)
+@click.option("--check", type=cli.PATH, metavar="FILE", help="Check a submission instead of writing one.")
+@cli.data_option
+@cli.store_option
+@cli.jobs_option
+@cli.json_option
+def main(
+    *,
+    models: Sequence[str],
+    out: Path,
+    mean: str,
+    fill: bool,
+    check: Path | None,
+    data: Path,
+    store: Path,
+    jobs: int | None,
+    as_json: bool,
+) -> None:
+    """Write a submission to the Kaggle competition on TpuGraphs, or check one."""
+    if (check is None) == (not models):
+        raise UsageError("expected either --models, to write a submission, or --check FILE")
+    if check is not None:
+        _check(check, data, as_json=as_json)
         return
-    told = submit(args.models, args.data, args.store, args.out, mean=args.mean, jobs=args.jobs, fill=args.fill)
-    if args.json:
+    told = submit(models, data, store, out, mean=mean, jobs=jobs, fill=fill)
+    if as_json:
         cli.emit_json(told)
     else:
         rows = [[name, one["graphs"], one["models"], one["order"]] for name, one in told["collections"].items()]
-        cli.table(f"{args.out}: {told['rows']} rows", ["collection", "graphs", "models", "order"], rows)
+        cli.table(f"{out}: {told['rows']} rows", ["collection", "graphs", "models", "order"], rows)
     for line in _warnings(told):
         cli.note(line)
 
@@ -338,45 +379,5 @@ def _check(path: Path, data: Path, *, as_json: bool) -> None:
         print(f"{path}: {report.rows} rows, every one {known}: fit to be submitted")
 
 
-def _parser() -> cli.Parser:
-    parser = cli.parser(
-        "gbr.submit",
-        "Write a submission to the Kaggle competition on TpuGraphs, or check one.",
-        "Example: python -m gbr.submit --models runs/tile-xla runs/layout-xla-random --fill --out submission.csv",
-    )
-    parser.add_argument(
-        "--models",
-        nargs="+",
-        default=[],
-        metavar="DIR",
-        help="folders written by gbr.train; several of one collection are taken together; COLLECTION=DIR ranks another "
-        "collection than the model was trained on",
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path("submission.csv"), metavar="FILE", help="default: submission.csv"
-    )
-    parser.add_argument(
-        "--mean",
-        choices=MEANS,
-        default="rank",
-        help="how models of one collection are taken together, per graph: mean rank (default), or mean of scores "
-        "scaled to 0 ... 1",
-    )
-    parser.add_argument(
-        "--fill",
-        action="store_true",
-        help="give the test graphs of collections without a model the order of their files, as Kaggle takes only whole "
-        "submissions",
-    )
-    parser.add_argument("--check", type=Path, default=None, metavar="FILE", help="look for faults in a submission")
-    cli.add_data(parser)
-    cli.add_store(parser)
-    cli.add_jobs(parser)
-    cli.add_json(parser)
-    return parser
-
-
-main = cli.command(_main)
-
 if __name__ == "__main__":
-    raise SystemExit(main(None))
+    sys.exit(main())

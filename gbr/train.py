@@ -5,15 +5,17 @@ python -m gbr.train --subset tile:cpu
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+import click
 
 from gbr import cli
 from gbr.data import collection
@@ -36,67 +38,117 @@ if TYPE_CHECKING:
 
 METRICS: Final = "metrics.json"
 
-#: Unit of ``--memory``.
-_GB: Final = 1 << 30
-
 #: What ``--set`` hands to the ranker; any other name goes to the library.
 _RANKER_PARAMETERS: Final = (*CAPACITY, "early_stopping_rounds", "monotone")
 
 
-def _main(argv: Sequence[str] | None = None) -> None:
-    args = _parser().parse_args(argv)
-    settings = dict(_setting(text) for text in args.set)
-    subset = collection.resolve(args.subset, args.data)
-    if subset.note:
-        cli.note(subset.note)
-    from gbr import check_features
+_NAMES: Final = ", ".join(dict.fromkeys(name for names in OBJECTIVES.values() for name in names))
 
-    check_features()
+
+@cli.command("gbr.train", epilog="Example: python -m gbr.train --subset tile:cpu --set num_leaves=15")
+@cli.subset_option
+@cli.data_option
+@cli.store_option
+@click.option("--out", type=cli.PATH, metavar="DIR", help="Run directory.  [default: runs/<subset>/<time>]")
+@click.option("--backend", type=click.Choice(tuple(OBJECTIVES)), default="ensemble", help="Model.")
+@click.option(
+    "--goal",
+    type=click.Choice(GOALS),
+    default="tau",
+    help="What is optimized: the order of all configurations, or that the first few hold a fast one.",
+)
+@click.option("--objective", metavar="NAME", help=f"{_NAMES}.  [default: by the goal]")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help=f"A parameter: {', '.join(_RANKER_PARAMETERS)}, or one of the library; may be repeated.",
+)
+@click.option(
+    "--columns",
+    type=cli.CommaList(),
+    metavar="LIST",
+    help="Feature blocks or columns to learn from, separated by commas.  [default: all]",
+)
+@click.option(
+    "--search",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="Hyperparameter search first: N trials, validated on held-out families of training graphs (needs optuna).",
+)
+@cli.memory_option
+@click.option(
+    "--sample",
+    metavar="N[:POLICY]",
+    help=f"Learn from at most N rows of each graph, sampled by {', '.join(POLICIES)}.  [default: as many as fit]",
+)
+@cli.hardware_option
+@cli.skip_option
+@cli.seed_option
+@cli.jobs_option
+@cli.cluster_option
+@cli.report_option
+@cli.json_option
+def main(
+    *,
+    subset: str,
+    data: Path,
+    store: Path,
+    out: Path | None,
+    settings: Sequence[str],
+    search: int,
+    sample: str | None,
+    hardware: str | None,
+    cluster: str | None,
+    report: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Train a ranker on a collection and score every split that has runtimes."""
+    parameters = dict(_setting(text) for text in settings)
+    resolved = collection.resolve(subset, data)
+    if resolved.note:
+        cli.note(resolved.note)
     from gbr.data.hardware import choose
 
-    chosen = choose(args.hardware, subset, args.data)
+    chosen = choose(hardware, resolved, data)
     if chosen.note:
         cli.note(chosen.note)
-    out = args.out or Path("runs") / subset.name.replace(":", "-") / time.strftime("%Y%m%d-%H%M%S")
+    out = out or Path("runs") / resolved.name.replace(":", "-") / time.strftime("%Y%m%d-%H%M%S")
     claim(out)
     from gbr.cluster import connected
     from gbr.data.files import exclusive_lock
     from gbr.evaluation import scoring
     from gbr.report.report import check_report_path, summarise_run, write_report
 
-    if args.report:
-        check_report_path(args.report)
+    if report:
+        check_report_path(report)
     scored: list[Scored] = []
 
     with (
         exclusive_lock(out, ModelError, "gbr.train"),
-        connected(args.cluster, subset, args.data, args.store) as workers,
+        connected(cluster, resolved, data, store) as workers,
     ):
         figures = train(
-            subset,
-            args.data,
-            args.store,
+            resolved,
+            data,
+            store,
             out,
-            backend=args.backend,
-            objective=args.objective,
-            goal=args.goal,
-            settings=settings,
-            columns=args.columns,
-            seed=args.seed,
-            jobs=args.jobs,
-            skip_known_bad=args.skip_known_bad,
-            trials=args.search,
+            settings=parameters,
+            trials=search,
             hardware=chosen.hardware,
-            memory=args.memory,
-            sample=None if args.sample is None else _sample(args.sample),
+            sample=None if sample is None else _sample(sample),
             workers=workers,
-            scored=scored if args.report else None,
+            scored=scored if report else None,
+            **options,
         )
-    scoring.show(figures, ("valid", "test"), subset.kind, as_json=args.json)
+    scoring.show(figures, ("valid", "test"), resolved.kind, as_json=as_json)
     cli.note(f"model, manifest and metrics are in {out}")
-    if args.report:
-        write_report(args.report, summarise_run("train", out, subset, figures, scored, args.store))
-        cli.note(f"the report is {args.report}")
+    if report:
+        write_report(report, summarise_run("train", out, resolved, figures, scored, store))
+        cli.note(f"the report is {report}")
 
 
 def train(
@@ -313,7 +365,7 @@ def indptr_of(slates: QueryGroups, rows: NDArray[np.int64]) -> NDArray[np.int64]
 
 
 def _told(learnt: int, every: int, sample: Sample, wanted: Sample | None, memory: int) -> None:
-    why = "" if sample == wanted else f": the bins of more do not fit --memory {memory / _GB:.3g}"
+    why = "" if sample == wanted else f": the bins of more do not fit --memory {memory / cli.GIB:.3g}"
     cli.note(f"learns from {learnt:,} of {every:,} rows, at most {sample.most:,} of a graph ({sample.policy}){why}")
 
 
@@ -406,84 +458,5 @@ def _sample(text: str) -> Sample:
     return Sample(int(most), policy or POLICIES[0])
 
 
-def gigabytes(text: str) -> int:
-    """Bytes, from what a user gives for ``--memory``."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < 1 << 20:
-        raise argparse.ArgumentTypeError(f"got {text!r}, want a number of GB above 0")
-    return int(number * _GB)
-
-
-def _parser() -> cli.Parser:
-    parser = cli.parser(
-        "gbr.train",
-        "Train a ranker on a collection and score every split that has runtimes.",
-        "Example: python -m gbr.train --subset tile:cpu --set num_leaves=15",
-    )
-    cli.add_subset(parser)
-    cli.add_data(parser)
-    cli.add_store(parser)
-    parser.add_argument(
-        "--out", type=Path, default=None, metavar="DIR", help="folder of the run (default: runs/<subset>/<time>)"
-    )
-    parser.add_argument("--backend", choices=tuple(OBJECTIVES), default="ensemble", help="default: ensemble")
-    parser.add_argument(
-        "--goal",
-        choices=GOALS,
-        default="tau",
-        help="what the ranking is for: the whole order, or that the first few hold a fast one (default: tau)",
-    )
-    names = ", ".join(dict.fromkeys(name for offered in OBJECTIVES.values() for name in offered))
-    parser.add_argument("--objective", default=None, metavar="NAME", help=f"{names} (default: what suits the goal)")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help=f"a parameter: {', '.join(_RANKER_PARAMETERS)}, or one of the library; may be repeated",
-    )
-    parser.add_argument(
-        "--columns",
-        type=lambda text: [part.strip() for part in text.split(",") if part.strip()],
-        default=None,
-        metavar="LIST",
-        help="feature blocks or columns to learn from, separated by commas (default: all)",
-    )
-    parser.add_argument(
-        "--search",
-        type=int,
-        default=0,
-        metavar="N",
-        help="first try N settings on held-out families of the training graphs (needs optuna; default: 0)",
-    )
-    parser.add_argument(
-        "--memory",
-        type=gigabytes,
-        default=None,
-        metavar="GB",
-        help="what the features to learn from may take; more are read by batches, and fewer rows of each graph are "
-        "learnt from where their bins take more than twice that (default: a quarter of the machine's)",
-    )
-    parser.add_argument(
-        "--sample",
-        default=None,
-        metavar="N[:POLICY]",
-        help=f"learn from at most N rows of each graph, chosen {', '.join(POLICIES)} (default: all that fit)",
-    )
-    cli.add_hardware(parser)
-    cli.add_skip(parser)
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
-    cli.add_jobs(parser)
-    cli.add_cluster(parser)
-    cli.add_report(parser)
-    cli.add_json(parser)
-    return parser
-
-
-main = cli.command(_main)
-
 if __name__ == "__main__":
-    raise SystemExit(main(None))
+    sys.exit(main())

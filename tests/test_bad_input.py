@@ -116,7 +116,7 @@ def failing(
     assert told.out == ""
     errors = [line for line in told.err.splitlines() if not re.match(r"gbr: (tile means|features of) ", line)]
     assert len(errors) == 1, told.err
-    assert re.match(r"gbr: error: \S", errors[0])
+    assert re.match(r"gbr \w+: error: \S", errors[0])
     assert len(errors[0]) < 400
     return errors[0]
 

@@ -209,7 +209,9 @@ def test_an_address_where_nobody_answers(
     for main, before in ((features_command.main, ["build"]), (train_command.main, [])):
         assert main([*before, *given, "--cluster", "tcp://127.0.0.1:9"]) == 1
         told = capsys.readouterr().err.splitlines()
-        assert told[-1].startswith("gbr: error: --cluster tcp://127.0.0.1:9: no Dask scheduler answers; start one with")
+        assert told[-1].startswith(
+            "gbr features: error: --cluster tcp://127.0.0.1:9: no Dask scheduler answers; start one with"
+        )
         assert "Traceback" not in " ".join(told)
     assert features_command.main(["build", *given, "--cluster", "localhost"]) == 2
     assert "want the address of a Dask scheduler, tcp://HOST:PORT" in capsys.readouterr().err

@@ -433,7 +433,7 @@ def test_an_interrupt_leaves_whole_files(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(layouts, "collect", interrupted)
     assert main(["layout", "--programs", "tensornet", *ONE[3:], "--out", str(tmp_path)]) == 130
-    assert "the same command goes on from there" in capsys.readouterr().err
+    assert "run the same command again to resume" in capsys.readouterr().err
     (path,) = (tmp_path / layouts.COLLECTION / "train").iterdir()
     assert read_graph(path).name == "tensornet_chain"
 
@@ -466,7 +466,7 @@ def test_names_are_families_or_programs():
 
 @pytest.mark.parametrize(
     ("arguments", "wanted"),
-    [(["--programs", "nothing"], "no family or program nothing"), (["--configs", "0"], "want a whole number from 1")],
+    [(["--programs", "nothing"], "no family or program nothing"), (["--configs", "0"], "0 is not in the range x>=1")],
 )
 def test_usage_errors_are_one_line(arguments, wanted, tmp_path, capsys):
     assert main(["layout", *arguments, "--out", str(tmp_path)]) == 2

@@ -181,7 +181,7 @@ def test_ctrl_c_and_the_same_command_goes_on(graphs: dict[str, bytes], mirror: M
         _, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert err.splitlines()[-1] == (
-        "gbr: interrupted; every file written so far is whole, the same command goes on from there"
+        "gbr download: interrupted; completed files are kept, run the same command again to resume"
     )
     assert "Traceback" not in err
     kept = part.read_bytes()
@@ -212,7 +212,7 @@ def test_a_bad_archive_is_one_error_and_is_not_kept(
     mirror.files["npz_tile_xla_valid.tar"] = contents
     status, out, err = run("tile", "--split", "valid")
     assert (status, out) == (1, "")
-    assert re.fullmatch(rf"gbr: error: .*npz_tile_xla_valid\.tar: .*{message}.*fetches it anew\n", err)
+    assert re.fullmatch(rf"gbr download: error: .*npz_tile_xla_valid\.tar: .*{message}.*fetches it anew\n", err)
     assert visible(tmp_path / "data") == {}
     mirror.files["npz_tile_xla_valid.tar"] = good
     assert run("tile", "--split", "valid")[0] == 0
@@ -394,10 +394,10 @@ def test_the_list_of_a_folder(run: Run, mirror: Mirror, graphs: dict[str, bytes]
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name what to fetch: tile:xla, layout:xla:default"),
+        ([], "expected a NAME: tile:xla, layout:xla:default"),
         (["tile:cpu"], "tile:cpu: no collection of TpuGraphs; there is tile:xla, "),
         (["layout:x"], "layout:x: no collection of TpuGraphs"),
-        (["tile", "--split", "dev"], "--split: got 'dev'"),
+        (["tile", "--split", "dev"], "'--split': expected some of train,valid,test, got 'dev'"),
         (["tile", "--base-url", "ftp://x"], "want an address that begins with http"),
         (["tile", "--base-url", "http://x", "--from", "."], "take one; --from uses no network"),
         (["tile", "--from", "/nowhere"], "--from /nowhere: no such folder or archive"),

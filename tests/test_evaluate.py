@@ -75,7 +75,7 @@ def test_a_model_of_other_features_names_the_fix(root: Path, tmp_path: Path) -> 
     [
         (["--model", "nowhere", "--subset", "tile:cpu"], 1, "nowhere: holds no model"),
         (["--subset", "tile:cpu"], 2, "--model"),
-        (["--model", "x", "--subset", "tile:cpu", "--protocol", "secret"], 2, "invalid choice: 'secret'"),
+        (["--model", "x", "--subset", "tile:cpu", "--protocol", "secret"], 2, "'secret' is not one of"),
     ],
 )
 def test_mistakes_are_one_line(

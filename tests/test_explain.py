@@ -152,9 +152,9 @@ def test_json_is_the_explanation(run: Path, capsys: Capture) -> None:
     [
         (["--config", "30"], 2, "config 30: no such configuration; want 0 to 29"),
         (["--config", "3", "--against", "3"], 2, "name two configurations"),
-        (["--config", "x"], 2, "--config: invalid int value: 'x'"),
-        (["--config", "1", "--top", "0"], 2, "--top: got '0', want a whole number from 1 on"),
-        ([], 2, "the following arguments are required: --config"),
+        (["--config", "x"], 2, "'--config': 'x' is not a valid integer"),
+        (["--config", "1", "--top", "0"], 2, "'--top': 0 is not in the range x>=1"),
+        ([], 2, "Missing option '--config'"),
     ],
 )
 def test_mistakes_are_one_line(run: Path, capsys: Capture, more: list[str], status: int, line: str) -> None:

@@ -170,7 +170,7 @@ def test_bad_input_is_one_line_and_leaves_nothing_half_written(root: Path, harm:
     assert run(root, "build", "--split", "train,test", "--jobs", "1") == 1
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("gbr: error: ")
+    assert err.startswith("gbr features: error: ")
     assert message in err
     assert err.count("\n") == 1
     assert not list(root.rglob("*.part"))
@@ -178,11 +178,11 @@ def test_bad_input_is_one_line_and_leaves_nothing_half_written(root: Path, harm:
 
 def test_unknown_names_are_usage_errors(root: Path, capsys: Capture) -> None:
     assert run(root, "build", subset="tile:gpu") == 2
-    assert capsys.readouterr().err.startswith("gbr: error: --subset tile:gpu: no such collection")
+    assert capsys.readouterr().err.startswith("gbr features: error: --subset tile:gpu: no such collection")
     assert main(["columns", "--subset", "graph"]) == 2
-    assert "--subset graph: want tile or layout" in capsys.readouterr().err
+    assert "--subset graph: expected tile or layout" in capsys.readouterr().err
     assert run(root, "build", "--split", "dev") == 2
-    assert "want some of train,valid,test" in capsys.readouterr().err
+    assert "expected some of train,valid,test" in capsys.readouterr().err
     assert main([]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 

@@ -71,7 +71,7 @@ def test_what_fails_in_a_process_is_one_line(
     assert command.main(line) == 1
     told = capsys.readouterr()
     assert told.out == ""
-    assert told.err.startswith(f"gbr: error: {tmp_path}/torn.npz: no whole .npz archive")
+    assert f"gbr predict: error: {tmp_path}/torn.npz: no whole .npz archive" in told.err
     assert len(told.err.splitlines()) == 1
 
 
@@ -132,9 +132,9 @@ def test_nothing_is_printed_when_one_graph_fails(
     [
         (["--model", "nowhere", "g.npz"], 1, "nowhere: holds no model"),
         (["--model", "nowhere"], 2, "GRAPH.npz"),
-        (["--model", "nowhere", "g.npz", "--top", "0"], 2, "want a whole number from 1 on"),
-        (["--model", "nowhere", "g.npz", "--jobs", "0"], 2, "want a whole number from 1 on"),
-        (["--model", "nowhere", "g.npz", "--format", "xml"], 2, "invalid choice: 'xml'"),
+        (["--model", "nowhere", "g.npz", "--top", "0"], 2, "0 is not in the range x>=1"),
+        (["--model", "nowhere", "g.npz", "--jobs", "0"], 2, "0 is not in the range x>=1"),
+        (["--model", "nowhere", "g.npz", "--format", "xml"], 2, "'xml' is not one of 'csv', 'json'"),
     ],
 )
 def test_mistakes_are_one_line(

@@ -274,4 +274,4 @@ def test_an_interrupted_bench_goes_on_where_it_stopped(
 @pytest.mark.parametrize("folds", ["1", "-2"])
 def test_folds_that_cannot_be_are_refused(folds: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["--folds", folds]) == 2
-    assert f"--folds {folds}: want 0 or at least 2" in capsys.readouterr().err
+    assert f"--folds {folds}: expected 0 or at least 2" in capsys.readouterr().err

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import runpy
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import click
 import numpy as np
 import pytest
 
@@ -59,13 +59,17 @@ def test_there_is_something_to_check() -> None:
 
 @pytest.mark.parametrize("line", commands())
 def test_every_command_line_parses(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    parse = argparse.ArgumentParser.parse_args
-
-    def parse_and_stop(self: argparse.ArgumentParser, *given: object, **named: object) -> None:
-        parse(self, *given, **named)  # type: ignore[arg-type]
+    def stop(self: click.Command, ctx: click.Context) -> None:
         raise Parsed
 
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+    monkeypatch.setattr(click.Command, "invoke", stop)
+    group_invoke = click.Group.invoke
+
+    def invoke_subcommand(self: click.Group, ctx: click.Context) -> None:
+        self.callback = None
+        group_invoke(self, ctx)
+
+    monkeypatch.setattr(click.Group, "invoke", invoke_subcommand)
     _python, _m, module, *arguments = shlex.split(line, comments=True)
     monkeypatch.setattr(sys, "argv", [module, *arguments])
     for imported in (module, f"{module}.__main__"):

@@ -94,7 +94,7 @@ def test_from_nothing_to_the_table_over_an_interrupt(
     monkeypatch.setattr(train, "train", stopping)
     assert command.main(line(tmp_path, mirror, "--yes")) == 130
     told = capsys.readouterr()
-    assert "the same command goes on from there" in told.err
+    assert "run the same command again to resume" in told.err
     size = sum(len(published[Piece("tile:xla", split).archive]) for split in ("train", "valid"))
     assert f"tile:xla: {size / 1000:.1f} kB to fetch" in told.err
     assert "roughly" in told.err
@@ -249,10 +249,10 @@ def test_what_is_needed_follows_from_what_is_there(mirror: Mirror, tmp_path: Pat
     ("arguments", "status", "match"),
     [
         (["--subset", "tile:cpu"], 2, "tile:cpu: no collection of TpuGraphs"),
-        (["--subset", "eval-indices"], 2, "--subset: want collections"),
+        (["--subset", "eval-indices"], 2, "--subset: expected collections"),
         (["--base-url", "ftp://x", "--yes"], 2, "--base-url ftp://x: want an address"),
         (["--from", "nowhere", "--yes"], 2, "--from nowhere: no such folder"),
-        (["--memory", "0"], 2, "want a number of GB above 0"),
+        (["--memory", "0"], 2, "expected a positive number"),
     ],
 )
 def test_mistakes_are_one_line(

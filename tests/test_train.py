@@ -3,8 +3,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -257,21 +255,6 @@ def test_a_run_is_replaced_whole(root: Path, tmp_path: Path, monkeypatch: pytest
     assert Ranker.load(out).backend == "xgboost"
     assert (out / "metrics.json").read_bytes() == figures  # those of the model that is still there
     assert not list(out.glob(".*"))
-
-
-@pytest.mark.parametrize("module", ["train", "evaluate", "predict"])
-def test_help_is_light(module: str) -> None:
-    code = f"""
-import sys
-from gbr import {module}
-assert {module}.main(["--help"]) == 0
-heavy = ("numba", "lightgbm", "xgboost", "polars", "jax", "scipy", "sklearn", "rich")
-print([name for name in heavy if name in sys.modules])
-"""
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "--model" in told.stdout or "--subset" in told.stdout
-    assert told.stdout.strip().splitlines()[-1] == "[]"
-    assert max(map(len, told.stdout.splitlines())) <= 80
 
 
 def test_subsets_are_resolved_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

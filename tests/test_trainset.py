@@ -186,8 +186,8 @@ def test_a_run_says_what_it_was_sampled_to(root: Path, tmp_path: Path, capsys: p
     [
         (["--sample", "1"], "--sample 1: want rows per graph, at least 2, and :uniform or :stratified or :close after"),
         (["--sample", "10:best"], "--sample 10:best: want rows per graph"),
-        (["--memory", "0"], "got '0', want a number of GB above 0"),
-        (["--memory", "much"], "got 'much', want a number of GB above 0"),
+        (["--memory", "0"], "expected a positive number, got '0'"),
+        (["--memory", "much"], "expected a positive number, got 'much'"),
     ],
 )
 def test_mistakes_are_one_line(

@@ -161,8 +161,8 @@ class TestCommand:
             (["--space", "cake:3"], "want tile:KERNEL, layout:PROGRAM or replay:GRAPH.npz", 2),
             (["--space", "replay:absent.npz"], "absent.npz", 1),
             (["--space", "tile:nothing_3x4"], "nothing_3x4: want FAMILY_SHAPE", 2),
-            (["--space", "tile:sum_major_8x8", "--budget", "0"], "want a whole number from 1 on", 2),
-            (["--space", "tile:sum_major_8x8", "--timeout", "-1"], "want a number of seconds above 0", 2),
+            (["--space", "tile:sum_major_8x8", "--budget", "0"], "0 is not in the range x>=1", 2),
+            (["--space", "tile:sum_major_8x8", "--timeout", "-1"], "expected a positive number, got '-1'", 2),
             (["--space", "replay:absent.npz", "--model", "absent"], "absent", 1),
         ],
     )

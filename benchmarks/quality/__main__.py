@@ -5,11 +5,13 @@ python -m benchmarks.quality --subset tile:cpu
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
+import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from types import SimpleNamespace
+from typing import Any, Final
+
+import click
 
 from benchmarks._results import FOLDER, machine, publish_page
 from benchmarks.quality import contenders, folds, page, pool
@@ -26,46 +28,41 @@ QUICK_TREES: Final = 30
 FOLDS: Final = 10
 
 
-def _main(argv: Sequence[str] | None = None) -> None:
-    parser = cli.parser("benchmarks.quality", (__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--subset", action="append", metavar="NAME", help=f"may be repeated (default: {', '.join(COLLECTIONS)})"
-    )
-    cli.add_data(parser)
-    cli.add_store(parser)
-    parser.add_argument("--folds", type=int, default=None, metavar="N", help="groups of families; 0: one family each")
-    parser.add_argument(
-        "--protocol",
-        action="append",
-        choices=PROTOCOLS,
-        help="fit this one only; the page shows all that are whole; may be repeated (default: all)",
-    )
-    parser.add_argument(
-        "--without", action="append", default=[], metavar="NAME", help="a contender to leave out; may be repeated"
-    )
-    parser.add_argument("--no-blocks", action="store_true", help="leave out the feature blocks")
-    parser.add_argument(
-        "--stop",
-        choices=("inner", "never"),
-        default="inner",
-        help="inside cross-validation, stop early on a tenth of the training graphs, or not at all (default: inner)",
-    )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
-    parser.add_argument(
-        "--runs", type=Path, default=Path("runs/quality"), metavar="DIR", help="predictions (default: runs/quality)"
-    )
-    parser.add_argument("--quick", action="store_true", help="2 folds and 30 trees; the page goes below --runs")
-    cli.add_jobs(parser)
-    args = parser.parse_args(argv)
+@cli.command("benchmarks.quality")
+@click.option("--subset", multiple=True, metavar="NAME", help=f"May be repeated.  [default: {', '.join(COLLECTIONS)}]")
+@cli.data_option
+@cli.store_option
+@click.option("--folds", type=int, metavar="N", help="Groups of families; 0: one family each.")
+@click.option(
+    "--protocol",
+    type=click.Choice(PROTOCOLS),
+    multiple=True,
+    help="Fit only this one; the page shows all that are complete; may be repeated.  [default: all]",
+)
+@click.option("--without", multiple=True, metavar="NAME", help="A contender to leave out; may be repeated.")
+@click.option("--no-blocks", is_flag=True, help="Leave out the feature blocks.")
+@click.option(
+    "--stop",
+    type=click.Choice(("inner", "never")),
+    default="inner",
+    help="Inside cross-validation, stop early on a tenth of the training graphs, or not at all.",
+)
+@cli.seed_option
+@click.option("--runs", type=cli.PATH, default=Path("runs/quality"), metavar="DIR", help="Folder of predictions.")
+@click.option("--quick", is_flag=True, help="2 folds and 30 trees; the page is written below --runs.")
+@cli.jobs_option
+def main(**options: Any) -> None:
+    """Measure how well held-out graphs are ranked: cross-validation and the official split, all contenders."""
+    args = SimpleNamespace(**options)
     n_folds = args.folds if args.folds is not None else QUICK_FOLDS if args.quick else FOLDS
     if n_folds < 0 or n_folds == 1:
-        raise UsageError(f"--folds {n_folds}: want 0 or at least 2")
+        raise UsageError(f"--folds {n_folds}: expected 0 or at least 2")
     known = [subset.name for subset in available(args.data)]
     for name in args.subset or [name for name in COLLECTIONS if name in known]:
         _collection(resolve(name, args.data), args, n_folds)
 
 
-def _collection(subset: Subset, args: argparse.Namespace, n_folds: int) -> None:
+def _collection(subset: Subset, args: SimpleNamespace, n_folds: int) -> None:
     graphs = pool.load(subset, args.data, args.store, args.jobs)
     options = contenders.Options(QUICK_TREES if args.quick else None, args.seed, args.jobs)
     stop = args.stop == "inner"
@@ -85,7 +82,7 @@ def _collection(subset: Subset, args: argparse.Namespace, n_folds: int) -> None:
     plans = [Plan(protocol, fits) for protocol in offered]
     blocks = None if args.no_blocks else Plan(offered[0], contenders.block_fits(graphs))
     bench = Bench(graphs, Predictions(args.runs, subset.name, about), options)
-    wanted = [plan for plan in plans if args.protocol is None or plan.protocol.name in args.protocol]
+    wanted = [plan for plan in plans if not args.protocol or plan.protocol.name in args.protocol]
     if blocks is not None and plans[0] in wanted:
         wanted.append(blocks)
     bench.run(wanted)
@@ -103,7 +100,5 @@ def _collection(subset: Subset, args: argparse.Namespace, n_folds: int) -> None:
     )
 
 
-main = cli.command(_main)
-
 if __name__ == "__main__":
-    raise SystemExit(main(None))
+    sys.exit(main())

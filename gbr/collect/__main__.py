@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from gbr.cli import Parser, add_json, add_splits, command, emit_json, note, parser, positive, progress, table
+import click
+
+from gbr import cli
+from gbr.cli import emit_json, note, progress, table
 from gbr.data.collection import SPLITS
 from gbr.data.files import exclusive_lock, remove_partial_files
 from gbr.errors import CollectError
@@ -21,121 +23,123 @@ if TYPE_CHECKING:
 _Task = TypeVar("_Task", "tile.Task", "layouts.Task")
 
 
-def arguments() -> Parser:
-    """Arguments of all kinds of collection."""
-    top = parser("gbr.collect", "Measure configurations on this machine; what is already measured is kept.")
-    kinds = top.add_subparsers(dest="kind", required=True, metavar="KIND")
-    _add_tile(kinds)
-    _add_layout(kinds)
-    return top
+@cli.group("gbr.collect")
+def main() -> None:
+    """Measure configurations on this machine; what is already measured is kept."""
 
 
-def _add_tile(kinds: argparse._SubParsersAction[Parser]) -> None:
-    tile = kinds.add_parser(
-        "tile",
-        help="tile sizes of compiled loop nests",
-        description="Time tiled loop nests in two passes of CPU time; one file per kernel, those that exist are kept.",
-        allow_abbrev=False,
-    )
-    tile.add_argument(
-        "--out",
-        type=Path,
-        default=Path("data"),
-        metavar="ROOT",
-        help="folder that gets npz/tile/cpu/{train,valid,test}/*.npz (default: data)",
-    )
-    tile.add_argument("--families", metavar="LIST", help="families or groups of families, by commas (default: all)")
-    tile.add_argument("--configs", type=positive, default=96, metavar="N", help="per kernel (default: 96)")
-    tile.add_argument("--rounds", type=positive, default=15, metavar="N", help="per pass (default: 15)")
-    tile.add_argument("--seed", type=int, default=0, metavar="N", help="of tiles and operands (default: 0)")
-    tile.add_argument(
-        "--jobs",
-        type=positive,
-        default=1,
-        metavar="N",
-        help="kernels side by side, one core each; they disturb one another (default: 1)",
-    )
-    tile.add_argument(
-        "--table", action="store_true", help="print the table of what was measured, in Markdown; no timing"
-    )
-    add_splits(tile)
-    add_json(tile)
-    tile.set_defaults(run=_tile)
+@main.command("tile", short_help="Tile sizes of compiled loop nests.")
+@click.option(
+    "--out",
+    type=cli.PATH,
+    default=Path("data"),
+    metavar="ROOT",
+    help="Folder that gets npz/tile/cpu/{train,valid,test}/*.npz.",
+)
+@click.option(
+    "--families", type=cli.CommaList(), metavar="LIST", help="Families or groups of families.  [default: all]"
+)
+@click.option("--configs", type=cli.POSITIVE, default=96, metavar="N", help="Configurations per kernel.")
+@click.option("--rounds", type=cli.POSITIVE, default=15, metavar="N", help="Rounds per pass.")
+@cli.seed_option
+@click.option(
+    "--jobs",
+    type=cli.POSITIVE,
+    default=1,
+    metavar="N",
+    help="Kernels in parallel, one core each; they disturb one another.",
+)
+@click.option("--table", "show_table", is_flag=True, help="Print the table of measured graphs, in Markdown; no timing.")
+@cli.splits_option
+@cli.json_option
+def _tile(
+    *,
+    out: Path,
+    families: tuple[str, ...] | None,
+    configs: int,
+    rounds: int,
+    seed: int,
+    jobs: int,
+    show_table: bool,
+    splits: tuple[str, ...] | None,
+    as_json: bool,
+) -> None:
+    """Time tiled loop nests in two passes of CPU time.
 
-
-def _add_layout(kinds: argparse._SubParsersAction[Parser]) -> None:
-    layout = kinds.add_parser(
-        "layout",
-        help="layouts of JAX programs",
-        description="Time JAX programs under layouts of their convolutions, dots and reshapes, in two passes of CPU "
-        "time; one file per program, those that exist are kept.  For a function of yours: gbr.collect.layout.",
-        allow_abbrev=False,
-    )
-    layout.add_argument(
-        "--out",
-        type=Path,
-        default=Path("data"),
-        metavar="ROOT",
-        help="folder that gets npz/layout/cpu/random/{train,valid,test}/*.npz (default: data)",
-    )
-    layout.add_argument("--programs", metavar="LIST", help="families or programs, by commas (default: all)")
-    layout.add_argument("--configs", type=positive, default=96, metavar="N", help="per program (default: 96)")
-    layout.add_argument("--rounds", type=positive, default=25, metavar="N", help="per pass (default: 25)")
-    layout.add_argument("--seed", type=int, default=0, metavar="N", help="of layouts (default: 0)")
-    layout.add_argument(
-        "--table", action="store_true", help="print the table of what was measured, in Markdown; no timing"
-    )
-    add_splits(layout)
-    add_json(layout)
-    layout.set_defaults(run=_layout)
-
-
-def _tile(args: argparse.Namespace) -> None:
+    One file per kernel; existing files are kept.
+    """
     from gbr.collect import tile
     from gbr.collect.pool import measured
 
-    if args.table:
+    if show_table:
         from gbr.collect.table import markdown
 
-        print(markdown(list(tile.stored(args.out))))
+        print(markdown(list(tile.stored(out))))
         return
-    names = None if args.families is None else [name.strip() for name in args.families.split(",") if name.strip()]
-    todo = tile.tasks(names, args.split or SPLITS, args.out)
-    settings = tile.Settings(args.configs, args.rounds, args.seed)
+    todo = tile.tasks(families, splits or SPLITS, out)
+    settings = tile.Settings(configs, rounds, seed)
     found: list[Quality] = []
     with (
-        _missing(todo, args.out, tile.COLLECTION, "kernels") as missing,
+        _missing(todo, out, tile.COLLECTION, "kernels") as missing,
         progress(len(missing), "measuring") as advance,
     ):
-        for quality in measured(missing, settings, args.jobs):
+        for quality in measured(missing, settings, jobs):
             found.append(quality)
             for doubt in quality.doubts():
                 note(f"warning: {doubt}")
             advance(1)
-    if args.json:
+    if as_json:
         emit_json([quality.as_dict() for quality in found])
     elif found:
         rows = [
             (each.family, each.graph[len(each.family) + 1 :], each.configs, each.spread, each.tau) for each in found
         ]
-        table(f"Measured in {args.out}", ("family", "shape", "configs", "spread", "retest tau"), rows)
+        table(f"Measured in {out}", ("family", "shape", "configs", "spread", "retest tau"), rows)
 
 
-def _layout(args: argparse.Namespace) -> None:
+@main.command("layout", short_help="Layouts of JAX programs.")
+@click.option(
+    "--out",
+    type=cli.PATH,
+    default=Path("data"),
+    metavar="ROOT",
+    help="Folder that gets npz/layout/cpu/random/{train,valid,test}/*.npz.",
+)
+@click.option("--programs", type=cli.CommaList(), metavar="LIST", help="Families or programs.  [default: all]")
+@click.option("--configs", type=cli.POSITIVE, default=96, metavar="N", help="Configurations per program.")
+@click.option("--rounds", type=cli.POSITIVE, default=25, metavar="N", help="Rounds per pass.")
+@cli.seed_option
+@click.option("--table", "show_table", is_flag=True, help="Print the table of measured graphs, in Markdown; no timing.")
+@cli.splits_option
+@cli.json_option
+def _layout(
+    *,
+    out: Path,
+    programs: tuple[str, ...] | None,
+    configs: int,
+    rounds: int,
+    seed: int,
+    show_table: bool,
+    splits: tuple[str, ...] | None,
+    as_json: bool,
+) -> None:
+    """Time JAX programs under layouts of their convolutions, dots and reshapes, in two passes of CPU time.
+
+    One file per program; existing files are kept.  For a function of your own: gbr.collect.layout.
+    """
     from gbr.collect import layouts
     from gbr.collect.timer import pinned
 
-    if args.table:
-        print(layouts.markdown(list(layouts.stored(args.out))))
+    if show_table:
+        print(layouts.markdown(list(layouts.stored(out))))
         return
-    names = None if args.programs is None else [name.strip() for name in args.programs.split(",") if name.strip()]
-    todo = layouts.tasks(names, args.split or SPLITS, args.out)
-    settings = layouts.Settings(args.configs, args.rounds, args.seed)
+    todo = layouts.tasks(programs, splits or SPLITS, out)
+    settings = layouts.Settings(configs, rounds, seed)
     found = []
     # Pinned before JAX starts: XLA makes as many threads as the process may use cores.
     with (
         pinned(),
-        _missing(todo, args.out, layouts.COLLECTION, "programs") as missing,
+        _missing(todo, out, layouts.COLLECTION, "programs") as missing,
         progress(len(missing), "measuring") as advance,
     ):
         for task in missing:
@@ -144,11 +148,11 @@ def _layout(args: argparse.Namespace) -> None:
             for doubt in quality.doubts():
                 note(f"warning: {doubt}")
             advance(1)
-    if args.json:
+    if as_json:
         emit_json([quality.as_dict() for quality in found])
     elif found:
         rows = [(each.graph, each.nodes, each.configs, each.spread, each.tau) for each in found]
-        table(f"Measured in {args.out}", ("program", "nodes", "configs", "spread", "retest tau"), rows)
+        table(f"Measured in {out}", ("program", "nodes", "configs", "spread", "retest tau"), rows)
 
 
 @contextmanager
@@ -173,12 +177,5 @@ def _missing(todo: Sequence[_Task], root: Path, collection: Path, what: str) -> 
         yield missing
 
 
-@command
-def main(argv: Sequence[str] | None) -> None:
-    """Run the command."""
-    args = arguments().parse_args(argv)
-    args.run(args)
-
-
 if __name__ == "__main__":
-    sys.exit(main(None))
+    sys.exit(main())

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
+
+import click
 
 from gbr import cli
 from gbr.data.files import write_json
@@ -30,58 +32,56 @@ _LONGEST_NAME: Final = 60
 Opened = tuple["Space", "AbstractContextManager[Measure]"]
 
 
-def _parser() -> cli.Parser:
-    parser = cli.parser(
-        "gbr.tune",
-        "Search the configurations of a program for a fast one, measuring as few as possible.\n"
-        "Every measurement is written down at once: the same command goes on where it was.",
-        epilog="spaces:\n"
-        "  tile:FAMILY_SHAPE        tiles of a kernel of gbr.collect, as in tile:matmul_nt_256x192x256\n"
-        "  layout:FAMILY_VARIANT    layouts of a program of gbr.collect, as in layout:resnet_nhwc\n"
-        "  layout:FILE.py:NAME      of your own: NAME() returns a function for JAX and a tuple of its arguments\n"
-        "  replay:GRAPH.npz         runtimes that were measured before, also of a folder of graphs",
-    )
-    parser.add_argument("--space", required=True, metavar="KIND:NAME", help="what to search, see below")
-    parser.add_argument(
-        "--model", type=Path, default=None, metavar="DIR", help="folder written by gbr.train, of the space's kind"
-    )
-    parser.add_argument(
-        "--budget", type=cli.positive, default=40, metavar="N", help="configurations to measure (default: 40)"
-    )
-    parser.add_argument("--seconds", type=_seconds, default=None, metavar="S", help="start no measurement after S")
-    parser.add_argument(
-        "--timeout", type=_seconds, default=60.0, metavar="S", help="longest that one may take (default: 60)"
-    )
-    parser.add_argument(
-        "--candidates", type=cli.positive, default=None, metavar="N",
-        help="configurations to choose from (default: 512 tiles, 1024 layouts, all of a replay)",
-    )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of candidates and proposals (default: 0)")
-    parser.add_argument(
-        "--out", type=Path, default=None, metavar="DIR", help="journal and result (default: runs/tune/<space>)"
-    )
-    cli.add_json(parser)
-    return parser
+_EPILOG: Final = """\
+\b
+Spaces:
+  tile:FAMILY_SHAPE        tiles of a kernel of gbr.collect, as in
+                           tile:matmul_nt_256x192x256
+  layout:FAMILY_VARIANT    layouts of a program of gbr.collect, as in
+                           layout:resnet_nhwc
+  layout:FILE.py:NAME      your own: NAME() returns a function for JAX and a
+                           tuple of its arguments
+  replay:GRAPH.npz         runtimes that were measured before, also a folder
+                           of graphs"""
 
 
-def _main(argv: Sequence[str] | None) -> None:
-    args = _parser().parse_args(argv)
+@cli.command("gbr.tune", epilog=_EPILOG)
+@click.option("--space", required=True, metavar="KIND:NAME", help="Space to search, see below.")
+@click.option("--model", type=cli.PATH, metavar="DIR", help="Run directory written by gbr train, of the space's kind.")
+@click.option("--budget", type=cli.POSITIVE, default=40, metavar="N", help="Number of configurations to measure.")
+@click.option("--seconds", type=cli.PositiveFloat(), metavar="S", help="Start no measurement after S seconds.")
+@click.option(
+    "--timeout", type=cli.PositiveFloat(), default=60.0, metavar="S", help="Time limit of one measurement in seconds."
+)
+@click.option(
+    "--candidates",
+    type=cli.POSITIVE,
+    metavar="N",
+    help="Number of configurations to choose from.  [default: 512 tiles, 1024 layouts, all of a replay]",
+)
+@cli.seed_option
+@click.option("--out", type=cli.PATH, metavar="DIR", help="Folder of journal and result.  [default: runs/tune/<space>]")
+@cli.json_option
+def main(**options: Any) -> None:
+    """Search the configurations of a program for a fast one, measuring as few as possible.
+
+    Every measurement is written to a journal at once: run the same command again to resume.
+    """
+    args = SimpleNamespace(**options)
     kind, _, name = args.space.partition(":")
     if kind not in ("tile", "layout", "replay") or not name:
         raise UsageError(f"--space {args.space}: want tile:KERNEL, layout:PROGRAM or replay:GRAPH.npz")
-    if args.seed < 0:
-        raise UsageError(f"--seed: got {args.seed}, want a number from 0 on")
     out = args.out or Path("runs") / "tune" / _folder(args.space)
     model = _model(args.model)
     if kind == "replay" and Path(name).is_dir():
         results = _replays(Path(name), out, model, args)
-        if args.json:
+        if args.as_json:
             cli.emit_json(results)
         else:
             _show_all(results)
         return
     result, tuner, found = _search(kind, name, out, model, args)
-    if args.json:
+    if args.as_json:
         cli.emit_json(result)
     else:
         _show(tuner, found, unit=1e3 if kind != "replay" else 1.0)
@@ -89,7 +89,7 @@ def _main(argv: Sequence[str] | None) -> None:
 
 
 def _search(
-    kind: str, name: str, out: Path, model: Ranker | None, args: argparse.Namespace
+    kind: str, name: str, out: Path, model: Ranker | None, args: SimpleNamespace
 ) -> tuple[dict[str, Any], Tuner, Found]:
     from gbr.tune.loop import search
     from gbr.tune.tuner import Tuner
@@ -111,7 +111,7 @@ def _search(
     return result, tuner, found
 
 
-def _opened(kind: str, name: str, args: argparse.Namespace) -> Opened:
+def _opened(kind: str, name: str, args: SimpleNamespace) -> Opened:
     """The space, and what measures it while it is entered."""
     chosen = {"seed": args.seed} | ({} if args.candidates is None else {"candidates": args.candidates})
     if kind == "replay":
@@ -134,7 +134,7 @@ def _opened(kind: str, name: str, args: argparse.Namespace) -> Opened:
     return space, Child(make, args.timeout)
 
 
-def _replays(folder: Path, out: Path, model: Ranker | None, args: argparse.Namespace) -> list[dict[str, Any]]:
+def _replays(folder: Path, out: Path, model: Ranker | None, args: SimpleNamespace) -> list[dict[str, Any]]:
     paths = sorted(path for path in folder.glob("*.npz") if not path.name.startswith("."))
     if not paths:
         raise UsageError(f"--space replay:{folder}: holds no .npz file")
@@ -215,17 +215,5 @@ def _folder(space: str) -> str:
     return f"{kind}-{Path(name.replace(':', '-')).name.removesuffix('.npz')}"
 
 
-def _seconds(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"got {text!r}, want a number of seconds above 0")
-    return number
-
-
-main = cli.command(_main)
-
 if __name__ == "__main__":
-    sys.exit(main(None))
+    sys.exit(main())

@@ -147,7 +147,7 @@ class Trial:
         status, told = command.status, command.told
         lines = [line for line in told.splitlines() if "error" in line.lower() or "Traceback" in line]
         wrong = status not in (0, 1, 2) or "Traceback" in told or "Exception ignored" in told
-        if wrong or len(lines) != bool(status) or not all(line.startswith("gbr: error: ") for line in lines):
+        if wrong or len(lines) != bool(status) or not all(": error: " in line for line in lines):
             raise SystemExit(f"{self.name}, {when}: exit {status}:\n{told}")
         self.told |= {re.sub(r"\(\d+ |\d+", "N", line.replace(str(folder), "")) for line in lines}
         self.work.check(folder)

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from gbr.errors import GbrError
 
-#: How every command begins an error.
-_SAYS = "gbr: error: "
+#: In every error message of a command.
+_SAYS = ": error: "
 _LONGEST_MESSAGE = 2000
 
 
@@ -73,7 +73,7 @@ def commanded(main: Callable[[Sequence[str]], int], *arguments: str | Path) -> t
     with redirect_stdout(out), redirect_stderr(told):
         status = main([str(argument) for argument in arguments])
     lines = told.getvalue().split("\n")[:-1]
-    if status not in (0, 1, 2) or (status and (not lines or not lines[-1].startswith(_SAYS))):
+    if status not in (0, 1, 2) or (status and (not lines or _SAYS not in lines[-1])):
         raise AssertionError(f"exit status {status}: {lines}")
     if not all(line.isprintable() for line in lines):
         raise AssertionError(f"a terminal would obey: {lines}")

@@ -83,7 +83,7 @@ def _judged(name: str, commands: Sequence[Command]) -> int:
     for command in commands:
         command.wait()
     for command in commands:
-        lines = [line for line in command.told.splitlines() if line.startswith("gbr: error: ")]
+        lines = [line for line in command.told.splitlines() if ": error: " in line]
         gave_way = command.status == 1 and len(lines) == 1 and any(told in lines[0] for told in AT_WORK)
         if (command.status and not gave_way) or "Traceback" in command.told:
             raise SystemExit(f"{name}: exit {command.status}: {command.told}")
