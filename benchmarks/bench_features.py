@@ -21,7 +21,7 @@ from features.tile.geometry import Geometry, loop_tiles
 from features.tile.loops import loop_nest
 from features.tile.operands import loop_slots
 from gbr import read_graph
-from tests import reference, reference_caches_numpy
+from tests import reference
 
 COLUMNS = (
     "kernel",
@@ -34,22 +34,14 @@ COLUMNS = (
     "caches, configs/s",
     "NumPy of caches, configs/s",
     "ratio of caches",
-    "Python, configs/s",
-    "times",
 )
 TEXT = """\
 One thread, {rows} configurations per kernel, drawn with replacement from those of its file; best of 15
 rounds. *prepare* reads the kernel's graph as a loop nest, once per graph. *all* is the whole vector of
-{width} features. *geometry* and *caches* are its two computed parts that differ from configuration to
-configuration, {geometry} and {caches} columns from Numba kernels. Their twins are those that the tests
-compare them with: *NumPy* takes whole arrays (of geometry and, in *NumPy of caches*, of caches), *Python* works the
-caches out one configuration at a time; *ratio*, *ratio of caches* and *times* are kernel over twin, in the same run.
-Over whole arrays the kernels gain less than over Python: a column of so many configurations is a few kilobytes, so
-that NumPy's passes over it run in the first cache, and what they cost beyond the arithmetic is not much. Half of what
-geometry takes are logarithms, one for most columns: 3.3 ns each, where NumPy's are vectors and four times as fast, but
-round differently now and then. Were all else free, these alone would leave it a dozen times as fast as NumPy."""
-#: Configurations for the twin that works on one at a time.
-FEW = 20
+{width} features. *geometry* and *caches* are its two computed parts that differ between configurations,
+{geometry} and {caches} columns from Numba kernels; *NumPy* are their whole-array twins from the tests, and *ratio* is
+kernel over twin in the same run. Columns of so many configurations fit the first cache, so NumPy's passes are cheap, and
+half of the time of geometry are scalar logarithms, where NumPy's are vectorised."""
 
 
 def measure(path: Path, n_configs: int) -> tuple[Any, ...]:
@@ -72,19 +64,15 @@ def measure(path: Path, n_configs: int) -> tuple[Any, ...]:
         return reference.geometry_columns(nest, tensors, slots, tiles)
 
     def twin_of_caches() -> NDArray[np.float64]:
-        return reference_caches_numpy.cache_columns(nest, tensors, tiles, CPU, orders)
-
-    def twin_of_few() -> NDArray[np.float64]:
-        return reference.cache_columns(nest, tensors, tiles[:FEW], CPU, orders)
+        return reference.cache_columns(nest, tensors, tiles, CPU, orders)
 
     assert np.allclose(kernel(tiles), twin(), rtol=1e-4, atol=1e-4)
     assert np.allclose(model(tiles), twin_of_caches(), rtol=1e-4, atol=1e-4)
-    assert np.allclose(model(tiles)[:FEW], twin_of_few(), rtol=1e-4, atol=1e-4)
     prepare = seconds(lambda: TileExtractor(Program(*arrays)))
     whole = n_configs / seconds(lambda: extractor(configs))
     computed, by_numpy = n_configs / seconds(lambda: kernel(tiles)), n_configs / seconds(twin)
     at_once = n_configs / seconds(twin_of_caches)
-    modelled, by_python = n_configs / seconds(lambda: model(tiles)), FEW / seconds(twin_of_few)
+    modelled = n_configs / seconds(lambda: model(tiles))
     return (
         graph.name,
         len(nest.extents),
@@ -96,8 +84,6 @@ def measure(path: Path, n_configs: int) -> tuple[Any, ...]:
         modelled,
         at_once,
         modelled / at_once,
-        by_python,
-        modelled / by_python,
     )
 
 

@@ -1,8 +1,9 @@
-"""The slow, obvious twins of the kernels: plain NumPy and Python, written from the columns' meanings."""
+"""Naive twins of the kernels in features/ and features/tile/, written from the meaning of the columns."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
@@ -11,13 +12,25 @@ from features.hardware import Hardware
 from features.hlo import NODE_FEAT
 from features.program import NODE_COLUMNS
 from features.tensors import Tensors
-from features.tile import cpu, geometry, operands
+from features.tile import cpu, geometry
 from features.tile.loops import LoopNest
-from features.tile.operands import CLASS_LOOPS, MISSING, LoopSlots
+from features.tile.operands import CLASS_LOOPS, MISSING, ROLES, SLOT_DOC, LoopSlots
+
+Edges = Sequence[tuple[int, int]]
+
+
+def operands(edges: Edges, n_nodes: int) -> list[list[int]]:
+    """Nodes that each node consumes, in the order of the edges."""
+    return [[v for u, v in edges if u == node] for node in range(n_nodes)]
+
+
+def users(edges: Edges, n_nodes: int) -> list[list[int]]:
+    """Nodes that consume each node, in the order of the edges."""
+    return [[u for u, v in edges if v == node] for node in range(n_nodes)]
 
 
 def node_statistics(feat: np.ndarray) -> np.ndarray:
-    """Means, standard deviations and maxima of the log-signed columns, one after the other."""
+    """Means, standard deviations and maxima of the log-signed columns."""
     chosen = feat[:, [list(NODE_FEAT).index(name) for name in NODE_COLUMNS]].astype(np.float64)
     signed = np.sign(chosen) * np.log2(1 + np.abs(chosen))
     return np.concatenate([signed.mean(axis=0), signed.std(axis=0), signed.max(axis=0)])
@@ -26,7 +39,7 @@ def node_statistics(feat: np.ndarray) -> np.ndarray:
 def geometry_columns(
     nest: LoopNest, tensors: Tensors, slots: LoopSlots, tiles: np.ndarray, line_bytes: int = 64
 ) -> np.ndarray:
-    """The columns of the geometry block by whole-array NumPy, float64 (c, len(BLOCK))."""
+    """The columns of the geometry block in NumPy, float64 (c, len(BLOCK))."""
     trips = np.ceil(nest.extents / tiles)
     columns: dict[str, np.ndarray] = {}
     n_tiles, volume = trips.prod(axis=1), tiles.prod(axis=1).astype(float)
@@ -79,7 +92,7 @@ def geometry_columns(
         "density": np.log2(volume / totals["footprint"]),
     }
     nothing = np.full(len(tiles), MISSING)
-    for role in operands.ROLES:
+    for role in ROLES:
         for name in ("footprint", "share", "run", "lines", "reload"):
             columns[f"{role}.{name}"] = by_role.get(role, {}).get(name, nothing)
     for name in CLASS_LOOPS:
@@ -92,18 +105,13 @@ def geometry_columns(
             f"{name}.waste": np.log2(tile * count / extent),
             f"{name}.share": tile / extent,
         }
-    places = [
-        f"{stem}{slot}"
-        for stem, own in (("out", slots.out), ("red", slots.reduced), ("fast", slots.fast))
-        for slot in range(len(own))
-    ]
-    for place, loop in zip(places, slots.all, strict=True):
+    for slot, loop in zip(SLOT_DOC, slots.all, strict=True):
         tile = tiles[:, loop]
         columns |= {
-            f"{place}.tile": np.log2(tile) if loop >= 0 else nothing,
-            f"{place}.trips": np.log2(trips[:, loop]) if loop >= 0 else nothing,
-            f"{place}.tail": trips[:, loop] - nest.extents[loop] / tile if loop >= 0 else nothing,
-            f"{place}.align": np.log2(np.gcd(tile, 128)) if loop >= 0 else nothing,
+            f"{slot}.tile": np.log2(tile) if loop >= 0 else nothing,
+            f"{slot}.trips": np.log2(trips[:, loop]) if loop >= 0 else nothing,
+            f"{slot}.tail": trips[:, loop] - nest.extents[loop] / tile if loop >= 0 else nothing,
+            f"{slot}.align": np.log2(np.gcd(tile, 128)) if loop >= 0 else nothing,
         }
     return np.stack([columns[column.name] for column in geometry.BLOCK.columns], axis=1)
 
@@ -115,112 +123,125 @@ def touched(nest: LoopNest, number: int, tile: np.ndarray) -> int:
     return len({tuple(np.floor(coefficients @ np.array(point)).astype(int)) for point in points})
 
 
-def _room(
-    nest: LoopNest, tensors: Tensors, cover: list[float], line: int, sets: int
-) -> tuple[list[float], list[float]]:
-    """Lines that each operand touches over ``cover[loop]`` steps of every loop, and the room they take up."""
+def _room(nest: LoopNest, tensors: Tensors, cover: np.ndarray, line: int, sets: int) -> tuple[np.ndarray, np.ndarray]:
+    """Lines that each operand touches over ``cover[:, loop]`` steps of every loop, and the room they take up."""
     lines, rooms = [], []
     for access in nest.accesses:
         shape, strides = tensors.shape(access.node), tensors.strides(access.node)
         width = int(tensors.width[access.node])
-        run, count, spread, whole = 1.0, 1.0, 1.0, True
+        run = count = spread = np.ones(len(cover))
+        whole = np.ones(len(cover), bool)
         for dim in tensors.layout(access.node).tolist():
-            steps = [(abs(step), size) for step, size in zip(access.coefficients[dim], cover, strict=True) if step]
-            span = min(math.floor(1 + sum(step * (size - 1) for step, size in steps)), shape[dim])
-            points = min(math.prod(size for _, size in steps), span)
-            if whole and points == span:
-                run *= span
-            else:
-                count *= points
-                spread *= min(points, sets * line // math.gcd(int(strides[dim]) * width, sets * line))
-            whole = whole and points == span == shape[dim]
-        dense = math.ceil(run * width / line)
-        used = min(sets, spread * dense)
-        lines.append(count * dense)
-        rooms.append(max(count * dense, count * dense * sets / used) if count * dense > used else count * dense)
-    return lines, rooms
+            loops = np.flatnonzero(access.coefficients[dim])
+            span = np.floor(1 + (cover[:, loops] - 1) @ np.abs(access.coefficients[dim][loops]))
+            span = np.minimum(span, shape[dim])
+            points = np.minimum(cover[:, loops].prod(axis=1), span)
+            full = whole & (points == span)
+            apart = np.minimum(points, sets * line // math.gcd(int(strides[dim]) * width, sets * line))
+            run = np.where(full, run * span, run)
+            count = np.where(full, count, count * points)
+            spread = np.where(full, spread, spread * apart)
+            whole = full & (span == shape[dim])
+        dense = np.ceil(run * width / line)
+        used = np.minimum(sets, spread * dense)
+        total = count * dense
+        lines.append(total)
+        rooms.append(np.where(total > used, np.maximum(total, total * sets / used), total))
+    return np.stack(lines, axis=1), np.stack(rooms, axis=1)
+
+
+def _misses(
+    nest: LoopNest, tensors: Tensors, steps: list[tuple[int, np.ndarray]], line: int, sets: int, ways: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lines of each operand fetched, (c, operands), and steps between which everything stays, (c,)."""
+    n_configs = len(steps[0][1])
+    kept, cut = np.ones((n_configs, len(nest.accesses))), np.full(n_configs, len(steps))
+    stays = np.ones(n_configs, bool)
+    cover = np.ones((n_configs, len(nest.extents)))
+    for first in reversed(range(len(steps))):
+        loop, size = steps[first]
+        cover[:, loop] = np.minimum(cover[:, loop] * size, nest.extents[loop])
+        lines, rooms = _room(nest, tensors, cover, line, sets)
+        stays &= (size <= 1) | (rooms.sum(axis=1) <= sets * ways)
+        kept = np.where((stays & (size > 1))[:, None], lines, kept)
+        cut = np.where(stays, first, cut)
+    misses = []
+    for number, access in enumerate(nest.accesses):
+        found, refetched = kept[:, number], np.zeros(n_configs, bool)
+        for at, (loop, size) in reversed(list(enumerate(steps))):
+            outside = (at < cut) & (size > 1)
+            refetched = refetched | (outside & bool(access.coefficients[:, loop].any()))
+            found = np.where(outside & refetched, found * size, found)
+        misses.append(found)
+    stay = np.prod([np.where(at >= cut, size, 1) for at, (_, size) in enumerate(steps)], axis=0)
+    return np.stack(misses, axis=1), stay
 
 
 def cache_columns(
     nest: LoopNest, tensors: Tensors, tiles: np.ndarray, hardware: Hardware, sequences: list[list[int]]
 ) -> np.ndarray:
-    """The columns of the cache block, one configuration, one level, one order at a time."""
-    rows = []
-    for tile in tiles.tolist():
-        row: dict[str, float] = {}
-        trips = [math.ceil(extent / size) for extent, size in zip(nest.extents.tolist(), tile, strict=True)]
-        needed = math.prod(nest.extents.tolist())
-        geometry_of = []
-        for cache in hardware.caches:
-            total = cache.nbytes // hardware.line_bytes
-            ways = cache.ways or total
-            geometry_of.append((max(total // ways, 1), ways))
+    """The columns of the cache block, one level, order and operand at a time, float64 (c, len(BLOCK))."""
+    tile = tiles.astype(np.float64)
+    trips = np.ceil(nest.extents / tile)
+    needed = float(np.prod(nest.extents, dtype=np.float64))
+    missing = np.full(len(tile), float(MISSING))
+    column: dict[str, np.ndarray] = {}
+    shape = []
+    for cache in hardware.caches:
+        total = cache.nbytes // hardware.line_bytes
+        ways = cache.ways or total
+        shape.append((max(total // ways, 1), ways))
+    for level in range(3):
+        column[f"L{level + 1}.fit"] = missing
+        if level < len(shape):
+            sets, ways = shape[level]
+            lines, rooms = _room(nest, tensors, tile, hardware.line_bytes, sets)
+            column[f"L{level + 1}.fit"] = np.log2(rooms.sum(axis=1) / (sets * ways))
+            if level == 0:
+                column["conflict"] = np.log2(rooms.sum(axis=1) / lines.sum(axis=1))
+    widths = [int(tensors.width[access.node]) for access in nest.accesses]
+    for name, sequence in zip(("fast", "left", "out"), sequences, strict=True):
+        steps = [(loop, trips[:, loop]) for loop in range(tile.shape[1])]
+        steps += [(loop, tile[:, loop]) for loop in sequence]
+        inner = sequence[-1]
+        strides = [float(np.abs(one.coefficients[:, inner]) @ tensors.strides(one.node)) for one in nest.accesses]
+        prices = []
+        for number, (stride, width) in enumerate(zip(strides, widths, strict=True)):
+            step = stride * width
+            enough = step * tile[:, inner] >= cpu.STREAM * hardware.line_bytes
+            streams = enough & (0 < step <= hardware.line_bytes)
+            prices.append(np.where(streams, cpu.AHEAD, 1.0) * (cpu.WRITTEN if number == 0 else 1.0))
+        fetched = np.zeros(len(tile))
         for level in range(3):
-            row[f"L{level + 1}.fit"] = MISSING
-            if level < len(geometry_of):
-                sets, ways = geometry_of[level]
-                lines, rooms = _room(nest, tensors, tile, hardware.line_bytes, sets)
-                row[f"L{level + 1}.fit"] = math.log2(sum(rooms) / (sets * ways))
-                if level == 0:
-                    row["conflict"] = math.log2(sum(rooms) / sum(lines))
-        for name, sequence in zip(("fast", "left", "out"), sequences, strict=True):
-            steps = [(loop, trips[loop]) for loop in range(len(tile))] + [(loop, tile[loop]) for loop in sequence]
-            inner = sequence[-1]
-            widths = [tensors.width[access.node] for access in nest.accesses]
-            strides = [
-                float(np.abs(access.coefficients[:, inner]) @ tensors.strides(access.node)) for access in nest.accesses
-            ]
-            prices = []
-            for number, (stride, width) in enumerate(zip(strides, widths, strict=True)):
-                step = stride * width
-                streams = 0 < step <= hardware.line_bytes
-                streams = streams and step * tile[inner] >= cpu.STREAM * hardware.line_bytes
-                prices.append((cpu.AHEAD if streams else 1.0) * (cpu.WRITTEN if number == 0 else 1.0))
-            fetched = 0.0
-            for level in range(3):
-                label = f"{name}.L{level + 1}"
-                if level >= len(geometry_of):
-                    row |= dict.fromkeys((f"{label}.misses", f"{label}.stay"), MISSING)
-                    row |= {f"{label}.misses.{role}": MISSING for role in operands.ROLES[:3]}
-                    continue
-                sets, ways = geometry_of[level]
-                kept, cut = [1.0] * len(nest.accesses), len(steps)
-                for first in reversed(range(len(steps))):
-                    cover = [1.0] * len(tile)
-                    for loop, size in reversed(steps[first:]):
-                        cover[loop] = min(cover[loop] * size, float(nest.extents[loop]))
-                    lines, rooms = _room(nest, tensors, cover, hardware.line_bytes, sets)
-                    if steps[first][1] > 1 and sum(rooms) > sets * ways:
-                        break
-                    kept, cut = (lines if steps[first][1] > 1 else kept), first
-                outside = [step for step in steps[:cut] if step[1] > 1]
-                misses = []
-                for number, access in enumerate(nest.accesses):
-                    uses = [bool((access.coefficients[:, loop] != 0).any()) for loop, _ in outside]
-                    last = max((place for place, used in enumerate(uses) if used), default=-1)
-                    misses.append(kept[number] * math.prod(size for _, size in outside[: last + 1]))
-                row[f"{label}.misses"] = math.log2(1 + 1000 * sum(misses) / needed)
-                row[f"{label}.stay"] = math.log2(math.prod(size for _, size in steps[cut:]))
-                if level < 2:
-                    for role in operands.ROLES[:3]:
-                        own = sum(m for m, access in zip(misses, nest.accesses, strict=True) if access.role == role)
-                        row[f"{label}.misses.{role}"] = math.log2(1 + 1000 * own / needed)
-                fetched += cpu.FETCH[level] * sum(m * price for m, price in zip(misses, prices, strict=True))
-            lanes = max(hardware.vector_bytes / max(widths), 1.0)
-            vectors = math.ceil(tile[inner] / lanes) if set(strides) <= {0.0, 1.0} else 0
-            starts = math.prod(trips) * math.prod(tile) / tile[inner]
-            compute = starts * (vectors or tile[inner])
-            chain = 0.0
-            if nest.reduces[inner]:
-                chain = starts * tile[inner] * cpu.LATENCY / (1 + cpu.IN_FLIGHT / tile[inner])
-                waiting = max(starts * tile[inner], chain)
-                compute += nest.extremum * (waiting - compute)
-            row[f"{name}.cycles.chain"] = math.log2(1 + 1000 * chain / needed)
-            start = starts * cpu.LOOP_START + math.prod(trips) * cpu.TILE_START
-            row[f"{name}.vector"] = tile[inner] / (vectors * lanes) if vectors else 0.0
-            row[f"{name}.cycles.compute"] = math.log2(1000 * compute / needed)
-            row[f"{name}.cycles.start"] = math.log2(1000 * start / needed)
-            row[f"{name}.cycles.fetch"] = math.log2(1 + 1000 * fetched / needed)
-            row[f"{name}.cycles"] = math.log2(1000 * (compute + start + fetched) / needed)
-        rows.append([row[column.name] for column in cpu.BLOCK.columns])
-    return np.array(rows)
+            label = f"{name}.L{level + 1}"
+            if level >= len(shape):
+                names = (f"{label}.misses", f"{label}.stay", *(f"{label}.misses.{role}" for role in ROLES[:3]))
+                column |= dict.fromkeys(names, missing)
+                continue
+            misses, stay = _misses(nest, tensors, steps, hardware.line_bytes, *shape[level])
+            column[f"{label}.misses"] = np.log2(1 + 1000 * misses.sum(axis=1) / needed)
+            column[f"{label}.stay"] = np.log2(stay)
+            if level < 2:
+                for role in ROLES[:3]:
+                    own = misses[:, [access.role == role for access in nest.accesses]].sum(axis=1)
+                    column[f"{label}.misses.{role}"] = np.log2(1 + 1000 * own / needed)
+            fetched += cpu.FETCH[level] * (misses * np.stack(prices, axis=1)).sum(axis=1)
+        lanes = max(hardware.vector_bytes / max(widths), 1.0)
+        vectors = np.ceil(tile[:, inner] / lanes) if set(strides) <= {0.0, 1.0} else np.zeros(len(tile))
+        starts = trips.prod(axis=1) * tile.prod(axis=1) / tile[:, inner]
+        compute = starts * np.where(vectors > 0, vectors, tile[:, inner])
+        chain = np.zeros(len(tile))
+        if nest.reduces[inner]:
+            chain = starts * tile[:, inner] * cpu.LATENCY / (1 + cpu.IN_FLIGHT / tile[:, inner])
+            waiting = np.maximum(starts * tile[:, inner], chain)
+            compute = compute + nest.extremum * (waiting - compute)
+        start = starts * cpu.LOOP_START + trips.prod(axis=1) * cpu.TILE_START
+        column |= {
+            f"{name}.cycles.chain": np.log2(1 + 1000 * chain / needed),
+            f"{name}.vector": np.where(vectors > 0, tile[:, inner] / np.maximum(vectors * lanes, 1), 0.0),
+            f"{name}.cycles.compute": np.log2(1000 * compute / needed),
+            f"{name}.cycles.start": np.log2(1000 * start / needed),
+            f"{name}.cycles.fetch": np.log2(1 + 1000 * fetched / needed),
+            f"{name}.cycles": np.log2(1000 * (compute + start + fetched) / needed),
+        }
+    return np.stack([column[one.name] for one in cpu.BLOCK.columns], axis=1)
