@@ -1,4 +1,4 @@
-"""Command: say why a configuration is ranked before another one.
+"""Command: explain why a configuration is ranked before another one.
 
 python -m gbr.explain --model runs/tile data/npz/tile/cpu/test/graph.npz --config 3
 """
@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Final
 
 import click
 
 from gbr import cli
-from gbr.report.explained import SHOWN, headline, tables
+
+#: Number of features, nodes and copies shown by default.
+_TOP: Final = 8
 
 
 @cli.command("gbr.explain")
@@ -22,14 +25,14 @@ from gbr.report.explained import SHOWN, headline, tables
     "--against",
     type=int,
     metavar="J",
-    help="Index of the configuration to compare with.  [default: the one that leaves all layouts to the compiler where "
-    "there is one, else the middle of the predicted order]",
+    help="Index of the configuration to compare with.  [default: the one that leaves all layouts to the compiler if "
+    "there is one, else the median of the predicted order]",
 )
 @click.option(
     "--top",
     type=cli.POSITIVE,
     metavar="N",
-    help=f"Number of features, nodes and copies shown.  [default: {SHOWN}; all with --json]",
+    help=f"Number of features, nodes and copies shown.  [default: {_TOP}; all with --json]",
 )
 @cli.report_option
 @cli.json_option
@@ -44,8 +47,9 @@ def main(
     as_json: bool,
 ) -> None:
     """Explain which features, nodes and loops make a model rank a configuration before another one."""
-    from gbr.attribution.explanation import explain
+    from gbr.attribution import explain
     from gbr.ranker import Ranker
+    from gbr.report.tables import explanation_tables, explanation_text
 
     if report:
         from gbr.report.report import check_report_path, summarise_explanation, write_report
@@ -54,15 +58,15 @@ def main(
     ranker = Ranker.load(model)
     found = explain(ranker, graph, config, against)
     if report:
-        write_report(report, summarise_explanation(model, ranker, found, top or SHOWN))
+        write_report(report, summarise_explanation(model, ranker, found, top or _TOP))
         cli.note(f"the report is {report}")
     if as_json:
         cli.emit_json(found.as_dict(top))
         return
-    for line in headline(found):
+    for line in explanation_text(found):
         print(line)
     print()
-    for title, columns, rows in tables(found, top or SHOWN):
+    for title, columns, rows in explanation_tables(found, top or _TOP):
         cli.table(title, columns, rows)
 
 

@@ -1,8 +1,12 @@
+"""Reports: what is summarised against the files and the model, and what the page shows against the summary."""
+
 from __future__ import annotations
 
+import base64
 import html.parser
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +16,30 @@ from scipy.stats import kendalltau, rankdata
 
 from gbr import Ranker, predict, read_graph
 from gbr import evaluate as evaluate_command
+from gbr import explain as explain_command
 from gbr import train as train_command
+from gbr.attribution import Explanation, explain
 from gbr.data.collection import resolve
 from gbr.data.store import FeatureStore
 from gbr.errors import UsageError
-from gbr.evaluation import metrics, scoring
+from gbr.evaluation import metrics
+from gbr.evaluation.metrics import count_pairs
 from gbr.evaluation.scoring import Scored
-from gbr.report import predicted, render, report
-from gbr.report.summary import budget, of_data, points, points_each, unpacked
+from gbr.models.base import Rows
+from gbr.report import plots, report
+from gbr.report.tables import explanation_summary
 from tests.collection import rewrite, trained, write_collection
 from tests.made import collection
+from tests.ranking import problem
+from tests.test_explain import LAYOUT, TILE
 from tests.test_metrics import slates_of
 
 SECTIONS = ["scores", "graphs", "one", "budget", "worst", "learning", "importance", "data", "settings"]
 HOSTILE = "<script>alert('x')<!-- &amp;"
 
 
-class Seen(html.parser.HTMLParser):
-    """Tags, ids and text of a page; complains of what is not closed."""
+class Page(html.parser.HTMLParser):
+    """Tags, ids and text of a page; fails on tags that are not closed."""
 
     VOID = ("meta", "br", "wbr", "input", "link", "img")
 
@@ -41,6 +51,7 @@ class Seen(html.parser.HTMLParser):
         self.feed(text)
         self.close()
         assert self.open == []
+        self.ids = [attributes["id"] for _, attributes in self.tags if attributes.get("id")]
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
@@ -57,38 +68,46 @@ class Seen(html.parser.HTMLParser):
         if self.open[-1:] not in (["script"], ["style"]):
             self.text += data
 
-    def ids(self) -> list[str]:
-        return [about["id"] for _, about in self.tags if about.get("id")]  # type: ignore[misc]
 
-
-def looked_at(text: str) -> Seen:
-    """A page that parses, stands alone, and whose names all lead somewhere."""
-    page = Seen(text)
+def checked(text: str) -> Page:
+    """Parse a page; checks that it is self-contained, that its links resolve, and that no value is missing."""
+    page = Page(text)
     assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)|url\(|@import|src=|//cdn", text)
     assert not [tag for tag, about in page.tags if tag in ("link", "img", "iframe", "object") or "src" in about]
-    ids = page.ids()
-    assert len(ids) == len(set(ids))
+    assert len(page.ids) == len(set(page.ids))
     for tag, about in page.tags:
         if tag == "a":
-            assert str(about["href"])[1:] in ids
+            assert str(about["href"])[1:] in page.ids
         for name in ("for", "aria-labelledby"):
-            assert about.get(name) is None or about[name] in ids
+            assert about.get(name) is None or about[name] in page.ids
     assert not re.search(r"\b(None|nan|inf|Undefined)\b", page.text)
     return page
 
 
-def data_of(text: str) -> dict[str, Any]:
+def sections(page: Page) -> list[str | None]:
+    return [name for name in page.ids if name in SECTIONS]
+
+
+def plot_data(text: str) -> dict[str, Any]:
     found = re.search(r'<script type="application/json" id="graph-data">(.*?)</script>', text, re.DOTALL)
     assert found
-    told: dict[str, Any] = json.loads(found[1])
-    return told
+    data: dict[str, Any] = json.loads(found[1])
+    return data
+
+
+def unpacked(text: str) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(text), "<u2") / 65535
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = write_collection(tmp_path_factory.mktemp("data"), {"train": 5, "valid": 3, "test": 3})
-    (path,) = (root / "npz/tile/cpu/test").glob("matmul_8.npz")
-    rewrite(path, config_runtime=np.full(30, 1500), config_runtime_repeat=np.full(30, 1500))
+    """A tile collection; of its test graphs one has equal runtimes, and one a single configuration."""
+    root = write_collection(tmp_path_factory.mktemp("data"), {"train": 5, "valid": 3, "test": 4})
+    folder = root / "npz/tile/cpu/test"
+    rewrite(folder / "matmul_8.npz", config_runtime=np.full(30, 1500), config_runtime_repeat=np.full(30, 1500))
+    with np.load(folder / "matmul_11.npz") as stored:
+        first = {name: stored[name][:1] for name in stored.files if name.startswith("config_")}
+    rewrite(folder / "matmul_11.npz", **first)
     return root
 
 
@@ -113,230 +132,396 @@ def summary(root: Path, run: Path, scored: list[Scored], figures: dict[str, Any]
     return report.summarise_run("train", run, resolve("tile:cpu", root), figures, scored, root / "store")
 
 
-@pytest.fixture(scope="module")
-def page(summary: dict[str, Any]) -> str:
-    return render.page(summary)
-
-
-def test_a_summary_is_json_and_holds_every_split(summary: dict[str, Any], figures: dict[str, Any]) -> None:
+def test_summary_of_run(run: Path, summary: dict[str, Any], figures: dict[str, Any]) -> None:
     assert json.loads(json.dumps(summary, allow_nan=False))["title"] == "tile:cpu"
-    assert [split["name"] for split in summary["splits"]] == ["test", "valid"]
-    assert [split["name"] for split in summary["data"]] == ["test", "valid", "train"]
-    assert summary["figures"]["train"]["learnt"]
-    assert not summary["figures"]["test"]["learnt"]
-    for split in summary["splits"]:
+    test, valid, train = summary["splits"]
+    assert [split["name"] for split in summary["splits"]] == ["test", "valid", "train"]
+    assert (train["graphs"], train["worst"], train["budget"]) == ([], [], None)
+    assert [figures["training"] for figures in summary["figures"].values()] == [False, False, True]
+    for split in (test, valid):
         taus = [graph["figures"]["kendall_tau"] for graph in split["graphs"]]
         assert taus == sorted(taus, reverse=True)
         assert np.mean(taus) == pytest.approx(figures[split["name"]]["kendall_tau"])
-        assert split["unseen"] == 0.0  # all are called matmul
+        assert split["unseen"] == 0.0  # all are of the family matmul
         assert [graph["name"] for graph in split["worst"]] == [graph["name"] for graph in split["graphs"][:-4:-1]]
-    assert summary["data"][0]["unrankable"] == 1
-    assert summary["figures"]["test"]["skipped"] == {"matmul_8": "all runtimes are equal"}
+    assert test["data"]["unrankable"] == 2
+    assert summary["figures"]["test"]["skipped"]["matmul_8"] == "all runtimes are equal"
+    ranker = Ranker.load(run)
+    importance = summary["importance"]
+    assert {block["name"]: block["share"] for block in importance["blocks"]} == ranker.block_importances_
+    assert importance["columns"][0]["share"] == ranker.feature_importances_.max()
+    assert importance["columns"][0]["name"] == ranker.feature_names_in_[ranker.feature_importances_.argmax()]
 
 
-def test_what_is_drawn_of_a_graph_is_what_the_file_and_the_model_say(
-    root: Path, run: Path, summary: dict[str, Any]
-) -> None:
+def test_points_are_those_of_file_and_model(root: Path, run: Path, summary: dict[str, Any]) -> None:
     graph = summary["splits"][1]["graphs"][0]
     path = root / f"npz/tile/cpu/valid/{graph['name']}.npz"
-    runtime, scores = read_graph(path).runtime, Ranker.load(run).predict_graph(path)
-    assert runtime is not None
-    drawn = {name: unpacked(graph["points"][name]) for name in ("row", "predicted", "measured", "over")}
-    assert drawn["row"] == pytest.approx(np.arange(30) / 29, abs=1e-5)
-    assert drawn["predicted"] == pytest.approx((rankdata(scores) - 1) / 29, abs=1e-5)
-    assert drawn["measured"] == pytest.approx((rankdata(runtime) - 1) / 29, abs=1e-5)
+    file, scores = read_graph(path), Ranker.load(run).predict_graph(path)
+    assert file.runtime is not None
+    points = {name: unpacked(graph["points"][name]) for name in ("row", "predicted", "measured", "over")}
+    assert points["row"] == pytest.approx(np.arange(30) / 29, abs=1e-5)
+    assert points["predicted"] == pytest.approx((rankdata(scores) - 1) / 29, abs=1e-5)
+    assert points["measured"] == pytest.approx((rankdata(file.runtime) - 1) / 29, abs=1e-5)
     slowest = graph["points"]["slowest"]
-    assert slowest == pytest.approx(runtime.max() / runtime.min())
-    assert slowest ** drawn["over"] == pytest.approx(runtime / runtime.min(), rel=1e-3)
-    assert graph["figures"]["kendall_tau"] == pytest.approx(kendalltau(scores, runtime).statistic)
+    assert slowest ** points["over"] == pytest.approx(file.runtime / file.runtime.min(), rel=1e-3)
+    assert graph["figures"]["kendall_tau"] == pytest.approx(kendalltau(scores, file.runtime).statistic)
     assert graph["interval"][0] < graph["figures"]["kendall_tau"] < graph["interval"][1]
-    repeat = read_graph(path).repeat
-    assert graph["quality"]["retest"] == pytest.approx(kendalltau(repeat, runtime).statistic)
+    assert graph["quality"]["retest"] == pytest.approx(kendalltau(file.repeat, file.runtime).statistic)
 
 
-def test_large_slates_are_sampled_with_the_first_five() -> None:
+def test_large_graphs_are_sampled_with_the_first_five() -> None:
     rng = np.random.default_rng(0)
     scores, target = rng.random(3000), rng.random(3000) + 1
-    found = points(scores, target, 200)
+    found = report.points(scores, target, 200)
     assert (found["n"], found["shown"]) == (3000, 200)
     rows = np.round(unpacked(found["row"]) * 2999).astype(int)
     assert len(set(rows)) == 200
     assert set(np.argsort(scores)[:5]) <= set(rows)
     assert unpacked(found["predicted"]) == pytest.approx((rankdata(scores) - 1)[rows] / 2999, abs=1e-5)
-    assert points_each(10) > points_each(676) >= 60
+    assert report.points_per_graph(10) > report.points_per_graph(676) >= 60
 
 
-def test_the_budget_is_the_mean_slowdown_of_every_graph() -> None:
+def test_slowdown_by_budget_is_a_mean_over_graphs() -> None:
     rng = np.random.default_rng(1)
-    slates = slates_of(*([int(value) for value in rng.integers(500, 1500, size)] for size in (40, 25)))
+    groups = slates_of(*([int(value) for value in rng.integers(500, 1500, size)] for size in (40, 25)))
     scores = rng.random(65)
-    found = budget(slates, scores, list(slates.names))
+    found = report.slowdown_by_budget(groups, scores, list(groups.names))
     assert found is not None
     assert found["k"] == [1, 2, 3, 5, 7, 10, 15, 20, 30, 40]
-    for k, told, most in zip(found["k"], found["model"], found["most"], strict=True):
-        slowdowns = [
-            metrics.slowdown_at_k(scores[slates.rows(number)], slates.target[slates.rows(number)], k)
-            for number in range(2)
-        ]
-        assert told == pytest.approx(np.mean(slowdowns))
-        assert most == pytest.approx(np.quantile(slowdowns, 0.9))
-    assert found["random"][0] == pytest.approx(
-        np.mean([slates.target[slates.rows(n)].mean() / slates.target[slates.rows(n)].min() - 1 for n in range(2)])
-    )
+    rows = [groups.rows(number) for number in range(2)]
+    for index, k in enumerate(found["k"]):
+        slowdowns = [metrics.slowdown_at_k(scores[own], groups.target[own], k) for own in rows]
+        assert found["model"][index] == pytest.approx(np.mean(slowdowns))
+        assert found["most"][index] == pytest.approx(np.quantile(slowdowns, 0.9))
+    expected = np.mean([groups.target[own].mean() / groups.target[own].min() - 1 for own in rows])
+    assert found["random"][0] == pytest.approx(expected)
     assert found["retest"] is None
-    assert budget(slates, scores, []) is None
+    k, share = found["enough"]
+    assert found["most"][found["k"].index(k)] <= share
+    assert report.slowdown_by_budget(groups, scores, []) is None
 
 
-def test_the_page_shows_the_figures(page: str, summary: dict[str, Any], figures: dict[str, Any]) -> None:
-    seen = looked_at(page)
-    assert [name for name in seen.ids() if name in SECTIONS] == SECTIONS
+def test_page_of_run_shows_all_figures(summary: dict[str, Any], figures: dict[str, Any]) -> None:
+    text = report.render(summary)
+    page = checked(text)
+    assert sections(page) == SECTIONS
     for split in ("test", "valid", "train"):
         for found in (figures[split], *figures[split]["baselines"].values()):
             if found.get("kendall_tau") is not None:
-                assert f"{found['kendall_tau']:.3f}" in seen.text
-            assert render.percent(found["slowdown@1"]) in seen.text
-    assert "test: matmul_8 – all runtimes are equal" in seen.text
-    for _name, value in summary["settings"]:
-        assert value in seen.text
-    assert summary["importance"]["blocks"][0]["name"] in seen.text
-    drawn = data_of(page)
-    assert list(drawn["graphs"]) == [f"{s['name']}/{g['name']}" for s in summary["splits"] for g in s["graphs"]]
-    options = [about["value"] for tag, about in seen.tags if tag == "option"]
-    assert options == list(drawn["graphs"])
+                assert f"{found['kendall_tau']:.3f}" in page.text
+            assert report.percent(found["slowdown@1"]) in page.text
+    assert "test: matmul_8 – all runtimes are equal" in page.text
+    assert all(value in page.text for _, value in summary["settings"])
+    graphs = [f"{split['name']}/{graph['name']}" for split in summary["splits"] for graph in split["graphs"]]
+    assert list(plot_data(text)["graphs"]) == graphs
+    assert [about["value"] for tag, about in page.tags if tag == "option"] == graphs
 
 
-def test_importances_are_the_models_own(run: Path, summary: dict[str, Any]) -> None:
-    ranker = Ranker.load(run)
-    told = summary["importance"]
-    assert {one["name"]: one["share"] for one in told["blocks"]} == ranker.block_importances_
-    best = told["columns"][0]
-    assert best["share"] == ranker.feature_importances_.max()
-    assert best["name"] == ranker.feature_names_in_[ranker.feature_importances_.argmax()]
-    assert best["doc"]
-
-
-def test_a_hostile_name_stays_text(summary: dict[str, Any]) -> None:
+def test_hostile_names_are_escaped(summary: dict[str, Any]) -> None:
     hostile = json.loads(json.dumps(summary).replace("matmul_5", HOSTILE).replace("tile:cpu", HOSTILE))
-    text = render.page(hostile)
-    seen = looked_at(text)
-    assert HOSTILE in seen.text
-    assert [tag for tag, _ in seen.tags].count("script") == 2
+    text = report.render(hostile)
+    page = checked(text)
+    assert HOSTILE in page.text
+    assert [tag for tag, _ in page.tags].count("script") == 2
     assert "<script>alert" not in text
-    assert any(name.endswith(HOSTILE) for name in data_of(text)["graphs"])
+    assert any(name.endswith(HOSTILE) for name in plot_data(text)["graphs"])
+    nodes = tuple(replace(node, name=HOSTILE) for node in LAYOUT.nodes)
+    copies = tuple(replace(copy, what=HOSTILE) for copy in LAYOUT.copies)
+    text, page = page_of(replace(LAYOUT, graph=f"{HOSTILE}.npz", nodes=nodes, copies=copies))
+    assert page.text.count(HOSTILE) >= 5
+    assert "<script" not in text
 
 
-def test_a_graph_whose_runtimes_jump_is_pointed_out(root: Path, run: Path, figures: dict[str, Any]) -> None:
-    store = FeatureStore(root / "store", "tile:cpu")
-    slates = scoring.measured(store, "valid")
+def test_jumps_of_runtimes_are_flagged(summary: dict[str, Any]) -> None:
     rng = np.random.default_rng(0)
     runtimes = rng.lognormal(9, 0.1, (2, 200))
     runtimes[1, 120:] *= 3
-    scored = Scored("valid", slates_of(*runtimes.astype(int).tolist()), rng.random(400))
-    found = of_data(scored)
-    (suspect,) = found["suspects"]
-    assert suspect["name"] == scored.slates.names[1]
-    assert found["totals"]["jumps"] == 1
+    split = report.summarise_split(
+        Scored("test", slates_of(*runtimes.astype(int).tolist()), rng.random(400)), "tile", None
+    )
+    (suspect,) = split["suspects"]
+    assert suspect["name"] == "g1"
+    assert split["data"]["jumps"] == 1
     assert [jump["row"] for jump in suspect["quality"]["jumps"]] == [120]
-    assert len(slates) == 3
-    scored = [Scored("valid", slates, Ranker.load(run).predict(store.load("valid").X))]
-    summary = report.summarise_run("evaluate", run, resolve("tile:cpu", root), figures, scored, root / "store")
-    summary["suspects"] = found["suspects"]
-    summary["data"][0]["jumps"] = 1
-    seen = looked_at(render.page(summary))
-    assert "1 kernel flagged" in seen.text
-    assert "jumps at row 120 (×" in seen.text
+    page = checked(report.render(summary | {"splits": [*summary["splits"][1:], split]}))
+    assert "1 kernel flagged" in page.text
+    assert "jumps at row 120 (×" in page.text
 
 
-def test_each_command_writes_its_report(
-    root: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    place = ["--data", root, "--store", root / "store", "--jobs", 1]
-    line = ["--model", run, "--subset", "tile:cpu", "--split", "test", "--report", tmp_path / "new" / "e.html", *place]
+def test_many_graphs_are_plotted(summary: dict[str, Any]) -> None:
+    split = summary["splits"][0]
+    graphs = [split["graphs"][0] | {"name": f"g{number}"} for number in range(50)]
+    page = checked(report.render(summary | {"splits": [split | {"graphs": graphs}]}))
+    picks = [about["data-graph"] for tag, about in page.tags if about.get("class") == "pick"]
+    assert picks == [f"test/g{number}" for number in range(50)]
+
+
+def test_commands_write_reports(root: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = ["--data", root, "--store", root / "store", "--jobs", 1]
+    line = ["--model", run, "--subset", "tile:cpu", "--split", "test", "--report", tmp_path / "new" / "e.html", *data]
     assert evaluate_command.main([*map(str, line)]) == 0
-    told = capsys.readouterr()
-    assert "the report is" in told.err
-    seen = looked_at((tmp_path / "new" / "e.html").read_text())
-    assert [name for name in seen.ids() if name in SECTIONS] == SECTIONS
+    assert "e.html" in capsys.readouterr().err
+    assert sections(checked((tmp_path / "new" / "e.html").read_text())) == SECTIONS
     line = ["--subset", "tile:cpu", "--out", tmp_path / "run", "--set", "n_estimators=5", "--backend", "lightgbm"]
-    assert train_command.main([*map(str, [*line, *place, "--report", tmp_path / "t.html"])]) == 0
-    assert "lightgbm, objective pairwise" in looked_at((tmp_path / "t.html").read_text()).text
+    assert train_command.main([*map(str, [*line, *data, "--report", tmp_path / "t.html"])]) == 0
+    assert "lightgbm, objective pairwise" in checked((tmp_path / "t.html").read_text()).text
     line = ["--model", run, root / "npz/tile/cpu/test", "--top", 2, "--report", tmp_path / "p.html"]
     capsys.readouterr()
     assert predict.main([*map(str, line)]) == 0
-    rows = capsys.readouterr().out.splitlines()
-    assert len(rows) == 1 + 2 * 3
-    assert rows[1:3] == [
-        ",".join(map(str, cells))
-        for cells in predict._lines(predict.ranking(Ranker.load(run), line[2] / "matmul_10.npz", 2))  # type: ignore[operator]
-    ]
-    looked_at((tmp_path / "p.html").read_text())
+    assert len(capsys.readouterr().out.splitlines()) == 1 + 2 * 3 + 1
+    assert "The best 2 of 30" in checked((tmp_path / "p.html").read_text()).text
+    graph = root / "npz/tile/cpu/test/matmul_9.npz"
+    line = ["--model", run, graph, "--config", 3, "--against", 9, "--top", 3, "--report", tmp_path / "x.html"]
+    assert explain_command.main([*map(str, line)]) == 0
+    found = explain(Ranker.load(run), graph, 3, 9)
+    page = checked((tmp_path / "x.html").read_text())
+    check_explanation(page, found, 3)
+    assert str(graph) in page.text
+    assert found.runtimes is not None
+    assert f"Measured: 3 takes {found.runtimes[0] / found.runtimes[1]:.3f} times" in page.text
 
 
-def test_a_place_that_cannot_be_is_refused_before_the_work(
-    root: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for command, line in (
-        (predict, ["--model", "nowhere", "graph.npz"]),
-        (evaluate_command, ["--model", "nowhere", "--subset", "tile:cpu", "--data", root]),
-    ):
-        assert command.main([*map(str, line), "--report", str(tmp_path)]) == 2
-        assert "expected a file, got a folder" in capsys.readouterr().err
+def test_report_path_is_checked_before_the_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["--model", "nowhere", "graph.npz", "--report", str(tmp_path)]
+    assert predict.main(line) == 2
+    assert "expected a file, got a folder" in capsys.readouterr().err
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="cannot create"):
         report.check_report_path(tmp_path / "file" / "below" / "r.html")
 
 
-def test_layouts_have_all_sections(tmp_path: Path) -> None:
+def test_reports_of_layouts(tmp_path: Path) -> None:
     root = collection(tmp_path, "layout:made:random", train=4, valid=3)
     scored: list[Scored] = []
     run = trained(root, subset="layout:made:random", backend="lightgbm", scored=scored)
     figures = json.loads((run / "metrics.json").read_text())
-    summary = report.summarise_run("train", run, resolve("layout:made:random", root), figures, scored, root / "store")
-    seen = looked_at(render.page(summary))
-    assert [name for name in seen.ids() if name in SECTIONS] == SECTIONS
-    assert "only 5 distinct configurations" in seen.text
-    (path, *_others) = sorted((root / "npz/layout/made/random/valid").iterdir())
+    subset = resolve("layout:made:random", root)
+    summary = report.summarise_run("train", run, subset, figures, scored, root / "store")
+    page = checked(report.render(summary))
+    assert sections(page) == SECTIONS
+    assert "only 5 distinct configurations" in page.text
+    path = min((root / "npz/layout/made/random/valid").iterdir())
     rankings = predict.rank_files(run, [path])
-    told = report.summarise_prediction(run, rankings, 3)["graphs"][0]
-    assert [one["config"] for one in told["best"]] == rankings[0]["configs"][:3]
-    config = read_graph(path).configs(np.array([told["best"][0]["config"]]))[0]
-    (node, text), *_more = told["best"][0]["nodes"]
+    prediction = report.summarise_prediction(run, rankings, 3)
+    best = prediction["graphs"][0]["best"]
+    assert [each["config"] for each in best] == rankings[0]["configs"][:3]
+    config = read_graph(path).configs(np.array([best[0]["config"]]))[0]
+    (node, text), *_ = best[0]["nodes"]
     assert node.startswith("convolution.")
     assert text.startswith("output {" + ",".join(map(str, config[0][:4])) + "}")
-    looked_at(render.prediction_page(report.summarise_prediction(run, rankings, None)))
+    checked(report.render(prediction))
 
 
-def test_a_prediction_tells_places_distances_and_configurations(root: Path, run: Path) -> None:
+def test_ranking_summary(root: Path, run: Path) -> None:
     path = root / "npz/tile/cpu/test/matmul_9.npz"
     ranking = predict.ranking(Ranker.load(run), path)
     configs, scores = np.array(ranking["configs"]), np.array(ranking["scores"])
-    found = predicted.of_graph(path, configs, scores, 4)
-    assert [one["place"] for one in found["best"]] == [1, 2, 3, 4]
-    assert [one["config"] for one in found["best"]] == configs[:4].tolist()
+    found = report.summarise_ranking(path, configs, scores, 4)
+    assert [best["rank"] for best in found["best"]] == [1, 2, 3, 4]
+    assert [best["config"] for best in found["best"]] == configs[:4].tolist()
     assert found["best"][3]["behind"] == pytest.approx((scores[3] - scores[0]) / scores.std())
     assert sum(found["histogram"]["counts"]) == found["n_configs"] == 30
     assert sum(found["histogram"]["top"]) == 4
     feat = read_graph(path).config_feat
     assert feat is not None
     rows, columns = feat[configs[0], 8:10].astype(int)
-    assert found["best"][0]["says"] == f"output {rows}×{columns}"
-    alike = predicted.of_graph(path, configs, np.zeros(30), 99)
-    assert alike["histogram"] == {"counts": [30], "top": [30], "width": 0.0}
-    summary = report.summarise_prediction(run, [ranking | {"scores": [0.0] * 30}], 99)
-    looked_at(render.prediction_page(summary))
+    assert found["best"][0]["text"] == f"output {rows}×{columns}"
+    equal = report.summarise_ranking(path, configs, np.zeros(30), 99)
+    assert equal["histogram"] == {"counts": [30], "top": [30], "width": 0.0}
+
+
+def test_prediction_explains_the_first_configurations(root: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths, ranker = sorted((root / "npz/tile/cpu/test").iterdir()), Ranker.load(run)
+    rankings = predict.rank_files(run, paths)
+    summary = report.summarise_prediction(run, rankings, None)
+    assert json.loads(json.dumps(summary, allow_nan=False))["graphs"][1]["why"] == summary["graphs"][1]["why"]
+    text = report.render(summary)
+    page = checked(text)
+    single = next(number for number, path in enumerate(paths) if path.stem == "matmul_11")
+    assert [graph["why"] is None for graph in summary["graphs"]] == [number == single for number in range(4)]
+    assert page.text.count("Why the first is ranked before the median") == 3
+    assert "is explained for" not in page.text
+    assert "Measured:" not in text  # a prediction uses no runtimes
+    found = explain(ranker, paths[-1], int(ranker.rank(paths[-1])[0]))
+    assert found.runtimes is not None
+    assert summary["graphs"][-1]["why"] == explanation_summary(replace(found, runtimes=None))
+    monkeypatch.setattr(report, "_EXPLAINED", 1)
+    page = checked(report.render(report.summarise_prediction(run, rankings, None)))
+    assert "is explained for the first 1 of 4 graphs" in page.text
 
 
 @pytest.mark.parametrize(
     ("row", "text"),
-    [
-        (np.full(18, -1), ""),
-        ([1, 0, *[-1] * 4, *[-1] * 6, 3, 2, *[-1] * 4], "output {1,0}, kernel {3,2}"),
-    ],
+    [(np.full(18, -1), ""), ([1, 0, *[-1] * 4, *[-1] * 6, 3, 2, *[-1] * 4], "output {1,0}, kernel {3,2}")],
 )
-def test_layouts_in_words(row: Any, text: str) -> None:
-    assert predicted.layout_texts(np.array(row, np.int8)) == text
+def test_layout_texts(row: Any, text: str) -> None:
+    assert report.layout_texts(np.array(row, np.int8)) == text
 
 
 @pytest.mark.parametrize(("value", "text"), [(0.017, "1.7 %"), (0.9999, "100 %"), (2.044, "204 %"), (None, "–")])
-def test_shares_for_a_person(value: float | None, text: str) -> None:
-    assert render.percent(value).replace("\u00a0", " ") == text
+def test_percent(value: float | None, text: str) -> None:
+    assert report.percent(value).replace("\u00a0", " ") == text
+
+
+# Explanations.
+
+
+def page_of(found: Explanation, top: int = 8) -> tuple[str, Page]:
+    header = {"title": "a_graph", "model": "", "command": "explain", "version": "1", "made": "today", "settings": []}
+    text = report.render(header | {"why": explanation_summary(found, top)})
+    return text, checked(text)
+
+
+def check_explanation(page: Page, found: Explanation, top: int) -> None:
+    """The page shows everything of an explanation; of long lists the first ``top``."""
+    for block in found.blocks:
+        assert block.doc in page.text
+        assert f"{block.effect:+.4f}" in page.text
+    for number, column in enumerate(found.columns):
+        assert (f"{column.name}{column.doc} ({column.unit})" in page.text) == (number < top)
+        if number < top:
+            assert f"{column.effect:+.4f}" in page.text
+            assert all(name in page.text for name, _ in column.behind)
+    for node in found.nodes[:top]:
+        for tensor in node.tensors:
+            assert f"{node.name} {tensor.role}{tensor.shape}" in page.text
+            assert all((layout or "unset") in page.text for layout in tensor.layouts)
+    for number, copy in enumerate(found.copies):
+        assert (copy.what in page.text) == (number < top)
+    for loop in found.loops:
+        assert (f"{loop.name}: {loop.runs_over}extent {loop.extent}" in page.text) == (loop.extent > 1)
+    for operand in found.operands:
+        assert f"{operand.name} ({operand.role}){operand.shape}" in page.text
+
+
+@pytest.mark.parametrize(("found", "top"), [(LAYOUT, 8), (LAYOUT, 1), (TILE, 8), (TILE, 2)])
+def test_page_shows_the_explanation(found: Explanation, top: int) -> None:
+    _, page = page_of(found, top)
+    check_explanation(page, found, top)
+    assert "Why configuration 17 is ranked after" in page.text
+    assert "rank 47 of 96configuration 17" in page.text
+
+
+def bars(page: Page) -> list[tuple[float, float, bool]]:
+    """Start and width of the bars of blocks, in per cent, and whether they favour the first configuration."""
+    return [
+        (*(float(str(about[name]).rstrip("%")) for name in ("x", "width")), "first" in str(about["class"]))  # type: ignore[misc]
+        for tag, about in page.tags
+        if tag == "rect"
+    ]
+
+
+def test_bars_start_at_zero() -> None:
+    blocks = [replace(LAYOUT.blocks[0], name=f"block{n}", effect=effect) for n, effect in enumerate((0.6, -0.2, 0.1))]
+    _, page = page_of(replace(LAYOUT, blocks=tuple(blocks)))
+    assert bars(page) == [(25.0, 75.0, True), (0.0, 25.0, False), (25.0, 12.5, True)]
+    _, page = page_of(LAYOUT)  # only effects below 0: zero is at the right end
+    assert bars(page) == [(0.0, 100.0, False), (66.67, 33.33, False)]
+    _, page = page_of(replace(LAYOUT, chosen="median", places=(1, 49), scores=(1.0, 1.0), columns=(), lead=0.0))
+    assert bars(page) == []
+    assert "A tie: the first and the median" in page.text
+    assert "The model sees no difference between the two." in page.text
+
+
+# Learning curves.
+
+
+@pytest.mark.parametrize(
+    ("backend", "objective"),
+    [("lightgbm", "pairwise"), ("lightgbm", "difference"), ("xgboost", "pairwise"), ("ensemble", "mixed")],
+)
+def test_truncated_model_equals_one_trained_for_fewer_rounds(backend: str, objective: str) -> None:
+    X, runtime, qid = problem(12)
+
+    def fitted(rounds: int) -> Ranker:
+        settings = {"n_estimators": rounds, "num_leaves": 7, "learning_rate": 0.2}
+        return Ranker(backend, objective, random_state=3, n_jobs=1, **settings).fit(X, runtime, qid=qid)
+
+    indptr = np.arange(0, len(X) + 1, 24)
+    long, short = fitted(12), fitted(5)
+    stopped = long.model_.stopped_at(5).predict(X, 1, indptr)
+    expected = short.model_.predict(X, 1, indptr)
+    if backend == "ensemble":  # members are divided by the spread of the whole, not of the first rounds
+        pairs = zip(long.model_.members, short.model_.members, strict=True)
+        expected = sum(own.model.predict(X, 1, indptr) / whole.spread for whole, own in pairs)
+        expected /= len(long.model_.members)
+    assert np.allclose(stopped, expected, rtol=1e-6, atol=1e-7)
+    assert np.array_equal(long.model_.stopped_at(99).predict(X, 1, indptr), long.model_.predict(X, 1, indptr))
+
+
+@pytest.mark.parametrize("last", [1, 2, 10, 997])
+def test_learning_rounds(last: int) -> None:
+    found = report.learning_rounds(last)
+    assert found == sorted(set(found))
+    assert (found[0], found[-1]) == (1, last)
+    assert len(found) < 25
+
+
+def test_learning_curves_end_at_the_tau_of_the_model() -> None:
+    X, runtime, qid = problem(12)
+    held_out, truth, _ = problem(12, seed=1)
+    ranker = Ranker(n_estimators=20, num_leaves=7, n_jobs=1).fit(X, runtime, qid=qid)
+    rows = Rows(held_out, truth, np.arange(0, len(X) + 1, 24))
+    whole, *members = report.learning_curves(ranker, rows)
+    scores = ranker.predict(held_out, qid=qid)
+    groups = [slice(start, start + 24) for start in range(0, len(X), 24)]
+    expected = np.mean([count_pairs(scores[own], truth[own]).untied_tau for own in groups])
+    assert whole["tau"][-1] == pytest.approx(expected, abs=1e-9)
+    assert whole["tau"][-1] > whole["tau"][0]
+    assert [curve["name"] for curve in (whole, *members)][:3] == [
+        "ensemble",
+        "lightgbm, pairwise",
+        "lightgbm, lambdarank",
+    ]
+    assert all(curve["rounds"] == report.learning_rounds(20) for curve in members)
+    with pytest.raises(UsageError, match="two different runtimes"):
+        report.learning_curves(ranker, Rows(held_out, np.ones(len(X)), rows.indptr))
+
+
+def test_learning_rows_are_whole_graphs(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = trained(root, backend="lightgbm", columns=["geometry", "config"], out=tmp_path)
+    ranker, store = Ranker.load(run), FeatureStore(root / "store", "tile:cpu")
+    names = store.stems("train")
+    rows, count = report.learning_rows(store, "train", names, ranker)
+    assert count == len(names)
+    groups = store.load("train")
+    assert np.array_equal(rows.target, groups.target)
+    assert np.array_equal(rows.X, groups.select(["geometry", "config"]).X, equal_nan=True)
+    monkeypatch.setattr(report, "CURVE_ROWS", 70)
+    rows, count = report.learning_rows(store, "train", names, ranker)
+    assert count == 2
+    assert np.array_equal(rows.target, store.load("train", [names[0], names[-1]]).target)
+
+
+# Plots.
+
+
+def test_scales() -> None:
+    across, up = plots.linear(0, 2), plots.linear(0, 2, flip=True)
+    assert [across(value) for value in (0, 0.5, 2, 9, -9)] == [0, 25, 100, 100, 0]
+    assert [up(value) for value in (0, 0.5, 2)] == [100, 75, 0]
+    assert across.unclipped(3) == 150
+    assert plots.linear(1, 1)(1) == 50
+    scale = plots.logarithmic(1, 1000)
+    assert [scale(value) for value in (1, 10, 100, 1000)] == pytest.approx([0, 100 / 3, 200 / 3, 100], abs=0.01)
+    scale = plots.square_root(1.0)
+    assert [scale(value) for value in (0, 0.01, 0.25, 1)] == pytest.approx([0, 10, 50, 100])
+    assert plots.square_root(0.107).high == 0.2
+    x, y = plots.linear(0, 10), plots.linear(0, 1, flip=True)
+    assert plots.curve([0, 5, 10], [2, 0.5, 0], x, y) == "M0 -100L50 50L100 100"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_ticks_are_few_and_even(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    low = float(rng.uniform(-1, 1))
+    high = low + float(10 ** rng.uniform(-3, 3))
+    ticks = plots.linear(low, high, 6).ticks
+    assert 1 <= len(ticks) <= 6
+    assert all(low - 1e-6 <= tick <= high + 1e-6 for tick in ticks)
+    gaps = np.diff(ticks)
+    assert len(gaps) == 0 or np.allclose(gaps, gaps[0])
+    for scale in (plots.logarithmic(1, 2 + abs(high)), plots.square_root(abs(high) + 0.001)):
+        assert 2 <= len(scale.ticks) <= 11
+        assert list(scale.ticks) == sorted(set(scale.ticks))
+        assert scale.low <= scale.ticks[0] <= scale.ticks[-1] <= scale.high

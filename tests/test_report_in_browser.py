@@ -1,40 +1,71 @@
-"""Reports as a browser shows them: on a phone, in the dark, with something else chosen."""
+"""Reports in a headless Chromium: on a phone, in dark mode, with another graph selected."""
 
 from __future__ import annotations
 
+import html
 import json
-from collections.abc import Iterator
+import re
+import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from gbr import predict
-from gbr.attribution.explanation import BlockEffect
+from gbr.attribution import BlockEffect
 from gbr.data.collection import resolve
 from gbr.evaluation.scoring import Scored
-from gbr.report import explained, render, report
-from gbr.report.summary import of_data
-from tests.browser import Page, browser
+from gbr.report import report
+from gbr.report.tables import explanation_summary
 from tests.collection import trained, write_collection
 from tests.test_explain import LAYOUT
 from tests.test_metrics import slates_of
 
-DOTS = "[...document.querySelectorAll('#ranks circle')].map(dot => dot.getAttribute('cy')).join()"
+NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 AGAINST = BlockEffect("config", "Whether layouts are set.", 0.5)
-COLOUR = "getComputedStyle(document.querySelector('{}')).{}"
+
+#: The report in a frame of a given width, and what a script finds in it.
+WRAPPER = """<!doctype html><iframe style="width:{width}px;height:800px;border:0" srcdoc="{report}"></iframe>
+<pre id="found"></pre><script>addEventListener("load", () => {{
+const frame = document.querySelector("iframe").contentWindow;
+const found = {{ value: frame.eval({script}), faults: frame.faults,
+  requests: frame.performance.getEntriesByType("resource").map((entry) => entry.name) }};
+document.getElementById("found").textContent = JSON.stringify(found);
+}});</script>"""
+FAULTS = "<script>var faults = []; addEventListener('error', (event) => faults.push(event.message));</script>"
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    with browser(tmp_path_factory.mktemp("profile")) as page:
-        yield page
+def chromium() -> str:
+    program = next((found for name in NAMES if (found := shutil.which(name))), None)
+    if program is None:
+        pytest.skip("no Chromium (apt-get install chromium)")
+    return program
+
+
+def evaluate(chromium: str, folder: Path, report: str, script: str, width: int = 800, dark: bool = False) -> Any:
+    """Value of a JavaScript expression in a report; checks that the report has no errors and loads nothing."""
+    framed = html.escape(report.replace("<head>", "<head>" + FAULTS))
+    path = folder / "wrapper.html"
+    path.write_text(WRAPPER.format(width=width, report=framed, script=json.dumps(script)), encoding="utf-8")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
+    scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
+    command = [chromium, *options, scheme, f"--user-data-dir={folder}", "--dump-dom", path.as_uri()]
+    page = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+    found = re.search(r'<pre id="found">(.+?)</pre>', page, re.DOTALL)
+    assert found, page[:1000]
+    result = json.loads(html.unescape(found[1]))
+    assert result["faults"] == []
+    assert result["requests"] == []
+    return result["value"]
 
 
 @pytest.fixture(scope="module")
-def reports(page: Page, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """A run's report, with a graph that jumps and one whose name is long, a prediction's, and an explanation's."""
+def reports(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A run with a suspicious graph and a long name, a prediction, and an explanation with long names."""
     root = write_collection(tmp_path_factory.mktemp("data"), {"train": 4, "valid": 3, "test": 2})
     scored: list[Scored] = []
     run = trained(root, scored=scored, backend="lightgbm")
@@ -43,78 +74,74 @@ def reports(page: Page, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     runtimes = np.random.default_rng(0).lognormal(9, 0.1, 200)
     runtimes[120:] *= 3
     jumping = slates_of(runtimes.astype(int).tolist(), names=("a_long_name_" * 8 + "x" * 60,))
-    summary["suspects"] = of_data(Scored("valid", jumping, np.arange(200.0)))["suspects"]
-    told = json.loads(json.dumps(summary).replace("matmul_5", "matmul_" * 12 + "5" * 40))
-    places = [root / "run.html", root / "prediction.html", root / "why.html"]
-    render.write(places[0], render.page(told))
+    summary["splits"][0] |= {
+        "suspects": report.summarise_split(Scored("valid", jumping, np.arange(200.0)), "tile", None)["suspects"]
+    }
+    long = json.loads(json.dumps(summary).replace("matmul_5", "matmul_" * 12 + "5" * 40))
     paths = sorted((root / "npz/tile/cpu/test").iterdir())
-    predicted = report.summarise_prediction(run, predict.rank_files(run, paths), 5)
-    render.write(places[1], render.prediction_page(predicted))
-    long = [replace(one, name=f"{'convolution_' * 6}.{'1' * 40}") for one in LAYOUT.nodes]
-    columns = [replace(one, name=f"neighborhood.{'x' * 60}") for one in LAYOUT.columns]
-    wide = replace(LAYOUT, nodes=tuple(long), columns=tuple(columns), blocks=(*LAYOUT.blocks, AGAINST))
-    render.write(places[2], render.explanation_page(predicted | {"why": explained.for_page(wide)}))
-    return places
+    prediction = report.summarise_prediction(run, predict.rank_files(run, paths), 5)
+    nodes = tuple(replace(node, name=f"{'convolution_' * 6}.{'1' * 40}") for node in LAYOUT.nodes)
+    columns = tuple(replace(column, name=f"neighborhood.{'x' * 60}") for column in LAYOUT.columns)
+    wide = replace(LAYOUT, nodes=nodes, columns=columns, blocks=(*LAYOUT.blocks, AGAINST))
+    explanation = prediction | {"command": "explain", "why": explanation_summary(wide)}
+    return {
+        name: report.render(each)
+        for name, each in (("run", long), ("prediction", prediction), ("explanation", explanation))
+    }
 
 
-def test_a_phone_shows_everything_without_scrolling_sideways(page: Page, reports: list[Path]) -> None:
-    for width in (360, 1000):
-        page.size(width, mobile=width < 500)
-        for path in reports:
-            page.open(path)
-            page.run("document.querySelectorAll('details').forEach(one => { one.open = true; })")
-            assert page.run("document.documentElement.scrollWidth") <= width
-            # Not even a table is wider than its place.
-            assert page.run("[...document.querySelectorAll('.words')].every(one => "
-                            "one.offsetWidth <= one.parentNode.clientWidth)")  # fmt: skip
-            assert page.faults == []
-            assert page.requests == [path.as_uri()]
+@pytest.mark.parametrize("width", [360, 1000])
+@pytest.mark.parametrize("name", ["run", "prediction", "explanation"])
+def test_nothing_is_wider_than_the_page(
+    chromium: str, reports: dict[str, str], tmp_path: Path, name: str, width: int
+) -> None:
+    script = """document.querySelectorAll("details").forEach((each) => { each.open = true; });
+        [document.documentElement.scrollWidth,
+         [...document.querySelectorAll(".words")].every((each) => each.offsetWidth <= each.parentNode.clientWidth)]"""
+    found, tables_fit = evaluate(chromium, tmp_path, reports[name], script, width)
+    assert found <= width
+    assert tables_fit
 
 
-def test_the_dark_has_its_own_colours(page: Page, reports: list[Path]) -> None:
-    page.open(reports[0])
-    shown = []
-    for dark in (False, True):
-        page.dark(dark)
-        shown.append([page.run(COLOUR.format(*one)) for one in (("body", "backgroundColor"), ("#ranks .dot", "fill"))])
-    page.dark(False)
-    assert shown[0][0] == "rgb(255, 255, 255)"
-    light, night = (sum(map(int, one[0].removeprefix("rgb(").removesuffix(")").split(","))) for one in shown)
-    assert night < 120 < light
-    assert shown[0][1] != shown[1][1]
+def test_dark_mode(chromium: str, reports: dict[str, str], tmp_path: Path) -> None:
+    script = """[["body", "backgroundColor"], ["#ranks .dot", "fill"]].map(([selector, name]) =>
+        getComputedStyle(document.querySelector(selector))[name])"""
+    light, dark = (evaluate(chromium, tmp_path, reports["run"], script, dark=dark) for dark in (False, True))
+    assert light[0] == "rgb(255, 255, 255)"
+    assert sum(map(int, re.findall(r"\d+", dark[0]))) < 120
+    assert light[1] != dark[1]
 
 
-def test_another_graph_chosen_is_another_graph_drawn(page: Page, reports: list[Path]) -> None:
-    page.size(800)
-    page.open(reports[0])
-    drawn, facts = page.run(DOTS), page.run("document.getElementById('facts').textContent")
-    assert drawn.count(",") == 29
-    assert page.run("document.querySelectorAll('#ranks .first').length") == 5
-    page.run("(choose => { choose.selectedIndex = choose.length - 1; choose.dispatchEvent(new Event('change')); })"
-             "(document.getElementById('choose'))")  # fmt: skip
-    assert page.run(DOTS) != drawn
-    assert page.run("document.getElementById('facts').textContent") != facts
-    page.run("document.querySelector('.rows a[data-graph]').click()")
-    chosen = page.run("document.getElementById('choose').value")
-    assert chosen == page.run("document.querySelector('.rows a[data-graph]').dataset.graph")
-    assert page.run("document.querySelectorAll('[data-suspect] circle').length") == 200
-    assert page.run("document.querySelectorAll('[data-suspect] .jump').length") == 1
-    assert page.faults == []
+def test_another_graph_can_be_selected(chromium: str, reports: dict[str, str], tmp_path: Path) -> None:
+    script = """(() => {
+        const choose = document.getElementById("choose");
+        const state = () => [choose.value, document.getElementById("facts").textContent,
+            [...document.querySelectorAll("#ranks circle")].map((dot) => dot.getAttribute("cy")).join()];
+        const found = [state()];
+        choose.selectedIndex = choose.length - 1;
+        choose.dispatchEvent(new Event("change"));
+        found.push(state());
+        const link = document.querySelector(".rows a[data-graph]");
+        link.click();
+        found.push(state(), link.dataset.graph);
+        return [...found, ["#ranks .first", "[data-suspect] circle", "[data-suspect] .jump"].map((selector) =>
+            document.querySelectorAll(selector).length)];
+    })()"""
+    first, second, third, linked, counts = evaluate(chromium, tmp_path, reports["run"], script)
+    assert first[2].count(",") == 29
+    assert all(before != after for before, after in zip(first, second, strict=True))
+    assert third[0] == linked
+    assert counts == [5, 200, 1]
 
 
-def test_bars_stand_on_both_sides_of_zero_in_two_colours(page: Page, reports: list[Path]) -> None:
-    page.size(360, mobile=True)
-    page.open(reports[2])
-    start = page.run("document.querySelector('.rows svg').getBoundingClientRect().left")
-    box = "document.querySelectorAll('.rows svg')[{}].querySelector('{}').getBoundingClientRect()"
-    for place, block in enumerate((*LAYOUT.blocks, AGAINST)):
-        left, right = (page.run(f"{box.format(place, 'rect')}.{edge}") for edge in ("left", "right"))
-        zero = page.run(f"{box.format(place, '.base')}.x")
+def test_bars_extend_from_zero_to_both_sides(chromium: str, reports: dict[str, str], tmp_path: Path) -> None:
+    script = """[...document.querySelectorAll(".rows svg")].map((svg) => {
+        const bar = svg.querySelector("rect"), box = bar.getBoundingClientRect();
+        return [svg.getBoundingClientRect().left, svg.querySelector(".base").getBoundingClientRect().x,
+            box.left, box.right, getComputedStyle(bar).fill];
+    })"""
+    rows = evaluate(chromium, tmp_path, reports["explanation"], script, 360)
+    for (start, zero, left, right, _), block in zip(rows, (*LAYOUT.blocks, AGAINST), strict=True):
         assert right - left == pytest.approx(abs(block.effect) / 0.75 * (zero - start), abs=1)
         assert (left if block.effect > 0 else right) == pytest.approx(zero, abs=1)
-        assert zero - start > 50
-    for dark in (False, True):
-        page.dark(dark)
-        own, other = (page.run(COLOUR.format(f"rect.column{which}", "fill")) for which in (".first", ":not(.first)"))
-        assert own != other
-    page.dark(False)
+    assert len({row[-1] for row in rows}) == 2

@@ -22,7 +22,7 @@ _MODULES: Final = (
     "gbr.data.build",
     "gbr.ranker",
     "gbr.data.repack",
-    "gbr.report.render",
+    "gbr.report.tables",
     "gbr.tune.tuner",
     "gbr.models.lightgbm",
     "gbr.models.xgboost",

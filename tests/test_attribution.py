@@ -1,4 +1,4 @@
-"""Why one configuration is ranked before another: sums, order, and exchanges made by hand."""
+"""Explanations: effects sum to the lead, and swapped parts equal files in which they are swapped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gbr import Ranker
-from gbr.attribution.explanation import Explanation, explain
+from gbr.attribution import Explanation, explain
 from gbr.data.build import build, schema_of
 from gbr.data.collection import resolve
 from gbr.data.graph import graph_from_arrays, read_graph
@@ -30,50 +30,50 @@ UNSEEN = LAYOUTS / "random" / "test" / "gmlp_shallow-grad.npz"
 
 
 @dataclass(frozen=True)
-class Known:
-    """QueryGroups to learn from, what a model trained on them remembers, and a graph that is not among them."""
+class Collection:
+    """Training data, what a model trained on it records, and a graph that is not part of it."""
 
-    slates: QueryGroups
+    groups: QueryGroups
     trained_on: dict[str, Any]
     path: Path
 
     def fit(self, backend: str = "lightgbm", columns: list[str] | None = None, **parameters: Any) -> Ranker:
-        slates = self.slates if columns is None else self.slates.select(columns)
-        costs = [name for name in schema_of(self.trained_on["kind"]).costs if name in slates.columns] or None
+        groups = self.groups if columns is None else self.groups.select(columns)
+        costs = [name for name in schema_of(self.trained_on["kind"]).costs if name in groups.columns] or None
         quick = {"n_estimators": 15, "learning_rate": 0.2, "n_jobs": 1, "costs": costs} | parameters
-        ranker = Ranker(backend, **quick).fit(Table(slates.X, slates.columns), slates.target, qid=slates.qid)
+        ranker = Ranker(backend, **quick).fit(Table(groups.X, groups.columns), groups.target, qid=groups.qid)
         ranker.trained_on_ = self.trained_on
         return ranker
 
 
-def known(root: Path, name: str, path: Path) -> Known:
+def collection(root: Path, name: str, path: Path) -> Collection:
     subset = resolve(name, root)
     build(subset, root, root / "store", ("train",), 1)
     schema = schema_of(subset.kind)
     hardware = as_dict(choose(None, subset, root).hardware)
     trained_on = {"kind": subset.kind, "schema_hash": schema.hash, "subset": name, "hardware": hardware}
-    return Known(FeatureStore(root / "store", name).load("train"), trained_on, path)
+    return Collection(FeatureStore(root / "store", name).load("train"), trained_on, path)
 
 
 @pytest.fixture(scope="module")
-def tiles(tmp_path_factory: pytest.TempPathFactory) -> Known:
+def tiles(tmp_path_factory: pytest.TempPathFactory) -> Collection:
     root = write_collection(tmp_path_factory.mktemp("tiles"), {"train": 5, "test": 1})
-    return known(root, "tile:cpu", next((root / "npz/tile/cpu/test").glob("*.npz")))
+    return collection(root, "tile:cpu", next((root / "npz/tile/cpu/test").glob("*.npz")))
 
 
 @pytest.fixture(scope="module")
-def layouts(tmp_path_factory: pytest.TempPathFactory) -> Known:
+def layouts(tmp_path_factory: pytest.TempPathFactory) -> Collection:
     root = tmp_path_factory.mktemp("layouts")
     folder = root / "npz" / "layout" / "cpu"
     (folder / "random" / "train").mkdir(parents=True)
     for stem in TRAIN:
         shutil.copy(LAYOUTS / "random" / "train" / f"{stem}.npz", folder / "random" / "train")
     shutil.copy(LAYOUTS / "hardware.toml", folder)
-    return known(root, "layout:cpu:random", UNSEEN)
+    return collection(root, "layout:cpu:random", UNSEEN)
 
 
 @pytest.fixture(scope="module")
-def explained(layouts: Known) -> Explanation:
+def explained(layouts: Collection) -> Explanation:
     return explain(layouts.fit(), layouts.path, 3)
 
 
@@ -90,25 +90,25 @@ def check_sums(found: Explanation, ranker: Ranker, path: Path) -> None:
     assert all(column.values[0] != column.values[1] for column in found.columns)
 
 
-def check_turned(ranker: Ranker, path: Path, found: Explanation) -> None:
+def check_reversed(ranker: Ranker, path: Path, found: Explanation) -> None:
     own, other = found.configs
-    turned = explain(ranker, path, other, own)
-    assert turned.lead == -found.lead
-    assert {each.name: -each.effect for each in turned.columns} == pytest.approx(
+    backwards = explain(ranker, path, other, own)
+    assert backwards.lead == -found.lead
+    assert {each.name: -each.effect for each in backwards.columns} == pytest.approx(
         {each.name: each.effect for each in found.columns}, rel=1e-4, abs=1e-6
     )
-    parts, back = found.nodes or found.loops, turned.nodes or turned.loops
+    parts, back = found.nodes or found.loops, backwards.nodes or backwards.loops
     assert {each.name: each.effect for each in parts} == pytest.approx({each.name: -each.effect for each in back})
 
 
 @pytest.mark.parametrize("backend", ["ensemble", "lightgbm", "xgboost"])
-def test_effects_of_tiles_sum_to_the_lead(tiles: Known, backend: str) -> None:
+def test_effects_of_tiles_sum_to_the_lead(tiles: Collection, backend: str) -> None:
     ranker, path = tiles.fit(backend), tiles.path
     found = explain(ranker, path, 3, 11)
     assert found.chosen == "given"
     assert found.lead != 0
     check_sums(found, ranker, path)
-    check_turned(ranker, path, found)
+    check_reversed(ranker, path, found)
     graph = read_graph(path)
     assert graph.runtime is not None
     assert graph.normalizer is not None
@@ -116,16 +116,16 @@ def test_effects_of_tiles_sum_to_the_lead(tiles: Known, backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", ["ensemble", "costmodel"])
-def test_effects_of_layouts_sum_to_the_lead(layouts: Known, backend: str) -> None:
+def test_effects_of_layouts_sum_to_the_lead(layouts: Collection, backend: str) -> None:
     ranker, path = layouts.fit(backend), layouts.path
     found = explain(ranker, path, 3)
     assert found.chosen == "default"
     assert found.configs == (3, 0)
     check_sums(found, ranker, path)
-    check_turned(ranker, path, found)
+    check_reversed(ranker, path, found)
 
 
-def test_what_is_compared_with_by_default(tiles: Known) -> None:
+def test_default_counterpart(tiles: Collection) -> None:
     ranker, path = tiles.fit(), tiles.path
     order = ranker.rank(path)
     found = explain(ranker, path, int(order[0]))
@@ -134,7 +134,7 @@ def test_what_is_compared_with_by_default(tiles: Known) -> None:
     assert (found.chosen, found.configs[1]) == ("best", order[0])
 
 
-def test_exchanging_a_loop_is_what_a_file_with_the_other_tile_says(tiles: Known) -> None:
+def test_swapped_loop_equals_a_file_with_the_other_tile(tiles: Collection) -> None:
     ranker, path = tiles.fit("ensemble", ["geometry", "cache"]), tiles.path
     with np.load(path) as stored:
         arrays = dict(stored)
@@ -163,7 +163,7 @@ def test_exchanging_a_loop_is_what_a_file_with_the_other_tile_says(tiles: Known)
         assert {name for name, _ in column.behind} <= {"m0", "n1"}
 
 
-def test_operands_of_a_tile(tiles: Known) -> None:
+def test_operands(tiles: Collection) -> None:
     ranker, path = tiles.fit(), tiles.path
     found = explain(ranker, path, 3, 11)
     assert found.kernel == "dot.2"
@@ -179,29 +179,29 @@ def test_operands_of_a_tile(tiles: Known) -> None:
     assert left.nbytes == 4 * m * k
 
 
-def test_exchanging_a_node_is_what_a_file_with_the_other_layouts_says(layouts: Known) -> None:
+def test_swapped_node_equals_a_file_with_the_other_layouts(layouts: Collection) -> None:
     ranker, path = layouts.fit("ensemble", ["layout", "copies", "config", "reach"]), layouts.path
     found = explain(ranker, path, 3, 7)
     graph = read_graph(path)
     assert graph.node_config_ids is not None
     configs = graph.configs(np.array([3, 7]))
     names = {node.name: node for node in found.nodes}
-    apart = np.flatnonzero((configs[0] != configs[1]).any(axis=1))
-    assert len(names) == len(apart) == found.n_parts > 3
+    changed = np.flatnonzero((configs[0] != configs[1]).any(axis=1))
+    assert len(names) == len(changed) == found.n_parts > 3
     score = ranker.scorer(graph)
     own, other = score(configs)
-    for place in apart:
+    for node_index in changed:
         mixed = configs[[1, 0]].copy()
-        mixed[0, place], mixed[1, place] = configs[0, place], configs[1, place]
+        mixed[0, node_index], mixed[1, node_index] = configs[0, node_index], configs[1, node_index]
         forward, backward = score(mixed)
-        node = next(node for name, node in names.items() if name.endswith(f".{graph.node_config_ids[place]}"))
+        node = next(node for name, node in names.items() if name.endswith(f".{graph.node_config_ids[node_index]}"))
         assert node.effect == pytest.approx((other - forward + backward - own) / 2, abs=1e-9)
-        differs = (configs[0, place] != configs[1, place]).reshape(3, 6).any(axis=1)
+        differs = (configs[0, node_index] != configs[1, node_index]).reshape(3, 6).any(axis=1)
         roles = [name for name, differ in zip(("output", "input", "kernel"), differs, strict=True) if differ]
         assert [tensor.role for tensor in node.tensors] == roles
 
 
-def test_copies_are_named_by_their_nodes(explained: Explanation) -> None:
+def test_tensors_and_copies_of_layouts(explained: Explanation) -> None:
     edge = next(copy for copy in explained.copies if copy.kind == "edge")
     assert edge.what == "dot.172 -> dot.359 input: layouts disagree"
     assert edge.nbytes == (4 * 4 * 96 * 128, 0)
@@ -219,14 +219,14 @@ def test_copies_are_named_by_their_nodes(explained: Explanation) -> None:
     assert {name for name, _ in copied.behind} <= {node.name for node in explained.nodes}
 
 
-def test_plain_values_are_cut_to_the_first_few(explained: Explanation) -> None:
+def test_as_dict_cuts_long_lists(explained: Explanation) -> None:
     whole, few = explained.as_dict(), explained.as_dict(2)
     assert len(whole["nodes"]) == explained.n_parts
     assert {key for key in whole if whole[key] != few[key]} == {"columns", "nodes", "copies"}
     assert [len(few[key]) for key in ("columns", "nodes", "copies")] == [2, 2, 2]
 
 
-def test_a_classifier_of_pairs_cannot_credit_nodes(tiles: Known) -> None:
+def test_pair_classifier_has_no_effects_of_parts(tiles: Collection) -> None:
     ranker, path = tiles.fit(objective="difference"), tiles.path
     found = explain(ranker, path, 3, 11)
     check_sums(found, ranker, path)
@@ -236,28 +236,23 @@ def test_a_classifier_of_pairs_cannot_credit_nodes(tiles: Known) -> None:
 @pytest.mark.parametrize(
     ("config", "against", "match"),
     [
-        (30, None, r"config 30: no such configuration; want 0 to 29"),
-        (-1, None, r"config -1: no such"),
-        (0, 99, r"against 99: no such configuration; want 0 to 29"),
-        (4, 4, r"config and against are both 4; name two configurations"),
+        (30, None, r"config: expected 0 to 29, got 30"),
+        (-1, None, r"config: expected 0 to 29, got -1"),
+        (0, 99, r"against: expected 0 to 29, got 99"),
+        (4, 4, r"config and against: expected two configurations, got 4 twice"),
     ],
 )
-def test_rows_that_cannot_be_compared(tiles: Known, config: int, against: Any, match: str) -> None:
-    ranker = tiles.fit(n_estimators=2)
+def test_invalid_rows(tiles: Collection, config: int, against: Any, match: str) -> None:
     with pytest.raises(UsageError, match=match):
-        explain(ranker, tiles.path, config, against)
+        explain(tiles.fit(n_estimators=2), tiles.path, config, against)
 
 
-def test_a_model_of_a_plain_table_knows_no_graphs(tiles: Known) -> None:
+def test_invalid_models_and_graphs(tiles: Collection) -> None:
     X, runtime, qid = problem(n_slates=3)
     ranker = Ranker("lightgbm", n_estimators=2).fit(X, runtime, qid=qid)
-    with pytest.raises(ModelError, match=r"fitted on a plain table and knows no graphs"):
+    with pytest.raises(ModelError, match=r"fitted on a plain table, not on graphs"):
         explain(ranker, tiles.path, 0, 1)
-
-
-def test_one_configuration_has_none_to_be_compared_with(tiles: Known) -> None:
-    ranker = tiles.fit(n_estimators=2)
     with np.load(tiles.path) as stored:
         arrays = {key: value[:1] if key.startswith("config_") else value for key, value in stored.items()}
-    with pytest.raises(UsageError, match=r"holds one configuration; there is none to compare it with"):
-        explain(ranker, graph_from_arrays("x", arrays), 0)
+    with pytest.raises(UsageError, match=r"expected at least two configurations to compare, got one"):
+        explain(tiles.fit(n_estimators=2), graph_from_arrays("x", arrays), 0)

@@ -1,0 +1,586 @@
+"""Why a model ranks one configuration of a graph before another: by column, by block, and by node or loop.
+
+Columns are credited by the model's own attribution (:meth:`gbr.models.base.Model.compare`), whose effects sum to the
+difference of the scores.  Nodes and loops ("parts") are credited by swapping one part at a time: into the second
+configuration what the first chose for it, and into the first what the second chose.  The mean of both effects does not
+depend on which configuration is called first; with two parts it is the Shapley value.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.graph import Program
+from features.hardware import Hardware
+from features.layout import extractor as layout
+from features.layout.copies import STRIDES
+from features.layout.nodes import TENSOR_ROLES
+from features.layout.slate import REPLACED, replaced
+from features.layout.trace import LayoutTrace, trace_layouts
+from features.schema import Column, Schema
+from features.tensors import Tensors
+from features.tile import extractor as tile
+from features.tile.cpu import CacheModel
+from features.tile.geometry import Geometry, loop_tiles
+from features.tile.loops import LoopNest, loop_nest
+from features.tile.operands import loop_slots
+from gbr.data.build import extract
+from gbr.data.graph import Graph, read_graph
+from gbr.data.names import layout_text, node_names, shape_text
+from gbr.errors import ModelError, UsageError
+from gbr.evaluation.baselines import DEFAULT_FLAG
+from gbr.models import labels
+from gbr.models.params import threads
+
+if TYPE_CHECKING:
+    from gbr.ranker import Ranker
+
+FloatArray = NDArray[np.float64]
+Float32Array = NDArray[np.float32]
+IntArray = NDArray[np.int64]
+
+#: Parts named with a column, and the share of its largest change by one part that another part must reach.
+_MAX_BEHIND: Final = 3
+_MIN_CHANGE: Final = 0.1
+#: Layout configurations described at a time.
+_BATCH: Final = 128
+_SLOTS: Final = 6
+#: Kind of a copy at one node -> its description.
+_COPIES: Final = {
+    "out": "{node} output: from the graph's layout to the one set",
+    "back": "{node} {role}: from the layout set to the graph's",
+    "entry": "{node} {role}: from the graph's layout to the one set",
+}
+
+
+@dataclass(frozen=True)
+class ColumnEffect:
+    """A feature column and its effect.
+
+    Parameters
+    ----------
+    name, unit, doc : str
+        As in the schema.
+    values : pair of float
+    effect : float
+        What it adds to the lead of the first configuration.
+    behind : tuple of (str, float)
+        Parts that change the column most when swapped, and by how much.
+    """
+
+    name: str
+    unit: str
+    doc: str
+    values: tuple[float, float]
+    effect: float
+    behind: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class BlockEffect:
+    """A block of columns and the sum of their effects."""
+
+    name: str
+    doc: str
+    effect: float
+
+
+@dataclass(frozen=True)
+class TensorChange:
+    """A tensor of a configurable node whose layout differs.
+
+    Parameters
+    ----------
+    role : str
+        ``output``, ``input`` or ``kernel``.
+    shape : str
+    layouts : pair of str or None
+        As set, minor to major; None when left to the compiler.
+    minor : pair of int
+        Extent of the minor-most dimension in effect.
+    padding : pair of float
+        Volume in whole registers over volume.
+    """
+
+    role: str
+    shape: str
+    layouts: tuple[str | None, str | None]
+    minor: tuple[int, int]
+    padding: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class NodeChange:
+    """A configurable node whose layouts differ.
+
+    Parameters
+    ----------
+    name : str
+    effect : float or None
+        What swapping its layouts adds to the lead of the first configuration; None when the model cannot score a
+        configuration by itself.
+    tensors : tuple of TensorChange
+    """
+
+    name: str
+    effect: float | None
+    tensors: tuple[TensorChange, ...]
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A copy that the layouts of at least one of the configurations imply.
+
+    Parameters
+    ----------
+    kind : str
+        ``edge`` (between two configurable nodes), ``out``, ``back``, ``entry`` (at one node,
+        :mod:`features.layout.copies`) or ``inside`` (input and output of a reshape disagree).
+    what : str
+        Description, with the names of the nodes.
+    nbytes : pair of float
+        Bytes copied, 0 without the copy.
+    stride : pair of int
+        Elements that the stride of the copy exceeds; 0 for contiguous runs or without the copy.
+    """
+
+    kind: str
+    what: str
+    nbytes: tuple[float, float]
+    stride: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class LoopChange:
+    """A loop of the kernel.
+
+    Parameters
+    ----------
+    name : str
+        Role (``batch``, ``m``, ``n``, ``k``) and number.
+    runs_over : str
+        Dimension of the result, or ``reduced``.
+    extent : int
+    tiles, trips : pair of int
+        Steps of one tile, and number of tiles.
+    waste : pair of float
+        Steps of all tiles over the extent, minus 1.
+    strides : dict of str to float
+        Bytes between neighbours along the loop, by role of the operand; 0 when the operand does not depend on it.
+    effect : float or None
+        As of :class:`NodeChange`; 0 for equal tiles.
+    """
+
+    name: str
+    runs_over: str
+    extent: int
+    tiles: tuple[int, int]
+    trips: tuple[int, int]
+    waste: tuple[float, float]
+    strides: dict[str, float]
+    effect: float | None
+
+
+@dataclass(frozen=True)
+class OperandChange:
+    """An operand of the kernel in memory.
+
+    Parameters
+    ----------
+    name, role, shape : str
+    nbytes : float
+    footprint, run : pair of float
+        Bytes of it in one tile, and in one contiguous run of a tile.
+    moved : pair of float
+        Bytes moved over all tiles when only the innermost tile loops reuse it.
+    """
+
+    name: str
+    role: str
+    shape: str
+    nbytes: float
+    footprint: tuple[float, float]
+    run: tuple[float, float]
+    moved: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why a configuration is ranked before (or after) another one.  Positive effects favour the first.
+
+    Parameters
+    ----------
+    graph : str
+        Path of the graph.
+    kind : str
+        ``tile`` or ``layout``.
+    n_configs : int
+    configs : pair of int
+        The configuration in question, and the one it is compared with.
+    chosen : str
+        How the second was chosen: ``given``, the compiler's ``default``, the ``median`` of the predicted order, or the
+        predicted ``best`` where the first is that median.
+    scores : pair of float
+        Lower is predicted faster.
+    places : pair of int
+        Ranks in the predicted order from 1; ties as in the file.
+    runtimes : pair of float or None
+        Measured runtimes (over the normalizer if there is one).
+    lead : float
+        Second score minus first: the sum of all effects of columns.
+    blocks : tuple of BlockEffect
+        Largest effect first; they sum to ``lead``.
+    columns : tuple of ColumnEffect
+        Columns with different values and an effect, largest effect first.
+    alike : float
+        Sum of the effects of columns with equal values, which trees use together with others.
+    parts : str
+        What is swapped: ``configurable nodes`` or ``loops``.
+    n_parts : int
+        Number of those that differ.
+    nodes : tuple of NodeChange
+        For ``layout``, largest effect first.
+    copies : tuple of Copy
+        For ``layout``, those that differ, largest difference in bytes first.
+    kernel : str or None
+        For ``tile``, the heaviest operation.
+    loops : tuple of LoopChange
+        For ``tile``, all loops.
+    operands : tuple of OperandChange
+        For ``tile``.
+    """
+
+    graph: str
+    kind: str
+    n_configs: int
+    configs: tuple[int, int]
+    chosen: str
+    scores: tuple[float, float]
+    places: tuple[int, int]
+    runtimes: tuple[float, float] | None
+    lead: float
+    blocks: tuple[BlockEffect, ...]
+    columns: tuple[ColumnEffect, ...]
+    alike: float
+    parts: str
+    n_parts: int
+    nodes: tuple[NodeChange, ...] = ()
+    copies: tuple[Copy, ...] = ()
+    kernel: str | None = None
+    loops: tuple[LoopChange, ...] = ()
+    operands: tuple[OperandChange, ...] = ()
+
+    def as_dict(self, top: int | None = None) -> dict[str, Any]:
+        """Plain values for JSON, with the first ``top`` columns, nodes and copies."""
+        return asdict(replace(self, columns=self.columns[:top], nodes=self.nodes[:top], copies=self.copies[:top]))
+
+
+@dataclass(frozen=True, eq=False)
+class _Parts:
+    """The nodes or loops that two configurations choose differently.
+
+    ``forward`` and ``backward``, float32 (parts, columns), are the features of the second configuration with the choice
+    of the first for one part, and of the first with the choice of the second; ``fields`` are those of the explanation.
+    """
+
+    names: tuple[str, ...]
+    forward: Float32Array
+    backward: Float32Array
+    fields: dict[str, Any]
+
+
+def explain(
+    ranker: Ranker, graph: Graph | str | os.PathLike[str], config: int, against: int | None = None
+) -> Explanation:
+    """Explain why a model ranks configuration ``config`` of a graph before or after ``against``.
+
+    Parameters
+    ----------
+    ranker : Ranker
+        Trained by ``python -m gbr.train``.
+    graph : Graph or path-like
+    config : int
+        Row of the graph's configurations.
+    against : int, optional
+        Another row.  By default the configuration that leaves all layouts to the compiler if there is one, else the
+        median of the predicted order.
+
+    Raises
+    ------
+    UsageError
+        For a row out of range, equal rows, or a graph of one configuration.
+    ModelError, DataError
+        As :meth:`gbr.ranker.Ranker.predict_graph`.
+    """
+    if getattr(ranker, "trained_on_", None) is None:
+        raise ModelError("this model was fitted on a plain table, not on graphs; train one with `python -m gbr.train`")
+    graph = graph if isinstance(graph, Graph) else read_graph(Path(graph))
+    _check_rows(graph, config, against)
+    hardware = ranker.hardware(graph.source)
+    schema, X, _ = extract(graph, hardware)
+    used = ranker.places(schema, graph.source)
+    scores = ranker.predict(X[:, used])
+    order = np.argsort(scores, kind="stable")
+    other, chosen = _counterpart(schema, X, order, config) if against is None else (against, "given")
+    pair = np.array([config, other])
+    n_jobs = threads(ranker.n_jobs)
+    effects = ranker.model_.compare(X[:, used], config, other, n_jobs)
+    parts = (_layout_parts if graph.kind == "layout" else _tile_parts)(graph, hardware, pair, X)
+    part_effects: list[float | None] = [None] * len(parts.names)
+    if parts.names and ranker.settings_.objective != "difference":  # its scores depend on the whole group
+
+        def lead(rows: Float32Array) -> FloatArray:
+            return ranker.model_.predict(rows[:, used], n_jobs, np.array([0, len(rows)], np.int64))
+
+        first, second = -labels.as_runtime(lead(X[pair]))
+        forward, backward = np.split(lead(np.concatenate([parts.forward, parts.backward])), 2)
+        part_effects = ((forward - second + first - backward) / 2).tolist()
+    columns = [schema.columns[index] for index in used]
+    ranks = np.argsort(order, kind="stable") + 1
+    runtimes = None
+    if graph.runtime is not None:
+        runtimes = _two(graph.runtime[pair] / (1 if graph.normalizer is None else graph.normalizer[pair]))
+    return Explanation(
+        graph=graph.source,
+        kind=graph.kind,
+        n_configs=graph.n_configs,
+        configs=(config, other),
+        chosen=chosen,
+        scores=_two(scores[pair]),
+        places=(int(ranks[config]), int(ranks[other])),
+        runtimes=runtimes,
+        lead=float(scores[other] - scores[config]),
+        blocks=_blocks(schema, columns, effects),
+        columns=_columns(columns, effects, X[pair], used, parts),
+        alike=float(effects[X[config, used] == X[other, used]].sum()),
+        parts="configurable nodes" if graph.kind == "layout" else "loops",
+        n_parts=len(parts.names),
+        **_with_effects(parts, part_effects),
+    )
+
+
+def _check_rows(graph: Graph, config: int, against: int | None) -> None:
+    for name, row in (("config", config), ("against", against)):
+        if row is not None and not 0 <= row < graph.n_configs:
+            raise UsageError(f"{graph.source}: {name}: expected 0 to {graph.n_configs - 1}, got {row}")
+    if config == against:
+        raise UsageError(f"{graph.source}: config and against: expected two configurations, got {config} twice")
+    if graph.n_configs < 2:
+        raise UsageError(f"{graph.source}: expected at least two configurations to compare, got one")
+
+
+def _counterpart(schema: Schema, X: Float32Array, order: IntArray, config: int) -> tuple[int, str]:
+    """Choose what to compare a configuration with."""
+    if DEFAULT_FLAG in schema.names:
+        default = np.flatnonzero(X[:, schema.names.index(DEFAULT_FLAG)] == 1)
+        if len(default) and config not in default:
+            return int(default[0]), "default"
+    median = int(order[len(order) // 2])
+    return (median, "median") if median != config else (int(order[0]), "best")
+
+
+def _with_effects(parts: _Parts, effects: Sequence[float | None]) -> dict[str, Any]:
+    by_name = dict(zip(parts.names, effects, strict=True))
+    fields = dict(parts.fields)
+    for kind in ("nodes", "loops"):
+        if kind in fields:
+            fields[kind] = tuple(replace(part, effect=by_name.get(part.name, part.effect)) for part in fields[kind])
+    if "nodes" in fields:
+        fields["nodes"] = tuple(sorted(fields["nodes"], key=lambda node: -abs(node.effect or 0.0)))
+    return fields
+
+
+def _blocks(schema: Schema, columns: Sequence[Column], effects: FloatArray) -> tuple[BlockEffect, ...]:
+    sums: dict[str, float] = {}
+    for column, effect in zip(columns, effects.tolist(), strict=True):
+        name = column.name.split(".", 1)[0]
+        sums[name] = sums.get(name, 0.0) + effect
+    found = [BlockEffect(block.name, block.doc, sums[block.name]) for block in schema.blocks if sums.get(block.name)]
+    return tuple(sorted(found, key=lambda block: -abs(block.effect)))
+
+
+def _columns(
+    columns: Sequence[Column], effects: FloatArray, X: Float32Array, used: IntArray, parts: _Parts
+) -> tuple[ColumnEffect, ...]:
+    """Effects of the columns that differ; ``X``, float32 (2, all columns), and ``used``, indices of ``columns``."""
+    values = X.astype(np.float64)
+    changes = (parts.forward - values[1] + values[0] - parts.backward) / 2
+    shown = np.flatnonzero((X[0, used] != X[1, used]) & (effects != 0))
+    found = []
+    for number in shown[np.argsort(-np.abs(effects[shown]), kind="stable")].tolist():
+        column, index = columns[number], used[number]
+        change = changes[:, index]
+        size = np.abs(change)
+        behind = [
+            (parts.names[part], float(change[part]))
+            for part in np.argsort(-size, kind="stable")[:_MAX_BEHIND]
+            if size[part] > _MIN_CHANGE * size.max()
+        ]
+        effect = float(effects[number])
+        found.append(ColumnEffect(column.name, column.unit, column.doc, _two(values[:, index]), effect, tuple(behind)))
+    return tuple(found)
+
+
+def _layout_parts(graph: Graph, hardware: Hardware, pair: IntArray, X: Float32Array) -> _Parts:
+    """Configurable nodes whose layouts differ; ``X``: features of the whole group.
+
+    A configuration with a swapped node keeps its frequencies within the group; its ranks and z-scores are those that it
+    would have in place of the original.
+    """
+    assert graph.node_config_ids is not None
+    program = Program(graph.node_opcode, graph.node_feat, graph.edge_index)
+    ids, configs = graph.node_config_ids, graph.configs(pair)
+    names = node_names(graph.node_opcode)
+    differ = np.flatnonzero((configs[0] != configs[1]).any(axis=1))
+    traced = trace_layouts(program, ids, configs, hardware)
+    tensors = Tensors.of(program)
+    extractor = layout.LayoutExtractor(program, ids, hardware=hardware)
+    codes, _ = extractor.observe(configs)
+    column = {name: index for index, name in enumerate(layout.schema().names)}
+    relative = [column[name] for name in REPLACED]
+    compared = layout.compared()
+
+    def swapped(own: int, other: int) -> Float32Array:
+        rows = np.repeat(X[pair[own]][None], len(differ), axis=0)
+        for first in range(0, len(differ), _BATCH):
+            nodes = differ[first : first + _BATCH]
+            mixed = np.repeat(codes[own : own + 1], len(nodes), axis=0)
+            mixed[np.arange(len(nodes)), nodes] = codes[other, nodes]
+            extractor.describe(mixed, rows[first : first + len(nodes), : layout.N_OWN])
+        rows[:, relative] = replaced(X[:, compared], int(pair[own]), rows[:, compared])
+        return rows
+
+    nodes = [
+        NodeChange(names[ids[node]], None, tuple(_tensors(tensors, traced, configs, node))) for node in differ.tolist()
+    ]
+    copies = layout_copies([names[node] for node in ids], traced)
+    return _Parts(
+        tuple(node.name for node in nodes), swapped(1, 0), swapped(0, 1), {"nodes": nodes, "copies": tuple(copies)}
+    )
+
+
+def _tensors(tensors: Tensors, traced: LayoutTrace, configs: NDArray[np.int8], node: int) -> Iterator[TensorChange]:
+    """Tensors of a configurable node whose layouts differ."""
+    nodes = traced.nodes
+    for role, name in enumerate(TENSOR_ROLES):
+        dims = configs[:, node, _SLOTS * role : _SLOTS * (role + 1)]
+        if nodes.rank[node, role] < 0 or (dims[0] == dims[1]).all():
+            continue
+        layouts = [None if row[0] < 0 else layout_text(row[row >= 0]) for row in dims]
+        minor = traced.minor[:, node, role].round().astype(int).tolist()
+        tensor = int(nodes.ids[node] if role == 0 else nodes.operands[node, role - 1])
+        padding = _two(traced.padding[:, node, role])
+        yield TensorChange(name, shape_text(tensors, tensor), (layouts[0], layouts[1]), (minor[0], minor[1]), padding)
+
+
+def layout_copies(names: Sequence[str], traced: LayoutTrace) -> list[Copy]:
+    """Copies that differ between two traced configurations, largest difference in bytes first.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Of the configurable nodes.
+    traced : LayoutTrace
+    """
+    exceeded = (0, 0, *STRIDES)
+    found = []
+
+    def add(kind: str, what: str, nbytes: float, levels: IntArray) -> None:
+        first, second = levels.tolist()
+        bytes_copied = (float(nbytes) if first else 0.0, float(nbytes) if second else 0.0)
+        found.append(Copy(kind, what, bytes_copied, (exceeded[first], exceeded[second])))
+
+    for kind, level in traced.copied.items():
+        for node, role in np.argwhere(level[0] != level[1]).tolist():
+            what = _COPIES[kind].format(node=names[node], role=TENSOR_ROLES[role])
+            add(kind, what, traced.nodes.nbytes[node, role], level[:, node, role])
+    edges = traced.edges
+    for edge in np.flatnonzero(edges.level[:, 0] != edges.level[:, 1]):
+        producer, consumer = names[edges.producer[edge]], names[edges.consumer[edge]]
+        what = f"{producer} -> {consumer} {TENSOR_ROLES[edges.role[edge]]}: layouts disagree"
+        add("edge", what, edges.nbytes[edge], edges.level[edge])
+    for link in np.flatnonzero(traced.disagree[:, 0] != traced.disagree[:, 1]):
+        what = f"{names[traced.inside.nodes[link, 0]]}: layouts of input and output disagree"
+        add("inside", what, traced.inside.nbytes[link], traced.disagree[link].astype(np.int64))
+    return sorted(found, key=lambda copy: -abs(copy.nbytes[0] - copy.nbytes[1]))
+
+
+def _tile_parts(graph: Graph, hardware: Hardware, pair: IntArray, X: Float32Array) -> _Parts:
+    """Loops whose tiles differ; ``X``: features of the whole group.
+
+    A configuration with a swapped loop keeps all columns but those of the blocks ``geometry`` and ``cache``.
+    """
+    program = Program(graph.node_opcode, graph.node_feat, graph.edge_index)
+    tensors = Tensors.of(program)
+    nest = loop_nest(program, tensors)
+    slots = loop_slots(nest, tensors)
+    geometry = Geometry(nest, tensors, slots, hardware)
+    cache = CacheModel(geometry, slots, hardware)
+    tiles = loop_tiles(nest, tensors, graph.configs(pair), hardware)
+    differ = np.flatnonzero(tiles[0] != tiles[1])
+    columns = tile.schema().names
+
+    def swapped(own: int, other: int) -> Float32Array:
+        mixed = np.repeat(tiles[own : own + 1], len(differ), axis=0)
+        mixed[np.arange(len(differ)), differ] = tiles[other, differ]
+        rows = np.repeat(X[pair[own]][None], len(differ), axis=0)
+        if len(differ):
+            for block, features in (("geometry", geometry), ("cache", cache)):
+                rows[:, [name.startswith(f"{block}.") for name in columns]] = features(mixed)
+        return rows
+
+    names = node_names(graph.node_opcode)
+    loops = list(_loops(nest, geometry, tiles, names))
+    fields = {
+        "kernel": names[nest.anchor],
+        "loops": loops,
+        "operands": tuple(_operands(nest, tensors, names, X[pair])),
+    }
+    return _Parts(tuple(loops[loop].name for loop in differ), swapped(1, 0), swapped(0, 1), fields)
+
+
+def _loops(nest: LoopNest, geometry: Geometry, tiles: IntArray, names: Sequence[str]) -> Iterator[LoopChange]:
+    """Loops of the kernel under ``tiles``, int64 (2, loops); the effects are 0."""
+    result = names[nest.accesses[0].node]
+    for loop, extent in enumerate(nest.extents.tolist()):
+        (first, second), trips = tiles[:, loop].tolist(), (-(-extent // tiles[:, loop])).tolist()
+        strides: dict[str, float] = {}
+        for row, access in enumerate(nest.accesses):
+            step = np.abs(geometry.operands.coefficients[row, :, loop]) @ geometry.operands.strides[row]
+            strides.setdefault(access.role, float(step))
+        yield LoopChange(
+            name=f"{nest.roles[loop]}{loop}",
+            runs_over=f"{result} dimension {loop}" if loop < nest.n_out else "reduced",
+            extent=extent,
+            tiles=(first, second),
+            trips=(trips[0], trips[1]),
+            waste=(trips[0] * first / extent - 1, trips[1] * second / extent - 1),
+            strides=strides,
+            effect=0.0,
+        )
+
+
+def _operands(nest: LoopNest, tensors: Tensors, names: Sequence[str], X: Float32Array) -> Iterator[OperandChange]:
+    """Operands of the kernel, from the features of two configurations, float32 (2, columns)."""
+    column = {name: index for index, name in enumerate(tile.schema().names)}
+    for role in dict.fromkeys(access.role for access in nest.accesses):
+        access = nest.first(role)
+        assert access is not None
+        footprint, run, reload = (
+            2.0 ** X[:, column[f"geometry.{role}.{name}"]].astype(np.float64) for name in ("footprint", "run", "reload")
+        )
+        nbytes = float(tensors.nbytes[access.node])
+        shape = shape_text(tensors, access.node)
+        moved = _two(reload * nbytes)
+        yield OperandChange(names[access.node], role, shape, nbytes, _two(footprint), _two(run), moved)
+
+
+def _two(values: NDArray[Any]) -> tuple[float, float]:
+    return float(values[0]), float(values[1])

@@ -1,1 +1,0 @@
-"""What nodes and loops of a program add to a score."""
