@@ -20,7 +20,7 @@ PINS := --constraint constraints.txt
 # Tests of what is compiled, and of what reads bytes: run as plain Python, and with every index checked.
 KERNELS := $(addprefix tests/test_, $(addsuffix .py, program tile traffic \
   layout_features layout_rows loops pairs ranknet npz hlo hlo_bytes)) \
-  tests/test_drift.py::test_columns_hold_what_they_used_to
+  tests/test_drift.py::test_columns_have_their_pinned_values
 
 # Waiting OpenMP threads sleep: left to spin, they slow a fit a hundredfold on a machine with other work.
 export OMP_WAIT_POLICY := PASSIVE

@@ -40,8 +40,8 @@ One thread, {rows} configurations per kernel, drawn with replacement from those 
 rounds. *prepare* reads the kernel's graph as a loop nest, once per graph. *all* is the whole vector of
 {width} features. *geometry* and *caches* are its two computed parts that differ between configurations,
 {geometry} and {caches} columns from Numba kernels; *NumPy* are their whole-array twins from the tests, and *ratio* is
-kernel over twin in the same run. Columns of so many configurations fit the first cache, so NumPy's passes are cheap, and
-half of the time of geometry are scalar logarithms, where NumPy's are vectorised."""
+kernel over twin in the same run. Columns of so many configurations fit the first cache, so NumPy's passes are cheap;
+half of the time of geometry are scalar logarithms, while NumPy's are vectorised."""
 
 
 def measure(path: Path, n_configs: int) -> tuple[Any, ...]:
