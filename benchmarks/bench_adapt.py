@@ -107,14 +107,14 @@ def embedded(name: str, n_draws: int, data: Path, folder: Path) -> Iterator[tupl
     found: dict[int, list[NDArray[np.float64]]] = {count: [] for count in MEASURED}
     for path in graph_files(subset, data, "test"):
         graph = read_graph(path)
-        slate = distinct(graph, ranker.hardware(str(path)))
+        slate = distinct(graph, ranker._hardware(str(path)))
         alone = ranker.predict_graph(path)
         for count in MEASURED:
             if len(slate[0]) < 2 * count or np.ptp(slate[1]) == 0:
                 continue
             one = []
             for (rows, runtime), (rest, target) in draws(slate, count, n_draws):
-                within = fit_within(graph, rows, runtime, hardware=ranker.hardware(str(path))).predict()
+                within = fit_within(graph, rows, runtime, hardware=ranker._hardware(str(path))).predict()
                 both = ranker.adapt(graph, rows, runtime).predict()
                 one.append([tau(scores[rest], target) for scores in (alone, within, both)])
             found[count].append(np.mean(one, axis=0))

@@ -21,9 +21,9 @@ from benchmarks._results import Section, machine, publish_page
 from gbr.data.collection import resolve as subset_of
 from gbr.data.groups import QueryGroups
 from gbr.evaluation import scoring
-from gbr.models import base, labels
-from gbr.models.base import Rows
+from gbr.models import base, rows
 from gbr.models.params import resolve
+from gbr.models.rows import Rows
 from gbr.train import distinct, indptr_of
 
 #: Pairs of a row that plain XGBoost compares.
@@ -73,7 +73,7 @@ Fit = Callable[[Rows, Rows, int, int, Watch], object]
 
 def plain_lightgbm(train: Rows, valid: Rows, rounds: int, patience: int, watch: Watch) -> None:
     """LightGBM's defaults, told what tau asks for."""
-    label = labels.ranks(train.target, train.indptr)
+    label = rows.ranks(train.target, train.indptr)
     params = {
         "objective": "lambdarank",
         "label_gain": list(range(int(label.max()) + 1)),
@@ -106,7 +106,7 @@ def plain_xgboost(train: Rows, valid: Rows, rounds: int, patience: int, watch: W
     }
     tau = watch(valid, 0)
     qid = np.repeat(np.arange(len(train.sizes)), train.sizes)
-    data = xgb.QuantileDMatrix(train.X, label=labels.ranks(train.target, train.indptr), qid=qid)
+    data = xgb.QuantileDMatrix(train.X, label=rows.ranks(train.target, train.indptr), qid=qid)
     held_out = xgb.QuantileDMatrix(tau.X, label=np.zeros(len(tau.X)), ref=data)
     xgb.train(
         params,
@@ -125,7 +125,7 @@ def own(name: str) -> Fit:
     def fit(train: Rows, valid: Rows, rounds: int, patience: int, watch: Watch) -> None:
         settings = resolve(
             name, None, capacity={"n_estimators": rounds}, early_stopping_rounds=patience, seed=0, n_jobs=1,
-            params={}, n_slates=len(train.sizes), n_rows=len(train.X),
+            params={}, n_groups=len(train.sizes), n_rows=len(train.X),
         )  # fmt: skip
         module: Any = import_module(f"gbr.models.{name}")
         before, module.ValidTau = module.ValidTau, watch

@@ -21,7 +21,7 @@ from gbr import Graph, Ranker, read_graph, write_graph
 from gbr.data.build import extract
 from gbr.data.collection import Subset, graph_files, resolve
 from gbr.data.graph import graph_from_arrays
-from gbr.models.lean import cut_columns
+from gbr.scorer import used_columns
 from gbr.train import train
 
 BACKENDS: Final = ("lightgbm", "xgboost", "ensemble")
@@ -113,7 +113,7 @@ def search(ranker: Ranker, made: Made, n_configs: int) -> tuple[Any, ...]:
     """Times of slate after slate of one graph."""
     slates = [made.slate.draw(n_configs) for _ in range(6)]
     whole, graph = made.graph(slates[0]), made.graph(slates[0][:1])
-    hardware = ranker.hardware("made")
+    hardware = ranker._hardware("made")
     names = list(ranker.feature_names_in_)
 
     def anew() -> NDArray[np.float64]:
@@ -143,20 +143,19 @@ def search(ranker: Ranker, made: Made, n_configs: int) -> tuple[Any, ...]:
 def trees(ranker: Ranker, X: NDArray[np.float32], folder: Path) -> list[tuple[Any, ...]]:
     """Times of the LightGBM members of an ensemble, by several ways."""
     rows: list[tuple[Any, ...]] = []
-    bounds = np.array([0, len(X)])
     for member in ranker.model_.members:
         if member.settings.backend != "lightgbm":
             continue
-        cut = cut_columns(member.model.to_bytes().decode())
+        cut = used_columns(member.model.to_bytes().decode())
         assert cut is not None
         text, columns = cut
         from gbr.models.lightgbm import load
 
         small, own = load(text.encode(), member.settings), X[:, columns]
-        assert np.array_equal(small.predict(own, 1, bounds), member.model.predict(X, 1, bounds))
+        assert np.array_equal(small.predict(own, 1), member.model.predict(X, 1))
         took = {
-            "whole": seconds(lambda member=member: member.model.predict(X, 1, bounds)),
-            "cut down": seconds(lambda small=small, columns=columns: small.predict(X[:, columns], 1, bounds)),
+            "whole": seconds(lambda member=member: member.model.predict(X, 1)),
+            "cut down": seconds(lambda small=small, columns=columns: small.predict(X[:, columns], 1)),
             **compiled(text, own.astype(np.float64), folder / member.settings.objective),
         }
         about = (member.settings.objective, member.model.n_iterations, X.shape[1], len(columns))

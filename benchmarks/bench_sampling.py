@@ -14,9 +14,8 @@ from gbr.data.collection import resolve
 from gbr.data.groups import QueryGroups
 from gbr.evaluation import scoring
 from gbr.evaluation.metrics import kendall_tau
-from gbr.models.base import Rows
 from gbr.models.params import OBJECTIVES
-from gbr.models.sampling import POLICIES, sample
+from gbr.models.rows import POLICIES, Rows, sample
 from gbr.train import distinct, indptr_of
 
 TEXT = """\
@@ -28,7 +27,7 @@ of each part of the order and both ends, `close` pairs of neighbours in it."""
 
 def mean_tau(ranker: Ranker, slates: QueryGroups) -> float:
     """Mean tau over the graphs that have an order."""
-    scores, target = ranker.predict(slates.X, qid=slates.qid), slates.target
+    scores, target = ranker.predict(slates.X), slates.target
     parts = [slates.rows(number) for number in range(len(slates))]
     return float(np.mean([kendall_tau(scores[part], target[part]) for part in parts if np.ptp(target[part])]))
 
@@ -59,7 +58,7 @@ def main() -> None:
             kept = sample(target, indptr, most, policy, seed)
             learnt = Rows(train.X[rows[kept]], target[kept], np.searchsorted(kept, indptr))
             ranker = Ranker(args.backend, n_estimators=args.trees, random_state=seed, n_jobs=args.jobs)
-            known[most, policy, seed] = mean_tau(ranker.fit_rows(learnt, None), valid)
+            known[most, policy, seed] = mean_tau(ranker._fit_rows(learnt, None), valid)
             line = f"{most} {policy} {seed} {known[most, policy, seed]}"
             print(line, flush=True)
             if args.log:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from benchmarks._results import machine, publish
 from gbr import QueryGroups, Ranker
@@ -15,7 +16,6 @@ from gbr.data.collection import resolve
 from gbr.data.store import FeatureStore
 from gbr.evaluation.metrics import count_pairs
 from gbr.evaluation.similar import nearest
-from gbr.models.checks import Table
 from gbr.train import distinct
 
 COLLECTIONS = ("layout:cpu:random", "tile:cpu")
@@ -33,12 +33,14 @@ def fitted(train: QueryGroups) -> Ranker:
     """Train on whole slates, identical configurations once."""
     rows, target = distinct(train)
     ranker = Ranker("lightgbm", "speed", n_estimators=TREES, n_jobs=1)
-    return ranker.fit(Table(train.X[rows], train.columns), target, qid=train.qid[rows])
+    return ranker.fit(pd.DataFrame(train.X[rows], columns=list(train.columns)), target, qid=train.qid[rows])
 
 
 def tau(ranker: Ranker, slate: QueryGroups) -> float:
     """Kendall tau on one graph, equal scores in random order."""
-    return float(count_pairs(ranker.predict(Table(slate.X, slate.columns)), slate.target).untied_tau)
+    return float(
+        count_pairs(ranker.predict(pd.DataFrame(slate.X, columns=list(slate.columns))), slate.target).untied_tau
+    )
 
 
 def interval(gain: np.ndarray) -> str:

@@ -16,9 +16,9 @@ import numpy as np
 
 from benchmarks._results import Section, machine, publish_page
 from features.layout.extractor import N_OWN, schema
-from gbr.models.base import Rows, backend
-from gbr.models.batches import StreamedMatrix
+from gbr.models.base import backend
 from gbr.models.params import resolve
+from gbr.models.rows import Rows, StreamedMatrix
 from gbr.models.training_set import Sample, choose, most_binned
 
 BACKENDS: Final = ("lightgbm", "xgboost")
@@ -105,7 +105,7 @@ def measure(name: str, rows: int, share: int, threads: int) -> dict[str, Any]:
     matrix = StreamedMatrix(read, bounds, chosen.rows, n_columns, memory=_MEMORY)
     settings = resolve(
         name, None, capacity={"n_estimators": ROUNDS}, early_stopping_rounds=100, seed=0, n_jobs=threads,
-        params={}, n_slates=SLATES, n_rows=len(matrix),
+        params={}, n_groups=SLATES, n_rows=len(matrix),
     )  # fmt: skip
     library = backend(name)
     ticks = watch(import_module(name).Booster)

@@ -34,9 +34,8 @@ from features.tile.operands import loop_slots
 from gbr.data.build import extract
 from gbr.data.graph import Graph, read_graph
 from gbr.data.names import layout_text, node_names, shape_text
-from gbr.errors import ModelError, UsageError
+from gbr.errors import UsageError
 from gbr.evaluation.baselines import DEFAULT_FLAG
-from gbr.models import labels
 from gbr.models.params import threads
 
 if TYPE_CHECKING:
@@ -319,14 +318,13 @@ def explain(
     ModelError, DataError
         As :meth:`gbr.ranker.Ranker.predict_graph`.
     """
-    if getattr(ranker, "trained_on_", None) is None:
-        raise ModelError("this model was fitted on a plain table, not on graphs; train one with `python -m gbr.train`")
+    ranker._check_knows_graphs()
     graph = graph if isinstance(graph, Graph) else read_graph(Path(graph))
     _check_rows(graph, config, against)
-    hardware = ranker.hardware(graph.source)
+    hardware = ranker._hardware(graph.source)
     schema, X, _ = extract(graph, hardware)
-    used = ranker.places(schema, graph.source)
-    scores = ranker.predict(X[:, used])
+    used = ranker._columns_in(schema, graph.source)
+    scores = ranker._predict(X[:, used])
     order = np.argsort(scores, kind="stable")
     other, chosen = _counterpart(schema, X, order, config) if against is None else (against, "given")
     pair = np.array([config, other])
@@ -334,12 +332,12 @@ def explain(
     effects = ranker.model_.compare(X[:, used], config, other, n_jobs)
     parts = (_layout_parts if graph.kind == "layout" else _tile_parts)(graph, hardware, pair, X)
     part_effects: list[float | None] = [None] * len(parts.names)
-    if parts.names and ranker.settings_.objective != "difference":  # its scores depend on the whole group
+    if parts.names:
 
         def lead(rows: Float32Array) -> FloatArray:
-            return ranker.model_.predict(rows[:, used], n_jobs, np.array([0, len(rows)], np.int64))
+            return ranker.model_.predict(rows[:, used], n_jobs)
 
-        first, second = -labels.as_runtime(lead(X[pair]))
+        first, second = lead(X[pair])
         forward, backward = np.split(lead(np.concatenate([parts.forward, parts.backward])), 2)
         part_effects = ((forward - second + first - backward) / 2).tolist()
     columns = [schema.columns[index] for index in used]

@@ -27,10 +27,10 @@ from gbr.data.groups import QueryGroups
 from gbr.data.store import FeatureStore
 from gbr.errors import GbrError
 from gbr.models import cost_model, training_set
-from gbr.models.base import Model, Rows, ValidTau, backend
-from gbr.models.ensemble import EnsembleModel, Member, mean_spread, members, spreads
+from gbr.models.base import Model, ValidTau, backend
+from gbr.models.ensemble import EnsembleModel, Member, mean_spread, member_settings, spreads
 from gbr.models.params import Settings
-from gbr.models.sampling import even_parts
+from gbr.models.rows import Rows, even_parts
 from gbr.ranker import Ranker
 
 #: What a LightGBM model remembers of the network that it was fitted over, and what it is on one machine.
@@ -153,7 +153,7 @@ def fit(workers: Workers, ranker: Ranker, learnt: Learnt) -> None:
     def fitted(_train: Rows, _valid: Rows | None, settings: Settings) -> Model:
         return _fit(workers, learnt, settings)
 
-    ranker.fit_rows(Rows(shape, learnt.target, learnt.indptr), learnt.columns, fit=fitted)
+    ranker._fit_rows(Rows(shape, learnt.target, learnt.indptr), learnt.columns, fit=fitted)
 
 
 def balanced(sizes: NDArray[np.int64], n_parts: int) -> list[NDArray[np.int64]]:
@@ -178,7 +178,7 @@ def _fit(workers: Workers, learnt: Learnt, settings: Settings) -> Model:
     if settings.backend != "ensemble":
         ((model, _spread),) = _models(workers, learnt, [settings])
         return model
-    own = members(settings)
+    own = member_settings(settings)
     fitted = zip(own, _models(workers, learnt, own), strict=True)
     found = EnsembleModel([Member(settings, model, spread) for settings, (model, spread) in fitted], None)
     if (held_out := learnt.held_out()) is not None:

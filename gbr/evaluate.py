@@ -142,8 +142,8 @@ def evaluate(
         listed = _official.indices_of(subset, split, indices or data / _official.FOLDER)
         official = partial(_official.evaluate, kind=subset.kind, indices=listed)
     ranker = Ranker.load(model).set_params(n_jobs=jobs)
-    ranker.check_schema(subset.kind, schema_of(subset.kind).hash, f"{subset.name}, {model}")
-    store, build_seconds = scoring.ready_store(subset, data, store_root, (split,), jobs, ranker.hardware(str(model)))
+    ranker._check_schema(subset.kind, schema_of(subset.kind).hash, f"{subset.name}, {model}")
+    store, build_seconds = scoring.ready_store(subset, data, store_root, (split,), jobs, ranker._hardware(str(model)))
     slates = scoring.measured(store, split)
     left_out: dict[str, str] = {}
     if skip_known_bad:

@@ -1,4 +1,4 @@
-"""Ranker: learns from the configurations of some queries to order those of others."""
+"""Ranker: learns to order the configurations of programs by runtime, as a scikit-learn estimator."""
 
 from __future__ import annotations
 
@@ -17,83 +17,96 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # scikit-learn brings its o
 
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, column_or_1d, validate_data
 
-from gbr import __version__
+from gbr import __version__, adapt, scorer
+from gbr.data import hardware
+from gbr.data.build import extract
+from gbr.data.graph import Graph, read_graph
 from gbr.errors import ModelError, UsageError
 from gbr.evaluation.metrics import kendall_tau
-from gbr.models import io, labels
-from gbr.models.base import Model, Rows, backend, keep_rounds
-from gbr.models.checks import as_indptr, as_matrix, as_names, as_places, as_target, reordered
-from gbr.models.params import CAPACITY, SEEDS, Settings, reread, resolve, threads
+from gbr.models import io
+from gbr.models.base import Model, backend, set_rounds
+from gbr.models.params import CAPACITY, SEEDS, Settings, resolve, settings_from, threads
+from gbr.models.rows import Rows
 
 if TYPE_CHECKING:
+    from sklearn.utils import Tags
+
     from features.hardware import Hardware
     from features.schema import Schema
-    from gbr.adapt import Adapted
-    from gbr.data.graph import Graph
-    from gbr.scorer import Scorer
 
 #: Constructor parameters that are settings under the same name.
 _SHARED: Final = ("objective", *CAPACITY, "early_stopping_rounds")
+#: Matrices stay float32 or become float64; NaN means missing.
+_FLOATS: Final = {"dtype": (np.float64, np.float32), "ensure_all_finite": "allow-nan"}
 
 
 class Ranker(BaseEstimator):  # type: ignore[misc]
-    """Gradient-boosted trees that order the configurations (rows) of a program (query) by predicted runtime.
+    """Gradient-boosted trees that order the configurations (rows) of a program (query group) by predicted runtime.
 
     Parameters
     ----------
-    backend : str
-        ``ensemble`` (the mean of unlike members from both libraries), ``lightgbm``, ``xgboost``, or ``costmodel``
-        (non-negative prices on ``costs``).
-    objective : str or None
-        ``pairwise`` (both; all pairs count alike, as in Kendall's tau), ``lambdarank`` (both; ranks as linear gains,
-        pairs at the top count more), ``l2`` and ``speed`` (both; least squares on the rank within the slate, and on the
-        speed over its fastest) or ``difference`` (lightgbm; a classifier of pairs); ``mixed``, ``mixed-few`` (with the
-        cost model, too) or ``mixed-top`` (ensemble); ``nnls`` (costmodel).  None: what suits the goal.
-    goal : str
-        ``tau``: order the whole slate.  ``topk``: have a fast one among the first few.  Chooses the objective where
-        none is given: for ``tau`` ``pairwise`` and ``mixed`` (ensemble; with ``costs`` and fewer than 60 slates to
-        learn from ``mixed-few``), for ``topk`` ``speed`` and ``mixed-top``.
-    n_estimators, num_leaves, learning_rate, min_child_samples : int, int, float, int or None
+    backend : {"ensemble", "lightgbm", "xgboost", "costmodel"}, default="ensemble"
+        ``ensemble`` is the mean of different members from both libraries, ``costmodel`` a sum of ``costs`` with
+        non-negative prices.
+    objective : str or None, default=None
+        For lightgbm and xgboost: ``pairwise`` (all pairs count alike, as in Kendall's tau), ``lambdarank`` (ranks as
+        linear gains, pairs at the top count more), ``l2`` and ``speed`` (least squares on the rank within the group,
+        and on the speed relative to its fastest row).  For the ensemble: ``mixed``, ``mixed-few`` (with the cost
+        model) or ``mixed-top``.  For the cost model: ``nnls``.  None chooses by ``goal``.
+    goal : {"tau", "topk"}, default="tau"
+        ``tau``: order the whole group.  ``topk``: have a fast configuration among the first few.  Chooses the
+        objective where none is given: for ``tau`` ``pairwise`` and ``mixed`` (ensemble; ``mixed-few`` with ``costs``
+        and fewer than 60 groups to learn from), for ``topk`` ``speed`` and ``mixed-top``.
+    n_estimators, num_leaves, learning_rate, min_child_samples : int, int, float, int or None, default=None
         Rounds, leaves per tree, shrinkage, rows per leaf.  None: :func:`gbr.models.params.default_capacity` of the
-        training set.  XGBoost counts rows per leaf for ``l2`` only.
-    early_stopping_rounds : int
-        With an ``eval_set``, stop after so many rounds without a better mean Kendall tau; the best one is kept.
-    params : mapping or None
+        training set.  XGBoost uses the rows per leaf for ``l2`` and ``speed`` only.
+    early_stopping_rounds : int, default=100
+        With an ``eval_set``, stop after this many rounds without a better mean Kendall tau; the best round is kept.
+    params : mapping or None, default=None
         Further parameters of the library, by its own names.
-    costs : sequence of str or int, or None
-        Columns that are log2(1 + amount) of amounts whose sum, each at a price, is time: names or places.  What the
-        cost model learns from.
-    monotone : bool
-        Forbid trees that rank a row higher for a larger cost.
-    random_state : int, RandomState or None
-        With an int, the same rows, library and machine give the same trees and scores, bit for bit, on any threads.
-    n_jobs : int or None
+    costs : sequence of str or int, or None, default=None
+        Columns, by name or index, that are log2(1 + amount) of amounts whose sum, each times a price, is time.  The
+        cost model learns from them.
+    monotone : bool, default=False
+        Forbid trees to rank a row higher for a larger cost.
+    random_state : int, RandomState or None, default=0
+        With an int, equal rows, libraries and machines give the same trees and scores for any number of threads.
+    n_jobs : int or None, default=None
         Threads; None or -1 leaves the choice to OpenMP (all cores, or ``OMP_NUM_THREADS``).
 
     Attributes
     ----------
     n_features_in_ : int
     feature_names_in_ : ndarray of str
-        Only when ``X`` named its columns.
+        Only when ``X`` has column names.
     settings_ : Settings
-        What the defaults resolved to.
+        All settings of the fit, with defaults resolved.
     best_iteration_ : int
         Rounds kept.
     best_score_ : float or None
-        Mean tau of the eval_set after them (slates above 1000 rows sampled); None without eval_set.
+        Mean tau of the ``eval_set`` (groups above 1000 rows are sampled); None without it.
+    feature_importances_ : ndarray of float64 (n_features_in_,)
+        Share of each column in the total gain.
     model_ : Model
-        The library's booster behind a small protocol.
+        The library's booster; see :class:`gbr.models.base.Model`.
     trained_on_ : dict or None
-        Collection, feature schema and data, for a model trained by ``python -m gbr.train``.
+        Collection, feature schema and data of a model trained by ``python -m gbr.train``.
+
+    Notes
+    -----
+    ``qid`` is scikit-learn metadata.  With ``sklearn.set_config(enable_metadata_routing=True)``, request it by
+    ``Ranker().set_fit_request(qid=True).set_score_request(qid=True)`` and pass it to ``cross_val_score`` or
+    ``GridSearchCV.fit`` as ``params={"qid": qid}`` or ``qid=qid``; a pipeline passes it on.  Without routing these
+    pass ``qid`` to ``fit`` only, and ``score`` takes each fold for one group.
 
     Examples
     --------
     >>> import numpy as np
     >>> from gbr import Ranker
     >>> X = np.random.default_rng(0).random((80, 3))
-    >>> ranker = Ranker().fit(X, runtime=X[:, 0], qid=np.repeat(np.arange(8), 10))
+    >>> ranker = Ranker().fit(X, X[:, 0], qid=np.repeat(np.arange(8), 10))
     >>> ranker.predict(X).shape
     (80,)
     """
@@ -129,19 +142,19 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         self.random_state = random_state
         self.n_jobs = n_jobs
 
-    def fit(self, X: Any, runtime: Any, *, qid: Any, eval_set: tuple[Any, Any, Any] | None = None) -> Self:
-        """Learn to order rows within queries.
+    def fit(self, X: Any, y: Any, *, qid: Any = None, eval_set: Any = None) -> Self:
+        """Learn to order rows within query groups.
 
         Parameters
         ----------
         X : array-like or data frame (rows, columns)
             Features; NaN means missing.
-        runtime : array-like (rows,)
-            Any number, lower is better.  Only the order within a query matters; to ``speed`` also the ratios.
-        qid : array-like (rows,)
-            Query of each row, integers or strings; the rows of a query stand together.
-        eval_set : (X, runtime, qid) or None
-            Other queries to stop early on.
+        y : array-like (rows,)
+            Runtimes in any unit, lower is better.  Only their order within a group matters; for ``speed`` also ratios.
+        qid : array-like (rows,) or None, default=None
+            Query group of each row, integers or strings; rows of a group are contiguous.  None: one group.
+        eval_set : (X, y), (X, y, qid), a list of one of these, or None, default=None
+            Other groups for early stopping.
 
         Returns
         -------
@@ -150,68 +163,76 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
 
         Raises
         ------
-        UsageError
-            For input or parameters that cannot be right; names the first offending row, column or parameter.
+        ValueError
+            For invalid input.  :class:`gbr.errors.UsageError`, a ValueError, for invalid parameters.
         MissingLibraryError
             When the backend's library cannot be loaded.
         """
-        backend(self.backend)  # a library that is missing is told before a large table is looked through
-        matrix, names = as_matrix(X)
-        train = Rows(matrix, as_target(runtime, len(matrix)), as_indptr(qid, len(matrix)))
+        backend(self.backend)  # report a missing library before a large table is checked
+        train = self._validated(X, y, qid, reset=True)
         valid = None
         if eval_set is not None:
-            X_valid, runtime_valid, qid_valid = eval_set
-            other, other_names = as_matrix(X_valid)
-            other = reordered(other, other_names, names, matrix.shape[1])
-            valid = Rows(other, as_target(runtime_valid, len(other)), as_indptr(qid_valid, len(other)))
-        return self.fit_rows(train, names, valid)
+            sets = eval_set if isinstance(eval_set, list) else [eval_set]
+            if len(sets) != 1 or len(sets[0]) not in (2, 3):
+                raise UsageError("eval_set: expected one (X, y) or (X, y, qid)")
+            valid = self._validated(*sets[0], reset=False)
+        names = tuple(self.feature_names_in_) if hasattr(self, "feature_names_in_") else None
+        return self._fit_rows(train, names, valid)
 
-    def fit_rows(
+    def _validated(self, X: Any, y: Any, qid: Any = None, *, reset: bool) -> Rows:
+        X, y = validate_data(self, X if reset else self._in_order(X), y, reset=reset, y_numeric=True, **_FLOATS)
+        return Rows(X, y.astype(np.int64 if y.dtype.kind in "iub" else np.float64), group_bounds(qid, len(X)))
+
+    def _fit_rows(
         self,
         train: Rows,
         names: tuple[str, ...] | None,
         valid: Rows | None = None,
         fit: Callable[[Rows, Rows | None, Settings], Model] | None = None,
     ) -> Self:
-        """Learn as :meth:`fit` does, from rows that are as they should be and need not lie in memory.
+        """Learn as :meth:`fit` does from validated rows, which may be streamed.
 
         Parameters
         ----------
         train : Rows
         names : tuple of str or None
-            Of the columns.
+            Column names.
         valid : Rows or None
-            To stop on; of the same columns.
+            Groups for early stopping, with the same columns.
         fit : callable, optional
-            What trains instead of the backend's library.
-
-        Raises
-        ------
-        UsageError
-            When there is no order to learn, or for parameters that cannot be right.
-        MissingLibraryError
-            As :meth:`fit`.
+            Used instead of the backend's ``fit``.
         """
         library = backend(self.backend)
         if not train.n_rankable:
-            raise UsageError("runtime: no query has two different runtimes; there is no order to learn")
-        settings = self._settings(train, names)
+            raise UsageError(f"y: expected a query group with two different runtimes, got {len(train.X)} sample(s)")
+        n_columns = train.X.shape[1]
+        settings = resolve(
+            self.backend,
+            self.objective,
+            goal=self.goal,
+            capacity={name: getattr(self, name) for name in CAPACITY},
+            early_stopping_rounds=self.early_stopping_rounds,
+            seed=_seed(self.random_state),
+            n_jobs=self.n_jobs,
+            params=self.params,
+            n_groups=train.n_rankable,
+            n_rows=len(train.X),
+            costs=_column_indices(self.costs, names, n_columns),
+            monotone=self.monotone,
+        )
         self.model_ = (fit or library.fit)(train, valid, settings)
         self.settings_ = settings
         self.trained_on_: dict[str, Any] | None = None
-        self._set_features(names, train.X.shape[1])
+        self._set_features(names, n_columns)
         return self
 
-    def predict(self, X: Any, *, qid: Any = None) -> NDArray[np.float64]:
-        """Scores that read like runtimes: lower is predicted faster.  Only their order within a query has meaning.
+    def predict(self, X: Any) -> NDArray[np.float64]:
+        """Scores that read like runtimes: lower is predicted faster.  Only their order within a group has meaning.
 
         Parameters
         ----------
         X : array-like or data frame (rows, columns)
-            Columns are matched by name where both sides have names, in any order.
-        qid : array-like (rows,) or None
-            Query of each row.  Asked for by the objective ``difference`` alone, which compares the rows of a query;
-            without it all rows are one.
+            Columns of a data frame are matched by name, in any order.
 
         Returns
         -------
@@ -219,17 +240,21 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
 
         Raises
         ------
-        UsageError
+        ValueError
             When the columns are not those of ``fit``.
         """
         check_is_fitted(self, "model_")
-        matrix, names = as_matrix(X)
-        fitted = tuple(self.feature_names_in_) if hasattr(self, "feature_names_in_") else None
-        matrix = reordered(matrix, names, fitted, self.n_features_in_)
-        if not len(matrix):
-            return np.zeros(0)
-        indptr = np.array([0, len(matrix)], np.int64) if qid is None else as_indptr(qid, len(matrix))
-        return labels.as_runtime(self.model_.predict(matrix, threads(self.n_jobs), indptr))
+        return self._predict(validate_data(self, self._in_order(X), reset=False, **_FLOATS))
+
+    def _predict(self, X: Any) -> NDArray[np.float64]:
+        """Scores of a float matrix with the columns of the model."""
+        return -self.model_.predict(X, threads(self.n_jobs))
+
+    def _in_order(self, X: Any) -> Any:
+        """A data frame with the columns of ``fit`` in their order; anything else is left to validation."""
+        fitted = list(getattr(self, "feature_names_in_", ()))
+        columns = list(getattr(X, "columns", ())) if hasattr(X, "to_numpy") else []
+        return X[fitted] if columns != fitted and sorted(map(str, columns)) == sorted(fitted) else X
 
     @property
     def best_iteration_(self) -> int:
@@ -239,147 +264,138 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
 
     @property
     def best_score_(self) -> float | None:
-        """Mean tau of the eval_set after those rounds."""
+        """Mean tau of the eval_set."""
         check_is_fitted(self, "model_")
         return self.model_.best_score
 
-    def score(self, X: Any, runtime: Any, *, qid: Any) -> float:
-        """Mean Kendall tau of the predicted order over the queries with two different runtimes, in [-1, 1].
-
-        Raises
-        ------
-        UsageError
-            For input that cannot be right, or without such a query.
-        """
-        scores = self.predict(X, qid=qid)
-        target, indptr = as_target(runtime, len(scores)).astype(np.float64), as_indptr(qid, len(scores))
-        parts = [slice(a, b) for a, b in pairwise(indptr) if np.ptp(target[a:b])]
-        if not parts:
-            raise UsageError("runtime: no query has two different runtimes; there is no order to score")
-        return float(np.mean([kendall_tau(scores[part], target[part]) for part in parts]))
-
-    def predict_graph(self, path: str | os.PathLike[str]) -> NDArray[np.float64]:
-        """Scores of all configurations of a graph file, float64 (configurations,), lower is predicted faster.
+    def score(self, X: Any, y: Any, *, qid: Any = None, sample_weight: Any = None) -> float:
+        """Mean Kendall tau of the predicted order, over the groups with two different runtimes.
 
         Parameters
         ----------
-        path : path-like
-            An ``.npz`` of the model's kind of collection.
+        X, y, qid
+            As for :meth:`fit`.
+        sample_weight : array-like (rows,) or None, default=None
+            A group is weighted by the mean weight of its rows.
+
+        Returns
+        -------
+        float
+            In [-1, 1].
+
+        Raises
+        ------
+        ValueError
+            For invalid input, or without a group that can be ranked.
+        """
+        scores = self.predict(X)
+        y = check_array(y, ensure_2d=False, dtype=None, input_name="y")
+        check_consistent_length(X, y, sample_weight)
+        target, indptr = column_or_1d(y).astype(np.float64), group_bounds(qid, len(y))
+        weight = np.ones(len(y)) if sample_weight is None else column_or_1d(sample_weight)
+        groups = [slice(a, b) for a, b in pairwise(indptr) if np.ptp(target[a:b])]
+        if not groups:
+            raise UsageError("y: expected a query group with two different runtimes; there is no order to score")
+        taus = [kendall_tau(scores[group], target[group]) for group in groups]
+        return float(np.average(taus, weights=[weight[group].mean() for group in groups]))
+
+    def predict_graph(self, graph: Graph | str | os.PathLike[str]) -> NDArray[np.float64]:
+        """Scores of all configurations of a graph, float64 (configurations,): lower is predicted faster.
+
+        Parameters
+        ----------
+        graph : Graph or path-like
+            A graph, or an ``.npz`` file, of the same kind as the model's collection.
 
         Raises
         ------
         ModelError
             When the model was not trained by ``python -m gbr.train``, or on other features.
         DataError
-            When the file is missing, torn or breaks its format.
+            When the file is missing, damaged or violates its format.
         """
-        check_is_fitted(self, "model_")
-        if self.trained_on_ is None:
-            raise ModelError(
-                "this model was fitted on a plain table and knows no graphs; train one with `python -m gbr.train`"
-            )
-        from gbr.data.build import extract
-        from gbr.data.graph import read_graph
+        self._check_knows_graphs()
+        graph = graph if isinstance(graph, Graph) else read_graph(Path(graph))
+        schema, X, _ = extract(graph, self._hardware(graph.source))
+        return self._predict(X[:, self._columns_in(schema, graph.source)])
 
-        schema, X, _ = extract(read_graph(Path(path)), self.hardware(str(path)))
-        return self.predict(X[:, self.places(schema, str(path))])
+    def rank(self, graph: Graph | str | os.PathLike[str]) -> NDArray[np.int64]:
+        """Configurations of a graph by predicted runtime, int64 (configurations,), best first; ties in file order.
 
-    def rank(self, path: str | os.PathLike[str]) -> NDArray[np.int64]:
-        """Configurations of a graph file by predicted runtime, int64 (configurations,), best first; ties as in file.
-
-        Raises
-        ------
-        ModelError, DataError
-            As :meth:`predict_graph`.
+        Parameters and errors are those of :meth:`predict_graph`.
         """
-        return np.argsort(self.predict_graph(path), kind="stable").astype(np.int64)
+        return np.argsort(self.predict_graph(graph), kind="stable").astype(np.int64)
 
-    def scorer(self, graph: Graph | str | os.PathLike[str]) -> Scorer:
-        """Make ready to score configurations of one graph again and again; see :class:`gbr.scorer.Scorer`."""
-        check_is_fitted(self, "model_")
-        from gbr.scorer import Scorer
+    def scorer(self, graph: Graph | str | os.PathLike[str]) -> scorer.Scorer:
+        """Prepare to score configurations of one graph many times; see :class:`gbr.scorer.Scorer`."""
+        return scorer.Scorer(self, graph)
 
-        return Scorer(self, graph)
-
-    def adapt(self, graph: Graph | str | os.PathLike[str], configs: Any, runtimes: Any) -> Adapted:
-        """Score the configurations of a graph by this model and by some of them that were measured.
+    def adapt(self, graph: Graph | str | os.PathLike[str], configs: Any, runtimes: Any) -> adapt.Adapted:
+        """Score the configurations of a graph by this model and some measured configurations.
 
         Parameters
         ----------
         graph : Graph or path-like
         configs : array-like of int (m,)
-            Rows of the measured configurations.
+            Indices of the measured configurations.
         runtimes : array-like (m,)
-            What was measured, lower is faster.
+            Their runtimes, lower is faster.
 
         Returns
         -------
         Adapted
-            ``predict()`` gives scores of all configurations, ``rank()`` their order.
+            ``predict()`` returns scores of all configurations, ``rank()`` their order.
 
         Raises
         ------
         UsageError, ModelError, DataError
             As :func:`gbr.adapt.fit_with`.
         """
-        from gbr.adapt import fit_with
+        return adapt.fit_with(self, graph, configs, runtimes)
 
-        return fit_with(self, graph, configs, runtimes)
+    def _check_knows_graphs(self) -> None:
+        check_is_fitted(self, "model_")
+        if self.trained_on_ is None:
+            raise ModelError(
+                "this model was fitted on a plain table, not on graphs; train one with `python -m gbr.train`"
+            )
 
-    def places(self, schema: Schema, what: str) -> NDArray[np.int64]:
-        """Places among a schema's columns of those that the model asks for, int64 (n_features_in_,).
-
-        Raises
-        ------
-        ModelError
-            As :meth:`check_schema`.
-        """
-        self.check_schema(schema.kind, schema.hash, what)
-        place = {name: number for number, name in enumerate(schema.names)}
-        try:
-            return np.array([place[name] for name in self.feature_names_in_], np.int64)
-        except (KeyError, AttributeError) as fault:  # no model of ours, as the schema is the same
-            raise ModelError(f"{what}: the model asks for columns that are none of the schema's ({fault})") from fault
-
-    def check_schema(self, kind: str, schema_hash: str, what: str) -> None:
-        """Refuse features the model was not trained on.
+    def _check_schema(self, kind: str, schema_hash: str, source: str) -> None:
+        """Refuse features that the model was not trained on.
 
         Raises
         ------
         ModelError
-            When kind or hash differ from those of training: says how to train a model that fits.
         """
         trained_on = self.trained_on_ or {}
         if trained_on.get("kind") != kind:
-            raise ModelError(f"{what}: holds a {kind} collection, the model ranks {trained_on.get('kind')}")
+            raise ModelError(f"{source}: a {kind} collection, but the model ranks {trained_on.get('kind')}")
         if trained_on.get("schema_hash") != schema_hash:
             raise ModelError(
-                f"{what}: features of schema {schema_hash}, the model was trained on {trained_on.get('schema_hash')}; "
-                f"train again: python -m gbr.train --subset {trained_on.get('subset')}"
+                f"{source}: feature schema {schema_hash}, but the model was trained on "
+                f"{trained_on.get('schema_hash')}; train again: python -m gbr.train --subset {trained_on.get('subset')}"
             )
 
-    def hardware(self, what: str) -> Hardware:
-        """The machine that the model was trained for; features of what it ranks are computed for it.
+    def _columns_in(self, schema: Schema, source: str) -> NDArray[np.int64]:
+        """Indices of the model's columns in a schema, int64 (n_features_in_,); ModelError where it does not match."""
+        self._check_schema(schema.kind, schema.hash, source)
+        index = {name: number for number, name in enumerate(schema.names)}
+        try:
+            return np.array([index[name] for name in self.feature_names_in_], np.int64)
+        except (KeyError, AttributeError) as error:
+            raise ModelError(
+                f"{source}: the model requires columns that are missing from the schema ({error})"
+            ) from error
 
-        Parameters
-        ----------
-        what : str
-            What is to be ranked, for messages.
-
-        Raises
-        ------
-        ModelError
-            When the model was trained before there were profiles, or its manifest was edited.
-        """
-        from gbr.data.hardware import parse
-
+    def _hardware(self, source: str) -> Hardware:
+        """Target that the model was trained for; ``source`` is what is ranked, for messages."""
         trained_on = self.trained_on_ or {}
         if "hardware" not in trained_on:
             raise ModelError(
-                f"{what}: the model's manifest names no hardware; "
+                f"{source}: the model's manifest names no hardware; "
                 f"train again: python -m gbr.train --subset {trained_on.get('subset')}"
             )
-        return parse(trained_on["hardware"], "manifest.json: trained_on.hardware", ModelError)
+        return hardware.parse(trained_on["hardware"], "manifest.json: trained_on.hardware", ModelError)
 
     @property
     def feature_importances_(self) -> NDArray[np.float64]:
@@ -400,12 +416,12 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         return dict(sorted(shares.items(), key=lambda item: -item[1]))
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the model in its library's own format, beside a ``manifest.json``: whole or not at all.
+        """Write the model in its library's own format and a ``manifest.json``, atomically.
 
         Parameters
         ----------
         folder : path-like
-            Made when missing; a model already there is replaced.
+            Created if missing; an existing model is replaced.
 
         Raises
         ------
@@ -435,62 +451,93 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Self:
-        """Read what :meth:`save` wrote; parses data, runs no code.
+        """Read a model written by :meth:`save`.
+
+        Load only models that you trust, as LightGBM and XGBoost advise: no code is executed and damaged files are
+        detected by their SHA-256, but the libraries believe a model file that was made to harm.
 
         Raises
         ------
         ModelError
-            When there is no model, or it is foreign, torn, edited or of a newer format.
+            When there is no model, or it is foreign, damaged or of another format version.
         MissingLibraryError
             When the backend's library cannot be loaded.
         """
         data, about = io.read(Path(folder))
         try:
-            settings = reread(about["settings"])
-            names, count = as_names(about["features"]["names"], about["features"]["count"])
+            settings = settings_from(about["settings"])
+            names, count = about["features"]["names"], about["features"]["count"]
+            model = backend(about["backend"]).load(data, settings)
+            set_rounds(model, about["best_iteration"])
+            model.best_score = about["best_score"]
+            named = names is None or (len(names) == count and [str(name) for name in names] == names)
+            if count != model.n_features or not named:
+                raise ValueError(f"{model.n_features} features in the model, {count} in the manifest")
             ranker = cls(
                 about["backend"],
                 **{name: getattr(settings, name) for name in _SHARED},
                 params=dict(settings.params) or None,
-                costs=[names[place] if names else place for place in settings.costs] or None,
+                costs=[names[column] if names else column for column in settings.costs] or None,
                 monotone=settings.monotone,
                 random_state=settings.seed,
             )
-            ranker.model_ = backend(ranker.backend).load(data, settings)
-            keep_rounds(ranker.model_, about["best_iteration"])
-            ranker.model_.best_score = about["best_score"]
-            ranker.trained_on_ = about["trained_on"]
-            if ranker.model_.n_features != count:
-                raise ValueError(f"{ranker.model_.n_features} features in the model, {count} in the manifest")
-        except (LookupError, TypeError, ValueError) as fault:
-            told = " ".join(str(fault).split())
-            raise ModelError(f"{folder}: manifest and model do not fit ({told}); train again or restore it") from fault
-        ranker.settings_ = settings
+        except (LookupError, TypeError, ValueError) as error:
+            message = " ".join(str(error).split())
+            raise ModelError(
+                f"{folder}: manifest and model do not match ({message}); train again or restore the folder"
+            ) from error
+        ranker.model_, ranker.settings_, ranker.trained_on_ = model, settings, about["trained_on"]
         ranker._set_features(names, count)
         return ranker
 
-    def _settings(self, train: Rows, names: tuple[str, ...] | None) -> Settings:
-        return resolve(
-            self.backend,
-            self.objective,
-            goal=self.goal,
-            capacity={name: getattr(self, name) for name in CAPACITY},
-            early_stopping_rounds=self.early_stopping_rounds,
-            seed=_seed(self.random_state),
-            n_jobs=self.n_jobs,
-            params=self.params,
-            n_slates=train.n_rankable,
-            n_rows=len(train.X),
-            costs=as_places(self.costs, names, train.X.shape[1]),
-            monotone=self.monotone,
-        )
-
-    def _set_features(self, names: tuple[str, ...] | None, count: int) -> None:
+    def _set_features(self, names: Sequence[str] | None, count: int) -> None:
         self.n_features_in_ = count
         if names is not None:
             self.feature_names_in_ = np.array(names, dtype=object)
         elif hasattr(self, "feature_names_in_"):
             del self.feature_names_in_
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.target_tags.required = True
+        return tags
+
+
+def group_bounds(qid: Any, n_rows: int) -> NDArray[np.int64]:
+    """Bounds of the query groups, int64 (groups + 1,), from the id of each row; one group for None.
+
+    Raises
+    ------
+    ValueError
+        For another number of rows, a missing id, or a group whose rows are not contiguous; names the first such row.
+    """
+    if qid is None:
+        return np.array([0, n_rows], np.int64)
+    ids = check_array(qid, ensure_2d=False, dtype=None, input_name="qid")
+    if ids.shape != (n_rows,):
+        raise UsageError(f"qid: expected shape ({n_rows},), one id per row of X, got {ids.shape}")
+    starts = np.concatenate(([0], np.flatnonzero(ids[1:] != ids[:-1]) + 1))
+    seen: set[Any] = set()
+    for start in starts.tolist():
+        if ids[start] in seen:
+            raise UsageError(
+                f"qid: expected contiguous groups, got more rows of {ids[start]!s} at row {start}; sort the rows by qid"
+            )
+        seen.add(ids[start])
+    return np.append(starts, n_rows).astype(np.int64)
+
+
+def _column_indices(columns: Sequence[str | int] | None, names: tuple[str, ...] | None, count: int) -> tuple[int, ...]:
+    """Indices of columns given by name or index; none for None."""
+    index = {name: number for number, name in enumerate(names or ())}
+    found = []
+    for column in columns or ():
+        at = index.get(column, -1) if isinstance(column, str) else column
+        if isinstance(at, bool) or not isinstance(at, int | np.integer) or not 0 <= at < count:
+            raise UsageError(f"costs: expected names of columns of X, or indices below {count}, got {column!r}")
+        found.append(int(at))
+    return tuple(found)
 
 
 def _seed(random_state: Any) -> Any:

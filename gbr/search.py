@@ -1,7 +1,7 @@
-"""Search for settings: trees, leaves and rates that rank held-out families of the training graphs best.
+"""Hyperparameter search: settings of trees that best rank held-out families of the training graphs.
 
-Folds are made of whole families, so that settings which learn relatives by heart gain nothing; valid and test graphs
-take no part.
+Folds consist of whole families, so that settings that memorise relatives gain nothing; valid and test graphs take no
+part.
 """
 
 from __future__ import annotations
@@ -15,42 +15,42 @@ from numpy.typing import NDArray
 
 from gbr.errors import MissingLibraryError, UsageError
 from gbr.evaluation.metrics import count_pairs
-from gbr.models.base import Rows
 from gbr.models.params import GOALS
-from gbr.models.sampling import even_parts, some_rows
+from gbr.models.rows import Rows, even_parts, subsample
 from gbr.ranker import Ranker
 
 FOLDS: Final = 4
-#: Settings and their bounds; steps are relative.
-WHOLE: Final = (("n_estimators", 100, 1200), ("num_leaves", 4, 96), ("min_child_samples", 3, 200))
-REAL: Final = (("learning_rate", 0.02, 0.2),)
-#: Rows of a slate that are scored: enough for a tau, and the time of a trial does not follow the slate.
+#: Search space: name, lowest and highest value, on a log scale.
+INTEGERS: Final = (("n_estimators", 100, 1200), ("num_leaves", 4, 96), ("min_child_samples", 3, 200))
+FLOATS: Final = (("learning_rate", 0.02, 0.2),)
+#: Rows of a group that are scored: enough for a tau, and independent of the size of the group.
 _SCORED_ROWS: Final = 2000
 
 
 def folds(families: Sequence[str], n_folds: int = FOLDS, seed: int = 0) -> list[NDArray[np.bool_]]:
-    """Which slates each fold holds out, bool (slates,) each: whole families, about as many slates per fold.
+    """Held-out groups of each fold, bool (groups,): whole families, about the same number of groups per fold.
 
     Parameters
     ----------
     families : sequence of str
-        Per slate.
+        Per group.
+    n_folds, seed : int
 
     Raises
     ------
     UsageError
-        With fewer than two families there is nothing to hold out.
+        With fewer than two families.
     """
-    names, place, sizes = np.unique(np.asarray(families, str), return_inverse=True, return_counts=True)
+    names, family_of, sizes = np.unique(np.asarray(families, str), return_inverse=True, return_counts=True)
     if len(names) < 2:
-        raise UsageError("search: the training graphs are of one family; there is none to hold out")
+        raise UsageError("search: expected training graphs of at least two families; there is none to hold out")
     order = np.random.default_rng(seed).permutation(len(names))
     fold_of = even_parts(sizes, n_folds, order[np.argsort(-sizes[order], kind="stable")])
-    return [fold_of[place] == number for number in range(min(n_folds, len(names)))]
+    return [fold_of[family_of] == number for number in range(min(n_folds, len(names)))]
 
 
 def score(scores: NDArray[np.float64], target: NDArray[np.float64], goal: str) -> float:
-    """Kendall tau with ties broken, or for ``topk`` the slowdown of the best of the first five, negative."""
+    """Kendall tau with ties broken, or for ``topk`` the negative slowdown of the best of the first five."""
     if goal == "tau":
         return float(count_pairs(scores, target).untied_tau)
     first = np.argsort(scores, kind="stable")[:5]
@@ -65,30 +65,30 @@ def search(
     *,
     goal: str = "tau",
     seed: int = 0,
-    told: Callable[[int, float], None] = lambda _number, _best: None,
+    on_trial: Callable[[int, float], None] = lambda _number, _best: None,
 ) -> dict[str, Any]:
     """Try settings and return the best.
 
     Parameters
     ----------
     make : callable
-        Returns an unfitted ranker for settings given by name (those of :data:`WHOLE` and :data:`REAL`).
+        Returns an unfitted ranker for settings given by name (of :data:`INTEGERS` and :data:`FLOATS`).
     train : Rows
-        Training slates.
+        Training groups in memory.
     families : sequence of str
-        Per slate.
+        Per group.
     trials : int
-        The first is the default settings, so that the result is never worse on these folds.
+        The first are the default settings, so that the result is never worse on these folds.
     goal : str
         ``tau`` or ``topk``.
     seed : int
-    told : callable
+    on_trial : callable
         Called with the number of trials done and the best value so far.
 
     Returns
     -------
     dict
-        Values by name; empty where nothing beat the defaults.
+        Values by name; empty where the defaults are best.
 
     Raises
     ------
@@ -98,28 +98,28 @@ def search(
         For fewer than one trial, an unknown goal, or training graphs of one family.
     """
     if goal not in GOALS:
-        raise UsageError(f"goal: got {goal!r}, want {' or '.join(map(repr, GOALS))}")
+        raise UsageError(f"goal: expected {' or '.join(map(repr, GOALS))}, got {goal!r}")
     if trials < 1:
-        raise UsageError(f"search: got {trials} trials, want at least one")
+        raise UsageError(f"search: expected a positive number of trials, got {trials}")
     try:
         import optuna
-    except ModuleNotFoundError as fault:
-        raise MissingLibraryError("optuna is not installed; pip install 'gbr[search]'") from fault
+    except ModuleNotFoundError as error:
+        raise MissingLibraryError("optuna is not installed; pip install 'gbr[search]'") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     held_out = folds(families, seed=seed)
 
     def value(settings: dict[str, Any], trial: Any = None) -> float:
-        found: list[float] = []
+        scores: list[float] = []
         for number, out in enumerate(held_out):
-            found += _fold(make(**settings), train, out, goal, seed)
+            scores += _fold_scores(make(**settings), train, out, goal, seed)
             if trial is not None:
-                trial.report(float(np.mean(found)), number)
+                trial.report(float(np.mean(scores)), number)
                 if trial.should_prune():
                     raise optuna.TrialPruned
-        return float(np.mean(found))
+        return float(np.mean(scores))
 
     best, chosen = value({}), {}
-    told(1, best)
+    on_trial(1, best)
     study = optuna.create_study(
         direction="maximize",
         sampler=optuna.samplers.TPESampler(seed=seed),
@@ -127,8 +127,8 @@ def search(
     )
     for number in range(2, trials + 1):
         trial = study.ask()
-        settings: dict[str, Any] = {name: trial.suggest_int(name, low, high, log=True) for name, low, high in WHOLE}
-        settings |= {name: trial.suggest_float(name, low, high, log=True) for name, low, high in REAL}
+        settings: dict[str, Any] = {name: trial.suggest_int(name, low, high, log=True) for name, low, high in INTEGERS}
+        settings |= {name: trial.suggest_float(name, low, high, log=True) for name, low, high in FLOATS}
         try:
             reached = value(settings, trial)
         except optuna.TrialPruned:
@@ -138,19 +138,19 @@ def search(
             study.tell(trial, reached)
         if reached > best:
             best, chosen = reached, settings
-        told(number, best)
+        on_trial(number, best)
     return chosen
 
 
-def _fold(ranker: Ranker, train: Rows, out: NDArray[np.bool_], goal: str, seed: int) -> list[float]:
-    """Train without the slates ``out`` and score each of them that has an order."""
-    learn, slate = np.repeat(~out, train.sizes), np.repeat(np.arange(len(train.sizes)), train.sizes)
+def _fold_scores(ranker: Ranker, train: Rows, out: NDArray[np.bool_], goal: str, seed: int) -> list[float]:
+    """Train without the groups ``out`` and score each of them that can be ranked."""
+    learn, group = np.repeat(~out, train.sizes), np.repeat(np.arange(len(train.sizes)), train.sizes)
     target = train.target.astype(np.float64)
-    ranker.fit(train.X[learn], target[learn], qid=slate[learn])
+    ranker.fit(train.X[learn], target[learn], qid=group[learn])
     rng = np.random.default_rng(seed)
-    found = []
+    scores = []
     for start, stop in (pair for pair, held in zip(pairwise(train.indptr.tolist()), out, strict=True) if held):
-        rows = some_rows(start, stop, _SCORED_ROWS, rng)
+        rows = subsample(start, stop, _SCORED_ROWS, rng)
         if np.ptp(target[rows]) > 0:
-            found.append(score(ranker.predict(train.X[rows]), target[rows], goal))
-    return found
+            scores.append(score(ranker.predict(train.X[rows]), target[rows], goal))
+    return scores

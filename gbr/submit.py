@@ -224,10 +224,10 @@ def _covering(models: Sequence[str | Path]) -> dict[str, list[_Trained]]:
                 f"--models {given}: was trained on {trained_on.get('subset', 'a plain table')}, which is no collection "
                 f"of the competition; name one that it is to rank: --models tile:xla={folder}"
             )
-        ranker.places(schema_of(subset.kind), f"{subset.name}, {folder}")
+        ranker._columns_in(schema_of(subset.kind), f"{subset.name}, {folder}")
         trained = _Trained(folder, ranker, io.read_manifest(folder)["model"]["sha256"])
         first = found[subset.name][0] if found[subset.name] else trained
-        if ranker.hardware(str(folder)) != first.ranker.hardware(str(first.folder)):
+        if ranker._hardware(str(folder)) != first.ranker._hardware(str(first.folder)):
             raise UsageError(
                 f"--models: {first.folder} and {folder} rank {subset.name} for different hardware; take models of one"
             )
@@ -254,7 +254,7 @@ def _ranked(
         return parts
     for model in models:
         model.ranker.set_params(n_jobs=jobs)
-    hardware = models[0].ranker.hardware(str(models[0].folder))
+    hardware = models[0].ranker._hardware(str(models[0].folder))
     store, _ = scoring.ready_store(subset, data, store_root, (_SPLIT,), jobs, hardware)
     with cli.progress(len(todo), f"ranking {subset.name}") as advance:
         for path, part in todo:
@@ -266,8 +266,6 @@ def _ranked(
 
 
 def _scores(models: Sequence[_Trained], store: FeatureStore, stem: str) -> list[FloatArray]:
-    from gbr.models.checks import Table
-
     columns = list(dict.fromkeys(str(name) for model in models for name in model.ranker.feature_names_in_))
     slate = store.load(_SPLIT, [stem], columns)
     place = {name: number for number, name in enumerate(slate.columns)}
@@ -275,7 +273,7 @@ def _scores(models: Sequence[_Trained], store: FeatureStore, stem: str) -> list[
     for model in models:
         own = tuple(map(str, model.ranker.feature_names_in_))
         X = slate.X if own == slate.columns else slate.X[:, [place[name] for name in own]]
-        found.append(model.ranker.predict(Table(X, own), qid=slate.qid))
+        found.append(model.ranker._predict(X))
     return found
 
 

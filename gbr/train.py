@@ -21,7 +21,7 @@ from gbr import cli
 from gbr.data import collection
 from gbr.errors import DataError, GbrError, ModelError, UsageError
 from gbr.models.params import CAPACITY, GOALS, OBJECTIVES
-from gbr.models.sampling import POLICIES
+from gbr.models.rows import POLICIES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from gbr.data.groups import QueryGroups
     from gbr.data.store import FeatureStore
     from gbr.evaluation.scoring import Scored
-    from gbr.models.base import Rows
+    from gbr.models.rows import Rows
     from gbr.models.training_set import Chosen, Sample
     from gbr.ranker import Ranker
 
@@ -224,7 +224,7 @@ def train(
     from gbr.data.build import schema_of
     from gbr.evaluation import baselines, scoring
     from gbr.models import training_set
-    from gbr.models.base import Rows
+    from gbr.models.rows import Rows
     from gbr.ranker import Ranker
 
     if trials and workers is not None:
@@ -322,7 +322,7 @@ def _fit_here(
     import numpy as np
 
     from gbr.models import training_set
-    from gbr.models.base import Rows
+    from gbr.models.rows import Rows
 
     known, held_out = labelled["train"], labelled.get("valid")
     learnt = Rows(
@@ -335,7 +335,7 @@ def _fit_here(
         ranker.set_params(**_searched(ranker, given_to_search, names, known.names, kind, trials, seed))
         del given_to_search
     with cli.busy(f"fitting {ranker.backend} on {len(learnt.target):,} rows"):
-        ranker.fit_rows(learnt, names, valid)
+        ranker._fit_rows(learnt, names, valid)
     return time.monotonic() - start, isinstance(learnt.X, np.ndarray)
 
 
@@ -382,7 +382,7 @@ def _searched(
 
     with cli.progress(trials, "searching settings") as advance:
 
-        def told(number: int, best: float) -> None:
+        def on_trial(number: int, best: float) -> None:
             advance(1)
 
         found = search(
@@ -392,7 +392,7 @@ def _searched(
             trials,
             goal=ranker.goal,
             seed=seed,
-            told=told,
+            on_trial=on_trial,
         )
     cli.note(f"search: {found or 'nothing beat the defaults'}")
     return found

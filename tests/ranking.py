@@ -1,4 +1,4 @@
-"""QueryGroups that can be learnt, and the backends that learn any of them."""
+"""Query groups that can be learnt, and the backends that learn any of them."""
 
 from __future__ import annotations
 
@@ -8,22 +8,44 @@ import numpy as np
 import pandas as pd
 
 from gbr.models.params import OBJECTIVES
+from gbr.models.rows import StreamedMatrix
 
-#: The cost model is left out: it learns sums, not interactions.
+#: Without the cost model, which learns sums but no interactions.
 BACKENDS = [backend for backend in OBJECTIVES if backend != "costmodel"]
 EVERY = [(backend, objective) for backend in BACKENDS for objective in OBJECTIVES[backend] if objective != "mixed-few"]
 QUICK: dict[str, Any] = {"n_estimators": 40, "num_leaves": 7, "learning_rate": 0.15, "n_jobs": 1}
 
 
-def problem(n_slates: int = 30, size: int = 24, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """QueryGroups whose order follows an interaction of two columns, under offsets per slate of many orders of magnitude."""
+def problem(n_groups: int = 30, size: int = 24, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Groups ordered by an interaction of two columns, with offsets per group of many orders of magnitude."""
     rng = np.random.default_rng(seed)
-    rows = n_slates * size
+    rows = n_groups * size
     X = rng.normal(size=(rows, 5)).astype(np.float32)
-    offset = np.repeat(rng.normal(0, 5, n_slates), size)
+    offset = np.repeat(rng.normal(0, 5, n_groups), size)
     log_time = np.where(X[:, 0] > 0, X[:, 1], -X[:, 1]) + 0.1 * rng.normal(size=rows) + offset
-    return X, np.exp(log_time) * 1e6, np.repeat(np.arange(n_slates), size)
+    return X, np.exp(log_time) * 1e6, np.repeat(np.arange(n_groups), size)
+
+
+def amounts(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Groups whose times are sums of the amounts behind two columns, each times a price."""
+    rng = np.random.default_rng(seed)
+    values = rng.integers(0, 1000, (400, 3)) * rng.integers(0, 2, (400, 3))
+    base = np.repeat(rng.uniform(1e4, 1e6, 20), 20)
+    return np.log2(1.0 + values), base + 3.0 * values[:, 0] + 0.5 * values[:, 2], np.repeat(np.arange(20), 20)
 
 
 def frame(X: np.ndarray) -> pd.DataFrame:
-    return pd.DataFrame(X, columns=[f"block{place % 2}.c{place}" for place in range(X.shape[1])])
+    return pd.DataFrame(X, columns=[f"block{number % 2}.c{number}" for number in range(X.shape[1])])
+
+
+def streamed(
+    X: np.ndarray, bounds: np.ndarray, rows: np.ndarray, cells: int = 60, memory: int = 1 << 30
+) -> tuple[StreamedMatrix, list[tuple[int, int]]]:
+    """A streamed matrix, and a list that records its reads."""
+    reads: list[tuple[int, int]] = []
+
+    def read(first: int, last: int) -> np.ndarray:
+        reads.append((first, last))
+        return X[bounds[first] : bounds[last]].copy()
+
+    return StreamedMatrix(read, bounds, rows, X.shape[1], memory, cells), reads

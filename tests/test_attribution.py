@@ -19,7 +19,7 @@ from gbr.data.groups import QueryGroups
 from gbr.data.hardware import as_dict, choose
 from gbr.data.store import FeatureStore
 from gbr.errors import ModelError, UsageError
-from gbr.models.checks import Table
+from gbr.models.rows import Rows
 from tests.collection import write_collection
 from tests.ranking import problem
 
@@ -41,7 +41,7 @@ class Collection:
         groups = self.groups if columns is None else self.groups.select(columns)
         costs = [name for name in schema_of(self.trained_on["kind"]).costs if name in groups.columns] or None
         quick = {"n_estimators": 15, "learning_rate": 0.2, "n_jobs": 1, "costs": costs} | parameters
-        ranker = Ranker(backend, **quick).fit(Table(groups.X, groups.columns), groups.target, qid=groups.qid)
+        ranker = Ranker(backend, **quick)._fit_rows(Rows(groups.X, groups.target, groups.indptr), groups.columns)
         ranker.trained_on_ = self.trained_on
         return ranker
 
@@ -224,13 +224,6 @@ def test_as_dict_cuts_long_lists(explained: Explanation) -> None:
     assert len(whole["nodes"]) == explained.n_parts
     assert {key for key in whole if whole[key] != few[key]} == {"columns", "nodes", "copies"}
     assert [len(few[key]) for key in ("columns", "nodes", "copies")] == [2, 2, 2]
-
-
-def test_pair_classifier_has_no_effects_of_parts(tiles: Collection) -> None:
-    ranker, path = tiles.fit(objective="difference"), tiles.path
-    found = explain(ranker, path, 3, 11)
-    check_sums(found, ranker, path)
-    assert [loop.effect for loop in found.loops] == [None, None, 0.0]
 
 
 @pytest.mark.parametrize(

@@ -73,8 +73,7 @@ def test_retest_divides_by_the_same_normalizer() -> None:
 def test_raw_columns_are_plain_lightgbm_on_the_raw_blocks_alone() -> None:
     import lightgbm
 
-    from gbr.models import labels
-    from gbr.models.checks import Table
+    from gbr.models import rows
 
     rng = np.random.default_rng(0)
     X = rng.normal(size=(400, 4)).astype(np.float32)
@@ -86,8 +85,8 @@ def test_raw_columns_are_plain_lightgbm_on_the_raw_blocks_alone() -> None:
     assert ranker.feature_names_in_.tolist() == ["config.a", "nodes.c", "config.d"]
     raw = X[:, [0, 2, 3]]
     plain = lightgbm.LGBMRegressor(random_state=0, verbosity=-1, n_jobs=1)
-    plain.fit(raw, labels.normalised_rank(slates.target, slates.indptr))
-    scores = ranker.predict(Table(raw, tuple(ranker.feature_names_in_)))
+    plain.fit(raw, rows.normalised_rank(slates.target, slates.indptr))
+    scores = ranker._predict(raw)
     assert scores == pytest.approx(-plain.predict(raw), abs=1e-6)
 
 

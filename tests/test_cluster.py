@@ -94,7 +94,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def mean_tau(run: Path, root: Path) -> float:
     slates = FeatureStore(root / "store", "tile:cpu").load("test")
-    scores = Ranker.load(run).predict(slates.X, qid=slates.qid)
+    scores = Ranker.load(run).predict(slates.X)
     rows = [slates.rows(number) for number in range(len(slates))]
     return float(np.mean([kendall_tau(scores[own], slates.target[own]) for own in rows]))
 

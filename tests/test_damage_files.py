@@ -27,6 +27,7 @@ from gbr.done import State
 from gbr.downloads.archives import survey
 from gbr.errors import ArchiveError, DataError, GbrError, ModelError, TuneError
 from gbr.evaluation.protocol import indices_of
+from gbr.models import cost_model
 from gbr.submission import check
 from gbr.tune import Journal, ParameterSpace
 from tests.made import layout_arrays
@@ -133,34 +134,26 @@ def test_an_array_without_a_check_is_refused(copy: Path) -> None:
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     X = np.random.default_rng(0).random((60, 3))
-    ranker = Ranker("costmodel", costs=[0, 2]).fit(X, runtime=X[:, 0] + X[:, 2], qid=np.repeat(np.arange(6), 10))
+    ranker = Ranker("costmodel", costs=[0, 2]).fit(X, X[:, 0] + X[:, 2], qid=np.repeat(np.arange(6), 10))
     ranker.save(folder)
     return folder
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "told"),
+    ("path", "value", "message"),
     [
-        (("best_iteration",), "x", "best_iteration: got 'x'"),
-        (("best_iteration",), 2, "got 2 rounds of a model that has 1"),
-        (("best_iteration",), -1, "got -1 rounds"),
-        (("best_score",), [], "best_score: got"),
-        (("versions",), {"gbr": 3}, "versions: want texts"),
-        (("trained_on",), 7, "trained_on: got '7'"),
-        (("trained_on",), {"hardware": 7}, "hardware: got '7'"),
-        (("settings",), [], "settings of a fit are missing or unknown"),
-        (("settings", "seed"), "x", "seed: got 'x'"),
-        (("settings", "costs"), [9], "do not fit"),
-        (("settings", "backend"), [], "for backend and objective"),
-        (("settings", "monotone"), 1, "monotone: got 1"),
-        (("features", "names"), [1, 2, 3], "no names of 3 features"),
-        (("features", "names"), "abc", "no names of 3 features"),
-        (("features", "count"), 3.0, "for the number of features"),
-        (("features", "count"), True, "for the number of features"),
+        (("best_iteration",), "x", "best_iteration is missing or invalid"),
+        (("best_iteration",), -1, "expected at most 1 rounds, got -1"),
+        (("best_score",), [], "best_score is missing or invalid"),
+        (("trained_on",), 7, "trained_on is missing or invalid"),
+        (("settings",), [], "settings is missing or invalid"),
+        (("settings", "backend"), [], "invalid settings"),
+        (("features", "names"), "abcd", "features in the model"),
+        (("features", "count"), "x", "features in the model"),
     ],
 )
-def test_a_manifest_of_other_kinds_is_refused(
-    model: Path, tmp_path: Path, path: tuple[str, ...], value: object, told: str
+def test_manifests_with_invalid_values_are_refused(
+    model: Path, tmp_path: Path, path: tuple[str, ...], value: object, message: str
 ) -> None:
     for file in model.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
@@ -169,30 +162,16 @@ def test_a_manifest_of_other_kinds_is_refused(
     for key in path[:-1]:
         inner = inner[key]
     inner[path[-1]] = value
-    if path == ("settings", "costs"):
-        manifest["features"]["names"] = ["a", "b", "c"]
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ModelError, match=told):
+    with pytest.raises(ModelError, match=message):
         Ranker.load(tmp_path)
 
 
-@pytest.mark.parametrize(("price", "n_features"), [(1e200, 3), (-1.0, 3), (1.0, 2**40), (1.0, 3.5)])
-def test_prices_beyond_all_costs_are_refused(price: float, n_features: float) -> None:
-    from gbr.models.cost_model import load as read
-
-    told = json.dumps({"costmodel": 1, "features": n_features, "prices": {"0": price}})
-    with pytest.raises(ValueError, match="a cost model with"):
-        read(told.encode(), None)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_compressed_members_of_an_ensemble_are_refused(tmp_path: Path, method: int) -> None:
-    from gbr.models.ensemble import load as read
-
-    with zipfile.ZipFile(tmp_path / "x.zip", "w", method) as archive:
-        archive.writestr("members.json", "[]" + " " * 10**6)
-    with pytest.raises(ValueError, match="is compressed, which no member is"):
-        read((tmp_path / "x.zip").read_bytes(), None)  # type: ignore[arg-type]
+@pytest.mark.parametrize(("price", "n_features"), [(-1.0, 3), (1.0, 0), (1.0, "x")])
+def test_invalid_cost_models_are_refused(price: float, n_features: object) -> None:
+    content = json.dumps({"costmodel": 1, "features": n_features, "prices": {"0": price}})
+    with pytest.raises(ValueError, match="not a cost model"):
+        cost_model.load(content.encode(), None)  # type: ignore[arg-type]
 
 
 # Texts.

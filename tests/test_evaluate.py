@@ -62,7 +62,7 @@ def test_a_model_of_other_features_names_the_fix(root: Path, tmp_path: Path) -> 
         (tmp_path / path.name).write_bytes(path.read_bytes())
     for change, match in (
         ({"schema_hash": "0" * 12}, "was trained on 000000000000; train again: python -m gbr.train --subset tile:cpu"),
-        ({"kind": "layout"}, "holds a tile collection, the model ranks layout"),
+        ({"kind": "layout"}, "a tile collection, but the model ranks layout"),
     ):
         changed = manifest | {"trained_on": manifest["trained_on"] | change}
         (tmp_path / "manifest.json").write_text(json.dumps(changed))

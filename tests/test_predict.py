@@ -106,7 +106,7 @@ def test_runtimes_are_not_looked_at(root: Path, graphs: list[Path], tmp_path: Pa
 def test_a_model_of_other_features_is_refused(root: Path, graphs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     ranker = Ranker.load(root / "run")
     monkeypatch.setitem(ranker.trained_on_, "schema_hash", "0" * 12)
-    with pytest.raises(ModelError, match=r"matmul_6.npz: features of schema .*train again: python -m gbr.train"):
+    with pytest.raises(ModelError, match=r"matmul_6.npz: feature schema .*train again: python -m gbr.train"):
         ranker.rank(graphs[0])
     monkeypatch.setitem(ranker.trained_on_, "kind", "layout")
     with pytest.raises(ModelError, match="the model ranks layout"):

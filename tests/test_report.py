@@ -25,7 +25,7 @@ from gbr.errors import UsageError
 from gbr.evaluation import metrics
 from gbr.evaluation.metrics import count_pairs
 from gbr.evaluation.scoring import Scored
-from gbr.models.base import Rows
+from gbr.models.rows import Rows
 from gbr.report import plots, report
 from gbr.report.tables import explanation_summary
 from tests.collection import rewrite, trained, write_collection
@@ -428,7 +428,7 @@ def test_bars_start_at_zero() -> None:
 
 @pytest.mark.parametrize(
     ("backend", "objective"),
-    [("lightgbm", "pairwise"), ("lightgbm", "difference"), ("xgboost", "pairwise"), ("ensemble", "mixed")],
+    [("lightgbm", "pairwise"), ("xgboost", "pairwise"), ("ensemble", "mixed")],
 )
 def test_truncated_model_equals_one_trained_for_fewer_rounds(backend: str, objective: str) -> None:
     X, runtime, qid = problem(12)
@@ -437,16 +437,15 @@ def test_truncated_model_equals_one_trained_for_fewer_rounds(backend: str, objec
         settings = {"n_estimators": rounds, "num_leaves": 7, "learning_rate": 0.2}
         return Ranker(backend, objective, random_state=3, n_jobs=1, **settings).fit(X, runtime, qid=qid)
 
-    indptr = np.arange(0, len(X) + 1, 24)
     long, short = fitted(12), fitted(5)
-    stopped = long.model_.stopped_at(5).predict(X, 1, indptr)
-    expected = short.model_.predict(X, 1, indptr)
+    stopped = long.model_.stopped_at(5).predict(X, 1)
+    expected = short.model_.predict(X, 1)
     if backend == "ensemble":  # members are divided by the spread of the whole, not of the first rounds
         pairs = zip(long.model_.members, short.model_.members, strict=True)
-        expected = sum(own.model.predict(X, 1, indptr) / whole.spread for whole, own in pairs)
+        expected = sum(own.model.predict(X, 1) / whole.spread for whole, own in pairs)
         expected /= len(long.model_.members)
     assert np.allclose(stopped, expected, rtol=1e-6, atol=1e-7)
-    assert np.array_equal(long.model_.stopped_at(99).predict(X, 1, indptr), long.model_.predict(X, 1, indptr))
+    assert np.array_equal(long.model_.stopped_at(99).predict(X, 1), long.model_.predict(X, 1))
 
 
 @pytest.mark.parametrize("last", [1, 2, 10, 997])
@@ -463,7 +462,7 @@ def test_learning_curves_end_at_the_tau_of_the_model() -> None:
     ranker = Ranker(n_estimators=20, num_leaves=7, n_jobs=1).fit(X, runtime, qid=qid)
     rows = Rows(held_out, truth, np.arange(0, len(X) + 1, 24))
     whole, *members = report.learning_curves(ranker, rows)
-    scores = ranker.predict(held_out, qid=qid)
+    scores = ranker.predict(held_out)
     groups = [slice(start, start + 24) for start in range(0, len(X), 24)]
     expected = np.mean([count_pairs(scores[own], truth[own]).untied_tau for own in groups])
     assert whole["tau"][-1] == pytest.approx(expected, abs=1e-9)

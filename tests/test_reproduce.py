@@ -54,7 +54,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 def mirror(published: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
     monkeypatch.setattr(
         "gbr.models.params.default_capacity",
-        lambda n_slates, n_rows: {
+        lambda n_groups, n_rows: {
             "n_estimators": 3,
             "num_leaves": 4,
             "learning_rate": 0.3,

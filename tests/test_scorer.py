@@ -1,4 +1,4 @@
-"""A scorer gives what the ranker gives for a file of the same configurations, whatever it scored before."""
+"""A scorer returns what the ranker returns for a graph file with the same configurations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from features.layout.extractor import LayoutExtractor, schema
 from gbr import Ranker, write_graph
 from gbr.data.graph import graph_from_arrays
 from gbr.errors import DataError, ModelError, UsageError
-from gbr.models.lean import LeanModel, cut_columns, lean
+from gbr.scorer import PrunedModel, pruned, used_columns
 from tests.collection import matmul_arrays, trained, write_collection
 from tests.made import tile_arrays
 from tests.test_layout_features import IDS, PROGRAM
@@ -39,15 +39,15 @@ def arrays_of(kind: str, n_configs: int, seed: int) -> dict[str, Any]:
     return matmul_arrays((96, 64, 32), n_configs, seed) if kind == "tile" else network(n_configs, seed)
 
 
-def drawn(arrays: dict[str, Any], kind: str, rows: np.ndarray[Any, Any]) -> dict[str, Any]:
-    """The graph with some of its configurations alone."""
+def with_configs(arrays: dict[str, Any], kind: str, rows: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """The graph with some of its configurations only."""
     changed = {key: values[rows] for key, values in arrays.items() if key.startswith("config_runtime")}
     return arrays | changed | {KEYS[kind]: arrays[KEYS[kind]][rows]}
 
 
 @pytest.mark.parametrize("kind", ["tile", "layout"])
 @pytest.mark.parametrize("n_jobs", [1, 2])
-def test_scores_are_those_of_a_file(runs: dict[str, Path], kind: str, n_jobs: int, tmp_path: Path) -> None:
+def test_scores_equal_those_of_a_graph_file(runs: dict[str, Path], kind: str, n_jobs: int, tmp_path: Path) -> None:
     ranker = Ranker.load(runs[kind]).set_params(n_jobs=n_jobs)
     arrays = arrays_of(kind, 400, seed=9)
     path = tmp_path / "g.npz"
@@ -56,29 +56,29 @@ def test_scores_are_those_of_a_file(runs: dict[str, Path], kind: str, n_jobs: in
     rng = np.random.default_rng(0)
     for size in (30, 400, 1, 300):
         rows = rng.permutation(400)[:size]
-        write_graph(path, drawn(arrays, kind, rows))
-        wanted = ranker.predict_graph(path)
+        write_graph(path, with_configs(arrays, kind, rows))
+        expected = ranker.predict_graph(path)
         for dtype in ("float32", "int64") if kind == "tile" else ("int8", "float32", "int64"):
-            np.testing.assert_array_equal(scorer(arrays[KEYS[kind]][rows].astype(dtype)), wanted)
+            np.testing.assert_array_equal(scorer(arrays[KEYS[kind]][rows].astype(dtype)), expected)
         assert scorer.rank(arrays[KEYS[kind]][rows]).tolist() == ranker.rank(path).tolist()
-    assert np.ptp(wanted) > 0
+    assert np.ptp(expected) > 0
     assert scorer(arrays[KEYS[kind]][:0]).shape == (0,)
 
 
-def test_vectors_do_not_depend_on_what_was_scored_before(runs: dict[str, Path]) -> None:
+def test_vectors_do_not_depend_on_earlier_calls(runs: dict[str, Path]) -> None:
     configs = network(300, seed=3)["node_config_feat"].astype(np.int8)
     scorer = Ranker.load(runs["layout"]).scorer(graph_from_arrays("g", network(2)))
-    hardware = Ranker.load(runs["layout"]).hardware("g")
-    frequency = [place for place, name in enumerate(schema().names) if name == "slate.all.frequency.count"]
+    hardware = Ranker.load(runs["layout"])._hardware("g")
+    frequency = [column for column, name in enumerate(schema().names) if name == "slate.all.frequency.count"]
     found = []
     for part in (configs[200:], configs[:150], configs, configs[:20]):
         vectors = scorer.vectors(part)
         np.testing.assert_array_equal(vectors, LayoutExtractor(PROGRAM, IDS, hardware=hardware).vectors(part))
         found.append(vectors[0, frequency])
-    assert found[1] != found[2] != found[3]  # of one configuration within three slates
+    assert found[1] != found[2] != found[3]  # of the same configuration in three groups
 
 
-def test_the_configurations_of_the_graph_are_not_looked_at(runs: dict[str, Path]) -> None:
+def test_configurations_of_the_graph_are_ignored(runs: dict[str, Path]) -> None:
     ranker = Ranker.load(runs["layout"])
     configs = network(50, seed=5)["node_config_feat"]
     one, other = (ranker.scorer(graph_from_arrays("g", network(n))) for n in (3, 200))
@@ -88,9 +88,9 @@ def test_the_configurations_of_the_graph_are_not_looked_at(runs: dict[str, Path]
 @pytest.mark.parametrize(
     ("kind", "configs", "match"),
     [
-        ("tile", np.zeros((3, 23)), r"got float64 of shape \(3, 23\), want numbers of shape \(c, 24\)"),
-        ("tile", np.full((2, 24), np.nan), "configuration 0 has a number that is not finite"),
-        ("layout", np.zeros((3, 4, 18)), r"of shape \(3, 4, 18\), want numbers of shape \(c, 5, 18\)"),
+        ("tile", np.zeros((3, 23)), r"expected numbers of shape \(c, 24\), got float64 of shape \(3, 23\)"),
+        ("tile", np.full((2, 24), np.nan), "expected finite numbers, got others in configuration 0"),
+        ("layout", np.zeros((3, 4, 18)), r"expected numbers of shape \(c, 5, 18\), got float64 of shape \(3, 4, 18\)"),
         ("layout", np.zeros(3), r"of shape \(3,\)"),
         ("layout", np.array(3), r"of shape \(\)"),
         ("layout", np.full((2, 5, 18), "a"), "got <U1 of shape"),
@@ -99,7 +99,7 @@ def test_the_configurations_of_the_graph_are_not_looked_at(runs: dict[str, Path]
         ("layout", np.full((2, 5, 18), 6, np.int8), "configuration 0: expected integers"),
     ],
 )
-def test_what_is_no_configuration_is_refused_and_forgotten(
+def test_invalid_configurations_are_refused(
     runs: dict[str, Path], kind: str, configs: np.ndarray[Any, Any], match: str
 ) -> None:
     arrays = arrays_of(kind, 40, seed=1)
@@ -110,46 +110,40 @@ def test_what_is_no_configuration_is_refused_and_forgotten(
     np.testing.assert_array_equal(scorer(arrays[KEYS[kind]]), before)
 
 
-def test_models_and_graphs_that_do_not_fit_are_refused(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_models_that_do_not_match_the_graph_are_refused(runs: dict[str, Path], tmp_path: Path) -> None:
     graph = graph_from_arrays("g", tile_arrays())
     X = np.random.default_rng(0).random((20, 3))
     plain = Ranker("lightgbm", n_estimators=2).fit(X, X[:, 0], qid=np.repeat([0, 1], 10))
-    with pytest.raises(ModelError, match="knows no graphs"):
+    with pytest.raises(ModelError, match="not on graphs"):
         plain.scorer(graph)
-    with pytest.raises(ModelError, match="holds a tile collection, the model ranks layout"):
+    with pytest.raises(ModelError, match="a tile collection, but the model ranks layout"):
         Ranker.load(runs["layout"]).scorer(graph)
     with pytest.raises(DataError, match=r"gone\.npz: no such file"):
         Ranker.load(runs["tile"]).scorer(tmp_path / "gone.npz")
 
 
-@pytest.mark.parametrize("objective", ["pairwise", "lambdarank", "l2", "difference"])
-def test_a_lean_model_is_the_model(objective: str) -> None:
+@pytest.mark.parametrize("objective", ["pairwise", "lambdarank", "l2"])
+def test_pruned_models_give_equal_scores(objective: str) -> None:
     rng = np.random.default_rng(0)
     X = rng.random((600, 40)).astype(np.float32)
     X[rng.random(X.shape) < 0.1] = np.nan
     X[rng.random(X.shape) < 0.1] = 0
-    speed = np.nan_to_num(X[:, 7]) + np.nan_to_num(X[:, 31] * X[:, 12])
+    runtime = np.nan_to_num(X[:, 7]) + np.nan_to_num(X[:, 31] * X[:, 12])
     ranker = Ranker("lightgbm", objective, n_estimators=12, num_leaves=4, random_state=1)
-    ranker.fit(X, speed, qid=np.repeat(np.arange(6), 100))
-    small = lean(ranker.model_, ranker.settings_)
-    bounds = np.array([0, 600])
-    np.testing.assert_array_equal(small.predict(X, 1, bounds), ranker.model_.predict(X, 1, bounds))
-    assert small.to_bytes() == ranker.model_.to_bytes()
-    if objective == "difference":
-        assert small is ranker.model_
-    else:
-        cut = cut_columns(small.to_bytes().decode())
-        assert isinstance(small, LeanModel)
-        assert cut is not None
-        assert cut[1].tolist() == np.flatnonzero(ranker.model_.gains()).tolist()
-        assert 1 < len(cut[1]) < 40
+    ranker.fit(X, runtime, qid=np.repeat(np.arange(6), 100))
+    small = pruned(ranker.model_, ranker.settings_)
+    assert isinstance(small, PrunedModel)
+    np.testing.assert_array_equal(small.predict(X, 1), ranker.model_.predict(X, 1))
+    used = used_columns(ranker.model_.to_bytes().decode())
+    assert used is not None
+    assert used[1].tolist() == np.flatnonzero(ranker.model_.gains()).tolist()
+    assert 1 < len(used[1]) < 40
 
 
-def test_a_model_in_an_unknown_format_stays_whole() -> None:
+def test_models_in_an_unknown_format_are_not_pruned() -> None:
     X = np.random.default_rng(0).random((60, 3))
     ranker = Ranker("lightgbm", "l2", n_estimators=3, min_child_samples=2).fit(X, X[:, 0], qid=np.repeat([0, 1], 30))
     text = ranker.model_.to_bytes().decode()
-    assert cut_columns(text) is not None
-    assert cut_columns(text.replace("version=v4", "version=v5")) is None
-    assert cut_columns(text.replace("is_linear=0", "is_linear=1")) is None
-    assert cut_columns(text.replace("end of trees", "")) is None
+    assert used_columns(text) is not None
+    for old, new in (("version=v4", "version=v5"), ("is_linear=0", "is_linear=1"), ("end of trees", "")):
+        assert used_columns(text.replace(old, new)) is None

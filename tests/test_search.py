@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from gbr.data.collection import family
 from gbr.errors import MissingLibraryError, UsageError
 from gbr.evaluation.metrics import count_pairs
-from gbr.models.base import Rows
-from gbr.search import folds, score, search
+from gbr.models.rows import Rows
 from gbr.ranker import Ranker
+from gbr.search import folds, score, search
 from tests.ranking import problem
 
 
@@ -32,7 +32,7 @@ def make(**chosen: Any) -> Ranker:
 @settings(max_examples=60, deadline=None)
 def test_folds_hold_out_whole_families_and_every_slate_once(families: list[str], n_folds: int) -> None:
     if len(set(families)) < 2:
-        with pytest.raises(UsageError, match="of one family"):
+        with pytest.raises(UsageError, match="at least two families"):
             folds(families, n_folds)
         return
     found = folds(families, n_folds)
@@ -47,7 +47,7 @@ def test_folds_hold_out_whole_families_and_every_slate_once(families: list[str],
 def test_a_search_finds_settings_that_rank_held_out_families_better() -> None:
     train, families = rows()
     told: list[tuple[int, float]] = []
-    found = search(make, train, families, 8, told=lambda number, best: told.append((number, best)))
+    found = search(make, train, families, 8, on_trial=lambda number, best: told.append((number, best)))
     assert found.keys() == {"n_estimators", "num_leaves", "learning_rate", "min_child_samples"}
     assert [number for number, _ in told] == list(range(1, 9))
     assert told[-1][1] > told[0][1] + 0.1
@@ -76,7 +76,10 @@ def test_the_goal_decides_what_counts() -> None:
     assert score(scores, target, "tau") == count_pairs(scores, target).untied_tau
 
 
-@pytest.mark.parametrize(("trials", "goal", "match"), [(0, "tau", "got 0 trials"), (2, "top", "goal: got 'top'")])
+@pytest.mark.parametrize(
+    ("trials", "goal", "match"),
+    [(0, "tau", "positive number of trials, got 0"), (2, "top", "goal: expected 'tau' or 'topk', got 'top'")],
+)
 def test_what_cannot_be_searched(trials: int, goal: str, match: str) -> None:
     train, families = rows(4)
     with pytest.raises(UsageError, match=match):

@@ -227,7 +227,7 @@ def test_models_that_cannot_rank_a_collection_are_refused(
         submit(run)
     with pytest.raises(UsageError, match="rank tile:xla for different hardware"):
         submit(root / "first", f"tile:xla={run}")
-    with pytest.raises(ModelError, match=r"tile:xla, .*layout: holds a tile collection, the model ranks layout"):
+    with pytest.raises(ModelError, match=r"tile:xla, .*layout: a tile collection, but the model ranks layout"):
         submit(f"tile:xla={root / 'layout'}")
     with pytest.raises(ModelError, match="nowhere: holds no model"):
         submit("nowhere")

@@ -13,6 +13,7 @@ from functools import cached_property, partial
 from typing import Any, Final, cast
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from benchmarks.quality.columns import as_scores, best_column
@@ -23,10 +24,9 @@ from gbr.data.build import schema_of
 from gbr.data.groups import QueryGroups, block_names
 from gbr.errors import UsageError
 from gbr.evaluation.baselines import CONFIGURED, raw_columns
-from gbr.models.base import Rows
-from gbr.models.checks import Table
 from gbr.models.ensemble import EnsembleModel
 from gbr.models.params import GOALS, MEMBERS, OBJECTIVES
+from gbr.models.rows import Rows
 from gbr.train import distinct, indptr_of
 
 FloatArray = NDArray[np.float64]
@@ -77,17 +77,17 @@ class Task:
     taus: Callable[[], FloatArray]
 
     @cached_property
-    def learn(self) -> tuple[Table, FloatArray, NDArray[np.int64]]:
+    def learn(self) -> tuple[pd.DataFrame, FloatArray, NDArray[np.int64]]:
         """Distinct configurations of the graphs to learn from: columns, target, slate of each row."""
         return _distinct(self.pool.slates.take(self.fold.learn))
 
     @cached_property
-    def stop(self) -> tuple[Table, FloatArray, NDArray[np.int64]] | None:
+    def stop(self) -> tuple[pd.DataFrame, FloatArray, NDArray[np.int64]] | None:
         """All rows of the graphs to stop on."""
         if self.fold.stop is None:
             return None
         slates = self.pool.slates.take(self.fold.stop)
-        return Table(slates.X, slates.columns), slates.target, slates.qid
+        return _frame(slates.X, slates.columns), slates.target, slates.qid
 
     @cached_property
     def held(self) -> QueryGroups:
@@ -200,7 +200,7 @@ def goals(task: Task) -> dict[str, str]:
     """Contender that the default ranker is for each goal, on this training set."""
     table, target, slate = task.learn
     bounds = np.flatnonzero(np.diff(slate, prepend=-1, append=-1)).astype(np.int64)
-    rows = Rows(table.values, target, bounds)
+    rows = Rows(table.to_numpy(), target, bounds)
     found = {}
     for goal in GOALS:
         ranker = Ranker(goal=goal, costs=costs_of(task.pool))
@@ -238,9 +238,8 @@ def _fitted(task: Task, backend: str, objective: str) -> Ranker:
 
 
 def _predicted(ranker: Ranker, slates: QueryGroups) -> FloatArray:
-    """Scores of all rows, float64 (rows,), a slate at a time: a model may ask which rows are one slate."""
-    parts = [slates.X[slates.rows(number)] for number in range(len(slates))]
-    return np.concatenate([ranker.predict(Table(part, slates.columns)) for part in parts])
+    """Scores of all rows, float64 (rows,)."""
+    return ranker.predict(_frame(slates.X, slates.columns))
 
 
 def _single(task: Task, *, name: str, backend: str, objective: str) -> Scores:
@@ -292,8 +291,12 @@ def _blocks(task: Task, *, name: str, blocks: Sequence[str]) -> Scores:
     return {name: _predicted(ranker, task.held.select(blocks))}
 
 
-def _distinct(slates: QueryGroups) -> tuple[Table, FloatArray, NDArray[np.int64]]:
+def _distinct(slates: QueryGroups) -> tuple[pd.DataFrame, FloatArray, NDArray[np.int64]]:
     rows, target = distinct(slates)
     bounds = indptr_of(slates, rows)
     slate = np.repeat(np.arange(len(slates), dtype=np.int64), np.diff(bounds))
-    return Table(slates.X[rows], slates.columns), target, slate
+    return _frame(slates.X[rows], slates.columns), target, slate
+
+
+def _frame(X: NDArray[np.float32], columns: Sequence[str]) -> pd.DataFrame:
+    return pd.DataFrame(X, columns=list(columns))

@@ -29,7 +29,7 @@ FloatArray = NDArray[np.float64]
 #: Modules of gbr that shape a prediction.
 _SHAPING: Final = ("ranker", "evaluation/baselines")
 #: Modules below gbr.models that do not.
-_APART: Final = "lean io".split()
+_APART: Final = "io".split()
 _OWN: Final = "columns contenders folds".split()
 _SECONDS: Final = "seconds.json"
 

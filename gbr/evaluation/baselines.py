@@ -10,7 +10,7 @@ import numpy as np
 
 from gbr.data.groups import QueryGroups, column_indices, unrankable
 from gbr.evaluation import metrics
-from gbr.models.base import Rows
+from gbr.models.rows import Rows
 from gbr.ranker import Ranker
 
 #: Blocks that hold a graph and its configuration as they come, without geometry, roles or neighbourhoods.
@@ -124,4 +124,4 @@ def fit_raw(train: Rows, columns: tuple[str, ...], seed: int, n_jobs: int | None
         random_state=seed,
         n_jobs=n_jobs,
     )
-    return ranker.fit_rows(train, columns)
+    return ranker._fit_rows(train, columns)

@@ -19,7 +19,6 @@ from gbr.data.groups import QueryGroups
 from gbr.data.store import FeatureStore
 from gbr.evaluation import baselines, metrics
 from gbr.evaluation.metrics import TOP
-from gbr.models.checks import Table
 from gbr.ranker import Ranker
 
 if TYPE_CHECKING:
@@ -103,9 +102,7 @@ def predict_split(
         last = max(first + 1, int(np.searchsorted(slates.indptr, limit, side="right")) - 1)
         batch = store.load(split, slates.names[first:last], columns)
         start = time.monotonic()
-        scores[slates.indptr[first] : slates.indptr[last]] = ranker.predict(
-            Table(batch.X, batch.columns), qid=batch.qid
-        )
+        scores[slates.indptr[first] : slates.indptr[last]] = ranker._predict(batch.X)
         seconds += time.monotonic() - start
         first = last
     return scores, seconds

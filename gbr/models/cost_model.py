@@ -1,50 +1,46 @@
-"""A non-negative cost model: time is a sum of amounts (bytes copied, lines missed, loops begun), each at its own price.
+"""A non-negative cost model: time is a sum of amounts (bytes copied, lines missed, loops started), each with a price.
 
-Prices are least squares under the constraint that none is negative (Lawson and Hanson, 1974), over slates that were
-centred and scaled by themselves: the part of a program's time that no configuration changes drops out.  With a few
-dozen parameters and nothing to interact it holds on where training programs are too few for trees.
+Prices are non-negative least squares (Lawson and Hanson, 1974) over groups that are centred and scaled by themselves,
+so that the time that no configuration changes drops out.  With a few dozen parameters and no interactions it holds up
+where training programs are too few for trees.
 """
 
 from __future__ import annotations
 
 import json
 from itertools import pairwise
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import scipy
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from gbr.data.files import parse_json
 from gbr.errors import UsageError
-from gbr.models.base import Rows, ValidTau
-from gbr.models.checks import Matrix
-from gbr.models.forest import MAX_COLUMNS
+from gbr.models.base import ValidTau
 from gbr.models.params import Settings
-from gbr.models.sampling import some_rows
+from gbr.models.rows import Matrix, Rows, subsample
 
 SUFFIX: Final = ".json"
 
-#: Rows of a slate that take part; more of one program tell little more.
-_ROWS_PER_SLATE: Final = 1000
-#: Rows slower than this share of their slate are left out: least squares would be about them alone.
-_KEPT: Final = 0.97
+#: Rows of a group that are used; more of the same program add little.
+_ROWS_PER_GROUP: Final = 1000
+#: Rows slower than this quantile of their group are left out: they would dominate the least squares.
+_QUANTILE: Final = 0.97
 #: log2 of the largest amount; beyond it float64 loses the sum.
 _LARGEST: Final = 60.0
-#: No price of a fit comes near it; sums stay finite.
-_HIGHEST: Final = 1e100
 
 
 class CostModel:
-    """Prices per unit of every amount.
+    """Price per unit of every amount; see :class:`gbr.models.base.Model`.
 
     Parameters
     ----------
     columns : int64 (terms,)
-        Places of the columns, each log2(1 + amount).
+        Columns, each log2(1 + amount).
     prices : float64 (terms,)
     n_features : int
+    best_score : float or None
     """
 
     n_iterations = 1
@@ -58,9 +54,9 @@ class CostModel:
         self.n_features = n_features
         self.best_score = best_score
 
-    def predict(self, X: Matrix, n_jobs: int, indptr: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Relevance, float64 (rows,): the cost, negative."""
-        # Row by row: a product of matrix and vector rounds by where a row stands, and equal rows are to tie.
+    def predict(self, X: Matrix, n_jobs: int) -> NDArray[np.float64]:
+        """Relevance, float64 (rows,): the negative cost."""
+        # Not a matrix product, whose rounding depends on the position of a row: equal rows must tie.
         return np.asarray(-(amounts(X, self.columns) * self.prices).sum(axis=1))
 
     def gains(self) -> NDArray[np.float64]:
@@ -74,20 +70,20 @@ class CostModel:
         return self
 
     def compare(self, X: Matrix, first: int, second: int, n_jobs: int) -> NDArray[np.float64]:
-        """Price times what the second row has more of, float64 (n_features,); see :class:`.backend.Model`."""
+        """Price times the difference of the amounts, float64 (n_features,)."""
         own, other = amounts(X[[first, second]], self.columns)
         saved = np.zeros(self.n_features)
         saved[self.columns] = self.prices * (other - own)
         return saved
 
     def to_bytes(self) -> bytes:
-        """Give the prices as JSON."""
+        """The prices as JSON."""
         prices = {str(column): price for column, price in zip(self.columns.tolist(), self.prices.tolist(), strict=True)}
         return json.dumps({"costmodel": 1, "features": self.n_features, "prices": prices}, indent=1).encode()
 
 
 def amounts(X: Matrix, columns: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Amounts behind columns of log2(1 + amount), float64 (rows, columns); a missing one is 0."""
+    """Amounts of columns of log2(1 + amount), float64 (rows, columns); missing values are 0."""
     logs = np.clip(np.nan_to_num(X[:, columns].astype(np.float64), nan=0.0), 0.0, _LARGEST)
     return np.asarray(np.exp2(logs) - 1.0)
 
@@ -102,16 +98,16 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> CostModel:
     rng = np.random.default_rng(settings.seed)
     terms, times = [], []
     for start, stop in pairwise(train.indptr.tolist()):
-        rows = some_rows(start, stop, _ROWS_PER_SLATE, rng)
+        rows = subsample(start, stop, _ROWS_PER_GROUP, rng)
         target = train.target[rows].astype(np.float64)
-        rows, target = rows[kept := target <= np.quantile(target, _KEPT)], target[kept]
+        rows, target = rows[kept := target <= np.quantile(target, _QUANTILE)], target[kept]
         if len(rows) < 2 or not (spread := target.std()):
             continue
-        slate = amounts(train.X[rows], columns)
-        terms.append((slate - slate.mean(axis=0)) / spread)
+        group = amounts(train.X[rows], columns)
+        terms.append((group - group.mean(axis=0)) / spread)
         times.append((target - target.mean()) / spread)
     if not terms:
-        raise UsageError("runtime: no query has two different runtimes below its slowest rows; there is no cost to fit")
+        raise UsageError(f"y: expected two different runtimes below the {_QUANTILE} quantile of a query group")
     design = np.concatenate(terms)
     scale = design.std(axis=0)
     scale[scale == 0] = np.inf
@@ -125,20 +121,13 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> CostModel:
 def load(data: bytes, settings: Settings) -> CostModel:
     """Read the prices; ValueError for anything else."""
     try:
-        about: dict[str, Any] = parse_json(data)
-        if about["costmodel"] != 1:
-            raise ValueError(f"cost model of format {about['costmodel']!r}")
-        n_features = about["features"]
-        columns = np.array([int(column) for column in about["prices"]], np.int64)
-        prices = np.array([float(price) for price in about["prices"].values()])
-    except (KeyError, TypeError, AttributeError, OverflowError) as fault:
-        raise ValueError(f"no cost model ({fault})") from fault
-    if (
-        type(n_features) is not int
-        or not 0 < n_features <= MAX_COLUMNS
-        or ((columns < 0) | (columns >= n_features)).any()
-    ):
-        raise ValueError("a cost model with columns beyond its features")
-    if not ((prices >= 0) & (prices <= _HIGHEST)).all():
-        raise ValueError("a cost model with prices that are negative, beyond all costs or no numbers")
+        content = json.loads(data)
+        columns = np.array([int(column) for column in content["prices"]], np.int64)
+        prices = np.array([float(price) for price in content["prices"].values()])
+        n_features = content["features"]
+        valid = content["costmodel"] == 1 and ((columns >= 0) & (columns < n_features) & (prices >= 0)).all()
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise ValueError(f"not a cost model ({error})") from error
+    if not valid:
+        raise ValueError("not a cost model: expected non-negative prices of existing columns")
     return CostModel(columns, prices, n_features, None)

@@ -1,15 +1,14 @@
-"""Several rankers as one: members of unlike objectives and libraries err on different programs.
+"""The mean of several models: members of different objectives and libraries err on different programs.
 
-Each member's output is divided by how far it spreads within the slates of the training set, and the mean is taken.
-Unlike a mean of ranks this needs no slate, so a row's score does not depend on the rows it comes with; on the embedded
-tile collection, families held out, both reach the same tau.
+Each member's output is divided by its mean standard deviation within the training groups.  Unlike a mean of ranks this
+keeps the score of a row independent of the rows beside it; on the embedded tile collection, families held out, both
+reach the same tau.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import struct
 import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,30 +18,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gbr.data.files import parse_json
 from gbr.errors import UsageError
-from gbr.models.base import Backend, Model, Rows, ValidTau, backend, keep_rounds
-from gbr.models.checks import Matrix
-from gbr.models.params import MEMBERS, Settings, reread
+from gbr.models.base import Model, ValidTau, backend, set_rounds
+from gbr.models.params import MEMBERS, Settings, settings_from
+from gbr.models.rows import Matrix, Rows
 
 SUFFIX: Final = ".zip"
 
 _INDEX: Final = "members.json"
-#: Between these a mean over members is finite.
-_SPREADS: Final = (1e-100, 1e100)
-#: What reading a foreign or edited archive ends in, besides ValueError.
-_NOT_OURS: Final = (
-    zipfile.BadZipFile,
-    LookupError,
-    TypeError,
-    AttributeError,
-    OverflowError,
-    UsageError,
-    RuntimeError,  # encrypted, or a method that Python does not know
-    EOFError,
-    OSError,
-    struct.error,
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,10 +35,10 @@ class Member:
     Parameters
     ----------
     settings : Settings
-        What it was fitted with.
+        Of its fit.
     model : Model
     spread : float
-        Mean standard deviation of its output within a training slate.
+        Mean standard deviation of its output within a training group.
     """
 
     settings: Settings
@@ -64,7 +47,7 @@ class Member:
 
 
 class EnsembleModel:
-    """Fitted members behind the protocol of one model."""
+    """Fitted members; see :class:`gbr.models.base.Model`."""
 
     def __init__(self, members: Sequence[Member], best_score: float | None) -> None:
         self.members = tuple(members)
@@ -73,11 +56,11 @@ class EnsembleModel:
         self.best_score = best_score
         self.versions = dict(sorted({version for member in members for version in member.model.versions.items()}))
 
-    def predict(self, X: Matrix, n_jobs: int, indptr: NDArray[np.int64]) -> NDArray[np.float64]:
+    def predict(self, X: Matrix, n_jobs: int) -> NDArray[np.float64]:
         """Relevance, float64 (rows,)."""
         total = np.zeros(len(X))
         for member in self.members:
-            total += member.model.predict(X, n_jobs, indptr) / member.spread
+            total += member.model.predict(X, n_jobs) / member.spread
         return total / len(self.members)
 
     def gains(self) -> NDArray[np.float64]:
@@ -86,25 +69,25 @@ class EnsembleModel:
         return np.asarray(np.mean(shares, axis=0))
 
     def stopped_at(self, rounds: int) -> EnsembleModel:
-        """Every member as it was after so many rounds, still divided by the spread of the whole."""
-        return EnsembleModel(
-            [replace(member, model=member.model.stopped_at(rounds)) for member in self.members], self.best_score
-        )
+        """The members after their first ``rounds`` rounds, divided by the spread of the complete ones."""
+        members = [replace(member, model=member.model.stopped_at(rounds)) for member in self.members]
+        return EnsembleModel(members, self.best_score)
 
     def compare(self, X: Matrix, first: int, second: int, n_jobs: int) -> NDArray[np.float64]:
-        """Mean of what the members say, each over its spread, float64 (n_features,)."""
-        told = [member.model.compare(X, first, second, n_jobs) / member.spread for member in self.members]
-        return np.asarray(np.mean(told, axis=0))
+        """Mean of the members' contributions over their spreads, float64 (n_features,)."""
+        parts = [member.model.compare(X, first, second, n_jobs) / member.spread for member in self.members]
+        return np.asarray(np.mean(parts, axis=0))
 
     def to_bytes(self) -> bytes:
-        """Give a zip archive: every member in its library's own format, and ``members.json``."""
+        """A zip archive: every member in its library's own format, and ``members.json``."""
         index = []
-        held = io.BytesIO()
-        with zipfile.ZipFile(held, "w") as archive:
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as archive:
             for number, member in enumerate(self.members):
-                library = backend(member.settings.backend)
-                name = f"{number}-{member.settings.backend}-{member.settings.objective}{library.SUFFIX}"
-                _store(archive, name, member.model.to_bytes())
+                suffix = backend(member.settings.backend).SUFFIX
+                name = f"{number}-{member.settings.backend}-{member.settings.objective}{suffix}"
+                # ZipInfo leaves the time of day out: equal models are equal bytes.
+                archive.writestr(zipfile.ZipInfo(name), member.model.to_bytes())
                 index.append(
                     {
                         "file": name,
@@ -113,17 +96,17 @@ class EnsembleModel:
                         "iterations": member.model.n_iterations,
                     }
                 )
-            _store(archive, _INDEX, json.dumps(index, indent=1).encode())
-        return held.getvalue()
+            archive.writestr(zipfile.ZipInfo(_INDEX), json.dumps(index, indent=1).encode())
+        return buffer.getvalue()
 
 
-def members(settings: Settings) -> list[Settings]:
+def member_settings(settings: Settings) -> list[Settings]:
     """Settings of every member.
 
     Raises
     ------
     UsageError
-        For parameters of a library: members are of several.
+        For library parameters: members are of several libraries.
     """
     if settings.params:
         names = ", ".join(map(repr, settings.params))
@@ -136,62 +119,46 @@ def members(settings: Settings) -> list[Settings]:
 
 def fit(train: Rows, valid: Rows | None, settings: Settings) -> EnsembleModel:
     """Fit every member; see :class:`gbr.models.base.Backend`."""
-    fitted = []
-    for own in members(settings):
+    members = []
+    for own in member_settings(settings):
         model = backend(own.backend).fit(train, valid, own)
-        fitted.append(Member(own, model, mean_spread(spreads(model, train, settings.n_jobs))))
-    found = EnsembleModel(fitted, None)
+        members.append(Member(own, model, mean_spread(spreads(model, train, settings.n_jobs))))
+    ensemble = EnsembleModel(members, None)
     if valid is not None:
-        found.best_score = ValidTau(valid, settings.seed).of(found, settings.n_jobs)
-    return found
+        ensemble.best_score = ValidTau(valid, settings.seed).of(ensemble, settings.n_jobs)
+    return ensemble
 
 
 def load(data: bytes, settings: Settings) -> EnsembleModel:
     """Read the archive; ValueError for anything else."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            members = [_member(archive, entry) for entry in parse_json(_bytes(archive, _INDEX))]
-    except _NOT_OURS as fault:
-        raise ValueError(f"no ensemble ({fault})") from fault
-    if not members or len({member.model.n_features for member in members}) > 1:
-        raise ValueError("an ensemble without members, or whose members differ in their columns")
+            members = [_load_member(archive, entry) for entry in json.loads(archive.read(_INDEX))]
+    except (zipfile.BadZipFile, LookupError, TypeError, AttributeError, RuntimeError, OSError) as error:
+        raise ValueError(f"not an ensemble ({error})") from error
+    if len({member.model.n_features for member in members}) != 1:
+        raise ValueError("not an ensemble: expected members with the same number of columns")
     return EnsembleModel(members, None)
 
 
-def _member(archive: zipfile.ZipFile, entry: dict[str, Any]) -> Member:
-    settings = reread(entry["settings"])
-    if settings.backend not in dict.fromkeys(name for pairs in MEMBERS.values() for name, _ in pairs):
-        raise ValueError(f"member of unknown backend {settings.backend!r}")
-    library: Backend = backend(settings.backend)
-    model = library.load(_bytes(archive, entry["file"]), settings)
-    keep_rounds(model, entry["iterations"])
+def _load_member(archive: zipfile.ZipFile, entry: dict[str, Any]) -> Member:
+    settings = settings_from(entry["settings"])
+    model = backend(settings.backend).load(archive.read(entry["file"]), settings)
+    set_rounds(model, entry["iterations"])
     spread = float(entry["spread"])
-    if not _SPREADS[0] <= spread <= _SPREADS[1]:
-        raise ValueError(f"member {entry['file']!r} has spread {spread}")
+    if not 0 < spread < np.inf:
+        raise ValueError(f"member {entry['file']!r}: expected a positive spread, got {spread}")
     return Member(settings, model, spread)
 
 
 def spreads(model: Model, train: Rows, n_jobs: int) -> NDArray[np.float64]:
-    """Standard deviation of a model's output within each slate that has rows, float64."""
+    """Standard deviation of a model's output within each group that has rows, float64."""
     scores = np.empty(len(train.X))
     for rows, X in train.batches():
-        first, last = np.searchsorted(train.indptr, (rows.start, rows.stop))
-        scores[rows] = model.predict(X, n_jobs, train.indptr[first : last + 1] - rows.start)
+        scores[rows] = model.predict(X, n_jobs)
     return np.array([scores[a:b].std() for a, b in pairwise(train.indptr.tolist()) if b > a])
 
 
-def mean_spread(found: NDArray[np.float64]) -> float:
-    """What a member's output is divided by: the mean of :func:`spreads`; 1 for a model that tells nothing apart."""
-    return float(np.mean(found)) or 1.0
-
-
-def _bytes(archive: zipfile.ZipFile, name: str) -> bytes:
-    about = archive.getinfo(name)
-    if about.compress_type != zipfile.ZIP_STORED or about.compress_size != about.file_size:
-        raise ValueError(f"{name} is compressed, which no member is")
-    return archive.read(name)
-
-
-def _store(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
-    """Write an entry without the time of day: the same model is the same bytes."""
-    archive.writestr(zipfile.ZipInfo(name), data)
+def mean_spread(values: NDArray[np.float64]) -> float:
+    """The divisor of a member's output: the mean of :func:`spreads`, or 1 for a constant model."""
+    return float(np.mean(values)) or 1.0

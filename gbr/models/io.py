@@ -1,14 +1,14 @@
-"""A model on disk: one file in the library's own format and a manifest that vouches for it.
+"""A model directory: one file in the library's own format, and a manifest with its SHA-256.
 
-The model file is named after its content and the manifest is replaced last, so a folder always holds one whole model:
-the old one or the new one.  Reading parses JSON and hands verified bytes to the library; nothing is unpickled or run.
+The model file is named after its content and the manifest is replaced last, so a directory always holds one complete
+model, the old one or the new one.  Loading parses JSON and hands the verified bytes to the library; nothing is
+unpickled or executed.  The checksum detects damage, not malice: load only models from a source that you trust.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -20,30 +20,21 @@ MANIFEST: Final = "manifest.json"
 _MODEL_FILE: Final = re.compile(r"model-[0-9a-f]{12}\.[a-z]+")
 FORMAT: Final = "gbr-ranker"
 FORMAT_VERSION: Final = 3
-
-_NONE: Final = type(None)
-_TEXTS: Final = ("versions", "data")
-#: What a manifest holds besides settings and names of features, which the ranker looks at; and what of its training.
-_HOLDS: Final = {
-    "backend": (str,),
-    "seed": (int,),
-    "best_iteration": (int,),
-    "best_score": (float, int, _NONE),
-    "trained_on": (dict, _NONE),
-    "versions": (dict,),
-}
-_LEARNT: Final = {
-    "subset": (str, _NONE),
-    "kind": (str, _NONE),
-    "schema_hash": (str, _NONE),
-    "rows": (int, _NONE),
-    "data": (dict, _NONE),
-    "hardware": (dict, _NONE),
+#: Keys of a manifest and their types.
+_KEYS: Final[dict[str, type | tuple[type, ...]]] = {
+    "backend": str,
+    "settings": dict,
+    "features": dict,
+    "best_iteration": int,
+    "best_score": (float, int, type(None)),
+    "trained_on": (dict, type(None)),
+    "versions": dict,
+    "model": dict,
 }
 
 
 def write(folder: Path, data: bytes, suffix: str, about: dict[str, Any]) -> None:
-    """Write a model and its manifest into ``folder``, made when missing; an earlier model there is replaced.
+    """Write a model and its manifest into ``folder``, created if missing; an earlier model there is replaced.
 
     Raises
     ------
@@ -59,53 +50,51 @@ def write(folder: Path, data: bytes, suffix: str, about: dict[str, Any]) -> None
     body = {"model": {"file": name, "bytes": len(data), "sha256": digest}}
     write_json(folder / MANIFEST, head | about | body, ModelError)
     for other in folder.glob("model-*"):
-        if other.name != name and is_model_file(other.name):  # of a model before, or of a run that was killed
+        if other.name != name and is_model_file(other.name):  # of an earlier model or an interrupted run
             with suppress(OSError):
                 other.unlink()
 
 
 def is_model_file(name: str) -> bool:
-    """Whether a file is a model's, whatever its folder's manifest says of it."""
+    """Whether a file name is that of a model file."""
     return _MODEL_FILE.fullmatch(name) is not None
 
 
 def read(folder: Path) -> tuple[bytes, dict[str, Any]]:
-    """Read a model's bytes, verified, and its manifest.
+    """Read the verified bytes of a model, and its manifest.
 
     Raises
     ------
     ModelError
-        When there is no model, or what is there is foreign, torn, edited or of a newer format.
+        When there is no model, or it is foreign, damaged or of another format version.
     """
-    try:
-        return _read(folder)
-    except FileNotFoundError:  # replaced by another model after its manifest was read
-        pass
-    try:
-        return _read(folder)
-    except FileNotFoundError as fault:
-        raise ModelError(f"{fault.filename}: cannot be read (it is missing); train again or restore it") from fault
-
-
-def _read(folder: Path) -> tuple[bytes, dict[str, Any]]:
-    manifest = read_manifest(folder)
-    entry = manifest.get("model")
-    name, wanted = (entry.get("file"), entry.get("sha256")) if isinstance(entry, dict) else (None, None)
-    if not isinstance(name, str) or not isinstance(wanted, str) or Path(name).name != name:
-        raise ModelError(f"{folder / MANIFEST}: names no model file; train again or restore the folder")
-    try:
-        data = (folder / name).read_bytes()
-    except FileNotFoundError:
-        raise
-    except OSError as fault:
-        raise ModelError(f"{folder / name}: cannot be read ({fault.strerror}); train again or restore it") from fault
-    if hashlib.sha256(data).hexdigest() != wanted:
-        raise ModelError(f"{folder / name}: torn or edited since it was saved; train again or restore the folder")
+    for retry in (True, False):
+        manifest = read_manifest(folder)
+        path = folder / str(manifest["model"].get("file"))
+        try:
+            if not is_model_file(path.name):
+                raise ModelError(f"{folder / MANIFEST}: names no model file; train again or restore the folder")
+            data = path.read_bytes()
+        except FileNotFoundError as error:
+            if retry:  # the model was replaced after its manifest was read
+                continue
+            raise ModelError(f"{path}: the model file is missing; train again or restore it") from error
+        except OSError as error:
+            raise ModelError(f"{path}: cannot be read ({error.strerror}); train again or restore it") from error
+        if hashlib.sha256(data).hexdigest() != manifest["model"].get("sha256"):
+            raise ModelError(f"{path}: damaged or edited after it was saved; train again or restore the folder")
+        break
     return data, manifest
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read the manifest of a model directory; ModelError when there is none of ours."""
+    """Read the manifest of a model directory.
+
+    Raises
+    ------
+    ModelError
+        When there is none, or it is foreign, damaged or of another format version.
+    """
     path = folder / MANIFEST
     try:
         manifest = parse_json(path.read_bytes())
@@ -114,10 +103,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{folder}: holds no model ({MANIFEST} is missing); "
             "name a folder written by `python -m gbr.train` or Ranker.save"
         ) from None
-    except OSError as fault:
-        raise ModelError(f"{path}: cannot be read ({fault.strerror})") from fault
-    except ValueError as fault:
-        raise ModelError(f"{path}: torn or not JSON; train again or restore the folder") from fault
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise ModelError(f"{path}: damaged or not JSON; train again or restore the folder") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise ModelError(f"{path}: not the manifest of a gbr model; name a folder written by `python -m gbr.train`")
     if manifest.get("format_version") != FORMAT_VERSION:
@@ -125,20 +114,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{path}: format version {manifest.get('format_version')}, this gbr reads {FORMAT_VERSION}; "
             "use the gbr that wrote it, or train again"
         )
-    missing = [f"{key} is missing" for key in _HOLDS if key not in manifest]
-    if amiss := [*missing, *_amiss(manifest, _HOLDS), *_amiss(manifest.get("trained_on"), _LEARNT)]:
-        raise ModelError(f"{path}: {amiss[0]}; train again or restore the folder")
+    for key, expected in _KEYS.items():
+        if key not in manifest or not isinstance(manifest[key], expected):
+            raise ModelError(f"{path}: {key} is missing or invalid; train again or restore the folder")
     return manifest
-
-
-def _amiss(told: Any, holds: Mapping[str, tuple[type, ...]]) -> Iterator[str]:
-    """What a part of a manifest has in another kind than was written."""
-    for key in holds.keys() & told.keys() if isinstance(told, dict) else ():
-        if type(told[key]) not in holds[key]:
-            yield f"{key}: got {str(told[key])[:40]!r}, which is none"
-        elif (
-            isinstance(told[key], dict)
-            and key in _TEXTS
-            and not all(isinstance(one, str) for one in told[key].values())
-        ):
-            yield f"{key}: want texts"

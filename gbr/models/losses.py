@@ -1,8 +1,8 @@
-"""The loss that counts pairs in the wrong order, smoothed: RankNet (Burges and others, ICML 2005), slate by slate.
+"""A smooth count of misordered pairs: the RankNet loss (Burges et al., ICML 2005) summed over query groups.
 
-A pair of rows with different runtimes adds log(1 + exp(slower - faster)) of their relevance, whatever their places:
-Kendall's tau weighs no pair above another, as lambdarank does.  A row counts by the mean over its pairs.  Of slates
-with more than ``2 * OFFSETS + 1`` rows each round compares other pairs, as many of every row.
+A pair of rows with different runtimes adds log(1 + exp(slower - faster)) of their relevance, wherever they rank:
+Kendall's tau weighs all pairs alike, unlike lambdarank.  A row contributes the mean over its pairs.  In groups of more
+than ``2 * OFFSETS + 1`` rows each round compares different pairs, the same number for every row.
 """
 
 from __future__ import annotations
@@ -17,72 +17,74 @@ from features._numba import kernel
 
 FloatArray = NDArray[np.float64]
 
-#: Distances between rows that are compared, at most; every row is in two pairs of each distance.
+#: Maximum number of distances between compared rows; every row is in two pairs of each distance.
 OFFSETS: Final = 64
-#: Relevance further below the best of its slate counts as this far: its exponential is still above 0.
+#: Relevance is clipped this far below the best of its group, where its exponential is still above 0.
 _FAR: Final = 600.0
 
 
 @kernel()
-def _compare(e, rank, pulls, bends, first, second, count):  # type: ignore[no-untyped-def]
-    """Add what the pairs (first + i, second + i) ask of both.
+def _compare(e, rank, gradients, curvatures, first, second, count):  # type: ignore[no-untyped-def]
+    """Add the derivatives of the pairs (first + i, second + i).
 
-    The first and the second of a pair add to arrays of their own, and all begin at 0: else LLVM could not use vectors.
+    e, rank : exp(relevance) and rank of the rows of one group.  gradients, curvatures : float64[2, rows], one row for
+    the first and one for the second of a pair, so that LLVM can vectorise the loop.
     """
     own_e, other_e = e[first : first + count], e[second : second + count]
     own_rank, other_rank = rank[first : first + count], rank[second : second + count]
-    own_pull, other_pull = pulls[0, first : first + count], pulls[1, second : second + count]
-    own_bend, other_bend = bends[0, first : first + count], bends[1, second : second + count]
+    own_gradient, other_gradient = gradients[0, first : first + count], gradients[1, second : second + count]
+    own_curvature, other_curvature = curvatures[0, first : first + count], curvatures[1, second : second + count]
     for i in range(count):
         inverse = 1.0 / (own_e[i] + other_e[i])
         own, other = own_e[i] * inverse, other_e[i] * inverse
         above, below = own_rank[i] > other_rank[i], own_rank[i] < other_rank[i]
         pull = (other if above else 0.0) - (own if below else 0.0)
         bend = own * other if above or below else 0.0
-        own_pull[i] -= pull
-        other_pull[i] += pull
-        own_bend[i] += bend
-        other_bend[i] += bend
+        own_gradient[i] -= pull
+        other_gradient[i] += pull
+        own_curvature[i] += bend
+        other_curvature[i] += bend
 
 
 @kernel()
 def _derive(relevance, rank, indptr, jitter, gradient, curvature):  # type: ignore[no-untyped-def]
-    for slate in range(len(indptr) - 1):
-        rows = slice(indptr[slate], indptr[slate + 1])
-        own, size = rank[rows], indptr[slate + 1] - indptr[slate]
+    """Fill gradient and curvature, float64[rows], group by group; see :func:`derivatives`."""
+    for group in range(len(indptr) - 1):
+        rows = slice(indptr[group], indptr[group + 1])
+        own, size = rank[rows], indptr[group + 1] - indptr[group]
         e = np.exp(np.maximum(relevance[rows] - np.max(relevance[rows]), -_FAR)) if size else np.empty(0)
-        pulls, bends = np.zeros((2, size)), np.zeros((2, size))
+        gradients, curvatures = np.zeros((2, size)), np.zeros((2, size))
         half = size // 2
         count = min(half, len(jitter))
         n_pairs = 0
         for number in range(count):
             offset = 1 + number
             if count < half:
-                offset = min(half, 1 + int((number + jitter[number]) * half / count))  # rounding may go beyond
-            _compare(e, own, pulls, bends, 0, offset, size - offset)
+                offset = min(half, 1 + int((number + jitter[number]) * half / count))  # rounding may exceed half
+            _compare(e, own, gradients, curvatures, 0, offset, size - offset)
             n_pairs += size - offset
-            if 2 * offset < size:  # at half the size these would be the same pairs again
-                _compare(e, own, pulls, bends, size - offset, 0, offset)
+            if 2 * offset < size:  # at half the size these are the same pairs again
+                _compare(e, own, gradients, curvatures, size - offset, 0, offset)
                 n_pairs += offset
         share = size / (2 * n_pairs) if n_pairs else 0.0
-        gradient[rows] = (pulls[0] + pulls[1]) * share
-        curvature[rows] = (bends[0] + bends[1]) * share
+        gradient[rows] = (gradients[0] + gradients[1]) * share
+        curvature[rows] = (curvatures[0] + curvatures[1]) * share
 
 
 def derivatives(
     relevance: FloatArray, rank: NDArray[np.int64], indptr: NDArray[np.int64], jitter: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """First and second derivative of the loss by the relevance of each row.
+    """First and second derivative of the loss with respect to the relevance of each row.
 
     Parameters
     ----------
     relevance : float64 (rows,)
-        What the trees say so far; higher is faster.
+        Current output of the trees; higher is faster.
     rank : int64 (rows,)
-        Of :func:`gbr.models.labels.ranks`; pairs of equal ones are left out.
-    indptr : int64 (slates + 1,)
+        :func:`gbr.models.rows.ranks`; pairs of equal ranks are left out.
+    indptr : int64 (groups + 1,)
     jitter : float64 (OFFSETS,)
-        In [0, 1): which pairs of large slates are compared.  Fewer compare fewer.
+        In [0, 1): selects the pairs of large groups.  A shorter array compares fewer.
 
     Returns
     -------
@@ -96,10 +98,10 @@ def derivatives(
 def objective(
     rank: NDArray[np.int64], indptr: NDArray[np.int64], seed: int
 ) -> Callable[[FloatArray, object], tuple[FloatArray, FloatArray]]:
-    """Make what LightGBM calls before every round; it draws anew which pairs of large slates are compared."""
+    """Custom objective of LightGBM; every call selects new pairs of large groups."""
     rng = np.random.default_rng(seed)
 
-    def ask(relevance: FloatArray, _data: object) -> tuple[FloatArray, FloatArray]:
+    def gradients(relevance: FloatArray, _data: object) -> tuple[FloatArray, FloatArray]:
         return derivatives(relevance, rank, indptr, rng.random(OFFSETS))
 
-    return ask
+    return gradients

@@ -1,22 +1,22 @@
-"""What shapes a fit besides its rows, and how the defaults follow from the training set."""
+"""Settings of a fit: the objectives of each backend, and defaults that follow from the training set."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from gbr.errors import UsageError
 
-#: Objectives per backend.  Those of an ensemble are mixtures of members.
+#: Objectives per backend.  Those of the ensemble are mixtures of members.
 OBJECTIVES: Final[Mapping[str, tuple[str, ...]]] = {
     "ensemble": ("mixed", "mixed-few", "mixed-top"),
-    "lightgbm": ("pairwise", "lambdarank", "l2", "speed", "difference"),
+    "lightgbm": ("pairwise", "lambdarank", "l2", "speed"),
     "xgboost": ("pairwise", "lambdarank", "l2", "speed"),
     "costmodel": ("nnls",),
 }
-#: Losses of one library err alike less than one might think: families held out, each of the four adds to tau.
+#: With families held out, each of the four adds to tau.
 _MIXED: Final = (("lightgbm", "pairwise"), ("lightgbm", "lambdarank"), ("lightgbm", "speed"), ("xgboost", "pairwise"))
 #: Members of each mixture: backend and objective.
 MEMBERS: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
@@ -24,9 +24,9 @@ MEMBERS: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
     "mixed-few": (*_MIXED, ("costmodel", "nnls")),
     "mixed-top": (("lightgbm", "speed"), ("xgboost", "speed"), ("lightgbm", "lambdarank")),
 }
-#: What a ranking is for: the order of the whole slate, or that the first few hold a fast one.
+#: Purpose of a ranking: the order of the whole group, or a fast configuration among the first few.
 GOALS: Final = ("tau", "topk")
-#: Objective by backend for each of them, where none is asked for.
+#: Default objective per backend, for each of the goals.
 _DEFAULT: Final[Mapping[str, tuple[str, str]]] = {
     "ensemble": ("mixed", "mixed-top"),
     "lightgbm": ("pairwise", "speed"),
@@ -34,39 +34,29 @@ _DEFAULT: Final[Mapping[str, tuple[str, str]]] = {
     "costmodel": ("nnls", "nnls"),
 }
 
-#: Settings that follow from the training set where they are not given.
+#: Settings that follow from the training set unless they are given.
 CAPACITY: Final = ("n_estimators", "num_leaves", "learning_rate", "min_child_samples")
-
-#: The least that whole numbers of a fit can be.
-_LEAST: Final[Mapping[str, int]] = {
-    "n_estimators": 1,
-    "num_leaves": 2,
-    "min_child_samples": 1,
-    "early_stopping_rounds": 1,
-    "seed": 0,
-    "n_jobs": 0,
-}
 
 #: Seeds are below this: both libraries keep them in 32 bits.
 SEEDS: Final = 2**31 - 1
 
-_FEW_SLATES: Final = 60
+_FEW_GROUPS: Final = 60
 
-#: Share of the rows that each tree sees, and of the columns where there are at least :data:`_MANY_COLUMNS`.  Trees that
-#: differ err less together, and are grown in less time.
+#: Share of the rows that each tree samples, and of the columns where there are at least :data:`_MANY_COLUMNS`.  Trees
+#: that differ have less error in common, and take less time.
 ROW_SHARE: Final = 0.8
 COLUMN_SHARE: Final = 0.4
 _MANY_COLUMNS: Final = 50
 
 
 def column_share(n_columns: int) -> float:
-    """Share of the columns that each tree sees."""
+    """Share of the columns that each tree samples."""
     return COLUMN_SHARE if n_columns >= _MANY_COLUMNS else 1.0
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All values of a fit, resolved; names as in :class:`gbr.ranker.Ranker`."""
+    """All values of a fit, resolved; names as in :class:`gbr.ranker.Ranker`, ``costs`` as positions."""
 
     backend: str
     objective: str
@@ -82,22 +72,22 @@ class Settings:
     monotone: bool = False
 
     def constraints(self, n_columns: int) -> list[int]:
-        """Per column -1 where relevance must not rise with it, else 0; nothing where no column is bound."""
+        """Monotone constraint per column: -1 where relevance must not rise with it, else 0; [] without constraints."""
         if not self.monotone:
             return []
-        bound = set(self.costs)
-        return [-1 if column in bound else 0 for column in range(n_columns)]
+        costs = set(self.costs)
+        return [-1 if column in costs else 0 for column in range(n_columns)]
 
 
-def default_capacity(n_slates: int, n_rows: int) -> dict[str, Any]:
-    """How large a model a training set can carry: by its number of slates, not of rows.
+def default_capacity(n_groups: int, n_rows: int) -> dict[str, Any]:
+    """Model size that a training set supports, which depends on its number of groups rather than rows.
 
-    Rows of one slate share their program, so leaves that outnumber the slates learn the programs by heart.
+    Rows of a group share their program, so trees with more leaves than there are groups memorise the programs.
 
     Parameters
     ----------
-    n_slates : int
-        Training slates with two different runtimes.
+    n_groups : int
+        Training groups with two different runtimes.
     n_rows : int
         Training rows.
 
@@ -106,7 +96,7 @@ def default_capacity(n_slates: int, n_rows: int) -> dict[str, Any]:
     dict
         A value for each of :data:`CAPACITY`.
     """
-    few = n_slates < _FEW_SLATES
+    few = n_groups < _FEW_GROUPS
     return {
         "n_estimators": 500 if few else 1000,
         "num_leaves": 7 if few else 31,
@@ -125,107 +115,88 @@ def resolve(
     seed: Any,
     n_jobs: int | None,
     params: Mapping[str, Any] | None,
-    n_slates: int,
+    n_groups: int,
     n_rows: int,
     costs: Sequence[int] = (),
     monotone: bool = False,
 ) -> Settings:
-    """Fill in what is None and check the rest.
+    """Fill in defaults and check the rest.
 
     Raises
     ------
     UsageError
-        For a value that cannot be right: names the parameter.
+        For an invalid value; names the parameter.
     """
-    chosen = default_capacity(n_slates, n_rows) | {name: value for name, value in capacity.items() if value is not None}
+    size = default_capacity(n_groups, n_rows) | {name: value for name, value in capacity.items() if value is not None}
+    for name, value in (params or {}).items():
+        if not isinstance(value, str | int | float | bool | list | tuple):
+            raise UsageError(f"params: {name!r}: expected text, numbers or lists of them, got a {type(value).__name__}")
+    if not isinstance(monotone, bool):
+        raise UsageError(f"monotone: expected True or False, got {monotone!r}")
+    if monotone and not costs:
+        raise UsageError("monotone: there are no costs to be monotone in; name columns with Ranker(costs=…)")
+    seed = _integer("random_state", seed, 0)
+    if seed >= SEEDS:
+        raise UsageError(f"random_state: expected an integer below {SEEDS}, got {seed}")
     return Settings(
         backend=backend,
-        objective=_objective(backend, objective, goal, few=n_slates < _FEW_SLATES and bool(costs)),
-        n_estimators=_whole("n_estimators", chosen["n_estimators"], _LEAST["n_estimators"]),
-        num_leaves=_whole("num_leaves", chosen["num_leaves"], _LEAST["num_leaves"]),
-        learning_rate=_rate(chosen["learning_rate"]),
-        min_child_samples=_whole("min_child_samples", chosen["min_child_samples"], _LEAST["min_child_samples"]),
-        early_stopping_rounds=_whole("early_stopping_rounds", early_stopping_rounds, _LEAST["early_stopping_rounds"]),
-        seed=_seed(seed),
+        objective=_objective(backend, objective, goal, few=n_groups < _FEW_GROUPS and bool(costs)),
+        n_estimators=_integer("n_estimators", size["n_estimators"], 1),
+        num_leaves=_integer("num_leaves", size["num_leaves"], 2),
+        learning_rate=_rate(size["learning_rate"]),
+        min_child_samples=_integer("min_child_samples", size["min_child_samples"], 1),
+        early_stopping_rounds=_integer("early_stopping_rounds", early_stopping_rounds, 1),
+        seed=seed,
         n_jobs=threads(n_jobs),
-        params=_plain(params or {}),
+        params=dict(params or {}),
         costs=tuple(costs),
-        monotone=_flag("monotone", monotone, bool(costs)),
+        monotone=monotone,
     )
 
 
-def reread(told: Any) -> Settings:
-    """Settings of a fit out of a manifest: the fields of :class:`Settings`, as JSON holds them.
-
-    Raises
-    ------
-    ValueError
-        For a field that is missing, unknown or of another kind; UsageError is one.
-    """
-    names = {each.name for each in fields(Settings)}
-    if not isinstance(told, Mapping) or told.keys() != names:
-        raise ValueError("settings of a fit are missing or unknown")
-    if told["backend"] not in tuple(OBJECTIVES) or told["objective"] not in OBJECTIVES[told["backend"]]:
-        raise ValueError(f"got {told['backend']!r} with {told['objective']!r} for backend and objective")
-    if not isinstance(told["params"], Mapping) or not isinstance(told["costs"], list):
-        raise ValueError("params or costs of a fit are none")
-    whole = {name: _whole(name, told[name], least) for name, least in _LEAST.items()}
-    return Settings(
-        backend=told["backend"],
-        objective=told["objective"],
-        learning_rate=_rate(told["learning_rate"]),
-        params=_plain(told["params"]),
-        costs=tuple(_whole("costs", place, 0) for place in told["costs"]),
-        monotone=_flag("monotone", told["monotone"], True),
-        **whole,
-    )
-
-
-def _flag(name: str, value: Any, meaningful: bool) -> bool:
-    if not isinstance(value, bool):
-        raise UsageError(f"{name}: got {value!r}, want True or False")
-    if value and not meaningful:
-        raise UsageError(f"{name}: there are no costs to be monotone in; name columns with Ranker(costs=…)")
-    return value
+def settings_from(entry: Mapping[str, Any]) -> Settings:
+    """Settings from a manifest, as ``dataclasses.asdict`` and JSON represent them; ValueError for anything else."""
+    try:
+        settings = Settings(**{**entry, "costs": tuple(entry["costs"])})
+        valid = settings.objective in OBJECTIVES[settings.backend]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"invalid settings ({error})") from error
+    if not valid:
+        raise ValueError(f"objective: {settings.backend} has no {settings.objective!r}")
+    return settings
 
 
 def threads(n_jobs: int | None) -> int:
-    """``n_jobs`` as the libraries want it; 0 leaves the choice to OpenMP.
+    """``n_jobs`` as the libraries expect it; 0 leaves the choice to OpenMP.
 
     Raises
     ------
     UsageError
-        For anything but a positive number, -1 or None.
+        For anything but a positive integer, -1 or None.
     """
-    return 0 if n_jobs is None or n_jobs == -1 else _whole("n_jobs", n_jobs, 1)
+    return 0 if n_jobs is None or n_jobs == -1 else _integer("n_jobs", n_jobs, 1)
 
 
 def _objective(backend: str, objective: str | None, goal: str, *, few: bool) -> str:
     if goal not in GOALS:
-        raise UsageError(f"goal: got {goal!r}, want {' or '.join(map(repr, GOALS))}")
-    offered = OBJECTIVES[backend]
+        raise UsageError(f"goal: expected {' or '.join(map(repr, GOALS))}, got {goal!r}")
     if objective is None:
-        chosen = _DEFAULT[backend][GOALS.index(goal)]
-        return "mixed-few" if few and chosen == "mixed" else chosen
-    if objective not in offered:
-        raise UsageError(f"objective: got {objective!r}, {backend} has {', '.join(map(repr, offered))}")
+        default = _DEFAULT[backend][GOALS.index(goal)]
+        return "mixed-few" if few and default == "mixed" else default
+    if objective not in OBJECTIVES[backend]:
+        raise UsageError(
+            f"objective: expected {' or '.join(map(repr, OBJECTIVES[backend]))} for {backend}, got {objective!r}"
+        )
     return objective
 
 
-def _whole(name: str, value: Any, least: int) -> int:
+def _integer(name: str, value: Any, least: int) -> int:
     try:
         number = operator.index(value)
     except TypeError:
         number = least - 1
     if isinstance(value, bool) or number < least:
-        raise UsageError(f"{name}: got {value!r}, want a whole number from {least} on")
-    return number
-
-
-def _seed(value: Any) -> int:
-    number = _whole("random_state", value, 0)
-    if number >= SEEDS:
-        raise UsageError(f"random_state: got {value!r}, want a number below {SEEDS}")
+        raise UsageError(f"{name}: expected an integer of at least {least}, got {value!r}")
     return number
 
 
@@ -235,12 +206,5 @@ def _rate(value: Any) -> float:
     except (TypeError, ValueError):
         number = 0.0
     if not 0 < number <= 1:
-        raise UsageError(f"learning_rate: got {value!r}, want a number above 0, at most 1")
+        raise UsageError(f"learning_rate: expected a number above 0 and at most 1, got {value!r}")
     return number
-
-
-def _plain(params: Mapping[str, Any]) -> dict[str, Any]:
-    for name, value in params.items():
-        if not isinstance(value, str | int | float | bool | list | tuple):
-            raise UsageError(f"params: {name!r} is a {type(value).__name__}, want text, numbers or lists of them")
-    return dict(params)

@@ -1,8 +1,8 @@
-"""What a training run learns from: which rows of a collection, and whether their features lie in memory.
+"""The training set of a run: which rows of a collection are learnt from, and whether their features fit in memory.
 
-Three cases, by what the features take as floats: all rows of the collection fit; or those that were chosen do, and are
-gathered; or they stay in the store and the libraries are fed by batches (:mod:`gbr.models.batches`).  Bins stay in
-memory in any case, and are what bounds the number of rows.
+Three cases, by the size of the features as floats: all rows of the collection fit; or the chosen ones do, and are
+gathered; or they stay in the store and are streamed (:class:`gbr.models.rows.StreamedMatrix`).  The libraries' bins
+are in memory in any case and limit the number of rows.
 """
 
 from __future__ import annotations
@@ -16,29 +16,37 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gbr.data.groups import IntArray, QueryGroups
+from gbr.data.groups import QueryGroups
 from gbr.data.parquet import Reader
 from gbr.data.store import FeatureStore
-from gbr.models.base import EARLY_STOPPING_ROWS, Rows
-from gbr.models.batches import CELLS_PER_BATCH, StreamedMatrix
-from gbr.models.checks import Matrix, Table, as_matrix
-from gbr.models.sampling import POLICIES, largest_cap, sample
+from gbr.models.base import EARLY_STOPPING_ROWS
+from gbr.models.rows import (
+    CELLS_PER_BATCH,
+    POLICIES,
+    IntArray,
+    Matrix,
+    Rows,
+    StreamedMatrix,
+    check_finite,
+    largest_cap,
+    sample,
+)
 
-#: Bytes of a value that is binned, by the library that takes more, XGBoost: measured by
-#: ``benchmarks/bench_train_size.py`` between 100,000 and 200,000 rows of all layout columns.
+#: Bytes per binned value in XGBoost, the larger of the two libraries: measured by ``benchmarks/bench_train_size.py``
+#: between 100,000 and 200,000 rows of all layout columns.
 BYTES_BINNED: Final = 3.2
-#: What bins may take over what floats may.  Floats in memory are copied once, and binned then: they come to more.
+#: Memory of the bins relative to that of the floats, which are copied once while they are binned.
 _BINS_OVER_FLOATS: Final = 2
 _BYTES: Final = 4
-#: Share of the memory that a batch, or the graphs to stop on, may take.
+#: Share of the memory for a batch, or for the validation graphs, is 1 / _PART.
 _PART: Final = 4
-#: Where neither the system nor a container tells.
+#: Assumed where neither the system nor a container reports its memory.
 _USUAL_MEMORY: Final = 8 << 30
 
 
 @dataclass(frozen=True)
 class Sample:
-    """How many rows of a graph are learnt from, at most, and how they are chosen."""
+    """Maximum number of rows per graph, and how they are sampled."""
 
     most: int
     policy: str = POLICIES[0]
@@ -51,9 +59,9 @@ class Chosen:
     Parameters
     ----------
     rows : int64 (chosen,)
-        Numbers among all rows of the collection, ascending.
+        Positions among all rows of the collection, ascending.
     target : float64 (chosen,)
-    indptr : int64 (slates + 1,)
+    indptr : int64 (groups + 1,)
     sample : Sample or None
         None where nothing was left out.
     """
@@ -65,7 +73,7 @@ class Chosen:
 
 
 def default_memory() -> int:
-    """A quarter of the memory of this machine or of the container this runs in, in bytes."""
+    """A quarter of the memory of this machine or container, in bytes."""
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):  # not POSIX
@@ -89,10 +97,10 @@ def choose(
     indptr: IntArray,
     n_columns: int,
     memory: int,
-    wanted: Sample | None,
+    requested: Sample | None,
     seed: int,
 ) -> Chosen:
-    """Leave out what is not wanted, or what would not fit.
+    """Sample rows where that is requested or where the bins of all would not fit.
 
     Parameters
     ----------
@@ -101,29 +109,29 @@ def choose(
     n_columns : int
     memory : int
         Bytes that features may take as floats; bins may take twice as much.
-    wanted : Sample or None
+    requested : Sample or None
     seed : int
     """
     sizes = np.diff(indptr)
     fitting = most_binned(n_columns, memory)
-    if wanted is None and len(rows) <= fitting:
+    if requested is None and len(rows) <= fitting:
         return Chosen(rows, target, indptr, None)
-    taken = wanted or Sample(largest_cap(sizes, fitting))
-    if int(np.minimum(sizes, taken.most).sum()) > fitting:
-        taken = Sample(largest_cap(sizes, fitting), taken.policy)
-    kept = sample(target, indptr, taken.most, taken.policy, seed)
+    applied = requested or Sample(largest_cap(sizes, fitting))
+    if int(np.minimum(sizes, applied.most).sum()) > fitting:
+        applied = Sample(largest_cap(sizes, fitting), applied.policy)
+    kept = sample(target, indptr, applied.most, applied.policy, seed)
     if len(kept) == len(rows):
         return Chosen(rows, target, indptr, None)
-    return Chosen(rows[kept], target[kept], np.searchsorted(kept, indptr).astype(np.int64), taken)
+    return Chosen(rows[kept], target[kept], np.searchsorted(kept, indptr).astype(np.int64), applied)
 
 
 def columns_of(store: FeatureStore, columns: Sequence[str] | None) -> tuple[str, ...]:
-    """Full names of the wanted columns and blocks, in the order of the store; all for None.
+    """Full names of the given columns and blocks, in the order of the store; all for None.
 
     Raises
     ------
     UsageError
-        For a name that is neither.
+        For a name that is neither a column nor a block.
     """
     schema = store.manifest["schema"]
     return Reader(schema["columns"], schema["shared"], columns).columns
@@ -141,7 +149,7 @@ def features(
     known : QueryGroups
         The graphs, with or without features.
     rows : int64 (rows,)
-        Ascending numbers among the rows of ``known``.
+        Ascending positions among the rows of ``known``.
     columns : sequence of str
         Full names, in the order of the store.
     memory : int
@@ -150,35 +158,37 @@ def features(
     Raises
     ------
     StoreError
-        As :meth:`gbr.data.store.FeatureStore.load`, here or when a batch is read.
+        As :meth:`gbr.data.store.FeatureStore.load`, at once or when a batch is read.
     UsageError
-        For an infinite value, here or when a batch is read.
+        For an infinite value, at once or when a batch is read.
     """
     total = int(known.indptr[-1])
     if total * len(columns) * _BYTES <= memory:
         X = store.load(split, known.names, columns).X
-        return as_matrix(Table(X if len(rows) == total else X[rows], tuple(columns)))[0]
+        X = X if len(rows) == total else X[rows]
+        check_finite(X)
+        return X
 
     def read(first: int, last: int) -> NDArray[np.float32]:
         return store.load(split, known.names[first:last], columns).X
 
     cells = min(CELLS_PER_BATCH, max(1, memory // (_PART * _BYTES)))
-    lazy = StreamedMatrix(read, known.indptr, rows, len(columns), memory, cells)
-    return gathered(lazy) if len(rows) * len(columns) * _BYTES <= memory else lazy
+    streamed = StreamedMatrix(read, known.indptr, rows, len(columns), memory, cells)
+    return gathered(streamed) if len(rows) * len(columns) * _BYTES <= memory else streamed
 
 
 def gathered(X: StreamedMatrix) -> NDArray[np.float32]:
     """All rows in memory, float32 (rows, columns)."""
-    found = np.empty(X.shape, np.float32)
+    matrix = np.empty(X.shape, np.float32)
     for rows, batch in X.batches():
-        found[rows] = batch
-    return found
+        matrix[rows] = batch
+    return matrix
 
 
 def held_out(
     store: FeatureStore, split: str, known: QueryGroups, columns: Sequence[str], memory: int, seed: int
 ) -> Rows:
-    """Graphs to stop on, in memory: all rows, or as many as early stopping looks at where all do not fit."""
+    """Validation graphs in memory: all rows, or as many as early stopping uses where all do not fit."""
     rows, indptr = np.arange(known.indptr[-1]), known.indptr
     if len(rows) * len(columns) * _BYTES > memory:
         fitting = largest_cap(known.sizes, memory // (_PART * _BYTES * len(columns)))
@@ -188,7 +198,7 @@ def held_out(
 
 
 def in_memory(rows: Rows, seed: int) -> Rows:
-    """As many rows of every slate as fit into memory; all where they lie there already."""
+    """As many rows of every group as fit in memory; ``rows`` itself where it is in memory already."""
     if not isinstance(rows.X, StreamedMatrix):
         return rows
     fitting = largest_cap(rows.sizes, rows.X.memory // (_BYTES * rows.X.shape[1]))

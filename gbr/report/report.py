@@ -35,9 +35,9 @@ from gbr.evaluation.data_quality import normalised_ranks
 from gbr.evaluation.interval import tau_interval
 from gbr.evaluation.scoring import BASELINE_NAMES, Scored
 from gbr.models import io
-from gbr.models.base import Rows, ValidTau
-from gbr.models.checks import as_matrix
+from gbr.models.base import ValidTau
 from gbr.models.params import threads
+from gbr.models.rows import Rows
 from gbr.ranker import Ranker
 from gbr.report import plots
 from gbr.report.tables import explanation_summary
@@ -448,7 +448,7 @@ def learning_rows(store: FeatureStore, split: str, names: Sequence[str], ranker:
     chosen = np.linspace(0, len(names) - 1, count).round().astype(int)
     groups = store.load(split, [names[number] for number in chosen], columns)
     X = groups.X[:, [groups.columns.index(name) for name in columns]]
-    return Rows(as_matrix(X)[0], groups.target, groups.indptr), count
+    return Rows(X, groups.target, groups.indptr), count
 
 
 def learning_curves(ranker: Ranker, rows: Rows) -> list[dict[str, Any]]:
@@ -483,7 +483,7 @@ def learning_curves(ranker: Ranker, rows: Rows) -> list[dict[str, Any]]:
         for model, counts in zip(models, points, strict=True):
             scores.append({})
             for count in counts:
-                scores[-1][count] = model.stopped_at(count).predict(tau.X, n_jobs, tau.rows.indptr)
+                scores[-1][count] = model.stopped_at(count).predict(tau.X, n_jobs)
                 advance(count)
     curves = [
         {"name": f"{each.backend}, {each.objective}", "rounds": list(own), "tau": [tau(one) for one in own.values()]}

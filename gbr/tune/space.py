@@ -145,7 +145,7 @@ class GraphSpace(Space):
             When it was trained on a plain table, or on other features.
         """
         schema, X = self._extracted(model)
-        return np.asarray(model.predict(X[:, model.places(schema, self.graph.source)]))
+        return np.asarray(model._predict(X[:, model._columns_in(schema, self.graph.source)]))
 
     def describe(self, config: int) -> Configuration:
         """Where it stands in the graph."""
@@ -156,7 +156,7 @@ class GraphSpace(Space):
 
         if model is not None and getattr(model, "trained_on_", None) is None:
             raise ModelError("this model knows no graphs; train one with `python -m gbr.train`")
-        hardware = self._hardware if model is None else model.hardware(self.graph.source)
+        hardware = self._hardware if model is None else model._hardware(self.graph.source)
         name = repr(hardware)
         if name not in self._features:
             schema, X, _ = extract(self.graph, hardware)

@@ -1,3 +1,5 @@
+"""The pairwise loss against its definition, pair by pair."""
+
 from __future__ import annotations
 
 from itertools import pairwise
@@ -11,34 +13,26 @@ from scipy.special import expit, log_expit
 
 from gbr.models.losses import OFFSETS, derivatives, objective
 
-#: The largest slate whose pairs are all compared.
+#: Size of the largest group of which all pairs are compared.
 WHOLE = 2 * OFFSETS + 1
 JITTER = np.random.default_rng(0).random(OFFSETS)
-FARTHEST = float(np.nextafter(1, 0))
 
 
-def pairs_of(size: int) -> tuple[np.ndarray, np.ndarray]:
-    return np.triu_indices(size, k=1)
-
-
-def loss(relevance: np.ndarray, rank: np.ndarray) -> float:
-    """Of one slate, by the definition: a row counts by the mean over its pairs."""
-    first, second = pairs_of(len(rank))
+def naive_loss(relevance: np.ndarray, rank: np.ndarray) -> float:
+    """Of one group; a row contributes the mean over its pairs."""
+    first, second = np.triu_indices(len(rank), k=1)
     apart = np.sign(rank[first] - rank[second]) * (relevance[first] - relevance[second])
     return float(-log_expit(apart[rank[first] != rank[second]]).sum() / max(1, len(rank) - 1))
 
 
-def twin(relevance: np.ndarray, rank: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both derivatives of one slate, pair by pair."""
+def naive_derivatives(relevance: np.ndarray, rank: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     gradient, curvature = np.zeros(len(rank)), np.zeros(len(rank))
-    for first, second in zip(*pairs_of(len(rank)), strict=True):
-        above = np.sign(rank[first] - rank[second])
-        chance = (
-            expit(relevance[second] - relevance[first]) if above > 0 else expit(relevance[first] - relevance[second])
-        )
-        gradient[first] -= above * chance
-        gradient[second] += above * chance
-        curvature[[first, second]] += abs(above) * chance * (1 - chance)
+    for first, second in zip(*np.triu_indices(len(rank), k=1), strict=True):
+        sign = np.sign(rank[first] - rank[second])
+        chance = expit(sign * (relevance[second] - relevance[first]))
+        gradient[first] -= sign * chance
+        gradient[second] += sign * chance
+        curvature[[first, second]] += abs(sign) * chance * (1 - chance)
     return gradient / max(1, len(rank) - 1), curvature / max(1, len(rank) - 1)
 
 
@@ -49,60 +43,59 @@ def twin(relevance: np.ndarray, rank: np.ndarray) -> tuple[np.ndarray, np.ndarra
     n_ranks=st.integers(1, 200),
     seed=st.integers(0, 99),
 )
-def test_slates_that_are_compared_whole_are_as_pair_by_pair(
-    sizes: list[int], spread: float, n_ranks: int, seed: int
-) -> None:
+def test_derivatives_match_the_naive_ones(sizes: list[int], spread: float, n_ranks: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     indptr = np.cumsum([0, *sizes])
     relevance, rank = spread * rng.normal(size=indptr[-1]), rng.integers(0, n_ranks, indptr[-1])
     found = derivatives(relevance, rank, indptr, rng.random(OFFSETS))
     for start, stop in pairwise(indptr.tolist()):
-        expected = twin(relevance[start:stop], rank[start:stop])
+        expected = naive_derivatives(relevance[start:stop], rank[start:stop])
         for own, other in zip(found, expected, strict=True):
             np.testing.assert_allclose(own[start:stop], other, rtol=1e-12, atol=1e-15)
 
 
-def test_the_gradient_is_that_of_the_loss() -> None:
+def test_gradient_is_that_of_the_loss() -> None:
     rng = np.random.default_rng(1)
     rank, indptr = rng.integers(0, 9, 30), np.array([0, 30])
-    fault = check_grad(
-        lambda x: loss(x, rank), lambda x: derivatives(x, rank, indptr, JITTER)[0], rng.normal(size=30), epsilon=1e-6
+    error = check_grad(
+        lambda x: naive_loss(x, rank),
+        lambda x: derivatives(x, rank, indptr, JITTER)[0],
+        rng.normal(size=30),
+        epsilon=1e-6,
     )
-    assert fault < 1e-6
+    assert error < 1e-6
 
 
-@pytest.mark.parametrize("jitter", [np.zeros(OFFSETS), JITTER, np.full(OFFSETS, FARTHEST)])
-@pytest.mark.parametrize("size", [WHOLE + 1, WHOLE + 2, 400, 1001])
-def test_every_row_of_a_large_slate_is_in_as_many_pairs(size: int, jitter: np.ndarray) -> None:
+@pytest.mark.parametrize("jitter", [np.zeros(OFFSETS), JITTER, np.full(OFFSETS, np.nextafter(1, 0))])
+@pytest.mark.parametrize("size", [WHOLE + 1, WHOLE + 2, 1001])
+def test_rows_of_large_groups_are_in_equally_many_pairs(size: int, jitter: np.ndarray) -> None:
     rank, indptr = np.random.default_rng(2).permutation(size), np.array([0, size])
     gradient, curvature = derivatives(np.zeros(size), rank, indptr, jitter)
-    # Chances are even, so a pair bends by a quarter; at half the size one distance is one pair of a row, not two.
+    # The curvature of an even pair is 1/4; at half the size a distance is one pair of a row, not two.
     np.testing.assert_allclose(curvature, 0.25, rtol=0.5 / OFFSETS)
     assert abs(gradient.sum()) < 1e-12
     assert np.abs(gradient).max() <= 0.5 * (1 + 0.5 / OFFSETS)
 
 
-def test_the_mean_over_rounds_is_the_whole() -> None:
+def test_sampled_pairs_are_unbiased() -> None:
     rng = np.random.default_rng(3)
     size, rounds = 300, 400
     relevance, rank, indptr = rng.normal(size=size), rng.integers(0, 40, size), np.array([0, size])
     each = np.array([derivatives(relevance, rank, indptr, rng.random(OFFSETS)) for _ in range(rounds)])
     error = each.std(axis=0) / np.sqrt(rounds)
-    assert (np.abs(each.mean(axis=0) - twin(relevance, rank)) < 5 * error + 1e-6).all()
+    assert (np.abs(each.mean(axis=0) - naive_derivatives(relevance, rank)) < 5 * error + 1e-6).all()
     assert (each.std(axis=0) > 0).all()
 
 
-def test_relevance_beyond_all_exponentials_stays_finite() -> None:
+def test_extreme_relevance_stays_finite() -> None:
     relevance, rank = np.array([0.0, 1e6, -1e6, 5.0]), np.array([3, 0, 1, 2])
     gradient, curvature = derivatives(relevance, rank, np.array([0, 4]), JITTER)
-    expected, _ = twin(np.array([0.0, 1e3, -1e3, 5.0]), rank)
-    # Beyond some hundred below the best row all rows are equally far: those are not told from each other.
-    assert np.isfinite(curvature).all()
+    expected, _ = naive_derivatives(np.array([0.0, 1e3, -1e3, 5.0]), rank)
+    assert np.isfinite([gradient, curvature]).all()
     assert gradient[1] == pytest.approx(expected[1])
-    assert np.isfinite(gradient).all()
 
 
-def test_rounds_are_drawn_by_the_seed() -> None:
+def test_seed_determines_the_sampled_pairs() -> None:
     rank, indptr = np.random.default_rng(4).permutation(500), np.array([0, 500])
     relevance = np.random.default_rng(5).normal(size=500)
     one, again, other = (objective(rank, indptr, seed) for seed in (0, 0, 1))

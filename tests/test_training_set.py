@@ -12,8 +12,7 @@ from gbr.data.groups import QueryGroups
 from gbr.data.store import FeatureStore
 from gbr.errors import UsageError
 from gbr.models import training_set
-from gbr.models.base import Rows
-from gbr.models.batches import StreamedMatrix
+from gbr.models.rows import Rows, StreamedMatrix
 from gbr.models.training_set import (
     Sample,
     choose,
@@ -26,7 +25,7 @@ from gbr.models.training_set import (
 )
 from tests.collection import trained, write_collection
 
-#: Of the collection below: floats of the training graphs do not fit, their bins do.
+#: Memory in which the bins of the training graphs below fit, but not their floats.
 STREAMED = 500_000
 
 
@@ -41,26 +40,26 @@ def store(root: Path) -> FeatureStore:
     return FeatureStore(root / "store", "tile:cpu")
 
 
-def slates(*sizes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def groups(*sizes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rows = 2 * np.arange(sum(sizes))
     return rows, np.random.default_rng(0).random(len(rows)), np.cumsum([0, *sizes])
 
 
-def enough(rows: int) -> int:
-    """Memory in which the bins of so many rows of 7 columns fit, and of no more."""
+def memory_for(rows: int) -> int:
+    """Smallest memory in which the bins of ``rows`` rows of 7 columns fit."""
     return next(memory for memory in range(10**6) if most_binned(7, memory) == rows)
 
 
-def test_all_rows_are_chosen_where_their_bins_fit() -> None:
-    rows, target, indptr = slates(5, 30, 10)
-    for wanted in (None, Sample(30)):
-        chosen = choose(rows, target, indptr, 7, enough(45), wanted, 0)
+def test_all_rows_are_used_where_their_bins_fit() -> None:
+    rows, target, indptr = groups(5, 30, 10)
+    for requested in (None, Sample(30)):
+        chosen = choose(rows, target, indptr, 7, memory_for(45), requested, 0)
         assert chosen.sample is None
         assert chosen.rows is rows
 
 
 @pytest.mark.parametrize(
-    ("wanted", "fitting", "sample", "sizes"),
+    ("requested", "fitting", "sample", "sizes"),
     [
         (None, 44, Sample(29), [5, 29, 10]),
         (None, 20, Sample(7), [5, 7, 7]),
@@ -69,17 +68,17 @@ def test_all_rows_are_chosen_where_their_bins_fit() -> None:
         (Sample(3), 20, Sample(3), [3, 3, 3]),
     ],
 )
-def test_rows_are_left_out_where_that_is_wanted_or_bins_do_not_fit(
-    wanted: Sample | None, fitting: int, sample: Sample, sizes: list[int]
+def test_rows_are_sampled_on_request_or_where_bins_do_not_fit(
+    requested: Sample | None, fitting: int, sample: Sample, sizes: list[int]
 ) -> None:
-    rows, target, indptr = slates(5, 30, 10)
-    chosen = choose(rows, target, indptr, 7, enough(fitting), wanted, 0)
+    rows, target, indptr = groups(5, 30, 10)
+    chosen = choose(rows, target, indptr, 7, memory_for(fitting), requested, 0)
     assert chosen.sample == sample
     assert np.diff(chosen.indptr).tolist() == sizes
     assert np.array_equal(chosen.target, target[chosen.rows // 2])
 
 
-def test_features_are_the_same_wherever_they_lie(store: FeatureStore) -> None:
+def test_features_in_memory_equal_streamed_features(store: FeatureStore) -> None:
     known = store.load("train")
     rows = np.sort(np.random.default_rng(0).choice(len(known.X), 100, replace=False))
     names = training_set.columns_of(store, ["nodes", "config"])
@@ -89,13 +88,13 @@ def test_features_are_the_same_wherever_they_lie(store: FeatureStore) -> None:
         found = features(store, "train", known, rows, names, memory)
         assert isinstance(found, np.ndarray)
         assert np.array_equal(found, expected)
-    lazy = features(store, "train", known, rows, names, needed - 1)
-    assert isinstance(lazy, StreamedMatrix)
-    assert lazy.n_batches > 1
-    assert np.array_equal(gathered(lazy), expected)
+    streamed = features(store, "train", known, rows, names, needed - 1)
+    assert isinstance(streamed, StreamedMatrix)
+    assert streamed.n_batches > 1
+    assert np.array_equal(gathered(streamed), expected)
 
 
-def test_graphs_to_stop_on_are_sampled_where_they_do_not_fit(
+def test_validation_graphs_are_sampled_where_they_do_not_fit(
     store: FeatureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = store.load("valid")
@@ -112,7 +111,7 @@ def test_graphs_to_stop_on_are_sampled_where_they_do_not_fit(
         assert target in known.target[(row == known.X).all(axis=1)]
 
 
-def test_a_search_works_in_memory(store: FeatureStore) -> None:
+def test_in_memory_samples_every_group(store: FeatureStore) -> None:
     known = store.load("train")
     every = np.arange(len(known.X))
     X = features(store, "train", known, every, known.columns, 4 * len(known.columns) * 60)
@@ -123,7 +122,7 @@ def test_a_search_works_in_memory(store: FeatureStore) -> None:
     assert in_memory(found, seed=0) is found
 
 
-def test_the_default_is_a_quarter_of_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_memory_is_a_quarter_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 1 << 26 < default_memory() < 1 << 50
     monkeypatch.setattr("os.sysconf", lambda name: {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 100}[name])
     assert default_memory() == 102_400
@@ -137,7 +136,7 @@ def manifest(run: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("backend", ["lightgbm", "xgboost", "ensemble"])
-def test_batches_and_memory_train_the_same(root: Path, tmp_path: Path, backend: str) -> None:
+def test_streamed_training_equals_training_in_memory(root: Path, tmp_path: Path, backend: str) -> None:
     runs = [trained(root, out=tmp_path / f"{memory}", backend=backend, memory=memory) for memory in (1 << 30, STREAMED)]
     first, second = map(manifest, runs)
     assert first["trained_on"] == second["trained_on"]
@@ -149,7 +148,7 @@ def test_batches_and_memory_train_the_same(root: Path, tmp_path: Path, backend: 
         assert taus[1] == pytest.approx(taus[0], abs=0.01)
 
 
-def test_what_streams_is_never_whole_in_memory(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_streamed_features_are_never_all_in_memory(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load = FeatureStore.load
     most: list[int] = []
 
@@ -164,7 +163,7 @@ def test_what_streams_is_never_whole_in_memory(root: Path, tmp_path: Path, monke
     assert max(most) <= STREAMED / 4
 
 
-def test_a_run_says_what_it_was_sampled_to(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_reports_its_sample(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole = manifest(trained(root, out=tmp_path / "whole", backend="lightgbm"))["trained_on"]
     assert (whole["rows"], whole["sample"]) == (170, None)
     assert "learns from" not in capsys.readouterr().err
@@ -190,7 +189,7 @@ def test_a_run_says_what_it_was_sampled_to(root: Path, tmp_path: Path, capsys: p
         (["--memory", "much"], "expected a positive number, got 'much'"),
     ],
 )
-def test_mistakes_are_one_line(
+def test_invalid_options_are_one_line_errors(
     root: Path, tmp_path: Path, extra: list[str], match: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = ["--subset", "tile:cpu", "--data", str(root), "--store", str(root / "store"), "--out", str(tmp_path / "run")]
@@ -199,7 +198,7 @@ def test_mistakes_are_one_line(
     assert not (tmp_path / "run").exists()
 
 
-def test_infinities_of_a_store_are_refused(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_infinite_features_are_refused(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
     known = store.load("train")
     broken = QueryGroups(**{**vars(known), "X": np.where(known.X.max() == known.X, np.inf, known.X)})
     monkeypatch.setattr(FeatureStore, "load", lambda *_: broken)

@@ -1,0 +1,380 @@
+"""Rows to learn from: query groups in memory or streamed, labels of their rows, and samples of them.
+
+Ragged data is flat arrays plus ``indptr``: group ``i`` is rows ``indptr[i]:indptr[i + 1]``.  A target is a runtime or
+runtime / normalizer, lower is faster; labels and predictions of a booster are relevance, higher is faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gbr.errors import UsageError
+
+IntArray = NDArray[np.int64]
+Target = NDArray[np.int64] | NDArray[np.float64]
+Matrix = NDArray[np.float32] | NDArray[np.float64]
+
+#: Floats of a batch, unless a single group has more: 256 MiB.
+CELLS_PER_BATCH: Final = 1 << 26
+#: Rows that are checked for infinities at a time.
+_ROWS_AT_ONCE: Final = 1 << 13
+
+
+class StreamedMatrix:
+    """A matrix that is too large for memory, float32 (rows, columns): batches of whole groups are read on demand.
+
+    Parameters
+    ----------
+    read : callable
+        ``read(first, last)`` returns all rows of groups ``first`` to ``last - 1``, float32 (rows, columns).
+    bounds : int64 (groups + 1,)
+        Group ``i`` is rows ``bounds[i]:bounds[i + 1]`` of the source.
+    rows : int64 (rows,)
+        Rows of the source that this matrix consists of, group by group; in any order within a group.
+    n_columns : int
+    memory : int
+        Bytes that a learner should gather from the matrix at once.
+    cells : int
+        Floats read at once, unless a single group has more.
+    """
+
+    dtype: Final = np.dtype(np.float32)
+
+    def __init__(
+        self,
+        read: Callable[[int, int], NDArray[np.float32]],
+        bounds: IntArray,
+        rows: IntArray,
+        n_columns: int,
+        memory: int,
+        cells: int = CELLS_PER_BATCH,
+    ) -> None:
+        self._read = read
+        self._bounds = bounds
+        self._rows = rows
+        self._cells = cells
+        self.memory = memory
+        self.shape = (len(rows), n_columns)
+        group = np.searchsorted(bounds, rows, side="right") - 1
+        if (np.diff(group) < 0).any():
+            raise ValueError("rows: expected the rows of a group to be contiguous")
+        self._ranges = _merged_groups(bounds, np.unique(group), max(1, cells // n_columns))
+        ends = np.searchsorted(group, self._ranges[:, 1], side="left")
+        #: Batch ``i`` is rows ``starts[i]:starts[i + 1]``.
+        self.starts: IntArray = np.concatenate(([0], ends)).astype(np.int64)
+        self._cached: tuple[int, NDArray[np.float32]] | None = None
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def n_batches(self) -> int:
+        """Number of batches."""
+        return len(self._ranges)
+
+    def batch(self, number: int) -> NDArray[np.float32]:
+        """Rows ``starts[number]:starts[number + 1]``; the most recent batch is cached.
+
+        Raises
+        ------
+        UsageError
+            For an infinite value.
+        StoreError
+            As raised by the source.
+        """
+        if self._cached is None or self._cached[0] != number:
+            self.clear_cache()  # never hold two batches
+            first, last = self._ranges[number].tolist()
+            values = self._read(first, last)
+            rows = self._rows[self.starts[number] : self.starts[number + 1]] - self._bounds[first]
+            if len(rows) != len(values) or (np.diff(rows) != 1).any():
+                values = values[rows]
+            check_finite(values, int(self.starts[number]))
+            self._cached = number, values
+        return self._cached[1]
+
+    def batches(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """All batches, each with its range of rows."""
+        for number in range(self.n_batches):
+            yield slice(int(self.starts[number]), int(self.starts[number + 1])), self.batch(number)
+        self.clear_cache()
+
+    def clear_cache(self) -> None:
+        """Free the cached batch."""
+        self._cached = None
+
+    def __getitem__(self, index: NDArray[Any]) -> NDArray[np.float32]:
+        """Gather rows into memory, by position in any order or by a bool mask; reads every batch involved once."""
+        rows = np.flatnonzero(index) if index.dtype == bool else index
+        gathered = np.empty((len(rows), self.shape[1]), np.float32)
+        batch_of = np.searchsorted(self.starts, rows, side="right") - 1
+        for number in np.unique(batch_of).tolist():
+            positions = np.flatnonzero(batch_of == number)
+            gathered[positions] = self.batch(number)[rows[positions] - self.starts[number]]
+        return gathered
+
+    def view(self, rows: IntArray) -> StreamedMatrix:
+        """Some rows in another order, not yet read; rows of a group must be contiguous and groups in order."""
+        return StreamedMatrix(self._read, self._bounds, self._rows[rows], self.shape[1], self.memory, self._cells)
+
+
+def _merged_groups(bounds: IntArray, groups: IntArray, rows: int) -> IntArray:
+    """Merge neighbouring groups up to ``rows`` rows, int64 (ranges, 2): first group, and last + 1."""
+    ranges: list[tuple[int, int]] = []
+    for group in groups.tolist():
+        if ranges and ranges[-1][1] == group and bounds[group + 1] - bounds[ranges[-1][0]] <= rows:
+            ranges[-1] = (ranges[-1][0], group + 1)
+        else:
+            ranges.append((group, group + 1))
+    return np.array(ranges, np.int64).reshape(-1, 2)
+
+
+def check_finite(X: Matrix, first: int = 0) -> None:
+    """Refuse infinite values without a copy of the matrix; ``first`` is the row number of ``X[0]`` in messages.
+
+    Raises
+    ------
+    UsageError
+        Names the row and column of the first infinite value.
+    """
+    for start in range(0, len(X), _ROWS_AT_ONCE):
+        infinite = np.isinf(X[start : start + _ROWS_AT_ONCE])
+        if infinite.any():
+            row, column = np.unravel_index(int(infinite.argmax()), infinite.shape)
+            raise UsageError(
+                f"X: row {first + start + row}, column {column} is infinite; expected finite numbers (NaN for missing)"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Query groups that a model learns from.
+
+    Parameters
+    ----------
+    X : float32 or float64 (rows, columns), or StreamedMatrix
+    target : int64 or float64 (rows,)
+        Lower is faster.
+    indptr : int64 (groups + 1,)
+    """
+
+    X: Matrix | StreamedMatrix
+    target: Target
+    indptr: IntArray
+
+    @property
+    def sizes(self) -> IntArray:
+        """Rows per group, int64 (groups,)."""
+        return np.diff(self.indptr)
+
+    @property
+    def n_rankable(self) -> int:
+        """Number of groups with at least two different targets."""
+        return sum(a < b and bool(np.ptp(self.target[a:b]) > 0) for a, b in pairwise(self.indptr.tolist()))
+
+    def take(self, rows: IntArray, indptr: IntArray) -> Rows:
+        """Some rows under new group bounds, groups in order; a streamed matrix stays streamed."""
+        X = self.X.view(rows) if isinstance(self.X, StreamedMatrix) else self.X[rows]
+        return Rows(X, self.target[rows], indptr)
+
+    def batches(self) -> Iterator[tuple[slice, Matrix]]:
+        """Ranges of rows and their features, whole groups each; a single batch for a matrix in memory."""
+        if isinstance(self.X, StreamedMatrix):
+            yield from self.X.batches()
+        else:
+            yield slice(0, len(self.X)), self.X
+
+
+# --- labels ----------------------------------------------------------------------------------------------------------
+
+
+def ranks(target: Target, indptr: IntArray) -> IntArray:
+    """Dense rank of every row within its group, int64 (rows,): 0 is the slowest, equal targets share a rank.
+
+    Values are compared in their own type: int64 is exact, and so is float64 for quotients of runtimes below 2**50 by
+    one normalizer per group (a cast to float32 would merge distinct runtimes from 2**24 ns = 17 ms on).
+
+    Parameters
+    ----------
+    target : int64 or float64 (rows,)
+        Without NaN.
+    indptr : int64 (groups + 1,)
+    """
+    rank, distinct = _ranks_from_fastest(target, indptr)
+    return np.asarray(np.repeat(distinct, np.diff(indptr)) - 1 - rank, np.int64)
+
+
+def normalised_rank(target: Target, indptr: IntArray) -> NDArray[np.float32]:
+    """Dense rank scaled to [0, 1], float32 (rows,): 1 is the fastest; 1/2 in groups whose targets are all equal."""
+    rank, distinct = _ranks_from_fastest(target, indptr)
+    last = np.repeat(distinct - 1, np.diff(indptr))
+    scaled = np.full(len(rank), 0.5)
+    np.divide(last - rank, last, out=scaled, where=last > 0)
+    return scaled.astype(np.float32)
+
+
+def relative_speed(target: Target, indptr: IntArray) -> NDArray[np.float32]:
+    """Speed relative to the fastest row of the group, float32 (rows,) in (0, 1].
+
+    Differences among slow rows shrink, those among fast rows stay, which is what choosing the best few depends on.
+    Groups with targets that are not positive, or all equal, get their :func:`normalised_rank`.
+    """
+    label = normalised_rank(target, indptr)
+    for start, stop in pairwise(indptr.tolist()):
+        own = target[start:stop].astype(np.float64)
+        if len(own) and 0 < own.min() < own.max():
+            label[start:stop] = own.min() / own
+    return label
+
+
+#: Label of the objectives that are least squares.
+REGRESSION_LABELS: Final = {"l2": normalised_rank, "speed": relative_speed}
+
+
+def _ranks_from_fastest(target: Target, indptr: IntArray) -> tuple[IntArray, IntArray]:
+    """Dense ranks with 0 the fastest, int64 (rows,), and distinct targets per group, int64 (groups,)."""
+    sizes = np.diff(indptr)
+    group = np.repeat(np.arange(len(sizes)), sizes)
+    order = np.lexsort((target, group))
+    arranged = target[order]
+    new = np.ones(len(order), bool)
+    new[1:] = (arranged[1:] != arranged[:-1]) | (group[order][1:] != group[order][:-1])
+    running = np.cumsum(new)
+    before = np.concatenate(([0], running))[indptr]
+    rank = np.empty(len(order), np.int64)
+    rank[order] = running - 1 - before[:-1][group]
+    return rank, np.diff(before)
+
+
+# --- samples ---------------------------------------------------------------------------------------------------------
+
+#: Ways to sample the rows of a group.
+POLICIES: Final = ("uniform", "stratified", "close")
+
+
+def sample(target: Target, indptr: IntArray, most: int, policy: str = POLICIES[0], seed: int = 0) -> IntArray:
+    """Sample at most ``most`` rows of every group.
+
+    ``uniform`` is the default: on the measured tile kernels, scored on held-out ones, ``stratified`` gains nothing
+    beyond the spread over seeds and ``close`` costs .01 to .08 of tau (``benchmarks/results/sampling.md``).
+
+    Parameters
+    ----------
+    target : int64 or float64 (rows,)
+    indptr : int64 (groups + 1,)
+    most : int
+        Rows per group, at least 2.
+    policy : str
+        ``uniform``: without preference.  ``stratified``: one row of each of ``most`` equal parts of the order from
+        fastest to slowest, and the fastest and the slowest row.  ``close``: pairs of neighbours in that order, whose
+        runtimes differ little; tied rows count once as long as there are enough others.
+    seed : int
+
+    Returns
+    -------
+    int64 (sampled,)
+        Positions, ascending and distinct.
+
+    Raises
+    ------
+    UsageError
+        For an unknown policy or fewer than two rows per group.
+    """
+    if policy not in _SAMPLERS:
+        raise UsageError(f"sample: expected {' or '.join(map(repr, POLICIES))}, got policy {policy!r}")
+    if most < 2:
+        raise UsageError(f"sample: expected at least 2 rows per group, got {most}")
+    rng = np.random.default_rng(seed)
+    sampled = []
+    for start, stop in pairwise(indptr.tolist()):
+        if stop - start <= most:
+            sampled.append(np.arange(start, stop))
+        else:
+            sampled.append(start + np.sort(_SAMPLERS[policy](target[start:stop], most, rng)))
+    return np.concatenate(sampled) if sampled else np.zeros(0, np.int64)
+
+
+def subsample(start: int, stop: int, most: int, rng: np.random.Generator) -> IntArray:
+    """All rows ``start`` to ``stop - 1``, or ``most`` random ones of them, ascending."""
+    rows = np.arange(start, stop)
+    return rows if len(rows) <= most else np.sort(rng.choice(rows, most, replace=False))
+
+
+def largest_cap(sizes: IntArray, rows: int) -> int:
+    """Largest number of rows per group such that all groups together keep at most ``rows``; at least 2."""
+    if sizes.sum() <= rows:
+        return max(2, int(sizes.max(initial=2)))
+    # Groups by size: the first i stay whole, the others share what is left.
+    ordered = np.sort(sizes)
+    whole = np.concatenate(([0], np.cumsum(ordered)[:-1]))
+    share = (rows - whole) // np.arange(len(ordered), 0, -1)
+    return max(2, int(share[np.argmax(share < ordered)]))
+
+
+def even_parts(sizes: IntArray, n_parts: int, order: IntArray) -> IntArray:
+    """Distribute groups over parts of about equal numbers of rows, greedily.
+
+    Parameters
+    ----------
+    sizes : int64 (groups,)
+        Rows; an empty group counts as one row, so that no part stays empty.
+    n_parts : int
+    order : int64 (groups,)
+        Order of assignment, the largest group first.
+
+    Returns
+    -------
+    int64 (groups,)
+        Part of each group, below ``n_parts`` and the number of groups.
+    """
+    load = np.zeros(min(n_parts, len(sizes)), np.int64)
+    part_of = np.empty(len(sizes), np.int64)
+    for group in order:
+        part_of[group] = load.argmin()
+        load[part_of[group]] += max(1, sizes[group])
+    return part_of
+
+
+def _uniform(target: Target, most: int, rng: np.random.Generator) -> IntArray:
+    return rng.choice(len(target), most, replace=False)
+
+
+def _stratified(target: Target, most: int, rng: np.random.Generator) -> IntArray:
+    order = _order(target, rng)
+    bounds = np.linspace(0, len(order), most + 1).astype(np.int64)
+    positions = rng.integers(bounds[:-1], bounds[1:])
+    positions[0], positions[-1] = 0, len(order) - 1
+    return order[positions]
+
+
+def _close(target: Target, most: int, rng: np.random.Generator) -> IntArray:
+    order = _order(target, rng)
+    arranged = target[order]
+    first = np.concatenate(([True], arranged[1:] != arranged[:-1]))
+    if first.sum() >= most:
+        order = order[first]
+    # Pairs of neighbours start at the first row or at the second.
+    order = order[rng.integers(2) if len(order) > most else 0 :]
+    firsts = 2 * rng.choice(len(order) // 2, most // 2, replace=False)
+    sampled = np.concatenate([order[firsts], order[firsts + 1]])
+    if most % 2:
+        sampled = np.append(sampled, rng.choice(np.setdiff1d(order, sampled)))
+    return sampled
+
+
+def _order(target: Target, rng: np.random.Generator) -> IntArray:
+    """Positions from the fastest to the slowest row, ties in random order."""
+    return np.lexsort((rng.random(len(target)), target))
+
+
+_SAMPLERS: Final[Mapping[str, Callable[[Target, int, np.random.Generator], IntArray]]] = {
+    "uniform": _uniform,
+    "stratified": _stratified,
+    "close": _close,
+}

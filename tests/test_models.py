@@ -1,0 +1,414 @@
+"""Backends and model directories: streamed fits, constant columns, attribution, ensembles, saving and loading."""
+
+from __future__ import annotations
+
+import io as bytes_io
+import json
+import zipfile
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gbr.errors import ModelError, StoreError, UsageError
+from gbr.evaluation.metrics import kendall_tau
+from gbr.models import ensemble, io, lightgbm
+from gbr.models.base import ValidTau, backend
+from gbr.models.lightgbm import random_parts
+from gbr.models.params import MEMBERS, Settings, resolve
+from gbr.models.rows import Rows, StreamedMatrix
+from gbr.ranker import Ranker
+from tests.ranking import BACKENDS, EVERY, QUICK, amounts, frame, problem, streamed
+
+ALL = [*EVERY, ("ensemble", "mixed-few"), ("costmodel", "nnls")]
+
+
+# --- early stopping and splitting ------------------------------------------------------------------------------------
+
+
+def test_valid_tau_samples_large_groups_and_skips_flat_ones() -> None:
+    target = np.concatenate([np.arange(3000.0), np.ones(5), np.arange(4.0)])
+    valid = Rows(np.arange(3009, dtype=np.float64)[:, None], target, np.array([0, 3000, 3005, 3009]))
+    tau = ValidTau(valid, seed=0)
+    assert tau.rows.sizes.tolist() == [1000, 4]
+    assert tau(-tau.rows.X[:, 0]) == 1.0
+    assert tau(np.concatenate([-np.arange(1000.0), np.arange(4.0)])) == 0.0
+
+
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=6), st.integers(1, 15))
+@settings(max_examples=80, deadline=None)
+def test_random_parts_keep_every_row(sizes: list[int], limit: int) -> None:
+    parts = random_parts(np.cumsum([0, *sizes]).astype(np.int64), limit, seed=1)
+    if max(sizes) <= limit:
+        assert parts is None
+        return
+    assert parts is not None
+    rows, indptr = parts
+    assert sorted(rows.tolist()) == list(range(sum(sizes)))
+    group = np.repeat(np.arange(len(sizes)), sizes)
+    for start, stop in pairwise(indptr):
+        assert stop - start <= limit
+        assert len(set(group[rows[start:stop]])) <= 1
+    assert len(indptr) - 1 == sum(max(1, -(-size // limit)) for size in sizes)
+
+
+def test_lambdarank_trains_on_groups_above_lightgbms_limit() -> None:
+    X = np.random.default_rng(0).normal(size=(10_400, 2)).astype(np.float32)
+    ranker = Ranker("lightgbm", "lambdarank", **(QUICK | {"n_estimators": 3})).fit(X, X[:, 0])
+    assert ranker.score(X, X[:, 0]) > 0.6
+
+
+# --- streamed matrices -----------------------------------------------------------------------------------------------
+
+
+def settings_for(name: str, objective: str, **capacity: Any) -> Settings:
+    return resolve(
+        name, objective, capacity={**QUICK, **capacity}, early_stopping_rounds=10, seed=0, n_jobs=1,
+        params={}, n_groups=40, n_rows=1000, costs=(2, 4),
+    )  # fmt: skip
+
+
+def groups(n_groups: int = 40, size: int = 24, seed: int = 0) -> Rows:
+    X, runtime, _ = problem(n_groups, size, seed)
+    X[:, [2, 4]] = np.abs(X[:, [2, 4]])
+    X[::7, 3] = np.nan
+    return Rows(X, runtime, np.arange(0, len(X) + 1, size))
+
+
+def as_streamed(rows: Rows, cells: int = 700, memory: int = 1 << 30) -> Rows:
+    assert isinstance(rows.X, np.ndarray)
+    X, _ = streamed(rows.X, rows.indptr, np.arange(len(rows.X)), cells, memory)
+    return Rows(X, rows.target, rows.indptr)
+
+
+def mean_tau(relevance: np.ndarray, rows: Rows) -> float:
+    taus = [kendall_tau(-relevance[a:b], rows.target[a:b]) for a, b in pairwise(rows.indptr.tolist())]
+    return float(np.mean(taus))
+
+
+@pytest.mark.parametrize(("name", "objective"), ALL)
+@pytest.mark.parametrize("stopping", [False, True])
+def test_streamed_fit_equals_the_fit_in_memory(name: str, objective: str, stopping: bool) -> None:
+    train, valid, chosen = groups(), groups(10, seed=1), settings_for(name, objective)
+    whole, parts = (
+        backend(name).fit(rows, valid if stopping else None, chosen) for rows in (train, as_streamed(train))
+    )
+    if name in ("lightgbm", "costmodel"):
+        assert parts.to_bytes() == whole.to_bytes()
+    assert isinstance(valid.X, np.ndarray)
+    expected, found = whole.predict(valid.X, 1), parts.predict(valid.X, 1)
+    assert np.corrcoef(found, expected)[0, 1] > 0.99
+    assert mean_tau(found, valid) == pytest.approx(mean_tau(expected, valid), abs=0.01)
+
+
+def test_streamed_lightgbm_details(monkeypatch: pytest.MonkeyPatch) -> None:
+    train = groups()
+    assert isinstance(train.X, np.ndarray)
+    train.X[:, 0] = np.arange(len(train.X)) < 12
+    fit = backend("lightgbm").fit
+    for least in (5, 15):  # columns that are dropped for min_child_samples
+        chosen = settings_for("lightgbm", "l2", min_child_samples=least)
+        whole = fit(train, None, chosen).to_bytes()
+        assert fit(as_streamed(train), None, chosen).to_bytes() == whole
+        assert (b"feature_infos=none " in whole) == (least > 12)
+    monkeypatch.setattr(lightgbm, "ROWS_PER_PART", 9)
+    chosen = settings_for("lightgbm", "lambdarank")
+    assert fit(as_streamed(train), None, chosen).to_bytes() == fit(train, None, chosen).to_bytes()
+    monkeypatch.setattr(lightgbm, "_LEAST_BIN_ROWS", 100)
+    few = fit(as_streamed(train, memory=300 * 32 * 5), None, settings_for("lightgbm", "l2"))
+    assert b"bin_construct_sample_cnt: 300" in few.to_bytes()
+
+
+def test_xgboost_in_one_batch_gives_the_same_bytes() -> None:
+    train, chosen = groups(), settings_for("xgboost", "pairwise")
+    whole = backend("xgboost").fit(train, None, chosen).to_bytes()
+    assert backend("xgboost").fit(as_streamed(train, 1 << 20), None, chosen).to_bytes() == whole
+
+
+@pytest.mark.parametrize(("name", "objective"), [("lightgbm", "l2"), ("xgboost", "pairwise"), ("costmodel", "nnls")])
+def test_errors_of_the_source_are_raised(name: str, objective: str) -> None:
+    def damaged(first: int, last: int) -> np.ndarray:
+        raise StoreError("damaged")
+
+    train = groups()
+    X = StreamedMatrix(damaged, train.indptr, np.arange(len(train.target)), 5, 1 << 30)
+    with pytest.raises(StoreError, match="damaged"):
+        backend(name).fit(Rows(X, train.target, train.indptr), None, settings_for(name, objective))
+
+
+# --- constant columns ------------------------------------------------------------------------------------------------
+
+#: Positions of the columns of `problem` among constant columns.
+VARYING = np.array([1, 2, 5, 6, 9])
+
+
+def with_constants(X: np.ndarray) -> np.ndarray:
+    wide = np.full((len(X), 11), 7, np.float32)
+    wide[:, 4] = np.nan
+    wide[:, VARYING] = X
+    return wide
+
+
+@pytest.mark.parametrize("stopping", [False, True])
+def test_constant_columns_do_not_change_xgboost(stopping: bool) -> None:
+    X, runtime, qid = problem()
+    X[3, 4] = np.nan  # a missing value makes a column vary
+    other = problem(8, seed=1)
+    wide_other = (with_constants(other[0]), *other[1:])
+    narrow, wide = (Ranker("xgboost", costs=[column], monotone=True, **QUICK) for column in (1, 2))
+    narrow.fit(X, runtime, qid=qid, eval_set=other if stopping else None)
+    wide.fit(with_constants(X), runtime, qid=qid, eval_set=wide_other if stopping else None)
+    assert np.array_equal(narrow.predict(other[0]), wide.predict(wide_other[0]))
+    assert np.array_equal(narrow.feature_importances_, wide.feature_importances_[VARYING])
+    loaded = backend("xgboost").load(wide.model_.to_bytes(), wide.settings_)
+    assert loaded.n_features == 11
+    assert np.array_equal(-loaded.predict(wide_other[0], 1), wide.predict(wide_other[0]))
+    changed = wide_other[0].copy()
+    changed[:, np.setdiff1d(np.arange(11), VARYING)] = -1e9
+    assert np.array_equal(wide.predict(changed), wide.predict(wide_other[0]))
+
+
+@pytest.mark.parametrize("name", ["lightgbm", "xgboost"])
+def test_constant_matrix_gives_equal_scores(name: str) -> None:
+    _, runtime, qid = problem(6)
+    X = np.ones((len(runtime), 3), np.float32)
+    for eval_set in (None, (X, runtime, qid)):
+        assert np.ptp(Ranker(name, **QUICK).fit(X, runtime, qid=qid, eval_set=eval_set).predict(X)) == 0
+
+
+def test_max_bin_of_xgboost_is_respected() -> None:
+    X, runtime, qid = problem()
+    thresholds = []
+    for params in ({"max_bin": 4}, None):
+        model: Any = Ranker("xgboost", params=params, **QUICK).fit(X, runtime, qid=qid, eval_set=(X, runtime, qid))
+        table = model.model_.booster.trees_to_dataframe()
+        thresholds.append(len(table[table["Feature"] == "f1"]["Split"].unique()))
+    assert thresholds[0] <= 4 < thresholds[1]
+
+
+# --- attribution -----------------------------------------------------------------------------------------------------
+
+
+def explained(name: str, objective: str, **parameters: Any) -> tuple[Ranker, np.ndarray]:
+    """A ranker of non-negative columns, the last of which is constant, and its first group."""
+    X, runtime, qid = problem(12)
+    X = np.concatenate([np.abs(X), np.full((len(X), 1), 3, np.float32)], axis=1)
+    ranker = Ranker(name, objective, costs=[0, 1, 3], **{**QUICK, "n_estimators": 12}, **parameters)
+    return ranker.fit(X, runtime, qid=qid), X[qid == 0]
+
+
+@pytest.mark.parametrize(("name", "objective"), ALL)
+def test_contributions_sum_to_the_difference_of_scores(name: str, objective: str) -> None:
+    ranker, X = explained(name, objective)
+    relevance = -ranker.predict(X)
+    assert np.ptp(relevance) > 0
+    for first, second in ((0, 1), (3, 17), (5, 5)):
+        parts = ranker.model_.compare(X, first, second, 1)
+        assert parts.shape == (6,)
+        assert parts.sum() == pytest.approx(relevance[first] - relevance[second], rel=1e-4, abs=1e-5)
+        np.testing.assert_allclose(ranker.model_.compare(X, second, first, 1), -parts, rtol=1e-4, atol=1e-6)
+        assert parts[5] == 0
+
+
+def test_contributions_in_trees_of_one_split() -> None:
+    ranker, X = explained("lightgbm", "l2", params={"boost_from_average": False, "max_depth": 1})
+    for first, second in ((0, 1), (2, 9)):
+        swapped = X[[first] * 6]  # each column in turn takes the other row's value
+        swapped[np.arange(6), np.arange(6)] = X[second]
+        expected = ranker.predict(swapped) - ranker.predict(X[[first]])
+        np.testing.assert_allclose(ranker.model_.compare(X, first, second, 1), expected, atol=1e-9)
+
+
+def test_contributions_of_cost_model_and_ensemble() -> None:
+    ranker, X = explained("costmodel", "nnls")
+    amount = 2.0 ** X.astype(np.float64) - 1
+    expected = ranker.model_.gains() * (amount[9] - amount[4])
+    np.testing.assert_allclose(ranker.model_.compare(X, 4, 9, 1), expected, rtol=1e-6)
+    ranker, X = explained("ensemble", "mixed-few")
+    members: Any = ranker.model_
+    expected = np.mean([member.model.compare(X, 7, 8, 1) / member.spread for member in members.members], axis=0)
+    np.testing.assert_allclose(ranker.model_.compare(X, 7, 8, 1), expected, rtol=1e-12)
+
+
+def test_linear_trees_cannot_be_attributed() -> None:
+    ranker, X = explained("lightgbm", "l2", params={"linear_tree": True})
+    with pytest.raises(UsageError, match=r"LightGBM: .*linear"):
+        ranker.model_.compare(X, 0, 1, 1)
+
+
+# --- ensemble and cost model -----------------------------------------------------------------------------------------
+
+
+def test_ensemble_is_the_mean_of_its_scaled_members() -> None:
+    X, runtime, qid = problem(20)
+    other = problem(20, seed=1)
+    ranker = Ranker("ensemble", **QUICK).fit(X, runtime, qid=qid)
+    expected, taus = np.zeros(len(X)), []
+    for number, (name, objective) in enumerate(MEMBERS["mixed"]):
+        member = Ranker(name, objective, random_state=number, **QUICK).fit(X, runtime, qid=qid)
+        scores = member.predict(X)
+        expected += scores / np.mean([scores[qid == group].std() for group in range(20)]) / len(MEMBERS["mixed"])
+        taus.append(member.score(*other[:2], qid=other[2]))
+    np.testing.assert_allclose(ranker.predict(X), expected, rtol=1e-9)
+    assert ranker.score(*other[:2], qid=other[2]) > np.mean(taus)
+
+
+def test_default_mixture_depends_on_costs_groups_and_goal() -> None:
+    X, runtime, qid = amounts()
+
+    def mixture(qid: np.ndarray, **parameters: Any) -> str:
+        return Ranker(**{**QUICK, "n_estimators": 2}, **parameters).fit(X, runtime, qid=qid).settings_.objective
+
+    assert mixture(qid, costs=[0, 2]) == "mixed-few"
+    assert mixture(qid) == "mixed"
+    assert mixture(np.repeat(np.arange(100), 4), costs=[0, 2]) == "mixed"
+    assert mixture(qid, costs=[0], goal="topk") == "mixed-top"
+
+
+def test_cost_model_finds_the_prices(tmp_path: Path) -> None:
+    X, runtime, qid = amounts()
+    prices = Ranker("costmodel", costs=[0, 1, 2]).fit(X, runtime, qid=qid).model_.gains()
+    assert prices[0] / prices[2] == pytest.approx(6.0, rel=0.1)
+    assert prices[1] < 0.02 * prices[2]
+    ranker = Ranker("costmodel", costs=["block0.c2", "block0.c0"]).fit(frame(X), runtime, qid=qid)
+    X_new, runtime_new, qid_new = amounts(seed=1)
+    assert ranker.score(frame(X_new), runtime_new, qid=qid_new) > 0.9
+    ranker.save(tmp_path)
+    loaded = Ranker.load(tmp_path)
+    assert loaded.costs == ["block0.c2", "block0.c0"]
+    assert np.array_equal(loaded.predict(frame(X)), ranker.predict(frame(X)))
+
+
+# --- model directories -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def fitted(request: pytest.FixtureRequest) -> Ranker:
+    X, runtime, qid = problem(10)
+    ranker = Ranker(request.param, early_stopping_rounds=3, **QUICK)
+    other = problem(5, seed=4)
+    return ranker.fit(frame(X), runtime, qid=qid, eval_set=(frame(other[0]), *other[1:]))
+
+
+def test_loaded_model_equals_the_saved_one(fitted: Ranker, tmp_path: Path) -> None:
+    fitted.save(tmp_path / "one")
+    loaded = Ranker.load(tmp_path / "one")
+    X = frame(problem(6, seed=9)[0])
+    assert np.array_equal(loaded.predict(X), fitted.predict(X))
+    assert np.array_equal(loaded.feature_importances_, fitted.feature_importances_)
+    assert loaded.settings_ == fitted.settings_
+    assert loaded.feature_names_in_.tolist() == fitted.feature_names_in_.tolist()
+    assert (loaded.best_iteration_, loaded.best_score_) == (fitted.best_iteration_, fitted.best_score_)
+    loaded.save(tmp_path / "two")
+    one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
+    assert one == two
+
+
+def test_libraries_read_the_model_file(fitted: Ranker, tmp_path: Path) -> None:
+    fitted.save(tmp_path)
+    X = problem(3, seed=9)[0]
+    (path,) = tmp_path.glob("model-*")
+    if fitted.backend == "ensemble":
+        with zipfile.ZipFile(path) as archive:
+            names = [Path(name).suffix for name in archive.namelist()]
+        assert names == [".txt", ".txt", ".txt", ".json", ".json"]
+        return
+    if fitted.backend == "lightgbm":
+        import lightgbm
+
+        raw = lightgbm.Booster(model_file=str(path)).predict(X)
+    else:
+        import xgboost
+
+        raw = xgboost.Booster(model_file=str(path)).inplace_predict(X, predict_type="margin")
+    assert np.array_equal(-np.asarray(raw, np.float64), fitted.predict(frame(X)))
+
+
+def test_saving_again_replaces_the_model(fitted: Ranker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    X, runtime, qid = problem(6)
+    (tmp_path / "notes.md").write_text("mine")
+    for name in BACKENDS:
+        Ranker(name, **QUICK).fit(X, runtime, qid=qid).save(tmp_path)
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".json", ".md"]
+    expected = Ranker.load(tmp_path).predict(X)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("gbr.models.io.write_json", full)
+    with pytest.raises(OSError, match="No space left"):
+        fitted.save(tmp_path)
+    assert np.array_equal(Ranker.load(tmp_path).predict(X), expected)
+
+
+def edit(**changes: Any) -> Callable[[Path, Path], None]:
+    def apply(manifest: Path, _: Path) -> None:
+        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | changes))
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("damage", "match"),
+    [
+        (lambda manifest, _: manifest.unlink(), "holds no model .*python -m gbr.train"),
+        (lambda manifest, _: manifest.write_text('{"format": '), "damaged or not JSON"),
+        (lambda manifest, _: manifest.write_text("[]"), "not the manifest of a gbr model"),
+        (edit(format="other"), "not the manifest of a gbr model"),
+        (edit(format_version=1), "format version 1, this gbr reads 3"),
+        (edit(model=None), "model is missing or invalid"),
+        (edit(model={"file": "../x.txt", "sha256": "0"}), "names no model file"),
+        (edit(settings={}), "do not match"),
+        (edit(features={"count": 4, "names": None}), "do not match"),
+        (edit(features={"count": 5, "names": ["a"]}), "do not match"),
+        (edit(backend="catboost"), "do not match .*catboost"),
+        (edit(best_iteration=10**6), "do not match .* rounds"),
+        (lambda _, model: model.unlink(), "the model file is missing"),
+        (lambda _, model: model.write_bytes(model.read_bytes()[:-40]), "damaged or edited"),
+    ],
+)
+def test_damaged_models_are_refused(fitted: Ranker, tmp_path: Path, damage: Any, match: str) -> None:
+    fitted.save(tmp_path)
+    (model,) = tmp_path.glob("model-*")
+    damage(tmp_path / "manifest.json", model)
+    with pytest.raises(ModelError, match=match):
+        Ranker.load(tmp_path)
+
+
+@pytest.mark.parametrize("junk", [b"", b"tree\nversion=v4\n", b"\x00\xff", b"{}"])
+def test_files_that_are_no_model_are_refused(fitted: Ranker, junk: bytes, tmp_path: Path) -> None:
+    fitted.save(tmp_path)
+    manifest = io.read_manifest(tmp_path)
+    io.write(tmp_path, junk, ".txt", {key: value for key, value in manifest.items() if key != "model"})
+    with pytest.raises(ModelError, match="manifest and model do not match"):
+        Ranker.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"file": "missing.txt"},
+        {"file": "3-xgboost-pairwise.json"},
+        {"spread": 0},
+        {"settings": None},
+        {"iterations": -1},
+    ],
+)
+def test_ensembles_with_an_invalid_index_are_refused(changes: dict[str, Any]) -> None:
+    X, runtime, qid = problem(4)
+    ranker = Ranker("ensemble", **QUICK).fit(X, runtime, qid=qid)
+    archive, buffer = zipfile.ZipFile(bytes_io.BytesIO(ranker.model_.to_bytes())), bytes_io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as edited:
+        for name in archive.namelist():
+            content = archive.read(name)
+            if name == "members.json":
+                index = json.loads(content)
+                content = json.dumps([index[0] | changes, *index[1:]]).encode()
+            edited.writestr(name, content)
+    with pytest.raises(ValueError, match=r"not an? |expected|invalid settings"):
+        ensemble.load(buffer.getvalue(), ranker.settings_)
