@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # scikit-learn brings its own OpenMP runtime, which reads it once
 
+from scipy.stats import kendalltau
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, column_or_1d, validate_data
@@ -24,7 +25,6 @@ from gbr.data import hardware
 from gbr.data.build import extract
 from gbr.data.graph import Graph, read_graph
 from gbr.errors import ModelError, UsageError
-from gbr.evaluation.metrics import kendall_tau
 from gbr.models import io
 from gbr.models.base import Model, backend, set_rounds
 from gbr.models.params import CAPACITY, SEEDS, Settings, resolve, settings_from, threads
@@ -296,7 +296,8 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         groups = [slice(a, b) for a, b in pairwise(indptr) if np.ptp(target[a:b])]
         if not groups:
             raise UsageError("y: expected a query group with two different runtimes; there is no order to score")
-        taus = [kendall_tau(scores[group], target[group]) for group in groups]
+        # NaN where all scores are equal
+        taus = [np.nan_to_num(kendalltau(scores[group], target[group]).statistic) for group in groups]
         return float(np.average(taus, weights=[weight[group].mean() for group in groups]))
 
     def predict_graph(self, graph: Graph | str | os.PathLike[str]) -> NDArray[np.float64]:

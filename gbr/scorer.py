@@ -145,7 +145,7 @@ class Scorer:
         return values if values.dtype in (np.int8, np.float32) else values.astype(np.float32)
 
     def _layout(self, graph: Graph, hardware: Hardware) -> tuple[Schema, Callable[[NDArray[Any]], FloatArray]]:
-        from features.program import Program
+        from features.graph import Program
         from features.layout.extractor import LayoutExtractor
 
         assert graph.node_config_ids is not None
@@ -163,7 +163,7 @@ class Scorer:
 
 
 def _tile(graph: Graph, hardware: Hardware) -> tuple[Schema, Callable[[NDArray[Any]], FloatArray]]:
-    from features.program import Program
+    from features.graph import Program
     from features.tile.extractor import TileExtractor
 
     extractor = TileExtractor(Program(graph.node_opcode, graph.node_feat, graph.edge_index), hardware)

@@ -203,7 +203,7 @@ def test_a_run_goes_to_a_folder_of_its_own(root: Path, tmp_path: Path, monkeypat
         (["--set", "num_leaves"], 2, "--set num_leaves: want key=value"),
         (["--backend", "lightgbm", "--set", "num_leafs=3"], 2, "LightGBM has no parameter 'num_leafs'"),
         (["--set", "num_leaves=many"], 2, "num_leaves: expected an integer of at least 2, got 'many'"),
-        (["--objective", "l2"], 2, "got 'l2', ensemble has 'mixed', 'mixed-few', 'mixed-top'"),
+        (["--objective", "l2"], 2, "objective: expected 'mixed' or 'mixed-few' or 'mixed-top' for ensemble, got 'l2'"),
         (["--backend", "catboost"], 2, "catboost"),
         (["--columns", "nope"], 2, "'nope' is neither a column nor a block"),
     ],
