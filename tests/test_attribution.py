@@ -241,7 +241,7 @@ def test_invalid_rows(tiles: Collection, config: int, against: Any, match: str) 
 
 
 def test_invalid_models_and_graphs(tiles: Collection) -> None:
-    X, runtime, qid = problem(n_slates=3)
+    X, runtime, qid = problem(3)
     ranker = Ranker("lightgbm", n_estimators=2).fit(X, runtime, qid=qid)
     with pytest.raises(ModelError, match=r"fitted on a plain table, not on graphs"):
         explain(ranker, tiles.path, 0, 1)
