@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gbr.errors import UsageError
 
 if TYPE_CHECKING:
-    from gbr.collect.layouts import Quality
+    from gbr.collect.tasks import Quality
 
 __all__ = ["layout"]
 
@@ -62,14 +62,17 @@ def layout(
     """
     path = Path(out)
     if path.suffix != ".npz":
-        raise UsageError(f"out: got {path}, want a name that ends in .npz")
+        raise UsageError(f"out: expected a name that ends in .npz, got {path}")
     if not isinstance(args, list | tuple):
-        raise UsageError(f"args: got {type(args).__name__}, want the arguments in a tuple, as in (x,)")
+        raise UsageError(f"args: expected the arguments in a tuple, as in (x,), got {type(args).__name__}")
     if configs < 2 or rounds < 1:
-        raise UsageError(f"got {configs} configs in {rounds} rounds, want two or more configs and at least one round")
+        raise UsageError(f"expected at least two configs and one round, got {configs} configs and {rounds} rounds")
 
-    from gbr.collect.layouts import Settings, measured
+    from gbr.collect.layouts import measure_program
+    from gbr.collect.tasks import Quality, Settings
     from gbr.collect.timer import pinned
+    from gbr.data.graph import write_graph
 
     with pinned():
-        return measured(function, args, path, Settings(configs, rounds, seed))
+        write_graph(path, measure_program(function, args, Settings(configs, rounds, seed), path.stem))
+        return Quality.read(path)

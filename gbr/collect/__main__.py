@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,13 +14,11 @@ from gbr import cli
 from gbr.cli import emit_json, note, progress, table
 from gbr.data.collection import SPLITS
 from gbr.data.files import exclusive_lock, remove_partial_files
+from gbr.data.hardware import note_machine
 from gbr.errors import CollectError
 
 if TYPE_CHECKING:
-    from gbr.collect import layouts, tile
-    from gbr.collect.tile import Quality
-
-_Task = TypeVar("_Task", "tile.Task", "layouts.Task")
+    from gbr.collect.tasks import Quality, Task
 
 
 @cli.group("gbr.collect")
@@ -37,7 +35,7 @@ def main() -> None:
     help="Folder that gets npz/tile/cpu/{train,valid,test}/*.npz.",
 )
 @click.option(
-    "--families", type=cli.CommaList(), metavar="LIST", help="Families or groups of families.  [default: all]"
+    "--families", type=cli.CommaList(), metavar="LIST", help="Families, groups of families, or graphs.  [default: all]"
 )
 @click.option("--configs", type=cli.POSITIVE, default=96, metavar="N", help="Configurations per kernel.")
 @click.option("--rounds", type=cli.POSITIVE, default=15, metavar="N", help="Rounds per pass.")
@@ -68,33 +66,21 @@ def _tile(
 
     One file per kernel; existing files are kept.
     """
-    from gbr.collect import tile
-    from gbr.collect.pool import measured
+    from gbr.collect import tasks, tiles
+    from gbr.collect.families import FAMILIES
 
+    folder = out / tiles.COLLECTION
     if show_table:
-        from gbr.collect.table import markdown
-
-        print(markdown(list(tile.stored(out))))
+        print(tasks.markdown(list(tasks.stored(FAMILIES, folder))))
         return
-    todo = tile.tasks(families, splits or SPLITS, out)
-    settings = tile.Settings(configs, rounds, seed)
-    found: list[Quality] = []
-    with (
-        _missing(todo, out, tile.COLLECTION, "kernels") as missing,
-        progress(len(missing), "measuring") as advance,
-    ):
-        for quality in measured(missing, settings, jobs):
-            found.append(quality)
-            for doubt in quality.doubts():
-                note(f"warning: {doubt}")
-            advance(1)
-    if as_json:
-        emit_json([quality.as_dict() for quality in found])
-    elif found:
-        rows = [
-            (each.family, each.graph[len(each.family) + 1 :], each.configs, each.spread, each.tau) for each in found
-        ]
-        table(f"Measured in {out}", ("family", "shape", "configs", "spread", "retest tau"), rows)
+    todo = tasks.choose(FAMILIES, families, splits or SPLITS, folder)
+    _collect(
+        todo,
+        out,
+        folder,
+        lambda missing: tiles.collect_all(missing, tasks.Settings(configs, rounds, seed), jobs),
+        as_json,
+    )
 
 
 @main.command("layout", short_help="Layouts of JAX programs.")
@@ -105,7 +91,12 @@ def _tile(
     metavar="ROOT",
     help="Folder that gets npz/layout/cpu/random/{train,valid,test}/*.npz.",
 )
-@click.option("--programs", type=cli.CommaList(), metavar="LIST", help="Families or programs.  [default: all]")
+@click.option(
+    "--programs",
+    type=cli.CommaList(),
+    metavar="LIST",
+    help="Families, groups of families, or programs.  [default: all]",
+)
 @click.option("--configs", type=cli.POSITIVE, default=96, metavar="N", help="Configurations per program.")
 @click.option("--rounds", type=cli.POSITIVE, default=25, metavar="N", help="Rounds per pass.")
 @cli.seed_option
@@ -127,23 +118,43 @@ def _layout(
 
     One file per program; existing files are kept.  For a function of your own: gbr.collect.layout.
     """
-    from gbr.collect import layouts
+    from gbr.collect import layouts, tasks
     from gbr.collect.timer import pinned
 
+    folder = out / layouts.COLLECTION
     if show_table:
-        print(layouts.markdown(list(layouts.stored(out))))
+        print(tasks.markdown(list(tasks.stored(layouts.FAMILIES, folder))))
         return
-    todo = layouts.tasks(programs, splits or SPLITS, out)
-    settings = layouts.Settings(configs, rounds, seed)
-    found = []
-    # Pinned before JAX starts: XLA makes as many threads as the process may use cores.
-    with (
-        pinned(),
-        _missing(todo, out, layouts.COLLECTION, "programs") as missing,
-        progress(len(missing), "measuring") as advance,
-    ):
-        for task in missing:
-            quality = layouts.collect(task, settings)
+    todo = tasks.choose(layouts.FAMILIES, programs, splits or SPLITS, folder)
+    settings = tasks.Settings(configs, rounds, seed)
+    with pinned():  # before JAX starts: XLA makes as many threads as the process may use cores
+        _collect(todo, out, folder, lambda missing: (layouts.collect(task, settings) for task in missing), as_json)
+
+
+def _collect(
+    todo: Sequence[Task],
+    root: Path,
+    folder: Path,
+    measure: Callable[[Sequence[Task]], Iterator[Quality]],
+    as_json: bool,
+) -> None:
+    """Measure the graphs that have no file yet, and print what was measured."""
+    found: list[Quality] = []
+    with ExitStack() as held:
+        if not all(task.path.exists() for task in todo):
+            # Another process would measure the same graphs, and disturb.
+            held.enter_context(exclusive_lock(folder, CollectError, "gbr.collect"))
+        for directory in {task.path.parent for task in todo}:
+            remove_partial_files(directory)
+        missing = [task for task in todo if not task.path.exists()]
+        if len(missing) < len(todo):
+            note(
+                f"{len(todo) - len(missing)} of {len(todo)} files exist and are kept; delete a file to measure it again"
+            )
+        if missing and (doubt := note_machine(folder, root / "npz")):
+            note(f"warning: {doubt}")
+        advance = held.enter_context(progress(len(missing), "measuring"))
+        for quality in measure(missing):
             found.append(quality)
             for doubt in quality.doubts():
                 note(f"warning: {doubt}")
@@ -151,30 +162,9 @@ def _layout(
     if as_json:
         emit_json([quality.as_dict() for quality in found])
     elif found:
-        rows = [(each.graph, each.nodes, each.configs, each.spread, each.tau) for each in found]
-        table(f"Measured in {out}", ("program", "nodes", "configs", "spread", "retest tau"), rows)
-
-
-@contextmanager
-def _missing(todo: Sequence[_Task], root: Path, collection: Path, what: str) -> Iterator[list[_Task]]:
-    """What is to be measured still, with the collection held: another process would measure the same, and disturb."""
-    with ExitStack() as held:
-        if not all(task.path.exists() for task in todo):
-            held.enter_context(exclusive_lock(root / collection, CollectError, "gbr.collect"))
-        for folder in {task.path.parent for task in todo}:
-            remove_partial_files(folder)
-        missing = [task for task in todo if not task.path.exists()]
-        if len(missing) < len(todo):
-            note(
-                f"{len(todo) - len(missing)} of {len(todo)} {what} are there already and are kept; "
-                "delete a file to measure it again"
-            )
-        if missing:
-            from gbr.data.hardware import note_machine
-
-            if doubt := note_machine(root / collection, root / "npz"):
-                note(f"warning: {doubt}")
-        yield missing
+        columns = ("graph", "split", "configs", "spread", "retest tau")
+        rows = [(each.graph, each.split, each.configs, each.spread, each.tau) for each in found]
+        table(f"Measured in {root}", columns, rows)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The door to JAX: the HLO of a function, and its result to check a kernel against."""
+"""Access to JAX, an optional extra: imported when it is first used, on the CPU."""
 
 from __future__ import annotations
 
@@ -7,45 +7,59 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gbr.errors import MissingLibraryError
 
 
 def load() -> Any:
-    """Import and return the ``jax`` module, on the CPU.
+    """Import and return the ``jax`` module, one that computes in the calling thread.
 
     Raises
     ------
     MissingLibraryError
-        Where JAX is not installed.
+        If JAX is not installed.
     """
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ.setdefault("JAX_CPU_ENABLE_ASYNC_DISPATCH", "0")
     try:
         import jax
     except ImportError as fault:
         raise MissingLibraryError(
-            "gbr.collect takes the graph of a kernel from JAX, which cannot be imported "
-            f"({fault}); install it with `pip install 'gbr[collect]'`"
+            f"gbr.collect needs JAX, which cannot be imported ({fault}); install it with `pip install 'gbr[collect]'`"
         ) from fault
     return jax
 
 
+def load_with_layouts() -> Any:
+    """Import and return a ``jax`` module that can constrain layouts.
+
+    Raises
+    ------
+    MissingLibraryError
+        If JAX is not installed, or too old.
+    """
+    jax = load()
+    try:
+        from jax.experimental.layout import Layout, with_layout_constraint  # noqa: F401
+    except ImportError as fault:
+        raise MissingLibraryError(
+            f"this JAX cannot constrain layouts ({fault}); install a newer one with `pip install --upgrade 'jax>=0.7'`"
+        ) from fault
+    return jax
+
+
+def jit(program: Callable[..., Any]) -> Any:
+    """Jitted function of the operands of ``program(lax, *operands)``."""
+    jax = load()
+    return jax.jit(lambda *operands: program(jax.lax, *operands))
+
+
 def hlo(program: Callable[..., Any], shapes: Sequence[tuple[int, ...]]) -> bytes:
     """Serialized ``HloModuleProto`` of ``program(lax, *operands)`` for float32 operands of ``shapes``."""
-    jax = load()
-    operands = [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes]
-    lowered = _jit(jax, program).lower(*operands)
+    operands = [load().ShapeDtypeStruct(shape, np.float32) for shape in shapes]
+    return proto(jit(program).lower(*operands))
+
+
+def proto(lowered: Any) -> bytes:
+    """Serialized ``HloModuleProto`` of a lowered function."""
     return bytes(lowered.compiler_ir("hlo").as_serialized_hlo_module_proto())
-
-
-def run(program: Callable[..., Any], operands: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Result of ``program(lax, *operands)``, compiled by XLA."""
-    return np.asarray(_jit(load(), program)(*operands), np.float32)
-
-
-def _jit(jax: Any, program: Callable[..., Any]) -> Any:
-    def kernel(*operands: Any) -> Any:
-        return program(jax.lax, *operands)
-
-    return jax.jit(kernel)

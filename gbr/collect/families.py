@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from math import prod
@@ -11,8 +12,6 @@ from typing import Any, Final
 import numpy as np
 
 from gbr.collect.kernels import Family
-
-__all__ = ["FAMILIES", "TEST", "VALID", "split_of"]
 
 _EPSILON: Final = np.float32(1e-5)
 
@@ -568,28 +567,23 @@ _ELEMENTWISE: Final = (
 
 # fmt: on
 
+# Families held out, from every group; all others are for training.
+_SPLITS: Final = {
+    "valid": """
+        matmul_bias_relu gram conv2d_dilated depthwise_nchw transpose_102 transpose_0312 transpose_1032 sum_middle
+        max_minor sum_trailing variance_minor layer_norm avg_pool_overlapping min_pool_1d stencil7 outer_update
+        gate_transposed mul_permuted_0213 additive_scores
+    """,
+    "test": """
+        matmul_nt attention_scores vecmat matvec_batched conv2d_stride2 conv1d depthwise transpose_210 transpose_0231
+        sum_major squared_distance max_plus_transposed logsumexp group_norm max_pool_nchw avg_pool add_transposed
+        blend_transposed sub_permuted_102 channel_affine
+    """,
+}
+_HELD_OUT: Final = {name: split for split, names in _SPLITS.items() for name in names.split()}
+
 #: All families by name.
 FAMILIES: Final[dict[str, Family]] = {
-    family.name: family for family in chain(_MATMUL, _CONV, _MOVEMENT, _REDUCE, _ROWWISE, _WINDOW, _ELEMENTWISE)
+    family.name: replace(family, split=_HELD_OUT.get(family.name, family.split))
+    for family in chain(_MATMUL, _CONV, _MOVEMENT, _REDUCE, _ROWWISE, _WINDOW, _ELEMENTWISE)
 }
-
-#: Families held out, from every group; all others are for training.
-VALID: Final = frozenset(
-    """
-    matmul_bias_relu gram conv2d_dilated depthwise_nchw transpose_102 transpose_0312 transpose_1032 sum_middle max_minor
-    sum_trailing variance_minor layer_norm avg_pool_overlapping min_pool_1d stencil7 outer_update gate_transposed
-    mul_permuted_0213 additive_scores
-    """.split()
-)
-TEST: Final = frozenset(
-    """
-    matmul_nt attention_scores vecmat matvec_batched conv2d_stride2 conv1d depthwise transpose_210 transpose_0231
-    sum_major squared_distance max_plus_transposed logsumexp group_norm max_pool_nchw avg_pool add_transposed
-    blend_transposed sub_permuted_102 channel_affine
-    """.split()
-)
-
-
-def split_of(family: str) -> str:
-    """``train``, ``valid`` or ``test``: the split that all kernels of ``family`` are in."""
-    return "valid" if family in VALID else "test" if family in TEST else "train"

@@ -436,6 +436,8 @@ class Family:
         of the operand ``f``, the filters of a convolution.
     order : str
         The tiled loops in the order of the tile arguments, where it is not that of the reduced input or of the tiles.
+    split : str
+        ``train``, ``valid`` or ``test``.
     """
 
     group: str
@@ -446,6 +448,7 @@ class Family:
     sizes: str = ""
     right: str = ""
     order: str = ""
+    split: str = "train"
 
     def stem(self, shape: Shape) -> str:
         """File name of one kernel, without suffix."""

@@ -1,142 +1,535 @@
-"""A JAX program measured under many layouts: checked results, two passes of the timer, a file as TpuGraphs has them."""
+"""JAX programs measured under many layouts of their convolutions, dots and reshapes.
+
+A program is traced again with chosen layouts as constraints on operands and results.  Its jaxpr is inlined first, so
+that the inside of jitted helpers or of a ``custom_jvp`` can be constrained too; bodies of loops and branches, and what
+``jax.checkpoint`` computes twice, are left alone.
+"""
 
 from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from itertools import groupby
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any, Final
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
-from gbr.collect.choices import sample_layouts
-from gbr.collect.programs import FAMILIES, build
-from gbr.collect.relayout import Int8Array, Relayout, load
-from gbr.collect.timer import Clock, doubts, measure, retest_tau, spread
-from gbr.data.collection import SPLITS
-from gbr.data.graph import Graph, read_graph, write_graph
+from gbr.collect import _jax
+from gbr.collect.tasks import Quality, Settings, Task
+from gbr.collect.timer import Clock, measure
+from gbr.data.graph import write_graph
+from gbr.data.hlo import graph_arrays, read_module
+from gbr.data.hlo.wire import MANY, ONE, TEXT, Field, Message
 from gbr.errors import CollectError, UsageError
 
-COLLECTION: Final = Path("npz/layout/cpu/random")
+Int8Array = NDArray[np.int8]
+Shape = tuple[int, ...]
 
+COLLECTION: Final = Path("npz/layout/cpu/random")
 #: A program of several milliseconds still gets about as many samples as a short kernel gets rounds.
 ENOUGH_NS: Final = 100_000_000
-#: By how much of the largest element a result may be off: sums of float32 in another order; wider for short types.
+#: Tensors of a configuration (output, input, kernel), and slots of one tensor.
+PARTS: Final = 3
+SLOTS: Final = 6
+#: Allowed difference of a result, relative to the largest element: sums of float32 in another order.
 _TOLERANCE: Final = 2e-4
 
+# Programs
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How programs are measured: configurations per program, rounds per pass, and the seed of everything random."""
-
-    configs: int = 96
-    rounds: int = 25
-    seed: int = 0
+#: Ending of a variant that is the gradient of the mean square of the results, by the parameters.
+GRADIENT: Final = "-grad"
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """One program to measure and where it goes."""
+class Family:
+    """Variants of a network in :mod:`gbr.collect.programs`; no family is in two splits."""
 
-    family: str
-    variant: str
-    path: Path
+    name: str
+    split: str
+    group: str
+    variants: tuple[str, ...]
+
+    @property
+    def stems(self) -> tuple[str, ...]:
+        """File names of the graphs, ``<family>_<variant>``."""
+        return tuple(f"{self.name}_{variant}" for variant in self.variants)
+
+
+#: All families by name.
+FAMILIES: Final = {
+    name: Family(name, split, group, tuple(variants.split()))
+    for name, split, group, variants in (
+        ("lenet", "train", "convolutions", "nhwc"),
+        ("vgg", "train", "convolutions", "nhwc-grad nchw"),
+        ("inception", "train", "convolutions", "nhwc"),
+        ("unet", "train", "convolutions", "nhwc"),
+        ("autoencoder", "train", "convolutions", "nhwc nchw"),
+        ("wavenet", "train", "convolutions", "nwc"),
+        ("transformer", "train", "dots", "encoder encoder-grad decoder"),
+        ("attention", "train", "dots", "multihead grouped-grad relative"),
+        ("mlp", "train", "dots", "classifier-grad gated"),
+        ("recurrent", "train", "dots", "lstm gru"),
+        ("bilinear", "train", "dots", "factorised"),
+        ("tensornet", "train", "dots", "chain tree-grad"),
+        ("densenet", "train", "convolutions", "nhwc"),
+        ("swin", "train", "dots", "shifted"),
+        ("perceiver", "train", "dots", "io"),
+        ("performer", "train", "dots", "relu"),
+        ("monarch", "train", "dots", "deep"),
+        ("mobilenet", "valid", "convolutions", "nhwc"),
+        ("senet", "valid", "convolutions", "nhwc"),
+        ("discriminator", "valid", "convolutions", "nhwc nchw"),
+        ("mixer", "valid", "dots", "block"),
+        ("retrieval", "valid", "dots", "towers towers-grad"),
+        ("capsule", "valid", "convolutions", "nhwc"),
+        ("fourier", "valid", "dots", "radix"),
+        ("resnet", "test", "convolutions", "nhwc nchw"),
+        ("convnext", "test", "convolutions", "nhwc"),
+        ("pixelcnn", "test", "convolutions", "nhwc"),
+        ("gmlp", "test", "dots", "deep shallow-grad"),
+        ("dlrm", "test", "dots", "interaction interaction-grad"),
+        ("deeplab", "test", "convolutions", "nchw"),
+        ("experts", "test", "dots", "soft"),
+        ("graphconv", "test", "dots", "relations"),
+    )
+}
+
+
+def build(family: str, variant: str, seed: int = 0) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """Return a program and its arguments, which are random.
+
+    Parameters are drawn so that activations keep their size: normal, divided by the root of the number of terms in a
+    result.
+
+    Raises
+    ------
+    MissingLibraryError
+        If JAX is not installed, or too old.
+    """
+    jax = _jax.load_with_layouts()
+    from gbr.collect import programs
+
+    name = variant.removesuffix(GRADIENT)
+    example = programs.example(family, name)
+    rng = np.random.default_rng(seed)
+    parameters = jax.tree.map(
+        lambda shape: rng.standard_normal(shape, np.float32) / np.float32(max(1.0, np.prod(shape) / max(shape)) ** 0.5),
+        example.parameters,
+        is_leaf=lambda node: isinstance(node, tuple),
+    )
+    inputs = tuple(
+        rng.integers(0, each[1], each[0], np.int32)
+        if isinstance(each[0], tuple)
+        else rng.standard_normal(each, np.float32)
+        for each in example.inputs
+    )
+    function = example.function
+    if variant != name:
+        function = jax.grad(lambda *args: jax.numpy.mean(jax.numpy.square(example.function(*args))))
+    return function, (parameters, *inputs)
+
+
+# Tracing with layouts
+
+#: JAX primitive -> HLO opcode of the nodes whose layouts are chosen.
+CONFIGURABLE: Final = {"conv_general_dilated": "convolution", "dot_general": "dot", "reshape": "reshape"}
+
+#: Primitive that calls a jaxpr -> its parameter that holds the jaxpr.
+_INLINED: Final = {
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "custom_vjp_call_jaxpr": "fun_jaxpr",
+}
+#: A scope of this name and a number marks an equation in the metadata of its HLO instruction.
+_MARK: Final = "gbr_site_"
 
 
 @dataclass(frozen=True, slots=True)
-class Quality:
-    """How far a measured program can be trusted.
+class Site:
+    """A conv, dot or reshape whose layouts can be chosen.
 
     Parameters
     ----------
-    graph : str
-        Stem of the file.
-    nodes : int
-        Nodes whose layouts are chosen.
-    configs : int
-    spread : float
-        Slowest over fastest.
-    tau : float
-        Kendall's tau-b between the two passes.
+    equation : int
+        Its number in the inlined jaxpr.
+    node : int
+        Its number among the nodes of the HLO graph.
+    opcode : str
+        In HLO: ``convolution``, ``dot`` or ``reshape``.
+    shapes : tuple of shape
+        Of output, input and kernel; a reshape has no kernel.
     """
 
-    graph: str
-    nodes: int
-    configs: int
-    spread: float
-    tau: float
+    equation: int
+    node: int
+    opcode: str
+    shapes: tuple[Shape, ...]
 
-    @classmethod
-    def of(cls, graph: Graph) -> Quality:
-        """Judge a graph that was read or just measured.
+    @property
+    def free(self) -> tuple[int, ...]:
+        """Numbers of the tensors that have more than one layout and fit into a configuration's slots."""
+        return tuple(part for part, shape in enumerate(self.shapes) if 2 <= len(shape) <= SLOTS)
+
+
+class Relayout:
+    """A JAX function that can be compiled under chosen layouts.
+
+    Parameters
+    ----------
+    function : callable
+        Traceable by JAX.
+    args : sequence
+        Its arguments: arrays, or pytrees of arrays.
+
+    Attributes
+    ----------
+    sites : tuple of Site
+        In the order of their nodes.
+    graph : dict
+        Arrays of the unconstrained graph (un-optimised HLO, calls inlined), as :func:`gbr.data.hlo.graph_arrays`
+        names them; ``node_config_ids`` are the nodes of ``sites``.
+
+    Raises
+    ------
+    MissingLibraryError
+        If JAX is not installed, or too old.
+    CollectError
+        If JAX cannot trace the function, or nothing in it has layouts to choose.
+    """
+
+    def __init__(self, function: Callable[..., Any], args: Sequence[Any]) -> None:
+        self._jax = _jax.load_with_layouts()
+        name = getattr(function, "__name__", function)
+        leaves, self._arguments = self._jax.tree.flatten(tuple(args))
+
+        def flat(*leaves: Any) -> Any:
+            results, self._results = self._jax.tree.flatten(function(*self._arguments.unflatten(leaves)))
+            return results
+
+        try:
+            self.leaves = [self._jax.numpy.asarray(leaf) for leaf in leaves]
+            closed = self._jax.make_jaxpr(flat)(*self.leaves)
+        except Exception as fault:  # whatever the function raises
+            raise CollectError(
+                f"{name}: JAX cannot trace it with these arguments ({fault}); expected a function that jax.jit takes, "
+                "and all its arguments"
+            ) from fault
+        inlined = self._jax.make_jaxpr(lambda *leaves: _inline(closed.jaxpr, closed.consts, leaves))(*self.leaves)
+        self._jaxpr, self._consts = inlined.jaxpr, inlined.consts
+        self._equations = _live(inlined.jaxpr)
+        proto = _jax.proto(self._lower({}))
+        self.sites = self._sites(proto)
+        if not self.sites:
+            raise CollectError(
+                f"{name}: no convolution, dot or reshape of rank 2 to {SLOTS} outside loops and branches; "
+                "there are no layouts to choose"
+            )
+        self.graph = graph_arrays(proto) | {"node_config_ids": np.array([site.node for site in self.sites], np.int64)}
+
+    def compile(self, config: Int8Array) -> Callable[[], Any]:
+        """Compile the program under one configuration, for one thread.
+
+        Parameters
+        ----------
+        config : int8 (nc, 18)
+            Row per site: layouts of output, input and kernel in six slots each, minor to major, -1-padded; a tensor of
+            nothing but -1 is left to the compiler.
+
+        Returns
+        -------
+        callable without arguments
+            Runs the program, waits for it and returns its results, a list of arrays.
 
         Raises
         ------
         CollectError
-            If it lacks one of the two measurements, or is no layout graph.
+            If the compiler refuses.
         """
-        if graph.runtime is None or graph.repeat is None or graph.node_config_ids is None:
-            raise CollectError(
-                f"{graph.source}: no layouts with config_runtime and config_runtime_repeat; delete it and collect again"
-            )
-        tau = retest_tau(graph.runtime, graph.repeat)
-        return cls(graph.name, len(graph.node_config_ids), graph.n_configs, spread(graph.runtime), tau)
+        lowered = self._lower(self._chosen(config))
+        try:
+            compiled = lowered.compile(compiler_options={"xla_cpu_multi_thread_eigen": False})
+        except Exception as fault:
+            raise CollectError(f"XLA cannot compile the program under these layouts ({fault})") from fault
+        leaves, wait = self.leaves, self._jax.block_until_ready
+        return lambda: wait(compiled(*leaves))
 
-    def doubts(self) -> list[str]:
-        """One line per reason not to trust it."""
-        return [f"{self.graph}: {reason}" for reason in doubts(self.spread, self.tau)]
+    def function(self, config: Int8Array) -> Callable[..., Any]:
+        """Return the function under one configuration (as for :meth:`compile`), to be jitted.
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
+        It raises UsageError for arguments of another structure, shape or type.
+        """
+        chosen = self._chosen(config)
+        expected = [(tuple(each.shape), each.dtype) for each in self.leaves]
+
+        def constrained(*args: Any) -> Any:
+            leaves, tree = self._jax.tree.flatten(args)
+            leaves = [self._jax.numpy.asarray(leaf) for leaf in leaves]
+            found = [(tuple(each.shape), each.dtype) for each in leaves]
+            if tree != self._arguments or found != expected:
+                raise UsageError(
+                    f"expected arguments {expected}, got {found}: layouts are chosen for one set of shapes"
+                )
+            return self._results.unflatten(self._evaluate(leaves, chosen))
+
+        return constrained
+
+    def hlo(self, config: Int8Array) -> str:
+        """Text of the un-optimised HLO under one configuration, as :meth:`compile` takes it."""
+        return str(self._lower(self._chosen(config)).as_text("hlo"))
+
+    def _chosen(self, config: Int8Array) -> dict[int, list[Shape | None]]:
+        return {
+            site.equation: [layout_of(row, part) for part in range(len(site.shapes))]
+            for site, row in zip(self.sites, config, strict=True)
+        }
+
+    def _lower(self, chosen: Mapping[int, list[Shape | None]]) -> Any:
+        def program(*leaves: Any) -> Any:
+            return self._evaluate(leaves, chosen)
+
+        return self._jax.jit(program, keep_unused=True).lower(*self.leaves)
+
+    def _evaluate(self, leaves: Sequence[Any], chosen: Mapping[int, list[Shape | None]]) -> list[Any]:
+        values = _Values(self._jaxpr, self._consts, leaves)
+        for number, equation in self._equations:
+            operands = values.read(equation.invars)
+            if equation.primitive.name not in CONFIGURABLE:
+                values.write(equation, equation.primitive.bind(*operands, **equation.params))
+                continue
+            output, *inputs = chosen.get(number) or [None] * (1 + len(operands))
+            operands = [self._constrain(value, layout) for value, layout in zip(operands, inputs, strict=True)]
+            with self._jax.named_scope(f"{_MARK}{number}"):
+                result = equation.primitive.bind(*operands, **equation.params)
+            values.write(equation, self._constrain(result, output))
+        return values.read(self._jaxpr.outvars)
+
+    def _constrain(self, value: Any, minor_to_major: Shape | None) -> Any:
+        if minor_to_major is None:
+            return value
+        layout = self._jax.experimental.layout
+        return layout.with_layout_constraint(value, layout.Layout(major_to_minor=minor_to_major[::-1]))
+
+    def _sites(self, proto: bytes) -> tuple[Site, ...]:
+        """Equations with their nodes; one that lowering merged with another has no node and is left out."""
+        marked = {f"{_MARK}{number}": (number, equation) for number, equation in self._equations}
+        sites: list[Site] = []
+        for node, (opcode, name, shapes) in enumerate(_nodes(proto)):
+            mark = next((part for part in name.split("/") if part.startswith(_MARK)), None)
+            if mark is None or mark not in marked:
+                continue
+            number, equation = marked[mark]
+            avals = [each.aval for each in (*equation.outvars, *equation.invars)]
+            site = Site(number, node, opcode, shapes)
+            if opcode != CONFIGURABLE[equation.primitive.name] or shapes != tuple(tuple(each.shape) for each in avals):
+                continue
+            extended = self._jax.dtypes.extended
+            if site.free and not any(self._jax.numpy.issubdtype(each.dtype, extended) for each in avals):
+                sites.append(site)
+                del marked[mark]
+        return tuple(sites)
 
 
-def tasks(names: Sequence[str] | None, splits: Sequence[str], root: Path) -> list[Task]:
-    """Programs that are named (by family or by file stem; all by default) and belong to ``splits``.
+def layout_of(row: Int8Array, part: int) -> Shape | None:
+    """Layout of output (0), input (1) or kernel (2) in a row of 18 slots, minor to major; None where it is not set."""
+    slots = row[part * SLOTS : (part + 1) * SLOTS]
+    return tuple(slots[slots >= 0].tolist()) or None
 
-    Raises
-    ------
-    UsageError
-        If a name is neither a family nor a program.
+
+class _Values:
+    """Values of a jaxpr's variables while it is evaluated."""
+
+    def __init__(self, jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> None:
+        self._values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *args), strict=True))
+
+    def read(self, variables: Sequence[Any]) -> list[Any]:
+        return [each.val if hasattr(each, "val") else self._values[each] for each in variables]
+
+    def write(self, equation: Any, result: Any) -> None:
+        results = result if equation.primitive.multiple_results else [result]
+        self._values.update(zip(equation.outvars, results, strict=True))
+
+
+def _inline(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
+    values = _Values(jaxpr, consts, args)
+    for equation in jaxpr.eqns:
+        operands = values.read(equation.invars)
+        callee = equation.params.get(_INLINED.get(equation.primitive.name, ""))
+        if callee is None:
+            values.write(equation, equation.primitive.bind(*operands, **equation.params))
+        else:
+            values.write(equation, _inline(getattr(callee, "jaxpr", callee), getattr(callee, "consts", ()), operands))
+    return values.read(jaxpr.outvars)
+
+
+def _live(jaxpr: Any) -> list[tuple[int, Any]]:
+    """Equations, with their numbers, that some result or effect depends on."""
+    needed = {each for each in jaxpr.outvars if not hasattr(each, "val")}
+    live = []
+    for number, equation in reversed(list(enumerate(jaxpr.eqns))):
+        if equation.effects or not needed.isdisjoint(equation.outvars):
+            needed.update(each for each in equation.invars if not hasattr(each, "val"))
+            live.append((number, equation))
+    return live[::-1]
+
+
+#: The messages of an HloModuleProto, reduced to the origin (op_name) of every instruction.
+_METADATA: Final = Message("OpMetadata", lambda op_name="": op_name, {2: Field("op_name", TEXT)})
+_INSTRUCTION: Final = Message(
+    "HloInstructionProto", lambda metadata="": metadata, {7: Field("metadata", ONE, _METADATA)}
+)
+_COMPUTATION: Final = Message(
+    "HloComputationProto", lambda instructions=(): instructions, {2: Field("instructions", MANY, _INSTRUCTION)}
+)
+_ORIGINS: Final = Message(
+    "HloModuleProto",
+    lambda computations=(): [name for names in computations for name in names],
+    {3: Field("computations", MANY, _COMPUTATION)},
+)
+
+
+def _nodes(proto: bytes) -> Iterator[tuple[str, str, tuple[Shape, ...]]]:
+    """Opcode, origin, and shapes of result and operands of every node, in the order of the graph."""
+    names = iter(_ORIGINS.decode(proto))
+    for computation in read_module(proto).computations:
+        shapes = {each.id: tuple(each.shape.dimensions) for each in computation.instructions}
+        for each in computation.instructions:
+            yield each.opcode, next(names), tuple(shapes[number] for number in (each.id, *each.operand_ids))
+
+
+# Sampling
+
+#: Shares of layouts with one swap and in any order: most layouts of a search are near the default.
+_ONE_SWAP: Final = 0.6
+_ANY_ORDER: Final = 0.25
+#: Share of configured nodes of which all tensors are set; of the others, one or two.
+_WHOLE_NODE: Final = 0.25
+#: Draws per configuration before the space counts as used up.
+_DRAWS: Final = 100
+
+
+def strata(n_nodes: int) -> list[int]:
+    """Numbers of nodes that a configuration sets: a few, a quarter, half, all; ascending and distinct."""
+    return sorted({min(n_nodes, few) for few in (2, 4, 8)} | {-(-n_nodes // 4), -(-n_nodes // 2), n_nodes})
+
+
+def sample_layouts(sites: Sequence[Site], n_configs: int, seed: int) -> Int8Array:
+    """Draw layout configurations.
+
+    The strata take turns, so that many configurations set the same number of nodes and counting does not rank them.
+    Of a chosen node one tensor, two or all are set: to the row-major layout with two dimensions swapped, to any order
+    of the dimensions, or to row-major itself, which changes nothing.
+
+    Parameters
+    ----------
+    sites : sequence of Site
+        Each with a tensor of at least two dimensions.
+    n_configs : int
+        Number of configurations.
+    seed : int
+
+    Returns
+    -------
+    int8 (c, nc, 18)
+        Distinct configurations: layouts of output, input and kernel, minor to major, -1-padded.  Row 0 sets nothing.
+        ``c < n_configs`` where the sites do not have as many.
     """
-    known = {name for family in FAMILIES.values() for name in (family.name, *family.stems)}
-    if unknown := [name for name in names or () if name not in known]:
-        raise UsageError(f"no family or program {', '.join(unknown)}; families: {', '.join(FAMILIES)}")
-    return [
-        Task(family.name, variant, root / COLLECTION / family.split / f"{stem}.npz")
-        for family in FAMILIES.values()
-        if family.split in splits
-        for variant, stem in zip(family.variants, family.stems, strict=True)
-        if not names or family.name in names or stem in names
-    ]
+    rng = np.random.default_rng(seed)
+    counts = strata(len(sites))
+    default = np.full((len(sites), PARTS * SLOTS), -1, np.int8)
+    seen = {default.tobytes(): default}
+    for attempt in range(_DRAWS * n_configs):
+        if len(seen) >= n_configs:
+            break
+        # By configurations found, not by attempts: every stratum gets its share unless it is used up.
+        turn = len(seen) if attempt < _DRAWS * n_configs // 2 else attempt
+        config = default.copy()
+        for node in rng.choice(len(sites), counts[turn % len(counts)], replace=False):
+            for part in _parts(rng, sites[node].free):
+                layout = _layout(rng, len(sites[node].shapes[part]))
+                config[node, part * SLOTS : part * SLOTS + len(layout)] = layout
+        seen.setdefault(config.tobytes(), config)
+    return np.stack(list(seen.values()))
 
 
-def collect(task: Task, settings: Settings) -> Quality:
-    """Measure one program and write its file.
+def _parts(rng: Generator, free: Sequence[int]) -> Sequence[int]:
+    if len(free) == 1 or rng.random() < _WHOLE_NODE:
+        return free
+    return [int(part) for part in rng.permutation(free)[: rng.integers(1, len(free))]]
 
-    Raises
-    ------
-    CollectError
-        As :func:`measure_program`, or if the file cannot be written.
-    MissingLibraryError
-        If JAX is not installed.
+
+def _layout(rng: Generator, rank: int) -> list[int]:
+    row_major = list(range(rank))[::-1]
+    draw = rng.random()
+    if draw < _ONE_SWAP:
+        a, b = rng.choice(rank, 2, replace=False)
+        row_major[a], row_major[b] = row_major[b], row_major[a]
+    elif draw < _ONE_SWAP + _ANY_ORDER:
+        return [int(dim) for dim in rng.permutation(rank)]
+    return row_major
+
+
+# Measuring
+
+
+class Reference:
+    """Results of an unconstrained program.
+
+    Parameters
+    ----------
+    run : callable without arguments
+        Returns the results, a list of arrays.
+    name : str
+        For messages.
     """
-    jax = load()
-    function, args = build(FAMILIES[task.family], task.variant)
-    quality = measured(function, args, task.path, settings)
-    jax.clear_caches()
-    return quality
+
+    def __init__(self, run: Callable[[], Any], name: str) -> None:
+        self._name = name
+        # NumPy compares: JAX 0.10 misreads results in other layouts when it computes with them.
+        self._expected = [np.asarray(each) for each in run()]
+        self._limits = [tolerance(each) for each in self._expected]
+
+    def check(self, run: Callable[[], Any], number: int) -> None:
+        """Run a configuration once and compare.
+
+        Raises
+        ------
+        CollectError
+            If a result differs by more than rounding.
+        """
+        for index, (found, expected, limit) in enumerate(zip(run(), self._expected, self._limits, strict=True)):
+            if not np.allclose(np.asarray(found), expected, rtol=0, atol=limit, equal_nan=True):
+                worst = float(np.nanmax(np.abs(np.asarray(found, np.float64) - np.asarray(expected, np.float64))))
+                raise CollectError(
+                    f"{self._name}, configuration {number}: result {index} differs from the unconstrained program's by "
+                    f"{worst:.3g}, at most {limit:.3g} is rounding; XLA miscompiles it and nothing was written"
+                )
 
 
-def measured(function: Callable[..., Any], args: Sequence[Any], path: Path, settings: Settings) -> Quality:
-    """Measure a function's layouts and write them to ``path``; see :func:`gbr.collect.layout`."""
-    write_graph(path, measure_program(function, args, settings, path.stem))
-    return Quality.of(read_graph(path))
+def tolerance(expected: NDArray[Any]) -> float:
+    """Largest difference from a result that is rounding; wider for short types, 0 for integers."""
+    import jax.numpy as jnp
+
+    if not jnp.issubdtype(expected.dtype, jnp.inexact):
+        return 0.0
+    size = np.abs(expected[np.isfinite(expected)]).astype(np.float64)
+    return max(_TOLERANCE, 4 * float(jnp.finfo(expected.dtype).eps)) * float(size.max(initial=0.0))
+
+
+def checked_runs(program: Relayout, configs: Int8Array, name: str) -> list[Callable[[], Any]]:
+    """Compile every configuration and compare its results with the first one's; raises as Reference.check."""
+    runs = [program.compile(config) for config in configs]
+    reference = Reference(runs[0], name)
+    for number, run in enumerate(runs):
+        reference.check(run, number)
+    return runs
 
 
 def measure_program(
@@ -146,7 +539,7 @@ def measure_program(
     name: str,
     clock: Clock = time.process_time_ns,
 ) -> dict[str, NDArray[Any]]:
-    """Measure a function under sampled layouts; the arrays of its file, named as TpuGraphs names them.
+    """Measure a function under sampled layouts; the arrays of its file, named as in TpuGraphs.
 
     Parameters
     ----------
@@ -180,110 +573,17 @@ def measure_program(
     }
 
 
-class Reference:
-    """What a program computes when nothing is asked of its layouts.
-
-    Parameters
-    ----------
-    run : callable without arguments
-        Returns the results, a list of arrays.
-    name : str
-        For messages.
-    """
-
-    def __init__(self, run: Callable[[], Any], name: str) -> None:
-        self._name = name
-        # NumPy compares: JAX 0.10 misreads results that XLA hands out in another layout when it computes with them.
-        self._expected = [np.asarray(each) for each in run()]
-        self._limits = [_limit(each) for each in self._expected]
-
-    def check(self, run: Callable[[], Any], number: int) -> None:
-        """Run a configuration once and compare.
-
-        Raises
-        ------
-        CollectError
-            If a result differs by more than rounding.
-        """
-        for place, (got, want, limit) in enumerate(zip(run(), self._expected, self._limits, strict=True)):
-            if not np.allclose(np.asarray(got), want, rtol=0, atol=limit, equal_nan=True):
-                worst = float(np.nanmax(np.abs(np.asarray(got, np.float64) - np.asarray(want, np.float64))))
-                raise CollectError(
-                    f"{self._name}, configuration {number}: result {place} is off by {worst:.3g} from the "
-                    f"unconstrained program's, {limit:.3g} is allowed; XLA miscompiles it and nothing was written"
-                )
-
-
-def checked_runs(program: Relayout, configs: Int8Array, name: str) -> list[Callable[[], Any]]:
-    """Compile every configuration and compare what it computes with the first's results.
+def collect(task: Task, settings: Settings) -> Quality:
+    """Measure one program and write its file.
 
     Raises
     ------
     CollectError
-        If a result differs by more than rounding.
+        As :func:`measure_program`, or if the file cannot be written.
+    MissingLibraryError
+        If JAX is not installed, or too old.
     """
-    runs = [program.compile(config) for config in configs]
-    reference = Reference(runs[0], name)
-    for number, run in enumerate(runs):
-        reference.check(run, number)
-    return runs
-
-
-def stored(root: Path) -> Iterator[tuple[str, Quality]]:
-    """Split and quality of the measured programs there are under ``root``, in the order of the families.
-
-    Raises
-    ------
-    DataError
-        If a file is torn.
-    CollectError
-        If a file lacks one of its measurements.
-    """
-    for task in tasks(None, SPLITS, root):
-        if task.path.exists():
-            yield task.path.parent.name, Quality.of(read_graph(task.path))
-
-
-def markdown(programs: Sequence[tuple[str, Quality]]) -> str:
-    """One row per family: every program with its nodes, its spread (slowest/fastest) and its retest tau.
-
-    Parameters
-    ----------
-    programs : sequence of (split, Quality)
-        The programs of a family stand together.
-
-    Returns
-    -------
-    str
-        A line of totals and a table in Markdown.
-    """
-    if not programs:
-        return "Nothing measured yet.\n"
-    splits = [split for split, _ in programs]
-    spreads = [each.spread for _, each in programs]
-    taus = [each.tau for _, each in programs]
-    families = {each.graph.split("_")[0] for _, each in programs}
-    lines = [
-        f"{len(programs)} programs of {len(families)} families ({splits.count('train')} train, {splits.count('valid')} "
-        f"valid, {splits.count('test')} test), {sum(each.configs for _, each in programs)} samples; "
-        f"median spread {median(spreads):.2f} ({min(spreads):.2f} to {max(spreads):.2f}), "
-        f"median retest tau {median(taus):.2f} (lowest {min(taus):.2f}).",
-        "",
-        "| family | split | program (nodes): spread / retest tau |",
-        "|---|---|---|",
-    ]
-    for (family, split), members in groupby(programs, lambda each: (each[1].graph.split("_")[0], each[0])):
-        cells = (
-            f"{each.graph[len(family) + 1 :]} ({each.nodes}): {each.spread:.2f} / {each.tau:.2f}" for _, each in members
-        )
-        lines.append(f"| {family} | {split} | {', '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _limit(expected: NDArray[Any]) -> float:
-    import jax.numpy as jnp
-
-    if not jnp.issubdtype(expected.dtype, jnp.inexact):
-        return 0.0
-    size = np.abs(expected[np.isfinite(expected)]).astype(np.float64)
-    return max(_TOLERANCE, 4 * float(jnp.finfo(expected.dtype).eps)) * float(size.max(initial=0.0))
+    function, args = build(task.family, task.variant)
+    write_graph(task.path, measure_program(function, args, settings, task.path.stem))
+    _jax.load().clear_caches()
+    return Quality.read(task.path)

@@ -1,8 +1,8 @@
 """Time many short runs on a shared machine: CPU time, round-robin, the minimum of rounds, and a second pass.
 
-Other work on the machine slows a run, never speeds it up, so the minimum over rounds estimates the undisturbed time;
-going round all candidates in every round spreads a disturbance over all of them; CPU time leaves out what others ran
-meanwhile.  The second pass, later and in another order, says how far the first can be trusted.
+Other work on the machine slows a run, never speeds it up, so the minimum over rounds estimates the undisturbed time.
+Every round runs all candidates, which spreads a disturbance over all of them, and CPU time excludes other processes.
+The second pass, later and in another order, shows how far the first can be trusted.
 """
 
 from __future__ import annotations
@@ -109,13 +109,13 @@ def measure(
     Parameters
     ----------
     runs : sequence of callables without arguments
-        Each must have run once: what it compiles or allocates first is not to be timed.
+        Each must have run once, so that nothing is compiled or allocated while it is timed.
     rounds : int
         Rounds per pass; a pass keeps each run's minimum.
     least_ns : int
         A sample is long enough for the clock: shorter runs are repeated within one sample.
     enough_ns : int
-        A run sits out the rounds of a pass beyond this total, never the first :data:`LEAST_ROUNDS`: a long run needs
+        A run skips the rounds of a pass beyond this total, but not the first :data:`LEAST_ROUNDS`: a long run needs
         fewer samples, and a few slow candidates would cost more than all others.
     seed : int
         Of the orders in which the runs take turns; every round has its own.
@@ -132,7 +132,7 @@ def measure(
         If the clock did not advance during a sample.
     """
     if rounds < 1 or not runs:
-        raise CollectError(f"nothing to time: {len(runs)} runs in {rounds} rounds; want at least one of each")
+        raise CollectError(f"expected at least one run and one round, got {len(runs)} runs in {rounds} rounds")
     rough = np.array([_once(run, clock) for run in runs], np.int64)
     repeats = -(-least_ns // rough)
     turns = np.clip(enough_ns // (rough * repeats), min(LEAST_ROUNDS, rounds), rounds)
@@ -159,6 +159,8 @@ def _pass(
                 run()
             elapsed = clock() - start
             if elapsed <= 0:
-                raise CollectError(f"the clock stood still during {times} runs of candidate {number}; raise least_ns")
+                raise CollectError(
+                    f"the clock did not advance during {times} runs of candidate {number}; raise least_ns"
+                )
             best[number] = min(best[number], elapsed // times)
     return np.maximum(best, 1)

@@ -7,8 +7,7 @@ from typing import Final
 
 from gbr.collect.families import FAMILIES
 from gbr.collect.kernels import Family, Shape
-from gbr.collect.sampling import sample_tiles
-from gbr.collect.tile import Kernel, kernel_graph, seed_of
+from gbr.collect.tiles import Kernel, kernel_graph, sample_tiles, seed_of
 from gbr.collect.timer import IntArray, cores, measure, pin
 from gbr.data.graph import graph_from_arrays
 from gbr.errors import UsageError
@@ -46,7 +45,7 @@ class TileTask:
 
         def timed(config: int) -> float:
             tiles = self.tiles[config]
-            run = kernel.run_of(tiles)
+            run = kernel.bind(tiles)
             kernel.check(run, tiles)
             timing = measure([run], rounds=_ROUNDS)
             return float(min(timing.first[0], timing.second[0]))

@@ -10,10 +10,18 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from gbr.collect.choices import Int8Array, sample_layouts
-from gbr.collect.layouts import ENOUGH_NS, Reference
-from gbr.collect.programs import FAMILIES, build
-from gbr.collect.relayout import PARTS, Relayout, layout_of, load
+from gbr.collect._jax import load_with_layouts
+from gbr.collect.layouts import (
+    ENOUGH_NS,
+    FAMILIES,
+    PARTS,
+    Int8Array,
+    Reference,
+    Relayout,
+    build,
+    layout_of,
+    sample_layouts,
+)
 from gbr.collect.timer import cores, measure, pin, pinned
 from gbr.data.graph import graph_from_arrays
 from gbr.errors import GbrError, UsageError
@@ -52,7 +60,7 @@ class LayoutTask:
     def __call__(self) -> Measure:
         """Trace the program, compute what it computes, and return what measures a configuration [ns]."""
         pin(cores()[-1])  # before JAX starts: XLA makes as many threads as the process may use cores
-        load()
+        load_with_layouts()
         return timed(Relayout(*named(self.program)), self.configs, self.program)
 
 
@@ -100,7 +108,7 @@ def layout_space(program: str, *, candidates: int = CANDIDATES, seed: int = 0) -
     MissingLibraryError
         If JAX is not installed, or too old.
     """
-    load()
+    load_with_layouts()
     relayout = Relayout(*named(program))
     space, configs = _space(relayout, program.rpartition(":")[2], candidates, seed)
     return space, LayoutTask(program, configs)
@@ -179,7 +187,7 @@ def tune_layout(
         If JAX is not installed, or too old.
     """
     with pinned():
-        load()
+        load_with_layouts()
         relayout = Relayout(function, args)
         name = str(getattr(function, "__name__", "function"))
         space, configs = _space(relayout, name, candidates, seed)
@@ -202,7 +210,7 @@ def named(program: str) -> Program:
     if colon:
         return _of_file(Path(file), name)
     stems = {
-        stem: (family, variant)
+        stem: (family.name, variant)
         for family in FAMILIES.values()
         for stem, variant in zip(family.stems, family.variants, strict=True)
     }

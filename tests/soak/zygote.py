@@ -27,7 +27,7 @@ _MODULES: Final = (
     "gbr.models.lightgbm",
     "gbr.models.xgboost",
     "gbr.report.report",
-    "gbr.collect.pool",
+    "gbr.collect.tiles",
     "gbr.cluster",
     "gbr.download",
     "gbr.submit",

@@ -1,0 +1,335 @@
+"""Tracing with layouts, the sample of layouts, and the layout graphs that come with gbr."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gbr.collect
+from features.hlo import FEAT_ID, OPCODES
+from gbr.collect import layouts, tasks
+from gbr.collect.layouts import Relayout, Site, checked_runs, layout_of, measure_program, sample_layouts, strata
+from gbr.collect.tasks import Settings
+from gbr.data.collection import SPLITS
+from gbr.data.graph import graph_from_arrays, read_graph
+from gbr.errors import CollectError, MissingLibraryError, UsageError
+
+jax = pytest.importorskip("jax", minversion="0.7")
+jnp = jax.numpy
+
+FOLDER = Path(__file__).parents[1] / "data" / layouts.COLLECTION
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+def small(p, x):
+    """A network with all that is inlined: a custom_jvp (relu), jitted helpers (softmax, split), reshapes."""
+    x = jax.lax.conv_general_dilated(x, p["conv"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    a, b = jnp.split(jax.nn.relu(x).reshape(x.shape[0], -1) @ p["dense"], 2, 1)
+    return jax.nn.softmax(a @ b.T)
+
+
+def loss(p, x):
+    return jnp.square(small(p, x)).sum()
+
+
+SMALL = ({"conv": normal(3, 3, 2, 4), "dense": 0.1 * normal(4 * 5 * 4, 6, seed=1)}, normal(3, 4, 5, 2, seed=2))
+SQUARES = (normal(4, 4), normal(4, 4, seed=1))
+
+
+@pytest.fixture(scope="module")
+def program():
+    return Relayout(small, SMALL)
+
+
+def unset(program):
+    return np.full((len(program.sites), 18), -1, np.int8)
+
+
+def opcodes(program):
+    return Counter(OPCODES[code] for code in program.graph["node_opcode"])
+
+
+# Tracing
+
+
+@jax.custom_vjp
+def halved(x):
+    return x / 2
+
+
+halved.defvjp(lambda x: (halved(x), None), lambda _, g: (g * 0.25,))
+
+
+def scanned(x, w):
+    final, every = jax.lax.scan(lambda c, _: (jnp.tanh(c @ w), c.reshape(-1)), x, None, length=3)
+    return final @ w, every
+
+
+def effects(x, w):
+    y = jax.jit(lambda a: halved(a @ w))(x)
+    unused = y @ w  # noqa: F841 (a dead equation)
+    return {"sum": jax.lax.cond(y.sum() > 0, jnp.sin, jnp.cos, y), "rank": jnp.argsort(y.reshape(-1)), "one": x[0, 0]}
+
+
+@pytest.mark.parametrize(
+    ("function", "args"),
+    [
+        (small, SMALL),
+        (jax.jit(jax.value_and_grad(loss, argnums=(0, 1))), SMALL),
+        (scanned, SQUARES),
+        (effects, SQUARES),
+        (jax.grad(lambda x, w: halved(x @ w).sum()), SQUARES),
+        (jax.vmap(lambda x: jax.checkpoint(jnp.tanh)(x @ x)), (normal(3, 4, 4),)),
+    ],
+    ids=["forward", "gradient", "scan", "cond", "custom_vjp", "checkpoint"],
+)
+def test_a_constrained_program_gives_the_same_results(function, args):
+    program = Relayout(function, args)
+    expected = [np.asarray(each) for each in jax.tree.leaves(jax.jit(function)(*args))]
+    everything = sample_layouts(program.sites, 40, 0)[-1]
+    for config in (unset(program), everything):
+        found = [np.asarray(each) for each in program.compile(config)()]
+        assert [each.dtype for each in found] == [each.dtype for each in expected]
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_calls_are_inlined_loops_kept_and_dead_code_dropped(program):
+    assert opcodes(program)["call"] == 0
+    assert [site.opcode for site in program.sites] == ["convolution", "reshape", "dot", "dot"]
+    loop = Relayout(scanned, SQUARES)
+    assert (opcodes(loop)["while"], opcodes(loop)["dot"]) == (1, 2)
+    assert [site.opcode for site in loop.sites] == ["dot"], "the one behind the loop"
+    assert opcodes(Relayout(effects, SQUARES))["dot"] == 1
+
+
+def shapes_in_hlo(graph, node):
+    """Shapes of a node and of its operands, from the encoded columns."""
+    first = FEAT_ID["shape_dimensions_0"]
+
+    def shape(node):
+        extents = graph["node_feat"][node, first : first + 6].astype(int)
+        return tuple(extents[extents > 0].tolist())
+
+    operands = graph["edge_index"][graph["edge_index"][:, 0] == node, 1]
+    return shape(node), sorted(shape(operand) for operand in operands)
+
+
+@pytest.mark.parametrize("function", [small, jax.grad(loss)], ids=["forward", "gradient"])
+def test_sites_correspond_to_nodes(function):
+    program = Relayout(function, SMALL)
+    ids = program.graph["node_config_ids"]
+    assert ids.tolist() == [site.node for site in program.sites] == sorted(set(ids.tolist()))
+    for site in program.sites:
+        assert OPCODES[program.graph["node_opcode"][site.node]] == site.opcode
+        assert (site.shapes[0], sorted(site.shapes[1:])) == shapes_in_hlo(program.graph, site.node)
+
+
+def test_a_reshape_merged_by_lowering_is_no_site():
+    program = Relayout(lambda x, w: (x.reshape(4, 6).reshape(2, 12) @ w).reshape(-1), (normal(24), normal(12, 3)))
+    assert ((2, 12), (4, 6)) not in [site.shapes for site in program.sites]
+    assert opcodes(program)["reshape"] == 2
+
+
+def test_only_tensors_of_two_to_six_dimensions_are_free():
+    def function(x, w):
+        wide = jnp.sin(x.reshape((2,) * 7))
+        return jnp.sin(jnp.sin(wide.reshape(8, 16)).reshape((2,) * 6 + (2,)).sum(6).reshape(8, 8)) @ w
+
+    program = Relayout(function, (normal(128), normal(8)))
+    assert {(site.opcode, *site.shapes): site.free for site in program.sites} == {
+        ("reshape", (8, 16), (2,) * 7): (0,),
+        ("reshape", (2,) * 7, (8, 16)): (1,),
+        ("reshape", (8, 8), (2,) * 6): (0, 1),
+        ("dot", (8,), (8, 8), (8,)): (1,),
+    }
+
+
+def test_programs_without_layouts_and_untraceable_programs_are_refused(monkeypatch):
+    with pytest.raises(CollectError, match="relu: no convolution, dot or reshape of rank 2 to 6"):
+        Relayout(jax.nn.relu, (normal(3, 3),))
+    for args in (SMALL[:1], ("text", SMALL[1])):
+        with pytest.raises(CollectError, match="small: JAX cannot trace it with these arguments"):
+            Relayout(small, args)
+    monkeypatch.setitem(sys.modules, "jax.experimental.layout", None)
+    with pytest.raises(MissingLibraryError, match=r"this JAX cannot constrain layouts .* 'jax>=0\.7'"):
+        Relayout(small, SMALL)
+
+
+def test_layouts_become_constraints_and_copies(program):
+    config = unset(program)
+    config[0, :4] = (2, 3, 1, 0)
+    config[0, 6:10] = (0, 1, 2, 3)
+    config[2, 12:14] = (1, 0)
+    constraints = [line for line in program.hlo(config).splitlines() if 'target="LayoutConstraint"' in line]
+    assert len(constraints) == 3
+    for text in ("f32[3,4,5,4]{2,3,1,0}", "f32[3,4,5,2]{0,1,2,3}", "f32[80,6]{1,0}"):
+        assert text in " ".join(constraints), text
+    assert "LayoutConstraint" not in program.hlo(unset(program))
+
+    def copies(config):
+        return program._lower(program._chosen(config)).compile().as_text().count(" copy(")
+
+    row_major = unset(program)
+    row_major[2, 6:8] = (1, 0)
+    assert copies(row_major) == copies(unset(program)) < copies(config)
+
+
+def test_function_keeps_its_signature_and_refuses_other_shapes(program):
+    function = jax.jit(program.function(sample_layouts(program.sites, 5, 0)[-1]))
+    np.testing.assert_allclose(function(*SMALL), small(*SMALL), rtol=1e-4, atol=1e-5)
+    with pytest.raises(UsageError, match="layouts are chosen for one set of shapes"):
+        function(SMALL[0], normal(2, 4, 5, 2))
+
+
+# Sampling
+
+SITES = [
+    Site(0, 0, "convolution", ((2, 8, 8, 4), (2, 8, 8, 3), (3, 3, 3, 4))),
+    Site(1, 1, "reshape", ((2, 256), (2, 8, 8, 4))),
+    Site(2, 2, "reshape", ((512,), (2, 256))),
+    Site(3, 3, "dot", ((2, 10), (2, 256), (256, 10))),
+    Site(4, 4, "dot", ((2,), (2, 256), (256,))),
+] * 4
+
+
+def test_sampled_layouts_are_distinct_reproducible_and_even_over_the_strata():
+    configs = sample_layouts(SITES, 97, 5)
+    assert configs.shape == (97, 20, 18)
+    assert configs.dtype == np.int8
+    assert (configs[0] == -1).all()
+    assert len(np.unique(configs, axis=0)) == 97
+    np.testing.assert_array_equal(configs, sample_layouts(SITES, 97, 5))
+    assert not np.array_equal(configs, sample_layouts(SITES, 97, 6))
+    counts = Counter((configs[1:] >= 0).any(2).sum(1).tolist())
+    assert sorted(counts) == strata(len(SITES))
+    assert max(counts.values()) - min(counts.values()) <= 1
+
+
+@pytest.mark.parametrize(
+    ("nodes", "expected"), [(1, [1]), (3, [1, 2, 3]), (10, [2, 3, 4, 5, 8, 10]), (60, [2, 4, 8, 15, 30, 60])]
+)
+def test_strata_are_few_a_quarter_half_and_all(nodes, expected):
+    assert strata(nodes) == expected
+
+
+def test_sampled_layouts_are_permutations_of_all_kinds():
+    configs = sample_layouts(SITES, 400, 2)
+    kinds = Counter()
+    parts = Counter()
+    for config in configs:
+        for site, row in zip(SITES, config, strict=True):
+            chosen = [layout_of(row, part) for part in range(3)]
+            parts[tuple(part for part in range(3) if chosen[part])] += 1
+            for part, layout in enumerate(chosen):
+                if layout is None:
+                    continue
+                assert part in site.free
+                rank = len(site.shapes[part])
+                assert sorted(layout) == list(range(rank))
+                assert (row[6 * part + rank : 6 * part + 6] == -1).all()
+                if rank == 4:
+                    kinds[sum(a != 3 - b for b, a in enumerate(layout))] += 1
+    assert {(0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)} < set(parts)
+    total = kinds.total()
+    assert 0.1 < kinds[0] / total < 0.25, "set to row-major"
+    assert 0.5 < kinds[2] / total < 0.75, "one swap"
+    assert kinds[3] + kinds[4] > 0.1 * total, "any order"
+
+
+def test_a_small_space_is_used_up():
+    configs = sample_layouts([Site(0, 0, "dot", ((5,), (5, 4), (4,)))], 50, 0)
+    assert sorted(layout_of(config[0], 1) or () for config in configs) == [(), (0, 1), (1, 0)]
+
+
+# Measuring
+
+
+def test_measured_arrays_of_a_function():
+    steps = count(1_000_000, 1_000)
+    now = 0
+
+    def slowing():
+        nonlocal now
+        now += next(steps)
+        return now
+
+    arrays = measure_program(small, SMALL, Settings(6, 3), "small", slowing)
+    graph = graph_from_arrays("small", arrays)
+    assert (graph.kind, graph.n_configs) == ("layout", 6)
+    assert graph.node_splits is not None
+    assert (graph.repeat > graph.runtime).all(), "the second pass is later, and this clock slows down"
+    configs = np.concatenate([block for _, block in graph.config_blocks()])
+    assert (configs[0] == -1).all()
+    assert (configs[1:] >= 0).any((1, 2)).all()
+    assert arrays["node_config_feat"].dtype == np.float32
+
+
+def test_a_wrong_result_is_not_measured(program, monkeypatch):
+    configs = sample_layouts(program.sites, 3, 0)
+    assert len(checked_runs(program, configs, "small")) == 3
+    real = program.compile
+    compiled = count()
+
+    def wrong(config):
+        run = real(config)
+        return run if next(compiled) != 2 else lambda: [np.asarray(each) + np.float32(0.5) for each in run()]
+
+    monkeypatch.setattr(program, "compile", wrong)
+    with pytest.raises(CollectError, match=r"small, configuration 2: result 0 differs .* by 0\.5,"):
+        checked_runs(program, configs, "small")
+
+
+def test_tolerance_is_wider_for_short_types_and_zero_for_integers():
+    limits = [layouts.tolerance(np.asarray(jnp.full(3, 2, kind))) for kind in ("f4", "i4", "bfloat16")]
+    assert limits == pytest.approx([4e-4, 0, 2 * 4 * 2**-7])
+
+
+def test_any_function_can_be_measured(tmp_path, monkeypatch):
+    path = tmp_path / "mine" / "small.npz"
+    quality = gbr.collect.layout(small, SMALL, out=path, configs=4, rounds=1)
+    assert (quality.graph, quality.nodes, quality.configs) == ("small", 4, 4)
+    assert quality.spread >= 1
+    assert read_graph(path).repeat is not None
+    monkeypatch.setitem(sys.modules, "jax", None)
+    with pytest.raises(MissingLibraryError, match=r"pip install 'gbr\[collect\]'"):
+        gbr.collect.layout(small, SMALL, out=path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"out": "mine.csv"}, r"out: expected a name that ends in \.npz, got mine\.csv"),
+        ({"args": SMALL[1]}, r"args: expected the arguments in a tuple, as in \(x,\), got ndarray"),
+        ({"configs": 1}, "got 1 configs and 25 rounds"),
+        ({"rounds": 0}, "got 96 configs and 0 rounds"),
+    ],
+)
+def test_invalid_arguments_are_refused(changed, message):
+    with pytest.raises(UsageError, match=message):
+        gbr.collect.layout(small, **({"args": SMALL, "out": "mine.npz"} | changed))
+
+
+@pytest.mark.parametrize("task", tasks.choose(layouts.FAMILIES, None, SPLITS, FOLDER), ids=lambda task: task.path.stem)
+def test_committed_graph_is_that_of_its_program(task):
+    graph = read_graph(task.path)
+    program = Relayout(*layouts.build(task.family, task.variant))
+    for key in ("node_config_ids", "node_opcode", "node_feat", "edge_index"):
+        np.testing.assert_array_equal(getattr(graph, key), program.graph[key], err_msg=key)
+    assert graph.n_configs >= 96
+    assert graph.runtime is not None
+    assert graph.repeat is not None
+    assert not np.array_equal(graph.runtime, graph.repeat)
+    assert 10 <= len(graph.node_config_ids) <= 60
+    configs = np.concatenate([block for _, block in graph.config_blocks()])
+    assert (configs[0] == -1).all()
+    assert len(np.unique(configs, axis=0)) == graph.n_configs
+    assert set((configs[1:] >= 0).any(2).sum(1).tolist()) == set(strata(len(graph.node_config_ids)))

@@ -1,0 +1,218 @@
+"""Generated loop nests against NumPy and JAX, their configurations, and the graphs that come with gbr."""
+
+from __future__ import annotations
+
+import math
+import traceback
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numba import config as numba_config
+
+from features.hlo import OPCODES
+from gbr.collect import _jax, tasks, tiles
+from gbr.collect.families import FAMILIES
+from gbr.collect.kernels import Family
+from gbr.collect.tasks import Settings
+from gbr.collect.tiles import LEAST_ITERATIONS, measure_kernel, sample_tiles, tile_config
+from gbr.data.collection import SPLITS
+from gbr.data.graph import read_graph
+from gbr.data.hlo import graph_arrays
+from gbr.errors import CollectError
+from tests.reference_collect import TWINS
+
+FOLDER = Path(__file__).parents[1] / "data" / tiles.COLLECTION
+
+
+def operands_of(name):
+    """Random operands of a family at its small shape, and the result that NumPy computes in float64."""
+    shape, twin = TWINS[name]
+    rng = np.random.default_rng(0)
+    operands = [rng.standard_normal(operand, np.float32) for operand in FAMILIES[name].nest(*shape).operands]
+    return operands, twin(*(operand.astype(np.float64) for operand in operands))
+
+
+def check_kernel(kernel, name, operands, expected, sizes):
+    output = np.full(FAMILIES[name].nest(*TWINS[name][0]).output, np.nan, np.float32)
+    kernel(*operands, output, *map(np.uint64, sizes))
+    assert output.shape == expected.shape
+    np.testing.assert_allclose(output, expected, rtol=2e-5, atol=2e-5, err_msg=f"tiles {sizes}")
+
+
+def extents_of(name):
+    return [loop.extent for loop in FAMILIES[name].nest(*TWINS[name][0]).loops]
+
+
+# Loop nests
+
+
+def test_every_family_has_a_twin():
+    assert set(TWINS) == set(FAMILIES)
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_kernel_and_program_equal_numpy(name):
+    operands, expected = operands_of(name)
+    extents = extents_of(name)
+    kernel = getattr(FAMILIES[name].kernel, "py_func", FAMILIES[name].kernel)
+    odd = [[1 + (step + 2 * dim) % extent for dim, extent in enumerate(extents)] for step in (1, 2)]
+    for sizes in (extents, [1] * len(extents), *odd):
+        check_kernel(kernel, name, operands, expected, sizes)
+    pytest.importorskip("jax")
+    np.testing.assert_allclose(_jax.jit(FAMILIES[name].program)(*operands), expected, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.skipif(bool(numba_config.DISABLE_JIT), reason="needs the JIT")
+@pytest.mark.parametrize("name", ["matmul_nt", "conv2d", "transpose_210", "sum_outer", "softmax", "max_pool"])
+def test_compiled_kernel_equals_numpy(name):
+    operands, expected = operands_of(name)
+
+    @settings(max_examples=25, deadline=None)
+    @given(st.tuples(*(st.integers(1, extent) for extent in extents_of(name))))
+    def check(sizes):
+        check_kernel(FAMILIES[name].kernel, name, operands, expected, sizes)
+
+    check()
+
+
+def test_source_of_a_kernel():
+    lines = [line.strip() for line in FAMILIES["matmul_scaled_add"].source.splitlines() if line]
+    assert lines[-10:] == [
+        "for m in range(m_begin, m_end):",
+        "for n in range(n_begin, n_end):",
+        "y[m, n] = float32_1_5 * r[m, n]",
+        "for k_begin in range(uint64_0, size_k, tile_k):",
+        "k_end = min(k_begin + tile_k, size_k)",
+        "for m in range(m_begin, m_end):",
+        "for k in range(k_begin, k_end):",
+        "fixed1 = float32_0_75 * a[m, k]",
+        "for n in range(n_begin, n_end):",
+        "y[m, n] += fixed1 * b[k, n]",
+    ]
+    assert "total2 += x[a, b]" in FAMILIES["layer_norm"].source, "the factor 1 / size(b) is applied after the sum"
+    assert "if index1 < uint64_1 or" in FAMILIES["conv2d"].source
+
+
+def test_a_traceback_shows_the_generated_source():
+    kernel = getattr(FAMILIES["matvec"].kernel, "py_func", FAMILIES["matvec"].kernel)
+    with pytest.raises(IndexError) as caught:
+        kernel(np.ones((3, 4)), np.ones(2), np.ones(3), np.uint64(3), np.uint64(4))
+    assert "a[m, k] * x[k]" in "".join(traceback.format_exception(caught.value))
+
+
+def test_an_index_must_be_linear():
+    family = Family("elementwise", "square", "a | y[a] = x[a * a]", lambda lax, x: x, "4")
+    with pytest.raises(ValueError, match=r"a \* a: expected an index that is linear in loop variables"):
+        family.nest(4)
+
+
+# Sampling and configurations
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 3000), min_size=1, max_size=5), st.integers(1, 40), st.integers(0, 2**32 - 1))
+def test_sampled_tiles_are_distinct_within_bounds_and_reproducible(extents, n_configs, seed):
+    sizes = sample_tiles(extents, n_configs, seed)
+    assert sizes.dtype == np.int64
+    assert 1 <= len(sizes) <= n_configs
+    assert sizes[0].tolist() == extents
+    assert len(np.unique(sizes, axis=0)) == len(sizes)
+    assert (sizes >= 1).all()
+    assert (sizes <= extents).all()
+    assert (sizes.prod(1) >= min(LEAST_ITERATIONS, math.prod(extents))).all()
+    np.testing.assert_array_equal(sizes, sample_tiles(extents, n_configs, seed))
+
+
+def test_sampled_tiles_are_of_all_kinds():
+    extents = np.array([300, 200, 500])
+    sizes = sample_tiles(extents, 96, 3)
+    assert len(sizes) == 96
+    full = sizes == extents
+    power = (sizes & (sizes - 1)) == 0
+    assert (full.sum(1) == 2).any(), "one loop tiled alone"
+    assert (~full).all(1).any(), "every loop tiled"
+    assert (power | full).all(1).sum() >= 24
+    assert ((sizes % 2 == 1) & ~full & (sizes > 1)).any(0).all(), "odd sizes in every loop"
+    assert not np.array_equal(sizes, sample_tiles(extents, 96, 4))
+
+
+def bounds(*values):
+    return [*values, *[0] * (6 - len(values)), sum(values), math.prod(values) if values else 0]
+
+
+@pytest.mark.parametrize(
+    ("family", "shape", "sizes", "kernel", "output", "reduced"),
+    [
+        ("matmul_nt", (50, 70, 60), (5, 7, 6), (6, 7), (5, 7), ()),
+        ("matmul_transposed", (50, 70, 60), (5, 7, 6), (6, 7), (7, 5), ()),
+        ("matvec_batched", (7, 50, 60), (2, 5, 6), (2, 6), (2, 5), ()),
+        ("attention_values", (8, 50, 70, 60), (5, 2, 7, 6), (2, 6, 7), (5, 2, 7), ()),
+        ("conv2d", (2, 20, 24, 32, 64, 3), (1, 5, 6, 16, 8), (3, 3, 8, 16), (1, 5, 6, 16), ()),
+        ("conv2d_nchw", (2, 20, 24, 32, 64, 3), (1, 16, 5, 6, 8), (16, 8, 3, 3), (1, 16, 5, 6), ()),
+        ("conv3d", (8, 9, 10, 4, 6, 3), (2, 3, 4, 5, 2), (3, 3, 3, 2, 5), (1, 2, 3, 4, 5), ()),
+        ("conv2d_row", (2, 20, 24, 32, 64, 3), (1, 5, 6, 16, 8), (1, 3, 8, 16), (1, 5, 6, 16), ()),
+        ("depthwise", (2, 20, 24, 32, 3), (1, 5, 6, 16), (3, 3, 1, 16), (1, 5, 6, 16), ()),
+        ("transpose_210", (30, 40, 50), (3, 4, 5), (), (3, 4, 5), ()),
+        ("square_sum_transposed", (30, 40, 50), (3, 4, 5), (), (5, 3), (3, 4, 5)),
+        ("max_plus_transposed", (30, 40), (3, 4), (), (4,), (3, 4)),
+        ("symmetrise", (30,), (3, 4), (), (3, 4), ()),
+        ("softmax", (30, 40), (3, 4), (), (3, 4), (3, 4)),
+        ("logsumexp", (30, 40), (3, 4), (), (3,), (3, 4)),
+        ("max_pool", (2, 20, 24, 32), (1, 5, 6, 16), (), (1, 5, 6, 16), (1, 11, 13, 16)),
+        ("stencil5", (30, 40), (3, 4), (), (3, 4), ()),
+    ],
+)
+def test_configurations_hold_tiles_in_logical_order(family, shape, sizes, kernel, output, reduced):
+    config = tile_config(FAMILIES[family].nest(*shape), np.array([sizes], np.int64))
+    assert config.dtype == np.float32
+    assert config.tolist() == [bounds(*kernel) + bounds(*output) + bounds(*reduced)]
+
+
+# Measuring
+
+
+def test_a_wrong_kernel_is_not_measured():
+    pytest.importorskip("jax")
+    family, shape = FAMILIES["bias_scale"], TWINS["bias_scale"][0]
+
+    def shifted(lax, x, scale, bias):
+        return lax.add(family.program(lax, x, scale, bias), lax.full_like(x, 1))
+
+    with pytest.raises(CollectError, match=r"bias_scale_7x9, tiles \d+x\d+: differs from the JAX result by 1,"):
+        measure_kernel(replace(family, program=shifted), shape, Settings(8, 1))
+    summed = replace(family, program=lambda lax, x, scale, bias: lax.reduce(x, np.float32(0), lax.add, (0,)))
+    with pytest.raises(CollectError, match=r"result has shape \(7, 9\), JAX's has \(9,\)"):
+        measure_kernel(summed, shape, Settings(1, 1))
+
+
+def test_measured_arrays_of_a_kernel():
+    pytest.importorskip("jax")
+    arrays = measure_kernel(FAMILIES["outer_update"], (40, 60), Settings(6, 1))
+    runtime = arrays["config_runtime"]
+    assert runtime.shape == arrays["config_runtime_repeat"].shape == (6,)
+    assert (arrays["config_runtime_normalizers"] == runtime[0]).all()
+    assert arrays["config_feat"][0, 8:16].tolist() == bounds(40, 60)
+    assert arrays["node_feat"].shape[1] == 140
+
+
+def test_committed_graphs_are_those_of_their_kernels():
+    pytest.importorskip("jax")
+    for task in tasks.choose(FAMILIES, None, SPLITS, FOLDER):
+        family = FAMILIES[task.family]
+        nest = family.nest(*map(int, task.variant.split("x")))
+        graph = read_graph(task.path)
+        arrays = graph_arrays(_jax.hlo(family.program, nest.operands))
+        for key in ("node_opcode", "node_feat", "edge_index"):
+            np.testing.assert_array_equal(getattr(graph, key), arrays[key], err_msg=graph.name)
+        assert not {"call", "fusion", "custom-call"} & {OPCODES[opcode] for opcode in graph.node_opcode}
+        sizes = sample_tiles([loop.extent for loop in nest.loops], 1, 0)
+        np.testing.assert_array_equal(graph.config_feat[:1], tile_config(nest, sizes), err_msg=graph.name)
+        assert graph.n_configs == len(np.unique(graph.config_feat, axis=0)) == 96, graph.name
+        assert graph.runtime is not None
+        assert graph.repeat is not None
+        assert graph.normalizer is not None
+        assert (graph.normalizer == graph.runtime[0]).all()
