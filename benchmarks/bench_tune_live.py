@@ -13,8 +13,7 @@ from benchmarks._results import Section, machine, publish_page
 from benchmarks.bench_tune import trained_model
 from gbr import Ranker
 from gbr.tune import Child, Found, GraphSpace, Tuner, search
-from gbr.tune.kernels import tile_space
-from gbr.tune.programs import layout_space
+from gbr.tune.jax import layout_space, tile_space
 
 KERNELS: Final = ("matmul_nt_256x192x256", "transpose_210_96x64x160", "max_pool_nchw_6x96x16x30")
 PROGRAMS: Final = ("gmlp_shallow-grad", "resnet_nhwc")

@@ -185,7 +185,7 @@ def test_a_journal_with_a_line_of_another_space_is_left_alone(tmp_path: Path, li
     Journal(tmp_path / "j", space).close()
     held = (tmp_path / "j").read_text() + f"{line}\n{line}\n"
     (tmp_path / "j").write_text(held)
-    with pytest.raises(TuneError, match="line 2 is not one that a search writes"):
+    with pytest.raises(TuneError, match="line 2 is not a journal entry"):
         Journal(tmp_path / "j", space)
     assert (tmp_path / "j").read_text() == held
 

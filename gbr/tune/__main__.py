@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -15,23 +13,19 @@ import click
 from gbr import cli
 from gbr.data.files import write_json
 from gbr.errors import TuneError, UsageError
+from gbr.tune.runner import Child, Found, Replay, search
+from gbr.tune.tuner import Tuner
 
 if TYPE_CHECKING:
     from gbr.ranker import Ranker
-    from gbr.tune.loop import Found, Measure
-    from gbr.tune.space import Space
-    from gbr.tune.tuner import Tuner
 
 JOURNAL: Final = "journal.jsonl"
 RESULT: Final = "result.json"
 _SHOWN: Final = 5
+_ROUNDS: Final = 20
 #: A replay gives the same second measurement every time.
-_ROUNDS: Final = {"replay": 2}
+_REPLAY_ROUNDS: Final = 2
 _LONGEST_NAME: Final = 60
-
-Opened = tuple["Space", "AbstractContextManager[Measure]"]
-
-
 _EPILOG: Final = """\
 \b
 Spaces:
@@ -41,8 +35,7 @@ Spaces:
                            layout:resnet_nhwc
   layout:FILE.py:NAME      your own: NAME() returns a function for JAX and a
                            tuple of its arguments
-  replay:GRAPH.npz         runtimes that were measured before, also a folder
-                           of graphs"""
+  replay:GRAPH.npz         recorded runtimes, also of a folder of graphs"""
 
 
 @cli.command("gbr.tune", epilog=_EPILOG)
@@ -62,96 +55,72 @@ Spaces:
 @cli.seed_option
 @click.option("--out", type=cli.PATH, metavar="DIR", help="Folder of journal and result.  [default: runs/tune/<space>]")
 @cli.json_option
-def main(**options: Any) -> None:
+def main(space: str, model: Path | None, out: Path | None, as_json: bool, **options: Any) -> None:
     """Search the configurations of a program for a fast one, measuring as few as possible.
 
     Every measurement is written to a journal at once: run the same command again to resume.
     """
-    args = SimpleNamespace(**options)
-    kind, _, name = args.space.partition(":")
+    kind, _, name = space.partition(":")
     if kind not in ("tile", "layout", "replay") or not name:
-        raise UsageError(f"--space {args.space}: want tile:KERNEL, layout:PROGRAM or replay:GRAPH.npz")
-    out = args.out or Path("runs") / "tune" / _folder(args.space)
-    model = _model(args.model)
+        raise UsageError(f"--space: expected tile:KERNEL, layout:PROGRAM or replay:GRAPH.npz, got {space!r}")
+    folder = out or Path("runs") / "tune" / f"{kind}-{Path(name.replace(':', '-')).name.removesuffix('.npz')}"
+    ranker = _load(model)
     if kind == "replay" and Path(name).is_dir():
-        results = _replays(Path(name), out, model, args)
-        if args.as_json:
+        paths = sorted(path for path in Path(name).glob("*.npz") if not path.name.startswith("."))
+        if not paths:
+            raise UsageError(f"--space {space}: expected a folder with .npz files, found none")
+        results = [_search(kind, str(path), folder / path.stem, ranker, **options)[0] for path in paths]
+        if as_json:
             cli.emit_json(results)
         else:
-            _show_all(results)
+            rows = [
+                (
+                    each["space"],
+                    each["measured"],
+                    each["best"]["config"],
+                    _speedup(each["default"], each["best"]["runtime"]),
+                )
+                for each in results
+            ]
+            cli.table("Replayed", ("graph", "measured", "best", "speedup"), rows)
         return
-    result, tuner, found = _search(kind, name, out, model, args)
-    if args.as_json:
+    result, tuner, found = _search(kind, name, folder, ranker, **options)
+    if as_json:
         cli.emit_json(result)
     else:
-        _show(tuner, found, unit=1e3 if kind != "replay" else 1.0)
-    cli.note(f"journal and result are in {out}")
+        _print(tuner, found, unit=1.0 if kind == "replay" else 1e3)
+    cli.note(f"journal and result are in {folder}")
 
 
-def _search(
-    kind: str, name: str, out: Path, model: Ranker | None, args: SimpleNamespace
-) -> tuple[dict[str, Any], Tuner, Found]:
-    from gbr.tune.loop import search
-    from gbr.tune.tuner import Tuner
-
-    space, measuring = _opened(kind, name, args)
-    tuner = Tuner(space, model, seed=args.seed)
-    with measuring as measure, cli.progress(min(args.budget, len(space)), "measuring") as advance:
-        found = search(
-            tuner,
-            measure,
-            budget=args.budget,
-            seconds=args.seconds,
-            journal=out / JOURNAL,
-            rounds=_ROUNDS.get(kind, 20),
-            told=lambda _config, _outcome: advance(1),
-        )
-    result = _result(tuner, found)
-    write_json(out / RESULT, result, TuneError)
-    return result, tuner, found
-
-
-def _opened(kind: str, name: str, args: SimpleNamespace) -> Opened:
-    """The space, and what measures it while it is entered."""
-    chosen = {"seed": args.seed} | ({} if args.candidates is None else {"candidates": args.candidates})
-    if kind == "replay":
-        from gbr.tune.replay import Replay
-
-        replay = Replay(Path(name))
-        return replay.space, nullcontext(replay)
-    from gbr.tune.child import Child
-
-    make: Callable[[], Any]
-    space: Space
-    if kind == "tile":
-        from gbr.tune.kernels import tile_space
-
-        space, make = tile_space(name, **chosen)
-    else:
-        from gbr.tune.programs import layout_space
-
-        space, make = layout_space(name, **chosen)
-    return space, Child(make, args.timeout)
-
-
-def _replays(folder: Path, out: Path, model: Ranker | None, args: SimpleNamespace) -> list[dict[str, Any]]:
-    paths = sorted(path for path in folder.glob("*.npz") if not path.name.startswith("."))
-    if not paths:
-        raise UsageError(f"--space replay:{folder}: holds no .npz file")
-    return [_search("replay", str(path), out / path.stem, model, args)[0] for path in paths]
-
-
-def _model(folder: Path | None) -> Ranker | None:
+def _load(folder: Path | None) -> Ranker | None:
     if folder is None:
         return None
-    from gbr.ranker import Ranker
+    from gbr.ranker import Ranker  # boosting libraries, not for --help
 
     return Ranker.load(folder).set_params(n_jobs=1)  # type: ignore[no-any-return]
 
 
-def _result(tuner: Tuner, found: Found) -> dict[str, Any]:
-    space = tuner.space
-    return {
+def _search(
+    kind: str, name: str, out: Path, model: Ranker | None, *,
+    budget: int, seconds: float | None, timeout: float, candidates: int | None, seed: int,
+) -> tuple[dict[str, Any], Tuner, Found]:  # fmt: skip
+    measuring: Any
+    if kind == "replay":
+        replay = Replay(Path(name))
+        space, measuring, rounds = replay.space, nullcontext(replay), _REPLAY_ROUNDS
+    else:
+        from gbr.tune.jax import layout_space, tile_space  # numba and jax, not for --help
+
+        sampling = {"seed": seed} | ({} if candidates is None else {"candidates": candidates})
+        space, make = (tile_space if kind == "tile" else layout_space)(name, **sampling)
+        measuring, rounds = Child(make, timeout), _ROUNDS
+    tuner = Tuner(space, model, seed=seed)
+    with measuring as measure, cli.progress(min(budget, len(space)), "measuring") as advance:
+        found = search(
+            tuner, measure, budget=budget, seconds=seconds, journal=out / JOURNAL, rounds=rounds,
+            on_outcome=lambda _config, _outcome: advance(1),
+        )  # fmt: skip
+    result = {
         "space": space.name,
         "fingerprint": space.fingerprint,
         "configs": len(space),
@@ -164,55 +133,42 @@ def _result(tuner: Tuner, found: Found) -> dict[str, Any]:
         "use": {"config": found.config, "choice": space.describe(found.config)},
         "seconds": found.seconds,
     }
+    write_json(out / RESULT, result, TuneError)
+    return result, tuner, found
 
 
-def _show(tuner: Tuner, found: Found, unit: float) -> None:
+def _print(tuner: Tuner, found: Found, unit: float) -> None:
     space = tuner.space
     rows = [
-        (place, _words(space.describe(best.config)), best.runtime / unit, _ratio(found.default, best.runtime))
-        for place, best in enumerate(tuner.leaders(_SHOWN), 1)
+        (rank, _short(space.describe(best.config)), best.runtime / unit, _speedup(found.default, best.runtime))
+        for rank, best in enumerate(tuner.leaders(_SHOWN), 1)
     ]
-    runtime = "µs" if unit > 1 else "runtime"
-    cli.table(f"{space.name}: {found.measured} of {len(space)} measured", ("", "choice", runtime, "speed"), rows)
+    title = f"{space.name}: {found.measured} of {len(space)} measured"
+    cli.table(title, ("", "choice", "µs" if unit > 1 else "runtime", "speedup"), rows)
     for reason in list(tuner.failures.values())[:_SHOWN]:
         print(f"failed: {reason}")
-    print(_verdict(found))
-
-
-def _verdict(found: Found) -> str:
     verdict = found.verdict
     if found.default is None:
-        return "The default failed or is not known: there is nothing to compare with."
-    if verdict is None:
-        return "Nothing but the default could be measured."
-    told = f"{verdict.speedup:.3f} times as fast ({verdict.low:.3f} to {verdict.high:.3f})"
-    if verdict.faster:
-        return f"Faster than the default: {told}, measured anew in {verdict.rounds} turns."
-    return f"The default is already best, within noise: the best of the others is {told}."
+        print("No comparison: the default failed or is unknown.")
+    elif verdict is None:
+        print("No comparison: only the default could be measured.")
+    else:
+        ratio = f"{verdict.speedup:.3f} times as fast ({verdict.low:.3f} to {verdict.high:.3f})"
+        if verdict.faster:
+            print(f"Faster than the default: {ratio}, measured again in {verdict.rounds} rounds.")
+        else:
+            print(f"The default is already best, within noise: the best of the others is {ratio}.")
 
 
-def _show_all(results: Sequence[dict[str, Any]]) -> None:
-    rows = [
-        (each["space"], each["measured"], each["best"]["config"], _ratio(each["default"], each["best"]["runtime"]))
-        for each in results
-    ]
-    cli.table("Replayed", ("graph", "measured", "best", "speed"), rows)
-
-
-def _ratio(default: float | None, runtime: float) -> float | None:
+def _speedup(default: float | None, runtime: float) -> float | None:
     return None if default is None else default / runtime
 
 
-def _words(choice: dict[str, Any]) -> str:
-    if not choice:
-        return "all left to the compiler"
-    words = " ".join(f"{name}={value}".replace(" ", "") for name, value in choice.items())
-    return words if len(words) <= _LONGEST_NAME else f"{len(choice)} choices, see {RESULT}"
-
-
-def _folder(space: str) -> str:
-    kind, _, name = space.partition(":")
-    return f"{kind}-{Path(name.replace(':', '-')).name.removesuffix('.npz')}"
+def _short(choice: dict[str, Any]) -> str:
+    text = " ".join(f"{name}={value}".replace(" ", "") for name, value in choice.items())
+    if len(text) > _LONGEST_NAME:
+        return f"{len(choice)} choices, see {RESULT}"
+    return text or "default of the compiler"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Which configuration to measure next: what was measured corrects what a model of other programs expects."""
+"""Proposes the configuration to measure next, from a model of other programs and the measurements so far."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gbr.errors import UsageError
 from gbr.tune.space import FloatArray, IntArray, Space
@@ -16,12 +15,12 @@ from gbr.tune.space import FloatArray, IntArray, Space
 if TYPE_CHECKING:
     from gbr.ranker import Ranker
 
-#: Trees per forest: enough to tell how far they disagree, few enough for some hundredths of a second.
+#: Trees per forest: enough for their disagreement, few enough for some hundredths of a second.
 _TREES: Final = 30
-#: Measurements to learn from at least; before them a model's order is followed, or the space is filled.
+#: Measurements before a forest is fitted; until then, the order of the model or a space-filling sample is followed.
 _LEAST: Final = 5
-#: Weight of the trees' disagreement: what is little known is tried where it may be as fast.
-_CURIOSITY: Final = 0.5
+#: Weight of the disagreement of the trees: exploration against exploitation.
+_EXPLORATION: Final = 0.5
 _BLOCK: Final = 1024
 
 Outcome = float | str | None
@@ -29,29 +28,29 @@ Outcome = float | str | None
 
 @dataclass(frozen=True)
 class Best:
-    """The fastest configuration so far, and its runtime in the unit that was told."""
+    """The fastest configuration so far and its runtime, in the unit of the measurements."""
 
     config: int
     runtime: float
 
 
 class Tuner:
-    """Proposes configurations and learns from their runtimes: ask, measure, tell, and ask again.
+    """Proposes configurations and learns from their runtimes: ask, measure, tell, repeat.
 
-    Nothing is proposed twice, nor anything equal to what was.  What failed counts as the slowest that was measured.
+    No configuration is proposed twice, nor one equal to an earlier one.  Failed configurations count as slow.
 
     Parameters
     ----------
     space : Space
     model : Ranker, optional
-        Trained on other programs.  Its order is followed at first; measurements correct it, and outweigh it in time.
+        Trained on other programs.  Its order is followed at first; measurements correct and finally outweigh it.
     seed : int
-        The same seed, told the same, asks the same.
+        The same seed and outcomes give the same proposals.
 
     Raises
     ------
     UsageError, ModelError
-        When the model does not fit the space.
+        If the model does not fit the space.
 
     Examples
     --------
@@ -68,47 +67,43 @@ class Tuner:
 
     def __init__(self, space: Space, model: Ranker | None = None, *, seed: int = 0) -> None:
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise UsageError(f"seed: got {seed!r}, want a whole number from 0 on")
+            raise UsageError(f"seed: expected a non-negative integer, got {seed!r}")
         self.space = space
         self._seed = seed
         columns = space.columns(model)
         self._X = columns[:, columns.max(axis=0) > columns.min(axis=0)]
         self._order = np.zeros(len(space))
         if model is not None and np.ptp(scores := space.scores(model)):
-            from gbr.models.within import ranks
+            from gbr.models.within import ranks  # scikit-learn, not for --help
 
             self._order = ranks(scores)
-        self._has_model = bool(self._order.any())
         self._distinct = space.duplicate_of == np.arange(len(space))
         self._free = self._distinct.copy()
         self._runtimes: dict[int, list[float]] = {}
         self._failures: dict[int, str] = {}
 
     def __len__(self) -> int:
-        """Different configurations that were measured, or failed."""
+        """Distinct configurations that were measured or failed."""
         return len(self._runtimes.keys() | self._failures.keys())
 
     @property
     def runtimes(self) -> dict[int, float]:
-        """Mean runtime by configuration, of those that never failed, in the order they were told."""
-        return {
-            config: sum(all_of_it) / len(all_of_it)
-            for config, all_of_it in self._runtimes.items()
-            if config not in self._failures
-        }
+        """Mean runtime of the configurations that never failed, in the order of measurement."""
+        kept = {config: runtimes for config, runtimes in self._runtimes.items() if config not in self._failures}
+        return {config: sum(runtimes) / len(runtimes) for config, runtimes in kept.items()}
 
     @property
     def failures(self) -> dict[int, str]:
-        """Why configurations failed."""
+        """Reasons of failed configurations."""
         return dict(self._failures)
 
     @property
     def best(self) -> Best | None:
-        """The fastest configuration that never failed; None before there is one."""
+        """The fastest configuration that never failed, if any."""
         return next(iter(self.leaders(1)), None)
 
     def leaders(self, count: int) -> list[Best]:
-        """The fastest configurations, best first; of equal runtimes the one told first."""
+        """The fastest configurations, best first; equal runtimes in the order of measurement."""
         return [Best(*each) for each in sorted(self.runtimes.items(), key=lambda each: each[1])[:count]]
 
     def ask(self, n: int = 1) -> list[int]:
@@ -117,12 +112,12 @@ class Tuner:
         Parameters
         ----------
         n : int
-            Of one batch; the larger it is, the less each of its members knows of the others.
+            Size of the batch; members of a large batch know less of each other.
 
         Returns
         -------
         list of int
-            Numbers of configurations, the most promising first; fewer than ``n`` where the space is used up.
+            Numbers of configurations, the most promising first; fewer than ``n`` if the space is exhausted.
 
         Raises
         ------
@@ -130,102 +125,98 @@ class Tuner:
             For ``n`` below 1.
         """
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise UsageError(f"ask: got {n!r}, want a whole number from 1 on")
+            raise UsageError(f"ask: expected a positive integer, got {n!r}")
         free = np.flatnonzero(self._free)
         if not len(free):
             return []
         rng = np.random.default_rng([self._seed, len(self)])
         known = self.runtimes
         if len(known) >= _LEAST and len(set(known.values())) > 1:
-            chosen = free[np.argsort(self._promise(free, rng), kind="stable")[:n]]
-        elif self._has_model:
+            chosen = free[np.argsort(self._acquisition(free, rng), kind="stable")[:n]]
+        elif self._order.any():
             chosen = free[np.argsort(self._order[free], kind="stable")[:n]]
         else:
-            chosen = self._apart(free, min(n, len(free)), rng)
+            chosen = self._space_filling(free, min(n, len(free)), rng)
         self._free[chosen] = False
         return [int(config) for config in chosen]
 
     def tell(self, configs: Iterable[int], outcomes: Sequence[Outcome]) -> None:
-        """Learn what came of measuring configurations, whether they were asked for or not.
+        """Learn the outcomes of configurations, whether they were proposed or not.
 
         Parameters
         ----------
         configs : iterable of int
         outcomes : sequence of float, str or None
-            A runtime in any unit, lower is faster; for a configuration that failed the reason, or None, NaN or
-            infinity.  Runtimes of one configuration, or of equal ones, are averaged; one failure outweighs them all.
+            A runtime in any unit, lower is faster; for a failure the reason, None, NaN or infinity.  Runtimes of equal
+            configurations are averaged; a single failure marks a configuration as failed.
 
         Raises
         ------
         UsageError
-            When there are not as many outcomes, a number is no configuration, or an outcome is none of those; nothing
-            is learned then.
+            For another number of outcomes, an invalid configuration or an invalid outcome; nothing is learned then.
         """
         numbers = list(configs)
         if len(numbers) != len(outcomes):
-            raise UsageError(f"tell: {len(numbers)} configurations and {len(outcomes)} outcomes; want as many")
-        told = [(self._canonical(config), _outcome(each)) for config, each in zip(numbers, outcomes, strict=True)]
-        for config, outcome in told:
+            raise UsageError(f"tell: expected an outcome per configuration, got {len(outcomes)} for {len(numbers)}")
+        results = [(self._first_equal(config), _outcome(each)) for config, each in zip(numbers, outcomes, strict=True)]
+        for config, outcome in results:
             self._free[config] = False
             if isinstance(outcome, str):
                 self._failures.setdefault(config, outcome)
             else:
                 self._runtimes.setdefault(config, []).append(outcome)
 
-    def _canonical(self, config: Any) -> int:
+    def _first_equal(self, config: Any) -> int:
         if isinstance(config, bool) or not isinstance(config, int | np.integer) or not 0 <= config < len(self.space):
-            raise UsageError(f"tell: {config!r} is no configuration; {self.space.name} has 0 to {len(self.space) - 1}")
+            raise UsageError(f"tell: {self.space.name}: expected 0 to {len(self.space) - 1}, got {config!r}")
         return int(self.space.duplicate_of[config])
 
-    def _promise(self, free: IntArray, rng: np.random.Generator) -> FloatArray:
-        """Lower is better: the mean of the trees less their disagreement, float64 (free,)."""
-        from gbr.models.within import Learner, ranks
+    def _acquisition(self, free: IntArray, rng: np.random.Generator) -> FloatArray:
+        """Mean of the trees less their weighted standard deviation, float64 (free,): lower is better."""
+        from gbr.models.within import Learner, ranks  # scikit-learn, not for --help
 
         known = self.runtimes
-        slowest = max(known.values())
-        told = known | dict.fromkeys(self._failures, math.inf)
-        rows = np.array(sorted(told), np.int64)
-        target = ranks(np.array([min(told[row], 2 * slowest) for row in rows.tolist()]))
+        slow = 2 * max(known.values())
+        results = known | dict.fromkeys(self._failures, math.inf)
+        rows = np.array(sorted(results), np.int64)
+        target = ranks(np.array([min(results[row], slow) for row in rows.tolist()]))
         seed = int(rng.integers(1 << 31))
         learner = Learner(self._X, self._order, rows, self.space.choices[rows], target, seed, _TREES)
         parts = []
         for first in range(0, len(free), _BLOCK):
-            some = free[first : first + _BLOCK]
-            members = learner.members(self._X[some], self.space.choices[some], self._order[some])
-            parts.append(members.mean(axis=0) - _CURIOSITY * members.std(axis=0))
+            block = free[first : first + _BLOCK]
+            trees = learner.members(self._X[block], self.space.choices[block], self._order[block])
+            parts.append(trees.mean(axis=0) - _EXPLORATION * trees.std(axis=0))
         return np.concatenate(parts)
 
-    def _apart(self, free: IntArray, n: int, rng: np.random.Generator) -> IntArray:
-        """Configurations as far from one another, and from what was proposed before, as can be had one by one."""
+    def _space_filling(self, free: IntArray, n: int, rng: np.random.Generator) -> IntArray:
+        """Greedy sample of configurations that are far from each other and from earlier proposals."""
         X = (self._X - self._X.mean(axis=0, dtype=np.float64)) / self._X.std(axis=0, dtype=np.float64)
-        used = np.flatnonzero(self._distinct & ~self._free)
+
+        def squared_distance(config: int) -> FloatArray:
+            return np.asarray(((X[free] - X[config]) ** 2).sum(axis=1), np.float64)
+
         distance = np.full(len(free), np.inf)
-        for config in used.tolist():
-            distance = np.minimum(distance, _squares(X, free, config))
+        for config in np.flatnonzero(self._distinct & ~self._free).tolist():
+            distance = np.minimum(distance, squared_distance(config))
         chosen: list[int] = []
         while len(chosen) < n:
             at = int(rng.integers(len(free))) if np.isinf(distance).all() else int(distance.argmax())
             chosen.append(int(free[at]))
-            distance = np.minimum(distance, _squares(X, free, chosen[-1]))
+            distance = np.minimum(distance, squared_distance(chosen[-1]))
             distance[at] = -1
         return np.array(chosen, np.int64)
 
 
-def _squares(X: NDArray[Any], rows: IntArray, one: int) -> FloatArray:
-    return np.asarray(((X[rows] - X[one]) ** 2).sum(axis=1), np.float64)
-
-
-def _outcome(told: Outcome) -> float | str:
-    if told is None:
-        return "failed"
-    if isinstance(told, str):
-        return told
+def _outcome(given: Outcome) -> float | str:
+    if given is None or isinstance(given, str):
+        return given or "failed"
     try:
-        runtime = float(told)
+        runtime = float(given)
     except (TypeError, ValueError):
-        raise UsageError(f"tell: got {told!r}, want a runtime, or the reason why there is none") from None
+        raise UsageError(f"tell: expected a runtime or the reason of a failure, got {given!r}") from None
     if not math.isfinite(runtime):
         return f"runtime {runtime}"
     if runtime < 0:
-        raise UsageError(f"tell: got a runtime of {runtime}, want a number from 0 on")
+        raise UsageError(f"tell: expected a non-negative runtime, got {runtime}")
     return runtime

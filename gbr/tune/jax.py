@@ -1,0 +1,335 @@
+"""Spaces measured on this machine: tiles of the kernels of :mod:`gbr.collect`, and layouts of JAX functions."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from gbr.collect._jax import load_with_layouts
+from gbr.collect.families import FAMILIES
+from gbr.collect.layouts import (
+    ENOUGH_NS,
+    PARTS,
+    Int8Array,
+    Reference,
+    Relayout,
+    build,
+    layout_of,
+    sample_layouts,
+)
+from gbr.collect.layouts import FAMILIES as PROGRAMS
+from gbr.collect.tiles import Kernel, kernel_graph, sample_tiles, seed_of
+from gbr.collect.timer import IntArray, cores, measure, pin, pinned
+from gbr.data.graph import graph_from_arrays
+from gbr.errors import GbrError, UsageError
+from gbr.tune.runner import Found, search
+from gbr.tune.space import Configuration, GraphSpace
+from gbr.tune.tuner import Tuner
+
+if TYPE_CHECKING:
+    from gbr.ranker import Ranker
+
+#: Rounds of each of the two passes of the timer; the finalists are measured again.
+_ROUNDS: Final = 7
+#: Compiled programs that are kept for the final comparison.
+_CACHED: Final = 8
+_TENSORS: Final = ("output", "input", "kernel")
+
+
+# --- tiles of kernels ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TileTask:
+    """A kernel and its tiles; a call compiles it and returns the function that measures a configuration [ns].
+
+    Parameters
+    ----------
+    family : str
+    shape : tuple of int
+    tiles : int64 (c, loops)
+        By number of configuration.
+    seed : int
+        For the operands.
+    """
+
+    family: str
+    shape: tuple[int, ...]
+    tiles: IntArray
+    seed: int
+
+    def __call__(self) -> Callable[[int], float]:
+        """Prepare to measure; called in the measuring process."""
+        pin(cores()[-1])
+        kernel = Kernel(FAMILIES[self.family], self.shape, self.seed)
+
+        def runtime(config: int) -> float:
+            tiles = self.tiles[config]
+            run = kernel.bind(tiles)
+            kernel.check(run, tiles)
+            timing = measure([run], rounds=_ROUNDS)
+            return float(min(timing.first[0], timing.second[0]))
+
+        return runtime
+
+
+def tile_space(kernel: str, *, candidates: int = 512, seed: int = 0) -> tuple[GraphSpace, TileTask]:
+    """Tiles of one kernel; the first configuration is untiled.
+
+    Parameters
+    ----------
+    kernel : str
+        ``<family>_<shape>`` such as ``matmul_nt_256x192x256``; any shape that the family supports.
+    candidates : int
+        Number of configurations.
+    seed : int
+        For tiles and operands.
+
+    Returns
+    -------
+    GraphSpace
+    TileTask
+        For :class:`gbr.tune.Child`.
+
+    Raises
+    ------
+    UsageError
+        For an unknown kernel.
+    MissingLibraryError
+        If JAX is not installed.
+    """
+    name, _, text = kernel.rpartition("_")
+    if name not in FAMILIES:
+        families = ", ".join(FAMILIES)
+        raise UsageError(f"{kernel}: expected FAMILY_SHAPE such as matmul_nt_256x192x256; families: {families}")
+    family, extents = FAMILIES[name], text.split("x")
+    example = family.shapes[0]
+    if len(extents) != len(example) or not all(extent.isdigit() and int(extent) for extent in extents):
+        raise UsageError(
+            f"{kernel}: expected {len(example)} positive extents as in {family.stem(example)}, got {text!r}"
+        )
+    shape = tuple(map(int, extents))
+    kernel_seed = seed_of(family.stem(shape), seed)
+    loops = family.nest(*shape).loops
+    tiles = sample_tiles([loop.extent for loop in loops], candidates, kernel_seed)
+    graph = graph_from_arrays(family.stem(shape), kernel_graph(family, shape, tiles))
+
+    def describe(config: int) -> Configuration:
+        return {loop.name: int(tile) for loop, tile in zip(loops, tiles[config], strict=True)}
+
+    return GraphSpace(graph, describe=describe), TileTask(family.name, shape, tiles, kernel_seed)
+
+
+# --- layouts of JAX functions ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LayoutTask:
+    """A program and its layouts; a call traces it and returns the function that measures a configuration [ns].
+
+    Parameters
+    ----------
+    program : str
+        As for :func:`layout_space`.
+    configs : int8 (c, nc, 18)
+        By number of configuration.
+    """
+
+    program: str
+    configs: Int8Array
+
+    def __call__(self) -> Callable[[int], float]:
+        """Prepare to measure; called in the measuring process."""
+        pin(cores()[-1])  # before JAX starts: XLA creates a thread per core that the process may use
+        load_with_layouts()
+        return _timed(Relayout(*named(self.program)), self.configs, self.program)
+
+
+def _timed(program: Relayout, configs: Int8Array, name: str) -> Callable[[int], float]:
+    """Function that compiles, checks and measures a configuration: CPU time of the process [ns]."""
+    reference = Reference(program.compile(configs[0]), name)
+
+    @lru_cache(_CACHED)
+    def compiled(config: int) -> Callable[[], Any]:
+        run = program.compile(configs[config])
+        reference.check(run, config)
+        return run
+
+    def runtime(config: int) -> float:
+        timing = measure([compiled(config)], rounds=_ROUNDS, enough_ns=ENOUGH_NS, clock=time.process_time_ns)
+        return float(min(timing.first[0], timing.second[0]))
+
+    return runtime
+
+
+def _space(program: Relayout, name: str, candidates: int, seed: int) -> tuple[GraphSpace, Int8Array]:
+    configs = sample_layouts(program.sites, candidates, seed)
+    graph = graph_from_arrays(name, {**program.graph, "node_config_feat": configs})
+
+    def describe(config: int) -> Configuration:
+        return {
+            f"{site.opcode} {site.node} {_TENSORS[part]}": list(layout)
+            for site, row in zip(program.sites, configs[config], strict=True)
+            for part in range(PARTS)
+            if (layout := layout_of(row, part)) is not None
+        }
+
+    return GraphSpace(graph, describe=describe), configs
+
+
+def layout_space(program: str, *, candidates: int = 1024, seed: int = 0) -> tuple[GraphSpace, LayoutTask]:
+    """Layouts of one program; the first configuration leaves all of them to the compiler.
+
+    Parameters
+    ----------
+    program : str
+        ``<family>_<variant>`` of the collection, such as ``resnet_nhwc``, or ``FILE.py:NAME``, where ``NAME()`` returns
+        a function for JAX and a tuple of its arguments.
+    candidates : int
+        Number of configurations.
+    seed : int
+
+    Returns
+    -------
+    GraphSpace
+    LayoutTask
+        For :class:`gbr.tune.Child`.
+
+    Raises
+    ------
+    UsageError
+        For an unknown program.
+    CollectError
+        If JAX cannot trace it, or it has no layouts to choose.
+    MissingLibraryError
+        If JAX is not installed, or too old.
+    """
+    load_with_layouts()
+    space, configs = _space(Relayout(*named(program)), program.rpartition(":")[2], candidates, seed)
+    return space, LayoutTask(program, configs)
+
+
+@dataclass(frozen=True)
+class TunedLayout:
+    """The result of tuning the layouts of a function.
+
+    Parameters
+    ----------
+    found : Found
+    choice : dict
+        Layouts by tensor of the configuration to use, minor to major; empty for those of the compiler.
+    function : callable
+        The function with these layouts, for ``jax.jit``; the original one if those of the compiler are best.
+    """
+
+    found: Found
+    choice: Configuration
+    function: Callable[..., Any]
+
+    def __str__(self) -> str:
+        """One line with the speedup."""
+        verdict = self.found.verdict
+        if verdict is None or not verdict.faster:
+            return f"the default is already best, within noise ({self.found.measured} measured)"
+        return (
+            f"{verdict.speedup:.2f} times as fast as the default ({verdict.low:.2f} to {verdict.high:.2f}, "
+            f"{self.found.measured} measured)"
+        )
+
+
+def tune_layout(
+    function: Callable[..., Any],
+    args: Sequence[Any],
+    *,
+    budget: int = 40,
+    seconds: float | None = None,
+    model: Ranker | None = None,
+    journal: Path | str | None = None,
+    candidates: int = 1024,
+    seed: int = 0,
+) -> TunedLayout:
+    """Search layouts of the convolutions, dots and reshapes of a JAX function that make it faster, on one core.
+
+    Measurements run in this process, so any function can be tuned; a configuration that XLA rejects or that computes a
+    wrong result is recorded as failed.  If one kills the process, run the search again with its journal; if one may
+    hang, use ``python -m gbr.tune --space layout:FILE.py:NAME``.
+
+    Parameters
+    ----------
+    function : callable
+        As for ``jax.jit``.
+    args : sequence
+        Its arguments: arrays, or pytrees of arrays.  The layouts are for their shapes.
+    budget, seconds, journal
+        As for :func:`gbr.tune.search`.
+    model : Ranker, optional
+        Trained by ``python -m gbr.train --subset layout:…``.
+    candidates : int
+        Number of configurations.
+    seed : int
+
+    Returns
+    -------
+    TunedLayout
+
+    Raises
+    ------
+    CollectError
+        If JAX cannot trace the function, or it has no layouts to choose.
+    UsageError, ModelError, TuneError
+        As for :func:`gbr.tune.search` and :class:`gbr.tune.Tuner`.
+    MissingLibraryError
+        If JAX is not installed, or too old.
+    """
+    with pinned():
+        load_with_layouts()
+        relayout = Relayout(function, args)
+        name = str(getattr(function, "__name__", "function"))
+        space, configs = _space(relayout, name, candidates, seed)
+        tuner = Tuner(space, model, seed=seed)
+        found = search(tuner, _timed(relayout, configs, name), budget=budget, seconds=seconds, journal=journal)
+    if found.config == space.default:
+        return TunedLayout(found, {}, function)
+    return TunedLayout(found, space.describe(found.config), relayout.function(configs[found.config]))
+
+
+def named(program: str) -> tuple[Callable[..., Any], Sequence[Any]]:
+    """The function and arguments of a program of the collection or of a file, see :func:`layout_space`.
+
+    Raises
+    ------
+    UsageError
+        For an unknown program, or a file that does not define one.
+    """
+    file, colon, name = program.rpartition(":")
+    if colon:
+        return _from_file(Path(file), name)
+    for family in PROGRAMS.values():
+        for stem, variant in zip(family.stems, family.variants, strict=True):
+            if stem == program:
+                return build(family.name, variant)
+    stems = ", ".join(stem for family in PROGRAMS.values() for stem in family.stems)
+    raise UsageError(f"{program}: unknown program; expected FILE.py:NAME or one of {stems}")
+
+
+def _from_file(path: Path, name: str) -> tuple[Callable[..., Any], Sequence[Any]]:
+    spec = importlib.util.spec_from_file_location("gbr_tuned", path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise UsageError(f"{path}: no such Python file")
+    module = importlib.util.module_from_spec(spec)
+    expected = f"{path}:{name}: expected a function without arguments that returns (function, tuple of its arguments)"
+    try:
+        spec.loader.exec_module(module)
+        function, args = getattr(module, name)()
+    except GbrError:
+        raise
+    except Exception as fault:  # any exception of user code
+        raise UsageError(f"{expected}, got {type(fault).__name__}: {fault}") from fault
+    if not callable(function) or not isinstance(args, tuple | list):
+        raise UsageError(f"{expected}, got ({type(function).__name__}, {type(args).__name__})")
+    return function, args

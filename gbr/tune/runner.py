@@ -1,0 +1,564 @@
+"""The search loop, measurements in a child process, the journal to resume from, and replays of recorded runtimes."""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import math
+import multiprocessing
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import IO, Any, Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gbr.data.files import parse_json
+from gbr.data.graph import Graph, read_graph
+from gbr.errors import DataError, GbrError, TuneError, UsageError
+from gbr.tune.space import FloatArray, GraphSpace, Space, sampled
+from gbr.tune.tuner import Best, Tuner
+
+#: From the number of a configuration to its runtime, or the reason why there is none.
+Measure = Callable[[int], "float | str | None"]
+
+#: Seconds that a child may take to start: it imports, compiles and computes the reference result.
+_START: Final = 300.0
+#: Seconds after the timeout at which a child terminates itself, in case its parent is gone.
+_GRACE: Final = 5.0
+_FORMAT: Final = 1
+#: A configuration whose measurement killed the process so often is not tried again.
+_MAX_CRASHES: Final = 2
+#: Finalists: the fastest of single measurements is often a lucky one.
+_FINALISTS: Final = 3
+_RESAMPLES: Final = 2000
+#: Smaller speedups do not count: they are of little use, and a second measurement may revert them.
+_LEAST_GAIN: Final = 0.01
+
+
+# --- child process ---------------------------------------------------------------------------------------------------
+
+
+class Child:
+    """Measures configurations in a child process, one at a time, and replaces the child after a crash or timeout.
+
+    Parameters
+    ----------
+    make : callable
+        Called in the child without arguments; returns ``measure(config) -> runtime``, which raises if a configuration
+        fails or computes a wrong result.  Must be picklable: a function, or an instance of a class, of a module.
+    timeout : float
+        Seconds that one measurement may take, including compilation.
+    """
+
+    def __init__(self, make: Callable[[], Callable[[int], float]], timeout: float) -> None:
+        self._make = make
+        self._timeout = timeout
+        self._context = multiprocessing.get_context("spawn")
+        self._process: BaseProcess | None = None
+        self._pipe: Connection | None = None
+
+    def __call__(self, config: int) -> float | str:
+        """Runtime of a configuration, or the reason why it failed.
+
+        Raises
+        ------
+        TuneError
+            If the child cannot be started.
+        """
+        pipe = self._pipe or self._start()
+        try:
+            pipe.send(config)
+            if not pipe.poll(self._timeout):
+                self.close()
+                return f"timed out after {self._timeout:g} s"
+            outcome = pipe.recv()
+        except (EOFError, OSError):
+            return f"crashed: {self._exit_reason()}"
+        return outcome if isinstance(outcome, str) else float(outcome)
+
+    def close(self) -> None:
+        """Terminate the child."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+        if self._pipe is not None:
+            self._pipe.close()
+        self._process = self._pipe = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _start(self) -> Connection:
+        self._pipe, child_pipe = self._context.Pipe()
+        self._process = self._context.Process(target=_serve, args=(child_pipe, self._make, self._timeout), daemon=True)
+        self._process.start()
+        child_pipe.close()
+        try:
+            problem = self._pipe.recv() if self._pipe.poll(_START) else f"not ready after {_START:g} s"
+        except (EOFError, OSError):
+            problem = f"{self._exit_reason()}; a script that starts a search needs `if __name__ == '__main__':`"
+        if problem is not None:
+            self.close()
+            raise TuneError(f"the measuring process cannot start: {problem}")
+        return self._pipe
+
+    def _exit_reason(self) -> str:
+        process = self._process
+        assert process is not None
+        process.join(_GRACE)
+        code = process.exitcode
+        self.close()
+        if code is not None and code < 0:
+            with suppress(ValueError):
+                return f"signal {signal.Signals(-code).name}"
+        return f"exit status {code}"
+
+
+def _serve(pipe: Connection, make: Callable[[], Callable[[int], float]], timeout: float) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent, which terminates this process
+    os.dup2(2, 1)  # keep stdout of the command for results
+    devnull = open(os.devnull, "w")  # noqa: SIM115  (open as long as the process lives)
+    try:
+        measure = make()
+    except Exception as fault:  # any exception of user code
+        pipe.send(_one_line(fault))
+        return
+    pipe.send(None)
+    while True:
+        try:
+            config = pipe.recv()
+        except (EOFError, OSError):
+            return
+        # Exits the process from a thread that does not need the GIL, if the parent is gone or the run hangs.
+        faulthandler.dump_traceback_later(timeout + _GRACE, exit=True, file=devnull)
+        try:
+            outcome: float | str = float(measure(config))
+        except Exception as fault:
+            outcome = _one_line(fault)
+        faulthandler.cancel_dump_traceback_later()
+        with suppress(OSError):
+            pipe.send(outcome)
+
+
+def _one_line(fault: BaseException) -> str:
+    text = " ".join(str(fault).split())
+    return text if isinstance(fault, GbrError) else f"{type(fault).__name__}: {text}"
+
+
+# --- journal ---------------------------------------------------------------------------------------------------------
+
+
+class Journal:
+    """The measurements of one search in a file of JSON lines, opened by one process at a time.
+
+    The first line describes the space; each measurement is preceded by a ``begin`` and its outcome is written to disk
+    before the next one starts.  An incomplete last line is truncated.
+
+    Parameters
+    ----------
+    path : Path
+        Created if missing.
+    space : Space
+
+    Attributes
+    ----------
+    outcomes : list of (int, float or str)
+        Content of the file when it was opened, in order: a configuration and its runtime, or the reason of its failure.
+
+    Raises
+    ------
+    TuneError
+        If the file cannot be written, is open in another process, belongs to another space or is not a journal.
+    """
+
+    def __init__(self, path: Path, space: Space) -> None:
+        self.path = Path(path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file: IO[bytes] = self.path.open("a+b")
+        except OSError as fault:
+            raise self._not_writable(fault) from fault
+        try:
+            self._lock()
+            self.outcomes = self._read(space)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def begin(self, config: int) -> None:
+        """Record that a measurement starts."""
+        # Written data outlives this process without fsync; only an outcome has to outlive the machine.
+        self._append({"begin": config}, durable=False)
+
+    def stopped(self, config: int) -> None:
+        """Record that a measurement was interrupted and did not fail."""
+        self._append({"stopped": config}, durable=False)
+
+    def write(self, config: int, outcome: float | str) -> None:
+        """Record an outcome: a runtime, or the reason of a failure."""
+        self._append({"config": config, "failed" if isinstance(outcome, str) else "runtime": outcome})
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _lock(self) -> None:
+        with suppress(ImportError):  # no lock on systems without fcntl
+            import fcntl
+
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as fault:
+                raise TuneError(
+                    f"{self.path}: in use by another process; wait for it, or choose another folder"
+                ) from fault
+
+    def _read(self, space: Space) -> list[tuple[int, float | str]]:
+        self._file.seek(0)
+        content = self._file.read()
+        complete = content[: content.rfind(b"\n") + 1]
+        header = {"gbr.tune": _FORMAT, "space": space.name, "configs": len(space), "fingerprint": space.fingerprint}
+        if not complete:
+            if not _json_line(header).startswith(content):
+                raise self._invalid(1)
+            self._file.truncate(0)
+            self._append(header)
+            return []
+        lines = [self._parse(number, line) for number, line in enumerate(complete.splitlines(), 1)]
+        if "gbr.tune" not in lines[0]:
+            raise self._invalid(1)
+        if lines[0] != header:
+            found = ", ".join(f"{key} {lines[0].get(key)!r}" for key in header)
+            raise TuneError(
+                f"{self.path}: expected a journal of {space.name!r} with {len(space)} configurations, fingerprint "
+                f"{space.fingerprint}, got {found}; choose another folder, or delete it"
+            )
+        begun: Counter[int] = Counter()
+        outcomes: list[tuple[int, float | str]] = []
+        for number, line in enumerate(lines[1:], 2):
+            config = line.get("begin", line.get("stopped", line.get("config")))
+            if type(config) is not int or not 0 <= config < len(space):
+                raise self._invalid(number)
+            match line:
+                case {"begin": _}:
+                    begun[config] += 1
+                case {"stopped": _}:
+                    begun[config] -= 1
+                case {"runtime": float() | int() as outcome} if (
+                    not isinstance(outcome, bool) and 0 < outcome < math.inf
+                ):
+                    begun[config] = 0
+                    outcomes.append((config, float(outcome)))
+                case {"failed": str(outcome)}:
+                    begun[config] = 0
+                    outcomes.append((config, outcome))
+                case _:
+                    raise self._invalid(number)
+        self._file.truncate(len(complete))  # only now: the file is a journal throughout
+        for config, times in begun.items():
+            if times >= _MAX_CRASHES:
+                reason = f"killed the process {times} times"
+                self.write(config, reason)
+                outcomes.append((config, reason))
+        return outcomes
+
+    def _parse(self, number: int, line: bytes) -> dict[str, Any]:
+        try:
+            found = parse_json(line)
+        except ValueError as fault:
+            raise self._invalid(number) from fault
+        if not isinstance(found, dict):
+            raise self._invalid(number)
+        return found
+
+    def _append(self, line: dict[str, Any], *, durable: bool = True) -> None:
+        try:
+            self._file.write(_json_line(line))
+            self._file.flush()
+            if durable:
+                os.fsync(self._file.fileno())
+        except OSError as fault:
+            raise self._not_writable(fault) from fault
+
+    def _invalid(self, number: int) -> TuneError:
+        return TuneError(
+            f"{self.path}: line {number} is not a journal entry; fix or delete it, or choose another folder"
+        )
+
+    def _not_writable(self, fault: OSError) -> TuneError:
+        return TuneError(
+            f"{self.path}: cannot be written ({fault.strerror or fault}); choose a writable folder with free space"
+        )
+
+
+def _json_line(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, allow_nan=False).encode() + b"\n"
+
+
+# --- search ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The best configuration compared with the default, measured again in alternation.
+
+    Parameters
+    ----------
+    config : int
+        The winner; the default if no configuration is faster by more than noise.
+    speedup, low, high : float
+        Runtime of the default over that of the finalist that was fastest in the first half of the rounds, measured in
+        the second half: median over rounds, and a 95 % bootstrap interval.
+    rounds : int
+        Of both halves.
+    """
+
+    config: int
+    speedup: float
+    low: float
+    high: float
+    rounds: int
+
+    @property
+    def faster(self) -> bool:
+        """Whether a configuration beats the default by more than noise."""
+        return self.low > 1 + _LEAST_GAIN
+
+
+@dataclass(frozen=True)
+class Found:
+    """The result of a search.
+
+    Parameters
+    ----------
+    best : Best
+        Of the single measurements.
+    default : float or None
+        Runtime of the default in the search; None if there is no default or it failed.
+    verdict : Verdict or None
+        None without a default, or if it is the only configuration that works.
+    measured, resumed, failed : int
+        Configurations measured in total, how many of them were read from the journal, and how many failed.
+    seconds : float
+    """
+
+    best: Best
+    default: float | None
+    verdict: Verdict | None
+    measured: int
+    resumed: int
+    failed: int
+    seconds: float
+
+    @property
+    def config(self) -> int:
+        """The configuration to use."""
+        return self.best.config if self.verdict is None else self.verdict.config
+
+
+def search(
+    tuner: Tuner,
+    measure: Measure,
+    *,
+    budget: int,
+    seconds: float | None = None,
+    journal: Path | str | None = None,
+    rounds: int = 20,
+    on_outcome: Callable[[int, float | str], None] = lambda _config, _outcome: None,
+) -> Found:
+    """Measure the proposals of a tuner until a budget is used up, and compare the best with the default.
+
+    Parameters
+    ----------
+    tuner : Tuner
+    measure : callable
+        From the number of a configuration (see ``tuner.space.describe``) to its runtime in a fixed unit, lower is
+        faster.  An exception or a returned string is recorded as the reason of a failure.  :class:`gbr.tune.Child`
+        isolates crashes and hangs.
+    budget : int
+        Configurations to measure, including failures, the default and those in the journal.
+    seconds : float, optional
+        Start no measurement after this time; at least one is made.
+    journal : path, optional
+        File in which every measurement is recorded, and from which a search of the same space resumes.
+    rounds : int
+        Repetitions of the default and of each finalist for the comparison; 0 for none.
+    on_outcome : callable
+        Called with every configuration and outcome.
+
+    Returns
+    -------
+    Found
+
+    Raises
+    ------
+    UsageError
+        For a budget below 1, or negative seconds or rounds.
+    TuneError
+        If every configuration failed, or the journal belongs to another search.
+    """
+    if budget < 1 or rounds < 0 or (seconds is not None and not seconds >= 0):
+        raise UsageError(
+            f"search: expected a positive budget and non-negative seconds and rounds, got {budget}, {seconds}, {rounds}"
+        )
+    start = time.monotonic()
+    default = tuner.space.default
+    verdict = None
+    with nullcontext() if journal is None else Journal(Path(journal), tuner.space) as log:
+        if log is not None:
+            tuner.tell([config for config, _ in log.outcomes], [outcome for _, outcome in log.outcomes])
+        resumed = len(tuner)
+        while len(tuner) < budget and (seconds is None or not len(tuner) or time.monotonic() - start < seconds):
+            asked = [default] if default is not None and not len(tuner) else tuner.ask(1)
+            if not asked:
+                break
+            outcome = _measure_and_record(measure, asked[0], log)
+            tuner.tell(asked, [outcome])
+            on_outcome(asked[0], outcome)
+        if default is not None and rounds:
+            verdict = _compare(tuner, getattr(measure, "again", measure), default, rounds, log)
+    best = tuner.best
+    if best is None:
+        reasons = list(tuner.failures.values())
+        problem = f"all {len(reasons)} configurations failed, the first: {reasons[0]}" if reasons else "no measurements"
+        raise TuneError(f"{tuner.space.name}: {problem}; fix the measurement, or increase the budget or the time")
+    return Found(
+        best, None if default is None else tuner.runtimes.get(default), verdict,
+        len(tuner), resumed, len(tuner.failures), time.monotonic() - start,
+    )  # fmt: skip
+
+
+def _measure_and_record(measure: Measure, config: int, log: Journal | None) -> float | str:
+    if log is None:
+        return _measure(measure, config)
+    log.begin(config)
+    try:
+        outcome = _measure(measure, config)
+    except (KeyboardInterrupt, GbrError):
+        log.stopped(config)
+        raise
+    log.write(config, outcome)
+    return outcome
+
+
+def _measure(measure: Measure, config: int) -> float | str:
+    """Runtime, or one line with the reason of the failure."""
+    try:
+        outcome: Any = measure(config)
+    except TuneError:
+        raise
+    except Exception as fault:  # any exception of user code
+        return _one_line(fault)
+    if outcome is None or isinstance(outcome, str):
+        return outcome or "failed"
+    runtime = float(outcome)
+    return runtime if math.isfinite(runtime) and runtime > 0 else f"runtime {runtime}"
+
+
+def _compare(tuner: Tuner, measure: Measure, default: int, rounds: int, log: Journal | None) -> Verdict | None:
+    """Measure the default and the finalists again, in alternation; None if either is missing or fails.
+
+    The first half of the rounds selects a finalist, the second half compares it with the default, so that the luck in
+    the selection does not count as speed.
+    """
+    if default not in tuner.runtimes:
+        return None
+    rivals = [best.config for best in tuner.leaders(_FINALISTS + 1) if best.config != default][:_FINALISTS]
+    runtimes: dict[int, list[float]] = {config: [] for config in (default, *rivals)}
+    rng = np.random.default_rng(0)
+    half = math.ceil(rounds / 2)
+    for number in range(2 * half):
+        if number == half and len(runtimes) > 2:
+            medians = {config: float(np.median(values)) for config, values in runtimes.items() if config != default}
+            runtimes = {config: runtimes[config] for config in (default, min(medians, key=medians.__getitem__))}
+        for config in rng.permutation(list(runtimes)).tolist():
+            outcome = _measure(measure, config)
+            if isinstance(outcome, str):
+                tuner.tell([config], [outcome])
+                if log is not None:
+                    log.write(config, outcome)
+                del runtimes[config]
+            else:
+                runtimes[config].append(outcome)
+        if default not in runtimes or len(runtimes) < 2:
+            return None
+    (rival,) = set(runtimes) - {default}
+    ratios = np.array(runtimes[default][half:]) / np.array(runtimes[rival][half:])
+    resampled = np.random.default_rng(0).choice(ratios, (_RESAMPLES, len(ratios)))
+    low, high = np.quantile(np.median(resampled, axis=1), (0.025, 0.975)).tolist()
+    winner = rival if low > 1 + _LEAST_GAIN else default
+    return Verdict(winner, float(np.median(ratios)), low, high, 2 * half)
+
+
+# --- replay ----------------------------------------------------------------------------------------------------------
+
+
+class Replay:
+    """Recorded runtimes of a graph file in place of measurements.
+
+    Parameters
+    ----------
+    graph : Graph or path-like
+        With runtimes.  The default is the first configuration that sets nothing: a layout that leaves all to the
+        compiler, a tile whose runtime is its own normalizer; if there is none, there is no default.
+
+    Attributes
+    ----------
+    space : GraphSpace
+    runtime : float64 (c,)
+        By number of configuration: nanoseconds, or relative to the normalizer.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, damaged, violates its format or holds no runtimes.
+    """
+
+    def __init__(self, graph: Graph | str | os.PathLike[str]) -> None:
+        whole = graph if isinstance(graph, Graph) else read_graph(Path(graph))
+        rows, some = sampled(whole)
+        if some.runtime is None:
+            raise DataError(f"{whole.source}: expected runtimes to replay, got none (TpuGraphs' test files have none)")
+        self.space = GraphSpace(some, default=_default(some), describe=lambda config: {"row": int(rows[config])})
+        self.runtime = _normalized(some, some.runtime)
+        self._repeat = self.runtime if some.repeat is None else _normalized(some, some.repeat)
+
+    def __call__(self, config: int) -> float:
+        """The first measurement."""
+        return float(self.runtime[config])
+
+    def again(self, config: int) -> float:
+        """The second, independent measurement if the file has one, else the first."""
+        return float(self._repeat[config])
+
+
+def _default(graph: Graph) -> int | None:
+    if graph.kind == "layout":
+        unset = (graph.configs(np.arange(graph.n_configs)) < 0).all(axis=(1, 2))
+    elif graph.normalizer is None:
+        return None
+    else:
+        unset = np.asarray(graph.runtime == graph.normalizer)
+    return int(unset.argmax()) if unset.any() else None
+
+
+def _normalized(graph: Graph, runtime: NDArray[np.int64]) -> FloatArray:
+    return np.asarray(runtime / (1 if graph.normalizer is None else graph.normalizer), np.float64)

@@ -1,0 +1,189 @@
+"""Tiles and layouts measured on this machine, the command, and the examples of docs/tuning.md."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gbr.errors import CollectError, UsageError
+from gbr.tune import Child, Tuner, layout_space, search, tile_space, tune_layout
+from gbr.tune.__main__ import main
+from tests.collection import rewrite, write_collection
+from tests.conftest import ROOT
+
+pytest.importorskip("jax")
+
+import jax
+
+from gbr.collect.families import FAMILIES
+from gbr.collect.layouts import Relayout
+from gbr.collect.timer import pinned
+from gbr.tune.jax import named
+
+PROGRAM = """
+import jax.numpy as jnp
+import numpy as np
+
+def product():
+    rng = np.random.default_rng(0)
+    return lambda a, b: {"twice": 2 * jnp.tanh(a @ b)}, (rng.random((24, 16)), rng.random((16, 8)))
+
+def nothing():
+    return 3
+"""
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("program") / "mine.py"
+    path.write_text(PROGRAM)
+    return f"{path}:product"
+
+
+def test_tiles_are_measured_in_a_child(tmp_path: Path) -> None:
+    space, task = tile_space("sum_major_96x80", candidates=12)
+    assert set(space.describe(0).values()) == {80, 96}
+    with Child(task, timeout=60.0) as child:
+        found = search(Tuner(space), child, budget=4, rounds=2, journal=tmp_path / "journal.jsonl")
+    assert (found.measured, found.failed) == (4, 0)
+    assert found.default is not None
+    assert found.default > 100  # nanoseconds
+
+
+def test_a_kernel_with_a_wrong_result_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, task = tile_space("sum_major_96x80", candidates=4)
+    wrong = replace(FAMILIES["sum_major"], program=lambda lax, x: lax.reduce(x, np.float32(1), lax.add, (0,)))
+    monkeypatch.setitem(FAMILIES, "sum_major", wrong)
+    with pinned(), pytest.raises(CollectError, match="differs from the JAX result"):
+        task()(1)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("matmul", "expected FAMILY_SHAPE such as .* families: "),
+        ("sum_major_3", "expected 2 positive extents as in sum_major_.*, got '3'"),
+        ("sum_major_3x0", "expected 2 positive extents as in sum_major_.*, got '3x0'"),
+    ],
+)
+def test_unknown_kernels_are_rejected(name: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        tile_space(name)
+
+
+def test_tune_layout_returns_an_equivalent_function(tmp_path: Path) -> None:
+    function, args = named("dlrm_interaction")
+    with pinned():
+        tuned = tune_layout(function, args, budget=4, candidates=8, journal=tmp_path / "journal.jsonl")
+    assert tuned.found.measured == 4
+    assert "default" in str(tuned)
+    pairs = zip(jax.tree.leaves(jax.jit(tuned.function)(*args)), jax.tree.leaves(function(*args)), strict=True)
+    for got, expected in pairs:
+        np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_function_with_layouts_is_equivalent(program: str) -> None:
+    function, args = named(program)
+    relayout = Relayout(function, args)
+    config = np.full((len(relayout.sites), 18), -1, np.int8)
+    config[0, :2] = config[0, 6:8] = (0, 1)
+    changed = relayout.function(config)
+    np.testing.assert_allclose(jax.jit(changed)(*args)["twice"], function(*args)["twice"], rtol=1e-5)
+    assert "{0,1}" in str(jax.jit(changed).lower(*args).as_text("hlo")).replace(" ", "")
+    for other in ((args[0],), (args[0][:8], args[1]), (args[0].astype(np.int32), args[1])):
+        with pytest.raises(UsageError, match="shapes"):
+            changed(*other)
+
+
+def test_a_program_of_a_file_is_measured_in_a_child(program: str) -> None:
+    space, task = layout_space(program, candidates=6)
+    assert space.describe(0) == {}
+    assert all(name.startswith("dot ") for name in space.describe(1))
+    with Child(task, timeout=120.0) as child:
+        found = search(Tuner(space), child, budget=3, rounds=2)
+    assert (found.measured, found.failed) == (3, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("resnet", "unknown program; expected FILE.py:NAME or one of .*lenet_nhwc"),
+        ("nowhere.py:f", "nowhere.py: no such Python file"),
+        ("{}:nothing", "expected a function without arguments .* got TypeError"),
+        ("{}:absent", "expected a function without arguments .* got AttributeError"),
+    ],
+)
+def test_unknown_programs_are_rejected(program: str, name: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        named(name.format(program.rpartition(":")[0]))
+
+
+def test_the_command_resumes_a_replay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_collection(tmp_path, {"test": 2}, n_configs=24)
+    graph = sorted((root / "npz/tile/cpu/test").glob("*.npz"))[0]
+    with np.load(graph) as arrays:
+        first = arrays["config_runtime"][0]
+    rewrite(graph, config_runtime_normalizers=np.full(24, first))
+    arguments = ["--space", f"replay:{graph}", "--out", str(tmp_path / "out")]
+    results = []
+    for budget in ("6", "9"):
+        assert main([*arguments, "--json", "--budget", budget]) == 0
+        results.append(json.loads(capsys.readouterr().out))
+    assert [(each["measured"], each["resumed"]) for each in results] == [(6, 0), (9, 6)]
+    assert results[1]["best"]["runtime"] <= results[0]["best"]["runtime"]
+    assert json.loads((tmp_path / "out" / "result.json").read_text()) == results[1]
+    assert main([*arguments, "--budget", "9"]) == 0
+    text = capsys.readouterr().out
+    assert "9 of 24 measured" in text
+    assert "Faster than the default: " in text or "The default is already best, within noise" in text
+
+
+def test_the_command_replays_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_collection(tmp_path, {"test": 2}, n_configs=12) / "npz/tile/cpu/test"
+    arguments = ["--space", f"replay:{folder}", "--budget", "3", "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--json"]) == 0
+    assert [each["measured"] for each in json.loads(capsys.readouterr().out)] == [3, 3]
+    assert len(list((tmp_path / "out").glob("*/journal.jsonl"))) == 2
+    assert main(arguments) == 0
+    assert "Replayed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "status"),
+    [
+        (["--space", "cake:3"], "expected tile:KERNEL, layout:PROGRAM or replay:GRAPH.npz, got 'cake:3'", 2),
+        (["--space", "replay:absent.npz"], "absent.npz", 1),
+        (["--space", "tile:nothing_3x4"], "nothing_3x4: expected FAMILY_SHAPE", 2),
+        (["--space", "tile:sum_major_8x8", "--budget", "0"], "0 is not in the range x>=1", 2),
+        (["--space", "tile:sum_major_8x8", "--timeout", "-1"], "expected a positive number, got '-1'", 2),
+        (["--space", "replay:absent.npz", "--model", "absent"], "absent", 1),
+    ],
+)
+def test_errors_of_the_command_are_one_line(
+    arguments: list[str], message: str, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == status
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_examples_of_the_page_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "tuning.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks[1:]:  # the first tunes a JAX function, as above
+        exec(compile(block, "tuning.md", "exec"), {})
+    printed = capsys.readouterr().out
+    for expected in ("'block_x'", "Verdict(", "'threads'"):
+        assert expected in printed
+    assert (tmp_path / "transpose.jsonl").exists()

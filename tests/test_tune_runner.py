@@ -1,0 +1,299 @@
+"""Child processes and journals: crashes, hangs, killed searches, damaged and foreign files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gbr.errors import CollectError, TuneError
+from gbr.tune import Child, Journal, ParameterSpace, Tuner, search
+from tests.conftest import ROOT
+
+BEHAVIOURS = ParameterSpace(
+    {"what": ["default", "crash", "hang", "exit", "wrong", "loud", "fast", "nan"]}, default={"what": "default"}
+)
+SPACE = ParameterSpace({"a": [1, 2, 3, 4], "b": [1, 2, 3]})
+needs_sigkill = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
+
+#: A parent that prints the process id of its child, which then hangs.
+PARENT = """
+import threading, time
+from tests.test_tune_runner import make
+from gbr.tune import Child
+
+if __name__ == "__main__":
+    child = Child(make, 0.5)
+    child(0)
+    threading.Thread(target=child, args=(2,), daemon=True).start()
+    print(child._process.pid, flush=True)
+    time.sleep(60)
+"""
+#: A search with slow measurements that are also logged in a second file.
+SLOW = """
+import sys, time
+from pathlib import Path
+from gbr.tune import ParameterSpace, Tuner, search
+
+def measure(config):
+    with Path(sys.argv[2]).open("a") as log:
+        log.write(f"{config}\\n")
+    time.sleep(0.2)
+    return 1.0 + config
+
+space = ParameterSpace({"a": [1, 2, 3, 4], "b": [1, 2, 3]})
+found = search(Tuner(space), measure, budget=5, journal=sys.argv[1], rounds=0)
+print(found.measured, found.resumed)
+"""
+
+
+def make() -> Callable[[int], float]:
+    def measure(config: int) -> float:
+        what = BEHAVIOURS.describe(config)["what"]
+        if what == "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        elif what == "hang":
+            time.sleep(60)
+        elif what == "exit":
+            os._exit(3)
+        elif what == "wrong":
+            raise CollectError("off by 1.5 from the reference")
+        elif what == "loud":
+            print("not a result")
+            raise ValueError("no\ngood")
+        elif what == "nan":
+            return float("nan")
+        return 2.0 - (what == "fast")
+
+    return measure
+
+
+def raises_at_start() -> Callable[[int], float]:
+    raise CollectError("no such kernel")
+
+
+def exits_at_start() -> Callable[[int], float]:
+    os._exit(4)
+
+
+def must_not_measure(config: int) -> float:
+    pytest.fail(f"{config} is measured again")
+
+
+def entries(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def outcomes(path: Path) -> list[tuple[int, float | str]]:
+    with Journal(path, SPACE) as journal:
+        return journal.outcomes
+
+
+# --- child -----------------------------------------------------------------------------------------------------------
+
+
+def test_crashes_hangs_and_wrong_results_are_recorded_as_failures(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tuner, journal = Tuner(BEHAVIOURS), tmp_path / "journal.jsonl"
+    with Child(make, timeout=2.0) as child:
+        found = search(tuner, child, budget=len(BEHAVIOURS), journal=journal, rounds=4)
+    assert {BEHAVIOURS.describe(config)["what"]: reason for config, reason in tuner.failures.items()} == {
+        "crash": "crashed: signal SIGSEGV",
+        "hang": "timed out after 2 s",
+        "exit": "crashed: exit status 3",
+        "wrong": "off by 1.5 from the reference",
+        "loud": "ValueError: no good",
+        "nan": "runtime nan",
+    }
+    assert BEHAVIOURS.describe(found.config) == {"what": "fast"}
+    assert found.verdict is not None
+    assert found.verdict.speedup == 2.0
+    assert capfd.readouterr().out == ""
+    again = Tuner(BEHAVIOURS)
+    resumed = search(again, must_not_measure, budget=len(BEHAVIOURS), journal=journal, rounds=0)
+    assert (again.failures, resumed.best) == (tuner.failures, found.best)
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [(raises_at_start, "cannot start: no such kernel"), (exits_at_start, r"exit status 4.*__main__")],
+)
+def test_a_child_that_cannot_start_ends_the_search(start: Callable[[], Callable[[int], float]], message: str) -> None:
+    with Child(start, timeout=5.0) as child, pytest.raises(TuneError, match=message):
+        search(Tuner(BEHAVIOURS), child, budget=3)
+
+
+@needs_sigkill
+def test_no_child_outlives_a_killed_parent(tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    parent = subprocess.Popen([sys.executable, str(script)], env=environment, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    deadline = time.monotonic() + 60
+    while _is_running(child):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    state = Path(f"/proc/{process}/stat")
+    return not (state.exists() and state.read_text().rpartition(")")[2].split()[0] == "Z")
+
+
+# --- journal ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_journal_returns_what_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "journal.jsonl"
+    written: list[tuple[int, float | str]] = [(3, 1.5), (0, "crashed: signal SIGSEGV"), (11, 2e-7)]
+    with Journal(path, SPACE) as journal:
+        assert journal.outcomes == []
+        for config, outcome in written:
+            journal.begin(config)
+            journal.write(config, outcome)
+            assert entries(path)[-1]["config"] == config  # in the file at once
+    assert outcomes(path) == written
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_a_truncated_journal_keeps_its_complete_lines(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("cut") / "journal.jsonl"
+    with Journal(path, SPACE) as journal:
+        for config in (4, 7, 1):
+            journal.write(config, 1.0 + config)
+    content = path.read_bytes()
+    path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
+    kept = max(0, path.read_bytes().count(b"\n") - 1)
+    assert outcomes(path) == [(4, 5.0), (7, 8.0), (1, 2.0)][:kept]
+    with Journal(path, SPACE) as journal:
+        journal.write(9, 3.0)
+    assert outcomes(path)[kept:] == [(9, 3.0)]
+
+
+def test_a_journal_of_another_space_is_rejected(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    with Journal(path, SPACE) as journal:
+        journal.write(0, 1.0)
+    other = ParameterSpace({"a": [1, 2, 3, 5], "b": [1, 2, 3]})
+    with pytest.raises(TuneError, match=r"journal.jsonl: expected a journal of .* fingerprint .*another folder"):
+        Journal(path, other)
+    assert outcomes(path) == [(0, 1.0)]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "nonsense",
+        "[1]",
+        '{"config": 12, "runtime": 1.0}',
+        '{"config": 1, "runtime": -1.0}',
+        '{"config": 1, "failed": 3}',
+    ],
+)
+def test_an_invalid_line_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "journal.jsonl"
+    with Journal(path, SPACE):
+        pass
+    path.write_text(path.read_text() + line + "\n")
+    with pytest.raises(TuneError, match="line 2 is not a journal entry"):
+        Journal(path, SPACE)
+
+
+def test_other_files_are_not_changed(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    for text in ("buy milk\n", "buy milk", "buy milk\nand bread"):
+        path.write_text(text)
+        with pytest.raises(TuneError, match="line 1 is not a journal entry"):
+            Journal(path, SPACE)
+        assert path.read_text() == text
+    with pytest.raises(TuneError, match="cannot be written"):
+        Journal(tmp_path, SPACE)
+
+
+def test_a_journal_is_locked(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    with Journal(path, SPACE), pytest.raises(TuneError, match="in use by another process"):
+        Journal(path, SPACE)
+    assert outcomes(path) == []
+
+
+def test_a_configuration_that_killed_the_process_twice_is_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    for _ in range(2):
+        assert outcomes(path) == []
+        with Journal(path, SPACE) as journal:
+            journal.begin(5)
+    assert outcomes(path) == outcomes(path) == [(5, "killed the process 2 times")]
+
+
+def test_an_interrupt_is_not_a_failure(tmp_path: Path) -> None:
+    def interrupted(_: int) -> float:
+        raise KeyboardInterrupt
+
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            search(Tuner(SPACE), interrupted, budget=3, journal=tmp_path / "journal.jsonl")
+    assert outcomes(tmp_path / "journal.jsonl") == []
+
+
+def test_a_search_resumes(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    taken: list[int] = []
+
+    def measure(config: int) -> float | str:
+        taken.append(config)
+        return "wrong result" if config == taken[0] else 1.0 + config
+
+    first = search(Tuner(SPACE), measure, budget=3, journal=path)
+    second = search(Tuner(SPACE), measure, budget=5, journal=path)
+    third = search(Tuner(SPACE), measure, budget=5, journal=path)
+    assert [(found.measured, found.resumed) for found in (first, second, third)] == [(3, 0), (5, 3), (5, 5)]
+    assert (second.failed, second.best.config) == (1, min(taken[1:]))
+    assert len(taken) == len(set(taken)) == 5
+
+
+@needs_sigkill
+def test_a_killed_search_repeats_no_finished_measurement(tmp_path: Path) -> None:
+    journal, log = tmp_path / "journal.jsonl", tmp_path / "log"
+    command = [sys.executable, "-c", SLOW, str(journal), str(log)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    running = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not journal.exists() or journal.read_text().count('"runtime"') < 2:
+        assert running.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    running.send_signal(signal.SIGKILL)
+    assert running.wait() == -signal.SIGKILL
+    before = [entry for entry in entries(journal) if "runtime" in entry]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["5", str(len(before))], done.stderr
+    after = [entry for entry in entries(journal) if "runtime" in entry]
+    assert after[: len(before)] == before
+    assert len({entry["config"] for entry in after}) == len(after) == 5
+    counts = Counter(log.read_text().split())
+    assert sum(counts.values()) <= 6  # at most one was in progress
+    assert all(counts[str(entry["config"])] == 1 for entry in before)
