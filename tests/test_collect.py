@@ -145,8 +145,11 @@ def two_graphs(request, monkeypatch):
         )
     from gbr.collect import programs
 
-    example = programs.Example(lambda p, x: jax.numpy.tanh(x.reshape(4, 6) @ p), (6, 2), ((24,),))
-    monkeypatch.setattr(programs, "tensornet", lambda variant: example)
+    @programs._inputs((24,))
+    def tensornet(net, x):
+        return jax.numpy.tanh(net.dense("w", x.reshape(4, 6), 2))
+
+    monkeypatch.setattr(programs, "tensornet", tensornet)
     stems = ["tensornet_chain", "tensornet_tree-grad"]
     return ["layout", "--programs", "tensornet", *small], layouts.COLLECTION / "train", stems
 

@@ -116,11 +116,10 @@ def build(family: str, variant: str, seed: int = 0) -> tuple[Callable[..., Any],
     name = variant.removesuffix(GRADIENT)
     example = programs.example(family, name)
     rng = np.random.default_rng(seed)
-    parameters = jax.tree.map(
-        lambda shape: rng.standard_normal(shape, np.float32) / np.float32(max(1.0, np.prod(shape) / max(shape)) ** 0.5),
-        example.parameters,
-        is_leaf=lambda node: isinstance(node, tuple),
-    )
+    parameters = {
+        name: rng.standard_normal(shape, np.float32) / np.float32(max(1.0, np.prod(shape) / max(shape)) ** 0.5)
+        for name, shape in sorted(example.parameters.items())
+    }
     inputs = tuple(
         rng.integers(0, each[1], each[0], np.int32)
         if isinstance(each[0], tuple)

@@ -1,23 +1,25 @@
 """The networks whose layouts are measured: small JAX programs from the literature.
 
-A network is a function that takes its variant, or the layout of its images, and returns an :class:`Example`.  JAX is an
-optional extra, so this module is imported only when a program is built.
+A network is a function of a :class:`Net`, which holds its parameters, and of its inputs.  JAX is an optional extra, so
+this module is imported only when a program is built.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.nn import gelu, relu, sigmoid, softmax
+from jax.nn import gelu, leaky_relu, log_softmax, relu, relu6, sigmoid, silu, softmax
 
 Shape = tuple[int, ...]
+Network = Callable[..., Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,67 +30,104 @@ class Example:
     ----------
     function : callable
         ``function(parameters, *inputs)``.
-    parameters : dict or list of shapes
+    parameters : dict of shapes
         Float32.
     inputs : tuple
         Shapes (float32), or (shape, n): integers below n.
     """
 
     function: Callable[..., Any]
-    parameters: Any
+    parameters: dict[str, Shape]
     inputs: tuple[Any, ...]
 
 
 def example(network: str, variant: str) -> Example:
     """Return a variant of a network of this module."""
-    build: Callable[[Any], Example] = globals()[network]
-    return build(Images(variant) if variant in ("nhwc", "nchw", "nwc") else variant)
+    function = globals()[network]
+    net = Net(variant)
+    inputs = function.inputs(net)
+    types = ((each[0], np.int32) if isinstance(each[0], tuple) else (each, np.float32) for each in inputs)
+    jax.eval_shape(partial(function, net), *(jax.ShapeDtypeStruct(*each) for each in types))
+    return Example(lambda parameters, *args: function(Net(variant, parameters), *args), net.shapes, inputs)
 
 
-class Images:
-    """Convolutions and pooling of images in one layout.
+class Net:
+    """Parameters by name, and the layers that use them.
+
+    The graph of a program begins with its parameters in the order of their names.
 
     Parameters
     ----------
-    layout : str
-        ``nhwc``, ``nchw``, or ``nwc`` for sequences.
+    variant : str
+        Of the network: ``nhwc`` and ``nchw`` are layouts of images, ``nwc`` of sequences.
+    parameters : dict of arrays, optional
+        Without them, ``shapes`` collects the shapes of the parameters as layers ask for them.
 
     Attributes
     ----------
+    last : bool
+        Whether the channels are the last dimension of an image.
     axes : tuple of int
-        Spatial dimensions.
+        Spatial dimensions of an image.
     channel : int
         Dimension of the channels.
     dimensions : tuple of str
         Dimension numbers of image, filters and result.
     """
 
-    def __init__(self, layout: str) -> None:
-        self.last = layout.endswith("c")
-        self.axes = tuple(range(1, len(layout) - 1)) if self.last else tuple(range(2, len(layout)))
-        self.channel = len(layout) - 1 if self.last else 1
-        data = layout.upper()
+    def __init__(self, variant: str, parameters: dict[str, Any] | None = None) -> None:
+        self.variant = variant
+        self.shapes: dict[str, Shape] = {}
+        self._parameters = parameters
+        self._uses: Counter[str] = Counter()
+        self.last = variant.endswith("c")
+        self.axes = tuple(range(1, len(variant) - 1)) if self.last else tuple(range(2, len(variant)))
+        self.channel = len(variant) - 1 if self.last else 1
+        data = variant.upper()
         spatial = data.replace("N", "").replace("C", "")
         self.dimensions = (data, f"{spatial}IO" if self.last else f"OI{spatial}", data)
 
-    def filters(self, window: int, features_in: int, features_out: int) -> Shape:
-        """Shape of a convolution's filters."""
+    def parameter(self, name: str, *shape: int) -> Any:
+        """Return the parameter of a name."""
+        if self._parameters is not None:
+            return self._parameters[name]
+        self.shapes[name] = shape
+        return jnp.ones(shape)
+
+    def next_parameter(self, name: str, *shape: int) -> Any:
+        """Return the parameter ``name/0``, the next time ``name/1`` and so on."""
+        self._uses[name] += 1
+        return self.parameter(f"{name}/{self._uses[name] - 1}", *shape)
+
+    def dense(self, name: str, x: Any, features: int) -> Any:
+        """Multiply with a matrix."""
+        return x @ self.next_parameter(name, x.shape[-1], features)
+
+    def filters(self, name: str, window: int, features_in: int, features_out: int) -> Any:
+        """Filters of a convolution."""
         windows = (window,) * len(self.axes)
-        return (*windows, features_in, features_out) if self.last else (features_out, features_in, *windows)
+        shape = (*windows, features_in, features_out) if self.last else (features_out, features_in, *windows)
+        return self.next_parameter(name, *shape)
 
-    def image(self, batch: int, extents: Shape, features: int) -> Shape:
-        """Shape of a batch of images."""
-        return (batch, *extents, features) if self.last else (batch, features, *extents)
-
-    def conv(self, x: Any, w: Any, stride: int = 1, padding: Any = "SAME", dilation: int = 1, groups: int = 1) -> Any:
+    def conv(
+        self,
+        name: str,
+        x: Any,
+        window: int,
+        features: int,
+        stride: int = 1,
+        padding: Any = "SAME",
+        dilation: int = 1,
+        groups: int = 1,
+        mask: Callable[[Any], Any] = lambda w: w,
+    ) -> Any:
         """Convolve, with the same stride and dilation along every spatial dimension."""
-        rank = len(self.axes)
         return lax.conv_general_dilated(
             x,
-            w,
-            (stride,) * rank,
+            mask(self.filters(name, window, x.shape[self.channel] // groups, features)),
+            (stride,) * len(self.axes),
             padding,
-            rhs_dilation=(dilation,) * rank,
+            rhs_dilation=(dilation,) * len(self.axes),
             dimension_numbers=self.dimensions,
             feature_group_count=groups,
         )
@@ -98,7 +137,7 @@ class Images:
         return _standardized(x, (0, *self.axes))
 
     def mean(self, x: Any) -> Any:
-        """Average the image."""
+        """Average an image."""
         return x.mean(self.axes)
 
     def max_pool(self, x: Any) -> Any:
@@ -109,8 +148,7 @@ class Images:
     def mean_pool(self, x: Any) -> Any:
         """Average every window of 2, by splitting the spatial dimensions."""
         shape = [n for dim, extent in enumerate(x.shape) for n in ([extent // 2, 2] if dim in self.axes else [extent])]
-        first = self.axes[0]
-        return x.reshape(shape).mean([first + 1 + 2 * number for number in range(len(self.axes))])
+        return x.reshape(shape).mean([self.axes[0] + 1 + 2 * number for number in range(len(self.axes))])
 
     def doubled(self, x: Any) -> Any:
         """Repeat every pixel along the spatial dimensions, by a broadcast and a reshape."""
@@ -123,6 +161,32 @@ class Images:
     def concatenate(self, *images: Any) -> Any:
         """Join images along their channels."""
         return jnp.concatenate(images, self.channel)
+
+    def feed_forward(self, x: Any, wide: int, up: str = "up", down: str = "down") -> Any:
+        """Add a two-layer network of the normalized rows."""
+        return x + self.dense(down, gelu(self.dense(up, _layer_norm(x), wide)), x.shape[-1])
+
+
+def _network(inputs: Callable[[Net], tuple[Any, ...]]) -> Callable[[Network], Network]:
+    def decorate(network: Network) -> Network:
+        network.inputs = inputs  # type: ignore[attr-defined]
+        return network
+
+    return decorate
+
+
+def _inputs(*inputs: Any, **variants: Shape) -> Callable[[Network], Network]:
+    """Set the inputs of a network, or its input by variant."""
+    return _network(lambda net: (variants[net.variant],) if variants else inputs)
+
+
+def _images(batch: int, side: int, features: int) -> Callable[[Network], Network]:
+    """Set the input of a network: square images, or sequences, in the layout of the variant."""
+    return _network(
+        lambda net: (
+            (batch, *(side for _ in net.axes), features) if net.last else (batch, features, *(side for _ in net.axes)),
+        )
+    )
 
 
 def _standardized(x: Any, axes: Any) -> Any:
@@ -159,600 +223,410 @@ def _joined(x: Any) -> Any:
     return x.reshape(*x.shape[:2], -1)
 
 
-def _feed_forward(x: Any, up: Any, down: Any) -> Any:
-    """Add a two-layer network of the normalized rows."""
-    return x + gelu(_layer_norm(x) @ up) @ down
-
-
 # Image classifiers
 
 
-def lenet(im: Images) -> Example:
+@_images(16, 32, 4)
+def lenet(net: Net, x: Any) -> Any:
     """Two convolutions with pooling, one of single pixels, four dense layers (after LeCun et al., 1998)."""
-    shapes = {
-        "conv": [im.filters(5, 4, 8), im.filters(5, 8, 16)],
-        "mix": im.filters(1, 16, 16),
-        "dense": [(16 * 8 * 8, 120), (120, 84), (84, 64), (64, 10)],
-    }
-
-    def run(p: Any, x: Any) -> Any:
-        for w in p["conv"]:
-            x = im.mean_pool(jnp.tanh(im.conv(x, w)))
-        x = _flat(jnp.tanh(im.conv(x, p["mix"])))
-        for w in p["dense"]:
-            x = jnp.tanh(x @ w)
-        return x
-
-    return Example(run, shapes, (im.image(16, (32, 32), 4),))
+    for features in (8, 16):
+        x = net.mean_pool(jnp.tanh(net.conv("conv", x, 5, features)))
+    x = _flat(jnp.tanh(net.conv("mix", x, 1, 16)))
+    for features in (120, 84, 64, 10):
+        x = jnp.tanh(net.dense("dense", x, features))
+    return x
 
 
-def vgg(im: Images) -> Example:
+@_images(4, 40, 8)
+def vgg(net: Net, x: Any) -> Any:
     """Pairs of 3×3 convolutions between poolings (Simonyan and Zisserman, 2014)."""
-    widths = (8, 12, 12, 12, 24, 24)
-    shapes = {"conv": [im.filters(3, a, b) for a, b in pairwise(widths)], "dense": [(24 * 10 * 10, 64), (64, 10)]}
-
-    def run(p: Any, x: Any) -> Any:
-        for number, w in enumerate(p["conv"]):
-            x = relu(im.conv(x, w))
-            if number in (2, 4):
-                x = im.mean_pool(x)
-        return relu(_flat(x) @ p["dense"][0]) @ p["dense"][1]
-
-    return Example(run, shapes, (im.image(4, (40, 40), 8),))
+    for number, features in enumerate((12, 12, 12, 24, 24)):
+        x = relu(net.conv("conv", x, 3, features))
+        if number in (2, 4):
+            x = net.mean_pool(x)
+    return net.dense("dense", relu(net.dense("dense", _flat(x), 64)), 10)
 
 
-def inception(im: Images) -> Example:
+@_images(4, 40, 16)
+def inception(net: Net, x: Any) -> Any:
     """Two modules of 1×1, 3×3, 5×5 branches side by side (Szegedy et al., 2014)."""
-
-    def module(features: int) -> dict[str, Any]:
-        return {
-            "one": im.filters(1, features, 12),
-            "three": [im.filters(1, features, 8), im.filters(3, 8, 12)],
-            "five": [im.filters(1, features, 4), im.filters(5, 4, 8)],
-        }
-
-    def run(p: Any, x: Any) -> Any:
-        for branch in p["modules"]:
-            three, five = (
-                relu(im.conv(relu(im.conv(x, narrow)), wide)) for narrow, wide in (branch["three"], branch["five"])
-            )
-            x = im.mean_pool(im.concatenate(relu(im.conv(x, branch["one"])), three, five))
-        return im.mean(x) @ p["out"]
-
-    return Example(run, {"modules": [module(16), module(32)], "out": (32, 10)}, (im.image(4, (40, 40), 16),))
+    for number in range(2):
+        one, three, five = (f"modules/{number}/{branch}" for branch in ("one", "three", "five"))
+        y = relu(net.conv(three, relu(net.conv(three, x, 1, 8)), 3, 12))
+        z = relu(net.conv(five, relu(net.conv(five, x, 1, 4)), 5, 8))
+        x = net.mean_pool(net.concatenate(relu(net.conv(one, x, 1, 12)), y, z))
+    return net.dense("out", net.mean(x), 10)
 
 
-def resnet(im: Images) -> Example:
+@_images(4, 32, 4)
+def resnet(net: Net, x: Any) -> Any:
     """A stem and three residual blocks, one of which halves the image (He et al., 2015)."""
-    shapes = {
-        "stem": im.filters(3, 4, 16),
-        "a": [im.filters(3, 16, 16), im.filters(3, 16, 16)],
-        "b": [im.filters(3, 16, 32), im.filters(3, 32, 32), im.filters(1, 16, 32)],
-        "c": [im.filters(1, 32, 16), im.filters(3, 16, 16), im.filters(1, 16, 32)],
-        "out": (32, 10),
-    }
-
-    def run(p: Any, x: Any) -> Any:
-        x = relu(im.norm(im.conv(x, p["stem"])))
-        y = relu(im.norm(im.conv(x, p["a"][0])))
-        x = relu(x + im.norm(im.conv(y, p["a"][1])))
-        y = relu(im.norm(im.conv(x, p["b"][0], 2)))
-        x = relu(im.conv(x, p["b"][2], 2) + im.norm(im.conv(y, p["b"][1])))
-        y = x
-        for w in p["c"]:
-            y = relu(im.norm(im.conv(y, w)))
-        return im.mean(x + y) @ p["out"]
-
-    return Example(run, shapes, (im.image(4, (32, 32), 4),))
+    x = relu(net.norm(net.conv("stem", x, 3, 16)))
+    y = relu(net.norm(net.conv("a", x, 3, 16)))
+    x = relu(x + net.norm(net.conv("a", y, 3, 16)))
+    y = relu(net.norm(net.conv("b", x, 3, 32, 2)))
+    x = relu(net.conv("b/skip", x, 1, 32, 2) + net.norm(net.conv("b", y, 3, 32)))
+    y = x
+    for window, features in ((1, 16), (3, 16), (1, 32)):
+        y = relu(net.norm(net.conv("c", y, window, features)))
+    return net.dense("out", net.mean(x + y), 10)
 
 
-def mobilenet(im: Images) -> Example:
+@_images(4, 40, 16)
+def mobilenet(net: Net, x: Any) -> Any:
     """Inverted residuals around depthwise convolutions (Sandler et al., 2018)."""
-    features, wide, strides = 16, 32, (2, 1, 2)
-    block = [im.filters(1, features, wide), im.filters(3, 1, wide), im.filters(1, wide, features)]
-
-    def run(p: Any, x: Any) -> Any:
-        for stride, (expand, depth, project) in zip(strides, p["blocks"], strict=True):
-            y = jax.nn.relu6(im.norm(im.conv(x, expand)))
-            y = jax.nn.relu6(im.norm(im.conv(y, depth, stride, groups=wide)))
-            y = im.conv(y, project)
-            x = x + y if stride == 1 else y
-        return im.mean(x) @ p["out"]
-
-    return Example(run, {"blocks": [block] * 3, "out": (16, 10)}, (im.image(4, (40, 40), 16),))
+    for number, stride in enumerate((2, 1, 2)):
+        block = f"blocks/{number}"
+        y = relu6(net.norm(net.conv(block, x, 1, 32)))
+        y = relu6(net.norm(net.conv(block, y, 3, 32, stride, groups=32)))
+        y = net.conv(block, y, 1, 16)
+        x = x + y if stride == 1 else y
+    return net.dense("out", net.mean(x), 10)
 
 
-def senet(im: Images) -> Example:
+@_images(4, 48, 4)
+def senet(net: Net, x: Any) -> Any:
     """Convolutions whose channels are gated by what they hold on average (Hu et al., 2017)."""
-    block = {"conv": im.filters(3, 24, 24), "gate": [(24, 8), (8, 24)]}
-
-    def run(p: Any, x: Any) -> Any:
-        x = im.max_pool(relu(im.conv(x, p["stem"])))
-        for block in p["blocks"]:
-            y = relu(im.conv(x, block["conv"]))
-            gate = sigmoid(relu(im.mean(y) @ block["gate"][0]) @ block["gate"][1])
-            x = x + y * gate.reshape(im.image(len(gate), (1, 1), gate.shape[1]))
-        return im.mean(x) @ p["out"]
-
-    shapes = {"stem": im.filters(3, 4, 24), "blocks": [block] * 3, "out": (24, 10)}
-    return Example(run, shapes, (im.image(4, (48, 48), 4),))
+    x = net.max_pool(relu(net.conv("stem", x, 3, 24)))
+    for number in range(3):
+        y = relu(net.conv(f"blocks/{number}/conv", x, 3, 24))
+        gate = f"blocks/{number}/gate"
+        z = sigmoid(net.dense(gate, relu(net.dense(gate, net.mean(y), 8)), 24))
+        x = x + y * z.reshape([z.shape[1] if dim == net.channel else n for dim, n in enumerate((len(z), 1, 1, 1))])
+    return net.dense("out", net.mean(x), 10)
 
 
-def convnext(im: Images) -> Example:
+@_images(2, 80, 3)
+def convnext(net: Net, x: Any) -> Any:
     """A patch stem and blocks of depthwise 7×7, normalization and an inverted bottleneck of dots (Liu et al., 2022)."""
-    block = {"depth": im.filters(7, 1, 32), "up": (32, 128), "down": (128, 32)}
-
-    def run(p: Any, x: Any) -> Any:
-        x = im.conv(x, p["stem"], 4, "VALID")
-        for block in p["blocks"]:
-            y = im.conv(x, block["depth"], groups=x.shape[-1])
-            y = (y - y.mean(-1, keepdims=True)) * lax.rsqrt(y.var(-1, keepdims=True) + 1e-5)
-            rows = gelu(y.reshape(-1, y.shape[-1]) @ block["up"]) @ block["down"]
-            x = x + rows.reshape(x.shape)
-        return im.mean(x) @ p["out"]
-
-    shapes = {"stem": im.filters(4, 3, 32), "blocks": [block] * 2, "out": (32, 10)}
-    return Example(run, shapes, (im.image(2, (80, 80), 3),))
+    x = net.conv("stem", x, 4, 32, 4, "VALID")
+    for number in range(2):
+        y = net.conv(f"blocks/{number}/depth", x, 7, 32, groups=32)
+        y = (y - y.mean(-1, keepdims=True)) * lax.rsqrt(y.var(-1, keepdims=True) + 1e-5)
+        rows = gelu(net.dense(f"blocks/{number}/up", y.reshape(-1, 32), 128))
+        x = x + net.dense(f"blocks/{number}/down", rows, 32).reshape(x.shape)
+    return net.dense("out", net.mean(x), 10)
 
 
-def densenet(im: Images) -> Example:
-    """Every convolution sees what all before it found, through a bottleneck of single pixels (Huang et al., 2016)."""
-    growth, start, depth = 8, 16, 3
-    widths = [start + growth * number for number in range(depth)]
-    shapes = {
-        "stem": im.filters(3, 4, start),
-        "blocks": [[[im.filters(1, width, 2 * growth), im.filters(3, 2 * growth, growth)] for width in widths]] * 2,
-        "between": [im.filters(1, start + growth * depth, start)] * 2,
-        "out": (start, 10),
-    }
-
-    def run(p: Any, x: Any) -> Any:
-        x = im.conv(x, p["stem"])
-        for pairs, between in zip(p["blocks"], p["between"], strict=True):
-            for narrow, wide in pairs:
-                y = im.conv(relu(im.norm(x)), narrow)
-                x = im.concatenate(x, im.conv(relu(y), wide))
-            x = im.mean_pool(im.conv(relu(x), between))
-        return im.mean(x) @ p["out"]
-
-    return Example(run, shapes, (im.image(4, (32, 32), 4),))
+@_images(4, 32, 4)
+def densenet(net: Net, x: Any) -> Any:
+    """Every convolution sees the results of all before it, through a bottleneck of 1×1 (Huang et al., 2016)."""
+    x = net.conv("stem", x, 3, 16)
+    for number in range(2):
+        for layer in range(3):
+            y = net.conv(f"blocks/{number}/{layer}", relu(net.norm(x)), 1, 16)
+            x = net.concatenate(x, net.conv(f"blocks/{number}/{layer}", relu(y), 3, 8))
+        x = net.mean_pool(net.conv("between", relu(x), 1, 16))
+    return net.dense("out", net.mean(x), 10)
 
 
-def capsule(im: Images) -> Example:
+@_images(4, 24, 4)
+def capsule(net: Net, x: Any) -> Any:
     """Convolutions, then small vectors that vote for larger ones in two rounds of routing (Sabour et al., 2017)."""
     width, classes, wide = 8, 8, 12
-    shapes = {
-        "conv": [im.filters(5, 4, 16), im.filters(3, 16, 16), im.filters(5, 16, 4 * width)],
-        "votes": (12 * 12 * 4, classes, width, wide),
-        "decode": [(classes * wide, 128), (128, 256)],
-    }
 
     def squashed(x: Any) -> Any:
         size = jnp.square(x).sum(-1, keepdims=True)
         return x * jnp.sqrt(size + 1e-6) / (1 + size)
 
-    def run(p: Any, x: Any) -> Any:
-        x = relu(im.conv(x, p["conv"][0]))
-        x = relu(im.conv(x, p["conv"][1], 2))
-        x = im.conv(x, p["conv"][2])
-        low = squashed(x.reshape(x.shape[0], -1, width))
-        votes = jnp.einsum("biw,icwv->bicv", low, p["votes"])
-        agreed = jnp.zeros(votes.shape[:3])
-        for _ in range(2):
-            high = squashed(jnp.einsum("bic,bicv->bcv", softmax(agreed), votes))
-            agreed = agreed + jnp.einsum("bcv,bicv->bic", high, votes)
+    x = relu(net.conv("conv", x, 5, 16))
+    x = relu(net.conv("conv", x, 3, 16, 2))
+    x = net.conv("conv", x, 5, 4 * width)
+    low = squashed(x.reshape(x.shape[0], -1, width))
+    votes = jnp.einsum("biw,icwv->bicv", low, net.parameter("votes", low.shape[1], classes, width, wide))
+    agreed = jnp.zeros(votes.shape[:3])
+    for _ in range(2):
         high = squashed(jnp.einsum("bic,bicv->bcv", softmax(agreed), votes))
-        return relu(_flat(high) @ p["decode"][0]) @ p["decode"][1]
-
-    return Example(run, shapes, (im.image(4, (24, 24), 4),))
+        agreed = agreed + jnp.einsum("bcv,bicv->bic", high, votes)
+    high = squashed(jnp.einsum("bic,bicv->bcv", softmax(agreed), votes))
+    return net.dense("decode", relu(net.dense("decode", _flat(high), 128)), 256)
 
 
 # Networks from images to images, and discriminators
 
 
-def unet(im: Images) -> Example:
+@_images(2, 48, 4)
+def unet(net: Net, x: Any) -> Any:
     """Down and up again, with projected skips (after Ronneberger et al., 2015)."""
-    shapes = {
-        "down": [im.filters(3, 4, 8), im.filters(3, 8, 16)],
-        "skip": [im.filters(1, 8, 4), im.filters(1, 16, 8)],
-        "low": im.filters(3, 16, 16),
-        "up": [im.filters(3, 24, 8), im.filters(3, 12, 8)],
-        "out": im.filters(1, 8, 4),
-    }
-
-    def run(p: Any, x: Any) -> Any:
-        skips = []
-        for w, skip in zip(p["down"], p["skip"], strict=True):
-            x = relu(im.conv(x, w))
-            skips.append(im.conv(x, skip))
-            x = im.mean_pool(x)
-        x = relu(im.conv(x, p["low"]))
-        for w in p["up"]:
-            x = relu(im.conv(im.concatenate(im.doubled(x), skips.pop()), w))
-        return im.conv(x, p["out"])
-
-    return Example(run, shapes, (im.image(2, (48, 48), 4),))
+    skips = []
+    for features in (8, 16):
+        x = relu(net.conv("down", x, 3, features))
+        skips.append(net.conv("skip", x, 1, features // 2))
+        x = net.mean_pool(x)
+    x = relu(net.conv("low", x, 3, 16))
+    for _ in range(2):
+        x = relu(net.conv("up", net.concatenate(net.doubled(x), skips.pop()), 3, 8))
+    return net.conv("out", x, 1, 4)
 
 
-def autoencoder(im: Images) -> Example:
+@_images(6, 48, 4)
+def autoencoder(net: Net, x: Any) -> Any:
     """Strided convolutions down to a code of dense layers, transposed convolutions up again."""
-    shapes = {
-        "in": im.filters(3, 4, 4),
-        "down": [im.filters(3, 4, 16), im.filters(3, 16, 24)],
-        "code": [(12 * 12 * 24, 48), (48, 12 * 12 * 24)],
-        "up": [im.filters(3, 24, 16), im.filters(3, 16, 8)],
-        "out": im.filters(1, 8, 4),
-    }
-
-    def run(p: Any, x: Any) -> Any:
-        x = relu(im.conv(x, p["in"]))
-        for w in p["down"]:
-            x = relu(im.conv(x, w, 2))
-        x = relu(relu(_flat(x) @ p["code"][0]) @ p["code"][1]).reshape(x.shape)
-        for w in p["up"]:
-            x = jnp.tanh(lax.conv_transpose(x, w, (2, 2), "SAME", dimension_numbers=im.dimensions))
-        return im.conv(x, p["out"])
-
-    return Example(run, shapes, (im.image(6, (48, 48), 4),))
+    x = relu(net.conv("in", x, 3, 4))
+    for features in (16, 24):
+        x = relu(net.conv("down", x, 3, features, 2))
+    x = relu(net.dense("code", relu(net.dense("code", _flat(x), 48)), 12 * 12 * 24)).reshape(x.shape)
+    for features in (16, 8):
+        w = net.filters("up", 3, x.shape[net.channel], features)
+        x = jnp.tanh(lax.conv_transpose(x, w, (2, 2), "SAME", dimension_numbers=net.dimensions))
+    return net.conv("out", x, 1, 4)
 
 
-def discriminator(im: Images) -> Example:
+@_images(8, 48, 4)
+def discriminator(net: Net, x: Any) -> Any:
     """Strided convolutions, and how far an image is from the others of its batch (Salimans et al., 2016)."""
-    widths = (4, 16, 24, 32)
-    kernels, width = 12, 8
-    shapes = {
-        "conv": [im.filters(4, a, b) for a, b in pairwise(widths)],
-        "mix": [im.filters(1, b, b) for b in widths[1:]],
-        "dense": (32 * 6 * 6, 64),
-        "batch": (64, kernels * width),
-        "out": (64 + kernels, 1),
-    }
-
-    def run(p: Any, x: Any) -> Any:
-        for w, mix in zip(p["conv"], p["mix"], strict=True):
-            x = jax.nn.leaky_relu(im.conv(x, w, 2), 0.2)
-            x = x + jax.nn.leaky_relu(im.conv(x, mix), 0.2)
-        x = jnp.tanh(_flat(x) @ p["dense"])
-        y = (x @ p["batch"]).reshape(-1, kernels, width)
-        near = jnp.exp(-jnp.abs(y[:, None] - y).sum(3)).sum(1)
-        return jnp.concatenate((x, near), 1) @ p["out"]
-
-    return Example(run, shapes, (im.image(8, (48, 48), 4),))
+    for features in (16, 24, 32):
+        x = leaky_relu(net.conv("conv", x, 4, features, 2), 0.2)
+        x = x + leaky_relu(net.conv("mix", x, 1, features), 0.2)
+    x = jnp.tanh(net.dense("dense", _flat(x), 64))
+    y = net.dense("batch", x, 12 * 8).reshape(-1, 12, 8)
+    near = jnp.exp(-jnp.abs(y[:, None] - y).sum(3)).sum(1)
+    return net.dense("out", jnp.concatenate((x, near), 1), 1)
 
 
-def pixelcnn(im: Images) -> Example:
+@_images(2, 32, 4)
+def pixelcnn(net: Net, x: Any) -> Any:
     """Masked, gated convolutions: a pixel sees what is above it and to its left (van den Oord et al., 2016)."""
-    shapes = {
-        "in": im.filters(5, 4, 16),
-        "gated": [im.filters(3, 16, 32)] * 5,
-        "last": [im.filters(1, 16, 16)] * 2,
-        "out": im.filters(1, 16, 8),
-    }
 
     def masked(w: Any) -> Any:
         window = w.shape[0]
         seen = np.arange(window * window).reshape(window, window, 1, 1) < window * window // 2
         return w * seen.astype(np.float32)
 
-    def run(p: Any, x: Any) -> Any:
-        x = im.conv(x, masked(p["in"]))
-        for w in p["gated"]:
-            value, gate = jnp.split(im.conv(x, masked(w)), 2, -1)
-            x = x + jnp.tanh(value) * sigmoid(gate)
-        for w in p["last"]:
-            x = im.conv(relu(x), w)
-        return jax.nn.log_softmax(im.conv(relu(x), p["out"]).reshape(-1, 8))
-
-    return Example(run, shapes, (im.image(2, (32, 32), 4),))
+    x = net.conv("in", x, 5, 16, mask=masked)
+    for _ in range(5):
+        value, gate = jnp.split(net.conv("gated", x, 3, 32, mask=masked), 2, -1)
+        x = x + jnp.tanh(value) * sigmoid(gate)
+    for _ in range(2):
+        x = net.conv("last", relu(x), 1, 16)
+    return log_softmax(net.conv("out", relu(x), 1, 8).reshape(-1, 8))
 
 
-def deeplab(im: Images) -> Example:
+@_images(2, 64, 4)
+def deeplab(net: Net, x: Any) -> Any:
     """Convolutions of several dilations side by side, and the mean of the image beside them (Chen et al., 2017)."""
-    features, dilations = 16, (1, 2, 4, 6)
-    shapes = {
-        "stem": [im.filters(3, 4, features), im.filters(3, features, features)],
-        "low": im.filters(1, features, 8),
-        "pyramid": [im.filters(3, features, 8) for _ in dilations],
-        "whole": im.filters(1, features, 8),
-        "join": im.filters(1, 8 * (len(dilations) + 1), features),
-        "refine": im.filters(3, features + 8, features),
-        "out": (features, 12),
-    }
-
-    def run(p: Any, x: Any) -> Any:
-        x = relu(im.norm(im.conv(x, p["stem"][0], 2)))
-        x = relu(im.norm(im.conv(x, p["stem"][1])))
-        low = im.conv(x, p["low"])
-        seen = [im.conv(x, w, dilation=far) for w, far in zip(p["pyramid"], dilations, strict=True)]
-        whole = im.conv(x.mean(im.axes, keepdims=True), p["whole"])
-        seen.append(jnp.broadcast_to(whole, seen[0].shape))
-        y = relu(im.conv(relu(im.concatenate(*seen)), p["join"]))
-        y = relu(im.conv(im.concatenate(y, low), p["refine"]))
-        if not im.last:
-            y = y.transpose(0, 2, 3, 1)
-        return jax.nn.log_softmax(y.reshape(-1, features) @ p["out"]).reshape(*y.shape[:3], -1)
-
-    return Example(run, shapes, (im.image(2, (64, 64), 4),))
+    x = relu(net.norm(net.conv("stem", x, 3, 16, 2)))
+    x = relu(net.norm(net.conv("stem", x, 3, 16)))
+    low = net.conv("low", x, 1, 8)
+    seen = [net.conv("pyramid", x, 3, 8, dilation=dilation) for dilation in (1, 2, 4, 6)]
+    whole = net.conv("whole", x.mean(net.axes, keepdims=True), 1, 8)
+    seen.append(jnp.broadcast_to(whole, seen[0].shape))
+    y = relu(net.conv("join", relu(net.concatenate(*seen)), 1, 16))
+    y = relu(net.conv("refine", net.concatenate(y, low), 3, 16))
+    if not net.last:
+        y = y.transpose(0, 2, 3, 1)
+    return log_softmax(net.dense("out", y.reshape(-1, 16), 12)).reshape(*y.shape[:3], -1)
 
 
 # Sequences
 
 
-def wavenet(im: Images) -> Example:
+@_images(4, 512, 4)
+def wavenet(net: Net, x: Any) -> Any:
     """Gated causal convolutions of growing dilation (van den Oord et al., 2016)."""
-    features, dilations = 16, (1, 2, 4, 8)
-    shapes = {
-        "in": im.filters(1, 4, features),
-        "gated": [im.filters(2, features, 2 * features) for _ in dilations],
-        "skip": [im.filters(1, features, features) for _ in dilations],
-        "out": im.filters(1, features, 8),
-    }
-
-    def run(p: Any, x: Any) -> Any:
-        x = im.conv(x, p["in"])
-        total = 0.0
-        for dilation, gated, skip in zip(dilations, p["gated"], p["skip"], strict=True):
-            y = im.conv(x, gated, padding=[(dilation, 0)], dilation=dilation)
-            value, gate = jnp.split(y, 2, im.channel)
-            y = im.conv(jnp.tanh(value) * sigmoid(gate), skip)
-            total = total + y
-            x = x + y
-        return im.mean(im.conv(relu(total), p["out"]))
-
-    return Example(run, shapes, (im.image(4, (512,), 4),))
+    x = net.conv("in", x, 1, 16)
+    total = 0.0
+    for dilation in (1, 2, 4, 8):
+        y = net.conv("gated", x, 2, 32, padding=[(dilation, 0)], dilation=dilation)
+        value, gate = jnp.split(y, 2, net.channel)
+        y = net.conv("skip", jnp.tanh(value) * sigmoid(gate), 1, 16)
+        total = total + y
+        x = x + y
+    return net.mean(net.conv("out", relu(total), 1, 8))
 
 
-def recurrent(cell: str) -> Example:
+@_inputs((6, 96, 48))
+def recurrent(net: Net, x: Any) -> Any:
     """Unrolled steps of an LSTM or a GRU over a batch of sequences."""
-    batch, steps, features, width = 96, 6, 48, 96
-    gates = {"lstm": 4, "gru": 3}[cell]
-    shapes = {"x": (features, gates * width), "h": (width, gates * width), "out": (width, 16)}
-
-    def run(p: Any, x: Any) -> Any:
-        h = c = jnp.zeros((batch, width))
-        inputs = (x.reshape(steps * batch, features) @ p["x"]).reshape(steps, batch, -1)
-        for step in range(steps):
-            if cell == "lstm":
-                i, f, g, o = jnp.split(inputs[step] + h @ p["h"], 4, 1)
-                c = sigmoid(f) * c + sigmoid(i) * jnp.tanh(g)
-                h = sigmoid(o) * jnp.tanh(c)
-            else:
-                update, reset, new = jnp.split(inputs[step], 3, 1)
-                u, r, n = jnp.split(h @ p["h"], 3, 1)
-                z = sigmoid(update + u)
-                h = z * h + (1 - z) * jnp.tanh(new + sigmoid(reset + r) * n)
-        return h @ p["out"]
-
-    return Example(run, shapes, ((steps, batch, features),))
+    steps, batch, features = x.shape
+    width = 96
+    gates = {"lstm": 4, "gru": 3}[net.variant]
+    h = c = jnp.zeros((batch, width))
+    inputs = net.dense("x", x.reshape(steps * batch, features), gates * width).reshape(steps, batch, -1)
+    for step in range(steps):
+        w = net.parameter("h", width, gates * width)
+        if net.variant == "lstm":
+            i, f, g, o = jnp.split(inputs[step] + h @ w, 4, 1)
+            c = sigmoid(f) * c + sigmoid(i) * jnp.tanh(g)
+            h = sigmoid(o) * jnp.tanh(c)
+        else:
+            update, reset, new = jnp.split(inputs[step], 3, 1)
+            u, r, n = jnp.split(h @ w, 3, 1)
+            z = sigmoid(update + u)
+            h = z * h + (1 - z) * jnp.tanh(new + sigmoid(reset + r) * n)
+    return net.dense("out", h, 16)
 
 
 # Attention
 
 
-def transformer(part: str) -> Example:
+@_inputs((2, 96, 96))
+def transformer(net: Net, x: Any) -> Any:
     """A block of self-attention and a two-layer network, as encoder or with a causal mask (Vaswani et al., 2017)."""
-    model = 96
-    shapes = {"qkv": [(model, model)] * 3, "out": (model, model), "up": (model, 4 * model), "down": (4 * model, model)}
-
-    def run(p: Any, x: Any) -> Any:
-        y = _layer_norm(x)
-        q, k, v = (_heads(y @ w, 4) for w in p["qkv"])
-        x = x + _joined(_attend(q, k, v, causal=part == "decoder")) @ p["out"]
-        return _feed_forward(x, p["up"], p["down"])
-
-    return Example(run, shapes, ((2, 96, model),))
+    y = _layer_norm(x)
+    q, k, v = (_heads(net.dense("qkv", y, 96), 4) for _ in range(3))
+    x = x + net.dense("out", _joined(_attend(q, k, v, causal=net.variant == "decoder")), 96)
+    return net.feed_forward(x, 4 * 96)
 
 
-def attention(kind: str) -> Example:
+@_inputs((2, 128, 96))
+def attention(net: Net, x: Any) -> Any:
     """Multi-head attention, with fewer heads of keys than of queries, or with biases by distance."""
-    batch, length, model, count = 2, 128, 96, 6
+    batch, length, model = x.shape
+    count = 6
     width = model // count
-    shared = 2 if kind == "grouped" else count
-    shapes: dict[str, Any] = {
-        "q": (model, model),
-        "k": (model, shared * width),
-        "v": (model, shared * width),
-        "out": (model, model),
-    }
-    if kind == "relative":
-        shapes["distance"] = (2 * length - 1, width)
-
-    def run(p: Any, x: Any) -> Any:
-        q, k, v = _heads(x @ p["q"], count), _heads(x @ p["k"], shared), _heads(x @ p["v"], shared)
-        if kind == "grouped":
-            q = q.reshape(batch, shared, -1, length, width).reshape(batch, shared, -1, width)
-        bias = None
-        if kind == "relative":
-            # Scores by distance, brought to (query, key) by padding and reading the rows shifted by one.
-            far = jnp.einsum("bhqd,rd->bhqr", q, p["distance"])
-            far = jnp.pad(far, ((0, 0), (0, 0), (0, 0), (0, 1))).reshape(batch, count, -1)
-            far = far[..., : length * (2 * length - 1)].reshape(batch, count, length, 2 * length - 1)
-            bias = far[..., length - 1 :]
-        y = _attend(q, k, v, bias=bias).reshape(batch, count, length, width)
-        return _joined(y) @ p["out"]
-
-    return Example(run, shapes, ((batch, length, model),))
+    shared = 2 if net.variant == "grouped" else count
+    q = _heads(net.dense("q", x, model), count)
+    k, v = (_heads(net.dense(name, x, shared * width), shared) for name in ("k", "v"))
+    if net.variant == "grouped":
+        q = q.reshape(batch, shared, -1, length, width).reshape(batch, shared, -1, width)
+    bias = None
+    if net.variant == "relative":
+        # Scores by distance, brought to (query, key) by padding and reading the rows shifted by one.
+        far = jnp.einsum("bhqd,rd->bhqr", q, net.parameter("distance", 2 * length - 1, width))
+        far = jnp.pad(far, ((0, 0), (0, 0), (0, 0), (0, 1))).reshape(batch, count, -1)
+        far = far[..., : length * (2 * length - 1)].reshape(batch, count, length, 2 * length - 1)
+        bias = far[..., length - 1 :]
+    y = _attend(q, k, v, bias=bias).reshape(batch, count, length, width)
+    return net.dense("out", _joined(y), model)
 
 
-def swin(_: str) -> Example:
+@_inputs((2, 32, 32, 48))
+def swin(net: Net, x: Any) -> Any:
     """Attention within windows of an image, which the second block shifts by half a window (Liu et al., 2021)."""
-    batch, side, window, model = 2, 32, 8, 48
+    batch, side, _, model = x.shape
+    window = 8
     blocks = side // window
-    block = {"qkv": (model, 3 * model), "out": (model, model), "up": (model, 2 * model), "down": (2 * model, model)}
-
-    def run(p: Any, x: Any) -> Any:
-        for number, block in enumerate(p):
-            shift = number * window // 2
-            y = jnp.roll(_layer_norm(x), (-shift, -shift), (1, 2))
-            y = y.reshape(batch, blocks, window, blocks, window, model).transpose(0, 1, 3, 2, 4, 5)
-            y = y.reshape(-1, window * window, model) @ block["qkv"]
-            q, k, v = (_heads(each, 3) for each in jnp.split(y, 3, 2))
-            y = _joined(_attend(q, k, v)) @ block["out"]
-            y = y.reshape(batch, blocks, blocks, window, window, model).transpose(0, 1, 3, 2, 4, 5)
-            x = x + jnp.roll(y.reshape(x.shape), (shift, shift), (1, 2))
-            x = _feed_forward(x, block["up"], block["down"])
-        return x
-
-    return Example(run, [block] * 2, ((batch, side, side, model),))
+    for number in range(2):
+        shift = number * window // 2
+        y = jnp.roll(_layer_norm(x), (-shift, -shift), (1, 2))
+        y = y.reshape(batch, blocks, window, blocks, window, model).transpose(0, 1, 3, 2, 4, 5)
+        y = net.dense(f"{number}/qkv", y.reshape(-1, window * window, model), 3 * model)
+        q, k, v = (_heads(each, 3) for each in jnp.split(y, 3, 2))
+        y = net.dense(f"{number}/out", _joined(_attend(q, k, v)), model)
+        y = y.reshape(batch, blocks, blocks, window, window, model).transpose(0, 1, 3, 2, 4, 5)
+        x = x + jnp.roll(y.reshape(x.shape), (shift, shift), (1, 2))
+        x = net.feed_forward(x, 2 * model, f"{number}/up", f"{number}/down")
+    return x
 
 
-def perceiver(_: str) -> Example:
-    """A few latents read a long input, think, and are read by the queries of the output (Jaegle et al., 2021)."""
-    batch, narrow, model = 2, 32, 64
-    reader = {"q": (model, model), "k": (narrow, model), "v": (narrow, model), "out": (model, model)}
-    inner = dict.fromkeys(("q", "k", "v", "out"), (model, model))
-    shapes = {"read": reader, "think": inner, "answer": inner, "mix": [(model, 2 * model), (2 * model, model)]}
+@_inputs((2, 768, 32), (2, 48, 64), (2, 256, 64))
+def perceiver(net: Net, x: Any, latent: Any, queries: Any) -> Any:
+    """A few latents read a long input, process it, and are read by the queries of the output (Jaegle et al., 2021)."""
 
-    def crossed(p: Any, x: Any, y: Any) -> Any:
-        q, k, v = _heads(x @ p["q"], 4), _heads(y @ p["k"], 4), _heads(y @ p["v"], 4)
-        return _joined(_attend(q, k, v)) @ p["out"]
+    def crossed(name: str, x: Any, y: Any) -> Any:
+        q, k, v = (_heads(net.dense(f"{name}/{key}", z, 64), 4) for key, z in (("q", x), ("k", y), ("v", y)))
+        return net.dense(f"{name}/out", _joined(_attend(q, k, v)), 64)
 
-    def run(p: Any, x: Any, latent: Any, queries: Any) -> Any:
-        z = latent + crossed(p["read"], latent, _layer_norm(x))
-        z = z + crossed(p["think"], _layer_norm(z), _layer_norm(z))
-        z = _feed_forward(z, *p["mix"])
-        return crossed(p["answer"], queries, _layer_norm(z))
-
-    return Example(run, shapes, ((batch, 768, narrow), (batch, 48, model), (batch, 256, model)))
+    z = latent + crossed("read", latent, _layer_norm(x))
+    z = z + crossed("think", _layer_norm(z), _layer_norm(z))
+    z = net.feed_forward(z, 2 * 64, "mix", "mix")
+    return crossed("answer", queries, _layer_norm(z))
 
 
-def performer(_: str) -> Example:
+@_inputs((2, 384, 64))
+def performer(net: Net, x: Any) -> Any:
     """Attention by random features of queries and keys: the sum over keys comes first (Choromanski et al., 2020)."""
-    model, count = 64, 4
-    layer = {"qkv": [(model, model)] * 3, "features": (model // count, 32), "out": (model, model)}
-
-    def run(p: Any, x: Any) -> Any:
-        for layer in p:
-            y = _layer_norm(x)
-            q, k, v = (_heads(y @ w, count) for w in layer["qkv"])
-            q, k = (relu(jnp.einsum("bhld,df->bhlf", each, layer["features"])) + 1e-3 for each in (q, k))
-            total = jnp.einsum("bhlf,bhld->bhfd", k, v)
-            size = jnp.einsum("bhlf,bhf->bhl", q, k.sum(2))
-            y = jnp.einsum("bhlf,bhfd->bhld", q, total) / size[..., None]
-            x = x + _joined(y) @ layer["out"]
-        return x
-
-    return Example(run, [layer] * 2, ((2, 384, model),))
+    for number in range(2):
+        y = _layer_norm(x)
+        q, k, v = (_heads(net.dense(f"{number}/qkv", y, 64), 4) for _ in range(3))
+        features = net.parameter(f"{number}/features", 16, 32)
+        q, k = (relu(jnp.einsum("bhld,df->bhlf", each, features)) + 1e-3 for each in (q, k))
+        total = jnp.einsum("bhlf,bhld->bhfd", k, v)
+        size = jnp.einsum("bhlf,bhf->bhl", q, k.sum(2))
+        y = jnp.einsum("bhlf,bhfd->bhld", q, total) / size[..., None]
+        x = x + net.dense(f"{number}/out", _joined(y), 64)
+    return x
 
 
 # Perceptrons, mixers, towers, interactions of features, tensor networks
 
 
-def mlp(kind: str) -> Example:
+@_inputs(classifier=(192, 256), gated=(8, 48, 64))
+def mlp(net: Net, x: Any) -> Any:
     """A perceptron of five layers, or three gated layers over tokens (Shazeer, 2020)."""
-
-    def classify(p: Any, x: Any) -> Any:
-        for w in p[:-1]:
-            x = relu(x @ w)
-        return jax.nn.log_softmax(x @ p[-1])
-
-    def gated(p: Any, x: Any) -> Any:
-        for gate, up, down in p:
-            rows = _layer_norm(x).reshape(-1, x.shape[-1])
-            x = x + ((jax.nn.silu(rows @ gate) * (rows @ up)) @ down).reshape(x.shape)
-        return x
-
-    if kind == "classifier":
-        return Example(classify, list(pairwise((256, 192, 192, 160, 128, 16))), ((192, 256),))
-    return Example(gated, [[(64, 192), (64, 192), (192, 64)]] * 3, ((8, 48, 64),))
+    if net.variant == "classifier":
+        for features in (192, 192, 160, 128):
+            x = relu(net.dense("layers", x, features))
+        return log_softmax(net.dense("layers", x, 16))
+    for number in range(3):
+        rows = _layer_norm(x).reshape(-1, 64)
+        y = silu(net.dense(f"{number}", rows, 192)) * net.dense(f"{number}", rows, 192)
+        x = x + net.dense(f"{number}", y, 64).reshape(x.shape)
+    return x
 
 
-def bilinear(_: str) -> Example:
+@_inputs((4, 72, 96), (4, 72, 80))
+def bilinear(net: Net, x: Any, y: Any) -> Any:
     """Factorised bilinear pooling of two maps of features (Yu et al., 2017)."""
-    shapes = {"left": (96, 4 * 64), "right": (80, 4 * 64), "mix": [(64, 64), (64, 64)], "out": (64, 32)}
-
-    def run(p: Any, x: Any, y: Any) -> Any:
-        a = jnp.einsum("bsi,ij->bsj", x, p["left"])
-        b = jnp.einsum("bsi,ij->bsj", y, p["right"])
-        joint = (a * b).reshape(*a.shape[:2], 64, 4).sum(-1)
-        for mix in p["mix"]:
-            scores = softmax(jnp.einsum("bsi,ij,btj->bst", joint, mix, joint))
-            joint = jnp.einsum("bst,bti->bsi", scores, joint)
-        return joint @ p["out"]
-
-    return Example(run, shapes, ((4, 72, 96), (4, 72, 80)))
+    a = jnp.einsum("bsi,ij->bsj", x, net.parameter("left", 96, 4 * 64))
+    b = jnp.einsum("bsi,ij->bsj", y, net.parameter("right", 80, 4 * 64))
+    joint = (a * b).reshape(*a.shape[:2], 64, 4).sum(-1)
+    for _ in range(2):
+        scores = softmax(jnp.einsum("bsi,ij,btj->bst", joint, net.next_parameter("mix", 64, 64), joint))
+        joint = jnp.einsum("bst,bti->bsi", scores, joint)
+    return net.dense("out", joint, 32)
 
 
-def mixer(_: str) -> Example:
+@_inputs((4, 32, 32, 4))
+def mixer(net: Net, x: Any) -> Any:
     """Dots over patches and over channels in turns (Tolstikhin et al., 2021)."""
-    patches, features = 64, 96
-    block = {"tokens": [(patches, 96), (96, patches)], "channels": [(features, 192), (192, features)]}
-    shapes = {"patch": (4 * 4 * 4, features), "blocks": [block] * 2, "out": (features, 10)}
-
-    def run(p: Any, x: Any) -> Any:
-        b = x.shape[0]
-        x = x.reshape(b, 8, 4, 8, 4, 4).transpose(0, 1, 3, 2, 4, 5).reshape(b, patches, -1) @ p["patch"]
-        for block in p["blocks"]:
-            y = _layer_norm(x).transpose(0, 2, 1)
-            x = x + (gelu(y @ block["tokens"][0]) @ block["tokens"][1]).transpose(0, 2, 1)
-            x = _feed_forward(x, *block["channels"])
-        return x.mean(1) @ p["out"]
-
-    return Example(run, shapes, ((4, 32, 32, 4),))
+    patches = x.reshape(4, 8, 4, 8, 4, 4).transpose(0, 1, 3, 2, 4, 5).reshape(4, 64, -1)
+    x = net.dense("patch", patches, 96)
+    for number in range(2):
+        tokens, channels = f"blocks/{number}/tokens", f"blocks/{number}/channels"
+        y = gelu(net.dense(tokens, _layer_norm(x).transpose(0, 2, 1), 96))
+        x = x + net.dense(tokens, y, 64).transpose(0, 2, 1)
+        x = net.feed_forward(x, 192, channels, channels)
+    return net.dense("out", x.mean(1), 10)
 
 
-def gmlp(depth: str) -> Example:
+@_inputs((4, 96, 64))
+def gmlp(net: Net, x: Any) -> Any:
     """Two or four blocks with a spatial gate (Liu et al., 2021)."""
-    length, model, wide = 96, 64, 256
-    block = {"in": (model, wide), "space": (length, length), "out": (wide // 2, model)}
-
-    def run(p: Any, x: Any) -> Any:
-        for block in p:
-            u, v = jnp.split(gelu(_layer_norm(x) @ block["in"]), 2, -1)
-            v = jnp.einsum("bnd,mn->bmd", _layer_norm(v), block["space"]) + 1
-            x = x + (u * v) @ block["out"]
-        return x
-
-    return Example(run, [block] * {"shallow": 2, "deep": 4}[depth], ((4, length, model),))
+    for number in range({"shallow": 2, "deep": 4}[net.variant]):
+        u, v = jnp.split(gelu(net.dense(f"{number}/in", _layer_norm(x), 256)), 2, -1)
+        v = jnp.einsum("bnd,mn->bmd", _layer_norm(v), net.parameter(f"{number}/space", 96, 96)) + 1
+        x = x + net.dense(f"{number}/out", u * v, 64)
+    return x
 
 
-def retrieval(_: str) -> Example:
+@_inputs(((192, 8), 2000), ((256, 8), 2000))
+def retrieval(net: Net, queries: Any, candidates: Any) -> Any:
     """Two towers over embeddings, every query scored against every candidate."""
-    layers = [(8 * 64, 128), (128, 96), (96, 64)]
-    shapes = {"words": (2000, 64), "query": layers, "candidate": layers, "rank": (64, 64)}
 
-    def tower(table: Any, layers: Any, words: Any) -> Any:
-        x = _flat(table[words])
-        x = jnp.tanh(jnp.tanh(x @ layers[0]) @ layers[1]) @ layers[2]
+    def tower(name: str, words: Any) -> Any:
+        x = _flat(net.parameter("words", 2000, 64)[words])
+        for features in (128, 96):
+            x = jnp.tanh(net.dense(name, x, features))
+        x = net.dense(name, x, 64)
         return x * lax.rsqrt(jnp.square(x).sum(1, keepdims=True) + 1e-6)
 
-    def run(p: Any, queries: Any, candidates: Any) -> Any:
-        q = tower(p["words"], p["query"], queries)
-        c = tower(p["words"], p["candidate"], candidates)
-        return jax.nn.log_softmax(q @ p["rank"] @ c.T * 8.0)
-
-    return Example(run, shapes, (((192, 8), 2000), ((256, 8), 2000)))
+    q, c = tower("query", queries), tower("candidate", candidates)
+    return log_softmax(net.dense("rank", q, 64) @ c.T * 8.0)
 
 
-def dlrm(_: str) -> Example:
+@_inputs((256, 16), ((256, 15), 400))
+def dlrm(net: Net, numbers: Any, words: Any) -> Any:
     """Embeddings and a dense tower, all pairs of them multiplied (Naumov et al., 2019)."""
-    fields, width = 15, 32
-    pairs = (fields + 1) ** 2
-    shapes = {
-        "tables": (fields, 400, width),
-        "bottom": [(16, 64), (64, 64), (64, width)],
-        "top": [(pairs + width, 128), (128, 96), (96, 64), (64, 1)],
-    }
-
-    def run(p: Any, numbers: Any, words: Any) -> Any:
-        x = numbers
-        for w in p["bottom"]:
-            x = relu(x @ w)
-        embedded = jax.vmap(lambda table, ids: table[ids], (0, 1), 1)(p["tables"], words)
-        every = jnp.concatenate((x.reshape(-1, 1, width), embedded), 1)
-        products = jnp.einsum("bid,bjd->bij", every, every)
-        y = jnp.concatenate((x, products.reshape(-1, pairs)), 1)
-        for w in p["top"][:-1]:
-            y = relu(y @ w)
-        return y @ p["top"][-1]
-
-    return Example(run, shapes, ((256, 16), ((256, fields), 400)))
+    x = numbers
+    for features in (64, 64, 32):
+        x = relu(net.dense("bottom", x, features))
+    embedded = jax.vmap(lambda table, ids: table[ids], (0, 1), 1)(net.parameter("tables", 15, 400, 32), words)
+    every = jnp.concatenate((x.reshape(-1, 1, 32), embedded), 1)
+    products = jnp.einsum("bid,bjd->bij", every, every)
+    y = jnp.concatenate((x, products.reshape(-1, 16**2)), 1)
+    for features in (128, 96, 64):
+        y = relu(net.dense("top", y, features))
+    return net.dense("top", y, 1)
 
 
-def tensornet(kind: str) -> Example:
+@_inputs(chain=(6, 2048), tree=(8, 16384))
+def tensornet(net: Net, x: Any) -> Any:
     """Contractions of a tensor with a chain or a tree of factors (Novikov et al., 2015)."""
-
-    def chain(p: Any, x: Any) -> Any:
+    if net.variant == "chain":
+        cores = ((1, 8, 8, 12), (12, 8, 8, 12), (12, 8, 8, 12), (12, 4, 4, 1), (1, 4, 4, 12), (12, 8, 8, 1))
+        p = [net.parameter(f"{number}", *shape) for number, shape in enumerate(cores)]
         y = x.reshape(x.shape[0], 8, 8, 8, 4)
         y = jnp.einsum("bijkl,uiam->bjklam", y, p[0])
         y = jnp.einsum("bjklam,mjcn->bklacn", y, p[1])
@@ -762,44 +636,37 @@ def tensornet(kind: str) -> Example:
         y = jnp.einsum("bacdjm,mkdn->bacjkn", y, p[1])
         y = jnp.einsum("bacjkn,nlco->bajklo", y, p[2])
         return jnp.einsum("bajklo,oiau->bjkli", y, p[5]).reshape(x.shape)
-
-    def tree(p: Any, x: Any) -> Any:
-        y = x.reshape(x.shape[0], 16, 16, 16, 4)
-        left = jnp.einsum("bijkl,ijr->brkl", y, p[0])
-        both = jnp.einsum("brkl,kls->brs", left, p[1])
-        mixed = jnp.einsum("brs,rst->bt", both, p[2])
-        back = jnp.einsum("bt,rst,ijr->bsij", mixed, p[2], p[0])
-        return jnp.einsum("bsij,kls->bijkl", back, p[1]).reshape(x.shape)
-
-    if kind == "chain":
-        cores = [(1, 8, 8, 12), (12, 8, 8, 12), (12, 8, 8, 12), (12, 4, 4, 1), (1, 4, 4, 12), (12, 8, 8, 1)]
-        return Example(chain, cores, ((6, 2048),))
-    return Example(tree, [(16, 16, 24), (16, 4, 16), (24, 16, 20)], ((8, 16384),))
+    p = [net.parameter(f"{number}", *shape) for number, shape in enumerate(((16, 16, 24), (16, 4, 16), (24, 16, 20)))]
+    y = x.reshape(x.shape[0], 16, 16, 16, 4)
+    left = jnp.einsum("bijkl,ijr->brkl", y, p[0])
+    both = jnp.einsum("brkl,kls->brs", left, p[1])
+    mixed = jnp.einsum("brs,rst->bt", both, p[2])
+    back = jnp.einsum("bt,rst,ijr->bsij", mixed, p[2], p[0])
+    return jnp.einsum("bsij,kls->bijkl", back, p[1]).reshape(x.shape)
 
 
 # Dots with structured matrices: experts, block-diagonal factors, Fourier bases, normalized adjacency
 
 
-def monarch(_: str) -> Example:
+@_inputs((384, 16 * 24))
+def monarch(net: Net, x: Any) -> Any:
     """Products of two block-diagonal matrices and a permutation, for the dense layers (Dao et al., 2022)."""
     blocks, width = 16, 24
-    layer = {"left": (blocks, width, width), "right": (width, blocks, blocks)}
-
-    def run(p: Any, x: Any) -> Any:
-        for number, layer in enumerate(p):
-            y = jnp.einsum("rij,nri->nrj", layer["left"], x.reshape(-1, blocks, width))
-            y = jnp.einsum("jrs,nrj->njs", layer["right"], y)
-            y = y.swapaxes(1, 2).reshape(x.shape)
-            x = x + (y if number == len(p) - 1 else gelu(y))
-        return x
-
-    return Example(run, [layer] * 4, ((384, blocks * width),))
+    for number in range(4):
+        left = net.parameter(f"{number}/left", blocks, width, width)
+        right = net.parameter(f"{number}/right", width, blocks, blocks)
+        y = jnp.einsum("rij,nri->nrj", left, x.reshape(-1, blocks, width))
+        y = jnp.einsum("jrs,nrj->njs", right, y)
+        y = y.swapaxes(1, 2).reshape(x.shape)
+        x = x + (y if number == 3 else gelu(y))
+    return x
 
 
-def fourier(_: str) -> Example:
+@_inputs((2, 192, 64))
+def fourier(net: Net, x: Any) -> Any:
     """Mixing by the real part of a Fourier transform, the long one in two radix steps (Lee-Thorp et al., 2021)."""
-    batch, first, second, model = 2, 16, 12, 64
-    length = first * second
+    batch, length, model = x.shape
+    first, second = 16, 12
 
     def waves(rows: int, columns: int, length: int) -> tuple[Any, Any]:
         turns = 2 * np.pi * np.outer(np.arange(rows), np.arange(columns)) / length
@@ -810,61 +677,47 @@ def fourier(_: str) -> Example:
         return real / n**0.5, imaginary / n**0.5
 
     twiddle = [each[..., None] for each in waves(first, second, length)]
-
-    def run(p: Any, x: Any) -> Any:
-        for up, down in p:
-            a, b = ((x @ each).reshape(batch, first, second, model) for each in basis(model))
-            c, d = (jnp.asarray(each) for each in basis(first))
-            a, b = (
-                jnp.einsum("bijm,ik->bkjm", a, c) - jnp.einsum("bijm,ik->bkjm", b, d),
-                jnp.einsum("bijm,ik->bkjm", a, d) + jnp.einsum("bijm,ik->bkjm", b, c),
-            )
-            a, b = a * twiddle[0] - b * twiddle[1], a * twiddle[1] + b * twiddle[0]
-            real, imaginary = basis(second)
-            mixed = jnp.einsum("bkjm,jl->blkm", a, real) - jnp.einsum("bkjm,jl->blkm", b, imaginary)
-            x = _layer_norm(x + mixed.reshape(x.shape))
-            x = _layer_norm(x + gelu(x @ up) @ down)
-        return x
-
-    return Example(run, [[(model, 2 * model), (2 * model, model)]] * 2, ((batch, length, model),))
+    for number in range(2):
+        real, imaginary = basis(model)
+        y = x @ real, x @ imaginary
+        a, b = (each.reshape(batch, first, second, model) for each in y)
+        c, d = (jnp.asarray(each) for each in basis(first))
+        a, b = (
+            jnp.einsum("bijm,ik->bkjm", a, c) - jnp.einsum("bijm,ik->bkjm", b, d),
+            jnp.einsum("bijm,ik->bkjm", a, d) + jnp.einsum("bijm,ik->bkjm", b, c),
+        )
+        a, b = a * twiddle[0] - b * twiddle[1], a * twiddle[1] + b * twiddle[0]
+        real, imaginary = basis(second)
+        mixed = jnp.einsum("bkjm,jl->blkm", a, real) - jnp.einsum("bkjm,jl->blkm", b, imaginary)
+        x = _layer_norm(x + mixed.reshape(x.shape))
+        x = _layer_norm(x + net.dense(f"{number}", gelu(net.dense(f"{number}", x, 2 * model)), model))
+    return x
 
 
-def experts(_: str) -> Example:
+@_inputs((2, 192, 64))
+def experts(net: Net, x: Any) -> Any:
     """Slots filled by a softmax over tokens, an expert for every few of them (Puigcerver et al., 2023)."""
-    batch, length, model, wide, count, slots = 2, 192, 64, 96, 8, 12
-    layer = {"route": (model, count, slots), "up": (count, model, wide), "down": (count, wide, model)}
-
-    def run(p: Any, x: Any) -> Any:
-        for layer in p:
-            y = _layer_norm(x)
-            scores = jnp.einsum("blm,mes->bles", y, layer["route"])
-            taken = jnp.einsum("bles,blm->besm", softmax(scores, 1), y)
-            taken = gelu(jnp.einsum("besm,emw->besw", taken, layer["up"]))
-            given = jnp.einsum("besw,ewm->besm", taken, layer["down"])
-            weights = softmax(scores.reshape(batch, length, -1)).reshape(scores.shape)
-            x = x + jnp.einsum("bles,besm->blm", weights, given)
-        return x
-
-    return Example(run, [layer] * 2, ((batch, length, model),))
+    count, slots, wide = 8, 12, 96
+    batch, length, model = x.shape
+    for number in range(2):
+        y = _layer_norm(x)
+        scores = jnp.einsum("blm,mes->bles", y, net.parameter(f"{number}/route", model, count, slots))
+        taken = jnp.einsum("bles,blm->besm", softmax(scores, 1), y)
+        taken = gelu(jnp.einsum("besm,emw->besw", taken, net.parameter(f"{number}/up", count, model, wide)))
+        given = jnp.einsum("besw,ewm->besm", taken, net.parameter(f"{number}/down", count, wide, model))
+        weights = softmax(scores.reshape(batch, length, -1)).reshape(scores.shape)
+        x = x + jnp.einsum("bles,besm->blm", weights, given)
+    return x
 
 
-def graphconv(_: str) -> Example:
+@_inputs((4, 80, 48), (4, 3, 80, 80))
+def graphconv(net: Net, x: Any, links: Any) -> Any:
     """Features of nodes averaged over dense neighbours of three relations (after Schlichtkrull et al., 2017)."""
-    graphs, nodes, relations = 4, 80, 3
-    widths = (48, 64, 64)
-    shapes = {
-        "layers": [{"each": (relations, a, b), "self": (a, b)} for a, b in pairwise(widths)],
-        "pair": (relations, widths[-1], widths[-1]),
-        "out": [(widths[-1], 64), (64, 8)],
-    }
-
-    def run(p: Any, x: Any, links: Any) -> Any:
-        weight = sigmoid(links)
-        weight = weight / weight.sum(3, keepdims=True)
-        for layer in p["layers"]:
-            seen = jnp.einsum("grnm,gmi->grni", weight, x)
-            x = relu(jnp.einsum("grni,rij->gnj", seen, layer["each"]) + x @ layer["self"])
-        scores = jnp.einsum("gni,rij,gmj->grnm", x, p["pair"], x)
-        return scores.mean((1, 3))[..., None] + relu(x @ p["out"][0]) @ p["out"][1]
-
-    return Example(run, shapes, ((graphs, nodes, widths[0]), (graphs, relations, nodes, nodes)))
+    weight = sigmoid(links)
+    weight = weight / weight.sum(3, keepdims=True)
+    for number in range(2):
+        seen = jnp.einsum("grnm,gmi->grni", weight, x)
+        own = net.parameter(f"layers/{number}/each", 3, x.shape[2], 64)
+        x = relu(jnp.einsum("grni,rij->gnj", seen, own) + net.dense(f"layers/{number}/self", x, 64))
+    scores = jnp.einsum("gni,rij,gmj->grnm", x, net.parameter("pair", 3, 64, 64), x)
+    return scores.mean((1, 3))[..., None] + net.dense("out", relu(net.dense("out", x, 64)), 8)
