@@ -97,13 +97,13 @@ class _Memory(NamedTuple):
 
     Parameters
     ----------
-    begins : int64 (accesses, 7)
-        First of the moves of each dimension.
+    begins, ends : int64 (accesses, 6)
+        Range of the moves of each dimension.
     loops, paces : int64 (moves,), float64 (moves,)
         A loop that moves the access along the dimension, and its step.
-    limits : float64 (accesses, 6)
+    limits : int64 (accesses, 6)
         Extents.
-    periods : float64 (levels, accesses, 6)
+    periods : int64 (levels, accesses, 6)
         Steps along the dimension after which the sets of a cache repeat.
     rank, width, role : int64 (accesses,), float64 (accesses,), int64 (accesses,)
     depends : bool (accesses, loops)
@@ -114,10 +114,11 @@ class _Memory(NamedTuple):
     """
 
     begins: IntArray
+    ends: IntArray
     loops: IntArray
     paces: FloatArray
-    limits: FloatArray
-    periods: FloatArray
+    limits: IntArray
+    periods: IntArray
     rank: IntArray
     width: FloatArray
     role: IntArray
@@ -156,20 +157,20 @@ def _touch(access, cover, memory, lines, rooms, spread):  # type: ignore[no-unty
     count, run, whole = 1.0, 1.0, True
     for level in range(len(memory.sets)):  # faster than to fill a slice
         spread[level] = 1.0
-    for minor in range(memory.rank[access]):
+    for dim in range(memory.rank[access]):
         span, points = 1.0, 1.0
-        for at in range(memory.begins[access, minor], memory.begins[access, minor + 1]):
+        for at in range(memory.begins[access, dim], memory.ends[access, dim]):
             span += memory.paces[at] * (cover[memory.loops[at]] - 1)
             points *= cover[memory.loops[at]]
-        span = min(np.floor(span), memory.limits[access, minor])
+        span = min(np.floor(span), memory.limits[access, dim])
         points = min(points, span)
         # Selects instead of branches, which would be mispredicted: a factor that does not count is 1.
         full = whole and points == span
         run *= span if full else 1.0
         count *= 1.0 if full else points
         for level in range(len(memory.sets)):
-            spread[level] *= 1.0 if full else min(points, memory.periods[level, access, minor])
-        whole = full and span == memory.limits[access, minor]
+            spread[level] *= 1.0 if full else min(points, memory.periods[level, access, dim])
+        whole = full and span == memory.limits[access, dim]
     dense = np.ceil(run * memory.width[access] / memory.line)
     touched = count * dense
     lines[access] = touched
@@ -345,7 +346,7 @@ class CacheModel:
         self._orders = []
         for sequence in self.sequences if len(nest.extents) else ():
             inner = sequence[-1]
-            steps = (np.abs(operands.coefficients[:, :, inner]) * operands.strides).sum(axis=1)
+            steps = (operands.coefficients[:, :, inner] * operands.strides).sum(axis=1)
             vectorises = bool(((steps == 0) | (steps == operands.width)).all())
             self._orders.append(_Order(sequence, steps, vectorises, bool(nest.reduces[inner]), nest.extremum))
 
@@ -367,25 +368,13 @@ def _memory(geometry: Geometry, hardware: Hardware) -> _Memory:
     ways = np.array([cache.ways for cache in hardware.caches], np.int64)
     ways = np.where(ways > 0, ways, total)
     sets = np.maximum(total // ways, 1)
-    n_accesses = len(operands.rank)
-    begins = np.zeros((n_accesses, MAX_RANK + 1), np.int64)
-    limits = np.ones((n_accesses, MAX_RANK))
-    periods = np.ones((len(sets), n_accesses, MAX_RANK))
-    loops: list[int] = []
-    paces: list[float] = []
-    for access in range(n_accesses):
-        begins[access] = len(loops)
-        for minor, dim in enumerate(operands.order[access, : operands.rank[access]]):
-            steps = np.abs(operands.coefficients[access, dim])
-            moving = np.flatnonzero(steps)
-            loops += moving.tolist()
-            paces += steps[moving].tolist()
-            begins[access, minor + 1 :] = len(loops)
-            limits[access, minor] = operands.dims[access, dim]
-            periods[:, access, minor] = sets * line // np.gcd(operands.strides[access, dim], sets * line)
+    moves = np.nonzero(operands.coefficients)
+    ends = np.cumsum((operands.coefficients > 0).sum(axis=2)).reshape(-1, MAX_RANK)
+    begins = np.concatenate([[0], ends.ravel()[:-1]]).reshape(ends.shape)
+    around = sets[:, None, None] * line
     return _Memory(
-        begins, np.array(loops, np.int64), np.array(paces, np.float64), limits, periods,
-        operands.rank, operands.width, operands.role, (operands.coefficients != 0).any(axis=1),
+        begins, ends, moves[2], operands.coefficients[moves], operands.dims, around // np.gcd(operands.strides, around),
+        operands.rank, operands.width, operands.role, np.asarray((operands.coefficients > 0).any(axis=1)),
         float(line), float(hardware.vector_bytes), sets.astype(np.float64), ways.astype(np.float64),
     )  # fmt: skip
 
@@ -393,8 +382,8 @@ def _memory(geometry: Geometry, hardware: Hardware) -> _Memory:
 def _contiguous(geometry: Geometry, row: int) -> int:
     """The loop with the smallest stride through one access, -1 if no loop moves it."""
     operands = geometry.operands
-    for dim in operands.order[row, : operands.rank[row]]:
-        moving = np.flatnonzero((operands.coefficients[row, dim] != 0) & (geometry.nest.extents > 1))
+    for coefficients in operands.coefficients[row]:
+        moving = np.flatnonzero((coefficients > 0) & (geometry.nest.extents > 1))
         if len(moving):
             return int(moving[-1])
     return -1
@@ -405,7 +394,7 @@ def _by_step(geometry: Geometry, row: int) -> list[int]:
 
     The reduced loops do not move the result but are innermost for it: partial results stay in registers.
     """
-    step = np.abs(geometry.operands.coefficients[row]).T @ geometry.operands.strides[row]
+    step = geometry.operands.coefficients[row].T @ geometry.operands.strides[row]
     still = np.inf if row else -1.0
     return sorted(range(len(step)), key=lambda loop: (-(step[loop] or still), loop))
 

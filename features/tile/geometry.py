@@ -211,14 +211,14 @@ _N_COLUMNS: Final = len(BLOCK)
 
 
 class Operands(NamedTuple):
-    """The accesses of a loop nest as arrays.
+    """The accesses of a loop nest as arrays, their dimensions from minor to major.
 
     Parameters
     ----------
     coefficients : float64 (accesses, 6, loops)
-        Step along each dimension per step of each loop.
-    dims, order, strides : int64 (accesses, 6)
-        Extents, minor-to-major order and bytes between neighbours along each dimension.
+        Step along each dimension per step of each loop, without its sign.
+    dims, strides : int64 (accesses, 6)
+        Extents, and bytes between neighbours along each dimension.
     rank : int64 (accesses,)
     width : float64 (accesses,)
         Bytes of an element.
@@ -228,7 +228,6 @@ class Operands(NamedTuple):
 
     coefficients: FloatArray
     dims: IntArray
-    order: IntArray
     strides: IntArray
     rank: IntArray
     width: FloatArray
@@ -240,18 +239,16 @@ def _operand_arrays(nest: LoopNest, tensors: Tensors) -> Operands:
     found = Operands(
         coefficients=np.zeros((n_accesses, MAX_RANK, len(nest.extents))),
         dims=np.ones((n_accesses, MAX_RANK), np.int64),
-        order=np.zeros((n_accesses, MAX_RANK), np.int64),
         strides=np.zeros((n_accesses, MAX_RANK), np.int64),
         rank=np.array([len(access.coefficients) for access in nest.accesses], np.int64),
         width=np.array([tensors.width[access.node] for access in nest.accesses], np.float64),
         role=np.array([ROLES.index(access.role) for access in nest.accesses], np.int64),
     )
     for row, access in enumerate(nest.accesses):
-        rank = found.rank[row]
-        found.coefficients[row, :rank] = access.coefficients
-        found.dims[row, :rank] = tensors.shape(access.node)
-        found.order[row, :rank] = tensors.layout(access.node)
-        found.strides[row, :rank] = tensors.strides(access.node) * int(tensors.width[access.node])
+        rank, order = found.rank[row], tensors.layout(access.node)
+        found.coefficients[row, :rank] = np.abs(access.coefficients[order])
+        found.dims[row, :rank] = tensors.dims[access.node, order]
+        found.strides[row, :rank] = (tensors.strides(access.node) * int(tensors.width[access.node]))[order]
     return found
 
 
@@ -277,11 +274,10 @@ def _tile_geometry(tiles, extents, operands, classes, slots, line):  # type: ign
         roles_seen = 0
         for access in range(len(operands.rank)):
             elements, run, whole, total = 1.0, 1.0, True, 1.0
-            for minor in range(operands.rank[access]):
-                dim = operands.order[access, minor]
+            for dim in range(operands.rank[access]):
                 span, points = 1.0, 1.0
                 for loop in range(n_loops):
-                    step = abs(operands.coefficients[access, dim, loop])
+                    step = operands.coefficients[access, dim, loop]
                     if step > 0:
                         span += step * (tiles[config, loop] - 1)
                         points *= tiles[config, loop]
