@@ -1,14 +1,14 @@
-"""Two unlike learners that order the configurations of one graph after a few measured ones.
+"""Two different learners that rank the configurations of one graph from a few measured ones.
 
-What configurations choose, the layout of a tensor or the bound of a loop, becomes indicators beside the engineered
-columns.  Randomised trees (Geurts, Ernst and Wehenkel, "Extremely randomized trees", 2006) find the few choices that
-act together; kernel ridge regression adds up many small effects.
+The choices of a configuration (the layout of a tensor, the bound of a loop) become indicators beside the engineered
+features.  Randomised trees (Geurts, Ernst and Wehenkel, "Extremely randomized trees", 2006) find the few choices that
+interact; kernel ridge regression adds up many small effects.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -27,44 +27,50 @@ IntArray = NDArray[np.int64]
 _TREES: Final = 300
 _ROWS_PER_LEAF: Final = 2
 _COLUMNS_PER_SPLIT: Final = 0.3
-#: Weight of the trees in the mean with the ridge.
+#: Weight of the trees in the mean of trees and ridge.
 _TREES_SHARE: Final = 2 / 3
-#: Noise over signal that the ridge chooses among.
+#: Candidates of the noise-to-signal ratio of the ridge.
 _RIDGES: Final = np.logspace(-4, 1.5, 12)
-#: A ranker's order counts as this many measurements whose ranks follow it with this slope.
+#: The prior on the order of a ranker: this many measurements whose ranks follow it with this slope.
 _PRIOR_ROWS: Final = 5.0
 _PRIOR_SLOPE: Final = 0.6
-#: Variance of the order in the ridge's kernel, beside the three of variance 1 that columns and indicators have.
+#: Variance of the order in the kernel of the ridge; columns and indicators have variance 1 per term.
 _PRIOR_VARIANCE: Final = 3.0
-#: With so many measurements, trees that start from the ranker's order and trees that take it as a column weigh alike.
+#: Measurements at which trees that start from the order and trees that have it as a column get equal weights.
 _EQUAL_AT: Final = 20.0
-#: The order's own weight in the mean, times the number of measurements.
+#: Weight of the order itself in the mean, times the number of measurements.
 _PRIOR_WEIGHT: Final = 6.0
 _MOST_INDICATORS: Final = 2000
-#: A tensor's slots, read as digits, make one number; three tensors make the number of a row, exact in float64.
+#: The slots of a tensor are the digits of one number, and three tensors make the number of a row, exact in float64.
 _SLOTS: Final = N_LAYOUT // 3
 _BASE: Final = LAYOUT_RANGE[1] - LAYOUT_RANGE[0] + 1
-#: Columns of a tile configuration that are bounds, without their sums and products.
+#: Columns of a tile configuration that are bounds, not their sums and products.
 _BOUNDS: Final = tuple(8 * group + slot for group in range(3) for slot in range(6))
 
 
 class Learner:
-    """Trees and ridge on the measured rows of one graph.
+    """Trees and ridge, fitted on the measured rows of one graph.
 
     Parameters
     ----------
     X : float32 (c, columns)
-        Engineered columns of the whole slate that differ within it.
+        Features of all configurations of the graph, without constant columns.
     order : float64 (c,)
-        The ranker's order as ranks; all 0 without one.
+        Ranks given by a ranker; all 0 without one.
     rows : int64 (m,)
         Measured rows.
     chosen : (m, attributes)
         :func:`choices` of the measured rows.
     target : float64 (m,)
-        Their ranks.
+        Ranks of their runtimes.
+    seed : int
     n_trees : int
-        Per forest; fewer are quicker and noisier.
+        Per forest; fewer are faster and noisier.
+
+    Attributes
+    ----------
+    trust : float
+        Slope of the measured ranks over the order, at least 0.
     """
 
     def __init__(
@@ -72,110 +78,94 @@ class Learner:
         seed: int, n_trees: int = _TREES,
     ) -> None:  # fmt: skip
         self._indicators = _Indicators(chosen)
-        held = self._indicators(chosen)
-        self._mean, self._spread = X.mean(axis=0, dtype=np.float64), X.std(axis=0, dtype=np.float64)
+        indicators, own = self._indicators(chosen), order[rows]
+        self._mean, self._std = X.mean(axis=0, dtype=np.float64), X.std(axis=0, dtype=np.float64)
         self._has_order = bool(order.any())
-        own = order[rows]
         self.trust = _slope(own, target, float(order.var())) if self._has_order else 0.0
-        self._late = len(rows) / (len(rows) + _EQUAL_AT) if self._has_order else 0.0
-        self._own_weight = _PRIOR_WEIGHT / len(rows)
-        inputs = self._inputs(X[rows], held, own)
-        self._early_trees = _trees(inputs, target - self.trust * own, seed, n_trees)
-        self._late_trees = _trees(inputs, target, seed, n_trees) if self._has_order else None
-        self._columns, self._held, self._own = self._scaled(X[rows]), self._indicators.scaled(held), own
+        self._late_weight = len(rows) / (len(rows) + _EQUAL_AT) if self._has_order else 0.0
+        self._order_weight = _PRIOR_WEIGHT / len(rows)
+        inputs = self._inputs(X[rows], indicators, own)
+        self._early_trees = _fit_trees(inputs, target - self.trust * own, seed, n_trees)
+        self._late_trees = _fit_trees(inputs, target, seed, n_trees) if self._has_order else None
+        self._measured = self._standardized(X[rows]), self._indicators.standardized(indicators), own
         self._offset = _PRIOR_SLOPE if self._has_order else 0.0
-        left = target - self._offset * own
-        self._level = float(left.mean())
-        kernel = self._kernel(self._columns, self._held, own)
-        self._weights = _ridge(kernel, left - self._level)
+        residual = target - self._offset * own
+        self._intercept = float(residual.mean())
+        self._weights = _ridge(self._kernel(*self._measured), residual - self._intercept)
 
     def __call__(self, X: NDArray[np.float32], chosen: NDArray[Any], order: FloatArray) -> FloatArray:
-        """Scores, float64 (rows,)."""
-        held = self._indicators(chosen)
-        inputs = self._inputs(X, held, order)
-        trees = self.trust * order + self._early_trees.predict(inputs)
-        if self._late_trees is not None:
-            trees = (1 - self._late) * trees + self._late * self._late_trees.predict(inputs)
-        return self._with_ridge(trees, X, held, order)
+        """Scores, float64 (rows,): lower is faster."""
+        return self._scores(X, chosen, order, ExtraTreesRegressor.predict)
 
     def members(self, X: NDArray[np.float32], chosen: NDArray[Any], order: FloatArray) -> FloatArray:
-        """Scores by every tree beside the ridge, float64 (trees, rows): their mean is the score.
+        """Scores by tree, float64 (trees, rows); their mean is the score, their spread the uncertainty."""
+        return self._scores(X, chosen, order, _predict_each)
 
-        How far they spread tells where little is known.
-        """
-        held = self._indicators(chosen)
-        inputs = self._inputs(X, held, order)
-        trees = self.trust * order + _opinions(self._early_trees, inputs)
-        if self._late_trees is not None:
-            trees = (1 - self._late) * trees + self._late * _opinions(self._late_trees, inputs)
-        return self._with_ridge(trees, X, held, order)
-
-    def _with_ridge(
-        self, trees: FloatArray, X: NDArray[np.float32], held: NDArray[np.bool_], order: FloatArray
+    def _scores(
+        self, X: NDArray[np.float32], chosen: NDArray[Any], order: FloatArray, predict: Callable[..., FloatArray]
     ) -> FloatArray:
-        kernel = self._kernel(self._scaled(X), self._indicators.scaled(held), order)
-        ridge = self._offset * order + self._level + kernel @ self._weights
+        indicators = self._indicators(chosen)
+        inputs = self._inputs(X, indicators, order)
+        trees = self.trust * order + predict(self._early_trees, inputs)
+        if self._late_trees is not None:
+            trees = (1 - self._late_weight) * trees + self._late_weight * predict(self._late_trees, inputs)
+        kernel = self._kernel(self._standardized(X), self._indicators.standardized(indicators), order)
+        ridge = self._offset * order + self._intercept + kernel @ self._weights
         mean = _TREES_SHARE * trees + (1 - _TREES_SHARE) * ridge
-        return np.asarray(mean + self._own_weight * self.trust * order)
+        return np.asarray(mean + self._order_weight * self.trust * order)
 
-    def _inputs(self, X: NDArray[np.float32], held: NDArray[np.bool_], order: FloatArray) -> NDArray[np.float32]:
-        return np.column_stack([X, held, order] if self._has_order else [X, held]).astype(np.float32, copy=False)
+    def _inputs(self, X: NDArray[np.float32], indicators: NDArray[np.bool_], order: FloatArray) -> NDArray[np.float32]:
+        return np.column_stack([X, indicators, order][: 3 if self._has_order else 2]).astype(np.float32, copy=False)
 
-    def _scaled(self, X: NDArray[np.float32]) -> FloatArray:
-        return np.asarray((X - self._mean) / self._spread)
+    def _standardized(self, X: NDArray[np.float32]) -> FloatArray:
+        return np.asarray((X - self._mean) / self._std)
 
-    def _kernel(self, columns: FloatArray, held: FloatArray, order: FloatArray) -> FloatArray:
-        """Likeness of rows to the measured ones, float64 (rows, m): as columns change it falls or fades."""
-        product = columns @ self._columns.T
-        squares = (self._columns**2).sum(axis=1)
+    def _kernel(self, columns: FloatArray, indicators: FloatArray, order: FloatArray) -> FloatArray:
+        """Sum of a Gaussian and three linear kernels between rows and the measured rows, float64 (rows, m)."""
+        own_columns, own_indicators, own_order = self._measured
+        product, squares = columns @ own_columns.T, (own_columns**2).sum(axis=1)
         distance = np.maximum((columns**2).sum(axis=1)[:, None] + squares - 2 * product, 0)
-        likeness = np.exp(-distance / (2 * max(1, columns.shape[1])))
-        likeness += product / (squares.mean() or 1.0)
-        likeness += held @ self._held.T / ((self._held**2).sum(axis=1).mean() or 1.0)
+        kernel = np.exp(-distance / (2 * max(1, columns.shape[1])))
+        kernel += product / (squares.mean() or 1.0)
+        kernel += indicators @ own_indicators.T / ((own_indicators**2).sum(axis=1).mean() or 1.0)
         # Ranks in -1/2 … 1/2 have variance 1/12.
-        likeness += _PRIOR_VARIANCE * 12 * np.outer(order, self._own)
-        return np.asarray(likeness)
-
-
-@dataclass(frozen=True, eq=False)
-class _Indicator:
-    attribute: int
-    value: Any
-    share: float
+        kernel += _PRIOR_VARIANCE * 12 * np.outer(order, own_order)
+        return np.asarray(kernel)
 
 
 class _Indicators:
-    """Which of the values that a choice takes among the measured configurations a configuration takes.
+    """One-hot encoding of the choices of configurations, by the values that occur among the measured ones.
 
-    Values that the same measured configurations take cannot be told apart, nor a value from the lack of all others: one
-    of them stands for all.  Of too many the most even ones are kept.
+    Values that split the measured configurations alike cannot be distinguished, so one of them is kept; if there are
+    too many, the most balanced ones are.
     """
 
     def __init__(self, measured: NDArray[Any]) -> None:
-        found: dict[bytes, _Indicator] = {}
+        found: dict[bytes, tuple[int, Any, float]] = {}
         for attribute in np.flatnonzero((measured != measured[0]).any(axis=0)).tolist():
             for value in np.unique(measured[:, attribute]):
-                takes = measured[:, attribute] == value
-                found.setdefault((takes ^ takes[0]).tobytes(), _Indicator(attribute, value, float(takes.mean())))
-        kept = sorted(found.values(), key=lambda one: abs(one.share - 0.5))[:_MOST_INDICATORS]
-        self._attributes = np.array([one.attribute for one in kept], np.int64)
-        self._values = np.array([one.value for one in kept], measured.dtype)
-        self._shares = np.array([one.share for one in kept])
+                has_value = measured[:, attribute] == value
+                key = (has_value ^ has_value[0]).tobytes()
+                found.setdefault(key, (attribute, value, float(has_value.mean())))
+        kept = sorted(found.values(), key=lambda indicator: abs(indicator[2] - 0.5))[:_MOST_INDICATORS]
+        self._attributes = np.array([attribute for attribute, _, _ in kept], np.int64)
+        self._values = np.array([value for _, value, _ in kept], measured.dtype)
+        self._shares = np.array([share for _, _, share in kept])
 
     def __call__(self, chosen: NDArray[Any]) -> NDArray[np.bool_]:
         """Indicators, bool (rows, indicators)."""
         return np.asarray(chosen[:, self._attributes] == self._values)
 
-    def scaled(self, held: NDArray[np.bool_]) -> FloatArray:
-        """Mean 0 and variance 1 over the measured configurations, float64 (rows, indicators)."""
-        return np.asarray((held - self._shares) / np.sqrt(self._shares * (1 - self._shares)))
+    def standardized(self, indicators: NDArray[np.bool_]) -> FloatArray:
+        """Indicators with mean 0 and variance 1 over the measured configurations, float64 (rows, indicators)."""
+        return np.asarray((indicators - self._shares) / np.sqrt(self._shares * (1 - self._shares)))
 
 
 def choices(kind: str, block: NDArray[Any]) -> NDArray[Any]:
-    """What configurations choose, as numbers that are equal where the choices are, (rows, attributes).
+    """Choices of configurations as numbers, (rows, attributes): equal choices are equal numbers.
 
-    For a tile its bounds.  For a layout every tensor of every node, then every node's row: a tensor comes first where
-    it says the same as the row, as it carries over to rows that were not measured.
+    For a tile its bounds.  For a layout all tensors of all nodes, then the rows of all nodes: tensors come first so
+    that they are kept where they split like the row, as they generalise to rows that were not measured.
     """
     if kind == "tile":
         return block[:, _BOUNDS]
@@ -185,32 +175,37 @@ def choices(kind: str, block: NDArray[Any]) -> NDArray[Any]:
     return np.concatenate([tensors.transpose(0, 2, 1).reshape(len(block), -1), rows], axis=1)
 
 
-def _trees(inputs: NDArray[np.float32], target: FloatArray, seed: int, n_trees: int) -> ExtraTreesRegressor:
-    # One thread: several add up their trees in an order that changes, and with it the last digit.
+def ranks(values: FloatArray) -> FloatArray:
+    """Ranks with ties averaged, from about -1/2 for the smallest value to 1/2 for the largest."""
+    return np.asarray((rankdata(values) - 0.5) / len(values) - 0.5)
+
+
+def _fit_trees(inputs: NDArray[np.float32], target: FloatArray, seed: int, n_trees: int) -> ExtraTreesRegressor:
+    # One thread: several add up their trees in varying order, which changes the last digit.
     trees = ExtraTreesRegressor(
         n_trees, min_samples_leaf=_ROWS_PER_LEAF, max_features=_COLUMNS_PER_SPLIT, random_state=seed, n_jobs=1
     )
     return trees.fit(inputs, target)
 
 
-def _opinions(trees: ExtraTreesRegressor, inputs: NDArray[np.float32]) -> FloatArray:
-    """What every tree says, float64 (trees, rows)."""
+def _predict_each(trees: ExtraTreesRegressor, inputs: NDArray[np.float32]) -> FloatArray:
+    """Prediction of every tree, float64 (trees, rows)."""
     return np.stack([tree.tree_.predict(inputs)[:, 0] for tree in trees.estimators_])
 
 
 def _ridge(kernel: FloatArray, target: FloatArray) -> FloatArray:
-    """Weights of the measured rows, float64 (m,), at the ridge of least leave-one-out error.
+    """Weights of the measured rows, float64 (m,), for the ridge with the smallest leave-one-out error.
 
-    The error of leaving row i out is its weight over the i-th diagonal element of (K + ridge)^-1 (Rasmussen and
+    The leave-one-out error of row i is its weight over the i-th diagonal element of (K + ridge)^-1 (Rasmussen and
     Williams, "Gaussian Processes for Machine Learning", 2006, equation 5.12).
     """
     values, vectors = np.linalg.eigh(kernel)
     values = np.maximum(values, 0)
-    turned = vectors.T @ target
+    projected = vectors.T @ target
     least, best = np.inf, np.zeros(len(target))
     for ridge in _RIDGES * np.trace(kernel) / len(target):
         inverse = 1 / (values + ridge)
-        weights = vectors @ (inverse * turned)
+        weights = vectors @ (inverse * projected)
         errors = weights / (vectors**2 @ inverse)
         if errors @ errors < least:
             least, best = float(errors @ errors), weights
@@ -218,12 +213,7 @@ def _ridge(kernel: FloatArray, target: FloatArray) -> FloatArray:
 
 
 def _slope(order: FloatArray, target: FloatArray, variance: float) -> float:
-    """Slope of measured ranks over the order's, drawn to what is usual while they are few; not below 0."""
+    """Slope of the measured ranks over the order, shrunk to the prior, at least 0."""
     centred = order - order.mean()
-    usual = _PRIOR_ROWS * variance
-    return max(0.0, float((centred @ target + usual * _PRIOR_SLOPE) / (centred @ centred + usual)))
-
-
-def ranks(values: FloatArray) -> FloatArray:
-    """Ranks, ties shared, from about -1/2 for the least to 1/2 for the greatest."""
-    return np.asarray((rankdata(values) - 0.5) / len(values) - 0.5)
+    prior = _PRIOR_ROWS * variance
+    return max(0.0, float((centred @ target + prior * _PRIOR_SLOPE) / (centred @ centred + prior)))
