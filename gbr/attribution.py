@@ -21,9 +21,10 @@ from features.graph import Program
 from features.hardware import Hardware
 from features.layout import extractor as layout
 from features.layout.copies import STRIDES
+from features.layout.extractor import LayoutTrace
+from features.layout.metagraph import INSIDE
 from features.layout.nodes import TENSOR_ROLES
 from features.layout.slate import REPLACED, replaced
-from features.layout.trace import LayoutTrace, trace_layouts
 from features.schema import Column, Schema
 from features.tensors import Tensors
 from features.tile import extractor as tile
@@ -437,9 +438,9 @@ def _layout_parts(graph: Graph, hardware: Hardware, pair: IntArray, X: Float32Ar
     ids, configs = graph.node_config_ids, graph.configs(pair)
     names = node_names(graph.node_opcode)
     differ = np.flatnonzero((configs[0] != configs[1]).any(axis=1))
-    traced = trace_layouts(program, ids, configs, hardware)
     tensors = Tensors.of(program)
     extractor = layout.LayoutExtractor(program, ids, hardware=hardware)
+    traced = extractor.trace(configs)
     codes, _ = extractor.observe(configs)
     column = {name: index for index, name in enumerate(layout.schema().names)}
     relative = [column[name] for name in REPLACED]
@@ -499,14 +500,14 @@ def layout_copies(names: Sequence[str], traced: LayoutTrace) -> list[Copy]:
         for node, role in np.argwhere(level[0] != level[1]).tolist():
             what = _COPIES[kind].format(node=names[node], role=TENSOR_ROLES[role])
             add(kind, what, traced.nodes.nbytes[node, role], level[:, node, role])
-    edges = traced.edges
-    for edge in np.flatnonzero(edges.level[:, 0] != edges.level[:, 1]):
-        producer, consumer = names[edges.producer[edge]], names[edges.consumer[edge]]
-        what = f"{producer} -> {consumer} {TENSOR_ROLES[edges.role[edge]]}: layouts disagree"
-        add("edge", what, edges.nbytes[edge], edges.level[edge])
-    for link in np.flatnonzero(traced.disagree[:, 0] != traced.disagree[:, 1]):
-        what = f"{names[traced.inside.nodes[link, 0]]}: layouts of input and output disagree"
-        add("inside", what, traced.inside.nbytes[link], traced.disagree[link].astype(np.int64))
+    links = traced.links
+    for link in np.flatnonzero(traced.level[:, 0] != traced.level[:, 1]):
+        (producer, consumer), role = links.nodes[link], links.roles[link, 1]
+        what = f"{names[producer]} -> {names[consumer]} {TENSOR_ROLES[role]}: layouts disagree"
+        add("edge", what, links.nbytes[link] * links.share[link], traced.level[link])
+    for link in np.flatnonzero((links.group == INSIDE) & (traced.disagree[:, 0] != traced.disagree[:, 1])):
+        what = f"{names[links.nodes[link, 0]]}: layouts of input and output disagree"
+        add("inside", what, links.nbytes[link], traced.disagree[link].astype(np.int64))
     return sorted(found, key=lambda copy: -abs(copy.nbytes[0] - copy.nbytes[1]))
 
 

@@ -1,4 +1,4 @@
-"""The slow, obvious twin of the layout features: one configuration, one node, one tensor at a time."""
+"""The slow, naive twin of the layout features: one configuration, one node, one tensor at a time."""
 
 from __future__ import annotations
 
@@ -9,10 +9,153 @@ import networkx as nx
 import numpy as np
 
 from features.graph import Program
-from features.layout.copies import KINDS
 from features.layout.metagraph import GROUPS, Links
 from features.layout.nodes import NODE_CLASSES, TENSOR_ROLES, ConfigurableNodes
-from tests.reference_traffic import effective_layouts, output_paddings
+from features.operations import KINDS
+
+_DISAGREEMENTS = ("minor", "any", "soft")
+
+
+def random_configs(nodes: ConfigurableNodes, n_configs: int, seed: int, *, set_share: float = 0.7) -> np.ndarray:
+    """Configurations with absent, partial and whole layouts, and some that name a dimension twice."""
+    rng = np.random.default_rng(seed)
+    configs = np.full((n_configs, len(nodes), 18), -1, np.int8)
+    for config in configs:
+        for node, role in np.argwhere(nodes.rank > 0).tolist():
+            if rng.random() < set_share:
+                rank = int(nodes.rank[node, role])
+                n_named = int(rng.integers(1, rank + 1))
+                config[node, 6 * role : 6 * role + n_named] = rng.permutation(rank)[:n_named]
+                if set_share > 0.7 and rng.random() < 0.1:
+                    config[node, 6 * role + 1] = config[node, 6 * role]
+    return configs
+
+
+def named_dims(nodes: ConfigurableNodes, place: int, role: int, slots: list[int]) -> list[int]:
+    """Dimensions that a row names for one tensor, each once; the last one left is named by all others."""
+    rank = max(int(nodes.rank[place, role]), 0)
+    own = nodes.own[place, role, :rank].tolist()
+    named: list[int] = []
+    for dim in slots[:rank]:
+        if not 0 <= dim < rank:
+            break
+        if dim not in named:
+            named.append(dim)
+    left = [dim for dim in own if dim not in named]
+    if sum(nodes.dims[place, role, dim] > 1 for dim in left) <= 1:
+        named += left
+    return named
+
+
+def in_effect(nodes: ConfigurableNodes, place: int, role: int, slots: list[int]) -> list[int]:
+    """What is known of one tensor's order, without dimensions of one element."""
+    rank = max(int(nodes.rank[place, role]), 0)
+    dims = nodes.dims[place, role].tolist()
+    own = [dim for dim in nodes.own[place, role, :rank].tolist() if dims[dim] > 1]
+    named = [dim for dim in named_dims(nodes, place, role, slots) if dims[dim] > 1]
+    return own if named == own[: len(named)] else named
+
+
+def copy_stride(dims: list[int], before: list[int], after: list[int]) -> int | None:
+    """Stride that the minor-most dimension of one order gets in another; None where they agree."""
+    known = min(len(before), len(after))
+    if before[:known] == after[:known]:
+        return None
+    stride = 1
+    for dim in after:
+        if dim == before[0]:
+            break
+        stride *= dims[dim]
+    return stride
+
+
+def arrival(nodes: ConfigurableNodes, of: Links, link: int, slots: list[int]) -> list[int]:
+    """Order in which the output of a link's producer reaches its consumer."""
+    (producer, consumer), role = of.nodes[link].tolist(), int(of.roles[link, 1])
+    dims = nodes.dims[consumer, role].tolist()
+    own = nodes.own[consumer, role, : nodes.rank[consumer, role]].tolist()
+    if in_effect(nodes, producer, 0, slots) == in_effect(nodes, producer, 0, [-1] * 6):
+        come = own
+    else:
+        named = named_dims(nodes, producer, 0, slots)
+        come = [int(of.origin[link, dim]) for dim in named if of.origin[link, dim] >= 0]
+        if len(named) == nodes.rank[producer, 0]:
+            come += [dim for dim in own if dim not in come]
+    return [dim for dim in come if dims[dim] > 1]
+
+
+def copy_features(nodes: ConfigurableNodes, of: Links, configs: np.ndarray) -> list[dict[str, float]]:
+    """Copy columns of the copies block by name, one dictionary per configuration."""
+    edges = [link for link in range(len(of.group)) if of.nodes[link, 0] != of.nodes[link, 1]]
+    feeds: dict[tuple[int, int], list[int]] = {}
+    for link in edges:
+        feeds.setdefault((int(of.nodes[link, 1]), int(of.roles[link, 1])), []).append(link)
+    rows = []
+    for config in configs.astype(int).tolist():
+        sums: Counter[str] = Counter()
+        for place, row in enumerate(config):
+            for role in range(3):
+                dims, nbytes = nodes.dims[place, role].tolist(), float(nodes.nbytes[place, role])
+                own = in_effect(nodes, place, role, [-1] * 6)
+                here = in_effect(nodes, place, role, row[6 * role : 6 * role + 6])
+                found = []
+                if role == 0:
+                    found.append(("out", copy_stride(dims, own, here), 1.0))
+                else:
+                    found.append(("back", copy_stride(dims, here, own), 1.0))
+                    links = feeds.get((place, role), [])
+                    if not links:
+                        found.append(("entry", copy_stride(dims, own, here), 1.0))
+                    for link in links:
+                        come = arrival(nodes, of, link, config[int(of.nodes[link, 0])][:6])
+                        found.append(("edge", copy_stride(dims, come, here), 1 / len(links)))
+                for kind, stride, part in found:
+                    if stride is None:
+                        continue
+                    for group in (NODE_CLASSES[nodes.classes[place]], "all"):
+                        sums[f"{group}.{kind}.bytes"] += nbytes * part
+                        sums[f"{group}.{kind}.copies"] += part
+                        for least, name in ((1, "strided"), (16, "strided16"), (100, "strided100")):
+                            sums[f"{group}.{kind}.{name}"] += nbytes * part * (stride > least)
+                        weight = 0.2 + 0.8 * min(max((math.log2(stride) - 4) / 3.5, 0.0), 1.0)
+                        sums[f"{group}.cost"] += nbytes * part * weight
+        out: dict[str, float] = {}
+        for number, group in enumerate((*NODE_CLASSES, "all")):
+            own_nodes = nodes.classes == number if group != "all" else np.ones(len(nodes), bool)
+            for kind in ("out", "back", "entry", "edge"):
+                for name in ("bytes", "strided", "strided16", "strided100"):
+                    out[f"{group}.{kind}.{name}"] = math.log2(1 + sums[f"{group}.{kind}.{name}"])
+                out[f"{group}.{kind}.copies"] = sums[f"{group}.{kind}.copies"]
+            out[f"{group}.cost"] = math.log2(1 + sums[f"{group}.cost"])
+            out[f"{group}.cost_share"] = sums[f"{group}.cost"] / max(float(nodes.nbytes[own_nodes].sum()), 1.0)
+        rows.append(out)
+    return rows
+
+
+def effective_layouts(nodes: ConfigurableNodes, configs: np.ndarray) -> list[list[tuple[tuple[int, ...], ...]]]:
+    """Orders in effect of the three tensors of every node of every configuration."""
+    return [
+        [
+            tuple(tuple(in_effect(nodes, place, role, row[6 * role : 6 * role + 6])) for role in range(3))
+            for place, row in enumerate(config)
+        ]
+        for config in configs.astype(int).tolist()
+    ]
+
+
+def output_paddings(nodes: ConfigurableNodes, kinds: np.ndarray, paddings: list[list[float]]) -> list[dict[str, float]]:
+    """Padding by kind of operation, of the padding factors of every node's output in every configuration."""
+    rows = []
+    for factors in paddings:
+        out = {}
+        for number, kind in enumerate(KINDS):
+            own = [place for place in range(len(nodes)) if kinds[place] == number]
+            flops = sum(nodes.flops[place] for place in own)
+            padded = sum(nodes.flops[place] * factors[place] for place in own)
+            out[f"{kind}.output_padding"] = math.log2(padded / flops) if flops else 0.0
+        rows.append(out)
+    return rows
+
 
 _VALUES = ("set", "kept", "row_major", "minor_kept", "minor", "second", "lanes", "sublanes", "padding", "jump")
 
@@ -107,14 +250,14 @@ def layout_features(nodes: ConfigurableNodes, kinds: np.ndarray, configs: np.nda
     return rows
 
 
-def copies_features(nodes: ConfigurableNodes, of: Links, configs: np.ndarray) -> list[dict[str, float]]:
-    """Columns of the copies block by name, one dictionary per configuration."""
+def disagreement_features(nodes: ConfigurableNodes, of: Links, configs: np.ndarray) -> list[dict[str, float]]:
+    """Disagreement columns of the copies block by name, one dictionary per configuration."""
     rows = []
     for config in configs.astype(int).tolist():
         out = {
             f"{group}.{kind}.{stem}": 0.0
             for group in GROUPS
-            for kind, _ in KINDS
+            for kind in _DISAGREEMENTS
             for stem in ("count", "share", "bytes")
         }
         count: Counter[str] = Counter()
@@ -133,7 +276,7 @@ def copies_features(nodes: ConfigurableNodes, of: Links, configs: np.ndarray) ->
                     size[f"{group}.{kind}"] += of.nbytes[link] if found else 0.0
         for group in GROUPS:
             own = of.group == GROUPS.index(group) if group != "all" else np.ones(len(of.group), bool)
-            for kind, _ in KINDS:
+            for kind in _DISAGREEMENTS:
                 key = f"{group}.{kind}"
                 out[f"{key}.count"] = count[key] / max(int(own.sum()), 1)
                 out[f"{key}.share"] = size[key] / max(float(of.nbytes[own].sum()), 1.0)

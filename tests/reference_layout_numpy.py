@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.layout.aggregate import CONFIG
-from features.layout.copies import BLOCK, DISAGREEMENTS
+from features.layout.copies import BLOCK, N_DISAGREEMENTS
 from features.layout.extractor import LAYOUT
 from features.layout.metagraph import GROUPS, Links
 from features.layout.nodes import BIN_EDGES, NODE_CLASSES, ConfigurableNodes
@@ -19,7 +19,7 @@ _UNCOVERED = len(KINDS) + 1
 COVERED = (
     *CONFIG.names,
     *LAYOUT.names[:-_UNCOVERED],
-    *BLOCK.names[: len(DISAGREEMENTS)],
+    *BLOCK.names[:N_DISAGREEMENTS],
 )
 
 

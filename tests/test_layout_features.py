@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +12,16 @@ from scipy.stats import rankdata, zscore
 
 from features.graph import Program
 from features.hardware import TPU
-from features.hlo import LAYOUT_CONFIG
 from features.layout import copies, slate
+from features.layout.aggregate import Columns
 from features.layout.extractor import LAYOUT, N_OWN, N_PER_CONFIG, LayoutExtractor, compared, schema
-from features.layout.metagraph import GROUPS, links, meta_graph
+from features.layout.metagraph import INSIDE, links
 from features.layout.nodes import configurable_nodes
 from features.layout.rows import first_equal
-from features.layout.slate import MAIN, mean_ranks, slate_columns
+from features.layout.slate import MAIN, REPLACED, mean_ranks, replaced, slate_columns
 from features.operations import node_kinds
 from features.tensors import Tensors
-from tests import reference_layout, reference_layout_numpy, reference_traffic
+from tests import reference_layout, reference_layout_numpy
 from tests.programs import Sketch
 
 
@@ -67,20 +66,12 @@ TENSORS = Tensors.of(PROGRAM)
 NODES = configurable_nodes(PROGRAM, TENSORS, IDS)
 
 
-@st.composite
-def any_configs(draw: st.DrawFn) -> np.ndarray:
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    n_configs = draw(st.integers(1, 6))
-    configs = np.full((n_configs, len(IDS), len(LAYOUT_CONFIG)), -1, np.int8)
-    for config in range(n_configs):
-        for place in range(len(IDS)):
-            for role in range(3):
-                rank = int(NODES.rank[place, role])
-                if rank > 0 and rng.random() < 0.7:
-                    named = rng.integers(1, rank + 1)
-                    order = list(permutations(range(rank)))[rng.integers(len(list(permutations(range(rank)))))]
-                    configs[config, place, 6 * role : 6 * role + named] = order[:named]
-    return configs
+#: Configurations at random.
+any_configs = st.builds(
+    lambda n_configs, seed: reference_layout.random_configs(NODES, n_configs, seed),
+    st.integers(1, 6),
+    st.integers(0, 2**32 - 1),
+)
 
 
 def vectors(configs: np.ndarray, block: int | None = None) -> np.ndarray:
@@ -104,44 +95,40 @@ def section(rows: np.ndarray, name: str) -> np.ndarray:
     return rows[:, places]
 
 
-@settings(max_examples=25, deadline=None)
-@given(any_configs())
-def test_layout_block_is_that_of_its_twin(configs: np.ndarray) -> None:
-    got = section(vectors(configs), "layout")
-    kinds = node_kinds(PROGRAM, TENSORS, IDS)
-    for row, wanted in zip(got, reference_layout.layout_features(NODES, kinds, configs), strict=True):
-        full = [wanted.get(column.name, 0.0) for column in LAYOUT.columns]
+@settings(max_examples=10, deadline=None)
+@given(any_configs)
+def test_layout_and_copies_blocks_equal_their_twins(configs: np.ndarray) -> None:
+    rows = vectors(configs)
+    of, kinds = links(PROGRAM, TENSORS, NODES), node_kinds(PROGRAM, TENSORS, IDS)
+    for row, expected in zip(
+        section(rows, "layout"), reference_layout.layout_features(NODES, kinds, configs), strict=True
+    ):
+        full = [expected.get(column.name, 0.0) for column in LAYOUT.columns]
         np.testing.assert_allclose(row, full, rtol=2e-5, atol=2e-5)
+    disagreements = reference_layout.disagreement_features(NODES, of, configs)
+    copied = reference_layout.copy_features(NODES, of, configs)
+    for row, one, other in zip(section(rows, "copies"), disagreements, copied, strict=True):
+        expected = [(one | other)[column.name] for column in copies.BLOCK.columns]
+        np.testing.assert_allclose(row, expected, rtol=1e-5, atol=1e-5)
 
 
 @settings(max_examples=15, deadline=None)
-@given(any_configs())
+@given(any_configs)
 def test_config_block_pools_the_slots(configs: np.ndarray) -> None:
     wide = configs.astype(float)
     configured = (configs >= 0).any(axis=2)
-    wanted = [wide.mean(axis=1), wide.std(axis=1), configured.mean(axis=1)[:, None], ~configured.any(axis=1)[:, None]]
-    np.testing.assert_allclose(section(vectors(configs), "config"), np.concatenate(wanted, axis=1), atol=1e-5)
-
-
-@settings(max_examples=25, deadline=None)
-@given(any_configs())
-def test_copies_block_is_that_of_its_twin(configs: np.ndarray) -> None:
-    of = links(PROGRAM, TENSORS, NODES)
-    got = section(vectors(configs), "copies")
-    slow = zip(
-        reference_layout.copies_features(NODES, of, configs),
-        reference_traffic.traffic_features(NODES, of, configs),
-        strict=True,
-    )
-    for row, wanted in zip(got, (first | second for first, second in slow), strict=True):
-        np.testing.assert_allclose(row, [wanted[column.name] for column in copies.BLOCK.columns], rtol=1e-5, atol=1e-5)
+    expected = [wide.mean(axis=1), wide.std(axis=1), configured.mean(axis=1)[:, None], ~configured.any(axis=1)[:, None]]
+    np.testing.assert_allclose(section(vectors(configs), "config"), np.concatenate(expected, axis=1), atol=1e-5)
 
 
 def test_meta_graph_of_the_network() -> None:
-    graph = meta_graph(PROGRAM, TENSORS, NODES.operands, IDS)
+    of = links(PROGRAM, TENSORS, NODES)
+    edges = of.group != INSIDE
     got = {
-        (int(p), int(c), int(r)): origin.tolist()
-        for p, c, r, origin in zip(graph.producer, graph.consumer, graph.role, graph.origin, strict=True)
+        (int(producer), int(consumer), int(role)): origin.tolist()
+        for (producer, consumer), role, origin in zip(
+            of.nodes[edges], of.roles[edges, 1], of.origin[edges], strict=True
+        )
     }
     assert got == {
         (0, 1, 1): [0, 2, 3, 1, -1, -1],  # conv (N, H, W, C) reaches the reshape as (N, C, H, W)
@@ -153,14 +140,14 @@ def test_meta_graph_of_the_network() -> None:
     assert set(got) == reference_layout.meta_edges(PROGRAM, NODES.operands, IDS, stops)
 
 
-def test_inside_link_of_a_reshape_pairs_the_minor_dimensions() -> None:
+def test_link_inside_a_reshape_pairs_the_minor_dimensions() -> None:
     of = links(PROGRAM, TENSORS, NODES)
-    inside = np.flatnonzero(of.group == GROUPS.index("inside"))
+    inside = np.flatnonzero(of.group == INSIDE)
     assert of.nodes[inside].tolist() == [[1, 1]]
     assert of.origin[inside[0]].tolist()[:2] == [0, 3]  # (2, 1024) from (2, 16, 8, 8): 1024 runs along the last
 
 
-def test_nodes_that_look_alike_keep_their_own_operands() -> None:
+def test_equal_nodes_keep_their_own_operands() -> None:
     sketch = Sketch()
     a, b, c, wide = (sketch.node("parameter", shape) for shape in ((16, 16), (16, 16), (16, 16), (16, 32)))
     pairs = ((a, b), (a, a), (b, c), (a, wide), (c, wide), (c, c))
@@ -171,27 +158,27 @@ def test_nodes_that_look_alike_keep_their_own_operands() -> None:
     assert nodes.flops.tolist() == [2.0 * 16 * 16 * (32 if pair[1] == wide else 16) for pair in pairs]
 
 
-def test_operands_are_told_apart_by_shape() -> None:
+def test_input_and_kernel_are_found_by_shape() -> None:
     assert NODES.operands[0].tolist() == [0, 1]
     assert NODES.rank[:, 2].tolist() == [4, -1, 2, 2, 2]
 
 
 @settings(max_examples=15, deadline=None)
-@given(any_configs(), st.integers(1, 3))
-def test_blocks_do_not_matter(configs: np.ndarray, block: int) -> None:
+@given(any_configs, st.integers(1, 3))
+def test_columns_do_not_depend_on_the_block_size(configs: np.ndarray, block: int) -> None:
     np.testing.assert_array_equal(vectors(configs), vectors(configs, block))
 
 
 @settings(max_examples=15, deadline=None)
-@given(any_configs(), st.randoms(use_true_random=False))
+@given(any_configs, st.randoms(use_true_random=False))
 def test_permuted_configurations_give_permuted_vectors(configs: np.ndarray, random: object) -> None:
     order = np.random.default_rng(len(configs)).permutation(len(configs))
     np.testing.assert_allclose(vectors(configs[order]), vectors(configs)[order], rtol=1e-6, atol=1e-6)
 
 
 @settings(max_examples=25, deadline=None)
-@given(any_configs())
-def test_slate_block_is_relative_to_the_whole_slate(configs: np.ndarray) -> None:
+@given(any_configs)
+def test_slate_block_is_relative_to_the_whole_group(configs: np.ndarray) -> None:
     rows = vectors(configs)
     value = {name: rows[:, number].astype(float) for number, name in enumerate(schema().names)}
     shares = np.array(
@@ -201,7 +188,7 @@ def test_slate_block_is_relative_to_the_whole_slate(configs: np.ndarray) -> None
     np.testing.assert_allclose(value["slate.rarest"], np.log2(shares.min(axis=1)), atol=1e-5)
     copies_of = [(configs == own).all(axis=(1, 2)).sum() for own in configs]
     np.testing.assert_allclose(value["slate.duplicates"], np.log2(copies_of), atol=1e-6)
-    layouts = reference_traffic.effective_layouts(NODES, configs)
+    layouts = reference_layout.effective_layouts(NODES, configs)
     np.testing.assert_allclose(value["slate.alike"], np.log2([layouts.count(own) for own in layouts]), atol=1e-6)
     for name in slate.PADDED:
         np.testing.assert_allclose(value[f"slate.over_least.{name}"], value[name] - value[name].min(), atol=1e-6)
@@ -247,7 +234,7 @@ def test_real_files_have_finite_vectors(shared_data: Path) -> None:
             assert (named < np.maximum(nodes.rank[:, role], 0)).all(), (path, role)
 
 
-def test_wrong_input_is_refused() -> None:
+def test_invalid_input_is_refused() -> None:
     with pytest.raises(ValueError, match="without configurable nodes"):
         LayoutExtractor(PROGRAM, np.zeros(0, np.int64))
     with pytest.raises(ValueError, match=r"shape \(1, 4, 18\), wanted \(c, 5, 18\)"):
@@ -255,9 +242,53 @@ def test_wrong_input_is_refused() -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(any_configs())
-def test_whole_arrays_give_the_same(configs: np.ndarray) -> None:
+@given(any_configs)
+def test_columns_equal_the_whole_array_twin(configs: np.ndarray) -> None:
     of = links(PROGRAM, TENSORS, NODES)
-    wanted = reference_layout_numpy.own_columns(NODES, of, configs)
+    expected = reference_layout_numpy.own_columns(NODES, of, configs)
     covered = [schema().names.index(name) for name in reference_layout_numpy.COVERED]
-    np.testing.assert_allclose(vectors(configs)[:, covered], wanted, rtol=2e-5, atol=2e-5)
+    np.testing.assert_allclose(vectors(configs)[:, covered], expected, rtol=2e-5, atol=2e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(count=st.integers(1, 9), seed=st.integers(0, 99), data=st.data())
+def test_replaced_columns_equal_those_of_a_changed_group(count: int, seed: int, data: st.DataObject) -> None:
+    rng = np.random.default_rng(seed)
+    own = rng.integers(0, 4, (count, len(compared()))).astype(np.float32)
+    row = data.draw(st.integers(0, count - 1))
+    others = rng.integers(0, 4, (3, len(compared()))).astype(np.float32)
+    found = replaced(own, row, others)
+    columns = [slate.BLOCK.names.index(name) for name in REPLACED]
+    for value, actual in zip(others, found, strict=True):
+        changed = own.copy()
+        changed[row] = value
+        expected = slate.slate_columns(
+            changed,
+            np.zeros((count, slate.N_FREQUENCY), np.float32),
+            np.arange(count, dtype=np.uint64),
+            np.arange(count),
+        )
+        np.testing.assert_allclose(actual, expected[row, columns], rtol=1e-5, atol=1e-6)
+
+
+@given(seed=st.integers(0, 2**32 - 1), n_rows=st.integers(0, 12))
+@settings(max_examples=30, deadline=None)
+def test_kept_columns_give_back_every_column(seed: int, n_rows: int) -> None:
+    rng = np.random.default_rng(seed)
+    table = rng.integers(0, 2, (n_rows, 6)).astype(np.float32)[:, rng.integers(0, 6, 9)]
+    classes = np.sort(rng.integers(0, 3, n_rows))
+    found = Columns.of(table, classes, 3)
+    ends = np.searchsorted(classes, np.arange(4))
+    picked = found.pick(table, ends)
+    for own in range(3):
+        rows = slice(ends[own], ends[own + 1])
+        kept = np.column_stack([picked[rows], np.zeros(ends[own + 1] - ends[own], np.float32)])
+        assert (kept[:, found.place[own]] == table[rows]).all()
+
+
+def test_equal_columns_are_kept_once_and_zeros_not_at_all() -> None:
+    table = np.array([[1, 0, 1, 2], [3, 0, 3, 0], [0, 0, 5, 5]], np.float64)
+    found = Columns.of(table, np.array([0, 0, 1]), 2)
+    assert [kept.tolist() for kept in found.kept] == [[0, 3], [2]]
+    assert found.place.tolist() == [[0, 2, 0, 1], [2, 2, 0, 0]]
+    assert found.width == 2

@@ -393,7 +393,7 @@ class Terms:
         differs : bool (rows,)
             Whether any layout in effect is not the graph's.
         copies : float64 (rows, N_OWN_COPIES)
-            Of :func:`features.layout.copies.own_copies`.
+            Of :func:`features.layout.copies.Copies.add`.
         """
         known = len(self._number)
         numbers: list[int] = []

@@ -1,13 +1,25 @@
-"""Copies that a configuration implies: where a producer's layout and its consumer's disagree, data must be moved.
+"""Copies that a configuration implies, and what they cost.
 
-Disagreements are looked for along every edge of the meta-graph, and between the two sides of a configurable reshape.
-Partial layouts are compared as far as they go; a dimension that does not survive the path says nothing.
+Where the layouts of two connected configurable nodes disagree, data is moved.  Disagreements are counted along every
+edge of the meta-graph and between the two sides of a configurable reshape; partial layouts are compared as far as they
+go.  There are four kinds of copies: a result that must leave in a layout of its own (*out*), an operand that comes in
+one although the operation computes in the graph's (*back*), such an operand from outside (*entry*), and a tensor that
+one configurable node hands on in another layout than the next one expects (*edge*).
+
+A copy reads along the dimension that used to be contiguous and writes it at a stride: the product of the extents that
+come before that dimension in the new order.  With a short stride cache lines are still filled whole; the longer it is,
+the more of every line, and then of every page, is wasted.  Dimensions of extent 1 are left out.
+
+Orders are packed into one integer: three bits per dimension from the minor-most on (7 where unknown), and above them a
+mask of the known positions.  A layout that agrees with the graph's own is packed like that.
+
+Two connected nodes take few distinct rows each.  What a link contributes is therefore computed once per pair of rows,
+as a word of small counters, and the words of a configuration are added up.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,87 +33,101 @@ from features.schema import Block, Column, Float32Array
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 
-#: Bits of a packed order below its mask, and all of them set.
-ORDER_BITS: Final = 3 * MAX_RANK
-ORDER: Final = (1 << ORDER_BITS) - 1
+#: Bits of a packed order below its mask, all of them set, and "no dimension".
+_ORDER_BITS: Final = 3 * MAX_RANK
+_ORDER: Final = (1 << _ORDER_BITS) - 1
+_NONE: Final = 7
 #: A stride up to 2**_NEAR elements costs no more than a copy of whole runs, one of 2**(_NEAR + _REACH) the most; the
-#: cheapest copy costs _LEAST of the dearest.  Fitted to copies on server CPUs.
+#: cheapest copy costs _LEAST of the most expensive.  Fitted to copies on server CPUs.
 _NEAR: Final = 4.0
 _REACH: Final = 3.5
 _LEAST: Final = 0.2
-#: Strides, in elements, above which copied bytes are counted by themselves.
+#: Strides, in elements, above which copied bytes are counted separately.
 STRIDES: Final = (1, 16, 100)
+_N_LEVELS: Final = len(STRIDES) + 1
 #: Kinds of copies that concern one node; a copy along an edge concerns two.
 OWN_KINDS: Final = ("out", "back", "entry")
-N_LEVELS: Final = len(STRIDES) + 2
+_N_KIND: Final = _N_LEVELS + 1
 #: Per kind of copy: bytes, bytes above each stride, copies; then the weighted bytes of all kinds.
-N_OWN_COPIES: Final = N_LEVELS * len(OWN_KINDS) + 1
+N_OWN_COPIES: Final = _N_KIND * len(OWN_KINDS) + 1
+
+_N_CLASSES: Final = len(NODE_CLASSES)
+_N_GROUPS: Final = len(GROUPS) - 1
+#: A link's word: counters of 4 bits for the three kinds of disagreement and the levels of copies, and above them the
+#: weight of the copy.  Weights from 0.2 to 1 in single precision are whole multiples of 2**-26, so that sums are exact.
+_FIELD: Final = 4
+_MOST: Final = (1 << _FIELD) - 1
+_N_KINDS: Final = 3
+_N_FIELDS: Final = _N_KINDS + _N_LEVELS
+_WEIGHT_UNITS: Final = float(1 << 26)
+#: What is added up per group: disagreements and their bytes, bytes and copies by level, weighted bytes.
+_N_SUMS: Final = 2 * _N_KINDS + 2 * _N_LEVELS + 1
+#: Words are tabulated for links whose nodes have few rows, and for so many pairs of rows together.
+_MOST_ROWS: Final = 256
+_MOST_PAIRS: Final = 1 << 20
+#: Nodes that are transposed at a time: as many codes as a cache line holds.
+_TILE: Final = 16
 
 
-@kernel()
-def _pack(named, n_named, own, dims, rank, order):  # type: ignore[no-untyped-def]
-    """Pack an order; ``order`` receives its dimensions of more than one element, and their number is returned."""
-    count, wide = 0, 0
-    for dim in range(rank):
-        wide += dims[dim] > 1
-    for place in range(n_named):
-        dim, seen = named[place], dims[named[place]] <= 1
-        for earlier in range(count):
-            seen = seen or order[earlier] == dim
-        if not seen:
-            order[count] = dim
-            count += 1
-    if wide - count > 1:
-        agrees, place = True, 0
-        for at in range(rank):
-            if dims[own[at]] > 1 and place < count:
-                agrees = agrees and order[place] == own[at]
-                place += 1
-        if not agrees:
-            return count
-        count = 0
-    for at in range(rank):
-        seen = dims[own[at]] <= 1
-        for earlier in range(count):
-            seen = seen or order[earlier] == own[at]
-        if not seen:
-            order[count] = own[at]
-            count += 1
-    return count
+def _columns() -> tuple[Column, ...]:
+    tensors = {
+        "convolution": "tensors that feed a configurable convolution",
+        "dot": "tensors that feed a configurable dot",
+        "reshape": "tensors that feed a configurable reshape",
+        "inside": "configurable reshapes, between input and output,",
+        "all": "tensors between configurable nodes",
+    }
+    disagreements = {
+        "minor": "whose minor-most dimensions differ, both layouts set",
+        "any": "whose layouts differ, both set",
+        "soft": "whose minor-most dimensions differ, the graph's own layout standing in where none is set",
+    }
+    copies = {
+        "out": "results, from the graph's layout to the one set",
+        "back": "operands, from the layout set to the graph's",
+        "entry": "operands that no configurable node feeds, from the graph's layout to the one set",
+        "edge": "operands, from the layout of the configurable node that feeds them to the one set",
+    }
+    found = []
+    for group in GROUPS:
+        for kind, doc in disagreements.items():
+            which = f"{tensors[group]} {doc}"
+            found.append(Column(f"{group}.{kind}.count", "share", f"Share of the {which}"))
+            found.append(Column(f"{group}.{kind}.share", "share", f"Share by bytes of the {which}"))
+            found.append(Column(f"{group}.{kind}.bytes", "log2", f"Bytes of the {which}"))
+    for group in (*NODE_CLASSES, "all"):
+        cost = group != "all"  # whose amounts are the sums of the others'
+        for kind, doc in copies.items():
+            found.append(Column(f"{group}.{kind}.bytes", "log2", f"{group}: bytes copied of {doc}", cost))
+            for stride in STRIDES:
+                name = "strided" if stride == 1 else f"strided{stride}"
+                doc_strided = f"{group}: bytes copied at strides above {stride} elements of {doc}"
+                found.append(Column(f"{group}.{kind}.{name}", "log2", doc_strided, cost))
+            found.append(Column(f"{group}.{kind}.copies", "count", f"{group}: copies of {doc}"))
+        found.append(Column(f"{group}.cost", "log2", f"{group}: bytes of all copies, weighted by their stride"))
+        doc_share = f"{group}: weighted bytes of all copies over the bytes of the configurable nodes"
+        found.append(Column(f"{group}.cost_share", "share", doc_share))
+    return tuple(found)
 
 
-@kernel()
-def _row_orders(rows, owner, dims, rank, own, packed, strides):  # type: ignore[no-untyped-def]
-    order = np.empty(8, np.int64)
-    for row in range(len(rows)):
-        node = owner[row]
-        for role in range(3):
-            size = rank[node, role]
-            named = 0
-            while named < size and 0 <= rows[row, 6 * role + named] < size:
-                named += 1
-            slots = rows[row, 6 * role : 6 * role + 6]
-            count = _pack(slots, named, own[node, role], dims[node, role], size, order)
-            code, mask, step = ORDER, 0, 1
-            for place in range(count):
-                code ^= (7 ^ order[place]) << 3 * place
-                mask |= 7 << 3 * place
-                strides[row, role, order[place]] = step
-                step *= dims[node, role, order[place]]
-            packed[row, role] = code | mask << ORDER_BITS
-            for dim in range(8):
-                if strides[row, role, dim] == 0:
-                    strides[row, role, dim] = step
+BLOCK: Final = Block(
+    "copies",
+    2,
+    "Disagreements between the layouts of connected configurable nodes, and the copies that layouts cost.",
+    _columns(),
+    per_config=True,
+)
+#: Columns of disagreements, the first of the block; those of copies follow.
+N_DISAGREEMENTS: Final = 3 * _N_KINDS * len(GROUPS)
 
 
-@dataclass(frozen=True)
-class Orders:
-    """Layouts in effect, of rows or of the graph itself.
+class Orders(NamedTuple):
+    """Layouts in effect, under rows or of the graph itself.
 
     Parameters
     ----------
     packed : int64 (rows, 3)
-        Per tensor role; without a tensor, or one of a single element, no place is known.
+        Per tensor role; without a tensor, or with one of a single element, no position is known.
     strides : int64 (rows, 3, 8)
         Elements between neighbours along each dimension; along one that is not named, the extent of all that are.
     """
@@ -110,18 +136,310 @@ class Orders:
     strides: IntArray
 
 
-def orders(nodes: ConfigurableNodes, rows: IntArray, owner: IntArray) -> Orders:
-    """Layouts in effect under every row.
+class _Links(NamedTuple):
+    """Links as kernels take them.
 
-    Parameters
-    ----------
-    nodes : ConfigurableNodes
-    rows : int64 (rows, 18)
-    owner : int64 (rows,)
+    nodes, roles : int64 (links, 2); group : int64 (links,); nbytes, share : float64 (links,) of :class:`Links`; nbytes
+    of an operand that several nodes feed are divided in ``part``, float64 (links,); dims : int32 (links,), the origin
+    packed into three bits per dimension; slot : int64 (links,), position among the edges that leave the producer, or -1
+    inside a reshape.
     """
-    packed = np.zeros((len(rows), 3), np.int64)
-    strides = np.zeros((len(rows), 3, 8), np.int64)
-    _row_orders(rows, owner, nodes.dims, nodes.rank, nodes.own, packed, strides)
+
+    nodes: IntArray
+    roles: IntArray
+    group: IntArray
+    nbytes: FloatArray
+    share: FloatArray
+    part: FloatArray
+    dims: NDArray[np.int32]
+    slot: IntArray
+
+
+class _Rows(NamedTuple):
+    """Facts of every distinct row.
+
+    states : int32 (rows, 3), minor-most and second minor dimension, three bits each, and one bit: the layout is set;
+    packed : int64 (rows, 3); level : int8 and weight : float32 (rows, 3, 8), of a copy whose contiguous dimension was
+    the given one; base : int64 (rows,), where in ``arrivals``, int64 (arrivals,), the orders begin in which the row's
+    output reaches the operands that its node feeds; position : uint8 (rows,), among the rows of its node, modulo 256.
+    """
+
+    states: NDArray[np.int32]
+    packed: IntArray
+    level: NDArray[np.int8]
+    weight: Float32Array
+    base: IntArray
+    position: NDArray[np.uint8]
+    arrivals: IntArray
+
+
+class _Pairs(NamedTuple):
+    """Words of pairs of rows.
+
+    first : int64 (links + 1,), each link's first pair, none where its words are not tabulated; width : int64 (links,),
+    rows of the consumer; words : int64 (pairs,).
+    """
+
+    first: IntArray
+    width: IntArray
+    words: IntArray
+
+
+@kernel()
+def _append(dim, order, count):  # type: ignore[no-untyped-def]
+    """Append a dimension that is not in an order yet; returns the new length."""
+    for position in range(count):
+        if order[position] == dim:
+            return count
+    order[count] = dim
+    return count + 1
+
+
+@kernel()
+def _n_named(slots, rank):  # type: ignore[no-untyped-def]
+    """Leading slots that name a dimension."""
+    count = 0
+    while count < rank and 0 <= slots[count] < rank:
+        count += 1
+    return count
+
+
+@kernel()
+def _packed(order, count):  # type: ignore[no-untyped-def]
+    code, mask = _ORDER, 0
+    for position in range(count):
+        code ^= (7 ^ order[position]) << 3 * position
+        mask |= 7 << 3 * position
+    return code | mask << _ORDER_BITS
+
+
+@kernel()
+def _in_effect(slots, own, dims, rank, order):  # type: ignore[no-untyped-def]
+    """Write what is known of a layout, without dimensions of one element; returns their number."""
+    count, wide = 0, 0
+    for dim in range(rank):
+        wide += dims[dim] > 1
+    for slot in range(_n_named(slots, rank)):
+        if dims[slots[slot]] > 1:
+            count = _append(slots[slot], order, count)
+    if wide - count > 1:
+        agrees, position = True, 0
+        for at in range(rank):
+            if dims[own[at]] > 1 and position < count:
+                agrees = agrees and order[position] == own[at]
+                position += 1
+        if not agrees:
+            return count
+        count = 0
+    for at in range(rank):
+        if dims[own[at]] > 1:
+            count = _append(own[at], order, count)
+    return count
+
+
+@kernel()
+def _orders(rows, owner, dims, rank, own, packed, strides):  # type: ignore[no-untyped-def]
+    order = np.empty(8, np.int64)
+    for row in range(len(rows)):
+        node = owner[row]
+        for role in range(3):
+            slots, extents = rows[row, 6 * role : 6 * role + 6], dims[node, role]
+            count = _in_effect(slots, own[node, role], extents, rank[node, role], order)
+            packed[row, role] = _packed(order, count)
+            step = 1
+            for position in range(count):
+                strides[row, role, order[position]] = step
+                step *= extents[order[position]]
+            for dim in range(8):
+                if strides[row, role, dim] == 0:
+                    strides[row, role, dim] = step
+
+
+@kernel()
+def _arrive(rows, owner, packed, base, dims, rank, own, own_packed, links, origin, first, edges, out):  # type: ignore[no-untyped-def]
+    """Write the order in which every row's output reaches each operand that its node feeds.
+
+    ``edges[first[node]:first[node + 1]]`` are the links that leave a node; ``base`` is where a row's orders go.
+    """
+    named, come = np.empty(8, np.int64), np.empty(8, np.int64)
+    for row in range(len(rows)):
+        node = owner[row]
+        for at in range(first[node], first[node + 1]):
+            link = edges[at]
+            consumer, role = links.nodes[link, 1], links.roles[link, 1]
+            slot = base[row] + links.slot[link]
+            if packed[row, 0] == own_packed[node, 0]:
+                out[slot] = own_packed[consumer, role]
+                continue
+            size, extents = rank[node, 0], dims[consumer, role]
+            count, left = 0, 0
+            for position in range(_n_named(rows[row], size)):
+                count = _append(rows[row, position], named, count)
+            for dim in range(size):
+                left += dims[node, 0, dim] > 1
+            for position in range(count):
+                left -= dims[node, 0, named[position]] > 1
+            # Dimensions that are not named follow in the graph's order where there is only one way.
+            if left <= 1:
+                for position in range(size):
+                    count = _append(own[node, 0, position], named, count)
+            reached = 0
+            for position in range(count):
+                dim = origin[link, named[position]]
+                if dim >= 0 and extents[dim] > 1:
+                    reached = _append(dim, come, reached)
+            if left <= 1:
+                for position in range(rank[consumer, role]):
+                    dim = own[consumer, role, position]
+                    if extents[dim] > 1:
+                        reached = _append(dim, come, reached)
+            out[slot] = _packed(come, reached)
+
+
+@kernel()
+def _word(link, producer, consumer, links, rows):  # type: ignore[no-untyped-def]
+    """What a link contributes where its nodes take two given rows."""
+    first, second = rows.states[producer, links.roles[link, 0]], rows.states[consumer, links.roles[link, 1]]
+    dims = links.dims[link]
+    minor, next_minor = dims >> 3 * (first & 7) & 7, dims >> 3 * (first >> 3 & 7) & 7
+    expected, next_expected = second & 7, second >> 3 & 7
+    soft = (minor != _NONE) & (expected != _NONE) & (minor != expected)
+    differs = soft | (next_minor != _NONE) & (next_expected != _NONE) & (next_minor != next_expected)
+    both = (first & second) >> 6
+    word = np.int64(both & soft) | np.int64(both & differs) << _FIELD | np.int64(soft) << 2 * _FIELD
+    if links.slot[link] >= 0:
+        role = links.roles[link, 1]
+        come, expected_order = rows.arrivals[rows.base[producer] + links.slot[link]], rows.packed[consumer, role]
+        known = (come >> _ORDER_BITS) & (expected_order >> _ORDER_BITS) & _ORDER
+        if ((come ^ expected_order) & known) != 0:
+            field = _N_KINDS - 1 + np.int64(rows.level[consumer, role, come & 7])
+            word |= np.int64(rows.weight[consumer, role, come & 7] * _WEIGHT_UNITS) << _FIELD * _N_FIELDS
+            word |= 1 << _FIELD * field
+    return word
+
+
+@kernel()
+def _tabulate(by_node, first_row, links, rows, pairs):  # type: ignore[no-untyped-def]
+    """Fill the table; ``by_node`` are row numbers node by node, those of a node from ``first_row[node]`` on."""
+    for link in range(len(links.slot)):
+        at, producer, consumer = pairs.first[link], links.nodes[link, 0], links.nodes[link, 1]
+        if at < pairs.first[link + 1]:
+            for one in range(first_row[producer], first_row[producer + 1]):
+                for two in range(first_row[consumer], first_row[consumer + 1]):
+                    pairs.words[at] = _word(link, by_node[one], by_node[two], links, rows)
+                    at += 1
+
+
+@kernel()
+def _transpose(codes, position, out):  # type: ignore[no-untyped-def]
+    n_configs, n_nodes = codes.shape
+    for first in range(0, n_nodes, _TILE):
+        last = min(first + _TILE, n_nodes)
+        for config in range(n_configs):
+            for node in range(first, last):
+                out[node, config] = position[codes[config, node]]
+
+
+@kernel()
+def _add_up(codes, positions, links, rows, pairs, sums):  # type: ignore[no-untyped-def]
+    """Add the links' words to ``sums``, float64 (groups, _N_SUMS, b), of configurations.
+
+    Links of one group and size follow each other; until the last of them they are only counted.
+
+    codes : uint32 (b, nodes); positions : uint8 (nodes, b), those of the rows among the rows of the node.
+    """
+    n_configs, n_links = len(codes), len(links.slot)
+    words, counts = np.zeros(n_configs, np.int64), np.zeros((_N_FIELDS + 1, n_configs), np.int64)
+    waiting = 0
+    for link in range(n_links):
+        producer, consumer = links.nodes[link, 0], links.nodes[link, 1]
+        first, last, width = pairs.first[link], pairs.first[link + 1], pairs.width[link]
+        if first < last:
+            one, two, table = positions[producer], positions[consumer], pairs.words[first:last]
+            for config in range(n_configs):
+                words[config] += table[one[config] * width + two[config]]
+        else:
+            for config in range(n_configs):
+                words[config] += _word(link, codes[config, producer], codes[config, consumer], links, rows)
+        waiting += 1
+        group, nbytes, share, after = links.group[link], links.nbytes[link], links.share[link], link + 1
+        ends = after == n_links or links.group[after] != group
+        ends = ends or links.nbytes[after] != nbytes or links.share[after] != share
+        if not ends and waiting < _MOST:
+            continue
+        for field in range(_N_FIELDS):
+            for config in range(n_configs):
+                counts[field, config] += words[config] >> _FIELD * field & _MOST
+        for config in range(n_configs):
+            counts[_N_FIELDS, config] += words[config] >> _FIELD * _N_FIELDS
+        words[:] = 0
+        waiting = 0
+        if ends:
+            added, part = sums[group], links.part[link]
+            for kind in range(_N_KINDS):
+                for config in range(n_configs):
+                    added[kind, config] += counts[kind, config]
+                    added[_N_KINDS + kind, config] += counts[kind, config] * nbytes
+            for level in range(_N_LEVELS):
+                bytes_of, copies_of = added[2 * _N_KINDS + level], added[2 * _N_KINDS + _N_LEVELS + level]
+                for config in range(n_configs):
+                    bytes_of[config] += counts[_N_KINDS + level, config] * part
+                    copies_of[config] += counts[_N_KINDS + level, config] * share
+            for config in range(n_configs):
+                added[_N_SUMS - 1, config] += counts[_N_FIELDS, config] / _WEIGHT_UNITS * part
+            counts[:] = 0
+
+
+@kernel()
+def _write(sums, totals, own, own_totals, out):  # type: ignore[no-untyped-def]
+    """Turn sums into the block's columns.
+
+    totals : float64 (groups + 1, 2), links and their bytes; own : float64 (b, classes, N_OWN_COPIES); own_totals :
+    float64 (classes + 1,), bytes.
+    """
+    n_own = own.shape[2]
+    values = np.empty((_N_CLASSES + 1, n_own + _N_KIND))
+    for config in range(len(out)):
+        column = 0
+        for group in range(_N_GROUPS + 1):
+            for kind in range(_N_KINDS):
+                count, size = 0.0, 0.0
+                for each in range(_N_GROUPS):
+                    if group in (each, _N_GROUPS):
+                        count += sums[each, kind, config]
+                        size += sums[each, _N_KINDS + kind, config]
+                out[config, column] = count / max(totals[group, 0], 1.0)
+                out[config, column + 1] = size / max(totals[group, 1], 1.0)
+                out[config, column + 2] = np.log2(1.0 + size)
+                column += 3
+        values[:] = 0
+        for group in range(_N_CLASSES):
+            for at in range(n_own - 1):
+                values[group, at] = own[config, group, at]
+            nbytes, copies = 0.0, 0.0
+            for level in range(_N_LEVELS - 1, -1, -1):  # bytes above a stride are those of all higher levels
+                nbytes += sums[group, 2 * _N_KINDS + level, config]
+                copies += sums[group, 2 * _N_KINDS + _N_LEVELS + level, config]
+                values[group, n_own - 1 + level] = nbytes
+            values[group, n_own + _N_LEVELS - 1] = copies
+            values[group, n_own + _N_LEVELS] = own[config, group, n_own - 1] + sums[group, _N_SUMS - 1, config]
+            for at in range(n_own + _N_KIND):
+                values[_N_CLASSES, at] += values[group, at]
+        for group in range(_N_CLASSES + 1):
+            for at in range(n_own + _N_LEVELS):
+                value = values[group, at]
+                out[config, column] = value if at % _N_KIND == _N_KIND - 1 else np.log2(1.0 + value)
+                column += 1
+            cost = values[group, n_own + _N_LEVELS]
+            out[config, column] = np.log2(1.0 + cost)
+            out[config, column + 1] = cost / max(own_totals[group], 1.0)
+            column += 2
+
+
+def orders(nodes: ConfigurableNodes, rows: IntArray, owner: IntArray) -> Orders:
+    """Layouts in effect under rows, int64 (rows, 18), of the nodes ``owner``, int64 (rows,)."""
+    packed, strides = np.zeros((len(rows), 3), np.int64), np.zeros((len(rows), 3, 8), np.int64)
+    _orders(rows, owner, nodes.dims, nodes.rank, nodes.own, packed, strides)
     return Orders(packed, strides)
 
 
@@ -130,7 +448,7 @@ def own_orders(nodes: ConfigurableNodes) -> Orders:
     return orders(nodes, np.full((len(nodes), len(LAYOUT_CONFIG)), -1, np.int64), np.arange(len(nodes)))
 
 
-def levels(strides: IntArray) -> NDArray[np.int64]:
+def levels(strides: IntArray) -> IntArray:
     """1 for a copy that keeps runs whole, and one more for each of :data:`STRIDES` that its stride exceeds."""
     return np.asarray(1 + sum((strides > stride).astype(np.int64) for stride in STRIDES), np.int64)
 
@@ -140,773 +458,173 @@ def weights(strides: IntArray) -> FloatArray:
     return np.asarray(_LEAST + (1 - _LEAST) * np.clip((np.log2(strides) - _NEAR) / _REACH, 0.0, 1.0), np.float64)
 
 
-def tensor_copies(
-    owner: IntArray, of: Orders, own: Orders, fed: NDArray[np.bool_]
-) -> list[tuple[NDArray[np.bool_], IntArray]]:
-    """Copies of every row that concern its node alone, tensor by tensor, for each of :data:`OWN_KINDS`.
-
-    Parameters
-    ----------
-    owner : int64 (rows,)
-    of, own : Orders
-        Of the rows, and of the graph itself.
-    fed : bool (nodes, 3)
-        Operands that come from a configurable node: their copies are told by :mod:`features.layout.copies`.
-
-    Returns
-    -------
-    list of bool (rows, 3) and int64 (rows, 3)
-        Whether the tensor is copied, and the stride of the copy in elements.
-    """
-    differs = of.packed != own.packed[owner]
-    there = np.take_along_axis(of.strides, (own.packed[owner] & 7)[:, :, None], axis=2)[:, :, 0]
-    back = np.take_along_axis(own.strides[owner], (of.packed & 7)[:, :, None], axis=2)[:, :, 0]
-    output = np.arange(3) == 0
-    return [(differs & output, there), (differs & ~output, back), (differs & ~output & ~fed[owner], there)]
-
-
-def own_copies(
-    nodes: ConfigurableNodes, owner: IntArray, of: Orders, own: Orders, fed: NDArray[np.bool_]
-) -> FloatArray:
-    """Copies of every row that concern its node alone, float64 (rows, N_OWN_COPIES).
+class Copies:
+    """Copies of one graph's coded configurations; extended as rows are discovered.
 
     Parameters
     ----------
     nodes : ConfigurableNodes
-    owner, of, own, fed
-        As for :func:`tensor_copies`.
-    """
-    nbytes = nodes.nbytes[owner]
-    out = np.zeros((len(owner), N_OWN_COPIES))
-    for number, (copied, strides) in enumerate(tensor_copies(owner, of, own, fed)):
-        level = levels(strides)
-        first = N_LEVELS * number
-        for place in range(N_LEVELS - 1):
-            out[:, first + place] = np.where(copied & (level > place), nbytes, 0.0).sum(axis=1)
-        out[:, first + N_LEVELS - 1] = copied.sum(axis=1)
-        out[:, -1] += np.where(copied, nbytes * weights(strides), 0.0).sum(axis=1)
-    return out
-
-
-#: A place takes a byte; where nodes have more rows, or links more pairs together, nothing is tabulated.
-_MOST_ROWS: Final = 256
-_MOST_PAIRS: Final = 1 << 20
-#: Nodes that are turned over at a time: as many codes as a line of cache holds.
-_TILE: Final = 16
-
-
-@kernel()
-def _turn(codes, place, out):  # type: ignore[no-untyped-def]
-    n_configs, n_nodes = codes.shape
-    for first in range(0, n_nodes, _TILE):
-        last = min(first + _TILE, n_nodes)
-        for config in range(n_configs):
-            for node in range(first, last):
-                out[node, config] = place[codes[config, node]]
-
-
-@dataclass(frozen=True)
-class PairTable:
-    """A word for every pair of rows that the two sides of a link can take.
-
-    Parameters
-    ----------
-    first : int64 (links + 1,)
-        Number of each link's first pair; those of one row of the first side follow one another.
-    width : int64 (links,)
-        Rows of the second side.
-    words : int64 (pairs,)
-    """
-
-    first: IntArray
-    width: IntArray
-    words: IntArray
-
-
-class Places:
-    """Rows by number, node by node; grows as rows are discovered.
-
-    Parameters
-    ----------
-    n_nodes : int
-
-    Attributes
-    ----------
-    rows : int64 (rows,)
-        Numbers of the rows, node by node, each node's in order of discovery.
-    first : int64 (nodes + 1,)
-        Where each node's begin.
-    """
-
-    def __init__(self, n_nodes: int) -> None:
-        self._owner = np.zeros(0, np.int64)
-        self._count = np.zeros(n_nodes, np.int64)
-        self._place = np.zeros(0, np.uint8)
-        self.add(self._owner)
-
-    @property
-    def told(self) -> bool:
-        """Whether a byte tells the rows of every node apart."""
-        return bool(self._count.max(initial=0) <= _MOST_ROWS)
-
-    def add(self, owner: IntArray) -> None:
-        """Take in the rows that come next, of the nodes ``owner``, int64 (new rows,)."""
-        known = len(self._owner)
-        self._owner = np.concatenate([self._owner, owner])
-        self._count = np.bincount(self._owner, minlength=len(self._count))
-        self.first = np.concatenate([[0], np.cumsum(self._count)])
-        self.rows = np.argsort(self._owner, kind="stable")
-        place = np.empty(len(self._owner), np.int64)
-        place[self.rows] = np.arange(len(self._owner)) - self.first[self._owner[self.rows]]
-        self._place = np.concatenate([self._place, place[known:].astype(np.uint8)])
-
-    def turned(self, codes: NDArray[np.unsignedinteger[Any]]) -> NDArray[np.uint8]:
-        """Places of coded configurations (b, nodes), node by node: uint8 (nodes, b).  Only where :attr:`told`."""
-        out = np.empty(codes.shape[::-1], np.uint8)
-        _turn(codes, self._place, out)
-        return out
-
-    def pairs(self, links: IntArray) -> PairTable | None:
-        """An empty table of the pairs of rows of every link, or ``None`` where they are too many.
-
-        Parameters
-        ----------
-        links : int64 (links, 2)
-            Nodes.
-        """
-        width = self._count[links[:, 1]]
-        first = np.concatenate([[0], np.cumsum(self._count[links[:, 0]] * width)])
-        if not self.told or first[-1] > _MOST_PAIRS:
-            return None
-        return PairTable(first, width, np.zeros(first[-1], np.int64))
-
-
-_KINDS: Final = {
-    "out": "results, from the graph's layout to the one set",
-    "back": "operands, from the layout set to the graph's",
-    "entry": "operands that no configurable node feeds, from the graph's layout to the one set",
-    "edge": "operands, from the layout of the configurable node that feeds them to the one set",
-}
-_GROUPS: Final = (*NODE_CLASSES, "all")
-_N_CLASSES: Final = len(NODE_CLASSES)
-#: Bits of a count of edges where those of all levels share a word, edges that it can count, and bits of all of these.
-_FIELD: Final = 7
-_MOST_ALIKE: Final = (1 << _FIELD) - 1
-_FIELDS: Final = _FIELD * (N_LEVELS - 1)
-#: Weights from 0.2 to 1 in single precision are whole multiples of 2**-26; sums of them in doubles are exact.
-_WEIGHT_UNITS: Final = float(1 << 26)
-
-
-def _columns() -> tuple[Column, ...]:
-    found = []
-    for group in _GROUPS:
-        priced = group != "all"  # whose amounts are the sums of the others'
-        for kind, doc in _KINDS.items():
-            found.append(Column(f"{group}.{kind}.bytes", "log2", f"{group}: bytes copied of {doc}", priced))
-            for stride in STRIDES:
-                name = "strided" if stride == 1 else f"strided{stride}"
-                found.append(
-                    Column(
-                        f"{group}.{kind}.{name}",
-                        "log2",
-                        f"{group}: bytes copied at strides above {stride} elements of {doc}",
-                        priced,
-                    )
-                )
-            found.append(Column(f"{group}.{kind}.copies", "count", f"{group}: copies of {doc}"))
-        found.append(Column(f"{group}.cost", "log2", f"{group}: bytes of all copies, weighted by their stride"))
-        found.append(
-            Column(f"{group}.cost_share", "share", f"{group}: the same over the bytes of the configurable nodes")
-        )
-    return tuple(found)
-
-
-COLUMNS: Final = _columns()
-
-
-@kernel()
-def _arrive(  # type: ignore[no-untyped-def]
-    rows, owner, packed, first, edges, dims, rank, own, own_packed, consumer, role, origin, base, out
-):
-    """Pack the order in which every row's output reaches each operand that its node feeds."""
-    named = np.empty(6, np.int64)
-    come = np.empty(8, np.int64)
-    order = np.empty(8, np.int64)
-    for row in range(len(rows)):
-        node = owner[row]
-        size = rank[node, 0]
-        for place in range(first[node], first[node + 1]):
-            edge = edges[place]
-            slot = base[row] + place - first[node]
-            other, which = consumer[edge], role[edge]
-            if packed[row, 0] == own_packed[node, 0]:
-                out[slot] = own_packed[other, which]
-                continue
-            count = 0
-            while count < size and 0 <= rows[row, count] < size:
-                named[count] = rows[row, count]
-                count += 1
-            # What is not named lies in the graph's order, as far as there is but one way.
-            left = 0
-            for dim in range(size):
-                known = dims[node, 0, dim] <= 1
-                for earlier in range(count):
-                    known = known or named[earlier] == dim
-                left += not known
-            whole = left <= 1
-            if whole:
-                for at in range(size):
-                    known = False
-                    for earlier in range(count):
-                        known = known or named[earlier] == own[node, 0, at]
-                    if not known and count < 6:
-                        named[count] = own[node, 0, at]
-                        count += 1
-            reached = 0
-            for at in range(count):
-                dim = origin[edge, named[at]]
-                if dim >= 0:
-                    come[reached] = dim
-                    reached += 1
-            if whole:
-                for at in range(rank[other, which]):
-                    known = False
-                    for earlier in range(reached):
-                        known = known or come[earlier] == own[other, which, at]
-                    if not known:
-                        come[reached] = own[other, which, at]
-                        reached += 1
-            code, mask, kept = ORDER, 0, 0
-            for at in range(reached):
-                dim = come[at]
-                known = dims[other, which, dim] <= 1
-                for earlier in range(kept):
-                    known = known or order[earlier] == dim
-                if not known:
-                    order[kept] = dim
-                    code ^= (7 ^ dim) << 3 * kept
-                    mask |= 7 << 3 * kept
-                    kept += 1
-            out[slot] = code | mask << ORDER_BITS
-
-
-@kernel()
-def _moved(come, want):  # type: ignore[no-untyped-def]
-    """Whether an order that arrives is not the one wanted, as far as both are known."""
-    return np.int64(((come ^ want) & (come >> ORDER_BITS) & (want >> ORDER_BITS) & ORDER) != 0)
-
-
-@kernel()
-def _edge_copies(  # type: ignore[no-untyped-def]
-    columns, producer, consumer, role, group, slot, nbytes, share, base, arrivals, packed, level, weight, out
-):
-    """Add up copies along edges: per class and configuration, bytes and copies by level, and weighted bytes last.
-
-    Edges of one size, which follow each other, are only counted until the last of them.
-    """
-    n_edges, n_configs = len(producer), columns.shape[1]
-    alike = np.zeros((n_configs, N_LEVELS), np.int32)
-    costs = np.zeros(n_configs)
-    for edge in range(n_edges):
-        makers, takers, place = columns[producer[edge]], columns[consumer[edge]], slot[edge]
-        wanted, grade, cost = packed[role[edge]], level[role[edge]], weight[role[edge]]
-        for config in range(n_configs):
-            row = takers[config]
-            come, want = arrivals[base[makers[config]] + place], wanted[row]
-            differs, minor = _moved(come, want), come & 7
-            alike[config, differs * grade[row, minor]] += 1
-            costs[config] += differs * cost[row, minor]
-        size, part, sums = nbytes[edge], share[edge], out[group[edge]]
-        after = edge + 1
-        if after == n_edges or group[after] != group[edge] or nbytes[after] != size or share[after] != part:
-            for config in range(n_configs):
-                for at in range(N_LEVELS):
-                    sums[config, at] += alike[config, at] * size
-                    sums[config, N_LEVELS + at] += alike[config, at] * part
-                    alike[config, at] = 0
-                sums[config, 2 * N_LEVELS] += costs[config] * size
-                costs[config] = 0
-
-
-@kernel()
-def _tabulate_traffic(  # type: ignore[no-untyped-def]
-    rows, of_node, producer, consumer, role, slot, base, arrivals, packed, level, weight, first, words
-):
-    """Tell all pairs of rows of every edge: the weight of the copy, and below it a field for each level above 0."""
-    for edge in range(len(producer)):
-        place = first[edge]
-        wanted, grade, cost = packed[role[edge]], level[role[edge]], weight[role[edge]]
-        for one in range(of_node[producer[edge]], of_node[producer[edge] + 1]):
-            come = arrivals[base[rows[one]] + slot[edge]]
-            for two in range(of_node[consumer[edge]], of_node[consumer[edge] + 1]):
-                row, minor = rows[two], come & 7
-                words[place] = 0
-                if _moved(come, wanted[row]) > 0:
-                    words[place] = np.int64(cost[row, minor] * _WEIGHT_UNITS) << _FIELDS
-                    if grade[row, minor] > 0:
-                        words[place] |= 1 << _FIELD * (np.int64(grade[row, minor]) - 1)
-                place += 1
-
-
-@kernel()
-def _edge_pairs(  # type: ignore[no-untyped-def]
-    places, producer, consumer, group, nbytes, share, first, width, words, out
-):
-    """Add up copies along edges as above, but by what is known of the pairs of rows; counts of level 0 stay out."""
-    n_edges, n_configs = len(producer), places.shape[1]
-    alike, waiting = np.zeros(n_configs, np.int64), 0
-    levels = np.zeros((n_configs, N_LEVELS), np.int32)
-    costs = np.zeros(n_configs, np.int64)
-    for edge in range(n_edges):
-        makers, takers, wide = places[producer[edge]], places[consumer[edge]], width[edge]
-        told = words[first[edge] : first[edge + 1]]
-        for config in range(n_configs):
-            alike[config] += told[makers[config] * wide + takers[config]]
-        waiting += 1
-        size, part, sums, after = nbytes[edge], share[edge], out[group[edge]], edge + 1
-        ends = after == n_edges or group[after] != group[edge] or nbytes[after] != size or share[after] != part
-        if ends or waiting == _MOST_ALIKE:
-            for config in range(n_configs):
-                for at in range(1, N_LEVELS):
-                    levels[config, at] += alike[config] >> _FIELD * (at - 1) & _MOST_ALIKE
-                costs[config] += alike[config] >> _FIELDS
-            alike[:] = 0
-            waiting = 0
-        if ends:
-            for config in range(n_configs):
-                for at in range(1, N_LEVELS):
-                    sums[config, at] += levels[config, at] * size
-                    sums[config, N_LEVELS + at] += levels[config, at] * part
-                    levels[config, at] = 0
-                sums[config, 2 * N_LEVELS] += costs[config] / _WEIGHT_UNITS * size
-                costs[config] = 0
-
-
-@kernel()
-def _write_traffic(own, edges, totals, out):  # type: ignore[no-untyped-def]
-    n_configs, n_classes = edges.shape[1], len(edges)
-    n_own = own.shape[2]
-    values = np.empty((n_classes + 1, n_own + N_LEVELS))
-    for config in range(n_configs):
-        values[:] = 0
-        for number in range(n_classes):
-            for place in range(n_own - 1):
-                values[number, place] = own[config, number, place]
-            copied, copies = 0.0, 0.0
-            for level in range(N_LEVELS - 1, 0, -1):
-                copied += edges[number, config, level]
-                copies += edges[number, config, N_LEVELS + level]
-                values[number, n_own - 2 + level] = copied
-            values[number, n_own + N_LEVELS - 2] = copies
-            values[number, n_own + N_LEVELS - 1] = own[config, number, n_own - 1] + edges[number, config, 2 * N_LEVELS]
-            for place in range(n_own + N_LEVELS):
-                values[n_classes, place] += values[number, place]
-        slot = 0
-        for number in range(n_classes + 1):
-            for place in range(n_own + N_LEVELS - 1):
-                value = values[number, place]
-                out[config, slot] = value if place % N_LEVELS == N_LEVELS - 1 else np.log2(1.0 + value)
-                slot += 1
-            cost = values[number, n_own + N_LEVELS - 1]
-            out[config, slot] = np.log2(1.0 + cost)
-            out[config, slot + 1] = cost / max(totals[number], 1.0)
-            slot += 2
-
-
-@dataclass(frozen=True)
-class EdgeCopies:
-    """Copies along the meta-graph's edges.
-
-    Parameters
-    ----------
-    producer, consumer : int64 (edges,)
-        Positions among the configurable nodes.
-    role : int64 (edges,)
-        Operand of the consumer: 1 input, 2 kernel.
-    nbytes : float64 (edges,)
-        Bytes of the operand; of one that several nodes feed, their part.
-    level : int64 (edges, b)
-        0 where nothing is copied, else of :func:`features.layout.copies.levels`.
-    """
-
-    producer: IntArray
-    consumer: IntArray
-    role: IntArray
-    nbytes: FloatArray
-    level: IntArray
-
-
-class Traffic:
-    """Copies of one graph's coded configurations; grows as rows are discovered.
-
-    Parameters
-    ----------
-    nodes : ConfigurableNodes
-    of : Links
-        Those inside a node are left out.
+    links : Links
 
     Attributes
     ----------
     fed : bool (nodes, 3)
         Tensors that come from a configurable node.
+    own : Orders
+        The graph's own layouts.
     """
 
-    def __init__(self, nodes: ConfigurableNodes, of: Links) -> None:
-        self._nodes = nodes
-        edges = of.group != INSIDE
-        fed = np.zeros((len(nodes), 3), np.int64)
-        np.add.at(fed, (of.nodes[edges, 1], of.roles[edges, 1]), 1)
-        self.fed = fed > 0
-        share = 1.0 / np.maximum(fed[of.nodes[:, 1], of.roles[:, 1]], 1)
-        order = np.lexsort((share, of.nbytes, of.group))
-        order = order[edges[order]]
-        self._producer, self._consumer = of.nodes[order].T.copy()
-        self._role = of.roles[order, 1]
-        self._group = of.group[order]
-        self._origin = of.origin[order]
-        self._share = share[order]
-        self._nbytes = of.nbytes[order] * self._share
-        self._edges = np.argsort(self._producer, kind="stable")
-        self._first = np.searchsorted(self._producer[self._edges], np.arange(len(nodes) + 1))
-        self._slot = np.empty(len(self._producer), np.int64)
-        self._slot[self._edges] = np.arange(len(self._edges)) - self._first[self._producer[self._edges]]
+    def __init__(self, nodes: ConfigurableNodes, links: Links) -> None:
+        self._nodes, self.links, self.own = nodes, links, own_orders(nodes)
+        edges = np.flatnonzero(links.group != INSIDE)
+        self.fed = np.zeros((len(nodes), 3), np.bool_)
+        self.fed[links.nodes[edges, 1], links.roles[edges, 1]] = True
+        producer = links.nodes[edges, 0]
+        self._edges = edges[np.argsort(producer, kind="stable")]
+        self._first = np.searchsorted(np.sort(producer), np.arange(len(nodes) + 1))
+        slot = np.full(len(links.group), -1, np.int64)
+        slot[self._edges] = np.arange(len(edges)) - self._first[links.nodes[self._edges, 0]]
+        # Seven dimensions of three bits each; the last stands for "no dimension" and leads to itself.
+        origin = np.where(links.origin < 0, _NONE, links.origin)
+        dims = ((origin << 3 * np.arange(MAX_RANK)).sum(axis=1) | _NONE << 3 * _NONE).astype(np.int32)
+        part = links.nbytes * links.share
+        self._links = _Links(links.nodes, links.roles, links.group, links.nbytes, links.share, part, dims, slot)
+        member = links.group == np.arange(_N_GROUPS)[:, None]
+        totals = np.stack([member.sum(axis=1), (member * links.nbytes).sum(axis=1)], axis=1).astype(np.float64)
+        self._totals = np.concatenate([totals, totals.sum(axis=0, keepdims=True)])
         of_class = [nodes.nbytes[nodes.classes == number].sum() for number in range(_N_CLASSES)]
-        self._totals = np.array([*of_class, nodes.nbytes.sum()])
-        self.own: Orders = own_orders(nodes)
-        self._base = np.zeros(0, np.int64)
-        self._arrivals = np.zeros(0, np.int64)
-        self._packed = np.zeros((3, 0), np.int64)
-        self._level = np.zeros((3, 0, 8), np.int8)
-        self._weight = np.zeros((3, 0, 8), np.float32)
+        self._own_totals = np.array([*of_class, nodes.nbytes.sum()])
+        self._owner = np.zeros(0, np.int64)
+        by_role = (0, 3, 8)
+        self._rows = _Rows(
+            np.zeros((0, 3), np.int32), np.zeros((0, 3), np.int64), np.zeros(by_role, np.int8),
+            np.zeros(by_role, np.float32), np.zeros(0, np.int64), np.zeros(0, np.uint8), np.zeros(0, np.int64),
+        )  # fmt: skip
+        self._known = self._rows, self._tabulated()
 
-    def add(self, rows: IntArray, owner: IntArray) -> tuple[Orders, FloatArray]:
+    def add(self, rows: IntArray, owner: IntArray, values: RowValues) -> tuple[Orders, FloatArray]:
         """Take in newly discovered rows.
 
         Parameters
         ----------
         rows : int64 (rows, 18)
         owner : int64 (rows,)
+        values : RowValues
 
         Returns
         -------
-        of : Orders
+        found : Orders
             Their layouts.
         copies : float64 (rows, N_OWN_COPIES)
             Their copies that concern no other node.
         """
-        nodes, of = self._nodes, orders(self._nodes, rows, owner)
-        leaving = (self._first[1:] - self._first[:-1])[owner]
-        ends = np.cumsum(leaving)
-        come = np.empty(ends[-1] if len(ends) else 0, np.int64)
-        base = ends - leaving
+        nodes, found, known = self._nodes, orders(self._nodes, rows, owner), self._rows
+        ends = np.cumsum((self._first[1:] - self._first[:-1])[owner])
+        base = np.concatenate([[0], ends[:-1]])
+        arrivals = np.empty(ends[-1], np.int64)
         _arrive(
-            rows, owner, of.packed, self._first, self._edges, nodes.dims, nodes.rank, nodes.own, self.own.packed,
-            self._consumer, self._role, self._origin, base, come,
+            rows, owner, found.packed, base, nodes.dims, nodes.rank, nodes.own, self.own.packed, self._links,
+            self.links.origin, self._first, self._edges, arrivals,
         )  # fmt: skip
-        self._base = np.concatenate([self._base, base + len(self._arrivals)])
-        self._arrivals = np.concatenate([self._arrivals, come])
-        self._packed = np.concatenate([self._packed, of.packed.T], axis=1)
-        stretched = of.strides.transpose(1, 0, 2)
-        self._level = np.concatenate([self._level, levels(stretched).astype(np.int8)], axis=1)
-        self._weight = np.concatenate([self._weight, weights(stretched).astype(np.float32)], axis=1)
-        return of, own_copies(nodes, owner, of, self.own, self.fed)
-
-    def tabulate(self, places: Places) -> PairTable | None:
-        """Work out the copies of every pair of the rows that are known so far, for :meth:`write_pairs`.
-
-        Parameters
-        ----------
-        places : Places
-        """
-        found = places.pairs(np.stack([self._producer, self._consumer], axis=1))
-        if found is not None:
-            _tabulate_traffic(
-                places.rows, places.first, self._producer, self._consumer, self._role, self._slot, self._base,
-                self._arrivals, self._packed, self._level, self._weight, found.first, found.words,
-            )  # fmt: skip
-        return found
-
-    def write(self, columns: NDArray[np.uint32], own: FloatArray, out: Float32Array) -> None:
-        """Write :data:`COLUMNS`.
-
-        Parameters
-        ----------
-        columns : uint32 (nodes, b)
-            Coded configurations, C-contiguous.
-        own : float64 (b, classes, N_OWN_COPIES)
-            Sums over nodes of what :meth:`add` returned.
-        out : float32 (b, len(COLUMNS))
-        """
-        _write_traffic(own, self._summed(columns, self._group, _N_CLASSES), self._totals, out)
-
-    def write_pairs(self, turned: NDArray[np.uint8], told: PairTable, own: FloatArray, out: Float32Array) -> None:
-        """Write :data:`COLUMNS` as :meth:`write` does, by what is known of pairs of rows.
-
-        Parameters
-        ----------
-        turned : uint8 (nodes, b)
-            Of :meth:`features.layout.copies.Places.turned`.
-        told : PairTable
-            Of :meth:`tabulate`.
-        own, out
-            As for :meth:`write`.
-        """
-        edges = np.zeros((_N_CLASSES, turned.shape[1], 2 * N_LEVELS + 1))
-        _edge_pairs(
-            turned, self._producer, self._consumer, self._group, self._nbytes, self._share, told.first, told.width,
-            told.words, edges,
+        minors = np.where(values.minors < 0, _NONE, values.minors)
+        states = minors[:, :, 0] | minors[:, :, 1] << 3 | values.is_set.astype(np.int64) << 6
+        self._owner = np.concatenate([self._owner, owner])
+        counts = np.bincount(self._owner, minlength=len(nodes))
+        order = np.argsort(self._owner, kind="stable")
+        position = np.empty(len(order), np.int64)
+        position[order] = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+        fresh = _Rows(
+            states.astype(np.int32), found.packed, levels(found.strides).astype(np.int8),
+            weights(found.strides).astype(np.float32), base + len(known.arrivals),
+            position[len(known.base) :].astype(np.uint8), arrivals,
         )  # fmt: skip
-        _write_traffic(own, edges, self._totals, out)
+        columns: Any = zip(known, fresh, strict=True)
+        self._rows = _Rows(*map(np.concatenate, columns))
+        self._known = self._rows, self._tabulated()  # at once: other threads may be using what was known before
+        return found, self._own_copies(owner, found)
 
-    def by_edge(self, columns: NDArray[np.uint32]) -> EdgeCopies:
-        """Tell the copies along every edge by themselves.
+    def _tabulated(self) -> _Pairs:
+        """Words of the pairs of rows that are known so far."""
+        counts = np.bincount(self._owner, minlength=len(self._nodes))
+        rows_of = counts[self._links.nodes]
+        sizes = np.where((rows_of <= _MOST_ROWS).all(axis=1), rows_of.prod(axis=1), 0)
+        order = np.argsort(sizes, kind="stable")
+        sizes[order[np.cumsum(sizes[order]) > _MOST_PAIRS]] = 0
+        first = np.concatenate([[0], np.cumsum(sizes)])
+        pairs = _Pairs(first, rows_of[:, 1].copy(), np.empty(first[-1], np.int64))
+        by_node = np.argsort(self._owner, kind="stable")
+        _tabulate(by_node, np.concatenate([[0], np.cumsum(counts)]), self._links, self._rows, pairs)
+        return pairs
 
-        Parameters
-        ----------
-        columns : uint32 (nodes, b)
-            Coded configurations, C-contiguous.
-        """
-        n_edges = len(self._producer)
-        each = self._summed(columns, np.arange(n_edges), n_edges)
-        counts = each[:, :, N_LEVELS : 2 * N_LEVELS]
-        return EdgeCopies(self._producer, self._consumer, self._role, self._nbytes, counts.argmax(axis=2))
+    def _own_copies(self, owner: IntArray, found: Orders) -> FloatArray:
+        """Copies of every row that concern its node alone, float64 (rows, N_OWN_COPIES)."""
+        nbytes = self._nodes.nbytes[owner]
+        out = np.zeros((len(owner), N_OWN_COPIES))
+        for number, (copied, strides) in enumerate(self.tensor_copies(owner, found)):
+            level = levels(strides)
+            for at in range(_N_LEVELS):
+                out[:, _N_KIND * number + at] = np.where(copied & (level > at), nbytes, 0.0).sum(axis=1)
+            out[:, _N_KIND * number + _N_LEVELS] = copied.sum(axis=1)
+            out[:, -1] += np.where(copied, nbytes * weights(strides), 0.0).sum(axis=1)
+        return out
 
-    def _summed(self, columns: NDArray[np.uint32], group: IntArray, n_groups: int) -> FloatArray:
-        edges = np.zeros((n_groups, columns.shape[1], 2 * N_LEVELS + 1))
-        _edge_copies(
-            columns, self._producer, self._consumer, self._role, group, self._slot, self._nbytes, self._share,
-            self._base, self._arrivals, self._packed, self._level, self._weight, edges,
-        )  # fmt: skip
-        return edges
-
-
-#: Stands for "no dimension" where dimensions take three bits.
-_NONE: Final = 7
-#: Bits of a count of links where three of them share a word.
-_LINK_BITS: Final = 21
-
-KINDS: Final = (
-    ("minor", "whose minor-most dimensions differ, both layouts set"),
-    ("any", "whose layouts differ, both set"),
-    ("soft", "whose minor-most dimensions differ, the graph's own layout standing in where none is set"),
-)
-_GROUP_DOC: Final = {
-    "convolution": "tensors that feed a configurable convolution",
-    "dot": "tensors that feed a configurable dot",
-    "reshape": "tensors that feed a configurable reshape",
-    "inside": "configurable reshapes, between input and output,",
-    "all": "tensors between configurable nodes",
-}
-
-#: Columns of disagreements; those of :mod:`features.layout.copies` follow.
-DISAGREEMENTS: Final = tuple(
-    column
-    for group in GROUPS
-    for kind, doc in KINDS
-    for column in (
-        Column(f"{group}.{kind}.count", "share", f"Part of the {_GROUP_DOC[group]} {doc}"),
-        Column(f"{group}.{kind}.share", "share", f"The same, by bytes: {_GROUP_DOC[group]} {doc}"),
-        Column(f"{group}.{kind}.bytes", "log2", f"Bytes of the {_GROUP_DOC[group]} {doc}"),
-    )
-)
-BLOCK: Final = Block(
-    "copies",
-    2,
-    "Disagreements between the layouts of connected configurable nodes, and the copies that layouts cost.",
-    (*DISAGREEMENTS, *COLUMNS),
-    per_config=True,
-)
-
-
-@kernel()
-def _write(counts, sizes, totals, out):  # type: ignore[no-untyped-def]
-    n_groups, _, n_configs = counts.shape
-    for config in range(n_configs):
-        place = 0
-        for number in range(n_groups + 1):
-            for kind in range(3):
-                amount, size = 0.0, 0.0
-                if number < n_groups:
-                    amount, size = np.float64(counts[number, kind, config]), sizes[number, kind, config]
-                else:
-                    for each in range(n_groups):
-                        amount += counts[each, kind, config]
-                        size += sizes[each, kind, config]
-                out[config, place] = amount / max(totals[number, 0], 1.0)
-                out[config, place + 1] = size / max(totals[number, 1], 1.0)
-                out[config, place + 2] = np.log2(1.0 + size)
-                place += 3
-
-
-@kernel()
-def _differences(first, second, origin):  # type: ignore[no-untyped-def]
-    """Tell which of :data:`KINDS` of disagreement there are between two states.  Free of branches."""
-    minor = (origin >> (np.int32(3) * (first & np.int32(7)))) & np.int32(7)
-    next_minor = (origin >> (np.int32(3) * ((first >> np.int32(3)) & np.int32(7)))) & np.int32(7)
-    wanted, next_wanted = second & np.int32(7), (second >> np.int32(3)) & np.int32(7)
-    differs = np.int32((minor != 7) & (wanted != 7) & (minor != wanted))
-    next_differs = np.int32((next_minor != 7) & (next_wanted != 7) & (next_minor != next_wanted))
-    both = (first & second) >> np.int32(6)
-    return both & differs, both & (differs | next_differs), differs
-
-
-@kernel()
-def _count_copies(  # type: ignore[no-untyped-def]
-    columns, states, origins, pairs, roles, group, nbytes, totals, out
-):
-    """Count copies link by link; links of one size, which follow each other, are only counted until the last."""
-    n_configs, n_links, n_groups = columns.shape[1], len(pairs), len(totals) - 1
-    counts = np.zeros((n_groups, 3, n_configs), np.int32)
-    sizes = np.zeros((n_groups, 3, n_configs))
-    alike = np.zeros((3, n_configs), np.int32)
-    for link in range(n_links):
-        own, other, origin, size = roles[link, 0], roles[link, 1], origins[link], nbytes[link]
-        producers, consumers = columns[pairs[link, 0]], columns[pairs[link, 1]]
-        here, there = states[own], states[other]
-        for config in range(n_configs):  # innermost, and free of branches: it becomes vector instructions
-            strict, loose, differs = _differences(here[producers[config]], there[consumers[config]], origin)
-            alike[0, config] += strict
-            alike[1, config] += loose
-            alike[2, config] += differs
-        if link + 1 == n_links or group[link + 1] != group[link] or nbytes[link + 1] != size:
-            for kind in range(3):
-                for config in range(n_configs):
-                    counts[group[link], kind, config] += alike[kind, config]
-                    sizes[group[link], kind, config] += alike[kind, config] * size
-                    alike[kind, config] = 0
-    _write(counts, sizes, totals, out)
-
-
-@kernel()
-def _tabulate(rows, of_node, states, origins, pairs, roles, first, words):  # type: ignore[no-untyped-def]
-    """Tell all pairs of rows of every link: the three kinds, one in every field of a word."""
-    for link in range(len(pairs)):
-        place = first[link]
-        here, there = states[roles[link, 0]], states[roles[link, 1]]
-        for one in range(of_node[pairs[link, 0]], of_node[pairs[link, 0] + 1]):
-            for two in range(of_node[pairs[link, 1]], of_node[pairs[link, 1] + 1]):
-                strict, loose, differs = _differences(here[rows[one]], there[rows[two]], origins[link])
-                words[place] = np.int64(strict) | np.int64(loose) << _LINK_BITS | np.int64(differs) << 2 * _LINK_BITS
-                place += 1
-
-
-@kernel()
-def _count_pairs(places, pairs, group, nbytes, totals, first, width, words, out):  # type: ignore[no-untyped-def]
-    """Count copies as above, but by what is known of the pairs of rows."""
-    n_configs, n_links, n_groups = places.shape[1], len(pairs), len(totals) - 1
-    counts = np.zeros((n_groups, 3, n_configs), np.int32)
-    sizes = np.zeros((n_groups, 3, n_configs))
-    alike = np.zeros(n_configs, np.int64)
-    for link in range(n_links):
-        producers, consumers, wide = places[pairs[link, 0]], places[pairs[link, 1]], width[link]
-        told = words[first[link] : first[link + 1]]
-        for config in range(n_configs):
-            alike[config] += told[producers[config] * wide + consumers[config]]
-        size = nbytes[link]
-        if link + 1 == n_links or group[link + 1] != group[link] or nbytes[link + 1] != size:
-            for kind in range(3):
-                for config in range(n_configs):
-                    count = alike[config] >> kind * _LINK_BITS & (1 << _LINK_BITS) - 1
-                    counts[group[link], kind, config] += count
-                    sizes[group[link], kind, config] += count * size
-            alike[:] = 0
-    _write(counts, sizes, totals, out)
-
-
-def order_states(values: RowValues) -> NDArray[np.int32]:
-    """What the links ask of every row, int32 (3, rows).
-
-    Three bits each for the minor-most and the second minor dimension (7: none), and one that says whether the tensor's
-    layout is set.
-    """
-    minors = np.where(values.minors < 0, _NONE, values.minors)
-    state = minors[:, :, 0] | minors[:, :, 1] << 3 | values.is_set.astype(np.int64) << 6
-    return np.ascontiguousarray(state.T, np.int32)
-
-
-class CopyCounter:
-    """Counts the copies of coded configurations.
-
-    Parameters
-    ----------
-    of : Links
-    """
-
-    def __init__(self, of: Links) -> None:
-        order = np.lexsort((of.nbytes, of.group))
-        self._links = of = Links(*(getattr(of, field.name)[order] for field in fields(of)))
-        origin = np.where(of.origin < 0, _NONE, of.origin)
-        dims = np.arange(MAX_RANK)
-        # Seven dimensions of three bits each; the last stands for "no such dimension" and leads to itself.
-        self._origins = ((origin << 3 * dims).sum(axis=1) | _NONE << 3 * _NONE).astype(np.int32)
-        n_groups = len(GROUPS) - 1
-        totals = np.zeros((n_groups + 1, 2))
-        for number in range(n_groups):
-            own = of.group == number
-            totals[number] = own.sum(), of.nbytes[own].sum()
-        totals[-1] = totals[:-1].sum(axis=0)
-        self._totals = totals
-
-    def count(self, columns: NDArray[np.uint32], states: NDArray[np.int32], out: Float32Array) -> None:
-        """Write :data:`DISAGREEMENTS`.
+    def tensor_copies(self, owner: IntArray, found: Orders) -> list[tuple[NDArray[np.bool_], IntArray]]:
+        """Copies of rows that concern their node alone, tensor by tensor, for each of :data:`OWN_KINDS`.
 
         Parameters
         ----------
-        columns : uint32 (nodes, b)
-            Coded configurations, C-contiguous.
-        states : int32 (3, rows)
-            Of all rows, by :func:`order_states`.
-        out : float32 (b, len(DISAGREEMENTS))
-        """
-        of = self._links
-        _count_copies(columns, states, self._origins, of.nodes, of.roles, of.group, of.nbytes, self._totals, out)
-
-    def tabulate(self, states: NDArray[np.int32], places: Places) -> PairTable | None:
-        """Work out what links ask of every pair of the rows that are known so far, for :meth:`count_pairs`.
-
-        Parameters
-        ----------
-        states : int32 (3, rows)
-            Of all rows, by :func:`order_states`.
-        places : Places
-        """
-        of = self._links
-        found = places.pairs(of.nodes) if len(of.nodes) < 1 << _LINK_BITS else None
-        if found is not None:
-            _tabulate(places.rows, places.first, states, self._origins, of.nodes, of.roles, found.first, found.words)
-        return found
-
-    def count_pairs(self, turned: NDArray[np.uint8], told: PairTable, out: Float32Array) -> None:
-        """Write :data:`DISAGREEMENTS` as :meth:`count` does, by what is known of pairs of rows.
-
-        Parameters
-        ----------
-        turned : uint8 (nodes, b)
-            Of :meth:`features.layout.copies.Places.turned`.
-        told : PairTable
-            Of :meth:`tabulate`.
-        out : float32 (b, len(DISAGREEMENTS))
-        """
-        of = self._links
-        _count_pairs(turned, of.nodes, of.group, of.nbytes, self._totals, told.first, told.width, told.words, out)
-
-    def by_link(self, columns: NDArray[np.uint32], states: NDArray[np.int32]) -> tuple[Links, NDArray[np.bool_]]:
-        """Tell for every link by itself which of :data:`KINDS` of disagreement there are.
-
-        Parameters
-        ----------
-        columns, states
-            As for :meth:`count`.
+        owner : int64 (rows,)
+        found : Orders
+            Layouts of the rows.
 
         Returns
         -------
-        Links
-            In the order of what follows.
-        bool (links, b, len(KINDS))
+        list of bool (rows, 3) and int64 (rows, 3)
+            Whether the tensor is copied, and the stride of the copy in elements.
         """
-        of, n_links, n_kinds = self._links, len(self._links.nodes), len(KINDS)
-        out = np.empty((columns.shape[1], (n_links + 1) * 3 * n_kinds), np.float32)
-        one_each = np.ones((n_links + 1, 2))
-        _count_copies(columns, states, self._origins, of.nodes, of.roles, np.arange(n_links), of.nbytes, one_each, out)
-        counts = out.reshape(len(out), n_links + 1, n_kinds, 3)[:, :-1, :, 0]
-        return of, np.ascontiguousarray(counts.transpose(1, 0, 2) > 0)
+        own, own_strides = self.own.packed[owner], self.own.strides[owner]
+        differs, output = found.packed != own, np.arange(3) == 0
+        set_stride = np.take_along_axis(found.strides, (own & 7)[:, :, None], axis=2)[:, :, 0]
+        back_stride = np.take_along_axis(own_strides, (found.packed & 7)[:, :, None], axis=2)[:, :, 0]
+        operand = differs & ~output
+        return [(differs & output, set_stride), (operand, back_stride), (operand & ~self.fed[owner], set_stride)]
+
+    def write(self, codes: NDArray[np.uint32], own: FloatArray, out: Float32Array) -> None:
+        """Write the block's columns.
+
+        Parameters
+        ----------
+        codes : uint32 (b, nodes)
+            Of rows that have been added.
+        own : float64 (b, classes, N_OWN_COPIES)
+            Sums over nodes of what :meth:`add` returned.
+        out : float32 (b, len(BLOCK))
+        """
+        _write(self._sums(codes, self._links, _N_GROUPS), self._totals, own, self._own_totals, out)
+
+    def by_link(self, codes: NDArray[np.uint32]) -> tuple[IntArray, NDArray[np.bool_]]:
+        """Copies and disagreements link by link, in the order of :attr:`links`.
+
+        Parameters
+        ----------
+        codes : uint32 (b, nodes)
+
+        Returns
+        -------
+        level : int64 (links, b)
+            0 where nothing is copied, else as by :func:`levels`.
+        differ : bool (links, b)
+            Whether both layouts are set, and differ.
+        """
+        n_links = len(self._links.group)
+        sums = self._sums(codes, self._links._replace(group=np.arange(n_links)), n_links)
+        copied = sums[:, 2 * _N_KINDS + _N_LEVELS : -1] > 0
+        return np.where(copied.any(axis=1), 1 + copied.argmax(axis=1), 0), sums[:, 1] > 0
+
+    def _sums(self, codes: NDArray[np.unsignedinteger[Any]], links: _Links, n_groups: int) -> FloatArray:
+        rows, pairs = self._known
+        positions = np.empty(codes.shape[::-1], np.uint8)
+        _transpose(codes, rows.position, positions)
+        sums = np.zeros((n_groups, _N_SUMS, len(codes)))
+        _add_up(codes, positions, links, rows, pairs, sums)
+        return sums

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import cache
 from threading import Lock
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,9 @@ from features.hardware import CPU, Hardware
 from features.hlo import LAYOUT_CONFIG
 from features.layout import copies, loops, slate
 from features.layout.aggregate import CONFIG, Terms
-from features.layout.copies import DISAGREEMENTS, CopyCounter, PairTable, Places, Traffic
-from features.layout.metagraph import links
+from features.layout.copies import OWN_KINDS, Copies, levels
+from features.layout.copies import orders as orders_of
+from features.layout.metagraph import Links, links
 from features.layout.nodes import (
     N_BINS,
     N_BUCKETS,
@@ -235,18 +236,13 @@ class LayoutExtractor:
             ]
         )
         self._table = RowTable(len(self._nodes)) if table is None else table
-        between = links(program, tensors, self._nodes)
-        self._copies = CopyCounter(between)
-        self._traffic = Traffic(self._nodes, between)
+        self._copies = Copies(self._nodes, links(program, tensors, self._nodes))
         self._loops = loops.Loops(program, tensors, self._nodes, hardware)
         self._rows = np.zeros((0, len(LAYOUT_CONFIG)), np.int64)
         kinds = node_kinds(program, tensors, self._nodes.ids)
-        self._terms = Terms(self._nodes, kinds, self._traffic.fed, reached)
+        self._terms = Terms(self._nodes, kinds, self._copies.fed, reached)
         self._first_alike: dict[tuple[int, bytes], int] = {}
         self._same_as: list[int] = []
-        self._states = np.zeros((3, 0), np.int32)
-        self._places = Places(len(self._nodes))
-        self._pairs: tuple[PairTable, PairTable] | None = None
         self._growing = Lock()
 
     def observe(self, block: NDArray[np.float32] | NDArray[np.int8]) -> tuple[Codes, NDArray[np.uint64]]:
@@ -283,25 +279,14 @@ class LayoutExtractor:
         """
         with self._growing:  # tables only grow: whoever comes later finds at least what is needed
             self._catch_up()
-            pairs = self._pairs
-        self._describe(self._terms, pairs, codes, out)
+        self._describe(self._terms, codes, out)
 
-    def _describe(
-        self, terms: Terms, pairs: tuple[PairTable, PairTable] | None, codes: Codes, out: Float32Array
-    ) -> None:
-        copied = terms.aggregate(
+    def _describe(self, terms: Terms, codes: Codes, out: Float32Array) -> None:
+        own_copies = terms.aggregate(
             codes, out[:, _AT["config"]], out[:, _AT["layout"]], out[:, _AT["types"]], out[:, _AT["reach"]]
         )
         self._loops.write(codes, self._rows, out[:, _AT["loops"]])
-        disagreements, costs = np.split(out[:, _AT["copies"]], [len(DISAGREEMENTS)], axis=1)
-        if pairs is None:
-            columns = np.ascontiguousarray(codes.T)
-            self._copies.count(columns, self._states, disagreements)
-            self._traffic.write(columns, copied, costs)
-        else:
-            turned = self._places.turned(codes)
-            self._copies.count_pairs(turned, pairs[0], disagreements)
-            self._traffic.write_pairs(turned, pairs[1], copied, costs)
+        self._copies.write(codes, own_copies, out[:, _AT["copies"]])
 
     def usual(self) -> slate.Frequencies:
         """How usual each row is among all configurations, which must have been observed and described."""
@@ -345,7 +330,7 @@ class LayoutExtractor:
 
         def work(first: int) -> None:
             part = slice(first, first + _VECTORS_AT_ONCE)
-            self._describe(terms, self._pairs, codes[part], out[part, :N_OWN])
+            self._describe(terms, codes[part], out[part, :N_OWN])
 
         for _ in run(work, range(0, len(codes), _VECTORS_AT_ONCE)):
             pass
@@ -363,16 +348,62 @@ class LayoutExtractor:
         rows, owner = (np.concatenate(parts) for parts in zip(*found, strict=True))
         self._rows = np.concatenate([self._rows, rows])
         values = row_values(self._nodes, rows, owner, self._hardware)
-        orders, copied = self._traffic.add(rows, owner)
-        differs = (orders.packed != self._traffic.own.packed[owner]).any(axis=1)
-        self._terms.add(rows, owner, values, differs, copied)
+        orders, own_copies = self._copies.add(rows, owner, values)
+        differs = (orders.packed != self._copies.own.packed[owner]).any(axis=1)
+        self._terms.add(rows, owner, values, differs, own_copies)
         for node, packed in zip(owner.tolist(), orders.packed, strict=True):
             number = len(self._same_as)
             self._same_as.append(self._first_alike.setdefault((node, packed.tobytes()), number))
-        self._states = np.concatenate([self._states, copies.order_states(values)], axis=1)
-        self._places.add(owner)
-        told = self._copies.tabulate(self._states, self._places), self._traffic.tabulate(self._places)
-        self._pairs = None if told[0] is None or told[1] is None else (told[0], told[1])
+
+    def trace(self, configs: NDArray[np.float32] | NDArray[np.int8]) -> LayoutTrace:
+        """Explain a few configurations, float32 or int8 (b, nodes, 18), node by node and link by link."""
+        codes, _ = self.observe(configs)
+        self._catch_up()
+        nodes, rows, owner = self._nodes, self._table.rows, self._table.owner
+        values = row_values(nodes, rows, owner, self._hardware).values[codes]
+        copies_of = self._copies.tensor_copies(owner, orders_of(nodes, rows, owner))
+        level, disagree = self._copies.by_link(codes)
+        value = {name: values[..., number] for number, (name, *_) in enumerate(VALUES)}
+        return LayoutTrace(
+            nodes=nodes,
+            minor=2.0 ** value["minor"],
+            padding=2.0 ** value["padding"],
+            copied={
+                kind: np.where(copied, levels(strides), 0)[codes]
+                for kind, (copied, strides) in zip(OWN_KINDS, copies_of, strict=True)
+            },
+            links=self._copies.links,
+            level=level,
+            disagree=disagree,
+        )
+
+
+class LayoutTrace(NamedTuple):
+    """What configurations do to the tensors of the configurable nodes: the terms of which features are sums.
+
+    Parameters
+    ----------
+    nodes : ConfigurableNodes
+    minor, padding : float64 (b, nodes, 3)
+        Extent of the minor-most dimension, and volume in whole registers over volume; 1 where there is no tensor.
+    copied : dict of str to int64 (b, nodes, 3)
+        Copies that concern one node, by kind (``out``, ``back``, ``entry``): 0 for none, else
+        :func:`features.layout.copies.levels` of the stride.
+    links : Links
+        Pairs of tensors whose layouts should agree.
+    level : int64 (links, b)
+        Copies between two nodes: 0 for none, else as in ``copied``; of ``nbytes * share`` bytes.
+    disagree : bool (links, b)
+        Whether both layouts are set, and differ.
+    """
+
+    nodes: ConfigurableNodes
+    minor: NDArray[np.float64]
+    padding: NDArray[np.float64]
+    copied: dict[str, IntArray]
+    links: Links
+    level: IntArray
+    disagree: NDArray[np.bool_]
 
 
 @cache

@@ -1,14 +1,13 @@
 """The meta-graph of configurable nodes: which of them feed which, with nothing configurable in between.
 
 An edge leads from a configurable node's output to one operand of another, along a path of operations without a layout
-of their own; it carries which dimension of the producer each dimension of the operand comes from, through transposes,
-broadcasts, reductions and reshapes as far as that can be said.
+of their own.  It records which dimension of the producer each dimension of the operand comes from, through transposes,
+broadcasts, reductions and reshapes, as far as that is known.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,187 +21,141 @@ from features.tensors import Tensors, slots
 
 IntArray = NDArray[np.int64]
 
-#: What an operation does to dimensions on the way from its result to an operand.
-_STOP, _SAME, _TRANSPOSE, _BROADCAST, _RESHAPE, _REDUCE = range(6)
+#: Groups of links: the class of the consumer, the two sides of one reshape, and all of these.
+GROUPS: Final = (*NODE_CLASSES, "inside", "all")
+INSIDE: Final = GROUPS.index("inside")
 
 #: A walk ends after this many operations: residual networks join everything with everything.
 MAX_WALK: Final = 256
 _MAX_EDGES: Final = 16
 
+#: What an operation does to dimensions on the way from its result to an operand.
+_STOP, _SAME, _TRANSPOSE, _BROADCAST, _RESHAPE, _REDUCE = range(6)
 _STOPPED: Final = ("source", "control", "collective", "convolution", "dot")
 
 
-def _steps() -> NDArray[np.int64]:
+def _steps() -> IntArray:
     table = np.full(256, _SAME, np.int64)
     for number, name in enumerate(CLASSES):
         if name in _STOPPED:
             table[number == CLASS_OF] = _STOP
-    for opcode, step in (
-        ("transpose", _TRANSPOSE),
-        ("broadcast", _BROADCAST),
-        ("reshape", _RESHAPE),
-        ("bitcast", _RESHAPE),
-        ("reduce", _REDUCE),
-    ):
-        table[OPCODE_ID[opcode]] = step
     table[OPCODE_ID["gather"]] = table[OPCODE_ID["scatter"]] = _STOP
+    table[OPCODE_ID["transpose"]], table[OPCODE_ID["broadcast"]] = _TRANSPOSE, _BROADCAST
+    table[OPCODE_ID["reshape"]] = table[OPCODE_ID["bitcast"]] = _RESHAPE
+    table[OPCODE_ID["reduce"]] = _REDUCE
     return table
 
 
 _STEP: Final = _steps()
 
 
+class _Graph(NamedTuple):
+    """Operands as CSR, and of every node its step, extents, rank and dimension attribute."""
+
+    indptr: IntArray
+    items: IntArray
+    step: IntArray
+    dims: IntArray
+    rank: IntArray
+    attribute: IntArray
+
+
+def _graph(program: Program, tensors: Tensors) -> _Graph:
+    operands, attribute = program.operands, slots(program.feat, "dimensions")
+    return _Graph(operands.indptr, operands.items, _STEP[program.opcode], tensors.dims, tensors.rank, attribute)
+
+
 @kernel()
-def _carry(step, out_dims, out_rank, in_dims, in_rank, attribute, carried, result):  # type: ignore[no-untyped-def]
-    """Origin of every operand dimension, given ``carried``: per result dimension, the consumer's dimension or -1."""
+def _carry(graph, node, operand, carried, result):  # type: ignore[no-untyped-def]
+    """Write the consumer's dimension, or -1, of every operand dimension, given ``carried``: that of the result's."""
     result[:] = -1
-    if step == 2:
+    step, attribute = graph.step[node], graph.attribute[node]
+    out_dims, out_rank, in_dims, in_rank = graph.dims[node], graph.rank[node], graph.dims[operand], graph.rank[operand]
+    if step == _TRANSPOSE:
         for dim in range(out_rank):
             if 0 <= attribute[dim] < in_rank:
                 result[attribute[dim]] = carried[dim]
-    elif step == 3:
+    elif step == _BROADCAST:
         for dim in range(in_rank):
             if 0 <= attribute[dim] < out_rank and out_dims[attribute[dim]] == in_dims[dim]:
                 result[dim] = carried[attribute[dim]]
-    elif step == 5 and in_rank > out_rank:
-        place = 0
+    elif step == _REDUCE and in_rank > out_rank:
+        kept = 0
         for dim in range(in_rank):
             reduced = False
             for slot in range(in_rank - out_rank):
                 reduced = reduced or attribute[slot] == dim
-            if not reduced and place < out_rank:
-                result[dim] = carried[place]
-                place += 1
-    elif step == 4:
+            if not reduced and kept < out_rank:
+                result[dim] = carried[kept]
+                kept += 1
+    elif step == _RESHAPE:
         # Groups of dimensions with equal products; within a group the minor-most dimensions correspond.
-        here, there = out_rank - 1, in_rank - 1
-        while here >= 0 and there >= 0:
-            size_out, size_in = out_dims[here], in_dims[there]
-            result[there] = carried[here]
-            here -= 1
-            there -= 1
-            while size_out != size_in and (here >= 0 or there >= 0):
-                if size_out < size_in and here >= 0:
-                    size_out *= out_dims[here]
-                    here -= 1
-                elif size_in < size_out and there >= 0:
-                    size_in *= in_dims[there]
-                    there -= 1
+        i, j = out_rank - 1, in_rank - 1
+        while i >= 0 and j >= 0:
+            size_out, size_in = out_dims[i], in_dims[j]
+            result[j] = carried[i]
+            i -= 1
+            j -= 1
+            while size_out != size_in and (i >= 0 or j >= 0):
+                if size_out < size_in and i >= 0:
+                    size_out *= out_dims[i]
+                    i -= 1
+                elif size_in < size_out and j >= 0:
+                    size_in *= in_dims[j]
+                    j -= 1
                 else:
-                    here, there = -1, -1
+                    i, j = -1, -1
     elif out_rank == in_rank:
         for dim in range(out_rank):
             result[dim] = carried[dim]
 
 
 @kernel()
-def _walk(  # type: ignore[no-untyped-def]
-    indptr, items, step, dims, rank, attribute, number, starts, owner, max_walk, max_edges
-):
-    n_nodes, n_starts = len(rank), len(starts)
-    stamp = np.full(n_nodes, -1, np.int64)
-    queue = np.empty(max_walk + 1, np.int64)
-    carried = np.empty((max_walk + 1, 6), np.int64)
-    edges = np.empty((n_starts * max_edges, 2), np.int64)
-    maps = np.empty((n_starts * max_edges, 6), np.int64)
+def _walk(graph, number, starts):  # type: ignore[no-untyped-def]
+    """Edges, int64 (edges, 2), from a configurable node to a start, and their dimension maps, int64 (edges, 6).
+
+    Starts are the operands of the configurable nodes, two per node; ``number`` is a node's position among them or -1.
+    """
+    n_starts = len(starts)
+    stamp = np.full(len(graph.rank), -1, np.int64)
+    queue, carried = np.empty(MAX_WALK + 1, np.int64), np.empty((MAX_WALK + 1, 6), np.int64)
+    edges, maps = np.empty((n_starts * _MAX_EDGES, 2), np.int64), np.empty((n_starts * _MAX_EDGES, 6), np.int64)
+    result = np.empty(6, np.int64)
     found = 0
-    moved = np.empty(6, np.int64)
     for start in range(n_starts):
         if starts[start] < 0:
             continue
         queue[0] = starts[start]
         stamp[starts[start]] = start
         for dim in range(6):
-            carried[0, dim] = dim if dim < rank[starts[start]] else -1
-        head, tail, of_start = 0, 1, 0
-        while head < tail and of_start < max_edges:
+            carried[0, dim] = dim if dim < graph.rank[starts[start]] else -1
+        head, tail, limit = 0, 1, found + _MAX_EDGES
+        while head < tail and found < limit:
             node = queue[head]
-            if number[node] >= 0 and number[node] != owner[start]:
-                edges[found, 0] = number[node]
-                edges[found, 1] = start
+            if number[node] >= 0 and number[node] != start // 2:
+                edges[found, 0], edges[found, 1] = number[node], start
                 maps[found] = carried[head]
                 found += 1
-                of_start += 1
-                head += 1
-                continue
-            if step[node] != 0:
-                for slot in range(indptr[node], indptr[node + 1]):
-                    operand = items[slot]
-                    if stamp[operand] != start and tail <= max_walk and rank[operand] > 0:
+            elif graph.step[node] != _STOP:
+                for slot in range(graph.indptr[node], graph.indptr[node + 1]):
+                    operand = graph.items[slot]
+                    if stamp[operand] != start and tail <= MAX_WALK and graph.rank[operand] > 0:
                         stamp[operand] = start
-                        _carry(
-                            step[node], dims[node], rank[node], dims[operand], rank[operand], attribute[node],
-                            carried[head], moved,
-                        )  # fmt: skip
+                        _carry(graph, node, operand, carried[head], result)
                         queue[tail] = operand
-                        carried[tail] = moved
+                        carried[tail] = result
                         tail += 1
             head += 1
     return edges[:found], maps[:found]
 
 
-@dataclass(frozen=True)
-class MetaGraph:
-    """Edges between configurable nodes.
-
-    Parameters
-    ----------
-    producer, consumer : int64 (edges,)
-        Positions in the list of configurable nodes.
-    role : int64 (edges,)
-        Operand of the consumer: 1 input, 2 kernel (the places of their layouts in a configuration).
-    origin : int64 (edges, 6)
-        Per dimension of the producer's output, the operand's dimension it becomes, or -1.
-    """
-
-    producer: IntArray
-    consumer: IntArray
-    role: IntArray
-    origin: IntArray
-
-    def __len__(self) -> int:
-        return len(self.producer)
-
-
-def meta_graph(program: Program, tensors: Tensors, operands: IntArray, ids: IntArray) -> MetaGraph:
-    """Walk back from every operand of every configurable node to the configurable nodes that feed it.
-
-    Parameters
-    ----------
-    program : Program
-    tensors : Tensors
-    operands : int64 (nodes, 2)
-        Input and kernel operand of every configurable node, -1 where it has none.
-    ids : int64 (nodes,)
-        The configurable nodes.
-    """
-    number = np.full(len(program), -1, np.int64)
-    number[ids] = np.arange(len(ids))
-    edges, maps = _walk(
-        program.operands.indptr,
-        program.operands.items,
-        _STEP[program.opcode],
-        tensors.dims,
-        tensors.rank,
-        slots(program.feat, "dimensions"),
-        number,
-        operands.reshape(-1),
-        np.repeat(np.arange(len(ids)), 2),
-        MAX_WALK,
-        _MAX_EDGES,
-    )
-    return MetaGraph(edges[:, 0], edges[:, 1] // 2, 1 + edges[:, 1] % 2, maps)
-
-
 @kernel()
-def _origins(pairs, step, dims, rank, attribute, out):  # type: ignore[no-untyped-def]
-    whole = np.arange(6)
-    moved = np.empty(6, np.int64)
+def _origins(pairs, graph, out):  # type: ignore[no-untyped-def]
+    all_dims = np.arange(6)
     for pair in range(len(pairs)):
         node, operand = pairs[pair]
-        carried = np.where(whole < rank[node], whole, -1)
-        _carry(step[node], dims[node], rank[node], dims[operand], rank[operand], attribute[node], carried, moved)
-        out[pair] = moved
+        carried = np.where(all_dims < graph.rank[node], all_dims, -1)
+        _carry(graph, node, operand, carried, out[pair])
 
 
 def operand_origins(program: Program, tensors: Tensors, pairs: IntArray) -> IntArray:
@@ -219,45 +172,13 @@ def operand_origins(program: Program, tensors: Tensors, pairs: IntArray) -> IntA
     -------
     int64 (pairs, 6)
     """
-    out = np.full((len(pairs), MAX_RANK), -1, np.int64)
-    attribute = slots(program.feat, "dimensions")
-    _origins(pairs, _STEP[program.opcode], tensors.dims, tensors.rank, attribute, out)
+    out = np.empty((len(pairs), MAX_RANK), np.int64)
+    _origins(pairs, _graph(program, tensors), out)
     return out
 
 
-def reshape_origin(dims: IntArray, rank: IntArray) -> IntArray:
-    """Per dimension of a reshape's output, the dimension of its input that it corresponds to, or -1.
-
-    Parameters
-    ----------
-    dims : int64 (reshapes, 3, 6)
-        Extents of output and input (tensor roles 0 and 1).
-    rank : int64 (reshapes, 3)
-
-    Returns
-    -------
-    int64 (reshapes, 6)
-    """
-    out = np.full((len(dims), MAX_RANK), -1, np.int64)
-    whole = np.arange(MAX_RANK)
-    back = np.empty(MAX_RANK, np.int64)
-    for row in range(len(dims)):
-        size = rank[row, 0]
-        carried = np.where(whole < size, whole, -1)
-        _carry(_RESHAPE, dims[row, 0], size, dims[row, 1], rank[row, 1], whole, carried, back)
-        for dim in np.flatnonzero(back >= 0):
-            out[row, back[dim]] = dim
-    return out
-
-
-#: Consumers' classes, the two sides of one reshape, and everything.
-GROUPS: Final = (*NODE_CLASSES, "inside", "all")
-INSIDE: Final = GROUPS.index("inside")
-
-
-@dataclass(frozen=True)
-class Links:
-    """Pairs of tensors that would like the same layout.
+class Links(NamedTuple):
+    """Pairs of tensors whose layouts should agree, sorted by group, bytes and share.
 
     Parameters
     ----------
@@ -271,6 +192,8 @@ class Links:
         Position in :data:`GROUPS`, never ``all``.
     nbytes : float64 (links,)
         Bytes of the consumer's tensor.
+    share : float64 (links,)
+        1 over the number of edges that feed the consumer's tensor.
     """
 
     nodes: IntArray
@@ -278,18 +201,37 @@ class Links:
     origin: IntArray
     group: IntArray
     nbytes: NDArray[np.float64]
+    share: NDArray[np.float64]
 
 
 def links(program: Program, tensors: Tensors, nodes: ConfigurableNodes) -> Links:
-    """All links of a program: the edges of its meta-graph, and the two sides of every configurable reshape."""
-    graph = meta_graph(program, tensors, nodes.operands, nodes.ids)
-    inside = np.flatnonzero((nodes.classes == NODE_CLASSES.index("reshape")) & (nodes.rank[:, 1] > 0))
-    across = reshape_origin(nodes.dims[inside], nodes.rank[inside])
-    pairs = np.concatenate([np.stack([graph.producer, graph.consumer], axis=1), np.stack([inside, inside], axis=1)])
+    """All links of a program: the edges of its meta-graph, and the two sides of every configurable reshape.
+
+    Edges are found by walking back from every operand of a configurable node to the configurable nodes that feed it.
+    """
+    number = np.full(len(program), -1, np.int64)
+    number[nodes.ids] = np.arange(len(nodes))
+    graph = _graph(program, tensors)
+    edges, maps = _walk(graph, number, nodes.operands.reshape(-1))
+    n_edges = len(edges)
+
+    reshapes = np.flatnonzero((nodes.classes == NODE_CLASSES.index("reshape")) & (nodes.rank[:, 1] > 0))
+    back = np.empty((len(reshapes), MAX_RANK), np.int64)
+    sides = np.stack([nodes.ids[reshapes], nodes.operands[reshapes, 0]], axis=1)
+    _origins(sides, graph._replace(step=np.full(len(program), _RESHAPE)), back)
+    across = np.full_like(back, -1)
+    row, dim = np.nonzero(back >= 0)
+    across[row, back[row, dim]] = dim
+
+    pairs = np.concatenate([np.stack([edges[:, 0], edges[:, 1] // 2], axis=1), np.stack([reshapes, reshapes], axis=1)])
     roles = np.zeros((len(pairs), 2), np.int64)
-    roles[: len(graph), 1] = graph.role
-    roles[len(graph) :, 1] = 1
+    roles[:, 1] = np.concatenate([1 + edges[:, 1] % 2, np.ones(len(reshapes), np.int64)])
     group = nodes.classes[pairs[:, 1]].copy()
-    group[len(graph) :] = INSIDE
-    origin = np.concatenate([graph.origin, across]).reshape(-1, MAX_RANK)
-    return Links(pairs, roles, origin, group, nodes.nbytes[pairs[:, 1], roles[:, 1]])
+    group[n_edges:] = INSIDE
+    feeding = np.zeros((len(nodes), 3), np.int64)
+    np.add.at(feeding, (pairs[:n_edges, 1], roles[:n_edges, 1]), 1)
+    share = 1.0 / np.maximum(feeding[pairs[:, 1], roles[:, 1]], 1)
+    nbytes = nodes.nbytes[pairs[:, 1], roles[:, 1]]
+    order = np.lexsort((share, nbytes, group))
+    origin = np.concatenate([maps, across])[order]
+    return Links(pairs[order], roles[order], origin, group[order], nbytes[order], share[order])
