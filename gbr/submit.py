@@ -2,19 +2,20 @@
 
 python -m gbr.submit --models runs/tile-xla runs/layout-xla-default --out submission.csv
 python -m gbr.submit --check submission.csv
+
+A submission has a header, then one row per test graph: its ID and indices of its configurations, best first, joined by
+``;``: the best five of a tile kernel, all of a layout graph.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+import csv
 import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass
-from glob import escape
+from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,86 +23,29 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from gbr import cli, submission
-from gbr.data.collection import OFFICIAL_TEST, Subset, graph_files
-from gbr.data.files import LOCK, atomic_write, exclusive_lock, remove_partial_files
-from gbr.errors import DataError, GbrError, UsageError
+from gbr import cli
+from gbr.data.collection import OFFICIAL_TEST, Subset, graph_files, splits_present
+from gbr.data.files import atomic_write
+from gbr.data.npz import NpzFile
+from gbr.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from gbr.data.store import FeatureStore
     from gbr.ranker import Ranker
 
+HEADER: Final = "ID,TopConfigs"
+#: Configurations in the row of a tile kernel.
+TOP: Final = 5
+#: Rows of a complete submission.
+ROWS: Final = sum(OFFICIAL_TEST.values())
+#: How several models of a collection are averaged.
 MEANS: Final = ("rank", "minmax")
+
 _SPLIT: Final = "test"
-#: How the name of a row's file ends: in what it was made of.
-_PART: Final = re.compile(r"\.[0-9a-f]{16}$")
+_ORDER: Final = re.compile(r"-?[0-9]{1,18}(?:;-?[0-9]{1,18})*")
 
 FloatArray = NDArray[np.float64]
-
-
-@cli.command(
-    "gbr.submit",
-    epilog="\b\nExample: python -m gbr.submit --models runs/tile-xla runs/layout-xla-random --fill",
-)
-@cli.variadic(
-    "--models",
-    metavar="DIR...",
-    help="Run directories written by gbr train; several of one collection are combined; COLLECTION=DIR ranks another "
-    "collection than the model was trained on.",
-)
-@click.option("--out", type=cli.PATH, default=Path("submission.csv"), metavar="FILE", help="File to write.")
-@click.option(
-    "--mean",
-    type=click.Choice(MEANS),
-    default="rank",
-    help="How models of one collection are combined, per graph: mean rank, or mean of scores scaled to 0 ... 1.",
-)
-@click.option(
-    "--fill",
-    is_flag=True,
-    help="Give the test graphs of collections without a model the order of their files: Kaggle accepts only complete "
-    "submissions.",
-)
-@click.option("--check", type=cli.PATH, metavar="FILE", help="Check a submission instead of writing one.")
-@cli.data_option
-@cli.store_option
-@cli.jobs_option
-@cli.json_option
-def main(
-    *,
-    models: Sequence[str],
-    out: Path,
-    mean: str,
-    fill: bool,
-    check: Path | None,
-    data: Path,
-    store: Path,
-    jobs: int | None,
-    as_json: bool,
-) -> None:
-    """Write a submission to the Kaggle competition on TpuGraphs, or check one."""
-    if (check is None) == (not models):
-        raise UsageError("expected either --models, to write a submission, or --check FILE")
-    if check is not None:
-        _check(check, data, as_json=as_json)
-        return
-    told = submit(models, data, store, out, mean=mean, jobs=jobs, fill=fill)
-    if as_json:
-        cli.emit_json(told)
-    else:
-        rows = [[name, one["graphs"], one["models"], one["order"]] for name, one in told["collections"].items()]
-        cli.table(f"{out}: {told['rows']} rows", ["collection", "graphs", "models", "order"], rows)
-    for line in _warnings(told):
-        cli.note(line)
-
-
-@dataclass(frozen=True)
-class _Trained:
-    """A model as it was named, and the ranker in it."""
-
-    folder: Path
-    ranker: Ranker
-    identity: str
+#: Collection -> test graph -> number of configurations.
+TestSets = Mapping[str, Mapping[str, int]]
 
 
 def submit(
@@ -116,73 +60,70 @@ def submit(
 ) -> dict[str, Any]:
     """Write a submission for the test graphs of every collection that the models cover.
 
-    What is ranked is kept per graph in ``<out>.parts`` until the file is whole, so that the same call goes on where an
-    earlier one was interrupted.
+    Features that an interrupted call has built are in the store, so that the same call resumes.
 
     Parameters
     ----------
     models : sequence of str or path
-        Folders written by ``python -m gbr.train``, for the collection each was trained on; ``<collection>=<folder>``
-        names another one.  Several of one collection are taken together, one of them named twice counts twice.
+        Run directories of ``python -m gbr.train``, each for the collection it was trained on, or for another one as
+        ``<collection>=<directory>``.  Several for one collection are averaged.
     data, store_root : Path
     out : Path
-        Replaced whole or not at all.
+        Replaced atomically.
     mean : str
-        How several models are taken together, per graph: mean of ``rank`` (mean rank of equal scores) or of ``minmax``
-        (scores moved and scaled to 0 ... 1).
+        Average of several models, per graph: mean of ``rank`` (ties share their mean rank) or of ``minmax`` (scores
+        scaled to 0 ... 1).
     jobs : int, optional
-        Processes while building features, threads while predicting.
+        Processes for features, threads for predictions.
     fill : bool
-        Give the graphs of the collections without a model the order of their files.
+        Rank the graphs of collections without a model by their order in the file.
 
     Returns
     -------
     dict
-        ``out``, ``rows``, ``wanted`` (rows of a whole submission), ``collections``: name -> ``graphs`` (rows of
+        ``out``, ``rows``, ``wanted`` (rows of a complete submission), ``collections``: name -> ``graphs`` (rows of
         it), ``there`` (test graphs below ``data``), ``wanted`` (graphs it has in the competition), ``models``,
         ``order`` (``model``, ``file`` or ``missing``).
 
     Raises
     ------
     UsageError
-        For a model of no official collection, models of one collection for different hardware, or an ``out`` that
-        cannot be.
+        For a model of no official collection, models of one collection for different hardware, or an invalid ``out``.
     ModelError, DataError, StoreError
         As the models, the graph files and the store raise them.
     """
     if mean not in MEANS:
-        raise UsageError(f"--mean {mean}: want {' or '.join(MEANS)}")
+        raise UsageError(f"--mean: expected {' or '.join(MEANS)}, got {mean!r}")
     if out.is_dir():
-        raise UsageError(f"--out {out}: is a folder; name a file")
-    covering = _covering(models)
-    files = {name: graph_files(Subset(name), data, _SPLIT) for name in covering}
-    there = submission.graphs_there(data)
-    with exclusive_lock(_parts(out), GbrError, "gbr.submit"):
-        parts: list[Path] = []
-        told: dict[str, Any] = {}
-        for name, wanted in OFFICIAL_TEST.items():
-            order = "missing"
-            if name in covering:
-                parts += _ranked(Subset(name), covering[name], files[name], data, store_root, out, mean, jobs)
-                order = "model"
-            elif fill and name in there:
-                order = "file"
-            told[name] = {
-                "graphs": 0 if order == "missing" else len(there[name]),
-                "there": len(there.get(name, ())),
-                "wanted": wanted,
-                "models": len(covering.get(name, ())),
-                "order": order,
-            }
-        filled = {name: there[name] for name, one in told.items() if one["order"] == "file"}
-        _write(out, parts, filled, {name: there[name] for name, one in told.items() if one["graphs"]})
-        _clear(out)
-    rows = sum(one["graphs"] for one in told.values())
-    return {"out": str(out), "rows": rows, "wanted": submission.ROWS, "collections": told}
+        raise UsageError(f"--out {out}: is a directory; name a file")
+    covered = _load(models)
+    for name in covered:
+        graph_files(Subset(name), data, _SPLIT)  # missing graphs are reported before hours of work
+    sets = find_test_graphs(data)
+    rows: list[str] = []
+    collections: dict[str, Any] = {}
+    for name, n_published in OFFICIAL_TEST.items():
+        graphs, order = sets.get(name, {}), "missing"
+        if name in covered:
+            rows += _ranked(Subset(name), covered[name], data, store_root, mean, jobs)
+            order = "model"
+        elif fill and graphs:
+            rows += [row(Subset(name), stem, np.arange(count)) for stem, count in graphs.items()]
+            order = "file"
+        collections[name] = {
+            "graphs": 0 if order == "missing" else len(graphs),
+            "there": len(graphs),
+            "wanted": n_published,
+            "models": len(covered.get(name, ())),
+            "order": order,
+        }
+    with atomic_write(out) as temporary:
+        temporary.write_text("".join([f"{HEADER}\n", *rows]), encoding="utf-8", newline="")
+    return {"out": str(out), "rows": len(rows), "wanted": ROWS, "collections": collections}
 
 
 def combined(scores: Sequence[FloatArray], mean: str) -> FloatArray:
-    """Take the scores of several models of one graph together; the order of a single one stays as it is.
+    """Average the scores of several models of one graph.
 
     Parameters
     ----------
@@ -193,7 +134,7 @@ def combined(scores: Sequence[FloatArray], mean: str) -> FloatArray:
     Returns
     -------
     float64 (configurations,)
-        Lower is predicted faster.
+        Lower is predicted faster; a single model keeps its order.
     """
     from scipy.stats import rankdata
 
@@ -201,180 +142,296 @@ def combined(scores: Sequence[FloatArray], mean: str) -> FloatArray:
         spread = np.ptp(one)
         return (one - one.min()) / spread if spread else np.zeros_like(one)
 
-    normal = rankdata if mean == "rank" else scaled
-    return np.asarray(np.mean([normal(one) for one in scores], axis=0), np.float64)
+    normalize = rankdata if mean == "rank" else scaled
+    return np.asarray(np.mean([normalize(one) for one in scores], axis=0), np.float64)
 
 
-def _covering(models: Sequence[str | Path]) -> dict[str, list[_Trained]]:
-    """The models of each collection, loaded and held against the features of this version."""
+def _load(models: Sequence[str | Path]) -> dict[str, list[Ranker]]:
+    """The models of each collection, checked against the features of this version."""
     from gbr.data.build import schema_of
-    from gbr.models import io
     from gbr.ranker import Ranker
 
-    found: dict[str, list[_Trained]] = defaultdict(list)
+    found: dict[str, list[Ranker]] = defaultdict(list)
     for given in map(str, models):
         name, equals, rest = given.partition("=")
-        named = bool(equals) and name in OFFICIAL_TEST
-        folder = Path(rest if named else given)
+        explicit = bool(equals) and name in OFFICIAL_TEST
+        folder = Path(rest if explicit else given)
         ranker = Ranker.load(folder)
-        trained_on = getattr(ranker, "trained_on_", None) or {}
-        subset = Subset(name if named else str(trained_on.get("subset")))
+        trained_on = (getattr(ranker, "trained_on_", None) or {}).get("subset", "a plain table")
+        subset = Subset(name if explicit else trained_on)
         if subset.name not in OFFICIAL_TEST:
             raise UsageError(
-                f"--models {given}: was trained on {trained_on.get('subset', 'a plain table')}, which is no collection "
-                f"of the competition; name one that it is to rank: --models tile:xla={folder}"
+                f"--models {given}: trained on {trained_on}, which is not a collection of the competition; name the "
+                f"collection to rank: --models tile:xla={folder}"
             )
         ranker._columns_in(schema_of(subset.kind), f"{subset.name}, {folder}")
-        trained = _Trained(folder, ranker, io.read_manifest(folder)["model"]["sha256"])
-        first = found[subset.name][0] if found[subset.name] else trained
-        if ranker._hardware(str(folder)) != first.ranker._hardware(str(first.folder)):
-            raise UsageError(
-                f"--models: {first.folder} and {folder} rank {subset.name} for different hardware; take models of one"
-            )
-        found[subset.name].append(trained)
+        others = found[subset.name]
+        if others and ranker._hardware(str(folder)) != others[0]._hardware(subset.name):
+            raise UsageError(f"--models: {folder} ranks {subset.name} for other hardware than the models before it")
+        others.append(ranker)
     return found
 
 
 def _ranked(
-    subset: Subset,
-    models: Sequence[_Trained],
-    files: Sequence[Path],
-    data: Path,
-    store_root: Path,
-    out: Path,
-    mean: str,
-    jobs: int | None,
-) -> list[Path]:
-    """Rank every test graph of a collection; returns the files of their rows, in the order of the graphs."""
+    subset: Subset, models: Sequence[Ranker], data: Path, store_root: Path, mean: str, jobs: int | None
+) -> Iterator[str]:
+    """The rows of all test graphs of a collection."""
     from gbr.evaluation import scoring
 
-    parts = [_part(subset, models, path, out, mean) for path in files]
-    todo = [(path, part) for path, part in zip(files, parts, strict=True) if not part.is_file()]
-    if not todo:
-        return parts
     for model in models:
-        model.ranker.set_params(n_jobs=jobs)
-    hardware = models[0].ranker._hardware(str(models[0].folder))
-    store, _ = scoring.ready_store(subset, data, store_root, (_SPLIT,), jobs, hardware)
-    with cli.progress(len(todo), f"ranking {subset.name}") as advance:
-        for path, part in todo:
-            order = np.argsort(combined(_scores(models, store, path.stem), mean), kind="stable")
-            with atomic_write(part) as unfinished:
-                unfinished.write_text(submission.row(subset, path.stem, order), encoding="utf-8")
+        model.set_params(n_jobs=jobs)
+    store, _ = scoring.ready_store(subset, data, store_root, (_SPLIT,), jobs, models[0]._hardware(subset.name))
+    columns = list(dict.fromkeys(str(name) for model in models for name in model.feature_names_in_))
+    files = graph_files(subset, data, _SPLIT)
+    with cli.progress(len(files), f"ranking {subset.name}") as advance:
+        for path in files:
+            group = store.load(_SPLIT, [path.stem], columns)
+            index = {name: number for number, name in enumerate(group.columns)}
+            scores = []
+            for model in models:
+                names = tuple(map(str, model.feature_names_in_))
+                X = group.X if names == group.columns else group.X[:, [index[name] for name in names]]
+                scores.append(model._predict(X))
+            yield row(subset, path.stem, np.argsort(combined(scores, mean), kind="stable"))
             advance(1)
-    return parts
 
 
-def _scores(models: Sequence[_Trained], store: FeatureStore, stem: str) -> list[FloatArray]:
-    columns = list(dict.fromkeys(str(name) for model in models for name in model.ranker.feature_names_in_))
-    slate = store.load(_SPLIT, [stem], columns)
-    place = {name: number for number, name in enumerate(slate.columns)}
-    found = []
-    for model in models:
-        own = tuple(map(str, model.ranker.feature_names_in_))
-        X = slate.X if own == slate.columns else slate.X[:, [place[name] for name in own]]
-        found.append(model.ranker._predict(X))
+def row(subset: Subset, stem: str, order: NDArray[np.int64]) -> str:
+    """One row, with its end of line."""
+    kept = order[:TOP] if subset.kind == "tile" else order
+    return f"{subset.id(stem)},{';'.join(map(str, kept.tolist()))}\n"
+
+
+def find_test_graphs(data: Path) -> dict[str, dict[str, int]]:
+    """The official test graphs below ``data``, and the number of configurations of each, from the headers of the files.
+
+    Raises
+    ------
+    DataError
+        When a file is damaged or not a graph.
+    """
+    found: dict[str, dict[str, int]] = {}
+    for name in OFFICIAL_TEST:
+        subset = Subset(name)
+        if _SPLIT not in splits_present(subset, data):
+            continue
+        key = "config_feat" if subset.kind == "tile" else "node_config_feat"
+        found[name] = {}
+        for path in graph_files(subset, data, _SPLIT):
+            file = NpzFile(path)
+            if key not in file.keys:
+                raise DataError(f"{path}: has no {key}; download the graph again")
+            found[name][path.stem] = file.member(key).shape[0]
     return found
 
 
-def _part(subset: Subset, models: Sequence[_Trained], path: Path, out: Path, mean: str) -> Path:
-    """Where the row of a graph is kept: another file for other models, another mean or another graph."""
-    from gbr.data.build import schema_of
-    from gbr.data.npz import NpzFile
+@dataclass
+class Report:
+    """What :func:`check` found in a submission.
 
-    made_of = [
-        schema_of(subset.kind).hash,
-        NpzFile(path).fingerprint,
-        mean if len(models) > 1 else "",
-        *(model.identity for model in models),
-    ]
-    digest = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
-    return _parts(out) / _folder(subset.name) / f"{path.stem}.{digest}"
+    Parameters
+    ----------
+    rows : int
+        Rows below the header.
+    faults : list of str
+        The first of them, with their lines.
+    n_faults : int
+        Number of all faults.
+    unchecked : dict
+        Collection -> rows of graphs that are not below the data root, so that only their format was checked.
+    complete : bool
+        Whether all test graphs of the competition are below the data root.
+    """
 
-
-def _parts(out: Path) -> Path:
-    return out.with_name(f"{out.name}.parts")
-
-
-def _folder(name: str) -> str:
-    return name.replace(":", "-")
-
-
-def _write(out: Path, parts: Sequence[Path], filled: submission.TestSets, covered: submission.TestSets) -> None:
-    remove_partial_files(out.parent, escape(out.name))
-    with atomic_write(out) as unfinished:
-        with unfinished.open("w", encoding="utf-8", newline="") as file:
-            file.write(f"{submission.HEADER}\n")
-            for part in parts:
-                file.write(part.read_text(encoding="utf-8"))
-            file.writelines(_filled(filled))
-        if faults := submission.check(unfinished, covered, most=1).faults:
-            raise GbrError(f"{out}: not written: {faults[0]}; remove {_parts(out)} and try again")
+    rows: int = 0
+    faults: list[str] = field(default_factory=list)
+    n_faults: int = 0
+    unchecked: dict[str, int] = field(default_factory=dict)
+    complete: bool = False
 
 
-def _filled(sets: submission.TestSets) -> Iterator[str]:
-    for name, graphs in sets.items():
-        for stem, count in graphs.items():
-            yield submission.row(Subset(name), stem, np.arange(count))
+def check(path: Path, sets: TestSets, most: int = 20) -> Report:
+    """Find everything that is wrong with a submission, in one pass over its rows.
+
+    Parameters
+    ----------
+    path : Path
+    sets : mapping
+        As :func:`find_test_graphs`.  Of other graphs only the format of the row is checked, unless their collection is
+        complete.
+    most : int
+        Faults to list; the others are counted.
+
+    Raises
+    ------
+    DataError
+        When the file cannot be read.
+    """
+    report = Report(complete=all(len(sets.get(name, ())) == count for name, count in OFFICIAL_TEST.items()))
+    csv.field_size_limit(sys.maxsize)  # rows have up to 100,040 indices
+    try:
+        with path.open(encoding="utf-8", errors="backslashreplace", newline="") as file:
+            faults = _faults(csv.reader(file, strict=True), sets, report)
+            report.faults = list(islice(faults, most))
+            report.n_faults = len(report.faults) + sum(1 for _ in faults)
+    except OSError as fault:
+        raise DataError(f"{path}: cannot be read ({fault.strerror or fault}); name a submission") from fault
+    return report
 
 
-def _clear(out: Path) -> None:
-    """Remove the parts of a file that is whole, also those of other models that were never finished."""
-    top = _parts(out)
-    for folder in [*(top.joinpath(_folder(name)) for name in OFFICIAL_TEST), top]:
-        remove_partial_files(folder)
-        with suppress(OSError):
-            for path in folder.iterdir():
-                if _PART.search(path.name) or path.name == LOCK:
-                    path.unlink()
-            folder.rmdir()
+def _faults(reader: Any, sets: TestSets, report: Report) -> Iterator[str]:
+    """Faults of all records; counts ``rows`` and ``unchecked`` of the report."""
+    line_of: dict[str, int] = {}
+    try:
+        header: list[str] = next(reader, [])
+        if header != HEADER.split(","):
+            yield f"line 1: expected the header {HEADER}, got {_short(','.join(header))}"
+        for cells in reader:
+            report.rows += 1
+            for fault in _row_faults(reader.line_num, cells, sets, report, line_of):
+                yield f"line {reader.line_num}: {fault}"
+    except csv.Error as fault:
+        yield f"line {reader.line_num}: not CSV ({fault})"
+    for subset, graphs in sets.items():
+        missing = [stem for stem in graphs if f"{subset}:{stem}" not in line_of]
+        if missing:
+            yield f"{subset}: {len(missing)} of {len(graphs)} IDs are missing (first: {subset}:{missing[0]})"
 
 
-def _warnings(told: Mapping[str, Any]) -> Iterator[str]:
-    """What keeps a submission from being whole or worth its rows."""
-    by_order: dict[str, list[str]] = defaultdict(list)
-    for name, one in told["collections"].items():
-        by_order[one["order"]].append(name)
-        if one["order"] != "missing" and one["graphs"] != one["wanted"]:
-            yield f"WARNING: {name}: {one['graphs']} of its {one['wanted']} test graphs are there"
-    if by_order["file"]:
-        yield (
-            f"WARNING: {', '.join(by_order['file'])}: no model; the rows hold the order of the files, which ranks "
-            "nothing"
-        )
-    known = [name for name in by_order["missing"] if told["collections"][name]["there"]]
-    if known:
-        yield f"WARNING: no rows for {', '.join(known)}; name models of them, or take --fill"
-    absent = [name for name in by_order["missing"] if name not in known]
-    if absent:
-        yield (
-            f"WARNING: no rows for {', '.join(absent)}, whose test graphs are not there; fetch them: "
-            f"python -m gbr.download {' '.join(absent)} --split test"
-        )
-    if told["rows"] != told["wanted"]:
-        yield f"WARNING: {told['rows']} of {told['wanted']} rows; Kaggle refuses a submission that is not whole"
+def _row_faults(line: int, cells: list[str], sets: TestSets, report: Report, line_of: dict[str, int]) -> Iterator[str]:
+    if len(cells) != 2:
+        yield f"expected 2 columns ({HEADER}), got {len(cells)}"
+        return
+    name, text = cells
+    subset, _, stem = name.rpartition(":")
+    graphs = sets.get(subset, {})
+    count = graphs.get(stem)
+    if subset not in OFFICIAL_TEST or not stem or (count is None and len(graphs) == OFFICIAL_TEST[subset]):
+        yield f"unknown ID {_short(name)}; expected <collection>:<test graph>, of {', '.join(OFFICIAL_TEST)}"
+        return
+    if name in line_of:
+        yield f"{_short(name)} repeats the ID of line {line_of[name]}"
+    line_of.setdefault(name, line)
+    if count is None:
+        report.unchecked[subset] = report.unchecked.get(subset, 0) + 1
+    for fault in _order_faults(text, subset.split(":", 1)[0], count):
+        yield f"{_short(name)}: {fault}"
 
 
-def _check(path: Path, data: Path, *, as_json: bool) -> None:
-    report = submission.check(path, submission.graphs_there(data))
+def _order_faults(text: str, kind: str, count: int | None) -> Iterator[str]:
+    """What is wrong with the indices of a graph of ``count`` configurations, None where the number is unknown."""
+    if not _ORDER.fullmatch(text):
+        wrong = next((token for token in text.split(";") if not _ORDER.fullmatch(token)), text)
+        yield f"{_short(wrong)} is not a configuration index; expected integers joined by ;"
+        return
+    order = np.array(text.split(";"), np.int64)
+    if count is None and kind == "layout":
+        count = len(order)  # a complete order of n configurations has the indices 0 to n - 1, whatever n is
+    outside = order[(order < 0) | (order >= (np.iinfo(np.int64).max if count is None else count))]
+    if len(outside):
+        allowed = "0 or more" if count is None else f"0 to {count - 1}"
+        yield f"index {outside[0]} is out of range; expected {allowed} ({len(outside)} such indices)"
+    values, counts = np.unique(order, return_counts=True)
+    if len(values) < len(order):
+        yield f"index {values[counts > 1][0]} occurs more than once ({len(order) - len(values)} duplicates)"
+    expected = count if kind == "layout" else TOP if count is None else min(TOP, count)
+    if len(order) > (expected or 0) or (count is not None and len(order) < (expected or 0)):
+        yield f"expected {'all' if kind == 'layout' else 'the best'} {expected} indices, got {len(order)}"
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 80 else f"{text[:77]}...")
+
+
+@cli.command(
+    "gbr.submit",
+    epilog="\b\nExample: python -m gbr.submit --models runs/tile-xla runs/layout-xla-random --fill",
+)
+@cli.variadic(
+    "--models",
+    metavar="DIR...",
+    help="Run directories written by gbr train; several of one collection are averaged; COLLECTION=DIR ranks another "
+    "collection than the model was trained on.",
+)
+@click.option("--out", type=cli.PATH, default=Path("submission.csv"), metavar="FILE", help="File to write.")
+@click.option(
+    "--mean",
+    type=click.Choice(MEANS),
+    default="rank",
+    help="Average of models of one collection, per graph: mean rank, or mean of scores scaled to 0 ... 1.",
+)
+@click.option(
+    "--fill",
+    is_flag=True,
+    help="Give the test graphs of collections without a model the order of their files: Kaggle accepts only complete "
+    "submissions.",
+)
+@click.option("--check", "check_file", type=cli.PATH, metavar="FILE", help="Check a submission instead of writing one.")
+@cli.data_option
+@cli.store_option
+@cli.jobs_option
+@cli.json_option
+def main(
+    *,
+    models: Sequence[str],
+    out: Path,
+    mean: str,
+    fill: bool,
+    check_file: Path | None,
+    data: Path,
+    store: Path,
+    jobs: int | None,
+    as_json: bool,
+) -> None:
+    """Write a submission to the Kaggle competition on TpuGraphs, or check one."""
+    if (check_file is None) == (not models):
+        raise UsageError("expected either --models, to write a submission, or --check FILE")
+    if check_file is not None:
+        _show_check(check_file, data, as_json=as_json)
+        return
+    found = submit(models, data, store, out, mean=mean, jobs=jobs, fill=fill)
     if as_json:
-        cli.emit_json({"file": str(path), "wanted": submission.ROWS, **asdict(report)})
+        cli.emit_json(found)
+    else:
+        rows = [[name, one["graphs"], one["models"], one["order"]] for name, one in found["collections"].items()]
+        cli.table(f"{out}: {found['rows']} rows", ["collection", "graphs", "models", "order"], rows)
+    for warning in _warnings(found):
+        cli.note(f"WARNING: {warning}")
+
+
+def _warnings(found: Mapping[str, Any]) -> Iterator[str]:
+    """Why a submission is incomplete or not worth submitting."""
+    for name, one in found["collections"].items():
+        if one["order"] == "file":
+            yield f"{name}: no model; its rows hold the order of the files, which ranks nothing"
+        elif one["order"] == "missing" and one["there"]:
+            yield f"{name}: no rows; name a model of it, or use --fill"
+        elif one["order"] == "missing":
+            yield f"{name}: no rows and no test graphs: python -m gbr.download {name} --split test"
+        if one["order"] != "missing" and one["graphs"] != one["wanted"]:
+            yield f"{name}: {one['graphs']} of its {one['wanted']} test graphs found"
+    if found["rows"] != found["wanted"]:
+        yield f"{found['rows']} of {found['wanted']} rows; Kaggle refuses an incomplete submission"
+
+
+def _show_check(path: Path, data: Path, *, as_json: bool) -> None:
+    report = check(path, find_test_graphs(data))
+    if as_json:
+        cli.emit_json({"file": str(path), "wanted": ROWS, **asdict(report)})
     else:
         for fault in report.faults:
             print(fault)
-        if more := report.n_faults - len(report.faults):
-            print(f"and {more} more")
+        if report.n_faults > len(report.faults):
+            print(f"and {report.n_faults - len(report.faults)} more")
     for name, rows in report.unchecked.items():
-        cli.note(f"{name}: {rows} rows were checked for their form alone: their test graphs are not below {data}")
+        cli.note(f"{name}: {rows} rows were checked for their format only: their test graphs are not below {data}")
     if report.n_faults:
-        raise DataError(f"{path}: {report.n_faults} faults in {report.rows} rows; mend them, or write it anew")
-    if report.rows != submission.ROWS:
-        cli.note(
-            f"WARNING: {path}: {report.rows} rows; Kaggle wants {submission.ROWS} and refuses one that is not whole"
-        )
+        raise DataError(f"{path}: {report.n_faults} faults in {report.rows} rows; correct them, or write it again")
+    if report.rows != ROWS:
+        cli.note(f"WARNING: {path}: {report.rows} of {ROWS} rows; Kaggle refuses an incomplete submission")
     elif not as_json:
-        known = "held against its graph" if report.complete else "well-formed"
-        print(f"{path}: {report.rows} rows, every one {known}: fit to be submitted")
+        checked = "checked against its graph" if report.complete else "well-formed"
+        print(f"{path}: {report.rows} rows, every one {checked}: ready to be submitted")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A server of files on this machine that can be told to misbehave, and archives for it to serve."""
+"""A local file server that can be made to misbehave, and archives for it to serve."""
 
 from __future__ import annotations
 
@@ -21,41 +21,35 @@ from unittest.mock import patch
 
 @dataclass
 class Mirror:
-    """What it serves, how, and what it was asked."""
+    """What it serves, how, and the requests it received."""
 
     files: dict[str, bytes] = field(default_factory=dict)
-    #: Answers of the next GET requests: a status that is no success, or after how many bytes the connection drops.
+    #: Status codes of the next GET requests.
     status: list[int] = field(default_factory=list)
+    #: Bytes after which the connections of the next GET requests drop.
     drop: list[int] = field(default_factory=list)
     ranges: bool = True
-    #: Honour a range whatever If-Range says.
-    careless: bool = False
-    #: Where an answer to a range begins, off what was asked.
+    #: Honour a range whatever If-Range says, beginning so many bytes off.
+    ignore_validator: bool = False
     shift: int = 0
     validators: tuple[str, ...] = ("ETag", "Last-Modified")
-    weak: bool = False
-    #: What Content-Length says too much; None leaves it out.
+    #: Added to Content-Length; None omits it.
     surplus: int | None = 0
     head_status: int = 200
-    #: HEAD requests that get no answer before one does.
-    head_drops: int = 0
     headers: dict[str, str] = field(default_factory=dict)
-    #: Seconds before each piece of 16 kB.
+    #: Seconds before each piece of 16 KiB.
     pause: float = 0.0
-    asked: list[tuple[str, str, Message]] = field(default_factory=list)
+    requests: list[tuple[str, str, Message]] = field(default_factory=list)
     url: str = ""
 
-    def gets(self, name: str | None = None) -> list[Message]:
+    def gets(self) -> list[Message]:
         """Headers of the GET requests so far."""
-        return [headers for method, path, headers in self.asked if method == "GET" and name in (None, path[1:])]
+        return [headers for method, _, headers in self.requests if method == "GET"]
 
-    def said(self, body: bytes) -> dict[str, str]:
+    def validators_of(self, body: bytes) -> dict[str, str]:
         digest = sha256(body).hexdigest()[:16]
         day = int(digest, 16) % 28 + 1
-        values = {
-            "ETag": f'{"W/" if self.weak else ""}"{digest}"',
-            "Last-Modified": f"Sun, {day:02} Jan 2023 00:00:00 GMT",
-        }
+        values = {"ETag": f'"{digest}"', "Last-Modified": f"Sun, {day:02} Jan 2023 00:00:00 GMT"}
         return {name: values[name] for name in self.validators}
 
 
@@ -66,56 +60,46 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_HEAD(self) -> None:
-        self._answer(body_too=False)
+        self.mirror.requests.append(("HEAD", self.path, self.headers))
+        self._answer(self.mirror.head_status)
 
     def do_GET(self) -> None:
-        self._answer(body_too=True)
+        self.mirror.requests.append(("GET", self.path, self.headers))
+        self._answer(self.mirror.status.pop(0) if self.mirror.status else 200)
 
-    def _answer(self, *, body_too: bool) -> None:
-        mirror = self.mirror
-        mirror.asked.append((self.command, self.path, self.headers))
-        if not body_too and mirror.head_drops:
-            mirror.head_drops -= 1
-            self.close_connection = True
-            return
-        body = mirror.files.get(self.path[1:])
-        status = mirror.status.pop(0) if body_too and mirror.status else 200
-        if not body_too and mirror.head_status != 200:
-            status = mirror.head_status
+    def _answer(self, status: int) -> None:
+        mirror, body = self.mirror, self.mirror.files.get(self.path[1:])
         if status != 200 or body is None:
-            self.send_response(status if status != 200 else 404)
-            for name, value in mirror.headers.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+            self._begin(status if status != 200 else 404, mirror.headers | {"Content-Length": "0"})
             return
-        said = mirror.said(body)
-        first = self._first(said)
+        headers = mirror.validators_of(body) | mirror.headers
+        first = self._first_byte(headers)
         if first is not None and first >= len(body):
-            self.send_response(416)
-            self.send_header("Content-Range", f"bytes */{len(body)}")
-            self.end_headers()
+            self._begin(416, {"Content-Range": f"bytes */{len(body)}"})
             return
-        self.send_response(200 if first is None else 206)
         if first is not None:
-            first = max(0, first + mirror.shift)
-            self.send_header("Content-Range", f"bytes {first}-{len(body) - 1}/{len(body)}")
+            first += mirror.shift
+            headers["Content-Range"] = f"bytes {first}-{len(body) - 1}/{len(body)}"
         rest = body[first or 0 :]
         if mirror.surplus is not None:
-            self.send_header("Content-Length", str(len(rest) + mirror.surplus))
-        for name, value in (said | mirror.headers).items():
-            self.send_header(name, value)
-        self.end_headers()
-        if body_too:
+            headers["Content-Length"] = str(len(rest) + mirror.surplus)
+        self._begin(200 if first is None else 206, headers)
+        if self.command == "GET":
             self._send(rest)
 
-    def _first(self, said: Mapping[str, str]) -> int | None:
-        wanted = self.headers.get("Range")
-        if not wanted or not self.mirror.ranges:
+    def _begin(self, status: int, headers: Mapping[str, str]) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def _first_byte(self, headers: Mapping[str, str]) -> int | None:
+        requested = self.headers.get("Range")
+        if not requested or not self.mirror.ranges:
             return None
-        if not self.mirror.careless and self.headers.get("If-Range") not in said.values():
+        if not self.mirror.ignore_validator and self.headers.get("If-Range") not in headers.values():
             return None
-        return int(wanted.removeprefix("bytes=").removesuffix("-"))
+        return int(requested.removeprefix("bytes=").removesuffix("-"))
 
     def _send(self, rest: bytes) -> None:
         if self.mirror.drop:
@@ -132,31 +116,29 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(files: Mapping[str, bytes]) -> Iterator[Mirror]:
-    """Serve ``files`` on a port of this machine."""
+    """Serve ``files`` on a local port."""
     mirror = Mirror(dict(files))
     handler = type("Handler", (_Handler,), {"mirror": mirror})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    # Whatever proxy the environment names, it is not for this machine.
-    direct = patch.dict(os.environ, {"no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1"})
-    direct.start()
     mirror.url = f"http://127.0.0.1:{server.server_port}"
     try:
-        yield mirror
+        # A proxy in the environment must not be used for this machine.
+        with patch.dict(os.environ, {"no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1"}):
+            yield mirror
     finally:
-        direct.stop()
         server.shutdown()
         thread.join()
         server.server_close()
 
 
 def npz(size: int, seed: int = 0) -> bytes:
-    """A zip archive with one member of about ``size`` bytes, which is all that unpacking looks at."""
+    """An ``.npz`` with one member of about ``size`` bytes, which is all that unpacking reads."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
-        archive.writestr(zipfile.ZipInfo("node_feat.npy"), bytes((seed + place) % 251 for place in range(size)))
+        archive.writestr(zipfile.ZipInfo("node_feat.npy"), bytes((seed + index) % 251 for index in range(size)))
     return stream.getvalue()
 
 
@@ -181,5 +163,5 @@ def zipped(members: Mapping[str, bytes], compression: int = zipfile.ZIP_DEFLATED
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """All files below a folder."""
+    """All files below a folder, by relative path."""
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

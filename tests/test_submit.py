@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -7,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.stats import rankdata
 
-from gbr import Ranker
-from gbr import submit as command
-from gbr.data.collection import OFFICIAL_TEST
-from gbr.errors import DataError, GbrError, ModelError, UsageError
+from gbr import Ranker, submit
+from gbr.data.collection import OFFICIAL_TEST, Subset
+from gbr.errors import DataError, ModelError, UsageError
 from tests.collection import trained, write_collection
 from tests.made import collection
 
@@ -48,15 +50,15 @@ def rows_of(path: Path) -> dict[str, list[int]]:
 
 def test_rows_are_the_orders_of_the_models(root: Path, tmp_path: Path) -> None:
     out = tmp_path / "s.csv"
-    told = command.submit([root / "first", root / "layout"], root, root / "store", out, jobs=1)
+    found = submit.submit([root / "first", root / "layout"], root, root / "store", out, jobs=1)
     rows = rows_of(out)
-    assert len(rows) == told["rows"] == 5
+    assert len(rows) == found["rows"] == 5
     assert list(rows) == sorted(rows, key=lambda name: (list(OFFICIAL_TEST).index(name.rpartition(":")[0]), name))
     for name, order in rows.items():
         tile = name.startswith("tile")
-        wanted = Ranker.load(root / ("first" if tile else "layout")).rank(graph(root, name)).tolist()
-        assert order == (wanted[:5] if tile else wanted)
-    assert {name: one["order"] for name, one in told["collections"].items()} == {
+        expected = Ranker.load(root / ("first" if tile else "layout")).rank(graph(root, name)).tolist()
+        assert order == (expected[:5] if tile else expected)
+    assert {name: one["order"] for name, one in found["collections"].items()} == {
         "tile:xla": "model",
         "layout:xla:default": "missing",
         "layout:xla:random": "model",
@@ -67,10 +69,10 @@ def test_rows_are_the_orders_of_the_models(root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mean", ["rank", "minmax"])
-def test_models_of_one_collection_are_taken_together(root: Path, tmp_path: Path, mean: str) -> None:
+def test_models_of_one_collection_are_averaged(root: Path, tmp_path: Path, mean: str) -> None:
     out = tmp_path / "s.csv"
     models = [root / "first", root / "second", root / "second"]
-    command.submit(models, root, root / "store", out, mean=mean, jobs=1)
+    submit.submit(models, root, root / "store", out, mean=mean, jobs=1)
     for name, order in rows_of(out).items():
         total = np.zeros(30)
         for model in models:
@@ -79,167 +81,96 @@ def test_models_of_one_collection_are_taken_together(root: Path, tmp_path: Path,
         assert order == sorted(range(30), key=lambda row: (total[row] / 3, row))[:5]
 
 
-def test_a_mean_of_one_keeps_its_order_and_equal_scores_are_no_division_by_zero() -> None:
+def test_averages_of_one_model_and_of_ties_keep_the_order() -> None:
     scores = np.random.default_rng(0).integers(0, 5, 40).astype(float)
-    for mean in command.MEANS:
-        one = command.combined([scores], mean)
+    for mean in submit.MEANS:
+        one = submit.combined([scores], mean)
         assert np.argsort(one, kind="stable").tolist() == np.argsort(scores, kind="stable").tolist()
-        both = command.combined([scores, np.full(40, 3.0)], mean)
+        both = submit.combined([scores, np.full(40, 3.0)], mean)
         assert np.argsort(both, kind="stable").tolist() == np.argsort(scores, kind="stable").tolist()
 
 
 def test_a_model_may_rank_another_collection_of_its_kind(root: Path, tmp_path: Path) -> None:
     out = tmp_path / "s.csv"
-    command.submit([f"layout:nlp:default={root / 'layout'}"], root, root / "store", out, jobs=1)
+    submit.submit([f"layout:nlp:default={root / 'layout'}"], root, root / "store", out, jobs=1)
     rows = rows_of(out)
     assert rows.keys() == {"layout:nlp:default:test_0", "layout:nlp:default:test_1"}
     for name, order in rows.items():
         assert order == Ranker.load(root / "layout").rank(graph(root, name)).tolist()
 
 
-def test_an_interrupted_submission_goes_on_per_graph(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out, whole = tmp_path / "s.csv", tmp_path / "whole.csv"
-    arguments = ([root / "first", root / "layout"], root, root / "store")
-    command.submit(*arguments, whole, jobs=1)
-    ranked: list[str] = []
-    scores = command._scores
-
-    def stopping(models: object, store: object, stem: str) -> list[np.ndarray]:
-        if len(ranked) == 2:
-            raise KeyboardInterrupt
-        ranked.append(stem)
-        return scores(models, store, stem)  # type: ignore[arg-type]
-
-    with monkeypatch.context() as patch:
-        patch.setattr(command, "_scores", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            command.submit(*arguments, out, jobs=1)
-    assert not out.exists()
-    assert len(list((tmp_path / "s.csv.parts").rglob("matmul*"))) == 2
-
-    def counting(models: object, store: object, stem: str) -> list[np.ndarray]:
-        ranked.append(stem)
-        return scores(models, store, stem)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(command, "_scores", counting)
-    command.submit(*arguments, out, jobs=1)
-    assert len(ranked) == 5
-    assert out.read_bytes() == whole.read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["s.csv", "whole.csv"]
-
-
-def test_what_is_kept_is_of_these_models_and_these_graphs(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "s.csv"
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(command, "_write", stop)
-        with pytest.raises(KeyboardInterrupt):
-            command.submit([root / "first"], root, root / "store", out, jobs=1)
-    command.submit([root / "second"], root, root / "store", out, jobs=1)
-    for name, order in rows_of(out).items():
-        assert order == Ranker.load(root / "second").rank(graph(root, name)).tolist()[:5]
-    assert list(tmp_path.iterdir()) == [out]
-
-
 def test_filled_rows_hold_the_order_of_the_files(root: Path, tmp_path: Path, capsys: Capture) -> None:
     out = tmp_path / "s.csv"
     line = ["--models", root / "layout", "--data", root, "--store", root / "store", "--out", out, "--jobs", 1]
-    assert command.main([*map(str, line), "--fill"]) == 0
+    assert submit.main([*map(str, line), "--fill"]) == 0
     rows = rows_of(out)
     assert len(rows) == sum(COUNTS.values())
     assert rows["tile:xla:matmul_4"] == [0, 1, 2, 3, 4]
     assert rows["layout:nlp:default:test_1"] == [0, 1, 2, 3, 4, 5]
-    assert rows["layout:xla:random:test_0"] != [0, 1, 2, 3, 4]
-    told = capsys.readouterr()
-    assert "tile:xla, layout:nlp:default: no model; the rows hold the order of the files" in told.err
-    assert "no rows for layout:xla:default, layout:nlp:random, whose test graphs are not there; fetch" in told.err
-    assert "name models of them" not in told.err
-    assert "tile:xla: 3 of its 844 test graphs are there" in told.err
-    assert "WARNING: 7 of 894 rows; Kaggle refuses" in told.err
-    assert max(map(len, told.out.splitlines()[1:])) <= 80
-
-    assert command.main(["--check", str(out), "--data", str(root)]) == 0
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert "7 rows; Kaggle wants 894" in told.err
-
-    assert command.main([*map(str, line)]) == 0
-    assert "no rows for tile:xla, layout:nlp:default; name models of them, or take --fill" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    for warning in (
+        "tile:xla: no model; its rows hold the order of the files",
+        "layout:xla:default: no rows and no test graphs: python -m gbr.download layout:xla:default --split test",
+        "tile:xla: 3 of its 844 test graphs found",
+        "7 of 894 rows; Kaggle refuses",
+    ):
+        assert f"WARNING: {warning}" in printed.err
+    assert max(map(len, printed.out.splitlines()[1:])) <= 80
+    assert submit.main(["--check", str(out), "--data", str(root)]) == 0
+    assert "7 of 894 rows; Kaggle refuses" in capsys.readouterr().err
+    assert submit.main([*map(str, line)]) == 0
+    assert "tile:xla: no rows; name a model of it, or use --fill" in capsys.readouterr().err
 
 
-def test_a_faulty_submission_is_exit_1_with_every_fault(root: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_faults_are_listed_and_exit_1(root: Path, tmp_path: Path, capsys: Capture) -> None:
     path = tmp_path / "s.csv"
     path.write_text("ID,TopConfigs\n" + "nothing,1\n" * 30)
     line = ["--check", str(path), "--data", str(root)]
-    assert command.main(line) == 1
-    told = capsys.readouterr()
-    assert len(told.out.splitlines()) == 21
-    assert told.out.splitlines()[-1] == "and 13 more"
-    assert f"{path}: 33 faults in 30 rows" in told.err
-    assert command.main([*line, "--json"]) == 1
+    assert submit.main(line) == 1
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == 21
+    assert printed.out.splitlines()[-1] == "and 13 more"
+    assert f"{path}: 33 faults in 30 rows" in printed.err
+    assert submit.main([*line, "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
-    assert found["n_faults"] == 33
-    assert len(found["faults"]) == 20
-    assert found["wanted"] == 894
-
-
-def test_a_whole_submission_is_fit_to_be_submitted(tmp_path: Path, capsys: Capture) -> None:
-    path = tmp_path / "s.csv"
-    rows = [f"{name}:g{number},1;0" for name, count in OFFICIAL_TEST.items() for number in range(count)]
-    path.write_text("\n".join(["ID,TopConfigs", *rows]))
-    assert command.main(["--check", str(path), "--data", str(tmp_path)]) == 0
-    told = capsys.readouterr()
-    assert "894 rows, every one well-formed: fit to be submitted" in told.out
-    assert "layout:nlp:random: 17 rows were checked for their form alone" in told.err
+    assert (found["n_faults"], len(found["faults"]), found["wanted"]) == (33, 20, 894)
 
 
 def test_real_test_graphs(root: Path, shared_data: Path, tmp_path: Path) -> None:
-    """Models of made collections on files of TpuGraphs, from features to a file without a fault."""
     data = tmp_path / "data"
     for name in ("tile/xla", "layout/nlp/random"):
         shutil.copytree(shared_data / "npz" / name / "test", data / "npz" / name / "test")
     out = tmp_path / "s.csv"
     models = [str(root / "first"), f"layout:nlp:random={root / 'layout'}"]
-    told = command.submit(models, data, tmp_path / "store", out, jobs=1)
-    assert told["rows"] == 3
+    submit.submit(models, data, tmp_path / "store", out, jobs=1)
+    sets = submit.find_test_graphs(data)
+    assert sum(map(len, sets.values())) == len(rows_of(out)) == 3
+    assert [fault for fault in submit.check(out, sets).faults if "IDs are missing" not in fault] == []
     for name, order in rows_of(out).items():
         with np.load(graph(data, name)) as arrays:
             count = len(arrays["config_runtime"])
         assert sorted(order) == list(range(count)) if name.startswith("layout") else len(order) == min(5, count)
 
 
-def test_models_that_cannot_rank_a_collection_are_refused(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def submit(*models: object, data: Path = root) -> None:
-        command.submit([*map(str, models)], data, root / "store", tmp_path / "s.csv", jobs=1)
+def test_models_that_cannot_rank_a_collection_are_refused(root: Path, tmp_path: Path) -> None:
+    def write(*models: object, data: Path = root, **options: Any) -> None:
+        submit.submit([*map(str, models)], data, root / "store", tmp_path / "s.csv", jobs=1, **options)
 
-    other = write_collection(tmp_path / "other", {"train": 2})
-    run = trained(other, backend="lightgbm", objective="l2")
-    with pytest.raises(UsageError, match="was trained on tile:cpu, which is no collection of the competition; name"):
-        submit(run)
-    with pytest.raises(UsageError, match="rank tile:xla for different hardware"):
-        submit(root / "first", f"tile:xla={run}")
+    run = trained(write_collection(tmp_path / "other", {"train": 2}), backend="lightgbm", objective="l2")
+    with pytest.raises(UsageError, match="trained on tile:cpu, which is not a collection of the competition; name"):
+        write(run)
+    with pytest.raises(UsageError, match="ranks tile:xla for other hardware"):
+        write(root / "first", f"tile:xla={run}")
     with pytest.raises(ModelError, match=r"tile:xla, .*layout: a tile collection, but the model ranks layout"):
-        submit(f"tile:xla={root / 'layout'}")
-    with pytest.raises(ModelError, match="nowhere: holds no model"):
-        submit("nowhere")
-    with pytest.raises(DataError, match="tile/xla/test: no such folder; tile:xla needs its test graphs"):
-        submit(root / "first", data=tmp_path)
-    with pytest.raises(UsageError, match="--mean sum: want rank or minmax"):
-        command.submit([root / "first"], root, root / "store", tmp_path / "s.csv", mean="sum")
-    with pytest.raises(UsageError, match="is a folder; name a file"):
-        command.submit([root / "first"], root, root / "store", tmp_path)
-    monkeypatch.setattr(command, "_filled", lambda sets: ["nothing,0\n"])
-    with pytest.raises(GbrError, match=r"s\.csv: not written: line 5: unknown ID 'nothing'"):
-        submit(root / "first")
+        write(f"tile:xla={root / 'layout'}")
+    with pytest.raises(ModelError, match="nowhere"):
+        write("nowhere")
+    with pytest.raises(DataError, match="tile/xla/test"):
+        write(root / "first", data=tmp_path)
+    with pytest.raises(UsageError, match="--mean: expected rank or minmax, got 'sum'"):
+        write(root / "first", mean="sum")
+    with pytest.raises(UsageError, match="is a directory; name a file"):
+        submit.submit([root / "first"], root, root / "store", tmp_path)
     assert not (tmp_path / "s.csv").exists()
 
 
@@ -251,7 +182,111 @@ def test_models_that_cannot_rank_a_collection_are_refused(
         (["--check", "nowhere.csv"], 1, "nowhere.csv: cannot be read (No such file or directory); name a submission"),
     ],
 )
-def test_mistakes_are_one_line(line: list[str], status: int, match: str, tmp_path: Path, capsys: Capture) -> None:
-    assert command.main([*line, "--data", str(tmp_path)]) == status
-    (told,) = capsys.readouterr().err.splitlines()
-    assert match in told
+def test_usage_errors(line: list[str], status: int, match: str, tmp_path: Path, capsys: Capture) -> None:
+    assert submit.main([*line, "--data", str(tmp_path)]) == status
+    assert match in capsys.readouterr().err
+
+
+#: Every test graph of the competition, with few configurations each.
+WHOLE = {
+    name: {f"{name[-1]}{number}": 3 + number % 7 for number in range(count)} for name, count in OFFICIAL_TEST.items()
+}
+FEW = {"tile:xla": {"a": 7, "b": 2}, "layout:nlp:random": {"g": 4}}
+GOOD = "ID,TopConfigs\ntile:xla:a,6;0;1;2;3\ntile:xla:b,1;0\nlayout:nlp:random:g,2;0;3;1\n"
+
+
+def faults(path: Path, text: str, sets: submit.TestSets = FEW) -> list[str]:
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    return submit.check(path, sets).faults
+
+
+def test_a_complete_submission_has_894_rows_and_no_fault(tmp_path: Path, capsys: Capture) -> None:
+    path, rng = tmp_path / "s.csv", np.random.default_rng(0)
+    rows = [
+        submit.row(Subset(name), stem, rng.permutation(count))
+        for name, graphs in WHOLE.items()
+        for stem, count in graphs.items()
+    ]
+    lines = [submit.HEADER, *map(str.strip, rows)]
+    path.write_text("\r\n".join(lines))  # no end of the last line
+    assert submit.check(path, WHOLE) == submit.Report(rows=894, complete=True)
+    with path.open("w", newline="") as file:
+        csv.writer(file, quoting=csv.QUOTE_ALL).writerows(line.split(",") for line in lines)
+    assert submit.check(path, WHOLE).n_faults == 0
+    assert submit.main(["--check", str(path), "--data", str(tmp_path)]) == 0
+    printed = capsys.readouterr()
+    assert "894 rows, every one well-formed: ready to be submitted" in printed.out
+    assert "layout:nlp:random: 17 rows were checked for their format only" in printed.err
+
+
+def test_the_longest_rows_are_read(tmp_path: Path) -> None:
+    row = submit.row(Subset("layout:nlp:random"), "g", np.arange(100_040)[::-1])
+    sets = {"layout:nlp:random": {"g": 100_040}}
+    assert faults(tmp_path / "s.csv", f"ID,TopConfigs\n{row}", sets) == []
+    assert faults(tmp_path / "s.csv", f"ID,TopConfigs\n{row.replace(';77;', ';78;')}", sets) == [
+        "line 2: 'layout:nlp:random:g': index 78 occurs more than once (1 duplicates)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("ID,T", "id,T", ["line 1: expected the header ID,TopConfigs, got 'id,TopConfigs'"]),
+        ("ID,T", "\ufeffID,T", ["line 1: expected the header ID,TopConfigs, got '\\ufeffID,TopConfigs'"]),
+        (GOOD, "", ["line 1: expected the header", "tile:xla: 2 of 2", "layout:nlp:random: 1 of 1 IDs are missing"]),
+        ("\ntile:xla:b", "\n\ntile:xla:b", ["line 3: expected 2 columns (ID,TopConfigs), got 0"]),
+        ("b,1;0", "b,1;0,", ["line 3: expected 2 columns (ID,TopConfigs), got 3", "tile:xla: 1 of 2 IDs are missing"]),
+        ("tile:xla:b,", "tile:cpu:b,", ["line 3: unknown ID 'tile:cpu:b'; expected <collection>:<test", "tile:xla: 1"]),
+        ("tile:xla:b,", "\udcff,", ["line 3: unknown ID '\\\\xff'", "tile:xla: 1"]),
+        ("tile:xla:b,1;0", "tile:xla:a,6;0;1;2;3", ["line 3: 'tile:xla:a' repeats the ID of line 2", "tile:xla: 1"]),
+        ("a,6;0;1;2;3", "a,", ["line 2: 'tile:xla:a': '' is not a configuration index"]),
+        ("a,6;0;1;2;3", "a,6;0.0;1;2;3", ["line 2: 'tile:xla:a': '0.0' is not a configuration index"]),
+        ("a,6;0;1;2;3", "a,6;0;1;2;" + "9" * 30, ["line 2: 'tile:xla:a': '9999"]),
+        ("a,6;0;1;2;3", "a,6;0;1;2", ["line 2: 'tile:xla:a': expected the best 5 indices, got 4"]),
+        ("a,6;0;1;2;3", "a,6;0;1;2;3;4", ["line 2: 'tile:xla:a': expected the best 5 indices, got 6"]),
+        ("a,6;0;1;2;3", "a,7;0;1;2;-1", ["line 2: 'tile:xla:a': index 7 is out of range; expected 0 to 6 (2 such"]),
+        ("a,6;0;1;2;3", "a,6;0;1;2;1", ["line 2: 'tile:xla:a': index 1 occurs more than once (1 duplicates)"]),
+        ("b,1;0", "b,0", ["line 3: 'tile:xla:b': expected the best 2 indices, got 1"]),
+        ("g,2;0;3;1", "g,2;0;3", ["line 4: 'layout:nlp:random:g': expected all 4 indices, got 3"]),
+        ("g,2;0;3;1", "g,2;0;3;3", ["line 4: 'layout:nlp:random:g': index 3 occurs more than once"]),
+        ("g,2;0;3;1\n", 'g,"2;0', ["line 4: not CSV (unexpected end of data)", "layout:nlp:random: 1"]),
+    ],
+)
+def test_every_fault_is_reported_with_its_line(old: str, new: str, expected: list[str], tmp_path: Path) -> None:
+    assert faults(tmp_path / "s.csv", GOOD) == []
+    found = faults(tmp_path / "s.csv", GOOD.replace(old, new))
+    assert len(found) == len(expected), found
+    for fault, start in zip(found, expected, strict=True):
+        assert fault.startswith(start)
+
+
+def test_rows_of_missing_graphs_are_checked_for_their_format(tmp_path: Path) -> None:
+    text = GOOD + "layout:xla:default:u,1;0;2\nlayout:xla:default:v,1;2;3\ntile:xla:z,9;8;7;6;5;4\ntile:xla:y,7;-1\n"
+    assert faults(tmp_path / "s.csv", text) == [
+        "line 6: 'layout:xla:default:v': index 3 is out of range; expected 0 to 2 (1 such indices)",
+        "line 7: 'tile:xla:z': expected the best 5 indices, got 6",
+        "line 8: 'tile:xla:y': index -1 is out of range; expected 0 or more (1 such indices)",
+    ]
+    assert submit.check(tmp_path / "s.csv", FEW).unchecked == {"layout:xla:default": 2, "tile:xla": 2}
+    unknown = "ID,TopConfigs\nlayout:xla:default:unknown,0\n"
+    found = faults(tmp_path / "s.csv", unknown, {"layout:xla:default": WHOLE["layout:xla:default"]})
+    assert found[0].startswith("line 2: unknown ID 'layout:xla:default:unknown'")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(["tile", "layout"]), st.lists(st.integers(-1, 7), max_size=8), st.integers(1, 6))
+def test_an_order_is_correct_by_definition(kind: str, order: list[int], count: int) -> None:
+    correct = len(set(order)) == len(order) and set(order) <= set(range(count))
+    correct &= len(order) == (min(5, count) if kind == "tile" else count)
+    assert (not list(submit._order_faults(";".join(map(str, order)), kind, count))) == correct
+
+
+def test_test_graphs_and_their_configurations(tmp_path: Path) -> None:
+    assert submit.find_test_graphs(tmp_path) == {}
+    collection(tmp_path, "layout:nlp:random", test=2, train=1)
+    collection(tmp_path, "tile:cpu", test=1)
+    assert submit.find_test_graphs(tmp_path) == {"layout:nlp:random": {"test_0": 5, "test_1": 6}}
+    (tmp_path / "npz/tile/xla/test").mkdir(parents=True)
+    np.savez(tmp_path / "npz/tile/xla/test/a.npz", other=np.zeros(3))
+    with pytest.raises(DataError, match=r"a\.npz: has no config_feat; download the graph again"):
+        submit.find_test_graphs(tmp_path)

@@ -1,1 +1,0 @@
-"""Archives found, fetched and unpacked, whatever interrupts it."""

@@ -1,0 +1,193 @@
+"""Archives as they are published, damaged, and hostile."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import tarfile
+import zipfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gbr.data.archive import unpack
+from gbr.errors import ArchiveError, DownloadError
+from tests.mirror import npz, tar, tree, zipped
+
+TRAIN, VALID = ("tile:xla", "train"), ("layout:nlp:random", "valid")
+GRAPHS = {
+    "npz/tile/xla/train/a_1.npz": npz(3000),
+    "npz/tile/xla/train/b_2.npz": npz(70_000, 1),
+    "npz/layout/nlp/random/valid/bert.npz": npz(500, 2),
+}
+MAKERS: dict[str, Callable[[dict[str, bytes]], bytes]] = {
+    "tar": tar,
+    "gnu": lambda members: tar(members, format=tarfile.GNU_FORMAT),
+    "tar.gz": lambda members: tar(members, "w:gz"),
+    "zip": zipped,
+    "stored zip": lambda members: zipped(members, zipfile.ZIP_STORED),
+}
+
+
+def saved(folder: Path, contents: bytes) -> Path:
+    path = folder / "archive"
+    path.write_bytes(contents)
+    return path
+
+
+@pytest.mark.parametrize("prefix", ["", "./", "npz_all/", "../../"])
+@pytest.mark.parametrize("kind", MAKERS)
+def test_graphs_are_unpacked_below_any_prefix(tmp_path: Path, kind: str, prefix: str) -> None:
+    others = {"README.md": b"hello", prefix + "sample_submission.csv": b"ID", "tile/xla/train/.hidden.npz": b""}
+    path = saved(tmp_path, MAKERS[kind](others | {prefix + name: body for name, body in GRAPHS.items()}))
+    seen: list[tuple[int, int | None]] = []
+    found = unpack(path, (TRAIN, VALID), tmp_path / "data", lambda done, total: seen.append((done, total)))
+    assert tree(tmp_path / "data") == GRAPHS
+    assert (found.written, found.kept) == (3, 0)
+    assert found.files[VALID] == {"bert.npz": len(npz(500, 2))}
+    assert seen == sorted(seen)
+    assert seen[-1][0] == seen[-1][1]
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_only_requested_parts_are_unpacked(tmp_path: Path, kind: str) -> None:
+    unpack(saved(tmp_path, MAKERS[kind](GRAPHS)), [VALID], tmp_path / "data")
+    assert list(tree(tmp_path / "data")) == ["npz/layout/nlp/random/valid/bert.npz"]
+
+
+def test_real_files_are_unpacked_unchanged(shared_data: Path, tmp_path: Path) -> None:
+    real = {f"npz/{name}": body for name, body in tree(shared_data / "npz").items()}
+    parts = {(":".join(name.split("/")[1:-2]), name.split("/")[-2]) for name in real}
+    for kind in ("tar", "zip"):
+        unpack(saved(tmp_path, MAKERS[kind](real)), parts, tmp_path / kind)
+        assert tree(tmp_path / kind) == real
+
+
+def test_existing_files_are_kept_and_incomplete_ones_replaced(tmp_path: Path) -> None:
+    path, folder = saved(tmp_path, tar(GRAPHS)), tmp_path / "data/npz/tile/xla/train"
+    unpack(path, [TRAIN], tmp_path / "data")
+    before = (folder / "a_1.npz").stat().st_mtime_ns
+    (folder / "b_2.npz").write_bytes(b"half")
+    found = unpack(path, [TRAIN], tmp_path / "data")
+    assert (found.written, found.kept) == (1, 1)
+    assert (folder / "a_1.npz").stat().st_mtime_ns == before
+    assert (folder / "b_2.npz").read_bytes() == GRAPHS["npz/tile/xla/train/b_2.npz"]
+
+
+def test_hostile_members_write_nothing(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    names = ["../x.npz", "/etc/x.npz", "npz/tile/xla/train/../../x.npz", "tile/xla/train/c:x.npz", "..\\train\\x.npz"]
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for name, body in GRAPHS.items() | {(name, npz(9)) for name in names}:
+            info = tarfile.TarInfo(name)
+            info.size = len(body)
+            archive.addfile(info, io.BytesIO(body))
+        for number, kind in enumerate((tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE)):
+            info = tarfile.TarInfo(f"npz/tile/xla/train/{number}.npz")
+            info.type, info.linkname = kind, "/etc/passwd"
+            archive.addfile(info)
+    unpack(saved(tmp_path, stream.getvalue()), [TRAIN, VALID], tmp_path / "data")
+    assert tree(tmp_path / "data") == GRAPHS
+    assert sorted(os.listdir(tmp_path)) == ["archive", "data"]
+
+
+def damaged(contents: bytes, at: int, value: int = 1) -> bytes:
+    return contents[:at] + bytes([contents[at] ^ value]) + contents[at + 1 :]
+
+
+def offsets(contents: bytes) -> list[int]:
+    """Positions of the headers of a tar archive."""
+    with tarfile.open(fileobj=io.BytesIO(contents)) as archive:
+        return [info.offset for info in archive]
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        *(make(GRAPHS)[:-1200] for make in MAKERS.values()),
+        tar(GRAPHS)[: offsets(tar(GRAPHS))[1]],
+        damaged(tar(GRAPHS), offsets(tar(GRAPHS))[1] + 3),
+        damaged(tar(GRAPHS, "w:gz"), -6),
+        b"",
+        b"<!DOCTYPE html><title>Log in</title>" * 40,
+        gzip.compress(b"x" * 9999),
+    ],
+    ids=[*(f"cut {kind}" for kind in MAKERS), "no end mark", "checksum", "gzip CRC", "empty", "page", "no tar"],
+)
+def test_damaged_archives_are_refused_before_anything_is_written(tmp_path: Path, contents: bytes) -> None:
+    if contents[:2] not in (b"PK", b"\x1f\x8b"):
+        contents = contents.rstrip(b"\0")  # the padding at the end of a tar archive
+    path = saved(tmp_path, contents)
+    with pytest.raises(ArchiveError, match=r"archive: not a complete tar or zip archive \(.*\); download it again$"):
+        unpack(path, [TRAIN], tmp_path / "data")
+    assert os.listdir(tmp_path) == ["archive"]
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"), [(b"not an archive", "not a complete .npz file"), (npz(2000)[:-30], "not a complete .npz file")]
+)
+def test_damaged_graphs_are_refused(tmp_path: Path, body: bytes, reason: str) -> None:
+    path = saved(tmp_path, tar(GRAPHS | {"npz/tile/xla/train/c_3.npz": body}))
+    with pytest.raises(ArchiveError, match=f"c_3.npz is {reason}"):
+        unpack(path, [TRAIN], tmp_path / "data")
+    assert sorted(tree(tmp_path / "data")) == ["npz/tile/xla/train/a_1.npz", "npz/tile/xla/train/b_2.npz"]
+
+
+def test_missing_parts_and_archives_are_reported(tmp_path: Path) -> None:
+    path = saved(tmp_path, tar(GRAPHS))
+    with pytest.raises(ArchiveError, match=r"expected graphs of layout:nlp:random test below .*, found none"):
+        unpack(path, [("layout:nlp:random", "test"), VALID], tmp_path / "data")
+    with pytest.raises(DownloadError, match=r"absent: cannot be read \(No such file"):
+        unpack(tmp_path / "absent", [TRAIN], tmp_path / "data")
+
+
+def test_interrupted_unpacking_leaves_complete_files_and_resumes(tmp_path: Path) -> None:
+    def interrupt(done: int, total: int | None) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    path = saved(tmp_path, tar(GRAPHS))
+    with pytest.raises(KeyboardInterrupt):
+        unpack(path, [TRAIN], tmp_path / "data", interrupt)
+    assert list(tree(tmp_path / "data")) == ["npz/tile/xla/train/a_1.npz"]
+    assert unpack(path, [TRAIN], tmp_path / "data").kept == 1
+
+
+def test_a_full_disk_leaves_no_partial_file(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    path = saved(tmp_path, tar(GRAPHS))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(DownloadError, match=r"b_2\.npz: cannot be written \(File too large\)") as caught:
+            unpack(path, [TRAIN], tmp_path / "data")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not isinstance(caught.value, ArchiveError)  # the archive is good, and kept
+    assert list(tree(tmp_path / "data")) == ["npz/tile/xla/train/a_1.npz"]
+
+
+SMALL = {"npz/tile/xla/train/a.npz": npz(700), "npz/tile/xla/train/b.npz": npz(90, 1), "x": b"y" * 600}
+
+
+@pytest.mark.parametrize("kind", ["gnu", "tar.gz", "zip", "stored zip"])
+@settings(max_examples=25, deadline=None)
+@given(flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), min_size=1, max_size=4))
+def test_random_damage_gives_files_or_one_error(
+    tmp_path_factory: pytest.TempPathFactory, kind: str, flips: list[tuple[float, int]]
+) -> None:
+    tmp_path = tmp_path_factory.mktemp("fuzz")
+    contents = MAKERS[kind](SMALL)
+    for at, value in flips:
+        contents = damaged(contents, int(at * len(contents)), value)
+    with suppress(DownloadError):
+        unpack(saved(tmp_path, contents), [TRAIN], tmp_path / "data")
+    found = tree(tmp_path / "data")
+    assert all(name.startswith("npz/tile/xla/train/") and not name.endswith(".part") for name in found)
+    if kind != "gnu":  # these carry CRCs; a plain tar has none of its contents
+        assert set(found.values()) <= set(SMALL.values())
