@@ -6,7 +6,6 @@ Further on, what fuzzing found: each of these once crashed, hung, was believed, 
 from __future__ import annotations
 
 import json
-import struct
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -23,15 +22,11 @@ from gbr.data.graph import read_graph, write_graph
 from gbr.data.hardware import load
 from gbr.data.npz import crc32
 from gbr.data.repack import repack
-from gbr.done import State
-from gbr.downloads.archives import survey
-from gbr.errors import ArchiveError, DataError, GbrError, ModelError, TuneError
+from gbr.errors import DataError, ModelError, TuneError
 from gbr.evaluation.protocol import indices_of
 from gbr.models import cost_model
-from gbr.submission import check
 from gbr.tune import Journal, ParameterSpace
 from tests.made import layout_arrays
-from tests.mirror import npz, tar
 from tests.soak.fuzz import TARGETS, damaged
 
 #: Those of files that other modules damage already, or whose readers take long.
@@ -214,41 +209,3 @@ def test_a_list_of_two_meanings_is_refused(tmp_path: Path, told: bytes) -> None:
     (tmp_path / "xla_default.json").write_bytes(told)
     with pytest.raises(DataError, match=r"xla_default\.json: no JSON"):
         indices_of(Subset("layout:xla:default"), "valid", tmp_path)
-
-
-@pytest.mark.parametrize("seconds", ["x", {"fit": "x"}, None])
-def test_a_state_of_other_kinds_is_refused(tmp_path: Path, seconds: object) -> None:
-    from gbr import __version__
-
-    State(tmp_path).took("tile:xla", "fit", 1.0)
-    told = {"gbr": __version__, "collections": {"tile:xla": {"seconds": seconds}}}
-    (tmp_path / "state.json").write_text(json.dumps(told))
-    with pytest.raises(GbrError, match=r"state\.json: cannot be read"):
-        State(tmp_path)
-
-
-def test_a_row_that_no_graph_has_is_not_taken_apart(tmp_path: Path) -> None:
-    """Its numbers would take a hundred times the memory that it takes on the disk."""
-    path = tmp_path / "submission.csv"
-    path.write_text("ID,TopConfigs\nlayout:xla:random:g," + "0;" * 2_000_000 + "0\n")
-    assert "field larger than field limit" in check(path, {}).faults[0]
-
-
-# Archives.
-
-
-def test_a_name_that_no_file_system_takes_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "archive").write_bytes(tar({f"npz/tile/xla/train/{'x' * 300}.npz": npz(9)}))
-    with pytest.raises(ArchiveError, match="is too long for the name of a file"):
-        survey(tmp_path / "archive", [("tile:xla", "train")])
-
-
-def test_a_directory_that_claims_more_than_there_is(tmp_path: Path) -> None:
-    path = tmp_path / "archive.zip"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("npz/tile/xla/train/x.npz", bytes(1000))
-    data = bytearray(path.read_bytes())
-    struct.pack_into("<I", data, data.rindex(b"PK\x01\x02") + 24, 2**31)
-    path.write_bytes(data)
-    with pytest.raises(ArchiveError, match="claims 2147483648 bytes out of"):
-        survey(path, [("tile:xla", "train")])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,29 +12,21 @@ import pytest
 pytest.importorskip("fcntl", reason="no file locks here")
 
 from features.hardware import PROFILES
-from gbr import Ranker, submit, train
+from gbr import Ranker, train
 from gbr.collect import __main__ as collect
 from gbr.data.build import build
 from gbr.data.collection import Subset
 from gbr.data.files import exclusive_lock
 from gbr.data.store import FeatureStore
 from gbr.download import main as download
-from tests.collection import trained, write_collection
+from tests.collection import write_collection
 from tests.made import collection
-from tests.soak.running import Command, Starter, unfinished
-from tests.soak.works import digests, store_is_whole
+from tests.soak.kills import check_stores, digests, start, temporary_files
 
 Capture = pytest.CaptureFixture[str]
 
 BUILD = "gbr.features build --subset {subset} --data data --store {store} --jobs 1"
 LAYOUT = "layout:cpu:random"
-
-
-@pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sequence[Starter]]:
-    """What starts a process each."""
-    with Starter(tmp_path_factory.mktemp("one")) as one, Starter(tmp_path_factory.mktemp("other")) as other:
-        yield one, other
 
 
 @pytest.fixture(scope="module")
@@ -51,48 +43,45 @@ def folder(data: Path, tmp_path: Path) -> Path:
     return tmp_path / "work"
 
 
-def at_once(two: Sequence[Starter], folder: Path, *lines: str) -> list[Command]:
-    commands = [
-        starter.start(line.split(), folder, (), folder.parent / f"stdout-{number}")
-        for number, (starter, line) in enumerate(zip(two, lines, strict=True))
-    ]
-    for command in commands:
-        command.wait()
-    return commands
+def run_both(folder: Path, *lines: str) -> list[tuple[int, str]]:
+    """Run commands at the same time; status and stderr of each."""
+    processes = [start(line.split(), folder) for line in lines]
+    messages = [process.communicate()[1] for process in processes]
+    return [(process.returncode, message) for process, message in zip(processes, messages, strict=True)]
 
 
 @pytest.mark.parametrize("subset", ["tile:cpu", LAYOUT])
-def test_two_builds_make_one_store(two: Sequence[Starter], folder: Path, subset: str) -> None:
+def test_two_builds_make_one_store(folder: Path, subset: str) -> None:
     build(Subset(subset), folder / "data", folder / "alone", jobs=1)
     line = BUILD.format(subset=subset, store="store")
-    for command in at_once(two, folder, line, line):
-        command.finish()
-    store_is_whole(folder)
+    for status, message in run_both(folder, line, line):
+        assert status == 0, message
+    check_stores(folder)
     assert digests(folder / "store", "**/*.parquet") == digests(folder / "alone", "**/*.parquet")
     stores = [FeatureStore(folder / name, subset).manifest for name in ("store", "alone")]
     assert stores[0] == stores[1]
-    assert not unfinished(folder)
+    assert not temporary_files(folder)
 
 
-def test_two_builds_for_different_hardware_never_mix(two: Sequence[Starter], folder: Path) -> None:
+def test_two_builds_for_different_hardware_never_mix(folder: Path) -> None:
     expected = {}
     for name in ("cpu", "tpu"):
         build(Subset("tile:cpu"), folder / "data", folder / name, jobs=1, hardware=PROFILES[name])
         expected[name] = digests(folder / name / "tile/cpu", "**/*.parquet")
     assert expected["cpu"] != expected["tpu"]
     line = BUILD.format(subset="tile:cpu", store="store") + " --hardware "
-    for command in at_once(two, folder, f"{line}cpu", f"{line}tpu"):
-        command.finish()
+    for status, message in run_both(folder, f"{line}cpu", f"{line}tpu"):
+        assert status == 0, message
     built_for = FeatureStore(folder / "store", "tile:cpu").manifest["schema"]["hardware"]["name"]
     assert digests(folder / "store/tile/cpu", "**/*.parquet") == expected[built_for]
 
 
-def test_two_trainings_leave_one_whole_run(two: Sequence[Starter], folder: Path) -> None:
+def test_two_trainings_leave_one_whole_run(folder: Path) -> None:
     line = "gbr.train --subset tile:cpu --data data --store store --out run --jobs 1 --set n_estimators=30 --seed "
-    commands = at_once(two, folder, f"{line}1", f"{line}2")
-    assert 0 in [command.status for command in commands]
-    for command in commands:
-        assert command.status == 0 or "run: another gbr.train is using this folder" in command.told, command.told
+    results = run_both(folder, f"{line}1", f"{line}2")
+    assert 0 in [status for status, _ in results]
+    for status, message in results:
+        assert status == 0 or "run: another gbr.train is using this folder" in message, message
     Ranker.load(folder / "run")
     assert json.loads((folder / "run/metrics.json").read_text())["valid"]["n_graphs"] == 4
     assert len(list((folder / "run").glob("model-*"))) == 1
@@ -117,10 +106,3 @@ def test_the_second_is_told_of_the_first(folder: Path, capsys: Capture, monkeypa
         for name in ("tile:xla", "eval-indices"):
             told = told_of(capsys, download, f"{name} --data data2 --base-url http://127.0.0.1:9")
             assert "data2/archives: another gbr.download is using this folder" in told
-    write_collection(folder / "data", {"test": 1}, "tile:xla")
-    trained(folder / "data", out=folder / "model", settings={"n_estimators": 2})
-    with exclusive_lock(folder / "s.csv.parts"):
-        told = told_of(capsys, submit.main, "--models tile:xla=model --data data --store store --out s.csv")
-        assert "s.csv.parts: another gbr.submit is using this folder" in told
-    assert submit.main("--models tile:xla=model --data data --store store --out s.csv --jobs 1".split()) == 0
-    assert not (folder / "s.csv.parts").exists()

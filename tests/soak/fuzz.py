@@ -1,66 +1,538 @@
-"""Coverage-guided fuzzing of the readers: every input is read, or refused by one of gbr's own errors in one line.
+"""Coverage-guided fuzzing of the readers: every input is read, or refused by one of gbr's errors in one line.
 
 python -m tests.soak.fuzz [npz arrays packed hlo store archive csv journal profile manifest model lists] [--seconds 600]
 
 Needs atheris (extra ``soak``).  An input that is neither stays in ``--corpus`` as ``found-…``, and its kind goes into
-tests/test_damage_files.py, where the suite tries it from then on.
+tests/test_damage_files.py, which tries a few inputs of every target with each run of the suite.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import io
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from tests.damage import damaged_bytes
-from tests.soak.binaries import BINARIES
-from tests.soak.counts import read, record
-from tests.soak.targets import Target
-from tests.soak.texts import ROOT, TEXTS
+import numpy as np
+import polars as pl
 
-TARGETS: Final[dict[str, Target]] = {**BINARIES, **TEXTS}
+from features.hardware import PROFILES
+from gbr import Ranker, predict, submit
+from gbr.data import hardware, packed
+from gbr.data.archive import unpack
+from gbr.data.build import extract, schema_of
+from gbr.data.collection import Subset
+from gbr.data.graph import graph_from_arrays, read_graph, write_graph
+from gbr.data.hlo import graph_arrays, identify, read_tuning
+from gbr.data.npz import crc32
+from gbr.data.repack import repack
+from gbr.data.store import FeatureStore
+from gbr.download import Archive
+from gbr.errors import ArchiveError, DataError, GbrError, HloError, StoreError, TuneError
+from gbr.evaluation.protocol import indices_of
+from gbr.tune import Journal, ParameterSpace
+from tests.collection import trained, write_collection
+from tests.damage import damaged_arrays, damaged_bytes, damaged_json, damaged_text
+from tests.hlo_modules import LAYOUTS, SMALL, TILES
+from tests.made import collection, layout_arrays, tile_arrays
+from tests.mirror import npz, tar, zipped
+
+ROOT: Final = Path(__file__).parents[2]
+#: Between a manifest and its model file, in one input.
+_SEPARATOR: Final = b"\0\0\0\0"
+_MAX_MESSAGE: Final = 2000
+_PARTS: Final = (("tile:xla", "train"), ("layout:nlp:random", "valid"))
+
+
+@dataclass(frozen=True)
+class Target:
+    """One kind of input.
+
+    Parameters
+    ----------
+    seeds : callable
+        Returns valid inputs.
+    mutate : callable
+        Damages an input; may raise for one that is too damaged already.
+    read : callable
+        Reads an input, given a folder of its own; raises for anything but success or a clean refusal.
+    """
+
+    seeds: Callable[[], list[bytes]]
+    mutate: Callable[[bytes, random.Random], bytes]
+    read: Callable[[bytes, Path], None]
 
 
 def damaged(target: Target, data: bytes, seed: int) -> bytes:
-    """An input with damage that its target knows of; of its bytes, where there is nothing else left to damage."""
+    """An input damaged by its target, or in its bytes if the target cannot take it apart any more."""
     choice = random.Random(seed)
     try:
         return target.mutate(data, choice)
     except KeyboardInterrupt:
         raise
-    except BaseException:  # it is no whole one any more; what panics in Polars is no Exception
+    except BaseException:  # panics of Polars are not Exceptions
         return damaged_bytes(data or b"\n", choice)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Fuzz some readers, or all, and print how many inputs were tried."""
+def refused(read: Callable[[], object], error: type[GbrError] = GbrError) -> bool:
+    """Whether gbr refuses an input; its message must be one line."""
+    try:
+        read()
+    except error as fault:
+        message = str(fault)
+        assert message.isprintable(), message
+        assert 0 < len(message) <= _MAX_MESSAGE, message
+        return True
+    return False
+
+
+def run_command(main: Callable[[list[str]], int], *arguments: str | Path) -> int:
+    """Run a command in this process; its errors must be printable lines."""
+    err = io.StringIO()
+    with redirect_stdout(io.StringIO()), redirect_stderr(err):
+        status = main([str(argument) for argument in arguments])
+    lines = err.getvalue().split("\n")[:-1]
+    assert status in (0, 1, 2), status
+    assert not status or lines[-1].startswith("gbr: error: "), lines
+    assert all(line.isprintable() for line in lines), lines
+    return status
+
+
+def rarely(data: bytes, one_in: int) -> bool:
+    """Whether an input is one of few, decided by its bytes so that it is reproducible."""
+    return hashlib.sha256(data).digest()[0] % one_in == 0
+
+
+def _text(data: bytes, choice: random.Random) -> bytes:
+    return damaged_text(data, choice) if choice.random() < 0.8 else damaged_bytes(data, choice)
+
+
+def _json(data: bytes, choice: random.Random) -> bytes:
+    return damaged_json(data, choice) if choice.random() < 0.85 else _text(data, choice)
+
+
+@cache
+def made() -> tuple[Path, list[Path]]:
+    """A small collection with its store, and a model of every backend."""
+    root = Path(tempfile.mkdtemp(prefix="gbr-fuzz-"))
+    write_collection(root, {"train": 3, "valid": 2, "test": 1})
+    few = {"n_estimators": 3, "num_leaves": 6}
+    runs = [trained(root, out=root / name, backend=name, settings=few) for name in ("lightgbm", "xgboost", "ensemble")]
+    X = np.random.default_rng(0).random((60, 3))
+    ranker = Ranker("costmodel", "nnls", costs=[0, 2])  # of a plain table
+    ranker.fit(X, X[:, 0] + X[:, 2], qid=np.repeat(np.arange(6), 10)).save(root / "costmodel")
+    return root, [*runs, root / "costmodel"]
+
+
+# Graph files and their copies.
+
+
+def _graph_files() -> list[bytes]:
+    """Graph files of both kinds, with few configurations."""
+    found = []
+    for folder in ("tile/cpu/test", "layout/cpu/random/test"):
+        for path in sorted((ROOT / "data/npz" / folder).glob("*.npz"))[::4]:
+            with np.load(path) as stored:
+                arrays = {
+                    key: stored[key][:3] if "config_" in key and key != "node_config_ids" else stored[key]
+                    for key in stored.files
+                }
+            found.append(_packed_arrays(arrays))
+    return [data for data in found if len(data) < 40_000]
+
+
+def _packed_arrays(arrays: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def _damage_member(data: bytes, choice: random.Random) -> bytes:
+    """Damage an archive, or the header of one array under a checksum that fits."""
+    if choice.random() < 0.5:
+        return damaged_bytes(data, choice)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as new:
+        victim = choice.choice(old.namelist())
+        for name in old.namelist():
+            member = old.read(name)
+            new.writestr(name, damaged_bytes(member[:128], choice) + member[128:] if name == victim else member)
+    return buffer.getvalue()
+
+
+def _damage_arrays(data: bytes, choice: random.Random) -> bytes:
+    """Damage arrays and pack them again, so that checksums and sizes are right."""
+    with np.load(io.BytesIO(data)) as stored:
+        arrays = damaged_arrays({key: stored[key] for key in stored.files}, choice)
+    if choice.random() < 0.3:
+        key = choice.choice(list(arrays))
+        arrays[key] = choice.choice([arrays[key][:0], arrays[key].T, arrays[key].astype(np.float64), arrays[key][None]])
+    return _packed_arrays(arrays)
+
+
+def _read_graph_file(data: bytes, folder: Path) -> None:
+    (folder / "input.npz").write_bytes(data)
+    _extract(folder / "input.npz")
+
+
+def _extract(path: Path) -> None:
+    tables: list[Any] = []
+    if not refused(lambda: tables.append(extract(read_graph(path))[1])):
+        assert np.isfinite(tables[0]).all(), "features that are not finite"
+
+
+@cache
+def _repacked() -> Path:
+    path = Path(tempfile.mkdtemp(prefix="gbr-fuzz-")) / "g.npz"
+    write_graph(path, layout_arrays(9))
+    repack(path)
+    return path
+
+
+def _damage_copy(data: bytes, choice: random.Random) -> bytes:
+    """Damage the bytes of a copy, or its index under a checksum that fits."""
+    if choice.random() < 0.5:
+        return damaged_bytes(data, choice)
+    magic, version, _, start, length, _ = packed._PREAMBLE.unpack(data[: packed._PREAMBLE.size])
+    index = damaged_json(data[start : start + length], choice)
+    head = packed._PREAMBLE.pack(magic, version, crc32(index), start, len(index), start + len(index))
+    return head + data[packed._PREAMBLE.size : start] + index
+
+
+def _read_copy(data: bytes, folder: Path) -> None:
+    path = folder / "g.npz"
+    shutil.copy(_repacked(), path)
+    path.with_suffix(packed.SUFFIX).write_bytes(data)
+
+    def use() -> None:
+        copy = packed.Packed(path.with_suffix(packed.SUFFIX))
+        copy.describe("config_runtime")
+        assert sum(len(block) for _, block in copy.blocks()) == copy.shape[0]
+        copy.configs(np.zeros(min(1, copy.shape[0]), np.int64))
+
+    refused(use, DataError)
+    _extract(path)
+
+
+# HLO, stores and archives.
+
+
+def _programs() -> list[bytes]:
+    return [path.read_bytes() for path in (ROOT / "tests/data").glob("*.hlo.pb")] + [SMALL, TILES, LAYOUTS]
+
+
+def _read_program(data: bytes, _folder: Path) -> None:
+    """Read bytes as a serialised HLO module, and as tuning records."""
+
+    def use() -> None:
+        graph_arrays(data)
+        if identify(data).endswith("TuningData"):
+            read_tuning(data)
+
+    refused(use, HloError)
+
+
+def _damage_table(data: bytes, choice: random.Random) -> bytes:
+    """Damage bytes, or a column of a table that is complete again: its type, its values, or whether it exists."""
+    if choice.random() < 0.4:
+        return damaged_bytes(data, choice)
+    frame = pl.read_parquet(io.BytesIO(data))
+    name, kind = choice.choice(frame.columns), choice.randrange(4)
+    if kind == 0:
+        frame = frame.drop(name)
+    elif kind == 1:
+        dtype = choice.choice([pl.String, pl.Int8, pl.Float64, pl.Int64, pl.Boolean])
+        frame = frame.with_columns(frame[name].cast(dtype, strict=False))
+    elif kind == 2:
+        value = choice.choice([None, -1, 2**62, float("nan"), float("inf")])
+        frame = frame.with_columns(pl.Series(name, [value] * len(frame)))
+    else:
+        frame = choice.choice([frame.head(3), frame.vstack(frame), frame.head(0)]).head(10_000)
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer)
+    return buffer.getvalue()
+
+
+def _read_table(data: bytes, folder: Path) -> None:
+    """Read bytes as one graph of a store."""
+    root = folder / "store"
+    shutil.copytree(made()[0] / "store", root, dirs_exist_ok=True)
+    next(root.rglob("train/*.parquet")).write_bytes(data)
+    refused(lambda: FeatureStore(root, "tile:cpu").load("train"), StoreError)
+
+
+def _archives() -> list[bytes]:
+    names = ("npz/tile/xla/train/a.npz", "npz/tile/xla/train/b.npz", "npz/layout/nlp/random/valid/c.npz", "README.md")
+    members = {name: npz(40 + number, number) for number, name in enumerate(names)}
+    odd = {name: npz(9) for name in ("../x.npz", "/x.npz", "npz/tile/xla/train/../../x.npz", f"{300 * 'x/'}x.npz")}
+    formats = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
+    found = [tar(members, format=layout) for layout in formats]
+    return [
+        *found,
+        tar(members | odd),
+        tar(members, "w:gz"),
+        zipped(members | odd),
+        zipped(members, zipfile.ZIP_STORED),
+    ]
+
+
+def _damage_archive(data: bytes, choice: random.Random) -> bytes:
+    """Damage bytes, or a field of a tar header under a checksum that fits."""
+    heads = [at for at in range(0, len(data), 512) if data[at + 257 : at + 262] == b"ustar"]
+    if not heads or choice.random() < 0.4:
+        return damaged_bytes(data, choice)
+    at = choice.choice(heads)
+    head = bytearray(data[at : at + 512])
+    start, size = choice.choice([(0, 100), (124, 12), (156, 1), (157, 100), (345, 155)])
+    value = choice.choice([choice.randbytes(size), b"\xff" * size, b"\x80" + choice.randbytes(size), b"-1", b"../x"])
+    head[start : start + size] = value[:size].ljust(size, b"\0")
+    head[148:156] = b" " * 8
+    head[148:156] = b"%06o\0 " % sum(head)
+    return data[:at] + bytes(head) + data[at + 512 :]
+
+
+def _read_archive(data: bytes, folder: Path) -> None:
+    path, root = folder / "archive", folder / "data"
+    path.write_bytes(data)
+    refused(lambda: unpack(path, _PARTS[: 1 + rarely(data, 2)], root), ArchiveError)
+    allowed = [root.joinpath("npz", *subset.split(":"), split) for subset, split in _PARTS]
+    written = [each for each in folder.rglob("*") if not each.is_dir() and each not in (path, folder / "seed")]
+    assert all(each.parent in allowed and not each.is_symlink() for each in written), written
+    shutil.rmtree(root, ignore_errors=True)
+
+
+# Submissions, journals, profiles and lists.
+
+
+@cache
+def _test_graphs() -> tuple[Path, dict[str, dict[str, int]]]:
+    root = Path(tempfile.mkdtemp(prefix="gbr-fuzz-"))
+    collection(root, "tile:xla", test=2)
+    collection(root, "layout:xla:random", test=8)
+    return root, submit.find_test_graphs(root)
+
+
+def _submissions() -> list[bytes]:
+    rows = [
+        submit.row(Subset(name), stem, np.arange(count))
+        for name, graphs in _test_graphs()[1].items()
+        for stem, count in graphs.items()
+    ]
+    valid = f"{submit.HEADER}\n{''.join(rows)}"
+    return [valid.encode(), valid.replace("\n", "\r\n").encode(), b'ID,TopConfigs\n"tile:xla:a","0;1;2;3;4"\n']
+
+
+def _read_submission(data: bytes, folder: Path) -> None:
+    path = folder / "submission.csv"
+    path.write_bytes(data)
+    root, sets = _test_graphs()
+    report = submit.check(path, sets)
+    assert all(fault.isprintable() for fault in report.faults), report.faults
+    if rarely(data, 20):
+        assert run_command(submit.main, "--check", path, "--data", root) == min(1, report.n_faults)
+
+
+_SPACE: Final = ParameterSpace({"a": [1, 2, 3, 4], "b": [1, 2, 3]})
+
+
+def _journals() -> list[bytes]:
+    path = Path(tempfile.mkdtemp(prefix="gbr-fuzz-")) / "journal.jsonl"
+    with Journal(path, _SPACE) as journal:
+        header = path.read_bytes()
+        for config in range(5):
+            journal.begin(config)
+            journal.write(config, f"crashed: {config}" if config % 2 else 1.5 + config)
+        journal.begin(7)
+        journal.stopped(7)
+        journal.begin(8)
+    return [path.read_bytes(), header]
+
+
+def _damage_journal(data: bytes, choice: random.Random) -> bytes:
+    lines = data.split(b"\n")
+    at = choice.randrange(len(lines))
+    lines[at] = damaged_json(lines[at], choice)
+    return b"\n".join(lines) if choice.random() < 0.5 else _text(data, choice)
+
+
+def _read_journal(data: bytes, folder: Path) -> None:
+    path = folder / "journal.jsonl"
+    path.write_bytes(data)
+
+    def outcomes() -> list[tuple[int, float | str]]:
+        with Journal(path, _SPACE) as journal:
+            return journal.outcomes
+
+    if refused(outcomes, TuneError):
+        assert path.read_bytes() == data, "a refused journal was changed"
+    else:
+        found = outcomes()
+        assert found == outcomes()
+        assert all(0 <= config < len(_SPACE) for config, _ in found)
+
+
+def _profiles() -> list[bytes]:
+    path = Path(tempfile.mkdtemp(prefix="gbr-fuzz-")) / "hardware.toml"
+    found = [each.read_bytes() for each in sorted((ROOT / "data/npz").rglob("hardware.toml"))]
+    for profile in PROFILES.values():
+        hardware.save(path, profile)
+        found.append(path.read_bytes())
+    return found
+
+
+def _read_profile(data: bytes, folder: Path) -> None:
+    path = folder / "hardware.toml"
+    path.write_bytes(data)
+    found: list[Any] = []
+    if refused(lambda: found.append(hardware.load(path)), DataError):
+        return
+    hardware.save(path, found[0])
+    assert hardware.load(path) == found[0]
+    tables: list[Any] = []
+    if not refused(lambda: tables.append(extract(graph_from_arrays("made", tile_arrays(3)), found[0])[1])):
+        assert np.isfinite(tables[0]).all(), "features that are not finite"
+
+
+def _lists() -> list[bytes]:
+    return [
+        json.dumps(value).encode()
+        for value in (
+            {"unet_3d.4x4.bf16": [3, 1, 4, 1], "bert": [0]},
+            {"archive": "npz_tile_xla_train.tar", "files": {"a.npz": 3, "b.npz": 5}},
+        )
+    ]
+
+
+def _read_list(data: bytes, folder: Path) -> None:
+    receipt = folder / "npz/tile/xla/train/.unpacked.json"
+    receipt.parent.mkdir(parents=True, exist_ok=True)
+    receipt.write_bytes(data)
+    (folder / "xla_default.json").write_bytes(data)
+    refused(lambda: indices_of(Subset("layout:xla:default"), "valid", folder), DataError)
+    Archive("tile:xla", "train").complete(folder)
+
+
+# Manifests and models.
+
+
+def _manifests() -> list[bytes]:
+    root, runs = made()
+    return [
+        path.read_bytes() for path in (root / "store/tile/cpu/manifest.json", *(run / "manifest.json" for run in runs))
+    ]
+
+
+def _read_manifest(data: bytes, folder: Path) -> None:
+    root, runs = made()
+    if b'"graphs"' in data:
+        shutil.copytree(root / "store", folder / "store", dirs_exist_ok=True)
+        (folder / "store/tile/cpu/manifest.json").write_bytes(data)
+        store = FeatureStore(folder / "store", "tile:cpu")
+        if not refused(lambda: store.check(schema_of("tile").hash)):
+            refused(lambda: store.load("train"))
+        return
+    files = {}
+    for run in runs:
+        name = json.loads((run / "manifest.json").read_bytes())["model"]["file"]
+        if name.encode() in data:
+            files[name] = (run / name).read_bytes()
+    _use_model(data, files, folder)
+
+
+def _models() -> list[bytes]:
+    found = []
+    for run in made()[1]:
+        manifest = (run / "manifest.json").read_bytes()
+        found.append(manifest + _SEPARATOR + (run / json.loads(manifest)["model"]["file"]).read_bytes())
+    return found
+
+
+def _damage_model(data: bytes, choice: random.Random) -> bytes:
+    """Damage the model file, which no longer has the SHA-256 of its manifest, or the manifest."""
+    manifest, _, model = data.partition(_SEPARATOR)
+    if choice.random() < 0.5:
+        return manifest + _SEPARATOR + damaged_bytes(model, choice)
+    return damaged_json(manifest, choice) + _SEPARATOR + model
+
+
+def _read_model(data: bytes, folder: Path) -> None:
+    """Read bytes as the manifest of a model and, after four NULs, its file; rank with it."""
+    manifest, _, model = data.partition(_SEPARATOR)
+    files = {}
+    with suppress(Exception):  # a manifest that names no file needs none
+        files[Path(json.loads(manifest)["model"]["file"]).name] = model
+    _use_model(manifest, files, folder)
+
+
+def _use_model(manifest: bytes, files: dict[str, bytes], folder: Path) -> None:
+    run = folder / "model"
+    shutil.rmtree(run, ignore_errors=True)
+    run.mkdir()
+    for name, contents in {"manifest.json": manifest, **files}.items():
+        (run / name).write_bytes(contents)
+
+    def use() -> None:
+        ranker = Ranker.load(run)
+        if ranker.n_features_in_ <= 10_000:
+            assert np.isfinite(ranker.predict(np.zeros((3, ranker.n_features_in_), np.float32))).all()
+        repr(ranker)
+
+    refused(use)
+    if rarely(manifest, 8):
+        run_command(predict.main, "--model", run, next((made()[0] / "npz/tile/cpu/test").glob("*.npz")))
+
+
+TARGETS: Final[dict[str, Target]] = {
+    "npz": Target(_graph_files, _damage_member, _read_graph_file),
+    "arrays": Target(_graph_files, _damage_arrays, _read_graph_file),
+    "packed": Target(lambda: [_repacked().with_suffix(packed.SUFFIX).read_bytes()], _damage_copy, _read_copy),
+    "hlo": Target(_programs, damaged_bytes, _read_program),
+    "store": Target(
+        lambda: [path.read_bytes() for path in (made()[0] / "store").rglob("*.parquet")], _damage_table, _read_table
+    ),
+    "archive": Target(_archives, _damage_archive, _read_archive),
+    "csv": Target(_submissions, _text, _read_submission),
+    "journal": Target(_journals, _damage_journal, _read_journal),
+    "profile": Target(_profiles, _text, _read_profile),
+    "manifest": Target(_manifests, _json, _read_manifest),
+    "model": Target(_models, _damage_model, _read_model),
+    "lists": Target(_lists, _json, _read_list),
+}
+
+
+def main() -> int:
+    """Fuzz the named readers, or all, and print how many inputs were tried."""
     parser = argparse.ArgumentParser(prog="tests.soak.fuzz", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("targets", nargs="*", choices=[*TARGETS, []], metavar="TARGET", help="default: all")
     parser.add_argument("--seconds", type=int, default=600)
     parser.add_argument("--corpus", type=Path, default=ROOT / "runs" / "fuzz")
-    parser.add_argument("--record", action="store_true", help="write the counts to tests/soak/counts.json")
-    args = parser.parse_args(argv)
-    faults = 0
+    args = parser.parse_args()
+    failed = False
     for name in args.targets or TARGETS:
         command = [sys.executable, "-m", "tests.soak.guided", name, str(args.seconds), str(args.corpus / name)]
         env = os.environ | {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
         done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, errors="replace", check=False)
         stats = dict(line[6:].split(": ") for line in done.stderr.splitlines() if line.startswith("stat::"))
-        tried = int(stats.get("number_of_executed_units", 0))
-        print(json.dumps({"target": name, "inputs": tried, "exit": done.returncode}), flush=True)
+        inputs = int(stats.get("number_of_executed_units", 0))
+        print(json.dumps({"target": name, "inputs": inputs, "exit": done.returncode}), flush=True)
         if done.returncode:
-            faults += 1
+            failed = True
             print(done.stderr[-6000:], file=sys.stderr)
-        elif args.record:
-            mended = read().get("fuzz", {}).get(name, {}).get("mended", 0)  # told by hand, and kept
-            record("fuzz", name, inputs=tried, seconds=args.seconds, mended=mended)
-    return min(1, faults)
+    return int(failed)
 
 
 if __name__ == "__main__":

@@ -1,103 +1,317 @@
-"""Commands killed at random moments and started again: the end is that of a run nobody disturbed.
+"""Commands killed at random moments and started again: the result is that of an undisturbed run.
 
-python -m tests.soak.kills [build train collect download tune predict ...] [--kills 50] [--record]
+python -m tests.soak.kills [build train collect download tune submit ...] [--kills 50]
 
-SIGKILL reaches the whole process group.  After every kill each file that a reader would open is opened; what was
-finished by then is the same at the end; at the end the result is that of an undisturbed run, and nothing unfinished
-lies about.  Of three kills one waits, after its moment has come, for an unfinished file to appear.
+SIGKILL goes to the whole process group.  After every kill, each file that a reader would open is read; finished files
+never change; at the end the result equals that of an undisturbed run and no temporary file is left.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
+import os
 import random
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tests.soak.running import Command, Starter, same, still, tell, unfinished
-from tests.soak.works import WORKS
+import numpy as np
 
-#: Whoever has to start again more often than this does not get on.
-PATIENCE: Final = 40
-#: Seconds between looks at a process that is to be killed.
-_WATCH: Final = 0.002
+from gbr import read_graph, write_graph
+from gbr.data.packed import Packed
+from gbr.data.store import FeatureStore
+from tests.collection import trained, write_collection
+from tests.made import collection, layout_arrays
+from tests.mirror import serving, tar, tree
+
+ROOT: Final = Path(__file__).parents[2]
+ENV: Final = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(ROOT)}
+#: Kills in a row before a command may finish.
+_MAX_KILLS_PER_RUN: Final = 40
+
+_DATA: Final = ("--data", "data", "--store", "store", "--jobs", "1")
+
+
+def digests(folder: Path, *patterns: str) -> dict[str, str]:
+    """SHA-256 of files by relative path; temporary files, whose names begin with a dot, are left out."""
+    paths = {path for pattern in patterns for path in folder.glob(pattern) if not path.name.startswith(".")}
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(paths)}
+
+
+def temporary_files(folder: Path) -> list[str]:
+    """Names of files that a writer has not finished."""
+    return sorted(path.name for path in folder.rglob(".*.part"))
+
+
+def check_stores(folder: Path) -> None:
+    """Read every graph that the stores list; raises for an incomplete one."""
+    for manifest in (folder / "store").rglob("manifest.json"):
+        name = ":".join(manifest.parent.relative_to(folder / "store").parts)
+        store = FeatureStore(folder / "store", name)
+        for split in ("train", "valid", "test"):
+            if stems := store.stems(split):
+                store.load(split, stems)
+
+
+def check_graphs(folder: Path) -> None:
+    """Read every graph file and every repacked copy; raises for an incomplete one."""
+    for path in sorted(folder.rglob("[!.]*.npz")):
+        for _ in read_graph(path, use_copy=False).config_blocks():
+            pass
+    for path in sorted(folder.rglob("[!.]*.gbr")):
+        Packed(path).codes(slice(None))
+
+
+def check(folder: Path) -> None:
+    """Read all files that a reader would open."""
+    check_stores(folder)
+    check_graphs(folder / "data")
+    for path in folder.rglob("[!.]*.json"):
+        if not path.name.endswith(".part.json"):
+            json.loads(path.read_text())
 
 
 @dataclass(frozen=True)
-class Moment:
-    """When to kill: seconds after the start, and whether to wait for an unfinished file from then on."""
+class Work:
+    """A command that is killed.
 
-    seconds: float
-    unfinished: bool = False
+    Parameters
+    ----------
+    arguments : sequence of str
+        Of ``python -m``; paths are relative to the folder it is started in.
+    prepare : callable
+        Writes what the command starts from; every run gets a copy.
+    result : callable
+        From the folder to what all runs have in common.
+    finished : sequence of str
+        Patterns of files that no later run may change.
+    serve : callable
+        From the prepared folder to a context manager of further arguments.
+    """
+
+    arguments: Sequence[str]
+    prepare: Callable[[Path], object]
+    result: Callable[[Path], Mapping[str, Any]]
+    finished: Sequence[str] = ()
+    serve: Callable[[Path], AbstractContextManager[Sequence[str]]] = lambda _: nullcontext(())
 
 
-def _killed(command: Command, folder: Path, moment: Moment) -> bool:
-    """Kill a command; False where it came to its end before."""
-    ended = command.wait(moment.seconds)
-    while not ended and moment.unfinished and not unfinished(folder):
-        ended = command.wait(_WATCH)
-    if not ended and command.kill():
-        return True
-    command.finish()
-    return False
+def _built(folder: Path) -> Mapping[str, Any]:
+    graphs = {
+        str(path): json.loads(path.read_text())["graphs"] for path in sorted((folder / "store").rglob("manifest.json"))
+    }
+    return digests(folder, "store/**/*.parquet", "data/**/*.gbr") | {"graphs": list(graphs.values())}
+
+
+def _prepare_layouts(folder: Path) -> None:
+    """Measured programs, and one with more configurations than a group of rows of the store holds."""
+    target = folder / "data/npz/layout/cpu/random/train"
+    target.mkdir(parents=True)
+    for path in sorted((ROOT / "data/npz/layout/cpu/random/train").glob("*.npz"))[:6]:
+        shutil.copy(path, target)
+    write_graph(target / "many.npz", layout_arrays(9000))
+
+
+def _trained(folder: Path) -> Mapping[str, Any]:
+    metrics = json.loads((folder / "run/metrics.json").read_text())
+    del metrics["seconds"]
+    return digests(folder, "run/model-*", "run/manifest.json", "store/**/*.parquet") | metrics
+
+
+def _without_runtimes(folder: Path) -> Mapping[str, Any]:
+    """Graphs and configurations of measured files; their runtimes differ between runs."""
+    found = {}
+    for path in sorted(folder.rglob("*.npz")):
+        with np.load(path) as arrays:
+            found[path.name] = hashlib.sha256(
+                b"".join(arrays[key].tobytes() for key in arrays.files if "runtime" not in key)
+            ).hexdigest()
+    return found
+
+
+@contextmanager
+def _served(prepared: Path) -> Iterator[Sequence[str]]:
+    graphs = tree(prepared / "served")
+    archives = {
+        f"npz_tile_xla_{split}.tar": tar({name: body for name, body in graphs.items() if f"/{split}/" in name})
+        for split in ("train", "valid", "test")
+    }
+    with serving(archives) as mirror:
+        mirror.pause, mirror.drop = 0.02, [100_000]
+        yield ["--base-url", mirror.url]
+
+
+def _outcomes(folder: Path) -> Mapping[str, Any]:
+    """Measurements of every journal, in order; none is made twice."""
+    found = {}
+    for path in sorted((folder / "out").rglob("journal.jsonl")):
+        records = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+        done = [(one["config"], one.get("runtime", one.get("failed"))) for one in records if "config" in one]
+        if len({config for config, _ in done}) < len(done):
+            raise AssertionError(f"{path}: a configuration was measured twice")
+        found[path.parent.name] = done
+    return found
+
+
+def _prepare_replay(folder: Path) -> None:
+    (folder / "graphs").mkdir(parents=True)
+    for path in sorted((ROOT / "data/npz/tile/cpu/test").glob("*.npz"))[::54]:
+        shutil.copy(path, folder / "graphs")
+
+
+def _prepare_submission(folder: Path) -> None:
+    write_collection(folder / "data", {"train": 3, "valid": 1, "test": 20}, name="tile:xla")
+    collection(folder / "data", "layout:xla:random", train=3, test=4)
+    for name in ("tile:xla", "layout:xla:random"):
+        out = folder / name.replace(":", "-")
+        trained(folder / "data", subset=name, out=out, backend="lightgbm", objective="l2")
+    shutil.rmtree(folder / "data/store")
+
+
+_PARQUET: Final = ("store/**/*.parquet",)
+WORKS: Final[Mapping[str, Work]] = {
+    "build": Work(
+        ["gbr.features", "build", "--subset", "tile:cpu", *_DATA],
+        lambda folder: write_collection(folder / "data", {"train": 24, "valid": 6, "test": 6}),
+        _built,
+        _PARQUET,
+    ),
+    "repack": Work(
+        ["gbr.features", "build", "--subset", "layout:cpu:random", *_DATA, "--repack"],
+        _prepare_layouts,
+        _built,
+        (*_PARQUET, "data/**/*.gbr"),
+    ),
+    "train": Work(
+        ["gbr.train", "--subset", "tile:cpu", *_DATA, "--out", "run", "--set", "n_estimators=20"],
+        lambda folder: write_collection(folder / "data", {"train": 4, "valid": 1, "test": 1}),
+        _trained,
+        _PARQUET,
+    ),
+    "collect": Work(
+        ["gbr.collect", "tile", *"--families reduce --configs 8 --rounds 1 --split test --out data".split()],
+        lambda folder: folder.mkdir(exist_ok=True),
+        _without_runtimes,
+        ["data/**/*.npz", "data/**/hardware.toml"],
+    ),
+    "download": Work(
+        ["gbr.download", "tile:xla", "--data", "data"],
+        lambda folder: write_collection(
+            folder / "served", {"train": 40, "valid": 10, "test": 10}, "tile:xla", n_configs=1500
+        ),
+        lambda folder: digests(folder, "data/**/*.npz"),
+        ["data/npz/**/*.npz"],
+        _served,
+    ),
+    "tune": Work(
+        ["gbr.tune", "--space", "replay:graphs", "--budget", "16", "--out", "out"], _prepare_replay, _outcomes
+    ),
+    "submit": Work(
+        ["gbr.submit", "--models", "tile-xla", "layout-xla-random", *_DATA, "--out", "submission.csv"],
+        _prepare_submission,
+        lambda folder: digests(folder, "submission.csv"),
+        _PARQUET,
+    ),
+}
+
+
+def start(arguments: Sequence[str], folder: Path) -> subprocess.Popen[str]:
+    """Start ``python -m`` with ``arguments`` in a folder, as the leader of a process group."""
+    return subprocess.Popen(
+        [sys.executable, "-m", *arguments],
+        cwd=folder,
+        env=os.environ | ENV,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> None:
+    """Wait for a command, which must succeed."""
+    _, err = process.communicate()
+    if process.returncode:
+        raise SystemExit(f"{process.args}: exit {process.returncode}: {err}")
+
+
+def _kill(process: subprocess.Popen[str], folder: Path, seconds: float, amid_a_file: bool) -> bool:
+    """Kill a command after some seconds, or at the first temporary file after them; False if it finished before."""
+    deadline = time.monotonic() + seconds
+    while process.poll() is None and (time.monotonic() < deadline or (amid_a_file and not temporary_files(folder))):
+        time.sleep(0.002)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    return process.returncode == -signal.SIGKILL
 
 
 def soak(name: str, kills: int, seed: int) -> dict[str, Any]:
-    """Kill a command ``kills`` times, letting it come to its end in between, and compare what it leaves.
+    """Kill a command ``kills`` times, let it finish from time to time, and compare its results.
 
     Returns
     -------
     dict
-        ``kills``, those of them that left an ``unfinished`` file behind, ``runs`` that came to their end, ``seconds``
-        of an undisturbed run.
+        ``kills``, those of them ``amid_a_file``, ``runs`` that finished, ``seconds`` of an undisturbed run.
     """
-    work = WORKS[name]()
-    choice = random.Random(seed)
-    with tempfile.TemporaryDirectory(prefix="gbr-soak-") as top, Starter(Path(top)) as starter:
+    work, choice = WORKS[name], random.Random(seed)
+    with tempfile.TemporaryDirectory(prefix="gbr-soak-") as top:
         prepared = Path(top) / "prepared"
         work.prepare(prepared)
-        expected = starter.undisturbed(work, prepared, Path(top) / "alone")[0]  # compiles kernels, too
-        found, span = starter.undisturbed(work, prepared, Path(top) / "timed")
-        same(name, "undisturbed", expected, found)
-        done = rounds = left = 0
-        while done < kills:
-            folder = Path(top) / f"killed-{rounds}"
+        expected, span = {}, 0.0
+        for run in range(2):  # the first also compiles kernels
+            folder = Path(top) / f"undisturbed-{run}"
             shutil.copytree(prepared, folder)
-            finished: dict[str, bytes] = {}
             with work.serve(prepared) as further:
-                for _ in range(PATIENCE):
-                    moment = Moment(span * choice.uniform(0, 1.05), choice.random() < 1 / 3)
-                    if done >= kills or not _killed(starter.start(work.arguments, folder, further), folder, moment):
+                begin = time.monotonic()
+                finish(start([*work.arguments, *further], folder))
+                span = time.monotonic() - begin
+            expected = work.result(folder)
+        done = runs = amid = 0
+        while done < kills:
+            folder = Path(top) / f"killed-{runs}"
+            shutil.copytree(prepared, folder)
+            finished: dict[str, str] = {}
+            with work.serve(prepared) as further:
+                for _ in range(_MAX_KILLS_PER_RUN):
+                    process = start([*work.arguments, *further], folder)
+                    moment = span * choice.uniform(0, 1.05)
+                    if done >= kills or not _kill(process, folder, moment, choice.random() < 1 / 3):
                         break
                     done += 1
-                    left += bool(unfinished(folder))
-                    work.check(folder)
-                    finished |= still(name, work, folder, finished)
-                starter.start(work.arguments, folder, further).finish()
-            same(name, f"after {done} kills", expected, work.result(folder))
-            still(name, work, folder, finished)
-            if names := unfinished(folder):
-                raise SystemExit(f"{name}: unfinished files lie about: {', '.join(names)}")
+                    amid += bool(temporary_files(folder))
+                    check(folder)
+                    now = digests(folder, *work.finished)
+                    assert finished.items() <= now.items(), f"{name}: finished files changed"
+                    finished = now
+                finish(start([*work.arguments, *further], folder))
+            assert work.result(folder) == expected, f"{name}: another result after {done} kills"
+            assert finished.items() <= digests(folder, *work.finished).items(), f"{name}: finished files changed"
+            assert not temporary_files(folder), f"{name}: {temporary_files(folder)} are left"
             shutil.rmtree(folder)
-            rounds += 1
-    return {"kills": done, "unfinished": left, "runs": rounds, "seconds": round(span, 1)}
+            runs += 1
+    return {"kills": done, "amid_a_file": amid, "runs": runs, "seconds": round(span, 1)}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Kill the commands that are named, or all, and print what was survived."""
+def main() -> int:
+    """Kill the named commands, or all, and print what they survived."""
     parser = argparse.ArgumentParser(prog="tests.soak.kills", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("commands", nargs="*", metavar="COMMAND", help=f"some of {', '.join(WORKS)} (default: all)")
+    parser.add_argument("commands", nargs="*", choices=[*WORKS, []], metavar="COMMAND", help=", ".join(WORKS))
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--record", action="store_true", help="keep the figures in tests/soak/counts.json")
-    args = parser.parse_args(argv)
-    if unknown := [name for name in args.commands if name not in WORKS]:
-        parser.error(f"no command {', '.join(unknown)}; there is {', '.join(WORKS)}")
-    tell("kills", "command", args.commands or WORKS, lambda name: soak(name, args.kills, args.seed), keep=args.record)
+    args = parser.parse_args()
+    for name in args.commands or WORKS:
+        print(json.dumps({"command": name, **soak(name, args.kills, args.seed)}), flush=True)
     return 0
 
 
