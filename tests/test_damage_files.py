@@ -6,7 +6,6 @@ Further on, what fuzzing found: each of these once crashed, hung, was believed, 
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 

@@ -143,7 +143,7 @@ class _Terminal(io.StringIO):
 def test_confirmation(mirror: Mirror, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
     assert reproduce.main(line(tmp_path, mirror, "--subset", "tile")) == 2
-    for answer in ("n\n", "\n", ""):
+    for answer in ("n\n", "\n"):
         monkeypatch.setattr("sys.stdin", _Terminal(answer))
         assert reproduce.main(line(tmp_path, mirror, "--subset", "tile")) == 1
         assert "Begin? [y/N]" in capsys.readouterr().err
