@@ -269,8 +269,8 @@ def page(results: Mapping[str, Any]) -> str:
         "",
         f"gbr {results['gbr']}, `gbr.train` with its defaults, trained on `train`, stopped and scored on `valid`. "
         "Tile: 1 − slowdown of the best of the first 5; layout: Kendall's tau; means over graphs. *Official protocol*: "
-        "as the scripts of TpuGraphs score, layout on 1000 listed configurations of each graph. The last two columns are "
-        "the competition's own scores, on runtimes that only Kaggle has.",
+        "as the scripts of TpuGraphs score, layout on 1000 listed configurations of each graph. The last two columns "
+        "are the competition's own scores, on runtimes that only Kaggle has.",
         "",
         *_markdown(_SYSTEM, rows),
         "",
