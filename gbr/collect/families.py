@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import partial, wraps
 from itertools import chain
 from math import prod
 from typing import Any, Final
@@ -13,162 +13,145 @@ import numpy as np
 
 from gbr.collect.kernels import Family
 
-_EPSILON: Final = np.float32(1e-5)
 
-# Building blocks of the programs, in primitives of jax.lax.
+class _Ops:
+    """Primitives of ``jax.lax``, and the combinations of them that several programs need."""
 
+    def __init__(self, lax: Any) -> None:
+        self._lax = lax
 
-def _turn(lax: Any, x: Any) -> Any:
-    return lax.transpose(x, (1, 0))
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._lax, name)
 
+    def turn(self, x: Any) -> Any:
+        return self.transpose(x, (1, 0))
 
-def _wide(lax: Any, x: Any, like: Any, *dims: int) -> Any:
-    return lax.broadcast_in_dim(x, like.shape, dims)
+    def wide(self, x: Any, like: Any, *dims: int) -> Any:
+        return self.broadcast_in_dim(x, like.shape, dims)
 
+    def relu(self, x: Any) -> Any:
+        return self.max(x, self.full_like(x, 0))
 
-def _relu(lax: Any, x: Any) -> Any:
-    return lax.max(x, lax.full_like(x, 0))
+    def times(self, x: Any, factor: float) -> Any:
+        return self.mul(x, self.full_like(x, factor))
 
+    def squared(self, x: Any) -> Any:
+        return self.mul(x, x)
 
-def _times(lax: Any, x: Any, factor: float) -> Any:
-    return lax.mul(x, lax.full_like(x, factor))
+    def total(self, x: Any, *axes: int) -> Any:
+        return self.reduce(x, np.float32(0), self.add, axes)
 
+    def maximum(self, x: Any, *axes: int) -> Any:
+        return self.reduce(x, np.float32(-np.inf), self.max, axes)
 
-def _square(lax: Any, x: Any) -> Any:
-    return lax.mul(x, x)
+    def minimum(self, x: Any, *axes: int) -> Any:
+        return self.reduce(x, np.float32(np.inf), self.min, axes)
 
+    def mean(self, x: Any, *axes: int) -> Any:
+        return self.times(self.total(x, *axes), 1 / prod(x.shape[axis] for axis in axes))
 
-def _sum(lax: Any, x: Any, *axes: int) -> Any:
-    return lax.reduce(x, np.float32(0), lax.add, axes)
+    def along(self, statistic: Any, x: Any, *axes: int) -> Any:
+        """Broadcast a statistic over ``axes`` to the shape of ``x``."""
+        return self.wide(statistic, x, *(dim for dim in range(x.ndim) if dim not in axes))
 
+    def inverse_root(self, x: Any) -> Any:
+        return self.rsqrt(self.add(x, self.full_like(x, np.float32(1e-5))))
 
-def _max(lax: Any, x: Any, *axes: int) -> Any:
-    return lax.reduce(x, np.float32(-np.inf), lax.max, axes)
+    def centred(self, x: Any, *axes: int) -> Any:
+        return self.sub(x, self.along(self.mean(x, *axes), x, *axes))
 
+    def standardized(self, x: Any, *axes: int) -> Any:
+        centred = self.centred(x, *axes)
+        scale = self.inverse_root(self.mean(self.squared(centred), *axes))
+        return self.mul(centred, self.along(scale, x, *axes))
 
-def _min(lax: Any, x: Any, *axes: int) -> Any:
-    return lax.reduce(x, np.float32(np.inf), lax.min, axes)
+    def shifted_exp(self, x: Any, axis: int) -> tuple[Any, Any]:
+        top = self.maximum(x, axis)
+        return top, self.exp(self.sub(x, self.along(top, x, axis)))
 
+    def softmax(self, x: Any, axis: int) -> Any:
+        _, e = self.shifted_exp(x, axis)
+        return self.div(e, self.along(self.total(e, axis), x, axis))
 
-def _mean(lax: Any, x: Any, *axes: int) -> Any:
-    return _times(lax, _sum(lax, x, *axes), 1 / prod(x.shape[axis] for axis in axes))
+    def log_sum_exp(self, x: Any) -> Any:
+        top, e = self.shifted_exp(x, 1)
+        return top, self.log(self.total(e, 1))
 
+    def bias_relu(self, product: Any, bias: Any) -> Any:
+        return self.relu(self.add(product, self.wide(bias, product, product.ndim - 1)))
 
-def _along(lax: Any, statistic: Any, x: Any, *axes: int) -> Any:
-    """Broadcast a statistic over ``axes`` to the shape of ``x``."""
-    return _wide(lax, statistic, x, *(dim for dim in range(x.ndim) if dim not in axes))
+    def batched_dot(self, a: Any, b: Any) -> Any:
+        return self.dot_general(a, b, (((2,), (1,)), ((0,), (0,))))
 
+    def convolve(
+        self, x: Any, f: Any, layout: str = "NHWC HWIO", stride: int = 1, dilation: int = 1, padding: int = 0
+    ) -> Any:
+        data, window = layout.split()
+        rank = x.ndim - 2
+        return self.conv_general_dilated(
+            x,
+            f,
+            (stride,) * rank,
+            ((padding, padding),) * rank,
+            rhs_dilation=(dilation,) * rank,
+            dimension_numbers=(data, window, data),
+            feature_group_count=x.shape[data.index("C")] // f.shape[window.index("I")],
+        )
 
-def _inverse_root(lax: Any, x: Any) -> Any:
-    return lax.rsqrt(lax.add(x, lax.full_like(x, _EPSILON)))
+    def shifted(self, x: Any, *offsets: int) -> Any:
+        return self.slice(x, offsets, tuple(extent - 2 + start for extent, start in zip(x.shape, offsets, strict=True)))
 
+    def laplace(self, x: Any) -> Any:
+        """Mean of the neighbours along every dimension, less the centre."""
+        centre = (1,) * x.ndim
+        total = None
+        for dim in range(x.ndim):
+            for step in (0, 2):
+                neighbour = self.shifted(x, *centre[:dim], step, *centre[dim + 1 :])
+                total = neighbour if total is None else self.add(total, neighbour)
+        return self.sub(self.times(total, 1 / (2 * x.ndim)), self.shifted(x, *centre))
 
-def _centred(lax: Any, x: Any, *axes: int) -> Any:
-    return lax.sub(x, _along(lax, _mean(lax, x, *axes), x, *axes))
+    def slope(self, x: Any) -> Any:
+        across = self.sub(self.shifted(x, 1, 2), self.shifted(x, 1, 0))
+        down = self.sub(self.shifted(x, 2, 1), self.shifted(x, 0, 1))
+        return self.sqrt(self.add(self.squared(across), self.squared(down)))
 
-
-def _standardised(lax: Any, x: Any, *axes: int) -> Any:
-    centred = _centred(lax, x, *axes)
-    scale = _inverse_root(lax, _mean(lax, _square(lax, centred), *axes))
-    return lax.mul(centred, _along(lax, scale, x, *axes))
-
-
-def _shifted_exp(lax: Any, x: Any, axis: int) -> tuple[Any, Any]:
-    top = _max(lax, x, axis)
-    return top, lax.exp(lax.sub(x, _along(lax, top, x, axis)))
-
-
-def _softmax(lax: Any, x: Any, axis: int) -> Any:
-    _, e = _shifted_exp(lax, x, axis)
-    return lax.div(e, _along(lax, _sum(lax, e, axis), x, axis))
-
-
-def _log_sum_exp(lax: Any, x: Any) -> Any:
-    top, e = _shifted_exp(lax, x, 1)
-    return top, lax.log(_sum(lax, e, 1))
-
-
-def _bias_relu(lax: Any, product: Any, bias: Any) -> Any:
-    return _relu(lax, lax.add(product, _wide(lax, bias, product, product.ndim - 1)))
-
-
-def _batched(lax: Any, a: Any, b: Any) -> Any:
-    return lax.dot_general(a, b, (((2,), (1,)), ((0,), (0,))))
-
-
-def _convolved(
-    lax: Any, x: Any, f: Any, layout: str = "NHWC HWIO", stride: int = 1, dilation: int = 1, padding: int = 0
-) -> Any:
-    data, window = layout.split()
-    rank = x.ndim - 2
-    return lax.conv_general_dilated(
-        x,
-        f,
-        (stride,) * rank,
-        ((padding, padding),) * rank,
-        rhs_dilation=(dilation,) * rank,
-        dimension_numbers=(data, window, data),
-        feature_group_count=x.shape[data.index("C")] // f.shape[window.index("I")],
-    )
+    def affine(self, x: Any, mean: Any, scale: Any, bias: Any, dim: int) -> Any:
+        centred = self.sub(x, self.wide(mean, x, dim))
+        return self.add(self.mul(centred, self.wide(scale, x, dim)), self.wide(bias, x, dim))
 
 
 def _conv(*, layout: str = "NHWC HWIO", **options: int) -> Callable[..., Any]:
-    return lambda lax, x, f: _convolved(lax, x, f, layout, **options)
+    return lambda o, x, f: o.convolve(x, f, layout, **options)
 
 
 def _pool(start: float, reducer: str, window: tuple[int, ...], stride: tuple[int, ...]) -> Callable[..., Any]:
-    return lambda lax, x: lax.reduce_window(x, np.float32(start), getattr(lax, reducer), window, stride, "VALID")
+    return lambda o, x: o.reduce_window(x, np.float32(start), getattr(o, reducer), window, stride, "VALID")
 
 
 def _mean_pool(window: tuple[int, ...], stride: tuple[int, ...]) -> Callable[..., Any]:
-    return lambda lax, x: _times(lax, _pool(0, "add", window, stride)(lax, x), 1 / prod(window))
+    return lambda o, x: o.times(_pool(0, "add", window, stride)(o, x), 1 / prod(window))
 
 
-def _shift(lax: Any, x: Any, *offsets: int) -> Any:
-    return lax.slice(x, offsets, tuple(extent - 2 + start for extent, start in zip(x.shape, offsets, strict=True)))
+def _gated_mix(o: _Ops, x: Any, gate: Any, z: Any) -> Any:
+    g = o.wide(gate, x, 0, 2)
+    rest = o.mul(o.sub(o.full_like(g, 1), g), o.wide(z, x, 1, 2))
+    return o.add(o.mul(g, x), rest)
 
 
-def _laplace(lax: Any, x: Any) -> Any:
-    """Mean of the neighbours along every dimension, less the centre."""
-    centre = (1,) * x.ndim
-    total = None
-    for dim in range(x.ndim):
-        for step in (0, 2):
-            neighbour = _shift(lax, x, *centre[:dim], step, *centre[dim + 1 :])
-            total = neighbour if total is None else lax.add(total, neighbour)
-    return lax.sub(_times(lax, total, 1 / (2 * x.ndim)), _shift(lax, x, *centre))
-
-
-def _slope(lax: Any, x: Any) -> Any:
-    across = lax.sub(_shift(lax, x, 1, 2), _shift(lax, x, 1, 0))
-    down = lax.sub(_shift(lax, x, 2, 1), _shift(lax, x, 0, 1))
-    return lax.sqrt(lax.add(_square(lax, across), _square(lax, down)))
-
-
-def _affine(lax: Any, x: Any, mean: Any, scale: Any, bias: Any, dim: int) -> Any:
-    centred = lax.sub(x, _wide(lax, mean, x, dim))
-    return lax.add(lax.mul(centred, _wide(lax, scale, x, dim)), _wide(lax, bias, x, dim))
-
-
-def _gated_mix(lax: Any, x: Any, gate: Any, z: Any) -> Any:
-    g = _wide(lax, gate, x, 0, 2)
-    rest = lax.mul(lax.sub(lax.full_like(g, 1), g), _wide(lax, z, x, 1, 2))
-    return lax.add(lax.mul(g, x), rest)
-
-
-def _outer_permuted(lax: Any, u: Any, v: Any) -> Any:
+def _outer_permuted(o: _Ops, u: Any, v: Any) -> Any:
     # The product in the order of its operands, (c, a, b), then moved to (a, b, c).
     shape = (u.shape[0], u.shape[1], v.shape[0])
-    product = lax.mul(lax.broadcast_in_dim(u, shape, (0, 1)), lax.broadcast_in_dim(v, shape, (2, 0)))
-    return lax.transpose(product, (1, 2, 0))
+    product = o.mul(o.broadcast_in_dim(u, shape, (0, 1)), o.broadcast_in_dim(v, shape, (2, 0)))
+    return o.transpose(product, (1, 2, 0))
 
 
 def _permuted(*permutation: int) -> Callable[..., Any]:
-    return lambda lax, x: lax.transpose(x, permutation)
+    return lambda o, x: o.transpose(x, permutation)
 
 
 def _with_permuted(operation: str, *permutation: int) -> Callable[..., Any]:
-    return lambda lax, x, z: getattr(lax, operation)(x, lax.transpose(z, permutation))
+    return lambda o, x, z: getattr(o, operation)(x, o.transpose(z, permutation))
 
 
 _matmul = partial(Family, "matmul", right="k n")
@@ -186,59 +169,59 @@ _elementwise = partial(Family, "elementwise")
 _MATMUL: Final = (
     _matmul("matmul_nn",
             "m n | y[m, n] = 0 | m k n: y[m, n] += a[m, k] * b[k, n]",
-            lambda lax, a, b: lax.dot(a, b),
+            lambda o, a, b: o.dot(a, b),
             "192x320x256 256x128x512 149x211x293 64x768x384 800x40x448"),
     _matmul("matmul_tn",
             "m n | y[m, n] = 0 | k m n: y[m, n] += a[k, m] * b[k, n]",
-            lambda lax, a, b: lax.dot(_turn(lax, a), b),
+            lambda o, a, b: o.dot(o.turn(a), b),
             "256x160x320 128x384x256 191x233x151 512x64x288"),
     _matmul("matmul_nt",
             "m n | y[m, n] = 0 | m n / k: y[m, n] += a[m, k] * b[n, k]",
-            lambda lax, a, b: lax.dot(a, _turn(lax, b)),
+            lambda o, a, b: o.dot(a, o.turn(b)),
             "160x256x320 256x192x256 131x211x331 64x960x144 480x40x640"),
     _matmul("matmul_batched",
             "b m n | y[b, m, n] = 0 | b m k n: y[b, m, n] += u[b, m, k] * v[b, k, n]",
-            lambda lax, u, v: _batched(lax, u, v),
+            lambda o, u, v: o.batched_dot(u, v),
             "8x96x128x112 32x33x65x129 6x64x256x128 3x131x163x109", right="b k n"),
     _matmul("matmul_bias_relu",
             "m n | y[m, n] = bias[n] | m k n: y[m, n] += a[m, k] * b[k, n] | y[m, n] = max(y[m, n], 0)",
-            lambda lax, a, b, bias: _bias_relu(lax, lax.dot(a, b), bias),
+            lambda o, a, b, bias: o.bias_relu(o.dot(a, b), bias),
             "224x288x192 128x512x256 173x139x331 384x96x480"),
     _matmul("matmul_residual",
             "m n | y[m, n] = r[m, n] | m k n: y[m, n] += a[m, k] * b[k, n]",
-            lambda lax, a, b, r: lax.add(lax.dot(a, b), r),
+            lambda o, a, b, r: o.add(o.dot(a, b), r),
             "160x512x160 256x192x256 211x151x199 640x60x320"),
     _matmul("matvec",
             "m | y[m] = 0 | m / k: y[m] += a[m, k] * x[k]",
-            lambda lax, a, x: lax.dot(a, x),
+            lambda o, a, x: o.dot(a, x),
             "1024x2048 6000x400 301x9001 1537x1291", right="k"),
     _matmul("vecmat",
             "n | y[n] = 0 | k n: y[n] += x[k] * a[k, n]",
-            lambda lax, x, a: lax.dot(x, a),
+            lambda o, x, a: o.dot(x, a),
             "2048x1024 500x5000 8191x251 1283x1427", sizes="k n"),
     _matmul("gram",
             "m n | y[m, n] = 0 | k m n: y[m, n] += a[k, m] * a[k, n]",
-            lambda lax, a: lax.dot(_turn(lax, a), a),
+            lambda o, a: o.dot(o.turn(a), a),
             "384x192 128x352 701x139 2048x80", sizes="k m=n"),
     _matmul("attention_scores",
             "b m n | y[b, m, n] = 0 | b m n / k: y[b, m, n] += u[b, m, k] * v[b, n, k] * size(k) ** -0.5",
-            lambda lax, u, v: _times(lax, _batched(lax, u, lax.transpose(v, (0, 2, 1))), u.shape[2] ** -0.5),
+            lambda o, u, v: o.times(o.batched_dot(u, o.transpose(v, (0, 2, 1))), u.shape[2] ** -0.5),
             "8x128x192x64 4x256x256x48 12x77x101x80 2x200x515x128", right="b k n"),
     _matmul("attention_values",
             "s h d | y[s, h, d] = 0 | s h t d: y[s, h, d] += u[h, s, t] * v[h, t, d]",
-            lambda lax, u, v: lax.transpose(_batched(lax, u, v), (1, 0, 2)),
+            lambda o, u, v: o.transpose(o.batched_dot(u, v), (1, 0, 2)),
             "8x128x64x192 4x256x48x320 12x101x80x77 2x131x128x512", sizes="h s d t", right="h t d"),
     _matmul("matmul_transposed",
             "n m | y[n, m] = 0 | k n m: y[n, m] += b[k, n] * a[k, m]",
-            lambda lax, a, b: _turn(lax, lax.dot(_turn(lax, a), b)),
+            lambda o, a, b: o.turn(o.dot(o.turn(a), b)),
             "160x192x256 96x320x192 137x151x263 288x40x384", order="m n k"),
     _matmul("matvec_batched",
             "b m | y[b, m] = 0 | b m / k: y[b, m] += a[b, m, k] * x[b, k]",
-            lambda lax, a, x: lax.dot_general(a, x, (((2,), (1,)), ((0,), (0,)))),
+            lambda o, a, x: o.dot_general(a, x, (((2,), (1,)), ((0,), (0,)))),
             "8x192x768 64x256x96 5x401x557 300x40x112", right="b k"),
     _matmul("matmul_scaled_add",
             "m n | y[m, n] = 1.5 * r[m, n] | m k n: y[m, n] += 0.75 * a[m, k] * b[k, n]",
-            lambda lax, a, b, r: lax.add(_times(lax, lax.dot(a, b), 0.75), _times(lax, r, 1.5)),
+            lambda o, a, b, r: o.add(o.times(o.dot(a, b), 0.75), o.times(r, 1.5)),
             "192x256x224 128x640x96 167x229x193 512x72x256"),
 )
 
@@ -263,7 +246,7 @@ _CONV: Final = (
                  "n h w o | y[n, h, w, o] = bias[o] | "
                  "n h w p q c o: y[n, h, w, o] += x[n, h + p, w + q, c] * f[p, q, c, o] | "
                  "y[n, h, w, o] = max(y[n, h, w, o], 0)",
-                 lambda lax, x, f, bias: _bias_relu(lax, _convolved(lax, x, f), bias),
+                 lambda o, x, f, bias: o.bias_relu(o.convolve(x, f), bias),
                  "1x24x20x32x80x3 2x12x14x56x48x3 1x21x17x27x43x5 1x6x8x128x160x3", "n h w c o p=q"),
     _convolution("conv2d_row",
                  _NHWC.format("h + p", 0, "w + q", 0), _conv(),
@@ -340,62 +323,62 @@ _MOVEMENT: Final = (
 # innermost loop is the one along which most operands are contiguous.  A part of a row is reduced in a register.
 _REDUCE: Final = (
     _reduce("sum_minor", "a | y[a] = 0 | a / b: y[a] += x[a, b]",
-            lambda lax, x: _sum(lax, x, 1), "1024x2048 20000x96 7919x211 1531x1283"),
+            lambda o, x: o.total(x, 1), "1024x2048 20000x96 7919x211 1531x1283"),
     _reduce("max_minor", "a | y[a] = LOWEST | a / b: y[a] = max(y[a], x[a, b])",
-            lambda lax, x: _max(lax, x, 1), "2048x1024 16000x120 257x8009 1399x1511"),
+            lambda o, x: o.maximum(x, 1), "2048x1024 16000x120 257x8009 1399x1511"),
     _reduce("sum_major", "b | y[b] = 0 | a b: y[b] += x[a, b]",
-            lambda lax, x: _sum(lax, x, 0), "2048x1024 300x8000 8191x251 1451x1307"),
+            lambda o, x: o.total(x, 0), "2048x1024 300x8000 8191x251 1451x1307"),
     _reduce("max_major", "b | y[b] = LOWEST | a b: y[b] = max(y[b], x[a, b])",
-            lambda lax, x: _max(lax, x, 0), "1024x2048 240x9000 9973x199 1223x1601"),
+            lambda o, x: o.maximum(x, 0), "1024x2048 240x9000 9973x199 1223x1601"),
     _reduce("sum_middle", "a c | y[a, c] = 0 | a b c: y[a, c] += x[a, b, c]",
-            lambda lax, x: _sum(lax, x, 1), "16x512x256 200x64x160 7x223x1201 40x1500x33"),
+            lambda o, x: o.total(x, 1), "16x512x256 200x64x160 7x223x1201 40x1500x33"),
     _reduce("sum_leading", "c | y[c] = 0 | a b c: y[c] += x[a, b, c]",
-            lambda lax, x: _sum(lax, x, 0, 1), "32x128x512 9x300x720 61x53x577 128x256x48"),
+            lambda o, x: o.total(x, 0, 1), "32x128x512 9x300x720 61x53x577 128x256x48"),
     _reduce("sum_outer", "b | y[b] = 0 | a b / c: y[b] += x[a, b, c]",
-            lambda lax, x: _sum(lax, x, 0, 2), "16x256x512 100x192x96 23x67x1297 8x4096x64"),
+            lambda o, x: o.total(x, 0, 2), "16x256x512 100x192x96 23x67x1297 8x4096x64"),
     _reduce("mean_spatial", "n c | y[n, c] = 0 | n h w c: y[n, c] += x[n, h, w, c] * (1 / size(h, w))",
-            lambda lax, x: _mean(lax, x, 1, 2), "8x28x36x256 2x56x48x384 5x31x37x263 64x14x16x128"),
+            lambda o, x: o.mean(x, 1, 2), "8x28x36x256 2x56x48x384 5x31x37x263 64x14x16x128"),
     _reduce("square_sum_transposed", "c a | y[c, a] = 0 | a b c: y[c, a] += x[a, b, c] * x[a, b, c]",
-            lambda lax, x: _turn(lax, _sum(lax, _square(lax, x), 1)), "256x16x384 96x128x128 311x11x401 1024x8x160"),
+            lambda o, x: o.turn(o.total(o.squared(x), 1)), "256x16x384 96x128x128 311x11x401 1024x8x160"),
     _reduce("min_minor", "a | y[a] = HIGHEST | a / b: y[a] = min(y[a], x[a, b])",
-            lambda lax, x: _min(lax, x, 1), "1536x1024 12000x144 5003x263 701x1999"),
+            lambda o, x: o.minimum(x, 1), "1536x1024 12000x144 5003x263 701x1999"),
     _reduce("absmax_minor", "a | y[a] = 0 | a / b: y[a] = max(y[a], abs(x[a, b]))",
-            lambda lax, x: _max(lax, lax.abs(x), 1), "2048x768 18000x80 6007x197 1103x1301"),
+            lambda o, x: o.maximum(o.abs(x), 1), "2048x768 18000x80 6007x197 1103x1301"),
     _reduce("norm_minor", "a | y[a] = 0 | a / b: y[a] += x[a, b] * x[a, b] | y[a] = sqrt(y[a])",
-            lambda lax, x: lax.sqrt(_sum(lax, _square(lax, x), 1)), "768x2048 14000x104 9013x139 1301x1103"),
+            lambda o, x: o.sqrt(o.total(o.squared(x), 1)), "768x2048 14000x104 9013x139 1301x1103"),
     _reduce("rowwise_dot", "a | y[a] = 0 | a / b: y[a] += x[a, b] * z[a, b]",
-            lambda lax, x, z: _sum(lax, lax.mul(x, z), 1), "1024x1024 10000x88 4001x233 997x1061"),
+            lambda o, x, z: o.total(o.mul(x, z), 1), "1024x1024 10000x88 4001x233 997x1061"),
     _reduce("squared_distance", "a | y[a] = 0 | a / b: d = x[a, b] - z[a, b]; y[a] += d * d",
-            lambda lax, x, z: _sum(lax, _square(lax, lax.sub(x, z)), 1), "896x1152 9000x112 5209x173 1151x809"),
+            lambda o, x, z: o.total(o.squared(o.sub(x, z)), 1), "896x1152 9000x112 5209x173 1151x809"),
     _reduce("weighted_sum_minor", "a | y[a] = bias[a] | a / b: y[a] += x[a, b] * weight[b]",
-            lambda lax, x, weight, bias: lax.add(_sum(lax, lax.mul(x, _wide(lax, weight, x, 1)), 1), bias),
+            lambda o, x, weight, bias: o.add(o.total(o.mul(x, o.wide(weight, x, 1)), 1), bias),
             "1280x1280 16000x100 7013x229 1409x1123"),
     _reduce("masked_sum_minor", "a | y[a] = 0 | a / b: y[a] += x[a, b] if mask[a, b] > 0 else 0",
-            lambda lax, x, mask: _sum(
-                lax, lax.select(lax.gt(mask, lax.full_like(mask, 0)), x, lax.full_like(x, 0)), 1),
+            lambda o, x, mask: o.total(
+                o.select(o.gt(mask, o.full_like(mask, 0)), x, o.full_like(x, 0)), 1),
             "1024x896 11000x96 3989x251 1213x787"),
     _reduce("variance_minor",
             "a | mean[a] = 0; y[a] = 0 | a / b: mean[a] += x[a, b] * (1 / size(b)) | "
             "a / b: d = x[a, b] - mean[a]; y[a] += d * d * (1 / size(b))",
-            lambda lax, x: _mean(lax, _square(lax, _centred(lax, x, 1)), 1), "1024x1024 9000x128 6007x151 1013x907"),
+            lambda o, x: o.mean(o.squared(o.centred(x, 1)), 1), "1024x1024 9000x128 6007x151 1013x907"),
     _reduce("mean_minor", "a b | y[a, b] = 0 | a b / c: y[a, b] += x[a, b, c] * (1 / size(c))",
-            lambda lax, x: _mean(lax, x, 2), "16x160x512 40x300x96 7x223x701 96x640x24"),
+            lambda o, x: o.mean(x, 2), "16x160x512 40x300x96 7x223x701 96x640x24"),
     _reduce("sum_trailing", "a | y[a] = 0 | a b / c: y[a] += x[a, b, c]",
-            lambda lax, x: _sum(lax, x, 1, 2), "256x48x128 4000x14x28 211x73x97 32x500x80"),
+            lambda o, x: o.total(x, 1, 2), "256x48x128 4000x14x28 211x73x97 32x500x80"),
     _reduce("min_major", "b | y[b] = HIGHEST | a b: y[b] = min(y[b], x[a, b])",
-            lambda lax, x: _min(lax, x, 0), "1536x1280 400x3600 9001x163 1381x1009"),
+            lambda o, x: o.minimum(x, 0), "1536x1280 400x3600 9001x163 1381x1009"),
     _reduce("max_middle", "a c | y[a, c] = LOWEST | a b c: y[a, c] = max(y[a, c], x[a, b, c])",
-            lambda lax, x: _max(lax, x, 1), "24x256x320 160x96x96 5x311x907 64x1000x28"),
+            lambda o, x: o.maximum(x, 1), "24x256x320 160x96x96 5x311x907 64x1000x28"),
     _reduce("dot_transposed", "a | y[a] = 0 | b a: y[a] += x[a, b] * z[b, a]",
-            lambda lax, x, z: _sum(lax, lax.mul(x, _turn(lax, z)), 1), "1024x1024 768x2048 419x4096 2048x512"),
+            lambda o, x, z: o.total(o.mul(x, o.turn(z)), 1), "1024x1024 768x2048 419x4096 2048x512"),
     _reduce("max_plus_transposed", "b | y[b] = LOWEST | a b: y[b] = max(y[b], x[a, b] + z[b, a])",
-            lambda lax, x, z: _max(lax, lax.add(x, _turn(lax, z)), 0), "1024x1280 2048x768 1536x1099 512x2048"),
+            lambda o, x, z: o.maximum(o.add(x, o.turn(z)), 0), "1024x1280 2048x768 1536x1099 512x2048"),
     _reduce("max_transposed", "c a | y[c, a] = LOWEST | a b c: y[c, a] = max(y[c, a], x[a, b, c])",
-            lambda lax, x: _turn(lax, _max(lax, x, 1)), "192x24x256 128x80x96 269x13x311 800x10x144"),
+            lambda o, x: o.turn(o.maximum(x, 1)), "192x24x256 128x80x96 269x13x311 800x10x144"),
     _reduce("abs_sum_transposed", "b a | y[b, a] = 0 | a b / c: y[b, a] += abs(x[a, b, c])",
-            lambda lax, x: _turn(lax, _sum(lax, lax.abs(x), 2)), "160x192x48 640x256x10 397x283x11 48x1200x24"),
+            lambda o, x: o.turn(o.total(o.abs(x), 2)), "160x192x48 640x256x10 397x283x11 48x1200x24"),
     _reduce("mean_transposed", "c b | y[c, b] = 0 | a b c: y[c, b] += x[a, b, c] * (1 / size(a))",
-            lambda lax, x: _turn(lax, _mean(lax, x, 0)), "8x512x512 24x256x300 4x1024x353 48x512x72"),
+            lambda o, x: o.turn(o.mean(x, 0)), "8x512x512 24x256x300 4x1024x353 48x512x72"),
 )
 
 # Statistics of a row, a column or a group, then a pass that uses them.  The outer tile holds the dimensions that are
@@ -404,66 +387,66 @@ _ROWWISE: Final = (
     _rowwise("softmax",
              "a | top[a] = LOWEST; total[a] = 0 | a / b: top[a] = max(top[a], x[a, b]) | "
              "a / b: e = exp(x[a, b] - top[a]); y[a, b] = e; total[a] += e | a b: y[a, b] *= 1 / total[a]",
-             lambda lax, x: _softmax(lax, x, 1), "768x1024 6000x128 8011x83 1021x773"),
+             lambda o, x: o.softmax(x, 1), "768x1024 6000x128 8011x83 1021x773"),
     _rowwise("softmax_major",
              "b | top[b] = LOWEST; total[b] = 0 | a b: top[b] = max(top[b], x[a, b]) | "
              "a b: e = exp(x[a, b] - top[b]); y[a, b] = e; total[b] += e | total[b] = 1 / total[b] | "
              "a b: y[a, b] *= total[b]",
-             lambda lax, x: _softmax(lax, x, 0), "1024x640 160x4800 7001x97 1013x719"),
+             lambda o, x: o.softmax(x, 0), "1024x640 160x4800 7001x97 1013x719"),
     _rowwise("logsumexp",
              "a | y[a] = LOWEST; total[a] = 0 | a / b: y[a] = max(y[a], x[a, b]) | "
              "a / b: total[a] += exp(x[a, b] - y[a]) | y[a] += log(total[a])",
-             lambda lax, x: lax.add(*_log_sum_exp(lax, x)[::-1]), "1024x896 8000x112 7103x109 1103x811"),
+             lambda o, x: o.add(*o.log_sum_exp(x)[::-1]), "1024x896 8000x112 7103x109 1103x811"),
     _rowwise("layer_norm",
              "a | mean[a] = 0; variance[a] = 0 | a / b: mean[a] += x[a, b] * (1 / size(b)) | "
              "a / b: d = x[a, b] - mean[a]; variance[a] += d * d * (1 / size(b)) | "
              "a b: y[a, b] = (x[a, b] - mean[a]) * (1 / sqrt(variance[a] + 1e-5)) * gain[b] + bias[b]",
-             lambda lax, x, gain, bias: lax.add(
-                 lax.mul(_standardised(lax, x, 1), _wide(lax, gain, x, 1)), _wide(lax, bias, x, 1)),
+             lambda o, x, gain, bias: o.add(
+                 o.mul(o.standardized(x, 1), o.wide(gain, x, 1)), o.wide(bias, x, 1)),
              "1024x768 5000x144 151x6007 1307x601"),
     _rowwise("rms_norm",
              "a | square[a] = 0 | a / b: square[a] += x[a, b] * x[a, b] * (1 / size(b)) | "
              "a b: y[a, b] = x[a, b] * (1 / sqrt(square[a] + 1e-5)) * gain[b]",
-             lambda lax, x, gain: lax.mul(
-                 lax.mul(x, _along(lax, _inverse_root(lax, _mean(lax, _square(lax, x), 1)), x, 1)),
-                 _wide(lax, gain, x, 1)),
+             lambda o, x, gain: o.mul(
+                 o.mul(x, o.along(o.inverse_root(o.mean(o.squared(x), 1)), x, 1)),
+                 o.wide(gain, x, 1)),
              "896x1024 7000x136 9001x97 1201x853"),
     _rowwise("batch_norm",
              "b | mean[b] = 0; scale[b] = 0 | a b: mean[b] += x[a, b] * (1 / size(a)) | "
              "a b: d = x[a, b] - mean[b]; scale[b] += d * d * (1 / size(a)) | "
              "scale[b] = 1 / sqrt(scale[b] + 1e-5) | a b: y[a, b] = (x[a, b] - mean[b]) * scale[b]",
-             lambda lax, x: _standardised(lax, x, 0), "2048x512 240x4000 9001x101 1459x683"),
+             lambda o, x: o.standardized(x, 0), "2048x512 240x4000 9001x101 1459x683"),
     _rowwise("instance_norm",
              "a c | mean[a, c] = 0; scale[a, c] = 0 | a b c: mean[a, c] += x[a, b, c] * (1 / size(b)) | "
              "a b c: d = x[a, b, c] - mean[a, c]; scale[a, c] += d * d * (1 / size(b)) | "
              "scale[a, c] = 1 / sqrt(scale[a, c] + 1e-5) | a b c: y[a, b, c] = (x[a, b, c] - mean[a, c]) * scale[a, c]",
-             lambda lax, x: _standardised(lax, x, 1), "8x784x160 2x2304x192 5x1369x127 32x196x144"),
+             lambda o, x: o.standardized(x, 1), "8x784x160 2x2304x192 5x1369x127 32x196x144"),
     _rowwise("log_softmax",
              "a | top[a] = LOWEST; total[a] = 0 | a / b: top[a] = max(top[a], x[a, b]) | "
              "a / b: total[a] += exp(x[a, b] - top[a]) | top[a] += log(total[a]) | a b: y[a, b] = x[a, b] - top[a]",
-             lambda lax, x: lax.sub(x, _along(lax, lax.add(*_log_sum_exp(lax, x)), x, 1)),
+             lambda o, x: o.sub(x, o.along(o.add(*o.log_sum_exp(x)), x, 1)),
              "640x1024 5000x160 7001x103 907x811"),
     _rowwise("softmax_middle",
              "a c | top[a, c] = LOWEST; total[a, c] = 0 | a b c: top[a, c] = max(top[a, c], x[a, b, c]) | "
              "a b c: e = exp(x[a, b, c] - top[a, c]); y[a, b, c] = e; total[a, c] += e | "
              "total[a, c] = 1 / total[a, c] | a b c: y[a, b, c] *= total[a, c]",
-             lambda lax, x: _softmax(lax, x, 1), "8x192x384 32x128x160 5x701x149 100x200x40"),
+             lambda o, x: o.softmax(x, 1), "8x192x384 32x128x160 5x701x149 100x200x40"),
     _rowwise("l2_normalize",
              "a | square[a] = 0 | a / b: square[a] += x[a, b] * x[a, b] | "
              "a b: y[a, b] = x[a, b] * (1 / sqrt(square[a] + 1e-5))",
-             lambda lax, x: lax.mul(x, _along(lax, _inverse_root(lax, _sum(lax, _square(lax, x), 1)), x, 1)),
+             lambda o, x: o.mul(x, o.along(o.inverse_root(o.total(o.squared(x), 1)), x, 1)),
              "768x1280 6000x144 9001x101 1103x787"),
     _rowwise("absmax_scale",
              "a | top[a] = 0 | a / b: top[a] = max(top[a], abs(x[a, b])) | a b: y[a, b] = x[a, b] * (127 / top[a])",
-             lambda lax, x: lax.mul(x, _along(lax, lax.div(
-                 lax.full_like(top := _max(lax, lax.abs(x), 1), 127), top), x, 1)),
+             lambda o, x: o.mul(x, o.along(o.div(
+                 o.full_like(top := o.maximum(o.abs(x), 1), 127), top), x, 1)),
              "1024x896 8000x112 5003x179 1009x971"),
     _rowwise("group_norm",
              "n g | mean[n, g] = 0; scale[n, g] = 0 | n s g / c: mean[n, g] += x[n, s, g, c] * (1 / size(s, c)) | "
              "n s g / c: d = x[n, s, g, c] - mean[n, g]; scale[n, g] += d * d * (1 / size(s, c)) | "
              "scale[n, g] = 1 / sqrt(scale[n, g] + 1e-5) | "
              "n s g c: y[n, s, g, c] = (x[n, s, g, c] - mean[n, g]) * scale[n, g]",
-             lambda lax, x: _standardised(lax, x, 1, 3), "4x784x8x32 2x2304x16x12 5x613x7x37 24x196x4x48"),
+             lambda o, x: o.standardized(x, 1, 3), "4x784x8x32 2x2304x16x12 5x613x7x37 24x196x4x48"),
 )
 
 # Every output reads a small neighbourhood of the input.
@@ -492,63 +475,63 @@ _WINDOW: Final = (
     _window("stencil5",
             "h w | y[h, w] = 0.25 * (x[h, w + 1] + x[h + 1, w] + x[h + 1, w + 2] + x[h + 2, w + 1]); "
             "y[h, w] -= x[h + 1, w + 1]",
-            _laplace, "1022x1022 200x6000 1427x1103 7000x190"),
+            _Ops.laplace, "1022x1022 200x6000 1427x1103 7000x190"),
     _window("stencil7",
             "d h w | t = x[d, h + 1, w + 1] + x[d + 2, h + 1, w + 1]; "
             "t += x[d + 1, h, w + 1] + x[d + 1, h + 2, w + 1]; "
             "t += x[d + 1, h + 1, w] + x[d + 1, h + 1, w + 2]; y[d, h, w] = (1 / 6) * t - x[d + 1, h + 1, w + 1]",
-            _laplace, "62x126x126 24x150x300 101x97x89 16x62x1022"),
+            _Ops.laplace, "62x126x126 24x150x300 101x97x89 16x62x1022"),
     _window("gradient",
             "h w | across = x[h + 1, w + 2] - x[h + 1, w]; down = x[h + 2, w + 1] - x[h, w + 1]; "
             "y[h, w] = sqrt(across * across + down * down)",
-            _slope, "1022x1022 180x5400 1301x1009 6500x170"),
+            _Ops.slope, "1022x1022 180x5400 1301x1009 6500x170"),
 )
 
 # Operands that are broadcast, and operands whose dimensions come in another order than those of the output.
 _ELEMENTWISE: Final = (
     _elementwise("bias_scale", "a b | y[a, b] = x[a, b] * scale[a] + bias[b]",
-                 lambda lax, x, scale, bias: lax.add(lax.mul(x, _wide(lax, scale, x, 0)), _wide(lax, bias, x, 1)),
+                 lambda o, x, scale, bias: o.add(o.mul(x, o.wide(scale, x, 0)), o.wide(bias, x, 1)),
                  "1024x1024 9000x120 2999x389 1259x941"),
     _elementwise("outer_update", "a b | y[a, b] = x[a, b] - u[a] * v[b]",
-                 lambda lax, x, u, v: lax.sub(x, lax.mul(_wide(lax, u, x, 0), _wide(lax, v, x, 1))),
+                 lambda o, x, u, v: o.sub(x, o.mul(o.wide(u, x, 0), o.wide(v, x, 1))),
                  "1024x1280 8000x130 33001x31 1153x1031"),
     _elementwise("add_transposed", "a b | y[a, b] = x[a, b] + z[b, a]", _with_permuted("add", 1, 0),
                  "768x1024 2048x512 1536x331 3000x170"),
     _elementwise("gate_transposed", "a b | y[a, b] = max(z[b, a], 0) * x[a, b]",
-                 lambda lax, x, z: lax.mul(_relu(lax, _turn(lax, z)), x), "1024x640 384x2048 1280x419 5600x140"),
+                 lambda o, x, z: o.mul(o.relu(o.turn(z)), x), "1024x640 384x2048 1280x419 5600x140"),
     _elementwise("mul_permuted", "a b c | y[a, b, c] = x[a, b, c] * z[c, b, a]", _with_permuted("mul", 2, 1, 0),
                  "96x48x160 256x12x256 79x83x127 20x64x600"),
     _elementwise("channel_affine", "n h w c | y[n, h, w, c] = max((x[n, h, w, c] - mean[c]) * scale[c] + bias[c], 0)",
-                 lambda lax, x, mean, scale, bias: _relu(lax, _affine(lax, x, mean, scale, bias, 3)),
+                 lambda o, x, mean, scale, bias: o.relu(o.affine(x, mean, scale, bias, 3)),
                  "2x56x48x160 16x14x18x224 3x47x53x101 1x24x20x1900"),
     _elementwise("channel_affine_nchw", "n c h w | y[n, c, h, w] = (x[n, c, h, w] - mean[c]) * scale[c] + bias[c]",
-                 lambda lax, x, mean, scale, bias: _affine(lax, x, mean, scale, bias, 1),
+                 lambda o, x, mean, scale, bias: o.affine(x, mean, scale, bias, 1),
                  "2x128x56x64 12x192x16x20 3x53x79x71 1x12x200x360"),
     _elementwise("rank1_batched", "a b c | y[a, b, c] = x[a, b, c] + u[a, b] * v[a, c]",
-                 lambda lax, x, u, v: lax.add(x, lax.mul(_wide(lax, u, x, 0, 1), _wide(lax, v, x, 0, 2))),
+                 lambda o, x, u, v: o.add(x, o.mul(o.wide(u, x, 0, 1), o.wide(v, x, 0, 2))),
                  "16x192x320 40x160x144 29x179x167 200x64x72"),
     _elementwise("gated_mix", "a b c | g = gate[a, c]; y[a, b, c] = g * x[a, b, c] + (1 - g) * z[b, c]",
                  _gated_mix, "32x128x256 8x60x2400 37x211x113 300x40x80"),
-    _elementwise("relu_transposed", "a b | y[a, b] = max(x[b, a], 0)", lambda lax, x: _relu(lax, _turn(lax, x)),
+    _elementwise("relu_transposed", "a b | y[a, b] = max(x[b, a], 0)", lambda o, x: o.relu(o.turn(x)),
                  "896x1024 512x1536 2048x347 3072x176"),
     _elementwise("scale_transposed", "a b | y[a, b] = x[b, a] * scale[a]",
-                 lambda lax, x, scale: lax.mul(turned := _turn(lax, x), _wide(lax, scale, turned, 0)),
+                 lambda o, x, scale: o.mul(turned := o.turn(x), o.wide(scale, turned, 0)),
                  "1024x832 640x1280 1792x421 3072x224"),
     _elementwise("bias_transposed", "a b | y[a, b] = x[b, a] + bias[b]",
-                 lambda lax, x, bias: lax.add(turned := _turn(lax, x), _wide(lax, bias, turned, 1)),
+                 lambda o, x, bias: o.add(turned := o.turn(x), o.wide(bias, turned, 1)),
                  "1024x512 1280x640 1536x503 3600x192"),
     _elementwise("symmetrise", "a b | y[a, b] = (x[a, b] + x[b, a]) * 0.5",
-                 lambda lax, x: _times(lax, lax.add(x, _turn(lax, x)), 0.5), "1024 1280 1152 1536", "a=b"),
+                 lambda o, x: o.times(o.add(x, o.turn(x)), 0.5), "1024 1280 1152 1536", "a=b"),
     _elementwise("blend_transposed", "a b | y[a, b] = x[a, b] + share[a] * (z[b, a] - x[a, b])",
-                 lambda lax, x, z, share: lax.add(
-                     x, lax.mul(_wide(lax, share, x, 0), lax.sub(_turn(lax, z), x))),
+                 lambda o, x, z, share: o.add(
+                     x, o.mul(o.wide(share, x, 0), o.sub(o.turn(z), x))),
                  "640x1024 1536x384 1280x449 2800x180"),
     _elementwise("add_permuted_021", "a b c | y[a, b, c] = x[a, b, c] + z[a, c, b]", _with_permuted("add", 0, 2, 1),
                  "12x192x256 48x128x96 3x512x353 20x384x64"),
     _elementwise("sub_permuted_102", "a b c | y[a, b, c] = x[a, b, c] - z[b, a, c]", _with_permuted("sub", 1, 0, 2),
                  "128x96x56 320x80x24 149x163x31 24x900x36"),
     _elementwise("add_two_permuted", "a b c | y[a, b, c] = x[c, a, b] + z[b, c, a]",
-                 lambda lax, x, z: lax.add(lax.transpose(x, (1, 2, 0)), lax.transpose(z, (2, 0, 1))),
+                 lambda o, x, z: o.add(o.transpose(x, (1, 2, 0)), o.transpose(z, (2, 0, 1))),
                  "80x64x128 24x160x160 128x37x131 256x16x192"),
     _elementwise("add_permuted_0312", "a b c d | y[a, b, c, d] = x[a, b, c, d] + z[a, c, d, b]",
                  _with_permuted("add", 0, 3, 1, 2), "2x112x40x64 6x96x28x36 1x157x59x67 3x640x12x20"),
@@ -557,9 +540,9 @@ _ELEMENTWISE: Final = (
     _elementwise("max_permuted_0321", "a b c d | y[a, b, c, d] = max(x[a, b, c, d], z[a, d, c, b])",
                  _with_permuted("max", 0, 3, 2, 1), "2x80x40x80 6x48x32x56 1x109x47x113 3x256x8x96"),
     _elementwise("additive_scores", "a b c | y[a, b, c] = u[b, a] + v[c, a]",
-                 lambda lax, u, v: lax.add(
-                     lax.broadcast_in_dim(_turn(lax, u), (*u.shape[::-1], v.shape[0]), (0, 1)),
-                     lax.broadcast_in_dim(_turn(lax, v), (*u.shape[::-1], v.shape[0]), (0, 2))),
+                 lambda o, u, v: o.add(
+                     o.broadcast_in_dim(o.turn(u), (*u.shape[::-1], v.shape[0]), (0, 1)),
+                     o.broadcast_in_dim(o.turn(v), (*u.shape[::-1], v.shape[0]), (0, 2))),
                  "12x256x320 64x160x96 7x307x419 160x48x128"),
     _elementwise("outer_permuted", "a b c | y[a, b, c] = u[c, a] * v[b, c]", _outer_permuted,
                  "96x96x112 320x32x96 256x41x151 64x128x192"),
@@ -582,8 +565,17 @@ _SPLITS: Final = {
 }
 _HELD_OUT: Final = {name: split for split, names in _SPLITS.items() for name in names.split()}
 
+
+def _on_lax(program: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(program)
+    def wrapped(lax: Any, *operands: Any) -> Any:
+        return program(_Ops(lax), *operands)
+
+    return wrapped
+
+
 #: All families by name.
 FAMILIES: Final[dict[str, Family]] = {
-    family.name: replace(family, split=_HELD_OUT.get(family.name, family.split))
+    family.name: replace(family, program=_on_lax(family.program), split=_HELD_OUT.get(family.name, family.split))
     for family in chain(_MATMUL, _CONV, _MOVEMENT, _REDUCE, _ROWWISE, _WINDOW, _ELEMENTWISE)
 }
