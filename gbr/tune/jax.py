@@ -6,7 +6,7 @@ import importlib.util
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -34,6 +34,9 @@ from gbr.tune.tuner import Tuner
 if TYPE_CHECKING:
     from gbr.ranker import Ranker
 
+Measure = Callable[[int], float]
+Shape = tuple[int, ...]
+
 #: Rounds of each of the two passes of the timer; the finalists are measured again.
 _ROUNDS: Final = 7
 #: Compiled programs that are kept for the final comparison.
@@ -44,41 +47,21 @@ _TENSORS: Final = ("output", "input", "kernel")
 # --- tiles of kernels ------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class TileTask:
-    """A kernel and its tiles; a call compiles it and returns the function that measures a configuration [ns].
+def _measure_tiles(family: str, shape: Shape, tiles: IntArray, seed: int) -> Measure:
+    """Compile a kernel and return the function that measures a configuration [ns]; called in the measuring process."""
+    pin(cores()[-1])
+    kernel = Kernel(FAMILIES[family], shape, seed)
 
-    Parameters
-    ----------
-    family : str
-    shape : tuple of int
-    tiles : int64 (c, loops)
-        By number of configuration.
-    seed : int
-        For the operands.
-    """
+    def runtime(config: int) -> float:
+        run = kernel.bind(tiles[config])
+        kernel.check(run, tiles[config])
+        timing = measure([run], rounds=_ROUNDS)
+        return float(min(timing.first[0], timing.second[0]))
 
-    family: str
-    shape: tuple[int, ...]
-    tiles: IntArray
-    seed: int
-
-    def __call__(self) -> Callable[[int], float]:
-        """Prepare to measure; called in the measuring process."""
-        pin(cores()[-1])
-        kernel = Kernel(FAMILIES[self.family], self.shape, self.seed)
-
-        def runtime(config: int) -> float:
-            tiles = self.tiles[config]
-            run = kernel.bind(tiles)
-            kernel.check(run, tiles)
-            timing = measure([run], rounds=_ROUNDS)
-            return float(min(timing.first[0], timing.second[0]))
-
-        return runtime
+    return runtime
 
 
-def tile_space(kernel: str, *, candidates: int = 512, seed: int = 0) -> tuple[GraphSpace, TileTask]:
+def tile_space(kernel: str, *, candidates: int = 512, seed: int = 0) -> tuple[GraphSpace, Callable[[], Measure]]:
     """Tiles of one kernel; the first configuration is untiled.
 
     Parameters
@@ -92,9 +75,8 @@ def tile_space(kernel: str, *, candidates: int = 512, seed: int = 0) -> tuple[Gr
 
     Returns
     -------
-    GraphSpace
-    TileTask
-        For :class:`gbr.tune.Child`.
+    GraphSpace, callable
+        The space, and the argument of :class:`gbr.tune.Child`.
 
     Raises
     ------
@@ -122,35 +104,20 @@ def tile_space(kernel: str, *, candidates: int = 512, seed: int = 0) -> tuple[Gr
     def describe(config: int) -> Configuration:
         return {loop.name: int(tile) for loop, tile in zip(loops, tiles[config], strict=True)}
 
-    return GraphSpace(graph, describe=describe), TileTask(family.name, shape, tiles, kernel_seed)
+    return GraphSpace(graph, describe=describe), partial(_measure_tiles, family.name, shape, tiles, kernel_seed)
 
 
 # --- layouts of JAX functions ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class LayoutTask:
-    """A program and its layouts; a call traces it and returns the function that measures a configuration [ns].
-
-    Parameters
-    ----------
-    program : str
-        As for :func:`layout_space`.
-    configs : int8 (c, nc, 18)
-        By number of configuration.
-    """
-
-    program: str
-    configs: Int8Array
-
-    def __call__(self) -> Callable[[int], float]:
-        """Prepare to measure; called in the measuring process."""
-        pin(cores()[-1])  # before JAX starts: XLA creates a thread per core that the process may use
-        load_with_layouts()
-        return _timed(Relayout(*named(self.program)), self.configs, self.program)
+def _measure_layouts(name: str, configs: Int8Array) -> Measure:
+    """Trace a program and return the function that measures a configuration; called in the measuring process."""
+    pin(cores()[-1])  # before JAX starts: XLA creates a thread per core that the process may use
+    load_with_layouts()
+    return _timed(Relayout(*named(name)), configs, name)
 
 
-def _timed(program: Relayout, configs: Int8Array, name: str) -> Callable[[int], float]:
+def _timed(program: Relayout, configs: Int8Array, name: str) -> Measure:
     """Function that compiles, checks and measures a configuration: CPU time of the process [ns]."""
     reference = Reference(program.compile(configs[0]), name)
 
@@ -182,7 +149,7 @@ def _space(program: Relayout, name: str, candidates: int, seed: int) -> tuple[Gr
     return GraphSpace(graph, describe=describe), configs
 
 
-def layout_space(program: str, *, candidates: int = 1024, seed: int = 0) -> tuple[GraphSpace, LayoutTask]:
+def layout_space(program: str, *, candidates: int = 1024, seed: int = 0) -> tuple[GraphSpace, Callable[[], Measure]]:
     """Layouts of one program; the first configuration leaves all of them to the compiler.
 
     Parameters
@@ -196,9 +163,8 @@ def layout_space(program: str, *, candidates: int = 1024, seed: int = 0) -> tupl
 
     Returns
     -------
-    GraphSpace
-    LayoutTask
-        For :class:`gbr.tune.Child`.
+    GraphSpace, callable
+        The space, and the argument of :class:`gbr.tune.Child`.
 
     Raises
     ------
@@ -211,7 +177,7 @@ def layout_space(program: str, *, candidates: int = 1024, seed: int = 0) -> tupl
     """
     load_with_layouts()
     space, configs = _space(Relayout(*named(program)), program.rpartition(":")[2], candidates, seed)
-    return space, LayoutTask(program, configs)
+    return space, partial(_measure_layouts, program, configs)
 
 
 @dataclass(frozen=True)
