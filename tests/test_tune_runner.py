@@ -163,31 +163,23 @@ def _is_running(process: int) -> bool:
 # --- journal ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_journal_returns_what_was_written(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "journal.jsonl"
-    written: list[tuple[int, float | str]] = [(3, 1.5), (0, "crashed: signal SIGSEGV"), (11, 2e-7)]
-    with Journal(path, SPACE) as journal:
-        assert journal.outcomes == []
-        for config, outcome in written:
-            journal.begin(config)
-            journal.write(config, outcome)
-            assert entries(path)[-1]["config"] == config  # in the file at once
-    assert outcomes(path) == written
-
-
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_a_truncated_journal_keeps_its_complete_lines(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    path = tmp_path_factory.mktemp("cut") / "journal.jsonl"
+    path = tmp_path_factory.mktemp("cut") / "deep" / "journal.jsonl"
+    written: list[tuple[int, float | str]] = [(3, 1.5), (0, "crashed: signal SIGSEGV"), (11, 2e-7)]
     with Journal(path, SPACE) as journal:
-        for config in (4, 7, 1):
-            journal.write(config, 1.0 + config)
+        assert journal.outcomes == []
+        for config, outcome in written:
+            journal.write(config, outcome)
+            assert entries(path)[-1]["config"] == config  # in the file at once
+    assert outcomes(path) == written
     content = path.read_bytes()
     path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
     kept = max(0, path.read_bytes().count(b"\n") - 1)
-    assert outcomes(path) == [(4, 5.0), (7, 8.0), (1, 2.0)][:kept]
+    assert outcomes(path) == written[:kept]
     with Journal(path, SPACE) as journal:
         journal.write(9, 3.0)
     assert outcomes(path)[kept:] == [(9, 3.0)]
@@ -257,22 +249,6 @@ def test_an_interrupt_is_not_a_failure(tmp_path: Path) -> None:
         with pytest.raises(KeyboardInterrupt):
             search(Tuner(SPACE), interrupted, budget=3, journal=tmp_path / "journal.jsonl")
     assert outcomes(tmp_path / "journal.jsonl") == []
-
-
-def test_a_search_resumes(tmp_path: Path) -> None:
-    path = tmp_path / "journal.jsonl"
-    taken: list[int] = []
-
-    def measure(config: int) -> float | str:
-        taken.append(config)
-        return "wrong result" if config == taken[0] else 1.0 + config
-
-    first = search(Tuner(SPACE), measure, budget=3, journal=path)
-    second = search(Tuner(SPACE), measure, budget=5, journal=path)
-    third = search(Tuner(SPACE), measure, budget=5, journal=path)
-    assert [(found.measured, found.resumed) for found in (first, second, third)] == [(3, 0), (5, 3), (5, 5)]
-    assert (second.failed, second.best.config) == (1, min(taken[1:]))
-    assert len(taken) == len(set(taken)) == 5
 
 
 @needs_sigkill
