@@ -2,7 +2,7 @@
 
 Lazy compilation (eager signatures reject read-only arrays), a cache on disk, no GIL, IEEE division instead of
 exceptions.  Never ``fastmath``: inputs may contain NaN.  Numba's cache does not notice an edit in another file, so a
-kernel may call only helpers of its own module.
+kernel calls only helpers of its own module, and imports only constants that do not change.
 """
 
 from __future__ import annotations

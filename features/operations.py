@@ -40,15 +40,10 @@ _FORWARD, _INPUT, _WEIGHT, _DOT = range(len(KINDS))
 
 
 class DotDims(NamedTuple):
-    """Roles of the dimensions of a dot.
+    """Roles of the dimensions of a dot; those of the operands are in the order of the result's and of each other."""
 
-    ``batch``, ``m`` and ``n`` are dimensions of the result: shared, of the left operand, of the right operand.  The
-    ``left_*`` and ``right_*`` dimensions of the operands are in the order of these and of each other.  ``swapped`` is
-    True if the second operand is the left one.
-    """
-
-    swapped: bool
-    batch: Dims
+    swapped: bool  # whether the second operand is the left one
+    batch: Dims  # of the result, as m and n
     m: Dims
     n: Dims
     left_batch: Dims
@@ -60,9 +55,9 @@ class DotDims(NamedTuple):
 
 
 class ConvDims(NamedTuple):
-    """Dimension numbers of a convolution; ``swapped`` is True if the first operand is the kernel."""
+    """Dimension numbers of a convolution."""
 
-    swapped: bool
+    swapped: bool  # whether the first operand is the kernel
     input_batch: int
     input_feature: int
     input_spatial: Dims

@@ -93,62 +93,32 @@ _N_PER_ORDER: Final = (len(BLOCK) - _N_COMMON) // len(_ORDERS)
 
 
 class _Memory(NamedTuple):
-    """Accesses, dimension by dimension from the minor-most, and the caches.
+    """Accesses and caches; a move is a loop that moves an access along a dimension (minor to major)."""
 
-    Parameters
-    ----------
-    begins, ends : int64 (accesses, 6)
-        Range of the moves of each dimension.
-    loops, paces : int64 (moves,), float64 (moves,)
-        A loop that moves the access along the dimension, and its step.
-    limits : int64 (accesses, 6)
-        Extents.
-    periods : int64 (levels, accesses, 6)
-        Steps along the dimension after which the sets of a cache repeat.
-    rank, width, role : int64 (accesses,), float64 (accesses,), int64 (accesses,)
-    depends : bool (accesses, loops)
-        Whether the loop moves the access.
-    line, vector : float
-        Bytes of a line and of a vector.
-    sets, ways : float64 (levels,)
-    """
-
-    begins: IntArray
-    ends: IntArray
-    loops: IntArray
-    paces: FloatArray
-    limits: IntArray
-    periods: IntArray
-    rank: IntArray
-    width: FloatArray
-    role: IntArray
-    depends: NDArray[np.bool_]
-    line: float
-    vector: float
-    sets: FloatArray
-    ways: FloatArray
+    begins: IntArray  # (accesses, 6): first move of each dimension
+    ends: IntArray  # (accesses, 6): end of the moves of each dimension
+    loops: IntArray  # (moves,)
+    paces: FloatArray  # (moves,): step along the dimension per step of the loop
+    limits: IntArray  # (accesses, 6): extents
+    periods: IntArray  # (levels, accesses, 6): steps along the dimension after which the sets of a cache repeat
+    rank: IntArray  # (accesses,)
+    width: FloatArray  # (accesses,): bytes of an element
+    role: IntArray  # (accesses,): index into ROLES
+    depends: NDArray[np.bool_]  # (accesses, loops): whether the loop moves the access
+    line: float  # bytes
+    vector: float  # bytes
+    sets: FloatArray  # (levels,)
+    ways: FloatArray  # (levels,)
 
 
 class _Order(NamedTuple):
-    """One order of the loops inside a tile.
+    """One order of the loops inside a tile."""
 
-    Parameters
-    ----------
-    sequence : int64 (loops,)
-        Innermost last.
-    steps : float64 (accesses,)
-        Bytes through each access per step of the innermost loop.
-    vectorises, reduces : bool
-        Whether all steps are 0 or one element; whether the innermost loop is reduced.
-    extremum : float
-        Share of the reductions that compute a maximum or minimum.
-    """
-
-    sequence: IntArray
-    steps: FloatArray
-    vectorises: bool
-    reduces: bool
-    extremum: float
+    sequence: IntArray  # (loops,): innermost last
+    steps: FloatArray  # (accesses,): bytes through each access per step of the innermost loop
+    vectorises: bool  # whether all steps are 0 or one element
+    reduces: bool  # whether the innermost loop is reduced
+    extremum: float  # share of the reductions that compute a maximum or minimum
 
 
 @kernel(inline=True)

@@ -13,7 +13,6 @@ are moved from the loops that it does not depend on.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -38,23 +37,12 @@ _PREDICATE: Final = ELEMENT_TYPES.index("pred")
 _MASK_BYTES: Final = 4.0
 
 
-@dataclass(frozen=True, eq=False)
-class TensorTiles:
-    """Tiles of one tensor under every configuration.
-
-    Parameters
-    ----------
-    node : int
-        The node whose output the tensor is.
-    coefficients : float64 (rank, loops)
-        Step along each dimension per step of each loop.
-    tiles : int64 (c, rank)
-        Elements along each logical dimension, at most its extent; 0 if the configuration has no bound for it.
-    """
+class TensorTiles(NamedTuple):
+    """Tiles of one tensor under every configuration."""
 
     node: int
-    coefficients: FloatArray
-    tiles: IntArray
+    coefficients: FloatArray  # (rank, loops): step along each dimension per step of each loop
+    tiles: IntArray  # (c, rank): elements along each logical dimension, 0 if the configuration has no bound for it
 
 
 def tensor_tiles(
@@ -211,27 +199,14 @@ _N_COLUMNS: Final = len(BLOCK)
 
 
 class Operands(NamedTuple):
-    """The accesses of a loop nest as arrays, their dimensions from minor to major.
+    """The accesses of a loop nest as arrays, their dimensions from minor to major."""
 
-    Parameters
-    ----------
-    coefficients : float64 (accesses, 6, loops)
-        Step along each dimension per step of each loop, without its sign.
-    dims, strides : int64 (accesses, 6)
-        Extents, and bytes between neighbours along each dimension.
-    rank : int64 (accesses,)
-    width : float64 (accesses,)
-        Bytes of an element.
-    role : int64 (accesses,)
-        Index into :data:`features.tile.operands.ROLES`.
-    """
-
-    coefficients: FloatArray
-    dims: IntArray
-    strides: IntArray
-    rank: IntArray
-    width: FloatArray
-    role: IntArray
+    coefficients: FloatArray  # (accesses, 6, loops): step along each dimension per step of each loop, without sign
+    dims: IntArray  # (accesses, 6): extents
+    strides: IntArray  # (accesses, 6): bytes between neighbours along each dimension
+    rank: IntArray  # (accesses,)
+    width: FloatArray  # (accesses,): bytes of an element
+    role: IntArray  # (accesses,): index into ROLES
 
 
 def _operand_arrays(nest: LoopNest, tensors: Tensors) -> Operands:
