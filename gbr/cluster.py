@@ -1,6 +1,9 @@
-"""Workers of a Dask cluster, which reach the data and the store under the same paths as this machine.
+"""A Dask cluster: workers build features, and fit models together, each from whole graphs of its own.
 
-What crosses the network are names of graphs, targets and entries of the manifest; features go through the store.
+Workers reach the data and the store under the same paths as this machine; only names, targets and models cross the
+network.  A fit is that of a single machine, run on every worker over LightGBM's sockets or XGBoost's collective, which
+``lightgbm.dask`` and ``xgboost.dask`` use, too: these know neither early stopping on Kendall's tau nor streamed
+matrices.  Every worker holds all validation rows, so that all of them stop at the same round.
 """
 
 from __future__ import annotations
@@ -8,33 +11,41 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import re
-import time
+import socket
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from urllib.parse import urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gbr import __version__
-from gbr.data.collection import Subset
+from gbr.data.build import schema_of
+from gbr.data.groups import QueryGroups
+from gbr.data.store import FeatureStore
 from gbr.errors import GbrError, MissingLibraryError, StoreError, UsageError
+from gbr.models import cost_model, training_set
+from gbr.models.base import Model, ValidTau, backend
+from gbr.models.ensemble import EnsembleModel, Member, mean_spread, member_settings, spreads
+from gbr.models.params import Settings
+from gbr.models.rows import Rows, even_parts
+
+if TYPE_CHECKING:
+    from gbr.data.collection import Subset
+    from gbr.ranker import Ranker
 
 _CONNECT_SECONDS: Final = 10.0
-#: A scheduler without workers is given this long: they may be starting, or starting again.
-_WORKERLESS_SECONDS: Final = 60.0
+_POLL_SECONDS: Final = 2.0
 _RESTART_SECONDS: Final = 30.0
-_LOOK_SECONDS: Final = 2.0
-_PAUSE_SECONDS: Final = 0.05
 
-#: What to do when a fit is lost.
-REPEAT: Final = "repeat the command, the features are kept"
-
-_ADDRESS: Final = re.compile(r"(tcp|tls)://[^\s/]+:\d+")
-
-#: Those that Dask gives a level of its own.
-_LOGGERS: Final = ("distributed", "distributed.client", "tornado", "tornado.application")
+#: Parameters of a distributed fit in LightGBM's text -> their values on one machine.
+_NETWORK: Final = {"machines": "", "local_listen_port": "12400", "num_machines": "1", "tree_learner": "serial"}
 
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
@@ -42,7 +53,7 @@ _Result = TypeVar("_Result")
 
 @contextmanager
 def connected(address: str | None, subset: Subset, data: Path, store: Path) -> Iterator[Workers | None]:
-    """Join a cluster whose workers reach the data and the store; None without an address.
+    """Connect to a cluster whose workers reach the data and the store; None without an address.
 
     Parameters
     ----------
@@ -50,38 +61,41 @@ def connected(address: str | None, subset: Subset, data: Path, store: Path) -> I
         Of the scheduler, ``tcp://HOST:PORT``.
     subset : Subset
     data, store : Path
-        Roots of the graph files and of the store; the store's is made when missing.
+        Roots of the graph files and of the store; the latter is created if missing.
 
     Raises
     ------
     UsageError
-        For an address that is none.
+        For an invalid address.
     MissingLibraryError
         When Dask is not installed.
     GbrError
-        When no scheduler answers, it has no workers, or one of them does not reach the folders or has other versions
-        than this machine: says what to do.
+        When no scheduler answers, it has no workers, or a worker does not reach the folders or has other versions.
     StoreError
         When the store's folder cannot be written.
     """
     if address is None:
         yield None
         return
-    if not _ADDRESS.fullmatch(address):
-        raise UsageError(f"--cluster {address}: want the address of a Dask scheduler, tcp://HOST:PORT")
+    if not re.fullmatch(r"(tcp|tls)://[^\s/]+:\d+", address):
+        raise UsageError(f"--cluster {address}: expected the address of a Dask scheduler, tcp://HOST:PORT")
     distributed = _distributed()
-    with _unlogged():
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)  # Dask logs closed connections with tracebacks
+    try:
         try:
             client = distributed.Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
-        except (OSError, ValueError) as fault:
+        except (OSError, ValueError) as error:
             raise GbrError(
                 f"--cluster {address}: no Dask scheduler answers; start one with `dask scheduler` and its workers with "
-                f"`dask worker {address} --nworkers N --nthreads 1`, or mend the address"
-            ) from fault
+                f"`dask worker {address} --nworkers N --nthreads 1`, or correct the address"
+            ) from error
         with client:
             workers = Workers(client, address)
             workers.check(subset, data.absolute(), store.absolute())
             yield workers
+    finally:
+        logging.disable(before)
 
 
 class Workers:
@@ -101,51 +115,53 @@ class Workers:
     def __len__(self) -> int:
         return len(self.threads())
 
+    def threads(self) -> dict[str, int]:
+        """Threads by worker."""
+        with self._errors(RuntimeError):
+            return dict(self._client.nthreads())
+
     def check(self, subset: Subset, data: Path, store: Path) -> None:
-        """Refuse a cluster without workers, and one whose workers differ from this machine in what decides the result.
+        """Refuse a cluster without workers, or with workers that lack the files or have other versions.
 
         Raises
         ------
         GbrError, StoreError
         """
-        distributed = _distributed()
         try:
             self._client.wait_for_workers(1, timeout=_CONNECT_SECONDS)
-        except (TimeoutError, distributed.TimeoutError) as fault:
+        except (TimeoutError, _distributed().TimeoutError) as error:
             raise GbrError(
                 f"--cluster {self._address}: the scheduler has no workers; start them with "
                 f"`dask worker {self._address} --nworkers N --nthreads 1`"
-            ) from fault
-        sample = next(iter(sorted(subset.folder(data).glob("*/*.npz"))), None)
-        size = sample.stat().st_size if sample else 0
-        token = uuid.uuid4().hex
-        probe = store / f".cluster-{token}"
+            ) from error
+        graph = next(iter(sorted(subset.folder(data).glob("*/*.npz"))), None)
+        probe = store / f".cluster-{uuid.uuid4().hex}"
         try:
             store.mkdir(parents=True, exist_ok=True)
-            probe.write_text(token)
-        except OSError as fault:
+            probe.touch()
+        except OSError as error:
             raise StoreError(
-                f"{store}: cannot be written ({fault.strerror}); name a folder you may write to with --store"
-            ) from fault
+                f"{store}: cannot be written ({error.strerror}); name another folder with --store"
+            ) from error
         try:
-            told = self._client.run(
-                _obstacle, _versions(subset.kind), subset.kind, sample, size, probe, on_error="return"
-            )
+            found = self._client.run(_obstacle, _versions(subset.kind), subset.kind, graph, probe, on_error="return")
         finally:
             probe.unlink(missing_ok=True)
-        found = {worker: _unimported(what) if isinstance(what, Exception) else what for worker, what in told.items()}
-        if wrong := {worker: what for worker, what in found.items() if what}:
-            worker, what = min(wrong.items())
-            more = f" ({len(wrong)} of {len(found)} workers are unfit)" if len(wrong) > 1 else ""
-            raise GbrError(f"--cluster {self._address}: worker {worker} {what}{more}")
+        if unfit := {worker: obstacle for worker, obstacle in found.items() if obstacle}:
+            worker, obstacle = min(unfit.items())
+            if isinstance(obstacle, Exception):
+                obstacle = f"cannot run gbr ({obstacle}); install the same version with `pip install 'gbr[cluster]'`"
+            raise GbrError(
+                f"--cluster {self._address}: worker {worker} {obstacle} ({len(unfit)} of {len(found)} workers)"
+            )
 
     def each(self, work: Callable[[_Task], _Result], tasks: Sequence[_Task]) -> Iterator[tuple[_Task, _Result]]:
-        """Work on tasks, in the order in which they are done; those of a worker that is lost are done by others.
+        """Process tasks, in the order of completion; tasks of a lost worker are done by others.
 
         Parameters
         ----------
         work : callable
-            Of a module's top level.
+            A function at the top level of a module.
         tasks : sequence
 
         Yields
@@ -155,192 +171,315 @@ class Workers:
         Raises
         ------
         GbrError
-            When a task costs one worker after the other, or workers or scheduler are gone; also what ``work`` raises.
+            When a task repeatedly kills its worker, or the scheduler is lost; also the errors of ``work``.
         """
-        futures = self._client.map(partial(_named, work), tasks, pure=False)
-        place = {future.key: task for future, task in zip(futures, tasks, strict=True)}
+        futures = self._client.map(partial(_with_worker_in_errors, work), tasks, pure=False)
+        task_of = {future.key: task for future, task in zip(futures, tasks, strict=True)}
         try:
-            for future in self._done(futures):
-                yield place[future.key], self._result(future)
+            for future in _distributed().as_completed(futures, loop=self._client.loop):
+                with self._errors():
+                    result = future.result()
+                yield task_of[future.key], result
                 future.release()
         finally:
-            self._cancel(futures)
+            with suppress(Exception):  # of a lost scheduler
+                self._client.cancel([future for future in futures if future.status == "pending"])
 
     def together(self, work: Callable[..., _Result], arguments: Mapping[str, Sequence[Any]]) -> list[_Result]:
-        """Work on one task per worker, none of which can do without the others.
+        """Run one task per worker, all of which communicate with each other.
 
         Parameters
         ----------
         work : callable
-            Of a module's top level.
+            A function at the top level of a module.
         arguments : mapping
             By worker.
 
         Raises
         ------
         GbrError
-            When a worker is lost; also whatever ``work`` raises.
+            When a worker is lost; also the errors of ``work``.
         """
         futures = {
             worker: self._client.submit(work, *given, workers=[worker], allow_other_workers=False, pure=False)
             for worker, given in arguments.items()
         }
         try:
-            for future in self._done(list(futures.values()), set(futures)):
-                self._result(future)
-            return [self._result(future) for future in futures.values()]
-        except BaseException as fault:
-            self._free(futures)
-            if isinstance(fault, GbrError):  # a library tells only that a peer hung up
-                self._all_there(set(futures), fault)
+            while pending := [future for future in futures.values() if future.status == "pending"]:
+                with self._client.as_current(), suppress(TimeoutError, _distributed().TimeoutError):
+                    _distributed().wait(pending, timeout=_POLL_SECONDS, return_when="FIRST_COMPLETED")
+                if any(future.status == "error" for future in futures.values()) or self._lost(futures):
+                    break
+            if lost := self._lost(futures):
+                raise GbrError(
+                    f"--cluster {self._address}: worker {lost} was lost during the fit, possibly for lack of memory; "
+                    "repeat the command, the features are kept"
+                )
+            with self._errors():
+                failed = [future for future in futures.values() if future.status == "error"]
+                return [future.result() for future in failed or futures.values()]
+        except BaseException:
+            with suppress(Exception):  # restarts need a nanny; the others wait in the library for those that failed
+                self._client.cancel(list(futures.values()))
+                self._client.restart_workers(
+                    [worker for worker in self.threads() if worker in futures],
+                    timeout=_RESTART_SECONDS,
+                    raise_for_error=False,
+                )
             raise
 
-    def _free(self, futures: Mapping[str, Any]) -> None:
-        """Restart workers that wait, deaf in a library, for one that will not come."""
-        until = time.monotonic() + _LOOK_SECONDS
-        while time.monotonic() < until and any(future.status == "pending" for future in futures.values()):
-            time.sleep(_PAUSE_SECONDS)
-        waiting = [worker for worker, future in futures.items() if future.status == "pending"]
-        self._cancel(list(futures.values()))
-        with suppress(Exception):  # without a nanny a worker cannot be restarted from here
-            there = self.threads()
-            if waiting := [worker for worker in waiting if worker in there]:
-                self._client.restart_workers(waiting, timeout=_RESTART_SECONDS, raise_for_error=False)
+    def run(self, function: Callable[..., _Result], *arguments: Any, workers: Sequence[str]) -> list[_Result]:
+        """Results of a short function on some workers."""
+        with self._errors():
+            results = self._client.run(function, *arguments, workers=list(workers))
+        return [results[worker] for worker in workers]
 
-    def _done(self, futures: Sequence[Any], needed: set[str] | None = None) -> Iterator[Any]:
-        """Futures as they finish, while there are workers to do them: those ``needed``, or any."""
-        queue = _distributed().as_completed(futures, loop=self._client.loop)
-        looked = seen = time.monotonic()
-        while not queue.is_empty():
-            if batch := queue.next_batch(block=False):
-                yield from batch
-                continue
-            time.sleep(_PAUSE_SECONDS)
-            if (now := time.monotonic()) - looked < _LOOK_SECONDS:
-                continue
-            looked = now
-            if needed is not None:
-                self._all_there(needed)
-            elif self.threads():
-                seen = now
-            elif now - seen > _WORKERLESS_SECONDS:
-                raise GbrError(
-                    f"--cluster {self._address}: all workers are gone; start some, the same command goes on from there"
-                )
+    def _lost(self, needed: Mapping[str, Any]) -> str | None:
+        return min(needed.keys() - self.threads().keys(), default=None)
 
-    def _all_there(self, needed: set[str], cause: Exception | None = None) -> None:
-        if gone := sorted(needed - set(self.threads())):
-            raise GbrError(
-                f"--cluster {self._address}: worker {gone[0]} was lost during the fit, perhaps for want of memory; "
-                f"{REPEAT}"
-            ) from cause
-
-    def ask(self, question: Callable[..., _Result], *given: Any, workers: Sequence[str]) -> list[_Result]:
-        """Answers of workers to what takes no time."""
-        told = self._client.run(question, *given, workers=list(workers))
-        return [told[worker] for worker in workers]
-
-    def threads(self) -> dict[str, int]:
-        """Threads by worker."""
+    @contextmanager
+    def _errors(self, *lost: type[Exception]) -> Iterator[None]:
+        """Errors of Dask as one-line errors."""
         try:
-            return dict(self._client.nthreads())
-        except (OSError, RuntimeError) as fault:
-            raise self._lost() from fault
-
-    def _result(self, future: Any) -> Any:
-        distributed = _distributed()
-        try:
-            return future.result()
+            yield
         except GbrError:
             raise
-        except distributed.scheduler.KilledWorker as fault:
+        except _distributed().scheduler.KilledWorker as error:
             raise GbrError(
-                f"--cluster {self._address}: one graph after the other cost a worker its life, perhaps for want of "
-                "memory; give the workers more of it, or fewer threads each; the same command goes on from there"
-            ) from fault
-        except ImportError as fault:
-            raise GbrError(f"--cluster {self._address}: a worker {_unimported(fault)}") from fault
-        except (CancelledError, OSError) as fault:
-            raise self._lost() from fault
-
-    def _lost(self) -> GbrError:
-        return GbrError(
-            f"--cluster {self._address}: the scheduler is gone; start it again, the same command goes on from there"
-        )
-
-    def _cancel(self, futures: Sequence[Any]) -> None:
-        with suppress(Exception):  # a scheduler that is gone has nothing to cancel
-            self._client.cancel([future for future in futures if future.status == "pending"])
+                f"--cluster {self._address}: workers died repeatedly on one graph, possibly for lack of memory; give "
+                "them more, or fewer threads each, and repeat the command to resume"
+            ) from error
+        except (*lost, CancelledError, OSError) as error:  # type: ignore[misc]
+            raise GbrError(
+                f"--cluster {self._address}: the scheduler was lost; start it and repeat the command to resume"
+            ) from error
 
 
 def _distributed() -> Any:
     try:
         import distributed
-    except ModuleNotFoundError as fault:
-        raise MissingLibraryError("Dask is not installed; pip install 'gbr[cluster]'") from fault
+    except ModuleNotFoundError as error:
+        raise MissingLibraryError("Dask is not installed; pip install 'gbr[cluster]'") from error
     return distributed
 
 
-@contextmanager
-def _unlogged() -> Iterator[None]:
-    """Leave the telling to the errors raised here: Dask logs connections that end, with tracebacks."""
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL + 1)
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
 def _versions(kind: str) -> dict[str, str]:
-    """What decides a result besides the data."""
-    from gbr.data.build import schema_of
-
-    found = {"gbr": __version__, "feature schema": schema_of(kind).hash}
+    """Versions that determine a result."""
+    versions = {"gbr": __version__, "feature schema": schema_of(kind).hash}
     for name in ("lightgbm", "xgboost-cpu", "xgboost"):
         with suppress(importlib.metadata.PackageNotFoundError):
-            found[name.removesuffix("-cpu")] = importlib.metadata.version(name)
-    return found
+            versions[name.removesuffix("-cpu")] = importlib.metadata.version(name)
+    return versions
 
 
-def _unimported(fault: Exception) -> str:
-    if isinstance(fault, ImportError):
-        return f"cannot import gbr ({fault}); pip install 'gbr[cluster]' there, the same version as here"
-    return f"cannot take part ({type(fault).__name__}: {' '.join(str(fault).split())}); restart it"
-
-
-# What runs on the workers.
-
-
-def _obstacle(wanted: Mapping[str, str], kind: str, sample: Path | None, size: int, probe: Path) -> str | None:
-    """What keeps this worker from taking part; None for nothing."""
-    shared = "mount it there under the same path, or name a folder that all workers share"
-    if sample and not (sample.is_file() and sample.stat().st_size == size):
-        return f"does not see {sample}; {shared} with --data"
+def _obstacle(expected: Mapping[str, str], kind: str, graph: Path | None, probe: Path) -> str | None:
+    """On a worker: what keeps it from taking part, or None."""
+    for option, path in (("--data", graph), ("--store", probe)):
+        if path and not path.is_file():
+            return f"does not see {path}; mount it there under the same path, or name another folder with {option}"
     try:
-        seen = probe.read_text() == probe.name.removeprefix(".cluster-")
-    except OSError:
-        seen = False
-    if not seen:
-        return f"does not see what is written to {probe.parent}; {shared} with --store"
-    own = probe.with_name(f"{probe.name}-{uuid.uuid4().hex}")
-    try:
+        own = probe.with_name(f"{probe.name}-{uuid.uuid4().hex}")
         own.touch()
         own.unlink()
-    except OSError as fault:
-        return f"cannot write to {probe.parent} ({fault.strerror}); let it, or name another folder with --store"
-    found = _versions(kind)
-    for name, version in wanted.items():
-        if found.get(name) != version:
-            return f"has {name} {found.get(name, 'not installed')}, this machine {version}; install the same there"
+    except OSError as error:
+        return f"cannot write to {probe.parent} ({error.strerror}); name another folder with --store"
+    versions = _versions(kind)
+    for name, version in expected.items():
+        if versions.get(name) != version:
+            return f"has {name} {versions.get(name, 'not installed')}, expected {version} as on this machine"
     return None
 
 
-def _named(work: Callable[[_Task], _Result], task: _Task) -> _Result:
+def _with_worker_in_errors(work: Callable[[_Task], _Result], task: _Task) -> _Result:
     try:
         return work(task)
-    except GbrError as fault:
-        raise type(fault)(f"worker {_distributed().get_worker().address}: {fault}") from fault
+    except GbrError as error:
+        raise type(error)(f"worker {_distributed().get_worker().address}: {error}") from error
+
+
+# --- fits ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSet:
+    """Rows of some graphs to learn from, without their features, which workers read from the store.
+
+    ``rows`` are ascending positions among the rows of ``graphs``, ``target`` and ``indptr`` as in
+    :class:`gbr.models.rows.Rows`, ``columns`` full names in the order of the store, ``memory`` bytes on each worker.
+    """
+
+    store_root: Path
+    subset: str
+    graphs: QueryGroups
+    rows: NDArray[np.int64]
+    target: NDArray[np.float64]
+    indptr: NDArray[np.int64]
+    valid: QueryGroups | None
+    columns: tuple[str, ...]
+    memory: int
+    seed: int
+
+    def take(self, numbers: NDArray[np.int64]) -> TrainingSet:
+        """Some of the graphs, by number."""
+        few = self.graphs.take(numbers)
+        indptr = np.concatenate(([0], np.cumsum(np.diff(self.indptr)[numbers]))).astype(np.int64)
+        positions = np.concatenate([np.arange(*self.indptr[number : number + 2]) for number in numbers])
+        shift = np.repeat(few.indptr[:-1] - self.graphs.indptr[numbers], np.diff(indptr))
+        return replace(
+            self, graphs=few, rows=self.rows[positions] + shift, target=self.target[positions], indptr=indptr
+        )
+
+    def training(self) -> Rows:
+        """Training rows with their features."""
+        store = FeatureStore(self.store_root, self.subset)
+        X = training_set.features(store, "train", self.graphs, self.rows, self.columns, self.memory)
+        return Rows(X, self.target, self.indptr)
+
+    def held_out(self) -> Rows | None:
+        """Validation rows with their features."""
+        if self.valid is None:
+            return None
+        store = FeatureStore(self.store_root, self.subset)
+        return training_set.held_out(store, "valid", self.valid, self.columns, self.memory, self.seed)
+
+
+def fit(
+    workers: Workers,
+    ranker: Ranker,
+    store: FeatureStore,
+    graphs: QueryGroups,
+    chosen: training_set.Chosen,
+    valid: QueryGroups | None,
+    columns: tuple[str, ...],
+    memory: int,
+    seed: int,
+) -> None:
+    """Fit a ranker on a cluster; parameters are those of :class:`TrainingSet`.
+
+    Raises
+    ------
+    UsageError
+        For invalid parameters of the ranker.
+    GbrError
+        When a worker is lost.
+    """
+    graphs = replace(graphs, columns=(), X=graphs.X[:, :0], runtime=None, normalizer=None, repeat=None)
+    valid = valid and replace(valid, columns=(), X=valid.X[:, :0], repeat=None)
+    known = TrainingSet(
+        store.root.absolute(),
+        store.subset,
+        graphs,
+        chosen.rows,
+        chosen.target,
+        chosen.indptr,
+        valid,
+        columns,
+        memory,
+        seed,
+    )
+    shape = np.broadcast_to(np.float32(0), (len(known.rows), len(columns)))
+    fit_model = partial(_fit_model, workers, known)
+    ranker._fit_rows(Rows(shape, known.target, known.indptr), columns, fit=lambda _train, _valid, own: fit_model(own))
+
+
+def _fit_model(workers: Workers, known: TrainingSet, settings: Settings) -> Model:
+    members = member_settings(settings) if settings.backend == "ensemble" else [settings]
+    trees = [own for own in members if own.backend != "costmodel"]
+    fitted = iter(_fit_trees(workers, known, trees) if trees else ())
+    models = [_fit_prices(known, own) if own.backend == "costmodel" else next(fitted) for own in members]
+    if settings.backend != "ensemble":
+        return models[0][0]
+    pairs = zip(members, models, strict=True)
+    model = EnsembleModel([Member(own, model, spread) for own, (model, spread) in pairs], None)
+    if (held_out := known.held_out()) is not None:
+        model.best_score = ValidTau(held_out, settings.seed).of(model, settings.n_jobs)
+    return cast(Model, model)
+
+
+def _fit_prices(known: TrainingSet, settings: Settings) -> tuple[Model, float]:
+    """Fit the cost model on this machine: it reads few columns."""
+    few = replace(known, columns=tuple(known.columns[column] for column in settings.costs))
+    rows, own = few.training(), replace(settings, costs=tuple(range(len(settings.costs))))
+    narrow = cost_model.fit(rows, few.held_out(), own)
+    model = cost_model.CostModel(np.asarray(settings.costs), narrow.prices, len(known.columns), narrow.best_score)
+    return cast(Model, model), mean_spread(spreads(cast(Model, narrow), rows, settings.n_jobs))
+
+
+def _fit_trees(workers: Workers, known: TrainingSet, members: Sequence[Settings]) -> list[tuple[Model, float]]:
+    """Models trained by the workers, and their mean spread within a training group."""
+    threads = workers.threads()
+    sizes = np.diff(known.indptr)
+    part_of = even_parts(sizes, len(threads), np.argsort(-sizes, kind="stable"))
+    chosen = sorted(threads)[: int(part_of.max()) + 1]
+    hosts = [str(urlsplit(worker).hostname) for worker in chosen]
+    networks: list[list[Mapping[str, Any]]] = [[{} for _ in chosen] for _ in members]
+    if len(chosen) > 1:
+        ports = workers.run(_free_ports, len(members), workers=chosen)
+        n_trackers = sum(own.backend == "xgboost" for own in members)
+        (trackers,) = workers.run(_start_trackers, n_trackers, len(chosen), hosts[0], workers=chosen[:1])
+        for number, own in enumerate(members):
+            if own.backend == "lightgbm":
+                machines = ",".join(f"{host}:{port[number]}" for host, port in zip(hosts, ports, strict=True))
+                shared = {"machines": machines, "num_machines": len(chosen), "tree_learner": "data"}
+                networks[number] = [{**shared, "local_listen_port": port[number]} for port in ports]
+            else:
+                tracker = trackers.pop()
+                networks[number] = [{**tracker, "dmlc_task_id": f"{rank:06d}"} for rank in range(len(chosen))]
+    arguments = {}
+    for rank, worker in enumerate(chosen):
+        resolved = [replace(settings, n_jobs=settings.n_jobs or threads[worker]) for settings in members]
+        arguments[worker] = (known.take(np.flatnonzero(part_of == rank)), resolved, [each[rank] for each in networks])
+    results = workers.together(_fit_part, arguments)
+    models = []
+    for settings, shares in zip(members, zip(*results, strict=True), strict=True):
+        data, n_iterations, best_score, _ = shares[0]
+        model = backend(settings.backend).load(data, settings)
+        model.n_iterations, model.best_score = n_iterations, best_score
+        models.append((model, mean_spread(np.concatenate([share[3] for share in shares]))))
+    return models
+
+
+#: On a worker: trackers of the latest fit, which must outlive the call that starts them.
+_trackers: list[Any] = []
+
+
+def _free_ports(count: int) -> list[int]:
+    """On a worker: ports that were free a moment ago."""
+    sockets = [socket.create_server(("", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def _start_trackers(count: int, n_workers: int, host: str) -> list[dict[str, Any]]:
+    """On a worker: arguments of the rendezvous of XGBoost's workers, for each of ``count`` fits."""
+    from xgboost.tracker import RabitTracker
+
+    _trackers[:] = [RabitTracker(n_workers=n_workers, host_ip=host, sortby="task") for _ in range(count)]
+    for tracker in _trackers:
+        tracker.start()
+    return [dict(tracker.worker_args()) for tracker in _trackers]
+
+
+def _fit_part(
+    part: TrainingSet, members: Sequence[Settings], networks: Sequence[Mapping[str, Any]]
+) -> list[tuple[bytes, int, float | None, NDArray[np.float64]]]:
+    """On a worker: fit models on its part with the others; bytes, rounds, best score and spreads of each."""
+    rows, held_out = part.training(), part.held_out()
+    results = []
+    for settings, network in zip(members, networks, strict=True):
+        library: Any = backend(settings.backend)
+        if settings.backend == "lightgbm":
+            model = library.fit(rows, held_out, replace(settings, params={**settings.params, **network}))
+            model.booster.free_network()
+        else:
+            from xgboost.collective import CommunicatorContext
+
+            with CommunicatorContext(**network) if network else nullcontext():
+                model = library.fit(rows, held_out, settings)
+        data = model.to_bytes()
+        for name, value in _NETWORK.items() if settings.backend == "lightgbm" else ():  # no addresses in the file
+            data = re.sub(rf"^\[{name}: .*\]$".encode(), f"[{name}: {value}]".encode(), data, flags=re.MULTILINE)
+        results.append((data, model.n_iterations, model.best_score, spreads(model, rows, settings.n_jobs)))
+    return results

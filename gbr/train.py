@@ -220,7 +220,7 @@ def train(
     """
     import numpy as np
 
-    from gbr import cluster_fit
+    from gbr import cluster
     from gbr.data.build import schema_of
     from gbr.evaluation import baselines, scoring
     from gbr.models import training_set
@@ -268,8 +268,7 @@ def train(
         fit_seconds, in_memory = _fit_here(ranker, store, labelled, chosen, names, memory, subset.kind, trials, seed)
     else:
         start = time.monotonic()
-        learnt = cluster_fit.Learnt.of(store, known, chosen, labelled.get("valid"), names, memory, seed)
-        cluster_fit.fit(workers, ranker, learnt)
+        cluster.fit(workers, ranker, store, known, chosen, labelled.get("valid"), names, memory, seed)
         fit_seconds, in_memory = time.monotonic() - start, True
     raw = None
     if blocks := baselines.raw_blocks(store.manifest["schema"]["columns"]):
