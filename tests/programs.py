@@ -1,4 +1,4 @@
-"""Small tensor programs written by hand, for tests: a node is an opcode, a shape, operands and the odd attribute."""
+"""Small tensor programs for tests: a node is an opcode, a shape, operands and some attributes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from features.hlo import FEAT_ID, N_FEAT, OPCODE_ID
 
 @dataclass
 class Sketch:
-    """Collects nodes; ``program()`` turns them into arrays.  Every node is float32 and row-major unless told."""
+    """Collects nodes; ``program()`` turns them into arrays.  Nodes are float32 and row-major by default."""
 
     opcodes: list[int] = field(default_factory=list)
     feat: list[np.ndarray] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""One graph told in other ways: its nodes in another order, its configurations in another, a node more."""
+"""Equivalent graphs: nodes in another order, configurations in another order, an additional node."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from features.hlo import FEAT_ID, N_FEAT, OPCODE_ID
 
 Arrays = dict[str, Any]
-#: What there is one of per configuration.
+#: Arrays with a row per configuration.
 PER_CONFIG = (
     "config_feat",
     "node_config_feat",
@@ -21,7 +21,7 @@ PER_CONFIG = (
 
 
 def renumbered(arrays: Arrays, rng: np.random.Generator) -> Arrays:
-    """Number the nodes in a random other order in which operands come first; ``node_config_ids`` ascend again."""
+    """Renumber the nodes in a random topological order; ``node_config_ids`` are sorted again."""
     edges, n_nodes = np.asarray(arrays["edge_index"], np.int64), len(arrays["node_opcode"])
     order = _any_topological_order(edges, n_nodes, rng)
     number = np.empty(n_nodes, np.int64)
@@ -52,14 +52,14 @@ def _any_topological_order(edges: np.ndarray, n_nodes: int, rng: np.random.Gener
 
 
 def picked(arrays: Arrays, rows: np.ndarray) -> Arrays:
-    """The graph with these configurations: some, in another order, or some of them twice."""
+    """The graph with these configurations."""
     return {key: values[rows] if key in PER_CONFIG else values for key, values in arrays.items()}
 
 
-def with_isolated_constant(arrays: Arrays, place: Callable[[int], int] = lambda n_nodes: n_nodes) -> Arrays:
-    """Add a scalar that nothing uses."""
+def with_isolated_constant(arrays: Arrays, position: Callable[[int], int] = lambda n_nodes: n_nodes) -> Arrays:
+    """Add a scalar without users."""
     n_nodes = len(arrays["node_opcode"])
-    at = place(n_nodes)
+    at = position(n_nodes)
     row = np.zeros((1, N_FEAT), np.float32)
     row[0, FEAT_ID["shape_element_type_is_f32"]] = row[0, FEAT_ID["shape_dimensions_product"]] = 1
     number = np.arange(n_nodes) + (np.arange(n_nodes) >= at)
