@@ -62,25 +62,14 @@ _COPIES: Final = {
 
 @dataclass(frozen=True)
 class ColumnEffect:
-    """A feature column and its effect.
+    """A feature column and its effect."""
 
-    Parameters
-    ----------
-    name, unit, doc : str
-        As in the schema.
-    values : pair of float
-    effect : float
-        What it adds to the lead of the first configuration.
-    behind : tuple of (str, float)
-        Parts that change the column most when swapped, and by how much.
-    """
-
-    name: str
+    name: str  # name, unit and description as in the schema
     unit: str
     doc: str
     values: tuple[float, float]
-    effect: float
-    behind: tuple[tuple[str, float], ...]
+    effect: float  # what it adds to the lead of the first configuration
+    behind: tuple[tuple[str, float], ...]  # parts that change the column most when swapped, and by how much
 
 
 @dataclass(frozen=True)
@@ -94,188 +83,84 @@ class BlockEffect:
 
 @dataclass(frozen=True)
 class TensorChange:
-    """A tensor of a configurable node whose layout differs.
+    """A tensor of a configurable node whose layout differs."""
 
-    Parameters
-    ----------
-    role : str
-        ``output``, ``input`` or ``kernel``.
-    shape : str
-    layouts : pair of str or None
-        As set, minor to major; None when left to the compiler.
-    minor : pair of int
-        Extent of the minor-most dimension in effect.
-    padding : pair of float
-        Volume in whole registers over volume.
-    """
-
-    role: str
+    role: str  # output, input or kernel
     shape: str
-    layouts: tuple[str | None, str | None]
-    minor: tuple[int, int]
-    padding: tuple[float, float]
+    layouts: tuple[str | None, str | None]  # as set, minor to major; None when left to the compiler
+    minor: tuple[int, int]  # extent of the minor-most dimension in effect
+    padding: tuple[float, float]  # volume in whole registers over volume
 
 
 @dataclass(frozen=True)
 class NodeChange:
-    """A configurable node whose layouts differ.
-
-    Parameters
-    ----------
-    name : str
-    effect : float or None
-        What swapping its layouts adds to the lead of the first configuration; None when the model cannot score a
-        configuration by itself.
-    tensors : tuple of TensorChange
-    """
+    """A configurable node whose layouts differ."""
 
     name: str
-    effect: float | None
+    effect: float | None  # of swapping its layouts; None when the model cannot score a configuration by itself
     tensors: tuple[TensorChange, ...]
 
 
 @dataclass(frozen=True)
 class Copy:
-    """A copy that the layouts of at least one of the configurations imply.
+    """A copy that the layouts of at least one of the configurations imply."""
 
-    Parameters
-    ----------
-    kind : str
-        ``edge`` (between two configurable nodes), ``out``, ``back``, ``entry`` (at one node,
-        :mod:`features.layout.copies`) or ``inside`` (input and output of a reshape disagree).
-    what : str
-        Description, with the names of the nodes.
-    nbytes : pair of float
-        Bytes copied, 0 without the copy.
-    stride : pair of int
-        Elements that the stride of the copy exceeds; 0 for contiguous runs or without the copy.
-    """
-
-    kind: str
-    what: str
-    nbytes: tuple[float, float]
-    stride: tuple[int, int]
+    kind: str  # edge: between two nodes; out, back, entry: at one node (features.layout.copies); inside: in a reshape
+    what: str  # description, with the names of the nodes
+    nbytes: tuple[float, float]  # bytes copied, 0 without the copy
+    stride: tuple[int, int]  # elements that the stride of the copy exceeds; 0 for contiguous runs
 
 
 @dataclass(frozen=True)
 class LoopChange:
-    """A loop of the kernel.
+    """A loop of the kernel."""
 
-    Parameters
-    ----------
-    name : str
-        Role (``batch``, ``m``, ``n``, ``k``) and number.
-    runs_over : str
-        Dimension of the result, or ``reduced``.
-    extent : int
-    tiles, trips : pair of int
-        Steps of one tile, and number of tiles.
-    waste : pair of float
-        Steps of all tiles over the extent, minus 1.
-    strides : dict of str to float
-        Bytes between neighbours along the loop, by role of the operand; 0 when the operand does not depend on it.
-    effect : float or None
-        As of :class:`NodeChange`; 0 for equal tiles.
-    """
-
-    name: str
-    runs_over: str
+    name: str  # role (batch, m, n, k) and number
+    runs_over: str  # dimension of the result, or "reduced"
     extent: int
-    tiles: tuple[int, int]
-    trips: tuple[int, int]
-    waste: tuple[float, float]
-    strides: dict[str, float]
-    effect: float | None
+    tiles: tuple[int, int]  # steps of one tile
+    trips: tuple[int, int]  # number of tiles
+    waste: tuple[float, float]  # steps of all tiles over the extent, minus 1
+    strides: dict[str, float]  # bytes between neighbours along the loop, by role of the operand; 0: independent of it
+    effect: float | None  # as of NodeChange; 0 for equal tiles
 
 
 @dataclass(frozen=True)
 class OperandChange:
-    """An operand of the kernel in memory.
-
-    Parameters
-    ----------
-    name, role, shape : str
-    nbytes : float
-    footprint, run : pair of float
-        Bytes of it in one tile, and in one contiguous run of a tile.
-    moved : pair of float
-        Bytes moved over all tiles when only the innermost tile loops reuse it.
-    """
+    """An operand of the kernel in memory, in bytes."""
 
     name: str
     role: str
     shape: str
     nbytes: float
-    footprint: tuple[float, float]
-    run: tuple[float, float]
-    moved: tuple[float, float]
+    footprint: tuple[float, float]  # of it in one tile
+    run: tuple[float, float]  # in one contiguous run of a tile
+    moved: tuple[float, float]  # over all tiles, when only the innermost tile loops reuse it
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why a configuration is ranked before (or after) another one.  Positive effects favour the first.
+    """Why a configuration is ranked before (or after) another one.  Positive effects favour the first."""
 
-    Parameters
-    ----------
-    graph : str
-        Path of the graph.
-    kind : str
-        ``tile`` or ``layout``.
-    n_configs : int
-    configs : pair of int
-        The configuration in question, and the one it is compared with.
-    chosen : str
-        How the second was chosen: ``given``, the compiler's ``default``, the ``median`` of the predicted order, or the
-        predicted ``best`` where the first is that median.
-    scores : pair of float
-        Lower is predicted faster.
-    places : pair of int
-        Ranks in the predicted order from 1; ties as in the file.
-    runtimes : pair of float or None
-        Measured runtimes (over the normalizer if there is one).
-    lead : float
-        Second score minus first: the sum of all effects of columns.
-    blocks : tuple of BlockEffect
-        Largest effect first; they sum to ``lead``.
-    columns : tuple of ColumnEffect
-        Columns with different values and an effect, largest effect first.
-    alike : float
-        Sum of the effects of columns with equal values, which trees use together with others.
-    parts : str
-        What is swapped: ``configurable nodes`` or ``loops``.
-    n_parts : int
-        Number of those that differ.
-    nodes : tuple of NodeChange
-        For ``layout``, largest effect first.
-    copies : tuple of Copy
-        For ``layout``, those that differ, largest difference in bytes first.
-    kernel : str or None
-        For ``tile``, the heaviest operation.
-    loops : tuple of LoopChange
-        For ``tile``, all loops.
-    operands : tuple of OperandChange
-        For ``tile``.
-    """
-
-    graph: str
-    kind: str
+    graph: str  # path
+    kind: str  # tile or layout
     n_configs: int
-    configs: tuple[int, int]
-    chosen: str
-    scores: tuple[float, float]
-    places: tuple[int, int]
-    runtimes: tuple[float, float] | None
-    lead: float
-    blocks: tuple[BlockEffect, ...]
-    columns: tuple[ColumnEffect, ...]
-    alike: float
-    parts: str
-    n_parts: int
-    nodes: tuple[NodeChange, ...] = ()
-    copies: tuple[Copy, ...] = ()
-    kernel: str | None = None
-    loops: tuple[LoopChange, ...] = ()
-    operands: tuple[OperandChange, ...] = ()
+    configs: tuple[int, int]  # the configuration in question, and the one it is compared with
+    chosen: str  # how the second was chosen: given, (compiler's) default, median or (predicted) best
+    scores: tuple[float, float]  # lower is predicted faster
+    places: tuple[int, int]  # ranks in the predicted order, from 1; ties as in the file
+    runtimes: tuple[float, float] | None  # measured, over the normalizer if there is one
+    lead: float  # second score minus first: the sum of the effects of all columns
+    blocks: tuple[BlockEffect, ...]  # largest effect first; they sum to the lead
+    columns: tuple[ColumnEffect, ...]  # with different values and an effect, largest effect first
+    alike: float  # sum of the effects of columns with equal values, which trees use together with others
+    parts: str  # what is swapped: "configurable nodes" or "loops"
+    n_parts: int  # those that differ
+    nodes: tuple[NodeChange, ...] = ()  # layout: largest effect first
+    copies: tuple[Copy, ...] = ()  # layout: those that differ, largest difference in bytes first
+    kernel: str | None = None  # tile: the heaviest operation
+    loops: tuple[LoopChange, ...] = ()  # tile: all loops
+    operands: tuple[OperandChange, ...] = ()  # tile
 
     def as_dict(self, top: int | None = None) -> dict[str, Any]:
         """Plain values for JSON, with the first ``top`` columns, nodes and copies."""

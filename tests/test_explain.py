@@ -90,7 +90,7 @@ def text_of(found: Explanation, top: int = 8) -> str:
                 "The model ranks 17 after 0: their scores differ by 1.0000.",
                 "Measured: 17 takes 1.200 times as long as 0.",
                 "reshape.12 -> convolution.1320 input: layouts disagree\n3.2 MB, > 100\nNone",
-                "total\n3.2 MB\n512 B",
+                "total\n3.2 MB\n512 bytes",
                 "-0.5000\nconvolution.1320 output\nbf16[1,96,96,64,4]\n"
                 "{4,3}\nminor 4, padded x32\n{3,2,1,0,4}\nminor 64, padded x8",
                 "convolution.1320 kernel\nbf16[3,3,3,64,4]\n{4,3}\nunset\n",
@@ -104,9 +104,9 @@ def text_of(found: Explanation, top: int = 8) -> str:
             TILE,
             [
                 "rank 1: configuration 0 (median of the predicted order)",
-                "+0.2500\nm0: dot.2 dimension 0\nextent 128\nstrides: out 1.02 kB\n64 x 2\n128 x 1\n",
-                "\n\nn1: dot.2 dimension 1\nextent 256\nstrides: out 4 B\n100 x 3\n17.2% waste\n100 x 3\n17.2% waste",
-                "parameter.0 (left)\nf32[128,64], 32.8 kB\n20 kB in runs of 256 B\n2 MB moved",
+                "+0.2500\nm0: dot.2 dimension 0\nextent 128\nstrides: out 1.0 kB\n64 x 2\n128 x 1\n",
+                "\n\nn1: dot.2 dimension 1\nextent 256\nstrides: out 4 bytes\n100 x 3\n17.2% waste\n100 x 3",
+                "parameter.0 (left)\nf32[128,64], 32.8 kB\n20.0 kB in runs of 256 bytes\n2.0 MB moved",
             ],
         ),
     ],

@@ -27,7 +27,7 @@ from gbr.evaluation.metrics import count_pairs
 from gbr.evaluation.scoring import Scored
 from gbr.models.rows import Rows
 from gbr.report import plots, report
-from gbr.report.tables import explanation_summary
+from gbr.report.tables import explanation_summary, explanation_tables, explanation_text
 from tests.collection import rewrite, trained, write_collection
 from tests.made import collection
 from tests.ranking import problem
@@ -88,11 +88,11 @@ def sections(page: Page) -> list[str | None]:
     return [name for name in page.ids if name in SECTIONS]
 
 
-def plot_data(text: str) -> dict[str, Any]:
+def plotted(text: str) -> list[str]:
+    """Graphs whose data the page's script has."""
     found = re.search(r'<script type="application/json" id="graph-data">(.*?)</script>', text, re.DOTALL)
     assert found
-    data: dict[str, Any] = json.loads(found[1])
-    return data
+    return list(json.loads(found[1])["graphs"])
 
 
 def unpacked(text: str) -> np.ndarray:
@@ -112,27 +112,29 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def scored() -> list[Scored]:
-    return []
+def run(root: Path) -> Path:
+    return root / "run"
 
 
 @pytest.fixture(scope="module")
-def run(root: Path, scored: list[Scored]) -> Path:
-    return trained(root, scored=scored)
+def summary(root: Path, run: Path) -> dict[str, Any]:
+    return summarise(root, "tile:cpu", out=run)
 
 
-@pytest.fixture(scope="module")
-def figures(run: Path) -> dict[str, Any]:
+def summarise(root: Path, name: str, **arguments: Any) -> dict[str, Any]:
+    """Train, and summarise the run for its report."""
+    scored: list[Scored] = []
+    run = trained(root, subset=name, scored=scored, **arguments)
+    return report.summarise_run("train", run, resolve(name, root), figures_of(run), scored, root / "store")
+
+
+def figures_of(run: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((run / "metrics.json").read_text())
     return found
 
 
-@pytest.fixture(scope="module")
-def summary(root: Path, run: Path, scored: list[Scored], figures: dict[str, Any]) -> dict[str, Any]:
-    return report.summarise_run("train", run, resolve("tile:cpu", root), figures, scored, root / "store")
-
-
-def test_summary_of_run(run: Path, summary: dict[str, Any], figures: dict[str, Any]) -> None:
+def test_summary_of_run(run: Path, summary: dict[str, Any]) -> None:
+    figures = figures_of(run)
     assert json.loads(json.dumps(summary, allow_nan=False))["title"] == "tile:cpu"
     test, valid, train = summary["splits"]
     assert [split["name"] for split in summary["splits"]] == ["test", "valid", "train"]
@@ -201,7 +203,8 @@ def test_slowdown_by_budget_is_a_mean_over_graphs() -> None:
     assert report.slowdown_by_budget(groups, scores, []) is None
 
 
-def test_page_of_run_shows_all_figures(summary: dict[str, Any], figures: dict[str, Any]) -> None:
+def test_page_of_run_shows_all_figures(run: Path, summary: dict[str, Any]) -> None:
+    figures = figures_of(run)
     text = report.render(summary)
     page = checked(text)
     assert sections(page) == SECTIONS
@@ -213,7 +216,7 @@ def test_page_of_run_shows_all_figures(summary: dict[str, Any], figures: dict[st
     assert "test: matmul_8 – all runtimes are equal" in page.text
     assert all(value in page.text for _, value in summary["settings"])
     graphs = [f"{split['name']}/{graph['name']}" for split in summary["splits"] for graph in split["graphs"]]
-    assert list(plot_data(text)["graphs"]) == graphs
+    assert plotted(text) == graphs
     assert [about["value"] for tag, about in page.tags if tag == "option"] == graphs
 
 
@@ -224,7 +227,7 @@ def test_hostile_names_are_escaped(summary: dict[str, Any]) -> None:
     assert HOSTILE in page.text
     assert [tag for tag, _ in page.tags].count("script") == 2
     assert "<script>alert" not in text
-    assert any(name.endswith(HOSTILE) for name in plot_data(text)["graphs"])
+    assert any(name.endswith(HOSTILE) for name in plotted(text))
     nodes = tuple(replace(node, name=HOSTILE) for node in LAYOUT.nodes)
     copies = tuple(replace(copy, what=HOSTILE) for copy in LAYOUT.copies)
     text, page = page_of(replace(LAYOUT, graph=f"{HOSTILE}.npz", nodes=nodes, copies=copies))
@@ -292,17 +295,12 @@ def test_report_path_is_checked_before_the_work(tmp_path: Path, capsys: pytest.C
 
 def test_reports_of_layouts(tmp_path: Path) -> None:
     root = collection(tmp_path, "layout:made:random", train=4, valid=3)
-    scored: list[Scored] = []
-    run = trained(root, subset="layout:made:random", backend="lightgbm", scored=scored)
-    figures = json.loads((run / "metrics.json").read_text())
-    subset = resolve("layout:made:random", root)
-    summary = report.summarise_run("train", run, subset, figures, scored, root / "store")
-    page = checked(report.render(summary))
+    page = checked(report.render(summarise(root, "layout:made:random", backend="lightgbm")))
     assert sections(page) == SECTIONS
     assert "only 5 distinct configurations" in page.text
     path = min((root / "npz/layout/made/random/valid").iterdir())
-    rankings = predict.rank_files(run, [path])
-    prediction = report.summarise_prediction(run, rankings, 3)
+    rankings = predict.rank_files(root / "run", [path])
+    prediction = report.summarise_prediction(root / "run", rankings, 3)
     best = prediction["graphs"][0]["best"]
     assert [each["config"] for each in best] == rankings[0]["configs"][:3]
     config = read_graph(path).configs(np.array([best[0]["config"]]))[0]
@@ -350,17 +348,10 @@ def test_prediction_explains_the_first_configurations(root: Path, run: Path, mon
     assert "is explained for the first 1 of 4 graphs" in page.text
 
 
-@pytest.mark.parametrize(
-    ("row", "text"),
-    [(np.full(18, -1), ""), ([1, 0, *[-1] * 4, *[-1] * 6, 3, 2, *[-1] * 4], "output {1,0}, kernel {3,2}")],
-)
-def test_layout_texts(row: Any, text: str) -> None:
-    assert report.layout_texts(np.array(row, np.int8)) == text
-
-
-@pytest.mark.parametrize(("value", "text"), [(0.017, "1.7 %"), (0.9999, "100 %"), (2.044, "204 %"), (None, "–")])
-def test_percent(value: float | None, text: str) -> None:
-    assert report.percent(value).replace("\u00a0", " ") == text
+def test_texts() -> None:
+    assert report.layout_texts(np.full(18, -1, np.int8)) == ""
+    assert report.layout_texts(np.array([1, 0, *[-1] * 10, 3, 2, *[-1] * 4], np.int8)) == "output {1,0}, kernel {3,2}"
+    assert [report.percent(value) for value in (0.017, 0.9999, None)] == ["1.7\u00a0%", "100\u00a0%", "–"]
 
 
 # Explanations.
@@ -373,28 +364,15 @@ def page_of(found: Explanation, top: int = 8) -> tuple[str, Page]:
 
 
 def check_explanation(page: Page, found: Explanation, top: int) -> None:
-    """The page shows everything of an explanation; of long lists the first ``top``."""
-    for block in found.blocks:
-        assert block.doc in page.text
-        assert f"{block.effect:+.4f}" in page.text
-    for number, column in enumerate(found.columns):
-        assert (f"{column.name}{column.doc} ({column.unit})" in page.text) == (number < top)
-        if number < top:
-            assert f"{column.effect:+.4f}" in page.text
-            assert all(name in page.text for name, _ in column.behind)
-    for node in found.nodes[:top]:
-        for tensor in node.tensors:
-            assert f"{node.name} {tensor.role}{tensor.shape}" in page.text
-            assert all((layout or "unset") in page.text for layout in tensor.layouts)
-    for number, copy in enumerate(found.copies):
-        assert (copy.what in page.text) == (number < top)
-    for loop in found.loops:
-        assert (f"{loop.name}: {loop.runs_over}extent {loop.extent}" in page.text) == (loop.extent > 1)
-    for operand in found.operands:
-        assert f"{operand.name} ({operand.role}){operand.shape}" in page.text
+    """The page shows all lines of text, blocks and cells of tables of an explanation."""
+    _blocks, *tables = explanation_tables(found, top)
+    cells = [cell or "–" for title, columns, rows in tables for row in [[title], columns, *rows] for cell in row]
+    texts = [text for block in found.blocks for text in (block.name, block.doc, f"{block.effect:+.4f}")]
+    sentences = [line for line in explanation_text(found) if line.endswith(".")]
+    assert [text for text in (*texts, *sentences, *"\n".join(cells).split("\n")) if text not in page.text] == []
 
 
-@pytest.mark.parametrize(("found", "top"), [(LAYOUT, 8), (LAYOUT, 1), (TILE, 8), (TILE, 2)])
+@pytest.mark.parametrize(("found", "top"), [(LAYOUT, 8), (LAYOUT, 1), (TILE, 8)])
 def test_page_shows_the_explanation(found: Explanation, top: int) -> None:
     _, page = page_of(found, top)
     check_explanation(page, found, top)
@@ -448,14 +426,6 @@ def test_truncated_model_equals_one_trained_for_fewer_rounds(backend: str, objec
     assert np.array_equal(long.model_.stopped_at(99).predict(X, 1), long.model_.predict(X, 1))
 
 
-@pytest.mark.parametrize("last", [1, 2, 10, 997])
-def test_learning_rounds(last: int) -> None:
-    found = report.learning_rounds(last)
-    assert found == sorted(set(found))
-    assert (found[0], found[-1]) == (1, last)
-    assert len(found) < 25
-
-
 def test_learning_curves_end_at_the_tau_of_the_model() -> None:
     X, runtime, qid = problem(12)
     held_out, truth, _ = problem(12, seed=1)
@@ -467,12 +437,14 @@ def test_learning_curves_end_at_the_tau_of_the_model() -> None:
     expected = np.mean([count_pairs(scores[own], truth[own]).untied_tau for own in groups])
     assert whole["tau"][-1] == pytest.approx(expected, abs=1e-9)
     assert whole["tau"][-1] > whole["tau"][0]
+    assert whole["rounds"] == sorted(set(whole["rounds"]))
+    assert (whole["rounds"][0], whole["rounds"][-1]) == (1, 20)
     assert [curve["name"] for curve in (whole, *members)][:3] == [
         "ensemble",
         "lightgbm, pairwise",
         "lightgbm, lambdarank",
     ]
-    assert all(curve["rounds"] == report.learning_rounds(20) for curve in members)
+    assert all(curve["rounds"] == whole["rounds"] for curve in members)
     with pytest.raises(UsageError, match="two different runtimes"):
         report.learning_curves(ranker, Rows(held_out, np.ones(len(X)), rows.indptr))
 
@@ -510,17 +482,11 @@ def test_scales() -> None:
     assert plots.curve([0, 5, 10], [2, 0.5, 0], x, y) == "M0 -100L50 50L100 100"
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_ticks_are_few_and_even(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    low = float(rng.uniform(-1, 1))
-    high = low + float(10 ** rng.uniform(-3, 3))
-    ticks = plots.linear(low, high, 6).ticks
+@pytest.mark.parametrize("width", [0.001, 0.07, 1, 3, 47, 1000])
+def test_ticks_are_few_and_even(width: float) -> None:
+    ticks = plots.linear(-0.3, width - 0.3, 6).ticks
     assert 1 <= len(ticks) <= 6
-    assert all(low - 1e-6 <= tick <= high + 1e-6 for tick in ticks)
-    gaps = np.diff(ticks)
-    assert len(gaps) == 0 or np.allclose(gaps, gaps[0])
-    for scale in (plots.logarithmic(1, 2 + abs(high)), plots.square_root(abs(high) + 0.001)):
-        assert 2 <= len(scale.ticks) <= 11
+    assert np.ptp(np.diff(ticks)) < 1e-9 * width
+    for scale in (plots.linear(-0.3, width - 0.3), plots.logarithmic(1, 2 + width), plots.square_root(width)):
         assert list(scale.ticks) == sorted(set(scale.ticks))
-        assert scale.low <= scale.ticks[0] <= scale.ticks[-1] <= scale.high
+        assert scale.low - 1e-9 <= scale.ticks[0] <= scale.ticks[-1] <= scale.high + 1e-9

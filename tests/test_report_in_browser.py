@@ -16,13 +16,13 @@ import pytest
 
 from gbr import predict
 from gbr.attribution import BlockEffect
-from gbr.data.collection import resolve
 from gbr.evaluation.scoring import Scored
 from gbr.report import report
 from gbr.report.tables import explanation_summary
-from tests.collection import trained, write_collection
+from tests.collection import write_collection
 from tests.test_explain import LAYOUT
 from tests.test_metrics import slates_of
+from tests.test_report import summarise
 
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 AGAINST = BlockEffect("config", "Whether layouts are set.", 0.5)
@@ -67,10 +67,7 @@ def evaluate(chromium: str, folder: Path, report: str, script: str, width: int =
 def reports(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """A run with a suspicious graph and a long name, a prediction, and an explanation with long names."""
     root = write_collection(tmp_path_factory.mktemp("data"), {"train": 4, "valid": 3, "test": 2})
-    scored: list[Scored] = []
-    run = trained(root, scored=scored, backend="lightgbm")
-    figures = json.loads((run / "metrics.json").read_text())
-    summary = report.summarise_run("train", run, resolve("tile:cpu", root), figures, scored, root / "store")
+    summary = summarise(root, "tile:cpu", backend="lightgbm")
     runtimes = np.random.default_rng(0).lognormal(9, 0.1, 200)
     runtimes[120:] *= 3
     jumping = slates_of(runtimes.astype(int).tolist(), names=("a_long_name_" * 8 + "x" * 60,))
@@ -79,7 +76,7 @@ def reports(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     }
     long = json.loads(json.dumps(summary).replace("matmul_5", "matmul_" * 12 + "5" * 40))
     paths = sorted((root / "npz/tile/cpu/test").iterdir())
-    prediction = report.summarise_prediction(run, predict.rank_files(run, paths), 5)
+    prediction = report.summarise_prediction(root / "run", predict.rank_files(root / "run", paths), 5)
     nodes = tuple(replace(node, name=f"{'convolution_' * 6}.{'1' * 40}") for node in LAYOUT.nodes)
     columns = tuple(replace(column, name=f"neighborhood.{'x' * 60}") for column in LAYOUT.columns)
     wide = replace(LAYOUT, nodes=nodes, columns=columns, blocks=(*LAYOUT.blocks, AGAINST))

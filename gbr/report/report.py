@@ -10,8 +10,9 @@ import os
 import platform
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,32 +48,26 @@ Advance = Callable[[int], None]
 
 #: Splits in the order of a report: unseen data first.
 _SPLITS: Final = ("test", "valid", "train")
-
 #: Configurations drawn: of all graphs together, and bounds of those of one graph.
-_POINTS: Final = 120_000
-_MIN_POINTS, _MAX_POINTS = 60, 1500
+_POINTS, _MIN_POINTS, _MAX_POINTS = 120_000, 60, 1500
 #: Numbers of configurations to measure.
 _BUDGETS: Final = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 200, 300, 500, 700, 1000)
 _N_WORST: Final = 8
 _MAX_SUSPECTS: Final = 12
 #: A family of at least so many graphs whose mean tau is so far below the mean of all is hard as a whole.
-_FAMILY: Final = 3
-_LOW_FAMILY: Final = 0.1
+_FAMILY, _LOW_FAMILY = 3, 0.1
 #: Slowdown@5 up to which the top of the order counts as good.
 _GOOD_TOP: Final = 0.02
 _IMPORTANT_COLUMNS: Final = 15
-
 #: Rows that a learning curve is computed on, and the ratio of the rounds of neighbouring points.
-CURVE_ROWS: Final = 10_000
-_CURVE_STEP: Final = 1.6
-
-#: Configurations of a prediction that are listed by default, and at most.
+CURVE_ROWS, _CURVE_STEP = 10_000, 1.6
+#: Configurations of a prediction that are listed: by default, and at most.
 _TOP, _MAX_TOP = 10, 100
 #: Graphs of a prediction whose first configuration is explained; an explanation takes several times a prediction.
 _EXPLAINED: Final = 12
 _BINS: Final = 40
 _MAX_NODES: Final = 60
-#: Six bounds of each tensor in a tile configuration, and six dimensions of each tensor's layout: first index.
+#: Index of the first of six bounds per tensor in a tile configuration, and of six dimensions in a node's layouts.
 _BOUNDS: Final = (("output", 8), ("kernel", 0), ("input", 16))
 _LAYOUTS: Final = (("output", 0), ("input", 6), ("kernel", 12))
 _SLOTS: Final = 6
@@ -152,24 +147,18 @@ def summarise_run(
     training_graphs = store.stems("train") if same else None
     scored = sorted(scored, key=lambda each: _SPLITS.index(each.split))
     detailed = [each for each in scored if not (same and each.split == "train") or len(scored) == 1]
+    by_split = {each.split: each for each in scored}
     max_points = points_per_graph(sum(len(each.slates) for each in detailed))
+    splits = []
     with cli.progress(sum(len(each.slates) for each in scored), "report") as advance:
-        splits = [
-            summarise_split(
-                each,
-                subset.kind,
-                figures[each.split] if each in detailed else None,
-                training_graphs,
-                max_points,
-                advance,
-            )
-            for each in scored
-        ]
+        for each in scored:
+            own = figures[each.split] if each in detailed else None
+            splits.append(summarise_split(each, subset.kind, own, training_graphs, max_points, advance))
     return _header(subset.name, command, ranker, manifest, figures, training_graphs) | {
         "kind": subset.kind,
         "figures": {each.split: {**figures[each.split], "training": same and each.split == "train"} for each in scored},
         "splits": splits,
-        "learning": _learning(ranker, store, {each.split: each for each in scored}, command),
+        "learning": _learning(ranker, store, by_split, command),
         "importance": _importance(ranker, subset.kind),
     }
 
@@ -472,25 +461,24 @@ def learning_curves(ranker: Ranker, rows: Rows) -> list[dict[str, Any]]:
         When no group has two different runtimes.
     """
     tau = ValidTau(rows, ranker.settings_.seed)
-    n_jobs = threads(ranker.n_jobs)
     members = getattr(ranker.model_, "members", ())
-    models = [member.model for member in members] or [ranker.model_]
-    settings = [member.settings for member in members] or [ranker.settings_]
-    rounds = learning_rounds(max(model.n_iterations for model in models))
-    points = [sorted({min(count, model.n_iterations) for count in rounds}) for model in models]
+    models = [(each.settings, each.model) for each in members] or [(ranker.settings_, ranker.model_)]
+    rounds = learning_rounds(max(model.n_iterations for _, model in models))
+    points = [sorted({min(count, model.n_iterations) for count in rounds}) for _, model in models]
+    curves: list[dict[str, Any]] = []
     scores: list[dict[int, FloatArray]] = []
     with cli.progress(sum(map(sum, points)), "learning curve") as advance:
-        for model, counts in zip(models, points, strict=True):
-            scores.append({})
+        for (settings, model), counts in zip(models, points, strict=True):
+            own = {}
             for count in counts:
-                scores[-1][count] = model.stopped_at(count).predict(tau.X, n_jobs)
+                own[count] = model.stopped_at(count).predict(tau.X, threads(ranker.n_jobs))
                 advance(count)
-    curves = [
-        {"name": f"{each.backend}, {each.objective}", "rounds": list(own), "tau": [tau(one) for one in own.values()]}
-        for each, own in zip(settings, scores, strict=True)
-    ]
+            name = f"{settings.backend}, {settings.objective}"
+            curves.append({"name": name, "rounds": list(own), "tau": [tau(each) for each in own.values()]})
+            scores.append(own)
     if not members:
         return curves
+    # The scores of the ensemble from those of its members: predicting again would triple the time.
     whole = [
         tau(sum(own[min(count, max(own))] / each.spread for each, own in zip(members, scores, strict=True)))
         for count in rounds
@@ -510,33 +498,21 @@ def _learning(ranker: Ranker, store: FeatureStore, scored: Mapping[str, Scored],
 
 
 def _importance(ranker: Ranker, kind: str) -> dict[str, Any] | None:
+    """Blocks and the most important columns with their share of the gain; None for a model that never split."""
     gains = ranker.feature_importances_
     if not gains.sum():
         return None
-    names = [str(name) for name in ranker.feature_names_in_]
-    schema = schema_of(kind)
-    columns = {f"{block.name}.{column.name}": column for block in schema.blocks for column in block.columns}
-    docs = {block.name: block.doc for block in schema.blocks}
+    schema, names = schema_of(kind), [str(name) for name in ranker.feature_names_in_]
+    columns = {column.name: column for column in schema.columns}
+    blocks = {block.name: block for block in schema.blocks}
+    n_columns = Counter(name.split(".", 1)[0] for name in names)
     largest = [index for index in gains.argsort()[::-1][:_IMPORTANT_COLUMNS].tolist() if gains[index] > 0]
     return {
         "blocks": [
-            {
-                "name": name,
-                "share": share,
-                "columns": sum(column.startswith(f"{name}.") for column in names),
-                "doc": docs[name],
-            }
+            {"name": name, "share": share, "columns": n_columns[name], "doc": blocks[name].doc}
             for name, share in ranker.block_importances_.items()
         ],
-        "columns": [
-            {
-                "name": names[index],
-                "share": float(gains[index]),
-                "doc": columns[names[index]].doc,
-                "unit": columns[names[index]].unit,
-            }
-            for index in largest
-        ],
+        "columns": [asdict(columns[names[index]]) | {"share": float(gains[index])} for index in largest],
     }
 
 
@@ -669,7 +645,7 @@ def render(summary: dict[str, Any]) -> str:
         "whole": _formatter(",.0f"),
         "percent": percent,
         "rounded": lambda share: f"{100 * share:g}\u00a0%",
-        "times": lambda value: "–" if value is None else f"{value:.{3 if value < 1.5 else 1}f}×",
+        "times": _times,
         # Cut after separators, where a line may be broken.
         "parts": lambda name: re.split(r"(?<=[_.:/-])", name),
     }
@@ -689,9 +665,11 @@ def render(summary: dict[str, Any]) -> str:
 
 def percent(value: float | None) -> str:
     """A share as text: 0.017 -> 1.7 %."""
-    if value is None:
-        return "–"
-    return f"{100 * value:.{0 if value >= 0.9995 else 1}f}\u00a0%"
+    return "–" if value is None else f"{100 * value:.{0 if value >= 0.9995 else 1}f}\u00a0%"
+
+
+def _times(value: float | None) -> str:
+    return "–" if value is None else f"{value:.{3 if value < 1.5 else 1}f}×"
 
 
 def _formatter(spec: str) -> Callable[[float | None], str]:
@@ -706,32 +684,27 @@ def _plot_data(splits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     return {
         "graphs": {
-            f"{split['name']}/{graph['name']}": plotted(graph)
-            | {"tau": f"{graph['figures']['kendall_tau']:.3f}", "facts": _facts(graph)}
+            f"{split['name']}/{graph['name']}": plotted(graph) | {"facts": list(_facts(graph))}
             for split in splits
             for graph in split["graphs"]
         },
         "suspects": [plotted(graph) for split in splits for graph in split["suspects"]],
-        "first": len(splits[0]["graphs"]) if splits else 0,
+        "first": len(splits[0]["graphs"]),
     }
 
 
-def _facts(graph: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _facts(graph: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     own, quality, interval = graph["figures"], graph["quality"], graph["interval"]
-    times = f"{quality['spread']:.{3 if quality['spread'] < 1.5 else 1}f}×"
-    facts = [
-        ("Kendall tau", f"{own['kendall_tau']:.3f}" + (f" ({interval[0]:.2f}–{interval[1]:.2f})" if interval else "")),
-        ("first choice", f"{percent(own['slowdown@1'])} slower"),
-        ("best of first five", f"{percent(own['slowdown@5'])} slower"),
-        ("configurations", f"{quality['configs']:,}"),
-        ("slowest over fastest", times),
-    ]
+    yield "Kendall tau", f"{own['kendall_tau']:.3f}" + (f" ({interval[0]:.2f}–{interval[1]:.2f})" if interval else "")
+    yield "first choice", f"{percent(own['slowdown@1'])} slower"
+    yield "best of first five", f"{percent(own['slowdown@5'])} slower"
+    yield "configurations", f"{quality['configs']:,}"
+    yield "slowest over fastest", _times(quality["spread"])
     if quality["distinct"] < quality["configs"]:
-        facts.append(("distinct", f"{quality['distinct']:,}"))
+        yield "distinct", f"{quality['distinct']:,}"
     if quality["retest"] is not None:
-        facts.append(("retest tau", f"{quality['retest']:.3f}"))
+        yield "retest tau", f"{quality['retest']:.3f}"
     if graph["seen"] is not None:
-        facts.append(("family", f"{graph['family']}, {'seen' if graph['seen'] else 'not seen'} in training"))
+        yield "family", f"{graph['family']}, {'seen' if graph['seen'] else 'not seen'} in training"
     if graph["doubts"]:
-        facts.append(("doubts", "; ".join(graph["doubts"])))
-    return facts
+        yield "doubts", "; ".join(graph["doubts"])

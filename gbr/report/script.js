@@ -84,7 +84,7 @@
     ticks(byId("ranks-x"), "left", ends);
     ticks(byId("ranks-y"), "top", ends.map(([share, label]) => [1 - share, label]));
     byId("ranks-frame").setAttribute("aria-label",
-      `Measured against predicted rank of ${graph.n} configurations, Kendall tau ${graph.tau}`);
+      `Measured against predicted rank of ${graph.n} configurations, Kendall tau ${graph.facts[0][1]}`);
 
     const runs = byId("runs"), height = Math.log(graph.slowest) || 1;
     const steps = factors(graph.slowest).map((factor) =>

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from gbr.attribution import Copy, Explanation, TensorChange
+from gbr.data.files import size_text
 
 #: Features, nodes and copies shown by default.
 TOP: Final = 8
@@ -124,7 +125,7 @@ def _layout_tables(found: Explanation, top: int, own: str, other: str) -> Iterat
         yield title, ["effect", "tensor", own, other], rows
     if found.copies:
         rows = [[copy.what, *(_copied(copy, side) for side in (0, 1))] for copy in found.copies[:top]]
-        rows.append(["total", *(_size(sum(copy.nbytes[side] for copy in found.copies)) for side in (0, 1))])
+        rows.append(["total", *(size_text(sum(copy.nbytes[side] for copy in found.copies)) for side in (0, 1))])
         title = f"Copies that differ: {_count(len(found.copies), top)}; bytes, > minimum stride in elements"
         yield title, ["copy", own, other], rows
 
@@ -134,7 +135,7 @@ def _tile_tables(found: Explanation, own: str, other: str) -> Iterator[Table]:
     for loop in found.loops:
         if loop.extent == 1:
             continue
-        strides = ", ".join(f"{role} {_size(step)}" for role, step in loop.strides.items() if step) or "none"
+        strides = ", ".join(f"{role} {size_text(step)}" for role, step in loop.strides.items() if step) or "none"
         tiles = [
             f"{tile} x {trips}" + (f"\n{waste:.1%} waste" if waste else "")
             for tile, trips, waste in zip(loop.tiles, loop.trips, loop.waste, strict=True)
@@ -146,9 +147,9 @@ def _tile_tables(found: Explanation, own: str, other: str) -> Iterator[Table]:
         yield title, ["effect", "loop", own, other], rows
     rows = []
     for operand in found.operands:
-        name = f"{operand.name} ({operand.role})\n{operand.shape}, {_size(operand.nbytes)}"
+        name = f"{operand.name} ({operand.role})\n{operand.shape}, {size_text(operand.nbytes)}"
         amounts = [
-            f"{_size(footprint)} in runs of {_size(run)}\n{_size(moved)} moved"
+            f"{size_text(footprint)} in runs of {size_text(run)}\n{size_text(moved)} moved"
             for footprint, run, moved in zip(operand.footprint, operand.run, operand.moved, strict=True)
         ]
         rows.append([name, *amounts])
@@ -167,7 +168,7 @@ def _layout(tensor: TensorChange, side: int) -> str:
 def _copied(copy: Copy, side: int) -> str | None:
     if not copy.nbytes[side]:
         return None
-    return _size(copy.nbytes[side]) + (f", > {copy.stride[side]}" if copy.stride[side] else "")
+    return size_text(copy.nbytes[side]) + (f", > {copy.stride[side]}" if copy.stride[side] else "")
 
 
 def _value(unit: str, value: float) -> str:
@@ -176,13 +177,6 @@ def _value(unit: str, value: float) -> str:
     if unit == "share":
         return f"{value:.1%}"
     return ("yes" if value else "no") if unit == "flag" else f"{value:.4g}"
-
-
-def _size(nbytes: float) -> str:
-    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if nbytes >= unit:
-            return f"{nbytes / unit:.3g} {name}"
-    return f"{nbytes:.0f} B"
 
 
 def _count(count: int, top: int) -> str:
