@@ -9,7 +9,7 @@ depend on which configuration is called first; with two parts it is the Shapley 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -97,7 +97,7 @@ class NodeChange:
     """A configurable node whose layouts differ."""
 
     name: str
-    effect: float | None  # of swapping its layouts; None when the model cannot score a configuration by itself
+    effect: float  # of swapping its layouts
     tensors: tuple[TensorChange, ...]
 
 
@@ -122,7 +122,7 @@ class LoopChange:
     trips: tuple[int, int]  # number of tiles
     waste: tuple[float, float]  # steps of all tiles over the extent, minus 1
     strides: dict[str, float]  # bytes between neighbours along the loop, by role of the operand; 0: independent of it
-    effect: float | None  # as of NodeChange; 0 for equal tiles
+    effect: float  # of swapping its tile; 0 for equal tiles
 
 
 @dataclass(frozen=True)
@@ -172,13 +172,14 @@ class _Parts:
     """The nodes or loops that two configurations choose differently.
 
     ``forward`` and ``backward``, float32 (parts, columns), are the features of the second configuration with the choice
-    of the first for one part, and of the first with the choice of the second; ``fields`` are those of the explanation.
+    of the first for one part, and of the first with the choice of the second; ``fields`` gives fields of the
+    explanation from the effect of each part.
     """
 
     names: tuple[str, ...]
     forward: Float32Array
     backward: Float32Array
-    fields: dict[str, Any]
+    fields: Callable[[Mapping[str, float]], dict[str, Any]]
 
 
 def explain(
@@ -217,7 +218,7 @@ def explain(
     n_jobs = threads(ranker.n_jobs)
     effects = ranker.model_.compare(X[:, used], config, other, n_jobs)
     parts = (_layout_parts if graph.kind == "layout" else _tile_parts)(graph, hardware, pair, X)
-    part_effects: list[float | None] = [None] * len(parts.names)
+    part_effects: dict[str, float] = {}
     if parts.names:
 
         def lead(rows: Float32Array) -> FloatArray:
@@ -225,7 +226,8 @@ def explain(
 
         first, second = lead(X[pair])
         forward, backward = np.split(lead(np.concatenate([parts.forward, parts.backward])), 2)
-        part_effects = ((forward - second + first - backward) / 2).tolist()
+        mean = (forward - second + first - backward) / 2
+        part_effects = dict(zip(parts.names, mean.tolist(), strict=True))
     columns = [schema.columns[index] for index in used]
     ranks = np.argsort(order, kind="stable") + 1
     runtimes = None
@@ -246,7 +248,7 @@ def explain(
         alike=float(effects[X[config, used] == X[other, used]].sum()),
         parts="configurable nodes" if graph.kind == "layout" else "loops",
         n_parts=len(parts.names),
-        **_with_effects(parts, part_effects),
+        **parts.fields(part_effects),
     )
 
 
@@ -268,17 +270,6 @@ def _counterpart(schema: Schema, X: Float32Array, order: IntArray, config: int) 
             return int(default[0]), "default"
     median = int(order[len(order) // 2])
     return (median, "median") if median != config else (int(order[0]), "best")
-
-
-def _with_effects(parts: _Parts, effects: Sequence[float | None]) -> dict[str, Any]:
-    by_name = dict(zip(parts.names, effects, strict=True))
-    fields = dict(parts.fields)
-    for kind in ("nodes", "loops"):
-        if kind in fields:
-            fields[kind] = tuple(replace(part, effect=by_name.get(part.name, part.effect)) for part in fields[kind])
-    if "nodes" in fields:
-        fields["nodes"] = tuple(sorted(fields["nodes"], key=lambda node: -abs(node.effect or 0.0)))
-    return fields
 
 
 def _blocks(schema: Schema, columns: Sequence[Column], effects: FloatArray) -> tuple[BlockEffect, ...]:
@@ -341,13 +332,15 @@ def _layout_parts(graph: Graph, hardware: Hardware, pair: IntArray, X: Float32Ar
         rows[:, relative] = replaced(X[:, compared], int(pair[own]), rows[:, compared])
         return rows
 
-    nodes = [
-        NodeChange(names[ids[node]], None, tuple(_tensors(tensors, traced, configs, node))) for node in differ.tolist()
-    ]
-    copies = layout_copies([names[node] for node in ids], traced)
-    return _Parts(
-        tuple(node.name for node in nodes), swapped(1, 0), swapped(0, 1), {"nodes": nodes, "copies": tuple(copies)}
-    )
+    def fields(effects: Mapping[str, float]) -> dict[str, Any]:
+        nodes = [
+            NodeChange(names[ids[node]], effects[names[ids[node]]], tuple(_tensors(tensors, traced, configs, node)))
+            for node in differ.tolist()
+        ]
+        nodes.sort(key=lambda node: -abs(node.effect))
+        return {"nodes": tuple(nodes), "copies": tuple(layout_copies([names[node] for node in ids], traced))}
+
+    return _Parts(tuple(names[ids[node]] for node in differ), swapped(1, 0), swapped(0, 1), fields)
 
 
 def _tensors(tensors: Tensors, traced: LayoutTrace, configs: NDArray[np.int8], node: int) -> Iterator[TensorChange]:
@@ -421,33 +414,39 @@ def _tile_parts(graph: Graph, hardware: Hardware, pair: IntArray, X: Float32Arra
         return rows
 
     names = node_names(graph.node_opcode)
-    loops = list(_loops(nest, geometry, tiles, names))
-    fields = {
-        "kernel": names[nest.anchor],
-        "loops": loops,
-        "operands": tuple(_operands(nest, tensors, names, X[pair])),
-    }
-    return _Parts(tuple(loops[loop].name for loop in differ), swapped(1, 0), swapped(0, 1), fields)
+
+    def fields(effects: Mapping[str, float]) -> dict[str, Any]:
+        return {
+            "kernel": names[nest.anchor],
+            "loops": tuple(_loops(nest, geometry, tiles, names, effects)),
+            "operands": tuple(_operands(nest, tensors, names, X[pair])),
+        }
+
+    loops = tuple(f"{nest.roles[loop]}{loop}" for loop in differ)
+    return _Parts(loops, swapped(1, 0), swapped(0, 1), fields)
 
 
-def _loops(nest: LoopNest, geometry: Geometry, tiles: IntArray, names: Sequence[str]) -> Iterator[LoopChange]:
-    """Loops of the kernel under ``tiles``, int64 (2, loops); the effects are 0."""
+def _loops(
+    nest: LoopNest, geometry: Geometry, tiles: IntArray, names: Sequence[str], effects: Mapping[str, float]
+) -> Iterator[LoopChange]:
+    """Loops of the kernel under ``tiles``, int64 (2, loops)."""
     result = names[nest.accesses[0].node]
     for loop, extent in enumerate(nest.extents.tolist()):
         (first, second), trips = tiles[:, loop].tolist(), (-(-extent // tiles[:, loop])).tolist()
+        name = f"{nest.roles[loop]}{loop}"
         strides: dict[str, float] = {}
         for row, access in enumerate(nest.accesses):
             step = np.abs(geometry.operands.coefficients[row, :, loop]) @ geometry.operands.strides[row]
             strides.setdefault(access.role, float(step))
         yield LoopChange(
-            name=f"{nest.roles[loop]}{loop}",
+            name=name,
             runs_over=f"{result} dimension {loop}" if loop < nest.n_out else "reduced",
             extent=extent,
             tiles=(first, second),
             trips=(trips[0], trips[1]),
             waste=(trips[0] * first / extent - 1, trips[1] * second / extent - 1),
             strides=strides,
-            effect=0.0,
+            effect=effects.get(name, 0.0),
         )
 
 

@@ -115,7 +115,7 @@ def _column_table(found: Explanation, top: int, own: str, other: str) -> Table:
 def _layout_tables(found: Explanation, top: int, own: str, other: str) -> Iterator[Table]:
     rows: list[list[str | None]] = []
     for node in found.nodes[:top]:
-        effect = "" if node.effect is None else f"{node.effect:+.4f}"
+        effect = f"{node.effect:+.4f}"
         for tensor in node.tensors:
             layouts = [_layout(tensor, side) for side in (0, 1)]
             rows.append([effect, f"{node.name} {tensor.role}\n{tensor.shape}", *layouts])
@@ -140,7 +140,7 @@ def _tile_tables(found: Explanation, own: str, other: str) -> Iterator[Table]:
             f"{tile} x {trips}" + (f"\n{waste:.1%} waste" if waste else "")
             for tile, trips, waste in zip(loop.tiles, loop.trips, loop.waste, strict=True)
         ]
-        effect = "" if loop.effect is None or loop.tiles[0] == loop.tiles[1] else f"{loop.effect:+.4f}"
+        effect = "" if loop.tiles[0] == loop.tiles[1] else f"{loop.effect:+.4f}"
         rows.append([effect, f"{loop.name}: {loop.runs_over}\nextent {loop.extent}\nstrides: {strides}", *tiles])
     if rows:
         title = f"Loops of {found.kernel}: tile size x tiles; effect of swapping one loop"
