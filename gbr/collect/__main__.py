@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,7 +19,7 @@ from gbr.data.hardware import note_machine
 from gbr.errors import CollectError
 
 if TYPE_CHECKING:
-    from gbr.collect.tasks import Quality, Task
+    from gbr.collect.tasks import Family, Quality, Task
 
 
 @cli.group("gbr.collect")
@@ -26,20 +27,32 @@ def main() -> None:
     """Measure configurations on this machine; what is already measured is kept."""
 
 
+def _options(collection: str, what: str, rounds: int) -> Callable[[cli.Function], cli.Function]:
+    """Add the options that both kinds of collections have."""
+    options = (
+        click.option(
+            "--out",
+            type=cli.PATH,
+            default=Path("data"),
+            metavar="ROOT",
+            help=f"Folder that gets {collection}/{{train,valid,test}}/*.npz.",
+        ),
+        click.option("--configs", type=cli.POSITIVE, default=96, metavar="N", help=f"Configurations per {what}."),
+        click.option("--rounds", type=cli.POSITIVE, default=rounds, metavar="N", help="Rounds per pass."),
+        cli.seed_option,
+        click.option(
+            "--table", "show_table", is_flag=True, help="Print the table of measured graphs, in Markdown; no timing."
+        ),
+        cli.splits_option,
+        cli.json_option,
+    )
+    return lambda function: reduce(lambda decorated, option: option(decorated), reversed(options), function)
+
+
 @main.command("tile", short_help="Tile sizes of compiled loop nests.")
-@click.option(
-    "--out",
-    type=cli.PATH,
-    default=Path("data"),
-    metavar="ROOT",
-    help="Folder that gets npz/tile/cpu/{train,valid,test}/*.npz.",
-)
 @click.option(
     "--families", type=cli.CommaList(), metavar="LIST", help="Families, groups of families, or graphs.  [default: all]"
 )
-@click.option("--configs", type=cli.POSITIVE, default=96, metavar="N", help="Configurations per kernel.")
-@click.option("--rounds", type=cli.POSITIVE, default=15, metavar="N", help="Rounds per pass.")
-@cli.seed_option
 @click.option(
     "--jobs",
     type=cli.POSITIVE,
@@ -47,98 +60,63 @@ def main() -> None:
     metavar="N",
     help="Kernels in parallel, one core each; they disturb one another.",
 )
-@click.option("--table", "show_table", is_flag=True, help="Print the table of measured graphs, in Markdown; no timing.")
-@cli.splits_option
-@cli.json_option
-def _tile(
-    *,
-    out: Path,
-    families: tuple[str, ...] | None,
-    configs: int,
-    rounds: int,
-    seed: int,
-    jobs: int,
-    show_table: bool,
-    splits: tuple[str, ...] | None,
-    as_json: bool,
-) -> None:
+@_options("npz/tile/cpu", "kernel", rounds=15)
+def _tile(families: tuple[str, ...] | None, jobs: int, configs: int, rounds: int, seed: int, **common: Any) -> None:
     """Time tiled loop nests in two passes of CPU time.
 
     One file per kernel; existing files are kept.
     """
-    from gbr.collect import tasks, tiles
     from gbr.collect.families import FAMILIES
+    from gbr.collect.tasks import Settings
+    from gbr.collect.tiles import COLLECTION, collect_all
 
-    folder = out / tiles.COLLECTION
-    if show_table:
-        print(tasks.markdown(list(tasks.stored(FAMILIES, folder))))
-        return
-    todo = tasks.choose(FAMILIES, families, splits or SPLITS, folder)
-    _collect(
-        todo,
-        out,
-        folder,
-        lambda missing: tiles.collect_all(missing, tasks.Settings(configs, rounds, seed), jobs),
-        as_json,
-    )
+    settings = Settings(configs, rounds, seed)
+    _collect(FAMILIES, families, COLLECTION, lambda missing: collect_all(missing, settings, jobs), **common)
 
 
 @main.command("layout", short_help="Layouts of JAX programs.")
-@click.option(
-    "--out",
-    type=cli.PATH,
-    default=Path("data"),
-    metavar="ROOT",
-    help="Folder that gets npz/layout/cpu/random/{train,valid,test}/*.npz.",
-)
 @click.option(
     "--programs",
     type=cli.CommaList(),
     metavar="LIST",
     help="Families, groups of families, or programs.  [default: all]",
 )
-@click.option("--configs", type=cli.POSITIVE, default=96, metavar="N", help="Configurations per program.")
-@click.option("--rounds", type=cli.POSITIVE, default=25, metavar="N", help="Rounds per pass.")
-@cli.seed_option
-@click.option("--table", "show_table", is_flag=True, help="Print the table of measured graphs, in Markdown; no timing.")
-@cli.splits_option
-@cli.json_option
-def _layout(
-    *,
-    out: Path,
-    programs: tuple[str, ...] | None,
-    configs: int,
-    rounds: int,
-    seed: int,
-    show_table: bool,
-    splits: tuple[str, ...] | None,
-    as_json: bool,
-) -> None:
+@_options("npz/layout/cpu/random", "program", rounds=25)
+def _layout(programs: tuple[str, ...] | None, configs: int, rounds: int, seed: int, **common: Any) -> None:
     """Time JAX programs under layouts of their convolutions, dots and reshapes, in two passes of CPU time.
 
     One file per program; existing files are kept.  For a function of your own: gbr.collect.layout.
     """
-    from gbr.collect import layouts, tasks
+    from gbr.collect.layouts import COLLECTION, FAMILIES, collect
+    from gbr.collect.tasks import Settings
     from gbr.collect.timer import pinned
 
-    folder = out / layouts.COLLECTION
-    if show_table:
-        print(tasks.markdown(list(tasks.stored(layouts.FAMILIES, folder))))
-        return
-    todo = tasks.choose(layouts.FAMILIES, programs, splits or SPLITS, folder)
-    settings = tasks.Settings(configs, rounds, seed)
+    settings = Settings(configs, rounds, seed)
     with pinned():  # before JAX starts: XLA makes as many threads as the process may use cores
-        _collect(todo, out, folder, lambda missing: (layouts.collect(task, settings) for task in missing), as_json)
+        _collect(
+            FAMILIES, programs, COLLECTION, lambda missing: (collect(task, settings) for task in missing), **common
+        )
 
 
 def _collect(
-    todo: Sequence[Task],
-    root: Path,
-    folder: Path,
+    families: Mapping[str, Family],
+    names: tuple[str, ...] | None,
+    collection: Path,
     measure: Callable[[Sequence[Task]], Iterator[Quality]],
+    *,
+    out: Path,
+    show_table: bool,
+    splits: tuple[str, ...] | None,
     as_json: bool,
 ) -> None:
-    """Measure the graphs that have no file yet, and print what was measured."""
+    """Measure the graphs that have no file yet and print their quality, or only print the table of all graphs."""
+    from gbr.collect import tasks
+
+    folder = out / collection
+    if show_table:
+        print(tasks.markdown(list(tasks.stored(families, folder))))
+        return
+    todo = tasks.choose(families, names, splits or SPLITS, folder)
     found: list[Quality] = []
     with ExitStack() as held:
         if not all(task.path.exists() for task in todo):
@@ -151,7 +129,7 @@ def _collect(
             note(
                 f"{len(todo) - len(missing)} of {len(todo)} files exist and are kept; delete a file to measure it again"
             )
-        if missing and (doubt := note_machine(folder, root / "npz")):
+        if missing and (doubt := note_machine(folder, out / "npz")):
             note(f"warning: {doubt}")
         advance = held.enter_context(progress(len(missing), "measuring"))
         for quality in measure(missing):
@@ -164,7 +142,7 @@ def _collect(
     elif found:
         columns = ("graph", "split", "configs", "spread", "retest tau")
         rows = [(each.graph, each.split, each.configs, each.spread, each.tau) for each in found]
-        table(f"Measured in {root}", columns, rows)
+        table(f"Measured in {out}", columns, rows)
 
 
 if __name__ == "__main__":
