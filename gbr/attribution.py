@@ -33,8 +33,7 @@ from features.tile.geometry import Geometry, loop_tiles
 from features.tile.loops import LoopNest, loop_nest
 from features.tile.operands import loop_slots
 from gbr.data.build import extract
-from gbr.data.graph import Graph, read_graph
-from gbr.data.names import layout_text, node_names, shape_text
+from gbr.data.graph import Graph, layout_text, node_names, read_graph, shape_text
 from gbr.errors import UsageError
 from gbr.evaluation.baselines import DEFAULT_FLAG
 from gbr.models.params import threads

@@ -1,13 +1,15 @@
-"""Slow, obvious twins for gbr.data.hlo: HLO text read by eye and regex, and a writer of protobuf messages."""
+"""A naive twin of gbr.data.hlo that reads HLO text, and builders of protobuf messages."""
 
 from __future__ import annotations
 
 import re
 from math import prod
+from pathlib import Path
 
 import numpy as np
+import pytest
 
-from features.hlo import FEAT_ID, OPCODES
+from features.hlo import FEAT_ID, NODE_FEAT, OPCODES
 
 _LINE = re.compile(
     r"^ *(?P<root>ROOT )?(?P<name>\S+) = (?P<type>\(.*?\) (?=[a-z])|\S+ )(?P<opcode>[a-z][a-z0-9-]*)\((?P<rest>.*)$"
@@ -173,3 +175,53 @@ def message(*fields: tuple[int, int | str | bytes | list[int]]) -> bytes:
         body = value.encode() if isinstance(value, str) else value
         out += number(key * 8 + 2) + number(len(body)) + body
     return out
+
+
+DATA = Path(__file__).parent / "data"
+F32, TUPLE = 11, 13
+
+
+def data(name: str) -> bytes:
+    return (DATA / f"{name}.hlo.pb").read_bytes()
+
+
+def feat(arrays: dict[str, np.ndarray], node: int, *columns: str) -> list[float]:
+    return [float(arrays["node_feat"][node, FEAT_ID[column]]) for column in columns]
+
+
+def assert_same(got: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
+    for key, array in wanted.items():
+        assert got[key].dtype == array.dtype, key
+        assert got[key].shape == array.shape, key
+        if key == "node_feat" and not np.array_equal(got[key], array):
+            node, column = np.argwhere(got[key] != array)[0]
+            pytest.fail(f"node {node}, {NODE_FEAT[column]}: {got[key][node, column]} != {array[node, column]}")
+        np.testing.assert_array_equal(got[key], array, err_msg=key)
+
+
+def shape(dims: list[int] | None = None, element: int = F32, order: list[int] | None = None) -> bytes:
+    dims = [] if dims is None else dims
+    order = list(range(len(dims)))[::-1] if order is None else order
+    return message((2, element), (3, dims), (5, message((1, order))))
+
+
+def instruction(
+    id_: int, opcode: str = "parameter", operands: list[int] | None = None, *more: tuple, of: bytes | None = None
+) -> bytes:
+    body = shape([2, 3]) if of is None else of
+    return message((1, f"{opcode}.{id_}"), (2, opcode), (3, body), (35, id_), (36, operands or []), *more)
+
+
+def computation(id_: int, *instructions: bytes, root: int, name: str = "") -> bytes:
+    return message((1, name or f"computation.{id_}"), *((2, each) for each in instructions), (5, id_), (6, root))
+
+
+def module(*computations: bytes, entry: int = 1, name: str = "hand_made") -> bytes:
+    return message((1, name), (2, "main"), *((3, each) for each in computations), (6, entry))
+
+
+def small(*instructions: bytes, root: int = 1) -> bytes:
+    return module(computation(1, *instructions, root=root))
+
+
+SMALL = small(instruction(7), instruction(9, "negate", [7]), root=9)

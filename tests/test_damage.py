@@ -1,22 +1,33 @@
-"""Graphs whose numbers were damaged: refused in one line, or given features that are all finite."""
+"""Damaged input: every format is read or refused in one line, and features of damaged graphs are finite.
+
+Random damage to every format (the targets of ``tests/soak``), for seconds instead of hours; below, cases it once found.
+"""
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from features.hlo import FEAT_ID, OPCODE_ID
+from gbr import Ranker
 from gbr.data.build import extract
+from gbr.data.collection import Subset
 from gbr.data.graph import graph_from_arrays
+from gbr.data.hardware import load
 from gbr.data.npz import NpzFile
-from gbr.errors import DataError
+from gbr.errors import DataError, ModelError, TuneError
+from gbr.evaluation.protocol import indices_of
+from gbr.models import cost_model
+from gbr.tune import Journal, ParameterSpace
 from tests.damage import damaged_arrays
+from tests.soak.fuzz import TARGETS, damaged
 
 DATA = Path(__file__).parents[1] / "data" / "npz"
 
@@ -36,15 +47,15 @@ TILES = some("tile/cpu", 24)
 LAYOUTS = [arrays for arrays in some("layout/cpu/random", 12) if len(arrays["node_feat"]) < 200]
 
 
-def checked(arrays: dict[str, Any]) -> None:
-    told = ""
+def check_features(arrays: dict[str, Any]) -> None:
+    error = ""
     try:
         _, X, duplicate_of = extract(graph_from_arrays("damaged", arrays, "damaged.npz"))
     except DataError as fault:
-        told = str(fault)
-    if told:
-        assert told.startswith("damaged.npz: ")
-        assert "\n" not in told
+        error = str(fault)
+    if error:
+        assert error.startswith("damaged.npz: ")
+        assert "\n" not in error
         return
     assert np.isfinite(X).all()
     assert len(X) == len(duplicate_of)
@@ -52,14 +63,14 @@ def checked(arrays: dict[str, Any]) -> None:
 
 @settings(max_examples=400, deadline=None)
 @given(st.sampled_from(TILES), st.randoms(use_true_random=False))
-def test_damaged_kernels(whole: dict[str, Any], choice: random.Random) -> None:
-    checked(damaged_arrays(whole, choice))
+def test_damaged_tile_graphs(whole: dict[str, Any], choice: random.Random) -> None:
+    check_features(damaged_arrays(whole, choice))
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(LAYOUTS), st.randoms(use_true_random=False))
-def test_damaged_layouts(whole: dict[str, Any], choice: random.Random) -> None:
-    checked(damaged_arrays(whole, choice))
+def test_damaged_layout_graphs(whole: dict[str, Any], choice: random.Random) -> None:
+    check_features(damaged_arrays(whole, choice))
 
 
 def test_a_transpose_of_two_operands_is_refused() -> None:
@@ -70,8 +81,118 @@ def test_a_transpose_of_two_operands_is_refused() -> None:
         extract(graph_from_arrays("damaged", stored, "damaged.npz"))
 
 
-def test_a_tensor_beyond_counting_is_refused() -> None:
+def test_a_tensor_too_large_to_count_is_refused() -> None:
     arrays = {key: np.array(value) for key, value in TILES[0].items()}
     arrays["node_feat"][0, FEAT_ID["shape_dimensions_0"] : FEAT_ID["shape_dimensions_0"] + 3] = 2.0**40
-    with pytest.raises(DataError, match=r"damaged\.npz: has no features \(node 0: expected .* got 1\.33e\+36\)"):
+    with pytest.raises(
+        DataError, match=r"damaged\.npz: no features can be computed \(node 0: expected .* got 1\.33e\+36"
+    ):
         extract(graph_from_arrays("damaged", arrays, "damaged.npz"))
+
+
+#: Fewer examples for formats that other modules damage already, or whose readers take long.
+EXAMPLES = {"npz": 0, "arrays": 0, "store": 10, "model": 40, "manifest": 50}
+
+
+@pytest.fixture(scope="module")
+def folder_of_all(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("damaged")
+
+
+@pytest.mark.parametrize("name", [name for name in TARGETS if EXAMPLES.get(name, 1)])
+def test_damaged_files(name: str, folder_of_all: Path) -> None:
+    target, folder = TARGETS[name], folder_of_all / name
+    folder.mkdir()
+    seeds = target.seeds()
+
+    @settings(max_examples=EXAMPLES.get(name, 60), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @given(st.sampled_from(seeds), st.integers(0, 2**32 - 1))
+    def read(data: bytes, seed: int) -> None:
+        target.read(damaged(target, data, seed), folder)
+
+    read()
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_undamaged_files_are_read(name: str, tmp_path: Path) -> None:
+    for data in TARGETS[name].seeds()[:2]:
+        TARGETS[name].read(data, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    X = np.random.default_rng(0).random((60, 3))
+    ranker = Ranker("costmodel", costs=[0, 2]).fit(X, X[:, 0] + X[:, 2], qid=np.repeat(np.arange(6), 10))
+    ranker.save(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("best_iteration",), "x", "best_iteration is missing or invalid"),
+        (("best_iteration",), -1, "expected at most 1 rounds, got -1"),
+        (("best_score",), [], "best_score is missing or invalid"),
+        (("trained_on",), 7, "trained_on is missing or invalid"),
+        (("settings",), [], "settings is missing or invalid"),
+        (("settings", "backend"), [], "invalid settings"),
+        (("features", "names"), "abcd", "features in the model"),
+        (("features", "count"), "x", "features in the model"),
+    ],
+)
+def test_manifests_with_invalid_values_are_refused(
+    model: Path, tmp_path: Path, path: tuple[str, ...], value: object, message: str
+) -> None:
+    for file in model.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    manifest = json.loads((model / "manifest.json").read_text())
+    inner = manifest
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ModelError, match=message):
+        Ranker.load(tmp_path)
+
+
+@pytest.mark.parametrize(("price", "n_features"), [(-1.0, 3), (1.0, 0), (1.0, "x")])
+def test_invalid_cost_models_are_refused(price: float, n_features: object) -> None:
+    content = json.dumps({"costmodel": 1, "features": n_features, "prices": {"0": price}})
+    with pytest.raises(ValueError, match="not a cost model"):
+        cost_model.load(content.encode(), None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("line", ['{"begin": 12}', '{"stopped": -1}', '{"begin":1,"begin":2}'])
+def test_a_journal_with_foreign_lines_is_left_unchanged(tmp_path: Path, line: str) -> None:
+    space = ParameterSpace({"a": [1, 2, 3, 4], "b": [1, 2, 3]})
+    Journal(tmp_path / "j", space).close()
+    held = (tmp_path / "j").read_text() + f"{line}\n{line}\n"
+    (tmp_path / "j").write_text(held)
+    with pytest.raises(TuneError, match="line 2 is not a journal entry"):
+        Journal(tmp_path / "j", space)
+    assert (tmp_path / "j").read_text() == held
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("line_bytes = " + "9" * 5000, "not TOML"),
+        ("line_bytes = 0x" + "f" * 5000, "line_bytes: expected .*, got a number that is too large"),
+        ("line_bytes = " + "[" * 5000, "not TOML"),
+        ('"a\\u001B[2J" = 1', r"unknown key a\\x1b\[2J"),
+    ],
+)
+def test_invalid_hardware_profiles_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "hardware.toml"
+    whole = '\nname = "x"\nvector_bytes = 16\n[[caches]]\nbytes = "32 KiB"\nways = 8\n'
+    path.write_text(text + ("\nline_bytes = 64" if "line_bytes" not in text else "") + whole)
+    with pytest.raises(DataError, match=message):
+        load(path)
+
+
+@pytest.mark.parametrize("message", [b'{"unet": [0, 1], "unet": [2]}', b'{"unet": [1e999]}'])
+def test_ambiguous_index_lists_are_refused(tmp_path: Path, message: bytes) -> None:
+    (tmp_path / "xla_default.json").write_bytes(message)
+    with pytest.raises(DataError, match=r"xla_default\.json: no JSON"):
+        indices_of(Subset("layout:xla:default"), "valid", tmp_path)

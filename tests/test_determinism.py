@@ -22,7 +22,7 @@ import pytest
 from features.graph import Program
 from features.layout.extractor import LayoutExtractor
 from gbr import Ranker, read_graph
-from gbr.data import layout_build
+from gbr.data import build as builds
 from gbr.data.build import extract, schema_of
 from gbr.models.params import OBJECTIVES
 from tests.conftest import ROOT
@@ -98,8 +98,8 @@ def test_a_saved_model_scores_graph_files_alike(tmp_path: Path) -> None:
 def test_layout_columns_do_not_depend_on_threads(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for path in some("layout", "train", 3):
         wanted = extract(read_graph(path))[1]
-        monkeypatch.setattr(layout_build, "_cores", lambda: threads)
-        monkeypatch.setattr(layout_build, "_CODES_AT_ONCE", 200)  # some dozen configurations at once
+        monkeypatch.setattr(builds, "cores", lambda: threads)
+        monkeypatch.setattr(builds, "_CODES_AT_ONCE", 200)  # some dozen configurations at once
         np.testing.assert_array_equal(extract(read_graph(path))[1], wanted)
         monkeypatch.undo()
 

@@ -1,4 +1,4 @@
-"""Profiles: what files say, what sysfs says, which one a collection gets, and that everything downstream obeys."""
+"""Hardware profiles: files, this machine, the choice for a collection, and their use in stores and models."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gbr import train as train_command
 from gbr.data import hardware
 from gbr.data.build import build, extract, schema_of
 from gbr.data.collection import Subset, resolve
-from gbr.data.machine import machine
+from gbr.data.hardware import machine
 from gbr.data.store import FeatureStore
 from gbr.errors import DataError, ModelError, UsageError
 from tests.collection import trained, write_collection
@@ -56,34 +56,22 @@ def level(number: int, kind: str, size: str, ways: str = "8") -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("profile", "width", "wanted"),
-    [
-        (TPU, 4, (8, 128)), (TPU, 2, (16, 128)), (TPU, 1, (32, 128)), (TPU, 8, (8, 128)),
-        (CPU, 4, (1, 8)), (CPU, 2, (1, 16)), (CPU, 1, (1, 32)), (CPU, 8, (1, 4)), (XEON, 4, (1, 16)),
-    ],
-)  # fmt: skip
-def test_a_register_holds_so_many_elements(profile: Hardware, width: int, wanted: tuple[int, int]) -> None:
-    assert profile.register_tile(width) == wanted
-
-
-@pytest.mark.parametrize(
-    ("arguments", "match"),
+    ("arguments", "message"),
     [
         (("x", 0, 64, (Cache(1024, 2),)), "sizes must be positive"),
         (("x", 32, 64, ()), "one to 3 cache levels"),
-        (("x", 32, 64, (Cache(1024, -1),)), "sizes must be positive"),
         (("x", 32, 64, (Cache(1024, 2),), 16), "32 bytes does not hold 16 rows"),
         (("x", 32, 64, (Cache(256, 8),)), "must hold a line of 64 bytes per way"),
         (("x", 32, 64, (Cache(1024, 2),), 1, "bits"), "one of elements, registers"),
     ],
 )
-def test_a_machine_that_cannot_be_is_refused(arguments: tuple[object, ...], match: str) -> None:
-    with pytest.raises(ValueError, match=match):
+def test_contradictory_profiles_are_refused(arguments: tuple[object, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         Hardware(*arguments)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("profile", [CPU, TPU, XEON, Hardware('a "b" \\', 32, 64, (Cache(1000, 3),))])
-def test_a_profile_survives_its_files(profile: Hardware, tmp_path: Path) -> None:
+def test_profiles_round_trip(profile: Hardware, tmp_path: Path) -> None:
     hardware.save(tmp_path / "a" / "hardware.toml", profile)
     assert hardware.load(tmp_path / "a" / "hardware.toml") == profile
     assert hardware.parse(json.loads(json.dumps(hardware.as_dict(profile))), "x", ModelError) == profile
@@ -91,57 +79,58 @@ def test_a_profile_survives_its_files(profile: Hardware, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "match"),
+    ("before", "after", "message"),
     [
-        ('name = "small"\n', "", r"name is missing; want name, vector_bytes, line_bytes, caches$"),
-        ('"small"', "7", r"name: got 7, want a text$"),
-        ("vector_bytes = 16", "vector_bytes = -1", r"vector_bytes: got -1, want bytes: a whole number from 1 on"),
-        ("vector_bytes = 16", "vector_bytes = true", r"vector_bytes: got True, want bytes"),
+        ('name = "small"\n', "", r"name is missing; expected name, vector_bytes, line_bytes, caches$"),
+        ('"small"', "7", r"name: expected a string, got 7$"),
+        (
+            "vector_bytes = 16",
+            "vector_bytes = true",
+            r"vector_bytes: expected bytes as a positive integer .*, got True",
+        ),
         ("vector_bytes = 16", "vector_bytes = 17", r"a vector of 17 bytes does not hold 1 rows"),
-        ("line_bytes = 32", 'line_bytes = "64 kB"', r'line_bytes: got \'64 kB\', want .* like "48 KiB"$'),
-        ("line_bytes = 32", "lines = 32\nline_bytes = 32", r"got the unknown key lines; want name, "),
+        ("line_bytes = 32", 'line_bytes = "64 kB"', r"line_bytes: expected .* like \"48 KiB\", got '64 kB'$"),
+        ("line_bytes = 32", "lines = 32\nline_bytes = 32", r"unknown key lines; expected name, "),
         (
             "line_bytes = 32",
             "sublanes = 0\nline_bytes = 32",
-            r"sublanes: got 0, want a whole number from 1 to 1048576$",
+            r"sublanes: expected an integer from 1 to 1048576, got 0$",
         ),
-        ("line_bytes = 32", 'tile_bounds = "x"\nline_bytes = 32', r"tile_bounds: got 'x', want 'elements' or"),
-        ("ways = 2", "ways = 1.5", r"caches\[0\].ways: got 1.5, want a whole number from 0 to 1048576$"),
-        ("ways = 2", "", r"caches\[0\]: ways is missing; want bytes, ways$"),
-        ("ways = 2", "ways = 2\nsets = 3", r"caches\[0\]: got the unknown key sets"),
-        ("[[caches]]\nbytes = 4096\nways = 2", "caches = 3", r"caches: got 3, want one to 3 \[\[caches\]\]$"),
-        ("[[caches]]\nbytes = 4096\nways = 2", "caches = []", r"caches: got 0 of them, want one to 3"),
-        ("[[caches]]\nbytes = 4096\nways = 2", "caches = [3]", r"caches\[0\]: got 3, want bytes and ways$"),
-        ("line_bytes = 32", "line_bytes = ", r"not TOML \(.*\); mend the line$"),
+        ("line_bytes = 32", 'tile_bounds = "x"\nline_bytes = 32', r"tile_bounds: expected 'elements' or .*, got 'x'"),
+        ("ways = 2", "ways = 1.5", r"caches\[0\].ways: expected an integer from 0 to 1048576, got 1.5$"),
+        ("ways = 2", "", r"caches\[0\]: ways is missing; expected bytes, ways$"),
+        ("[[caches]]\nbytes = 4096\nways = 2", "caches = []", r"caches: expected one to 3 \[\[caches\]\], got 0$"),
+        ("[[caches]]\nbytes = 4096\nways = 2", "caches = [3]", r"caches\[0\]: expected bytes and ways, got 3$"),
+        ("line_bytes = 32", "line_bytes = ", r"not TOML \(.*\); fix this line$"),
     ],
 )
-def test_a_bad_file_names_file_key_got_and_wanted(before: str, after: str, match: str, tmp_path: Path) -> None:
+def test_invalid_files_are_refused(before: str, after: str, message: str, tmp_path: Path) -> None:
     assert before in SMALL
     path = tmp_path / "mine.toml"
     path.write_text(SMALL.replace(before, after))
-    with pytest.raises(DataError, match=f"^{re.escape(str(path))}: .*{match}"):
+    with pytest.raises(DataError, match=f"^{re.escape(str(path))}: .*{message}"):
         hardware.load(path)
 
 
-def test_a_missing_file_and_an_unknown_name(tmp_path: Path) -> None:
+def test_missing_files_and_unknown_names_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none\.toml: cannot be read \(No such file"):
         hardware.choose(str(tmp_path / "none.toml"), Subset("tile:cpu"), tmp_path)
-    with pytest.raises(UsageError, match=r"--hardware gpu: want cpu, tpu, machine or a file that ends in \.toml$"):
-        hardware.choose("gpu", Subset("tile:cpu"), tmp_path)
-    with pytest.raises(ModelError, match=r"manifest: got NoneType for a hardware profile, want a table"):
+    with pytest.raises(UsageError, match=r"--hardware x: expected .* or a file that ends in \.toml$"):
+        hardware.choose("x", Subset("tile:cpu"), tmp_path)
+    with pytest.raises(ModelError, match=r"manifest: expected a hardware profile, got NoneType"):
         hardware.parse(None, "manifest", ModelError)
 
 
-def test_the_nearest_file_wins_then_the_source(tmp_path: Path) -> None:
+def test_the_nearest_file_is_used_before_the_source(tmp_path: Path) -> None:
     def chosen(name: str, given: str | None = None) -> str:
         return hardware.choose(given, Subset(name), tmp_path).hardware.name
 
     assert [chosen(name) for name in ("tile:xla", "layout:nlp:random", "tile:cpu", "layout:mine:random")] == [
         "tpu", "tpu", "cpu", "cpu"
     ]  # fmt: skip
-    for place in ("outside", "npz", "npz/layout/xla", "npz/layout/xla/random"):
-        (tmp_path / place).mkdir(parents=True, exist_ok=True)
-        (tmp_path / place / "hardware.toml").write_text(SMALL.replace("small", place))
+    for folder in ("outside", "npz", "npz/layout/xla", "npz/layout/xla/random"):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / "hardware.toml").write_text(SMALL.replace("small", folder))
     (tmp_path / "hardware.toml").write_text("above the collections: not looked at")
     assert chosen("layout:xla:random") == "npz/layout/xla/random"
     assert chosen("layout:xla:default") == "npz/layout/xla"
@@ -157,7 +146,7 @@ def test_the_committed_collections_have_the_profile_of_their_machine() -> None:
         assert hardware.choose(None, Subset(name), DATA) == hardware.Choice(XEON)
 
 
-def test_sysfs_gives_the_machine(tmp_path: Path) -> None:
+def test_the_machine_is_read_from_sysfs(tmp_path: Path) -> None:
     root = sysfs(
         tmp_path,
         [level(1, "Data", "48K", "12"), level(1, "Instruction", "64K"), level(2, "Unified", "2048K", "16"),
@@ -167,7 +156,7 @@ def test_sysfs_gives_the_machine(tmp_path: Path) -> None:
     assert machine(root) == Hardware("A fast one", 64, 64, XEON.caches)
 
 
-def test_what_sysfs_leaves_out(tmp_path: Path) -> None:
+def test_incomplete_sysfs(tmp_path: Path) -> None:
     partial = level(2, "Unified", "512K")
     del partial["ways_of_associativity"]
     root = sysfs(tmp_path / "a", [level(1, "Data", "32K"), partial, {"level": "3"}], "flags : fpu avx\n")
@@ -179,26 +168,26 @@ def test_what_sysfs_leaves_out(tmp_path: Path) -> None:
     assert machine(sysfs(tmp_path / "d", [level(1, "Data", "1K", "99")], "")) is None
 
 
-def test_a_system_that_tells_nothing_gets_the_generic_cpu_and_hears_of_it(
+def test_an_unknown_machine_falls_back_to_the_generic_cpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(hardware, "machine", lambda: None)
     choice = hardware.choose("machine", Subset("tile:cpu"), tmp_path)
     assert choice.hardware == CPU
-    assert choice.note == "this system does not tell its caches; taking the generic cpu"
-    told = hardware.note_machine(tmp_path / "npz/tile/cpu", tmp_path / "npz")
-    assert told is not None
-    assert re.match(r"this system does not tell its caches; write .*hardware\.toml yourself", told)
+    assert choice.note == "this system does not report its caches; using the generic cpu profile"
+    note = hardware.note_machine(tmp_path / "npz/tile/cpu", tmp_path / "npz")
+    assert note is not None
+    assert re.match(r"this system does not report its caches: without .*hardware\.toml, features use", note)
     assert not list(tmp_path.rglob("*.toml"))
     write_collection(tmp_path, {"train": 1})
     line = ["build", "--subset", "tile:cpu", "--data", tmp_path, "--store", tmp_path / "store", "--hardware", "machine"]
     assert features_command.main([*map(str, line)]) == 0
-    assert "gbr: this system does not tell its caches; taking the generic cpu\n" in capsys.readouterr().err
+    assert "this system does not report its caches; using the generic cpu profile\n" in capsys.readouterr().err
     monkeypatch.setattr(hardware, "machine", lambda: XEON)
     assert hardware.choose("machine", Subset("tile:cpu"), tmp_path) == hardware.Choice(XEON)
 
 
-def test_collecting_notes_the_machine_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_machine_is_noted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "machine", lambda: XEON)
     collection = Path("npz/layout/cpu/random")
     hardware.note_machine(tmp_path / collection, tmp_path / "npz")
@@ -212,7 +201,7 @@ def test_collecting_notes_the_machine_once(tmp_path: Path, monkeypatch: pytest.M
     assert not path.exists()
 
 
-def test_a_store_of_another_machine_is_stale(tmp_path: Path) -> None:
+def test_a_store_for_other_hardware_is_stale(tmp_path: Path) -> None:
     subset = Subset("tile:cpu")
     write_collection(tmp_path, {"train": 2, "valid": 1})
 
@@ -240,7 +229,7 @@ def test_a_store_of_another_machine_is_stale(tmp_path: Path) -> None:
     np.testing.assert_array_equal(matrix(), generic)
 
 
-def test_the_commands_take_a_profile_and_the_model_keeps_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands_use_a_profile_and_the_model_keeps_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_collection(tmp_path, {"train": 3, "valid": 1})
     (tmp_path / "mine.toml").write_text(SMALL)
     where = [*map(str, ["--subset", "tile:cpu", "--data", tmp_path, "--store", tmp_path / "store", "--jobs", 1])]
@@ -251,15 +240,15 @@ def test_the_commands_take_a_profile_and_the_model_keeps_it(tmp_path: Path, caps
     run = ["--out", str(tmp_path / "run"), "--backend", "lightgbm", "--set", "n_estimators=5"]
     assert train_command.main([*where, *run, "--hardware", str(tmp_path / "mine.toml")]) == 0
     assert train_command.main([*where, *run, "--hardware", "gpu"]) == 2
-    assert "--hardware gpu: want cpu, tpu, machine" in capsys.readouterr().err
-    told = json.loads((tmp_path / "run/manifest.json").read_text())["trained_on"]["hardware"]
-    assert told == {
+    assert "--hardware gpu: expected cpu, tpu" in capsys.readouterr().err
+    kept = json.loads((tmp_path / "run/manifest.json").read_text())["trained_on"]["hardware"]
+    assert kept == {
         "name": "small", "vector_bytes": 16, "line_bytes": 32, "sublanes": 1, "tile_bounds": "elements",
         "caches": [{"bytes": 4096, "ways": 2}],
     }  # fmt: skip
 
 
-def test_prediction_takes_the_profile_of_training(tmp_path: Path) -> None:
+def test_prediction_uses_the_profile_of_training(tmp_path: Path) -> None:
     write_collection(tmp_path, {"train": 4, "valid": 1})
     small = Hardware("small", 16, 32, (Cache(4096, 2),))
     columns = ["cache"]
@@ -267,11 +256,11 @@ def test_prediction_takes_the_profile_of_training(tmp_path: Path) -> None:
     ranker = Ranker.load(run)
     path = next((tmp_path / "npz/tile/cpu/valid").iterdir())
     schema, X, _ = extract(read_graph(path), small)
-    places = [schema.names.index(name) for name in ranker.feature_names_in_]
+    columns_used = [schema.names.index(name) for name in ranker.feature_names_in_]
     scores = ranker.predict_graph(path)
-    np.testing.assert_array_equal(scores, ranker.predict(X[:, places]))
+    np.testing.assert_array_equal(scores, ranker.predict(X[:, columns_used]))
     other = extract(read_graph(path))[1]
-    assert (ranker.predict(other[:, places]) != scores).any()
+    assert (ranker.predict(other[:, columns_used]) != scores).any()
 
     from gbr.evaluate import evaluate
 
@@ -281,7 +270,7 @@ def test_prediction_takes_the_profile_of_training(tmp_path: Path) -> None:
 
     assert ranker.trained_on_ is not None
     ranker.trained_on_["hardware"]["vector_bytes"] = "wide"
-    with pytest.raises(ModelError, match=r"trained_on\.hardware: vector_bytes: got 'wide', want bytes"):
+    with pytest.raises(ModelError, match=r"trained_on\.hardware: vector_bytes: expected bytes .*, got 'wide'"):
         ranker.rank(path)
     del ranker.trained_on_["hardware"]
     with pytest.raises(ModelError, match=r"names no hardware; train again: python -m gbr\.train --subset tile:cpu"):

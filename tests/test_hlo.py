@@ -1,97 +1,70 @@
-"""gbr.data.hlo against Google's own arrays, and against HLO text."""
+"""gbr.data.hlo and gbr.data.protobuf against Google's own arrays, against HLO text, and on damaged bytes."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import random
+import time
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from features.hlo import FEAT_ID, NODE_FEAT, OPCODE_ID
-from gbr.data.hlo import Instruction, encode, graph_arrays, identify, read_module, read_tuning
+from gbr.data.hlo import graph_arrays, read_module
+from gbr.data.protobuf import MAX_DEPTH, decode
 from gbr.errors import HloError
-from tests.hlo_modules import (
+from tests.damage import damaged_bytes
+from tests.reference_hlo import (
     DATA,
-    LAYOUTS,
-    TILES,
+    SMALL,
+    TUPLE,
     assert_same,
     computation,
     data,
     feat,
     instruction,
-    layout_run,
+    message,
     module,
+    naive_encode,
+    number,
     shape,
     small,
-    tile_run,
-    tuning_data,
 )
-from tests.reference_hlo import message, naive_encode
+from tests.tuning import Tuning, read_tuning
 
 PROGRAMS = ("conv_grad", "depthwise", "loops", "matmul", "odds", "softmax")
 
 
-# Against Google's extractor.
-
-
-def test_unet_is_encoded_exactly_as_tpugraphs_holds_it(shared_data):
+def test_unet_is_encoded_exactly_as_in_tpugraphs(shared_data):
     with np.load(shared_data / "npz/layout/xla/default/valid/unet_3d.4x4.bf16.npz") as archive:
-        wanted = {name: archive[name] for name in archive.files}
+        expected = {name: archive[name] for name in archive.files}
     pb = (shared_data / "pb/module_tuning_data_layout.pb").read_bytes()
-    assert identify(pb) == "ModuleTuningData"
     graph = ("node_opcode", "node_feat", "edge_index", "node_splits", "node_config_ids")
-    for arrays in (graph_arrays(pb), encode(read_module(pb))):  # ids as the file names them, and by the rule
-        assert_same(arrays, {key: wanted[key] for key in graph})
-    (tuning,) = read_tuning(pb)
-    assert (tuning.kind, len(tuning.runtime), int(tuning.measured.sum()), tuning.normalizer) == (
-        "layout", 122, 112, 910903932,
-    )  # fmt: skip
-    arrays = tuning.arrays()
-    assert set(arrays) == set(wanted)
-    assert {key: value.dtype for key, value in arrays.items()} == {key: value.dtype for key, value in wanted.items()}
-    # The .npz holds many more runs than the pb; each of the pb's is among them with its configuration and runtime.
-    known = {
-        (config.tobytes(), int(runtime))
-        for config, runtime in zip(wanted["node_config_feat"], wanted["config_runtime"], strict=True)
-    }
-    found = zip(arrays["node_config_feat"], arrays["config_runtime"], strict=True)
-    assert all((config.tobytes(), int(runtime)) in known for config, runtime in found)
+    assert_same(graph_arrays(pb), {key: expected[key] for key in graph})
+    tuning = decode(Tuning, pb)
+    assert list(tuning.node_config_ids) == expected["node_config_ids"].tolist()
+    assert (len(tuning.runs), int(tuning.measured.sum())) == (122, 112)
+    # The .npz holds many more runs; each measured run of the protobuf is among them, with its runtime.
+    configs = expected["node_config_feat"].astype(np.int8)
+    known = {(config.tobytes(), int(time)) for config, time in zip(configs, expected["config_runtime"], strict=True)}
+    found = zip(tuning.config[tuning.measured], tuning.runtime[tuning.measured], strict=True)
+    assert all((config.tobytes(), int(time)) in known for config, time in found)
 
 
 def test_tile_kernels_of_tpugraphs(shared_data):
-    pb = (shared_data / "pb/op_tuning_data.pb").read_bytes()
-    assert identify(pb) == "TuningData"
-    tunings = read_tuning(pb)
-    assert [tuning.module.name for tuning in tunings] == (
-        "fusion.232 fusion.191 fusion.261 fusion.209 fusion.205 fusion.245 copy.24 copy.25 fusion.181 fusion.207 "
-        "fusion.206 fusion.250 reshape.37 reshape.39 reshape.38"
-    ).split()
-    assert [len(tuning.runtime) for tuning in tunings] == [61, 581, 16, 16, 16, 23, 10, 11, 5, 3, 3, 2, 3, 2, 2]
+    tunings = read_tuning((shared_data / "pb/op_tuning_data.pb").read_bytes())
+    assert [len(tuning.runs) for tuning in tunings] == [61, 581, 16, 16, 16, 23, 10, 11, 5, 3, 3, 2, 3, 2, 2]
     assert sum(int(tuning.measured.sum()) for tuning in tunings) == 752
-    assert {tuning.kind for tuning in tunings} == {"tile"}
     reduce, conv, *_ = tunings
-    nothing = [0] * 8
-    assert reduce.config[0].tolist() == [*nothing, 2, 26, 4, 2, 0, 0, 34, 416, *nothing]
-    assert reduce.runtime[:3].tolist() == [57188, 126955, 138284]
-    assert conv.config[0].tolist() == [3, 1, 24, 3, 0, 0, 31, 216, 12, 4, 4, 3, 0, 0, 23, 576, *nothing]
+    zeros = [0] * 8
+    assert reduce.config[0].tolist() == [*zeros, 2, 26, 4, 2, 0, 0, 34, 416, *zeros]
+    assert conv.config[0].tolist() == [3, 1, 24, 3, 0, 0, 31, 216, 12, 4, 4, 3, 0, 0, 23, 576, *zeros]
     assert conv.runtime[:3].tolist() == [151565, 2040285, 3131197]
-    assert (int(conv.failed.sum()), conv.normalizer, conv.fingerprint) == (2, 151565, 5397570635508296586)
-    for tuning in tunings:
-        arrays = tuning.arrays()
-        assert set(arrays) == {
-            "node_opcode", "node_feat", "edge_index", "config_feat", "config_runtime", "config_runtime_normalizers",
-        }  # fmt: skip
-        assert arrays["config_feat"].shape == (int(tuning.measured.sum()), 24)
-        assert (arrays["edge_index"][:, 1] < arrays["edge_index"][:, 0]).all()
-        # The kernel itself comes last and alone is the root of the entry.
-        assert tuning.module.computations[-1] is tuning.module.entry
-        assert feat(arrays, -1, "is_root") == [1]
-    with pytest.raises(HloError, match="TuningData of 15 modules where one is wanted"):
-        read_module(pb)
-
-
-# Against HLO text.
+    with pytest.raises(HloError, match="no HLO module"):
+        read_module((shared_data / "pb/op_tuning_data.pb").read_bytes())
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -244,95 +217,118 @@ def test_numbers_round_once_and_products_wrap_as_in_64_bits():
     assert feat(arrays, 1, "shape_dimensions_product") == [0]
 
 
-def test_instructions_can_be_read_by_name():
-    entry = read_module(data("matmul")).entry
-    dot = entry.instructions[3]
-    assert isinstance(dot, Instruction)
-    assert (entry.name, dot.name, dot.opcode, dot.shape.dimensions) == ("main.1", "dot_general.1", "dot", (4, 8))
-    assert [entry.positions[operand] for operand in dot.operand_ids] == [0, 2]
-
-
-# Wrappers and runs.
-
-
-def test_wrappers_are_recognised():
+def test_wrappers_are_unwrapped():
     pb = data("matmul")
     buffers = message((1, message((1, 3))), (3, message((2, 8))))
-    assert identify(pb) == "HloModuleProto"
-    for bytes_, kind in (
-        (message((1, pb)), "HloProto"),
-        (message((1, pb), (3, buffers)), "HloProto"),
-        (TILES, "ModuleTuningData"),
-        (LAYOUTS, "ModuleTuningData"),
-        (message((1, pb), (3, tile_run(5)), (3, tile_run(6))), "ModuleTuningData"),
-        (message((1, TILES)), "TuningData"),
-    ):
-        assert identify(bytes_) == kind
-        assert_same(graph_arrays(bytes_), graph_arrays(pb))
-        assert read_module(bytes_) == read_module(pb)
+    run = message((3, 0), (4, message((4, 50))))
+    for wrapped in (message((1, pb)), message((1, pb), (3, buffers)), message((1, pb), (2, 1 << 63), (3, run))):
+        assert read_module(wrapped) == read_module(pb)
 
 
-def test_tile_runs():
-    (tuning,) = read_tuning(message((1, TILES)))
-    nothing = [0] * 8
-    assert tuning.config.tolist() == [
-        [2, 3, 0, 0, 0, 0, 5, 6, 4, 0, 0, 0, 0, 0, 4, 4, *nothing],
-        [1, 1, 1, 1, 1, 1, 15, 9, *nothing, *nothing],
-        [*nothing, 5, 0, 0, 0, 0, 0, 5, 5, *nothing],
-        [*nothing, 6, 0, 0, 0, 0, 0, 6, 6, *nothing],
-    ]
-    assert tuning.measured.tolist() == [True, True, False, False]
-    arrays = tuning.arrays()
-    assert arrays["config_feat"].tolist() == tuning.config[:2].tolist()
-    assert arrays["config_runtime"].tolist() == [50, 70]
-    assert arrays["config_runtime_normalizers"].tolist() == [50, 50]
-    assert tuning.fingerprint == 1 << 63
+def test_tuples_count_their_own_elements_and_may_nest_to_a_limit():
+    inner = message((2, TUPLE), (4, shape([2])), (4, shape([3])), (4, shape([4])))
+    arrays = graph_arrays(small(instruction(1, "tuple", of=message((2, TUPLE), (4, inner), (4, shape([2]))))))
+    assert feat(arrays, 0, "shape_tuple_shapes_size", "shape_element_type_is_tuple") == [2, 1]
 
+    def nested(depth: int) -> bytes:
+        body = message((2, TUPLE))
+        for _ in range(depth):
+            body = message((2, TUPLE), (4, body))
+        return small(instruction(1, of=body))
 
-def test_layout_runs():
-    (tuning,) = read_tuning(LAYOUTS)
-    free = [-1] * 6
-    assert tuning.config.dtype == np.int8
-    assert tuning.config.tolist() == [
-        [[1, 0, -1, -1, -1, -1, 0, 1, -1, -1, -1, -1, *free], [0, 1, -1, -1, -1, -1, *free, *free]],
-        [[*free, *free, *free], [1, 0, -1, -1, -1, -1, *free, *free]],
-    ]
-    arrays = tuning.arrays()
-    assert arrays["node_config_feat"].dtype == np.float32
-    assert arrays["config_runtime"].tolist() == [90, 80]
-    assert arrays["node_config_ids"].tolist() == [3, 4]
-    assert graph_arrays(tuning_data(layout_run(90, [[1, 0]]), nodes=[4]))["node_config_ids"].tolist() == [4]
+    # Module, computation and instruction are three messages around the shape.
+    assert len(read_module(nested(MAX_DEPTH - 3))) == 1
+    for depth in (MAX_DEPTH - 2, 3000):
+        with pytest.raises(HloError, match=r"Shape at byte .*nested more than 100 levels deep"):
+            read_module(nested(depth))
 
 
 @pytest.mark.parametrize(
-    ("runs", "nodes", "fault"),
+    ("pb", "fault"),
     [
-        ([], None, "got no run"),
-        ([tile_run(5), layout_run(5)], None, "got layout, tile"),
-        ([message((3, 1))], None, "got none"),
-        ([layout_run(5, [[0]], [[0]])], [4], "layouts of 2 nodes, configurable are 1"),
-        ([layout_run(5, [[0]])], [5], "configurable nodes 5..5, the graph has 5"),
-        ([layout_run(5, [[0]])], [-1], "configurable nodes -1..-1, the graph has 5"),
-        ([layout_run(5, [[0], [0], [0], [0]])], [4], "4 layouts for one node, at most 3"),
-        ([layout_run(5, [[200]])], [4], "a layout names dimensions -1..200"),
-        ([tile_run(5), tile_run(-5)], None, "run 1 took -5 ns"),
+        (b"", "no HLO module in 0 bytes"),
+        ((DATA / "matmul.hlo.txt").read_bytes(), "got HLO text"),
+        (b"PK\x03\x04" + bytes(26), "HLO protobuf"),
+        (b"\x80" * 9, "the bytes end at 9 inside a number"),
+        (b"\x80" * 11, "more than 64 bits"),
+        (b"\xff" * 9 + b"\x02", "more than 64 bits"),
+        (b"\x00\x00", "invalid field key 0"),
+        (b"\x0b", "invalid field key 11"),
+        (b"\x09" + bytes(7), "at byte 1: expected 8 bytes, got 7"),
+        (b"\x0a" + number(1 << 62), f"at byte 1: expected {1 << 62} bytes, got 0"),
+        (message((2, "main"), (3, 7), (6, 1)), "no HLO module"),
+        (
+            message((2, "main"), (3, b""), (3, 7)),
+            "Module.computations at byte .* expected length-delimited, got varint",
+        ),
+        (message((1, b"\xff"), (2, ""), (3, b"")), "Module.name at byte 2: not UTF-8"),
+        (message((2, "main"), (3, b""), (6, b"1")), "Module.entry_id at byte .* expected varint, got length-delimited"),
+        (small(message((2, "x"), (3, shape()), (3, shape()), (35, 1))), "Instruction.shape at byte .* occurs twice"),
+        (small(instruction(1), root=2), "no instruction has the root's id 2"),
+        (module(computation(1, instruction(1), root=1), entry=2), "no computation has the entry's id 2"),
+        (module(*[computation(1, instruction(1), root=1)] * 2), "two computations have id 1"),
+        (small(instruction(1), instruction(1)), "instruction 'parameter.1': duplicate id 1"),
+        (
+            small(instruction(1, "add", [2]), instruction(2, "add", [1])),
+            "operand with id 2 does not precede it .a cycle",
+        ),
+        (small(instruction(1, "add", [-3])), "instruction 'add.1': operand with id -3 does not exist"),
+        (small(instruction(1, "call", [], (38, [1]))), "calls computation 1, which does not precede it"),
+        (small(instruction(1, of=shape([3, -(1 << 63)]))), "a dimension is unbounded"),
+        (small(instruction(1, of=shape([3, 4], order=[0, 2]))), r"invalid layout \[0, 2\] for 2 dimensions"),
+        (small(instruction(1, of=shape([3, 4], order=[1, 1]))), r"invalid layout \[1, 1\] for 2 dimensions"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_runs_that_cannot_be(runs, nodes, fault):
-    with pytest.raises(HloError, match=f"HLO module 'jit_matmul'.*{fault}"):
-        read_tuning(tuning_data(*runs, nodes=nodes))
+def test_invalid_bytes_are_one_line_errors(pb, fault):
+    with pytest.raises(HloError, match=fault) as caught:
+        graph_arrays(pb)
+    assert "\n" not in str(caught.value)
 
 
-def test_tile_runs_without_a_default_have_no_normalizer():
-    (tuning,) = read_tuning(tuning_data(tile_run(5), tile_run(0, default=1)))
-    assert tuning.normalizer == 0
-    with pytest.raises(HloError, match="no measured default run"):
-        tuning.arrays()
+def test_a_module_too_large_is_refused(monkeypatch):
+    monkeypatch.setattr("gbr.data.hlo.MAX_INSTRUCTIONS", 1)
+    with pytest.raises(HloError, match="expected at most 1 instructions, got 2"):
+        read_module(SMALL)
 
 
-def test_a_module_alone_has_no_runs():
-    with pytest.raises(HloError, match="HloModuleProto holds no measured configurations"):
-        read_tuning(data("matmul"))
+@pytest.mark.parametrize("pb", [data("conv_grad"), SMALL], ids=["conv_grad", "small"])
+def test_truncated_modules_are_refused(pb):
+    whole = graph_arrays(pb)
+    readable = 0
+    for size in range(len(pb)):
+        try:
+            assert_same(graph_arrays(pb[:size]), whole)
+            readable += 1
+        except HloError:
+            pass
+    # Behind the entry's id a module has fields that no graph needs (aliasing, sharding, source positions).
+    assert readable <= 6
 
 
-# Bytes that are no HLO.
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from([data("matmul"), data("softmax"), SMALL, b"x" * 300]), st.randoms(use_true_random=False))
+def test_damaged_bytes_are_refused_or_give_a_valid_graph(pb: bytes, choice: random.Random):
+    try:
+        arrays = graph_arrays(damaged_bytes(pb, choice))
+    except HloError:
+        return
+    n_nodes = len(arrays["node_opcode"])
+    assert arrays["node_feat"].shape == (n_nodes, 140)
+    assert (arrays["edge_index"][:, 1] < arrays["edge_index"][:, 0]).all()
+    assert ((arrays["edge_index"] >= 0) & (arrays["edge_index"] < n_nodes)).all()
+    assert arrays["node_splits"][0, -1] == n_nodes
+    assert (arrays["node_config_ids"] < n_nodes).all()
+
+
+def test_time_grows_with_the_module_not_with_its_square():
+    # 30,000 instructions, one of them with 10,000 operands: half a second; a quadratic step would take minutes.
+    body = [instruction(1)]
+    body += [instruction(at, "add", [at - 1, max(1, at - 7)]) for at in range(2, 30_000)]
+    body.append(instruction(30_000, "tuple", list(range(1, 10_000))))
+    pb = small(*body, root=30_000)
+    start = time.process_time()
+    arrays = graph_arrays(pb)
+    assert time.process_time() - start < 15
+    assert arrays["node_feat"].shape == (30_000, 140)
+    assert len(arrays["edge_index"]) == 1 + 29_997 * 2 + 9_999

@@ -21,9 +21,10 @@ from features.tile.geometry import Geometry, bound_units, loop_tiles, tensor_til
 from features.tile.loops import LoopNest, loop_nest
 from features.tile.operands import LoopSlots, loop_slots
 from gbr import read_graph
-from gbr.data.hlo import Tuning, encode, read_tuning
+from gbr.data.hlo import encode
 from tests import programs, reference
 from tests.programs import Sketch
+from tests.tuning import Tuning, read_tuning
 
 SMALL = Hardware("small", 16, 16, (Cache(256, 2), Cache(1024, 4)))
 CACHE_COLUMNS = [column.name for column in cpu.BLOCK.columns]

@@ -23,7 +23,6 @@ from gbr.collect.tasks import Quality, Settings, Task
 from gbr.collect.timer import Clock, measure
 from gbr.data.graph import write_graph
 from gbr.data.hlo import graph_arrays, read_module
-from gbr.data.hlo.wire import MANY, ONE, TEXT, Field, Message
 from gbr.errors import CollectError, UsageError
 
 Int8Array = NDArray[np.int8]
@@ -379,28 +378,12 @@ def _live(jaxpr: Any) -> list[tuple[int, Any]]:
     return live[::-1]
 
 
-#: The messages of an HloModuleProto, reduced to the origin (op_name) of every instruction.
-_METADATA: Final = Message("OpMetadata", lambda op_name="": op_name, {2: Field("op_name", TEXT)})
-_INSTRUCTION: Final = Message(
-    "HloInstructionProto", lambda metadata="": metadata, {7: Field("metadata", ONE, _METADATA)}
-)
-_COMPUTATION: Final = Message(
-    "HloComputationProto", lambda instructions=(): instructions, {2: Field("instructions", MANY, _INSTRUCTION)}
-)
-_ORIGINS: Final = Message(
-    "HloModuleProto",
-    lambda computations=(): [name for names in computations for name in names],
-    {3: Field("computations", MANY, _COMPUTATION)},
-)
-
-
 def _nodes(proto: bytes) -> Iterator[tuple[str, str, tuple[Shape, ...]]]:
     """Opcode, origin, and shapes of result and operands of every node, in the order of the graph."""
-    names = iter(_ORIGINS.decode(proto))
     for computation in read_module(proto).computations:
         shapes = {each.id: tuple(each.shape.dimensions) for each in computation.instructions}
         for each in computation.instructions:
-            yield each.opcode, next(names), tuple(shapes[number] for number in (each.id, *each.operand_ids))
+            yield each.opcode, each.metadata.op_name, tuple(shapes[number] for number in (each.id, *each.operand_ids))
 
 
 # Sampling

@@ -1,37 +1,47 @@
-"""Graph files -> features -> store: only what is missing or stale, several graphs side by side.
+"""Graph files -> features -> store: only what is missing or stale, several graphs in parallel.
 
-A graph is stale when its file, the meaning of the feature columns, or the hardware that they are computed for, has
-changed since.  Every graph's file appears
-whole, the manifest follows every few seconds: a build that is interrupted goes on where it was.
+A graph is stale when its file, the meaning of the feature columns, or the hardware profile has changed.  Each graph's
+file is written atomically and the manifest every few seconds, so that an interrupted build resumes.
+
+A layout graph takes one pass over its file, in memory that does not grow with it.  One thread inflates and encodes
+configurations, each block while it is in the cache; the others, one per core, compute the columns that depend on one
+configuration only.  Ranks and frequencies follow when the whole group is known.  What has to wait for them, a few
+bytes per node and the finished columns, stays in memory while it is small and goes to a temporary file after that.
 """
 
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from tempfile import SpooledTemporaryFile, gettempdir
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gbr import check_features
+from gbr.data import hardware as profiles
 from gbr.data.collection import SPLITS, Subset, graph_files, splits_present
 from gbr.data.files import remove_partial_files
 from gbr.data.graph import Graph, read_graph
 from gbr.data.groups import unrankable
-from gbr.data.layout_build import LayoutColumns
 from gbr.data.npz import NpzFile
 from gbr.data.pool import Advance, Progress, cores, in_processes
+from gbr.data.repack import encoded_blocks
 from gbr.data.store import Entry, FeatureStore
-from gbr.errors import DataError, UsageError
+from gbr.errors import DataError, GbrError, UsageError
 
 if TYPE_CHECKING:
     from features.graph import Program
     from features.hardware import Hardware
+    from features.layout.extractor import LayoutExtractor
+    from features.layout.rows import RowTable
     from features.schema import Schema
     from gbr.cluster import Workers
 
@@ -39,7 +49,18 @@ if TYPE_CHECKING:
 _GRAPHS_PER_PROCESS: Final = {"tile": 64, "layout": 2}
 _SECONDS_BETWEEN_RECORDS: Final = 5.0
 
+#: Configurations whose columns are stored together, in the temporary file and in the store.
+ROWS_PER_GROUP: Final = 8192
+#: Codes that are described at once: they and their columns stay in the processor's cache.
+_CODES_AT_ONCE: Final = 1 << 18
+#: Batches per worker thread that wait or are in work.
+_BATCHES_AHEAD: Final = 4
+_SPOOL_BYTES: Final = 1 << 20
+
 Features = tuple["Schema", NDArray[np.float32], NDArray[np.int64]]
+FloatArray = NDArray[np.float32]
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -49,11 +70,11 @@ class BuildReport:
     Parameters
     ----------
     subset, folder : str
-        Collection and where its store is.
+        Collection, and folder of its store.
     built, kept, removed : int
-        Graphs computed, found up to date, and taken out because their file is gone.
+        Graphs computed, already up to date, and removed because their file is gone.
     rows, distinct : int
-        Configurations in the splits asked for, and how many of them are distinct within their graph.
+        Configurations in the requested splits, and how many are distinct within their graph.
     columns : int
     schema : str
         Hash of the feature columns.
@@ -121,7 +142,7 @@ def extract(graph: Graph, hardware: Hardware | None = None) -> Features:
     ----------
     graph : Graph
     hardware : Hardware, optional
-        The machine that the runtimes are of; a generic CPU by default.
+        The machine on which runtimes were measured; a generic CPU by default.
 
     Returns
     -------
@@ -129,12 +150,12 @@ def extract(graph: Graph, hardware: Hardware | None = None) -> Features:
     float32 (c, len(schema))
         Finite.
     int64 (c,)
-        Row number of the first identical configuration; its own where it is the first.
+        Row index of the first identical configuration; its own index for the first one.
 
     Raises
     ------
     DataError
-        When a configuration is not valid, or the features of the program cannot be told.
+        For an invalid configuration, and a program whose features cannot be computed.
     """
     check_features()
     with _naming(graph.source):
@@ -149,13 +170,13 @@ def extract(graph: Graph, hardware: Hardware | None = None) -> Features:
 
 @contextmanager
 def _naming(source: str) -> Iterator[None]:
-    """Name the file in what the features raise."""
+    """Name the file in errors of the features."""
     try:
         yield
     except DataError:
         raise
     except ValueError as fault:
-        raise DataError(f"{source}: has no features ({fault}); mend what wrote the file") from fault
+        raise DataError(f"{source}: no features can be computed ({fault}); fix the program that wrote it") from fault
 
 
 def _check_finite(
@@ -169,8 +190,8 @@ def _check_finite(
         return by_column
     column, row = wrong[0].tolist()
     raise DataError(
-        f"{graph.source}: feature {names[column]} of configuration {first + row} is {by_column[column, row]}, want a "
-        "finite number; report it with the file"
+        f"{graph.source}: feature {names[column]} of configuration {first + row}: expected a finite number, got "
+        f"{by_column[column, row]}; please report this with the file"
     )
 
 
@@ -186,8 +207,8 @@ def build(
 ) -> BuildReport:
     """Bring the store of a collection up to date with its graph files.
 
-    Graphs whose file is gone leave the store.  Where more than one process works they are spawned: a script that calls
-    this needs ``if __name__ == "__main__":``.
+    Graphs whose file is gone leave the store.  Another process that builds the same store is waited for.  Processes are
+    spawned: a script that calls this needs ``if __name__ == "__main__":``.
 
     Parameters
     ----------
@@ -196,13 +217,13 @@ def build(
     splits : sequence of str, optional
         By default those that have graph files.
     jobs : int, optional
-        Processes; by default one per core, fewer where there is little to do.  1 works in this process.
+        Processes; by default one per core, fewer for few graphs.  1 runs in this process.
     progress : callable, optional
-        Takes the number of graphs to build and gives a context manager that yields ``advance(steps)``.
+        Called with the number of graphs to build; returns a context manager that yields ``advance(steps)``.
     hardware : Hardware, optional
-        The machine that the runtimes are of; that of :func:`gbr.data.hardware.choose` by default.
+        The machine on which runtimes were measured; by default that of :func:`gbr.data.hardware.choose`.
     workers : Workers, optional
-        Other processes to work instead, :class:`gbr.cluster.Workers`.
+        Processes to use instead, :class:`gbr.cluster.Workers`.
 
     Raises
     ------
@@ -215,13 +236,11 @@ def build(
     """
     start = time.monotonic()
     if jobs is not None and jobs < 1:
-        raise UsageError(f"jobs: got {jobs}, want at least 1")
+        raise UsageError(f"jobs: expected at least 1, got {jobs}")
     data_root, store_root = Path(data_root), Path(store_root)
-    if workers is not None:  # whose working directories are others
+    if workers is not None:  # they have other working directories
         data_root, store_root, jobs = data_root.absolute(), store_root.absolute(), len(workers)
     schema = schema_of(subset.kind)
-    from gbr.data import hardware as profiles
-
     hardware = hardware or profiles.choose(None, subset, data_root).hardware
     described = {
         "hash": schema.hash,
@@ -229,14 +248,14 @@ def build(
         "shared": list(shared_columns(schema)),
         "hardware": profiles.as_dict(hardware),
     }
-    wanted = splits_present(subset, data_root) or SPLITS if splits is None else tuple(splits)
-    files = {split: {path.stem: path for path in graph_files(subset, data_root, split)} for split in wanted}
+    splits = splits_present(subset, data_root) or SPLITS if splits is None else splits
+    files = {split: {path.stem: path for path in graph_files(subset, data_root, split)} for split in splits}
     store = FeatureStore(store_root, subset.name)
     expected = {split: len(paths) for split, paths in files.items()}
-    with ExitStack() as at_work:
-        # A store that lacks nothing is not written to: it may be somebody else's.
+    with ExitStack() as stack:
+        # A complete store is not written to: it may be read-only.
         if not (untouched := store.is_for(described, expected)):
-            at_work.enter_context(store.building(described, expected))
+            stack.enter_context(store.building(described, expected))
         gone = {split: sorted(set(store.entries(split)) - set(paths)) for split, paths in files.items()}
         tasks = [
             _Task(path, split, store.root, subset.name, hardware)
@@ -245,7 +264,7 @@ def build(
             if not _is_fresh(store, split, path)
         ]
         if untouched and (tasks or any(gone.values())):
-            at_work.enter_context(store.building(described, expected))
+            stack.enter_context(store.building(described, expected))
         if any(gone.values()):
             store.record(described, removed=gone)
         _sweep(store, files)
@@ -272,7 +291,7 @@ def build(
 
 
 def _sweep(store: FeatureStore, files: Mapping[str, Container[str]]) -> None:
-    """Delete features of graphs that are gone, and what a killed build left unfinished."""
+    """Delete features of graphs that are gone, and temporary files of killed builds."""
     remove_partial_files(store.folder)
     for split, stems in files.items():
         folder = store.folder / split
@@ -288,7 +307,7 @@ def _fingerprint(path: Path) -> dict[str, Any]:
 
 
 def _is_fresh(store: FeatureStore, split: str, path: Path) -> bool:
-    source = _fingerprint(path)  # first, so that a torn archive is told before anything is built
+    source = _fingerprint(path)  # first, so that a corrupt archive is found before anything is built
     entry = store.entries(split).get(path.stem)
     if entry is None or entry["source"] != source:
         return False
@@ -310,7 +329,7 @@ def _run(
     advance: Advance,
     workers: Workers | None,
 ) -> None:
-    """Build all graphs; what is finished is recorded even when one fails."""
+    """Build all graphs; those that are finished are recorded even if one fails."""
     written: dict[str, dict[str, Entry]] = defaultdict(dict)
     recorded = time.monotonic()
     try:
@@ -331,7 +350,7 @@ def _work(task: _Task) -> Entry:
     graph = read_graph(task.path)
     kind = task.subset.split(":", 1)[0]
     if graph.kind != kind:
-        raise DataError(f"{task.path}: got a {graph.kind} graph, want {kind} as its folder says; move it")
+        raise DataError(f"{task.path}: expected a {kind} graph as its folder says, got a {graph.kind} graph; move it")
     store = FeatureStore(task.store_root, task.subset)
     known: dict[str, Any] = {
         "runtime": graph.runtime, "normalizer": graph.normalizer, "repeat": graph.repeat, "source": source,
@@ -355,7 +374,7 @@ def _work(task: _Task) -> Entry:
 
 def _degenerate(graph: Graph, duplicate_of: NDArray[np.int64]) -> str | None:
     if graph.runtime is None:
-        # Distinct stand-ins: only the configurations can make it unrankable.
+        # Distinct substitutes: only the configurations can make it unrankable.
         return unrankable(np.arange(graph.n_configs, dtype=np.float64), duplicate_of)
     return unrankable(graph.runtime / (1 if graph.normalizer is None else graph.normalizer), duplicate_of)
 
@@ -378,6 +397,278 @@ def _tile(graph: Graph, hardware: Hardware | None) -> Features:
 
 
 def _first_rows(keys: Iterable[bytes]) -> NDArray[np.int64]:
-    """Place of the first key equal to each, int64 (keys,)."""
+    """Index of the first key equal to each, int64 (keys,)."""
     first: dict[bytes, int] = {}
     return np.array([first.setdefault(key, row) for row, key in enumerate(keys)], np.int64)
+
+
+class LayoutColumns:
+    """Feature columns of all configurations of a layout graph.  A context manager: leaving it frees the spool.
+
+    Parameters
+    ----------
+    graph : Graph
+        Of kind ``layout``.
+    hardware : Hardware, optional
+        The machine on which runtimes were measured; a generic CPU by default.
+
+    Attributes
+    ----------
+    schema : Schema
+    shared : float32 (shared columns,)
+        Values of the columns that all configurations share: the last ones of the schema.
+    duplicate_of : int64 (c,)
+        Row index of the first identical configuration; its own index for the first one.
+
+    Raises
+    ------
+    DataError
+        For an invalid configuration, or a corrupt file.
+    GbrError
+        When the temporary folder is full.
+    ValueError
+        For a program that has no layout features.
+    """
+
+    def __init__(self, graph: Graph, hardware: Hardware | None = None) -> None:
+        from features.layout import slate
+
+        self._graph = graph
+        self._hardware = hardware
+        self._columns = SpooledTemporaryFile(_SPOOL_BYTES)  # noqa: SIM115 -- closed by __exit__
+        self._codes = SpooledTemporaryFile(_SPOOL_BYTES)  # noqa: SIM115
+        self._of_group = _Matrix(len(slate.BLOCK), graph.n_configs)
+        try:
+            self._run()
+        except OSError as fault:  # of the spool: those of the graph file are DataErrors already
+            self._close()
+            raise GbrError(
+                f"temporary folder {gettempdir()}: {fault.strerror or fault}; set TMPDIR to another folder"
+            ) from fault
+        except BaseException:
+            self._close()
+            raise
+
+    def __enter__(self) -> LayoutColumns:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def groups(self) -> Iterator[tuple[int, FloatArray]]:
+        """Columns that differ between configurations, in groups of :data:`ROWS_PER_GROUP` configurations.
+
+        Yields
+        ------
+        int, float32 (columns, rows)
+            Index of the first configuration, and the columns.
+        """
+        self._columns.seek(0)
+        n_own, n_group = self._n_own, self._of_group.count
+        blocks = self._blocks()
+        rest = np.empty((n_own, 0), np.float32)
+        for first in range(0, self._graph.n_configs, ROWS_PER_GROUP):
+            rows = min(ROWS_PER_GROUP, self._graph.n_configs - first)
+            group = np.empty((n_own + n_group, rows), np.float32)
+            done = 0
+            while done < rows:
+                if not rest.shape[1]:
+                    rest = next(blocks)
+                part, rest = rest[:, : rows - done], rest[:, rows - done :]
+                group[:n_own, done : done + part.shape[1]] = part
+                done += part.shape[1]
+            self._of_group.rows(first, group[n_own:])
+            yield first, group
+
+    def matrix(self) -> FloatArray:
+        """All columns of the schema, float32 (c, len(schema))."""
+        X = np.empty((self._graph.n_configs, len(self.schema)), np.float32)
+        for first, group in self.groups():
+            X[first : first + group.shape[1], : len(group)] = group.T
+        X[:, len(self.schema) - len(self.shared) :] = self.shared
+        return X
+
+    def _run(self) -> None:
+        from features.graph import Program
+        from features.hardware import CPU
+        from features.layout import extractor as layout
+        from features.layout.rows import RowTable, first_equal
+
+        graph = self._graph
+        assert graph.node_config_ids is not None
+        table = RowTable(len(graph.node_config_ids))
+        self._n_own = layout.N_OWN
+        workers = cores()
+        with ThreadPoolExecutor(workers) as pool:
+            program = Program(graph.node_opcode, graph.node_feat, graph.edge_index)
+            prepared = pool.submit(layout.LayoutExtractor, program, graph.node_config_ids, table, self._hardware or CPU)
+            try:
+                self.duplicate_of = first_equal(self._observe(pool, workers * _BATCHES_AHEAD, prepared, table))
+                self._compare(pool, workers * _BATCHES_AHEAD, prepared.result())
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _observe(
+        self, pool: ThreadPoolExecutor, ahead: int, prepared: Future[LayoutExtractor], table: RowTable
+    ) -> NDArray[np.uint64]:
+        """Encode all configurations; spool their codes, and the columns that depend on one configuration only.
+
+        Returns the digests.
+        """
+        from features.layout import extractor as layout
+
+        digests = np.empty((self._graph.n_configs, 2), np.uint64)
+        self._sizes: list[tuple[int, np.dtype[Any]]] = []
+
+        def described(codes: NDArray[np.uint32]) -> FloatArray:
+            own = np.empty((len(codes), layout.N_OWN), np.float32)
+            prepared.result().describe(codes, own)
+            return np.ascontiguousarray(own.T)
+
+        def coded() -> Iterator[NDArray[np.uint32]]:
+            first = 0
+            for codes, seen in _coded(self._graph, table):
+                digests[first : first + len(codes)] = seen
+                narrow = codes.astype(np.uint16 if len(table) <= 1 << 16 else np.uint32)
+                self._sizes.append((len(codes), narrow.dtype))
+                self._spool(self._codes, narrow)
+                first += len(codes)
+                yield codes
+
+        for own in _in_order(pool, described, coded(), ahead):
+            self._spool(self._columns, own)
+        return digests
+
+    def _compare(self, pool: ThreadPoolExecutor, ahead: int, extractor: LayoutExtractor) -> None:
+        """Compute the columns that depend on the whole group."""
+        from features.layout import extractor as layout
+        from features.layout import slate
+
+        self.schema: Schema = extractor.schema
+        self.shared: FloatArray = extractor.shared
+        n_configs, n_nodes = self._graph.n_configs, len(self._graph.node_config_ids)  # type: ignore[arg-type]
+        alike = np.empty(n_configs, np.uint64)
+        usual = extractor.usual()
+
+        def read() -> Iterator[NDArray[Any]]:
+            self._codes.seek(0)
+            for count, dtype in self._sizes:
+                codes = np.empty((count, n_nodes), dtype)
+                _read(self._codes, codes)
+                yield codes
+
+        done = 0
+        for found, marks in _in_order(pool, lambda codes: extractor.frequencies(codes, usual), read(), ahead):
+            alike[done : done + len(found)] = marks
+            self._of_group.write(0, done, found.T)
+            done += len(found)
+        compared = layout.compared()
+        relative = slate.relative_columns(
+            lambda index: self._column(compared[index]), self._of_group.column, alike, self.duplicate_of
+        )
+        for index, column in enumerate(relative, slate.N_FREQUENCY):
+            self._of_group.write(index, 0, column[None].astype(np.float32))
+
+    def _column(self, number: int) -> FloatArray:
+        """One spooled column of all configurations."""
+        column = np.empty(self._graph.n_configs, np.float32)
+        first = 0
+        for count, _ in self._sizes:
+            self._columns.seek((first * self._n_own + number * count) * column.itemsize)
+            _read(self._columns, column[first : first + count])
+            first += count
+        return column
+
+    @staticmethod
+    def _spool(into: SpooledTemporaryFile[bytes], values: NDArray[Any]) -> None:
+        into.write(values.data)
+
+    def _blocks(self) -> Iterator[FloatArray]:
+        """The spooled columns, in the blocks in which they were described."""
+        for count, _ in self._sizes:
+            block = np.empty((self._n_own, count), np.float32)
+            _read(self._columns, block)
+            yield block
+
+    def _close(self) -> None:
+        self._columns.close()
+        self._codes.close()
+        self._of_group.close()
+
+
+class _Matrix:
+    """A column-major matrix in a spool: float32 (count, rows)."""
+
+    def __init__(self, count: int, rows: int) -> None:
+        self.count, self._n_rows = count, rows
+        self._spool = SpooledTemporaryFile(_SPOOL_BYTES)  # noqa: SIM115 -- closed by close
+
+    def write(self, column: int, row: int, values: FloatArray) -> None:
+        """Write values, float32 (columns, rows), at a column and row."""
+        for number, each in enumerate(values, column):
+            self._seek(number, row)
+            self._spool.write(np.ascontiguousarray(each).data)
+
+    def rows(self, first: int, into: FloatArray) -> None:
+        """Fill ``into``, float32 (count, rows), from row ``first`` on."""
+        for number, each in enumerate(into):
+            self._seek(number, first)
+            _read(self._spool, each)
+
+    def column(self, number: int) -> FloatArray:
+        """One column, float32 (rows,)."""
+        values = np.empty(self._n_rows, np.float32)
+        self._seek(number, 0)
+        _read(self._spool, values)
+        return values
+
+    def close(self) -> None:
+        self._spool.close()
+
+    def _seek(self, column: int, row: int) -> None:
+        self._spool.seek((column * self._n_rows + row) * np.dtype(np.float32).itemsize)
+
+
+def _coded(graph: Graph, table: RowTable) -> Iterator[tuple[NDArray[np.uint32], NDArray[np.uint64]]]:
+    """Codes and digests of all configurations, in batches of 1 MiB of codes."""
+    from features.layout.rows import renumber
+
+    at_once = max(1, _CODES_AT_ONCE // table.n_nodes)
+    if (copy := graph.repacked) is not None:
+        table.adopt(copy.rows, copy.owner)
+        for first in range(0, graph.n_configs, at_once):
+            codes = renumber(copy.codes(slice(first, first + at_once)), copy.first, copy.order)
+            yield codes, table.tally(codes)
+        return
+    waiting: list[tuple[NDArray[np.uint32], NDArray[np.uint64]]] = []
+    count = 0
+    for codes, seen in encoded_blocks(graph, table):
+        waiting.append((codes, seen))
+        count += len(codes)
+        if count >= at_once:
+            yield np.concatenate([codes for codes, _ in waiting]), np.concatenate([seen for _, seen in waiting])
+            waiting, count = [], 0
+    if waiting:
+        yield np.concatenate([codes for codes, _ in waiting]), np.concatenate([seen for _, seen in waiting])
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, work: Callable[[_Item], _Result], items: Iterable[_Item], ahead: int
+) -> Iterator[_Result]:
+    """Results in the order of the items, of which at most ``ahead`` are in work or wait."""
+    waiting: deque[Future[_Result]] = deque()
+    for item in items:
+        waiting.append(pool.submit(work, item))
+        while len(waiting) > ahead or (waiting and waiting[0].done()):
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _read(spool: SpooledTemporaryFile[bytes], into: NDArray[Any]) -> None:
+    """Fill a contiguous array."""
+    view = memoryview(into.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+    while len(view):
+        view = view[spool.readinto(view) :]

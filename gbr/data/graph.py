@@ -1,4 +1,4 @@
-"""One ``.npz`` of TpuGraphs -> a validated graph; layout configurations stay in the file and come in blocks.
+"""Graph files -> validated graphs; layout configurations stay in the file and are read in blocks.
 
 Format: Phothilimthana et al., "TpuGraphs: A Performance Prediction Dataset on Large Tensor Computational Graphs"
 (NeurIPS 2023).  ``config_runtime_repeat``, an independent second measurement, is gbr's own addition.
@@ -6,28 +6,40 @@ Format: Phothilimthana et al., "TpuGraphs: A Performance Prediction Dataset on L
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from features.hlo import ELEMENT_TYPES, FEAT_ID, OPCODES
+from gbr.data import hlo
 from gbr.data.files import atomic_write
-from gbr.data.npz import BLOCK_BYTES
-from gbr.data.packed import LAYOUT_RANGE as LAYOUT_RANGE
-from gbr.data.packed import N_LAYOUT as N_LAYOUT
-from gbr.data.packed import Packed
-from gbr.data.sources import Arrays, Blocks, InFile, InMemory
-from gbr.errors import DataError, UsageError
+from gbr.data.npz import BLOCK_BYTES, NpzFile
+from gbr.errors import DataError, HloError, MissingLibraryError, UsageError
+
+if TYPE_CHECKING:
+    from features.tensors import Tensors
 
 N_FEAT: Final = 140
 N_TILE: Final = 24
+#: Slots of a configurable node's layouts: output, input, kernel, six dimensions each.
+N_LAYOUT: Final = 18
+#: A slot holds a dimension, or -1 for none.
+LAYOUT_RANGE: Final = (-1, 5)
 MAX_OPCODE: Final = 120
 
-#: Floats count exactly up to here; the largest number of a real program is about 2**30.
+#: Largest integer that floats represent exactly; the largest number of a real program is about 2**30.
 LARGEST: Final = 2.0**53
+
+#: Suffix of repacked copies (:mod:`gbr.data.repack`).
+REPACKED_SUFFIX: Final = ".gbr"
+_HLO_SUFFIXES: Final = (".pb", ".hlo")
+#: Configurations that are read at once from a layout graph, as int8.
+_CONFIG_BLOCK_BYTES: Final = 8 * BLOCK_BYTES
 
 #: dtypes of TpuGraphs' files, by key.
 DTYPES: Final[Mapping[str, type[np.generic]]] = {
@@ -44,11 +56,12 @@ DTYPES: Final[Mapping[str, type[np.generic]]] = {
 }
 
 IntArray = NDArray[np.int64]
+Blocks = Iterator[tuple[int, NDArray[Any]]]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Graph:
-    """A tensor program, the configurations it may be compiled with, and their runtimes where they were measured.
+    """A tensor program, the configurations it may be compiled with, and their runtimes if they were measured.
 
     Parameters
     ----------
@@ -57,7 +70,7 @@ class Graph:
     source : str
         Path, or ``<memory>``; for messages.
     kind : str
-        ``tile`` or ``layout``.
+        ``tile``, ``layout``, or ``program`` for an HLO module without configurations.
     node_feat : float32 (n, 140)
         HLO attributes of every node, 0-padded.
     node_opcode : uint8 (n,)
@@ -68,12 +81,12 @@ class Graph:
     config_feat : float32 (c, 24) or None
         Tile configurations.
     node_config_ids : int64 (nc,) or None
-        Nodes a layout configuration speaks about.
+        Nodes that a layout configuration describes.
     node_splits : int64 (k,) or None
     runtime : int64 (c,) or None
-        Nanoseconds; None where there are none or all are zero (the test files of TpuGraphs).
+        Nanoseconds; None if absent or all zero (the test files of TpuGraphs).
     normalizer : int64 (c,) or None
-        What a tile runtime is divided by.
+        Divisor of a tile runtime.
     repeat : int64 (c,) or None
         Runtimes of an independent second measurement [ns].
     """
@@ -91,62 +104,125 @@ class Graph:
     runtime: IntArray | None
     normalizer: IntArray | None
     repeat: IntArray | None
-    layouts: _Layouts | None = field(default=None, repr=False)
+    #: Where layout configurations are stored, and the repacked copy that replaces it if there is one.
+    arrays: NpzFile | _Memory | None = None
+    repacked: Repacked | None = None
+
+    def __repr__(self) -> str:
+        return f"<Graph {self.name}: {self.kind}, {len(self.node_opcode):,} nodes, {self.n_configs:,} configurations>"
+
+    def __str__(self) -> str:
+        """Describe the graph in a few lines, for people."""
+        lines = {
+            "file": self.source,
+            "nodes": f"{len(self.node_opcode):,} ({_opcode_counts(self.node_opcode)})",
+            "edges": f"{len(self.edge_index):,}",
+            "configurations": f"{self.n_configs:,}" if self.n_configs else "none",
+        }
+        if self.node_config_ids is not None:
+            ids = self.node_config_ids
+            lines["configurable"] = (
+                f"{len(ids):,} nodes ({_opcode_counts(self.node_opcode[ids])})" if len(ids) else "none"
+            )
+        if self.runtime is not None:
+            low, high = self.runtime.min() / 1e3, self.runtime.max() / 1e3
+            twice = ", measured twice" if self.repeat is not None else ""
+            lines["runtimes"] = f"{low:,.6g} to {high:,.6g} µs{twice}"
+        elif self.n_configs:
+            lines["runtimes"] = "not measured"
+        return "\n".join([f"{self.name} ({self.kind})", *(f"  {key:<15} {value}" for key, value in lines.items())])
 
     def config_blocks(self, rows: int | None = None) -> Blocks:
-        """Configurations in blocks of whole rows, in order.
+        """Configurations in blocks of rows, in order.
 
         Parameters
         ----------
         rows : int, optional
-            Configurations per block (the last may have fewer).  By default all at once for ``tile`` and about 8 MiB
+            Configurations per block (the last may have fewer).  By default all at once for ``tile`` and about 4 MiB
             for ``layout``.
 
         Yields
         ------
         int, array
-            Number of the first row; float32 (b, 24) for ``tile``, int8 (b, nc, 18) for ``layout``.
+            Index of the first row; float32 (b, 24) for ``tile``, int8 (b, nc, 18) for ``layout``.
 
         Raises
         ------
         DataError
-            For a layout value that is no whole number in -1 … 5, or a stream that is torn; a wrong CRC shows after
-            the last block, so only an iteration that ends by itself is known to be whole.
+            For an invalid layout value or a corrupt stream.  A wrong CRC is found after the last block.
         """
         if self.config_feat is not None:
             step = rows or self.n_configs
             for first in range(0, self.n_configs, step):
                 yield first, self.config_feat[first : first + step]
+        elif self.node_config_ids is not None and self.n_configs:
+            yield from self._layout_blocks(
+                rows or max(1, _CONFIG_BLOCK_BYTES // (len(self.node_config_ids) * N_LAYOUT))
+            )
+
+    def _layout_blocks(self, rows: int) -> Blocks:
+        if self.repacked is not None:
+            for first in range(0, self.n_configs, rows):
+                yield first, self.repacked.configs(slice(first, first + rows))
             return
-        assert self.layouts is not None
         assert self.node_config_ids is not None
-        yield from self.layouts.blocks(rows or max(1, 8 * BLOCK_BYTES // (len(self.node_config_ids) * N_LAYOUT)))
+        start = filled = 0
+        block = np.empty((min(rows, self.n_configs), len(self.node_config_ids), N_LAYOUT), np.int8)
+        for first, piece in self.stored_blocks():
+            narrow = self.narrow(first, piece)
+            while len(narrow):
+                part, narrow = narrow[: len(block) - filled], narrow[len(block) - filled :]
+                block[filled : filled + len(part)] = part
+                filled += len(part)
+                if filled == len(block):
+                    yield start, block
+                    start, filled = start + filled, 0
+                    block = np.empty((min(rows, self.n_configs - start), *block.shape[1:]), np.int8)
 
     def stored_blocks(self) -> Blocks:
-        """Configurations of a ``layout`` graph as they are stored: of any number type, and not validated.
+        """Configurations of a ``layout`` graph file as they are stored: of any number type, and not validated.
 
         Yields
         ------
         int, array (b, nc, 18)
-            Number of the first row, and about 1 MiB of configurations.
+            Index of the first row, and about 512 KiB of configurations.
 
         Raises
         ------
         DataError
-            For a stream that is torn.
+            For a corrupt stream.
         """
-        assert self.layouts is not None
-        return self.layouts.stored()
+        assert self.arrays is not None
+        return self.arrays.blocks("node_config_feat")
+
+    def narrow(self, first: int, block: NDArray[Any]) -> NDArray[np.int8]:
+        """Validate a block of :meth:`stored_blocks` that starts at row ``first``, and convert it to int8.
+
+        Raises
+        ------
+        DataError
+            For a layout value that is not an integer from -1 to 5.
+        """
+        with np.errstate(invalid="ignore"):
+            narrow = block.astype(np.int8)
+        low, high = LAYOUT_RANGE
+        # The comparison catches fractions, NaN, and whatever wrapped around.
+        if (narrow == block).all() and narrow.min() >= low and narrow.max() <= high:
+            return narrow
+        wrong = (narrow != block) | (narrow < low) | (narrow > high)
+        row, node, slot = np.argwhere(wrong)[0].tolist()
+        got = f"{block[row, node, slot]} at {(first + row, node, slot)}"
+        raise _invalid(self.source, "node_config_feat", f"integers from {low} to {high}", got)
 
     def configs(self, rows: IntArray) -> NDArray[Any]:
         """Some configurations.
 
-        A layout graph with a repacked copy reads these alone; any other one is read up to the last of them.
+        A layout graph with a repacked copy reads only these; any other one is read up to the last of them.
 
         Parameters
         ----------
         rows : array-like of int (b,)
-            In any order, also repeated.
+            In any order, repeats allowed.
 
         Returns
         -------
@@ -155,116 +231,184 @@ class Graph:
         Raises
         ------
         UsageError
-            For a row that is no configuration.
+            For an index out of range.
         DataError
             As :meth:`config_blocks`.
         """
         rows = np.asarray(rows, np.int64)
         wrong = (rows < 0) | (rows >= self.n_configs)
         if wrong.any():
-            raise UsageError(f"rows: got {rows[wrong.argmax()]}, want 0 to {self.n_configs - 1}")
+            raise UsageError(f"rows: expected indices from 0 to {self.n_configs - 1}, got {rows[wrong.argmax()]}")
         if self.config_feat is not None:
             return self.config_feat[rows]
-        if self.packed is not None:
-            return self.packed.configs(rows)
+        if self.repacked is not None:
+            return self.repacked.configs(rows)
         assert self.node_config_ids is not None
-        taken = np.empty((len(rows), len(self.node_config_ids), N_LAYOUT), np.int8)
+        found = np.empty((len(rows), len(self.node_config_ids), N_LAYOUT), np.int8)
         last = rows.max(initial=-1)
         for first, block in self.config_blocks():
             if first > last:
                 break
             here = np.flatnonzero((rows >= first) & (rows < first + len(block)))
-            taken[here] = block[rows[here] - first]
-        return taken
+            found[here] = block[rows[here] - first]
+        return found
 
-    @property
-    def packed(self) -> Packed | None:
-        """The repacked copy that configurations are read from, where there is a fresh one."""
-        return None if self.layouts is None else self.layouts.packed
+    def with_configs(self, configs: NDArray[Any]) -> Graph:
+        """The same program with other configurations, and without runtimes.
+
+        Parameters
+        ----------
+        configs : array (c, 24) for a ``tile`` graph, or (c, nc, 18) for a ``layout`` graph
+            In the second case one row per node of ``node_config_ids``.
+
+        Raises
+        ------
+        DataError
+            For an invalid configuration.
+        """
+        arrays = {name: getattr(self, name) for name in ("node_feat", "node_opcode", "edge_index")}
+        if np.ndim(configs) == 2:
+            return graph_from_arrays(self.name, arrays | {"config_feat": configs}, self.source)
+        if self.node_config_ids is None:
+            raise DataError(f"{self.source}: a {self.kind} graph has no configurable nodes; expected configs (c, 24)")
+        arrays |= {"node_config_ids": self.node_config_ids, "node_config_feat": configs}
+        return graph_from_arrays(self.name, arrays, self.source)
 
     def to_networkx(self) -> Any:
-        """Give the program as a ``networkx.DiGraph``, to look at and to ask questions of.
+        """Convert the program to a ``networkx.DiGraph``.
 
-        Nodes are numbered as in the file, and edges lead from producer to consumer: ``edge_index`` turned round.  A
-        node knows its ``name`` (``convolution.4``), ``opcode``, ``shape``, ``element_type``, ``layout`` (minor to
-        major), ``nbytes``, ``is_root``, and whether it is ``configurable``; the graph its ``name`` and ``kind``.
+        Nodes keep their indices, and edges lead from producer to consumer, the reverse of ``edge_index``.  Nodes have
+        the attributes ``name`` (``convolution.4``), ``opcode``, ``shape``, ``element_type``, ``layout`` (minor to
+        major), ``nbytes``, ``is_root`` and ``configurable``; the graph has ``name`` and ``kind``.
 
         Raises
         ------
         MissingLibraryError
             When networkx is not installed; the extra ``graph`` brings it.
         """
-        from gbr.data.graphnx import to_networkx
+        try:
+            import networkx
+        except ModuleNotFoundError as fault:
+            raise MissingLibraryError("networkx is not installed; pip install 'gbr[graph]'") from fault
+        from features.tensors import Tensors  # compiles with numba
 
-        return to_networkx(self)
+        tensors = Tensors(self.node_feat)
+        configurable = set() if self.node_config_ids is None else set(self.node_config_ids.tolist())
+        is_root = self.node_feat[:, FEAT_ID["is_root"]] > 0
+        made = networkx.DiGraph(name=self.name, kind=self.kind)
+        for node, name in enumerate(node_names(self.node_opcode)):
+            made.add_node(
+                node,
+                name=name,
+                opcode=OPCODES[self.node_opcode[node]],
+                shape=tensors.shape(node),
+                element_type=element_type(tensors, node),
+                layout=tuple(tensors.layout(node).tolist()),
+                nbytes=int(tensors.nbytes[node]),
+                configurable=node in configurable,
+                is_root=bool(is_root[node]),
+            )
+        made.add_edges_from((int(producer), int(consumer)) for consumer, producer in self.edge_index)
+        return made
 
-    def narrow(self, first: int, block: NDArray[Any]) -> NDArray[np.int8]:
-        """Validate a block of :meth:`stored_blocks` that starts at row ``first``.
 
-        Raises
-        ------
-        DataError
-            For a layout value that is no whole number in -1 … 5.
-        """
-        assert self.layouts is not None
-        return self.layouts.narrow(first, block)
+def _opcode_counts(opcodes: NDArray[np.uint8]) -> str:
+    """The most frequent opcodes: ``dot 12, reshape 3, ...``."""
+    counts = Counter(OPCODES[each] for each in opcodes.tolist()).most_common()
+    return ", ".join(f"{name} {count:,}" for name, count in counts[:4]) + (", ..." if len(counts) > 4 else "")
+
+
+def node_names(opcode: NDArray[np.uint8]) -> list[str]:
+    """Name of every node, ``<opcode>.<index>``: graph files carry no names."""
+    return [f"{OPCODES[each]}.{index}" for index, each in enumerate(opcode.tolist())]
+
+
+def element_type(tensors: Tensors, node: int) -> str:
+    """Element type of a node's output, as HLO spells it."""
+    return ELEMENT_TYPES[int(tensors.element_type[node])]
+
+
+def shape_text(tensors: Tensors, node: int) -> str:
+    """Element type and extents of a node's output, as HLO writes them: ``f32[8,128]``."""
+    return f"{element_type(tensors, node)}[{','.join(map(str, tensors.shape(node)))}]"
+
+
+def layout_text(order: Iterable[int]) -> str:
+    """A minor-to-major order as HLO writes it: ``{1,0}``."""
+    return "{" + ",".join(str(int(dim)) for dim in order) + "}"
 
 
 def read_graph(path: Path | str, *, use_copy: bool = True) -> Graph:
-    """Read and validate one graph file.
+    """Read and validate a graph file.
 
-    Everything is read but the configurations of a layout file, which :meth:`Graph.config_blocks` reads and validates.
+    Everything but the configurations of a layout file, which :meth:`Graph.config_blocks` reads and validates.
 
     Parameters
     ----------
     path : path
+        An ``.npz`` of TpuGraphs, or a serialized HLO module (HloModuleProto or HloProto) that ends in ``.pb`` or
+        ``.hlo``.  A module gives a graph of kind ``program``, without configurations; see :meth:`Graph.with_configs`.
     use_copy : bool
-        Read from the copy that :func:`gbr.data.repack.repack` wrote beside the file, where there is one of the file as it
-        is now: everything in it is the same.
+        Read configurations from the copy that :func:`gbr.data.repack.repack` wrote, if it is up to date.
 
     Raises
     ------
     DataError
-        When the file is missing, torn, or breaks the format; the message names file, key, what was found and wanted.
-        When the copy is damaged.
+        When the file is missing, corrupt or invalid, or its repacked copy is damaged.
+    HloError
+        When a ``.pb`` or ``.hlo`` file is not an HLO module.
     """
-    return _graph(Path(path).stem, InFile(path, use_copy=use_copy))
+    path = Path(path)
+    if path.suffix in _HLO_SUFFIXES:
+        try:
+            return graph_from_arrays(path.stem, hlo.graph_arrays(path.read_bytes()), str(path))
+        except OSError as fault:
+            raise DataError(f"{path}: cannot be read ({fault.strerror or fault})") from fault
+        except HloError as fault:
+            raise HloError(f"{path}: {fault}") from fault
+    file = NpzFile(path)
+    repacked = find_repacked(path, file.fingerprint) if use_copy else None
+    return _validated(path.stem, str(path), file, repacked)
 
 
 def graph_from_arrays(name: str, arrays: Mapping[str, NDArray[Any]], source: str = "<memory>") -> Graph:
-    """Make a validated graph of arrays named as in TpuGraphs' files.
+    """Make a validated graph from arrays named as in TpuGraphs' files.
+
+    Without ``config_feat`` and ``node_config_feat`` it is a graph of kind ``program``.
 
     Raises
     ------
     DataError
         As :func:`read_graph`.
     """
-    return _graph(name, InMemory(arrays, source))
+    return _validated(name, source, _Memory(arrays), None)
 
 
 def write_graph(path: Path | str, graph_arrays: Mapping[str, NDArray[Any]]) -> None:
     """Validate a graph and write it as TpuGraphs does: same keys, dtypes and order of axes, compressed.
 
-    Equal arrays make equal bytes.
+    Equal arrays give equal bytes.
 
     Parameters
     ----------
     path : path
-        Ends in ``.npz``; the file appears whole or not at all.
+        Ends in ``.npz``; written atomically.
     graph_arrays : mapping of str to array
         Keys of :data:`DTYPES`.
 
     Raises
     ------
     DataError
-        When an array breaks the format, a key is not of it, or the file cannot be written.
+        For an invalid array or an unknown key, and when the file cannot be written.
     """
     path = Path(path)
     if path.suffix != ".npz":
-        raise DataError(f"{path}: want a name that ends in .npz")
+        raise DataError(f"{path}: expected a name that ends in .npz")
     unknown = [key for key in graph_arrays if key not in DTYPES]
     if unknown:
-        raise DataError(f"{path}: {unknown[0]}: no key of a graph file; keys are {', '.join(DTYPES)}")
+        raise DataError(f"{path}: unknown key {unknown[0]}; the keys of a graph file are {', '.join(DTYPES)}")
+    if not graph_arrays.keys() & {"config_feat", "node_config_feat"}:
+        raise _invalid(path, "config_feat", "config_feat (tile) or node_config_feat (layout)", ", ".join(graph_arrays))
     graph = graph_from_arrays(path.stem, graph_arrays, str(path))
     for _ in graph.config_blocks():
         pass  # validates every configuration
@@ -273,36 +417,44 @@ def write_graph(path: Path | str, graph_arrays: Mapping[str, NDArray[Any]]) -> N
         np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
 
 
-def _graph(name: str, arrays: Arrays) -> Graph:
-    check = _Checker(arrays)
+def _validated(name: str, source: str, arrays: NpzFile | _Memory, repacked: Repacked | None) -> Graph:
+    check = _Checker(source, arrays)
     kind = check.kind()
     node_feat = check.floats("node_feat", (None, N_FEAT))
     n = len(node_feat)
     if not n:
-        raise check.wrong("node_feat", "no nodes", "at least one")
+        raise check.invalid("node_feat", "at least one node", "none")
     opcode = check.integers("node_opcode", (n,), low=0)
-    edges = check.integers("edge_index", (None, 2))
-    _check_edges(check, edges, n)
-    config_feat = ids = splits = layouts = None
+    edges = check.integers("edge_index", (None, 2), low=0, high=n - 1)
+    backward = edges[:, 1] >= edges[:, 0]
+    if backward.any():
+        row = int(backward.argmax())
+        expected = "(consumer, operand) with operands numbered first"
+        raise check.invalid("edge_index", expected, f"{tuple(edges[row].tolist())} in row {row}")
+    config_feat = ids = splits = normalizer = None
+    n_configs = 0
     if kind == "tile":
         config_feat = check.floats("config_feat", (None, N_TILE))
         n_configs = len(config_feat)
-    else:
+    elif "node_config_ids" in arrays.keys:
         ids = check.integers("node_config_ids", (None,), low=0, high=n - 1)
-        if not len(ids) or len(np.unique(ids)) < len(ids):
-            raise check.wrong("node_config_ids", "a node twice" if len(ids) else "no node", "distinct nodes")
-        n_configs, *_ = check.shape("node_config_feat", (None, len(ids), N_LAYOUT), "iuf")
-        layouts = _Layouts(check, (n_configs, len(ids), N_LAYOUT))
+        if len(np.unique(ids)) < len(ids) or (kind == "layout" and not len(ids)):
+            raise check.invalid("node_config_ids", "distinct nodes", "a duplicate" if len(ids) else "none")
         if "node_splits" in arrays.keys:
             splits = check.integers("node_splits", (1, None), low=0, high=n)[0]
-    if not n_configs:
-        raise check.wrong("config_feat" if kind == "tile" else "node_config_feat", "no configurations", "some")
-    normalizer = None
+    if kind == "layout":
+        if ids is None:
+            raise check.invalid("node_config_ids", "it beside node_config_feat", check.keys())
+        n_configs, *_ = check.shape("node_config_feat", (None, len(ids), N_LAYOUT), "iuf")
+        if repacked is not None and repacked.shape != (n_configs, len(ids)):
+            raise DataError(f"{repacked.path}: expected {(n_configs, len(ids))} codes, got {repacked.shape}; delete it")
+    if kind != "program" and not n_configs:
+        raise check.invalid("config_feat" if kind == "tile" else "node_config_feat", "configurations", "none")
     if "config_runtime_normalizers" in arrays.keys:
         normalizer = check.integers("config_runtime_normalizers", (n_configs,), low=1)
     return Graph(
         name=name,
-        source=arrays.source,
+        source=source,
         kind=kind,
         node_feat=node_feat,
         node_opcode=np.where(opcode > MAX_OPCODE, 0, opcode).astype(np.uint8),
@@ -311,144 +463,200 @@ def _graph(name: str, arrays: Arrays) -> Graph:
         config_feat=config_feat,
         node_config_ids=ids,
         node_splits=splits,
-        runtime=_runtimes(check, "config_runtime", n_configs),
+        runtime=check.runtimes("config_runtime", n_configs),
         normalizer=normalizer,
-        repeat=_runtimes(check, "config_runtime_repeat", n_configs),
-        layouts=layouts,
+        repeat=check.runtimes("config_runtime_repeat", n_configs),
+        arrays=arrays if kind == "layout" else None,
+        repacked=repacked,
     )
 
 
+def _invalid(source: object, key: str, expected: object, got: object) -> DataError:
+    return DataError(f"{source}: {key}: expected {expected}, got {got}; download the file again, or fix its writer")
+
+
+class _Memory:
+    """Arrays in memory, with the interface of NpzFile."""
+
+    def __init__(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        self._arrays = {key: np.asarray(value) for key, value in arrays.items()}
+        self.keys = tuple(self._arrays)
+
+    def member(self, key: str) -> NDArray[Any]:
+        return self._arrays[key]
+
+    def read(self, key: str) -> NDArray[Any]:
+        return self._arrays[key]
+
+    def blocks(self, key: str) -> Blocks:
+        array = self._arrays[key]
+        step = max(1, BLOCK_BYTES // max(1, array[:1].nbytes))
+        for first in range(0, len(array), step):
+            yield first, array[first : first + step]
+
+
 class _Checker:
-    """Reads arrays of one source and raises a DataError where one is not what it should be."""
+    """Reads arrays of one graph and raises a DataError for an invalid one."""
 
-    def __init__(self, arrays: Arrays) -> None:
-        self.arrays = arrays
+    def __init__(self, source: str, arrays: NpzFile | _Memory) -> None:
+        self._source = source
+        self._arrays = arrays
 
-    def wrong(self, key: str, got: object, want: object) -> DataError:
-        advice = "fetch the file again, or mend what wrote it"
-        return DataError(f"{self.arrays.source}: {key}: got {got}, want {want}; {advice}")
+    def invalid(self, key: str, expected: object, got: object) -> DataError:
+        return _invalid(self._source, key, expected, got)
 
     def keys(self) -> str:
-        few = self.arrays.keys[: len(DTYPES)]
-        return f"keys {', '.join(few) or 'none'}" + (" and more" if len(few) < len(self.arrays.keys) else "")
+        few = self._arrays.keys[: len(DTYPES)]
+        return f"keys {', '.join(few) or 'none'}" + (", ..." if len(few) < len(self._arrays.keys) else "")
 
     def kind(self) -> str:
-        tile, layout = "config_feat" in self.arrays.keys, "node_config_feat" in self.arrays.keys
-        if tile == layout:
-            got = "both config_feat and node_config_feat" if tile else self.keys()
-            raise self.wrong("config_feat", got, "config_feat (tile) or node_config_feat (layout)")
-        return "tile" if tile else "layout"
+        tile, layout = "config_feat" in self._arrays.keys, "node_config_feat" in self._arrays.keys
+        if tile == layout and (tile or isinstance(self._arrays, NpzFile)):
+            got = "both" if tile else self.keys()
+            raise self.invalid("config_feat", "config_feat (tile) or node_config_feat (layout)", got)
+        return "tile" if tile else "layout" if layout else "program"
 
-    def shape(self, key: str, want: tuple[int | None, ...], kinds: str) -> tuple[int, ...]:
+    def shape(self, key: str, expected: tuple[int | None, ...], kinds: str) -> tuple[int, ...]:
         """Check an array's shape (None: any extent) and kind of dtype without reading its values."""
-        if key not in self.arrays.keys:
-            raise self.wrong(key, self.keys(), f"{key} among them")
-        shape, dtype = self.arrays.describe(key)
-        wanted = (
-            "(" + ", ".join("*" if extent is None else str(extent) for extent in want) + ("," * (len(want) == 1)) + ")"
-        )
-        if len(shape) != len(want) or any(b not in (None, a) for a, b in zip(shape, want, strict=True)):
-            raise self.wrong(key, f"shape {shape}", wanted)
-        if dtype.kind not in kinds:
-            raise self.wrong(key, dtype, "whole numbers" if kinds == "iu" else "numbers")
+        if key not in self._arrays.keys:
+            raise self.invalid(key, f"{key} among the keys", self.keys())
+        about = self._arrays.member(key)
+        shape = about.shape
+        if len(shape) != len(expected) or any(b not in (None, a) for a, b in zip(shape, expected, strict=True)):
+            extents = ", ".join("*" if extent is None else str(extent) for extent in expected)
+            raise self.invalid(key, f"shape ({extents})", shape)
+        if about.dtype.kind not in kinds:
+            raise self.invalid(key, "integers" if kinds == "iu" else "numbers", about.dtype)
         return shape
 
-    def floats(self, key: str, want: tuple[int | None, ...]) -> NDArray[np.float32]:
-        self.shape(key, want, "iuf")
+    def floats(self, key: str, expected: tuple[int | None, ...]) -> NDArray[np.float32]:
+        self.shape(key, expected, "iuf")
         with np.errstate(over="ignore"):
-            values = np.ascontiguousarray(self.arrays.read(key), np.float32)
-        possible = np.abs(values) <= LARGEST  # false for NaN, too
-        if not possible.all():
-            at = tuple(int(place) for place in np.argwhere(~possible)[0])
-            raise self.wrong(key, f"{values[at]} at {at}", "finite numbers up to 2**53")
+            values = np.ascontiguousarray(self._arrays.read(key), np.float32)
+        valid = np.abs(values) <= LARGEST  # false for NaN, too
+        if not valid.all():
+            at = tuple(np.argwhere(~valid)[0].tolist())
+            raise self.invalid(key, "finite numbers up to 2**53", f"{values[at]} at {at}")
         return values
 
     def integers(
-        self, key: str, want: tuple[int | None, ...], low: int | None = None, high: int | None = None
+        self, key: str, expected: tuple[int | None, ...], low: int | None = None, high: int | None = None
     ) -> IntArray:
-        self.shape(key, want, "iu")
-        values = np.ascontiguousarray(self.arrays.read(key), np.int64)
+        self.shape(key, expected, "iu")
+        values = np.ascontiguousarray(self._arrays.read(key), np.int64)
         outside = np.zeros(values.shape, bool)
         if low is not None:
             outside |= values < low
         if high is not None:
             outside |= values > high
         if outside.any():
-            at = tuple(int(place) for place in np.argwhere(outside)[0])
-            raise self.wrong(key, f"{values[at]} at {at}", f"{low} or more" if high is None else f"{low} to {high}")
+            at = tuple(np.argwhere(outside)[0].tolist())
+            limits = f"{low} or more" if high is None else f"{low} to {high}"
+            raise self.invalid(key, limits, f"{values[at]} at {at}")
         return values
 
+    def runtimes(self, key: str, n_configs: int) -> IntArray | None:
+        if key not in self._arrays.keys:
+            return None
+        values = self.integers(key, (n_configs,), low=0)
+        zero = values == 0
+        if zero.any() and not zero.all():
+            raise self.invalid(key, "all positive, or all 0 if unknown", f"0 at {int(zero.argmax())}")
+        return None if zero.all() else values
 
-def _check_edges(check: _Checker, edges: IntArray, n: int) -> None:
-    outside = ((edges < 0) | (edges >= n)).any(axis=1)
-    if outside.any():
-        row = int(outside.argmax())
-        raise check.wrong("edge_index", f"{tuple(edges[row].tolist())} in row {row}", f"nodes 0 to {n - 1}")
-    backward = edges[:, 1] >= edges[:, 0]
-    if backward.any():
-        row = int(backward.argmax())
-        raise check.wrong(
-            "edge_index",
-            f"{tuple(edges[row].tolist())} in row {row}",
-            "(consumer, operand) with operands numbered first",
+
+class Repacked:
+    """The configurations of a layout graph, memory-mapped from its repacked copy.
+
+    Parameters
+    ----------
+    path : Path
+
+    Attributes
+    ----------
+    fingerprint : int
+        :attr:`gbr.data.npz.NpzFile.fingerprint` of the graph file.
+    shape : tuple of int
+        Configurations and configurable nodes.
+    rows : int8 (rows, 18)
+        Distinct rows of all nodes, in order of appearance.
+    owner : int64 (rows,)
+        Their nodes.
+    first : int64 (nodes + 1,)
+        The rows of node ``i`` are ``order[first[i]:first[i + 1]]``.
+    order : int32 (rows,)
+        Indices of rows, node by node.
+
+    Raises
+    ------
+    DataError
+        When the file is not a complete repacked copy.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            file = NpzFile(path)
+            self._codes = file.map("codes")
+            self.rows, self.owner = file.read("rows"), file.read("owner").astype(np.int64)
+            self.fingerprint = int(file.read("source"))
+        except (DataError, KeyError, TypeError, ValueError) as fault:
+            raise self._error(f"not a complete repacked copy ({fault})") from fault
+        if (self._codes.ndim, self.owner.ndim) != (2, 1) or self.rows.shape != (len(self.owner), N_LAYOUT):
+            raise self._error("arrays of the wrong shape")
+        if self._codes.dtype.kind != "u" or self.rows.dtype != np.int8:
+            raise self._error("arrays of the wrong type")
+        self.shape: tuple[int, int] = self._codes.shape
+        if not ((self.owner >= 0) & (self.owner < self.shape[1])).all():
+            raise self._error("a row of an unknown node")
+        if not ((self.rows >= LAYOUT_RANGE[0]) & (self.rows <= LAYOUT_RANGE[1])).all():
+            raise self._error(f"a layout value outside {LAYOUT_RANGE[0]} to {LAYOUT_RANGE[1]}")
+        self.order = np.argsort(self.owner, kind="stable").astype(np.int32)
+        counts = np.bincount(self.owner, minlength=self.shape[1])
+        self.first = np.concatenate(([0], np.cumsum(counts)))
+        self._counts, self._table = counts, self.rows[self.order]
+
+    def codes(self, rows: slice | NDArray[np.int64]) -> NDArray[np.unsignedinteger[Any]]:
+        """Codes of some configurations: the index of each node's row among the rows of that node.
+
+        Parameters
+        ----------
+        rows : slice or int64 (b,)
+
+        Returns
+        -------
+        uint8, uint16 or uint32 (b, nodes)
+
+        Raises
+        ------
+        DataError
+            For a code that is out of range.
+        """
+        found = np.array(self._codes[rows])
+        if (found >= self._counts).any():
+            raise self._error("a code out of range")
+        return found
+
+    def configs(self, rows: slice | NDArray[np.int64]) -> NDArray[np.int8]:
+        """Some configurations, int8 (b, nodes, 18); ``rows`` as in :meth:`codes`."""
+        return np.take(self._table, self.codes(rows) + self.first[:-1], axis=0)
+
+    def _error(self, what: str) -> DataError:
+        return DataError(
+            f"{self.path}: {what}; delete it, or write it again with `python -m gbr.features build --repack`"
         )
 
 
-def _runtimes(check: _Checker, key: str, n_configs: int) -> IntArray | None:
-    if key not in check.arrays.keys:
+def find_repacked(path: Path, fingerprint: str) -> Repacked | None:
+    """Open the repacked copy of a graph file, or return None if there is none of its present contents.
+
+    Raises
+    ------
+    DataError
+        When the copy is damaged.
+    """
+    copy = path.with_suffix(REPACKED_SUFFIX)
+    if not copy.exists():
         return None
-    values = check.integers(key, (n_configs,), low=0)
-    zero = values == 0
-    if zero.all():
-        return None
-    if zero.any():
-        raise check.wrong(key, f"0 at {int(zero.argmax())} among others", "all positive, or all 0 for unknown")
-    return values
-
-
-class _Layouts:
-    """The configurations of a layout graph, where they are stored."""
-
-    def __init__(self, check: _Checker, shape: tuple[int, ...]) -> None:
-        self._check = check
-        self._shape = shape
-        self.packed = check.arrays.packed
-
-    def stored(self) -> Blocks:
-        return self._check.arrays.blocks("node_config_feat")
-
-    def blocks(self, rows: int) -> Blocks:
-        """Gather the stored blocks, checked and narrowed to int8, into blocks of ``rows``."""
-        n_configs, *row = self._shape
-        if self.packed is not None:
-            for first in range(0, n_configs, rows):
-                yield first, self.packed.configs(slice(first, first + rows))
-            return
-        start = filled = 0
-        block = np.empty((min(rows, n_configs), *row), np.int8)
-        for first, piece in self.stored():
-            narrow = self.narrow(first, piece)
-            while len(narrow):
-                part, narrow = narrow[: len(block) - filled], narrow[len(block) - filled :]
-                block[filled : filled + len(part)] = part
-                filled += len(part)
-                if filled == len(block):
-                    yield start, block
-                    start += filled
-                    filled = 0
-                    block = np.empty((min(rows, n_configs - start), *row), np.int8)
-
-    def narrow(self, first: int, piece: NDArray[Any]) -> NDArray[np.int8]:
-        with np.errstate(invalid="ignore"):
-            narrow = piece.astype(np.int8)
-        low, high = LAYOUT_RANGE
-        # The comparison catches fractions, NaN, and whatever wrapped around.
-        if (narrow == piece).all() and narrow.min() >= low and narrow.max() <= high:
-            return narrow
-        wrong = (narrow != piece) | (narrow < low) | (narrow > high)
-        row, node, slot = (int(place) for place in np.argwhere(wrong)[0])
-        raise self._check.wrong(
-            "node_config_feat",
-            f"{piece[row, node, slot]} at {(first + row, node, slot)}",
-            f"whole numbers {low} to {high}",
-        )
+    repacked = Repacked(copy)
+    return repacked if repacked.fingerprint == int(fingerprint, 16) else None

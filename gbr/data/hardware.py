@@ -1,4 +1,4 @@
-"""Which machine a collection was measured on: built-in profiles, this machine's own, and TOML files.
+"""Hardware profiles of collections: built-in ones, this machine's own, and TOML files.
 
 ::
 
@@ -10,7 +10,7 @@
 
     [[caches]]                  # from the fastest to the largest, up to three
     bytes = "48 KiB"            # or a number
-    ways = 12                   # 0: any line may lie anywhere
+    ways = 12                   # 0: fully associative
 """
 
 from __future__ import annotations
@@ -26,20 +26,30 @@ from typing import Any, Final
 from features.hardware import CPU, N_LEVELS, PROFILES, TILE_BOUNDS, TPU, Cache, Hardware
 from gbr.data.collection import Subset
 from gbr.data.files import write_text
-from gbr.data.machine import machine
 from gbr.errors import DataError, GbrError, UsageError
 
 FILE: Final = "hardware.toml"
-#: What ``--hardware`` takes besides a file.
+#: Values of ``--hardware`` besides a file.
 NAMES: Final = (*PROFILES, "machine")
 
 _TPU_SOURCES: Final = ("xla", "nlp")
 _REQUIRED: Final = ("name", "vector_bytes", "line_bytes", "caches")
 _OPTIONAL: Final = ("sublanes", "tile_bounds")
-#: No machine has more bytes in a cache, or more ways or rows; beyond them 64 bits would not hold every product.
-_MOST_BYTES: Final = 1 << 40
-_MOST_ROWS: Final = 1 << 20
-_UNITS: Final = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
+#: Upper limits that no machine reaches, and below which all products fit in 64 bits.
+_MAX_BYTES: Final = 1 << 40
+_MAX_ROWS: Final = 1 << 20
+_UNITS: Final = {
+    "": 1,
+    "B": 1,
+    "K": 1 << 10,
+    "M": 1 << 20,
+    "G": 1 << 30,
+    "KIB": 1 << 10,
+    "MIB": 1 << 20,
+    "GIB": 1 << 30,
+}
+#: Flags of /proc/cpuinfo and their vector sizes in bytes, the widest first; 64-bit machines have at least 16.
+_VECTORS: Final = (("avx512f", 64), ("avx", 32), ("", 16))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +60,7 @@ class Choice:
     ----------
     hardware : Hardware
     note : str or None
-        What had to be assumed, to be told to the user.
+        An assumption to report to the user.
     """
 
     hardware: Hardware
@@ -58,10 +68,10 @@ class Choice:
 
 
 def choose(name: str | None, subset: Subset, data_root: Path | str) -> Choice:
-    """Find the profile that a collection's features are computed for.
+    """Find the profile for the features of a collection.
 
-    In this order: what the user names; ``hardware.toml`` beside the data, in the collection's folder or one above it up
-    to ``<data_root>/npz``; ``tpu`` for what TpuGraphs measured (sources xla and nlp); the generic ``cpu``.
+    In this order: the given name; ``hardware.toml`` beside the data, in the collection's folder or one above it up
+    to ``<data_root>/npz``; ``tpu`` for the collections of TpuGraphs (sources xla and nlp); the generic ``cpu``.
 
     Parameters
     ----------
@@ -73,9 +83,9 @@ def choose(name: str | None, subset: Subset, data_root: Path | str) -> Choice:
     Raises
     ------
     UsageError
-        For a name that is neither.
+        For an unknown name.
     DataError
-        When a file is missing, torn or says what cannot be: names file, key, got and wanted.
+        When a file is missing or invalid.
     """
     if name is None:
         path = beside(subset.folder(Path(data_root)), Path(data_root) / "npz")
@@ -86,18 +96,22 @@ def choose(name: str | None, subset: Subset, data_root: Path | str) -> Choice:
         return Choice(PROFILES[name])
     if name == "machine":
         found = machine()
-        return Choice(found) if found else Choice(CPU, "this system does not tell its caches; taking the generic cpu")
+        return (
+            Choice(found)
+            if found
+            else Choice(CPU, "this system does not report its caches; using the generic cpu profile")
+        )
     if not name.endswith(".toml"):
-        raise UsageError(f"--hardware {name}: want {', '.join(NAMES)} or a file that ends in .toml")
+        raise UsageError(f"--hardware {name}: expected {', '.join(NAMES)} or a file that ends in .toml")
     return Choice(load(Path(name)))
 
 
 def beside(folder: Path, top: Path) -> Path | None:
     """The ``hardware.toml`` of a collection: in its folder, or the nearest one above it up to ``top``."""
-    for place in (folder, *folder.parents):
-        if (place / FILE).is_file():
-            return place / FILE
-        if place == top:
+    for each in (folder, *folder.parents):
+        if (each / FILE).is_file():
+            return each / FILE
+        if each == top:
             break
     return None
 
@@ -108,23 +122,23 @@ def load(path: Path) -> Hardware:
     Raises
     ------
     DataError
-        When the file is missing, torn or says what cannot be.
+        When the file is missing or invalid.
     """
     try:
-        told = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as fault:
-        raise DataError(f"{path}: cannot be read ({fault.strerror}); want a hardware profile in TOML") from fault
+        raise DataError(f"{path}: cannot be read ({fault.strerror}); expected a hardware profile in TOML") from fault
     except (ValueError, RecursionError) as fault:
-        raise DataError(f"{path}: not TOML ({' '.join(str(fault).split())}); mend the line") from fault
-    return parse(told, str(path), DataError)
+        raise DataError(f"{path}: not TOML ({' '.join(str(fault).split())}); fix this line") from fault
+    return parse(values, str(path), DataError)
 
 
-def parse(told: Any, where: str, error: type[GbrError]) -> Hardware:
+def parse(values: Any, where: str, error: type[GbrError]) -> Hardware:
     """Read a profile from the plain values of a TOML or JSON file.
 
     Parameters
     ----------
-    told : mapping
+    values : mapping
         As :func:`as_dict` gives it.
     where : str
         File, for messages.
@@ -133,25 +147,25 @@ def parse(told: Any, where: str, error: type[GbrError]) -> Hardware:
     Raises
     ------
     error
-        For a key that is missing, unknown or out of range: names where, key, got and wanted.
+        For a key that is missing, unknown or out of range.
     """
-    if not isinstance(told, Mapping):
-        raise error(f"{where}: got {type(told).__name__} for a hardware profile, want a table")
-    _check_keys(told, _REQUIRED, _OPTIONAL, where, error)
-    name, bounds = told["name"], told.get("tile_bounds", TILE_BOUNDS[0])
+    if not isinstance(values, Mapping):
+        raise error(f"{where}: expected a hardware profile, got {type(values).__name__}")
+    _check_keys(values, _REQUIRED, _OPTIONAL, where, error)
+    name, bounds = values["name"], values.get("tile_bounds", TILE_BOUNDS[0])
     if not isinstance(name, str) or not name.strip():
-        raise error(f"{where}: name: got {name!r}, want a text")
+        raise error(f"{where}: name: expected a string, got {name!r}")
     if bounds not in TILE_BOUNDS:
-        raise error(f"{where}: tile_bounds: got {bounds!r}, want {' or '.join(map(repr, TILE_BOUNDS))}")
-    caches = told["caches"]
+        raise error(f"{where}: tile_bounds: expected {' or '.join(map(repr, TILE_BOUNDS))}, got {bounds!r}")
+    caches = values["caches"]
     if not isinstance(caches, list) or not 0 < len(caches) <= N_LEVELS:
-        got = f"{len(caches)} of them" if isinstance(caches, list) else repr(caches)
-        raise error(f"{where}: caches: got {got}, want one to {N_LEVELS} [[caches]]")
+        got = len(caches) if isinstance(caches, list) else repr(caches)
+        raise error(f"{where}: caches: expected one to {N_LEVELS} [[caches]], got {got}")
     levels = []
     for number, cache in enumerate(caches):
         key = f"caches[{number}]"
         if not isinstance(cache, Mapping):
-            raise error(f"{where}: {key}: got {cache!r}, want bytes and ways")
+            raise error(f"{where}: {key}: expected bytes and ways, got {cache!r}")
         _check_keys(cache, ("bytes", "ways"), (), f"{where}: {key}", error)
         levels.append(
             Cache(
@@ -159,89 +173,88 @@ def parse(told: Any, where: str, error: type[GbrError]) -> Hardware:
                 _number(cache["ways"], f"{where}: {key}.ways", 0, error),
             )
         )
-    vector, line = (_size(told[key], f"{where}: {key}", error) for key in ("vector_bytes", "line_bytes"))
-    sublanes = _number(told.get("sublanes", 1), f"{where}: sublanes", 1, error)
+    vector, line = (_size(values[key], f"{where}: {key}", error) for key in ("vector_bytes", "line_bytes"))
+    sublanes = _number(values.get("sublanes", 1), f"{where}: sublanes", 1, error)
     try:
         return Hardware(name, vector, line, tuple(levels), sublanes, bounds)
-    except ValueError as fault:  # sizes that are right by themselves and do not fit together
+    except ValueError as fault:  # valid sizes that contradict each other
         raise error(f"{where}: {fault}") from fault
 
 
 def as_dict(hardware: Hardware) -> dict[str, Any]:
     """A profile as the plain values that :func:`parse` reads, for manifests."""
-    told = asdict(hardware)
-    return told | {"caches": [{"bytes": cache.nbytes, "ways": cache.ways} for cache in hardware.caches]}
+    return asdict(hardware) | {"caches": [{"bytes": cache.nbytes, "ways": cache.ways} for cache in hardware.caches]}
 
 
 def save(path: Path, hardware: Hardware) -> None:
-    """Write a profile as TOML, whole or not at all.
+    """Write a profile as TOML, atomically.
 
     Raises
     ------
     DataError
         When the file cannot be written.
     """
-    told = as_dict(hardware)
-    caches = told.pop("caches")
-    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in told.items()]
+    values = as_dict(hardware)
+    caches = values.pop("caches")
+    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
     for cache in caches:
         lines += ["", "[[caches]]", f"bytes = {json.dumps(_text(cache['bytes']))}", f"ways = {cache['ways']}"]
     write_text(path, "\n".join(lines) + "\n", DataError)
 
 
 def note_machine(folder: Path, top: Path) -> str | None:
-    """Write this machine's profile into a collection that has none; says what was not possible, if anything.
+    """Write this machine's profile into a collection that has none; returns a note for the user if that failed.
 
     Parameters
     ----------
     folder : Path
-        The collection's, which is made when missing.
+        The collection's, created when missing.
     top : Path
-        As far up as :func:`beside` looks.
+        Uppermost folder where :func:`beside` looks.
     """
     if beside(folder, top) is not None:
         return None
     found = machine()
     if found is None:
-        return f"this system does not tell its caches; write {folder / FILE} yourself, or features take a generic cpu"
+        return f"this system does not report its caches: without {folder / FILE}, features use the generic cpu profile"
     save(folder / FILE, found)
     return None
 
 
 def _check_keys(
-    told: Mapping[str, Any], required: tuple[str, ...], optional: tuple[str, ...], where: str, error: type[GbrError]
+    values: Mapping[str, Any], required: tuple[str, ...], optional: tuple[str, ...], where: str, error: type[GbrError]
 ) -> None:
     for key in required:
-        if key not in told:
-            raise error(f"{where}: {key} is missing; want {', '.join(required)}")
-    for key in told:
+        if key not in values:
+            raise error(f"{where}: {key} is missing; expected {', '.join(required)}")
+    for key in values:
         if key not in required + optional:
-            raise error(f"{where}: got the unknown key {key}; want {', '.join(required + optional)}")
+            raise error(f"{where}: unknown key {key}; expected {', '.join(required + optional)}")
 
 
 def _number(value: Any, where: str, least: int, error: type[GbrError]) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= _MOST_ROWS:
-        raise error(f"{where}: got {_short(value)}, want a whole number from {least} to {_MOST_ROWS}")
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= _MAX_ROWS:
+        raise error(f"{where}: expected an integer from {least} to {_MAX_ROWS}, got {_short(value)}")
     return value
 
 
 def _size(value: Any, where: str, error: type[GbrError]) -> int:
     nbytes = _bytes(value) if isinstance(value, str) else value
-    if isinstance(nbytes, bool) or not isinstance(nbytes, int) or not 1 <= nbytes <= _MOST_BYTES:
-        raise error(f'{where}: got {_short(value)}, want bytes: a whole number from 1 on, or a text like "48 KiB"')
+    if isinstance(nbytes, bool) or not isinstance(nbytes, int) or not 1 <= nbytes <= _MAX_BYTES:
+        raise error(f'{where}: expected bytes as a positive integer or a string like "48 KiB", got {_short(value)}')
     return nbytes
 
 
 def _bytes(text: str) -> int | None:
-    """``48 KiB`` in bytes; None for another text."""
+    """``48 KiB`` in bytes; None for an invalid text."""
     found = re.fullmatch(r"([0-9]{1,18})\s*([A-Za-z]*)", text.strip())
     unit = _UNITS.get(found[2].upper()) if found else None
     return int(found[1]) * unit if found and unit else None
 
 
 def _short(value: Any) -> str:
-    """A value for a message; Python tells no number of thousands of digits."""
-    return "a number beyond all sizes" if isinstance(value, int) and abs(value) > _MOST_BYTES else repr(value)
+    """A value for a message; Python refuses to print integers of thousands of digits."""
+    return "a number that is too large" if isinstance(value, int) and abs(value) > _MAX_BYTES else repr(value)
 
 
 def _text(nbytes: int) -> str | int:
@@ -249,3 +262,55 @@ def _text(nbytes: int) -> str | int:
         if nbytes % _UNITS[unit.upper()] == 0:
             return f"{nbytes // _UNITS[unit.upper()]} {unit}"
     return nbytes
+
+
+def machine(root: Path = Path("/")) -> Hardware | None:
+    """Profile of this machine from Linux's sysfs and cpuinfo; None if they report no data cache.
+
+    A cache shared by several cores counts in full.  If other processes run at the same time, a TOML file with this
+    process's share is the better profile.
+
+    Parameters
+    ----------
+    root : Path
+        Folder of ``sys`` and ``proc``.
+    """
+    levels: dict[int, Cache] = {}
+    line = 0
+    for index in sorted((root / "sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        try:
+            level, nbytes = int(_line(index / "level")), _bytes(_line(index / "size"))
+            if nbytes and level <= N_LEVELS and _line(index / "type") in ("Data", "Unified"):
+                levels[level] = Cache(nbytes, _optional(index / "ways_of_associativity"))
+                line = line or _optional(index / "coherency_line_size")
+        except (OSError, ValueError):  # some virtual machines leave levels out
+            continue
+    if not levels:
+        return None
+    try:
+        cpu = (root / "proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        cpu = ""
+    flags = _field(cpu, "flags").split()
+    vector = next(nbytes for flag, nbytes in _VECTORS if not flag or flag in flags)
+    try:
+        caches = tuple(levels[level] for level in sorted(levels))
+        return Hardware(_field(cpu, "model name") or "machine", vector, line or CPU.line_bytes, caches)
+    except ValueError:
+        return None
+
+
+def _line(path: Path) -> str:
+    return path.read_text(encoding="ascii").strip()
+
+
+def _optional(path: Path) -> int:
+    try:
+        return max(int(_line(path)), 0)
+    except (OSError, ValueError):
+        return 0
+
+
+def _field(cpuinfo: str, name: str) -> str:
+    found = re.search(rf"^{name}\s*:(.*)$", cpuinfo, re.MULTILINE)
+    return " ".join(found[1].split()) if found else ""

@@ -1,22 +1,22 @@
-"""Bounds-checked reader of ``.npz`` members; large ones come in blocks straight from the compressed stream.
+"""Bounds-checked reader of ``.npz`` archives that reads large arrays in blocks, straight from the compressed stream.
 
-``numpy.load`` inflates a member whole (a layout file may hold 12.8 GB of configurations) and trusts its header.  Here
-the header of a member is read before anything is allocated, its size is held against the archive's directory, nothing
-is ever unpickled, and the CRC is checked.
+``numpy.load`` inflates a whole array (a layout file may hold 12.8 GB of configurations) and trusts its header.  Here
+the header is compared with the archive's directory before anything is allocated, nothing is ever unpickled, and the CRC
+is checked.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import math
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from types import TracebackType
+from typing import Any, Final
 
 import numpy as np
 from numpy.lib import format as npy
@@ -26,20 +26,15 @@ from gbr.errors import DataError
 
 try:
     from isal import isal_zlib as inflate
-    from isal.igzip_lib import DECOMP_DEFLATE, IgzipDecompressor
 except ImportError:  # isal has wheels for x86-64 and arm64 only
     inflate = zlib  # type: ignore[misc]
 
-crc32: Final[Callable[[Any], int]] = inflate.crc32
-
-#: Uncompressed bytes per block of :meth:`NpzFile.blocks` unless the caller asks for rows: it stays in a core's cache
-#: while it is checked and read, and is large enough for what it costs to begin another.
+#: Uncompressed bytes per block, 512 KiB: a block stays in a core's cache while it is checked and read.
 BLOCK_BYTES: Final = 1 << 19
 
-_READ: Final = 1 << 17
+_READ_BYTES: Final = 1 << 16
 _LOCAL_HEADER: Final = struct.Struct("<4s22xHH")
-_ENCRYPTED: Final = 1
-#: Deflate cannot do better than 258 bytes for 2 bits; more is a forged directory.
+#: Deflate needs at least 2 bits for 258 bytes; a directory that promises more is forged.
 _MAX_RATIO: Final = 1032
 _MAX_HEADER: Final = 1 << 16
 _MAX_NAME: Final = 100
@@ -47,34 +42,31 @@ _MAX_NAME: Final = 100
 
 @dataclass(frozen=True)
 class Member:
-    """One array of the archive, as its header describes it.
+    """One array of an archive, as its header describes it.
 
     Parameters
     ----------
-    name : str
-        Key, without ``.npy``.
     shape : tuple of int
     dtype : numpy.dtype
     fortran : bool
         Column-major order.
-    header : int
-        Bytes before the values.
+    header_bytes : int
+        Size of the header that precedes the values.
     """
 
-    name: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     fortran: bool
-    header: int
+    header_bytes: int
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the values."""
+        """Size of the values in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
 class NpzFile:
-    """An ``.npz`` archive whose directory has been read and checked; holds no open file.
+    """An ``.npz`` archive whose directory has been read and checked.  It holds no open file.
 
     Parameters
     ----------
@@ -89,7 +81,7 @@ class NpzFile:
     Raises
     ------
     DataError
-        When the file is missing, no zip archive, torn, or names a member twice.
+        When the file is missing, not a complete zip archive, or has duplicate or unprintable member names.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -98,315 +90,217 @@ class NpzFile:
             with zipfile.ZipFile(self.path) as archive:
                 entries = archive.infolist()
         except FileNotFoundError as fault:
-            raise DataError(f"{self.path}: no such file; name an .npz graph file") from fault
+            raise DataError(f"{self.path}: no such file; expected an .npz graph file") from fault
         except OSError as fault:
             raise DataError(f"{self.path}: cannot be read ({fault.strerror or fault})") from fault
         except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, EOFError) as fault:
-            raise DataError(f"{self.path}: no whole .npz archive ({fault}); fetch or write it again") from fault
+            raise DataError(
+                f"{self.path}: not a complete .npz archive ({fault}); download or write it again"
+            ) from fault
         self._entries: dict[str, zipfile.ZipInfo] = {}
         for entry in entries:
             name = entry.filename.removesuffix(".npy")
-            if not name.isprintable() or len(name) > _MAX_NAME:
-                raise DataError(f"{self.path}: a member's name is {name[:_MAX_NAME]!r}; fetch or write the file again")
-            if name in self._entries:
-                raise DataError(f"{self.path}: {name}: two members of this name; fetch or write the file again")
+            if name in self._entries or not name.isprintable() or len(name) > _MAX_NAME:
+                fault_text = "duplicate" if name in self._entries else "invalid"
+                raise DataError(f"{self.path}: {fault_text} member name {name[:_MAX_NAME]!r}; download the file again")
             self._entries[name] = entry
         self.keys = tuple(self._entries)
         self._members: dict[str, Member] = {}
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits over names, sizes and CRCs of all members: changes with the contents; nothing is inflated."""
+        """16 hex digits over names, sizes and CRCs of all members; nothing is inflated."""
         listing = sorted((name, entry.CRC, entry.file_size) for name, entry in self._entries.items())
         return hashlib.sha256(repr(listing).encode()).hexdigest()[:16]
 
     def member(self, name: str) -> Member:
-        """Read a member's header: shape and type, nothing inflated beyond it.
+        """Read the header of an array.
 
         Raises
         ------
         KeyError
-            When there is no such member.
+            When there is no such array.
         DataError
-            When it is torn, holds Python objects, or its size is not what the archive's directory says.
+            When it is corrupt, holds Python objects, or its size disagrees with the archive's directory.
         """
         if name not in self._members:
-            with self._open(self._entries[name]) as stream:
-                self._header(name, self._entries[name], stream)
+            with self._open(name) as stream:
+                self._header(name, stream)
         return self._members[name]
 
     def read(self, name: str) -> NDArray[Any]:
-        """Read one array whole, in C order, with its CRC checked.
+        """Read a whole array, in C order, and check its CRC.
 
         Raises
         ------
         KeyError, DataError
-            As :meth:`member`; further for values that do not inflate or fail their CRC.
+            As :meth:`member`, and for values that do not inflate or fail their CRC.
         """
-        entry = self._entries[name]
-        with self._open(entry) as stream:
-            member = self._header(name, entry, stream)
+        with self._open(name) as stream:
+            member = self._header(name, stream)
             values = np.empty(math.prod(member.shape), member.dtype)
-            self._fill(stream, name, memoryview(values.view(np.uint8)))  # type: ignore[arg-type]
-            self._finish(stream, name)
+            view = memoryview(values.view(np.uint8))  # type: ignore[arg-type]
+            for first in range(0, len(view), BLOCK_BYTES):
+                part = view[first : first + BLOCK_BYTES]
+                part[:] = stream.read(len(part))
+            stream.finish()
         return np.asarray(values.reshape(member.shape, order="F" if member.fortran else "C"), order="C")
 
-    def blocks(self, name: str, rows: int | None = None) -> Iterator[tuple[int, NDArray[Any]]]:
-        """Read one array in blocks along its first axis; memory is a few blocks, whatever the member's size.
+    def blocks(self, name: str) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Read an array in blocks of rows of about :data:`BLOCK_BYTES`; memory does not grow with its size.
 
-        The CRC is checked after the last block: an iteration that ends by itself has read exactly what was written.
-
-        Parameters
-        ----------
-        name : str
-        rows : int, optional
-            Rows per block (the last may have fewer); about 1 MiB by default.
+        The CRC is checked after the last block.
 
         Yields
         ------
         int, array (rows, ...)
-            Number of the first row, and a block that is the caller's to keep, read-only: mostly the very bytes that
-            were inflated.
+            Index of the first row, and a read-only block.
 
         Raises
         ------
         KeyError, DataError
-            As :meth:`read`; further for column-major order, which does not come row by row.
+            As :meth:`read`, and for column-major arrays.
         """
-        entry = self._entries[name]
-        with self._open(entry) as stream:
-            member = self._header(name, entry, stream)
+        with self._open(name) as stream:
+            member = self._header(name, stream)
             if member.fortran and len(member.shape) > 1:
                 raise DataError(
-                    f"{self.path}: {name}: column-major order cannot be read in blocks of rows; "
-                    "write it with numpy.ascontiguousarray"
+                    f"{self.path}: {name}: expected C order, got column-major order; "
+                    "convert it with numpy.ascontiguousarray"
                 )
-            row = math.prod(member.shape[1:])
-            step = rows or max(1, BLOCK_BYTES // max(1, row * member.dtype.itemsize))
+            row_bytes = math.prod(member.shape[1:]) * member.dtype.itemsize
+            step = max(1, BLOCK_BYTES // max(1, row_bytes))
             for first in range(0, member.shape[0], step):
-                count = min(step, member.shape[0] - first)
-                values = np.frombuffer(self._take(stream, name, count * row * member.dtype.itemsize), member.dtype)
-                yield first, values.reshape(count, *member.shape[1:])
-            self._finish(stream, name)
+                rows = min(step, member.shape[0] - first)
+                block = np.frombuffer(stream.read(rows * row_bytes), member.dtype)
+                yield first, block.reshape(rows, *member.shape[1:])
+            stream.finish()
 
-    def _open(self, entry: zipfile.ZipInfo) -> _Inflate:
-        try:
-            return _Inflate(self.path, entry)
-        except OSError as fault:
-            raise DataError(f"{self.path}: cannot be read ({fault.strerror or fault})") from fault
-        except _TornError as fault:
-            raise self._torn(entry.filename.removesuffix(".npy"), fault) from fault
+    def map(self, name: str) -> NDArray[Any]:
+        """Memory-map an uncompressed array, read-only.  Its CRC is not checked.
 
-    def _header(self, name: str, entry: zipfile.ZipInfo, stream: _Inflate) -> Member:
+        Raises
+        ------
+        KeyError, DataError
+            As :meth:`member`, and for a compressed or column-major array.
+        """
+        with self._open(name) as stream:
+            member = self._header(name, stream)
+            if not stream.is_stored or member.fortran or not member.nbytes:
+                raise stream.error("it cannot be memory-mapped")
+            return np.memmap(self.path, member.dtype, "r", stream.offset + member.header_bytes, member.shape)
+
+    def _open(self, name: str) -> _Stream:
+        return _Stream(f"{self.path}: {name}", self.path, self._entries[name])
+
+    def _header(self, name: str, stream: _Stream) -> Member:
         if name in self._members:
-            known = self._members[name]
-            self._fill(stream, name, memoryview(bytearray(known.header)))
-            return known
-        head = io.BytesIO()
-
-        def more(count: int) -> bytes:
-            buffer = bytearray(count)
-            self._fill(stream, name, memoryview(buffer))
-            head.write(buffer)
-            return bytes(buffer)
-
-        magic = more(8)
-        if magic[:6] != b"\x93NUMPY" or magic[6:] not in (b"\x01\x00", b"\x02\x00"):
-            raise self._torn(name, "no array in .npy format 1 or 2")
-        width = 2 if magic[6] == 1 else 4
-        length = int.from_bytes(more(width), "little")
-        if length > _MAX_HEADER:
-            raise self._torn(name, f"a header of {length} bytes")
-        more(length)
-        size = head.seek(0, io.SEEK_END)
-        head.seek(0)
+            stream.read(self._members[name].header_bytes)
+            return self._members[name]
         try:
-            version = npy.read_magic(head)
-            read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-            shape, fortran, dtype = read(head, max_header_size=_MAX_HEADER)
-        except Exception as fault:  # NumPy lets through whatever its tokenizer and parser raise
-            raise self._torn(name, f"a header that cannot be read ({' '.join(str(fault).split())[:80]})") from fault
-        if dtype.hasobject:
-            raise DataError(
-                f"{self.path}: {name}: holds Python objects, which are never unpickled; write it as numbers"
-            )
+            if npy.read_magic(stream) != (1, 0):  # what NumPy writes for arrays of numbers
+                raise stream.error("not in .npy format 1.0")
+            shape, fortran, dtype = npy.read_array_header_1_0(stream, max_header_size=_MAX_HEADER)
+        except DataError:
+            raise
+        except Exception as fault:  # whatever NumPy's parser raises
+            raise stream.error(f"invalid header: {' '.join(str(fault).split())[:80]}") from fault
         if dtype.kind not in "iufb" or any(extent < 0 for extent in shape):
-            raise DataError(f"{self.path}: {name}: got {dtype} {shape}, want an array of numbers")
-        member = Member(name, tuple(shape), dtype, bool(fortran), size)
-        if size + member.nbytes != entry.file_size:
-            raise self._torn(
-                name, f"{dtype} {shape} takes {size + member.nbytes} bytes, the archive holds {entry.file_size}"
-            )
+            raise DataError(f"{self.path}: {name}: expected an array of numbers, got {dtype} {shape}")
+        member = Member(tuple(shape), dtype, bool(fortran), stream.position)
+        declared = self._entries[name].file_size
+        if member.header_bytes + member.nbytes != declared:
+            raise stream.error(f"{dtype} {shape} needs {member.header_bytes + member.nbytes} bytes, got {declared}")
         self._members[name] = member
         return member
 
-    def _fill(self, stream: _Inflate, name: str, into: memoryview) -> None:
-        try:
-            stream.readinto(into)
-        except (_TornError, OSError) as fault:
-            raise self._torn(name, fault) from fault
 
-    def _take(self, stream: _Inflate, name: str, count: int) -> bytes:
-        try:
-            return stream.read(count)
-        except (_TornError, OSError) as fault:
-            raise self._torn(name, fault) from fault
+class _Stream:
+    """Sequential reader of one archive member, which inflates it and sums its CRC.  A context manager."""
 
-    def _finish(self, stream: _Inflate, name: str) -> None:
-        try:
-            stream.finish()
-        except (_TornError, OSError) as fault:
-            raise self._torn(name, fault) from fault
-
-    def _torn(self, name: str, what: object) -> DataError:
-        return DataError(f"{self.path}: {name}: torn ({what}); fetch or write the file again")
-
-
-class _TornError(Exception):
-    """A stream that is not what the archive's directory says."""
-
-
-class _Inflate:
-    """Sequential reader of one archive member; sums its CRC as it goes."""
-
-    def __init__(self, path: Path, entry: zipfile.ZipInfo) -> None:
-        self._entry = entry
+    def __init__(self, where: str, path: Path, entry: zipfile.ZipInfo) -> None:
+        self._where, self._entry = where, entry
+        self.position = 0
+        self.is_stored = entry.compress_type == zipfile.ZIP_STORED
         self._crc = 0
-        self._left = entry.file_size
-        if entry.flag_bits & _ENCRYPTED:
-            raise _TornError("it is encrypted")
-        if entry.compress_type == zipfile.ZIP_DEFLATED:
-            self._inflater: Any = _decompressor()
-            if entry.file_size > entry.compress_size * _MAX_RATIO + _READ:
-                raise _TornError(f"{entry.compress_size} bytes cannot inflate to {entry.file_size}")
-        elif entry.compress_type == zipfile.ZIP_STORED:
-            self._inflater = None
-            if entry.file_size != entry.compress_size:
-                raise _TornError(f"{entry.compress_size} stored bytes, {entry.file_size} declared")
-        else:
-            raise _TornError(f"compression method {entry.compress_type}; want deflate or none")
-        self._file: BinaryIO = open(path, "rb")  # noqa: SIM115 -- closed by __exit__
+        self._remaining = entry.compress_size
+        self._inflater: Any = None if self.is_stored else inflate.decompressobj(-15)
+        if entry.flag_bits & 1:
+            raise self.error("encrypted")
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise self.error(f"unsupported compression method {entry.compress_type}")
+        largest = entry.compress_size if self.is_stored else entry.compress_size * _MAX_RATIO + _READ_BYTES
+        if entry.file_size > largest:
+            raise self.error(f"{entry.compress_size} bytes cannot hold {entry.file_size}")
         try:
-            self._compressed = self._locate()
+            self._file = open(path, "rb")  # noqa: SIM115 -- closed by __exit__
+        except OSError as fault:
+            raise DataError(f"{path}: cannot be read ({fault.strerror or fault})") from fault
+        try:
+            size = self._file.seek(0, 2)
+            self._file.seek(max(0, entry.header_offset))
+            header = self._file.read(_LOCAL_HEADER.size)
+            magic, *lengths = _LOCAL_HEADER.unpack(header) if len(header) == _LOCAL_HEADER.size else (b"",)
+            #: Position of the member's contents in the file.
+            self.offset = entry.header_offset + _LOCAL_HEADER.size + sum(lengths)
+            if magic != b"PK\x03\x04" or entry.header_offset < 0 or self.offset + entry.compress_size > size:
+                raise self.error("truncated or without a local header")
+            self._file.seek(self.offset)
         except BaseException:
             self._file.close()
             raise
 
-    def __enter__(self) -> _Inflate:
+    def __enter__(self) -> _Stream:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._file.close()
 
-    def read(self, count: int) -> bytes:
-        """The next ``count`` bytes: not copied where they inflate in one piece."""
-        self._promised(count)
-        chunk = self._next(count) if count else b""
-        if len(chunk) < count:
-            pieces = [chunk]
-            while chunk and (missing := count - sum(map(len, pieces))):
-                pieces.append(chunk := self._next(missing))
-            chunk = b"".join(pieces)
-            if len(chunk) < count:
-                raise _TornError(f"ends {self._left - len(chunk)} bytes early")
-        self._left -= count
-        return chunk
+    def error(self, what: object) -> DataError:
+        return DataError(f"{self._where}: corrupt ({what}); download or write the file again")
 
-    def readinto(self, into: memoryview) -> None:
-        """Fill ``into`` with the next bytes."""
-        self._promised(len(into))
-        filled = 0
-        while filled < len(into):
-            chunk = self._next(len(into) - filled)
-            if not chunk:
-                raise _TornError(f"ends {self._left - filled} bytes early")
-            into[filled : filled + len(chunk)] = chunk
-            filled += len(chunk)
-        self._left -= filled
-
-    def _promised(self, count: int) -> None:
-        if count > self._left:
-            raise _TornError(f"{count - self._left} bytes short of its values")
+    def read(self, count: int = 0, /) -> bytes:
+        """Exactly the next ``count`` bytes; not copied where they inflate in one piece."""
+        pieces: list[bytes] = []
+        missing = count
+        while missing:
+            pieces.append(piece := self._next(missing))
+            if not piece:
+                raise self.error(f"ends {missing} bytes early")
+            missing -= len(piece)
+        self.position += count
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def finish(self) -> None:
-        """Check that this was the end, and the CRC of all of it."""
-        if self._left:
-            raise _TornError(f"{self._left} bytes after its values")
-        if self._inflater is not None:
-            while not self._inflater.eof:
-                if self._inflate(1):
-                    raise _TornError("inflates to more than declared")
-        if self._compressed or (self._inflater is not None and self._inflater.unused_data):
-            raise _TornError("bytes after its compressed stream")
+        """Check that this was the end of the member, and its CRC."""
+        if self._next(1) or self._remaining or (self._inflater and not self._inflater.eof):
+            raise self.error("more data than the directory declares")
         if self._crc != self._entry.CRC:
-            raise _TornError(f"CRC {self._crc:08x}, the archive says {self._entry.CRC:08x}")
-
-    def _locate(self) -> int:
-        self._file.seek(self._entry.header_offset)
-        header = self._file.read(_LOCAL_HEADER.size)
-        if len(header) < _LOCAL_HEADER.size:
-            raise _TornError("its local header is cut off")
-        magic, name_length, extra_length = _LOCAL_HEADER.unpack(header)
-        if magic != b"PK\x03\x04":
-            raise _TornError("it has no local header")
-        start = self._file.seek(name_length + extra_length, io.SEEK_CUR)
-        if start + self._entry.compress_size > self._file.seek(0, io.SEEK_END):
-            raise _TornError("it runs over the end of the file")
-        self._file.seek(start)
-        return self._entry.compress_size
-
-    def _raw(self, limit: int) -> bytes:
-        chunk = self._file.read(min(limit, self._compressed))
-        if not chunk:
-            raise _TornError("its compressed stream is cut off")
-        self._compressed -= len(chunk)
-        return chunk
+            raise self.error(f"CRC {self._crc:08x}, expected {self._entry.CRC:08x}")
 
     def _next(self, limit: int) -> bytes:
-        chunk = self._raw(limit) if self._inflater is None else self._inflate(limit)
-        self._crc = inflate.crc32(chunk, self._crc)
+        """At least one byte and at most ``limit``; none at the end."""
+        if self._inflater is None:
+            piece = self._raw(limit)
+        else:
+            piece = b""
+            while not piece and not self._inflater.eof:
+                given = self._inflater.unconsumed_tail or self._raw(_READ_BYTES)
+                try:
+                    piece = self._inflater.decompress(given, limit)
+                except inflate.error as fault:  # type: ignore[misc]
+                    raise self.error(fault) from fault
+                if not given:
+                    break
+        self._crc = inflate.crc32(piece, self._crc)
+        return piece
+
+    def _raw(self, limit: int) -> bytes:
+        try:
+            chunk = self._file.read(min(limit, self._remaining))
+        except OSError as fault:
+            raise self.error(fault.strerror or fault) from fault
+        self._remaining -= len(chunk)
         return chunk
-
-    def _inflate(self, limit: int) -> bytes:
-        """At least one byte, at most ``limit``; none only at the end of the stream."""
-        assert self._inflater is not None
-        while not self._inflater.eof:
-            given = self._raw(_READ) if self._inflater.needs_input and self._compressed else b""
-            try:
-                chunk: bytes = self._inflater.decompress(given, limit)
-            except inflate.error as fault:  # type: ignore[misc]
-                raise _TornError(f"its compressed stream is corrupt: {fault}") from fault
-            if chunk:
-                return chunk
-            if not given and not self._compressed and not self._inflater.eof:
-                raise _TornError("its compressed stream is cut off")
-        return b""
-
-
-class _Zlib:
-    """A decompressor of ``zlib`` that keeps what it has not consumed, as those of other libraries do."""
-
-    def __init__(self) -> None:
-        self._inflater = zlib.decompressobj(-15)
-        self._kept = b""
-
-    @property
-    def eof(self) -> bool:
-        return self._inflater.eof
-
-    @property
-    def needs_input(self) -> bool:
-        return not self._kept
-
-    @property
-    def unused_data(self) -> bytes:
-        return self._inflater.unused_data
-
-    def decompress(self, given: bytes, limit: int) -> bytes:
-        chunk = self._inflater.decompress(self._kept + given, limit)
-        self._kept = self._inflater.unconsumed_tail
-        return chunk
-
-
-def _decompressor() -> Any:
-    return _Zlib() if inflate is zlib else IgzipDecompressor(flag=DECOMP_DEFLATE)

@@ -1,41 +1,44 @@
-"""Repacking layout graphs: a small copy beside the file, from which any configuration can be read by itself.
+"""Repacked copies of layout graphs: small, memory-mapped, any configuration readable by itself.
 
-Builds and samples use the copy while the file is the one that it was made of; see :mod:`gbr.data.packed` for what is in it.
+``<stem>.gbr`` lies beside ``<stem>.npz``.  It is an uncompressed ``.npz`` archive, readable with ``numpy.load``, of
+
+- ``codes``, uint8, uint16 or uint32 (configurations, nodes): index of each node's row among the rows of that node,
+- ``rows``, int8 (rows, 18): the distinct rows of all nodes, in order of appearance,
+- ``owner``, int32 (rows,): the node of each row, as its position in ``node_config_ids``,
+- ``source``, uint64 (): fingerprint of the graph file.
+
+A node usually has two to nine distinct rows (Phothilimthana et al. search few layouts per node), so its 72 bytes per
+configuration become one, and nothing has to be inflated.  All else is read from the graph file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from glob import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import numpy as np
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from gbr import check_features
 from gbr.data.collection import Subset, graph_files
 from gbr.data.files import atomic_write, remove_partial_files
-from gbr.data.graph import DTYPES, Graph, read_graph
-from gbr.data.layout_build import coded_blocks
+from gbr.data.graph import REPACKED_SUFFIX, Graph, find_repacked, read_graph
 from gbr.data.npz import NpzFile
-from gbr.data.packed import CONFIGS, SUFFIX, PackedWriter, fresh
 from gbr.data.pool import Progress, in_processes
 from gbr.errors import DataError
 
 if TYPE_CHECKING:
     from features.layout.rows import RowTable
 
-_WIDTHS: Final = tuple(map(np.dtype, ("uint8", "uint16", "uint32")))
-
-
-class _TooManyRowsError(Exception):
-    """A node takes more distinct rows than the codes can number."""
+_WIDTHS: Final = ("uint8", "uint16", "uint32")
 
 
 def repack(path: Path | str) -> Path:
-    """Write the copy of a layout graph's file, ``<stem>.gbr`` beside it; one that is there is replaced.
+    """Write the repacked copy of a layout graph, ``<stem>.gbr`` beside its file, atomically.
 
     Parameters
     ----------
@@ -45,41 +48,36 @@ def repack(path: Path | str) -> Path:
     Returns
     -------
     Path
-        The copy, which appears whole or not at all.
+        The copy.
 
     Raises
     ------
     DataError
-        When the graph file breaks its format, is of another kind, or the copy cannot be written.
+        When the graph file is invalid or of another kind, or the copy cannot be written.
     """
-    check_features()
     path = Path(path)
-    file = NpzFile(path)
+    fingerprint = NpzFile(path).fingerprint
     graph = read_graph(path, use_copy=False)
     if graph.kind != "layout":
-        raise DataError(f"{path}: got a {graph.kind} graph, want layout; tile graphs are small and need no copy")
-    beside = path.with_suffix(SUFFIX)
-    remove_partial_files(beside.parent, escape(beside.name))
-    with atomic_write(beside, DataError) as part:
-        for width in _WIDTHS:
-            try:
-                with part.open("wb") as stream:
-                    _write(stream, file, graph, width)
-            except _TooManyRowsError:
-                continue
-            break
-    return beside
+        raise DataError(f"{path}: expected a layout graph, got a {graph.kind} graph; only layout graphs are repacked")
+    copy = path.with_suffix(REPACKED_SUFFIX)
+    remove_partial_files(copy.parent, escape(copy.name))
+    with atomic_write(copy, DataError) as part:
+        for width in map(np.dtype, _WIDTHS):
+            with part.open("wb") as stream:
+                if _write(stream, fingerprint, graph, width):
+                    break
+    return copy
 
 
 def repack_all(
     subset: Subset, data_root: Path, splits: Sequence[str], jobs: int = 1, progress: Progress | None = None
 ) -> int:
-    """Repack the graphs of a collection that have no fresh copy, damaged ones included.
+    """Repack the graphs of a layout collection that have no up-to-date copy.
 
     Parameters
     ----------
     subset : Subset
-        Of layouts.
     data_root : Path
     splits : sequence of str
     jobs : int
@@ -95,7 +93,7 @@ def repack_all(
     Raises
     ------
     DataError
-        As :func:`repack`; copies written before stay.
+        As :func:`repack`; copies that are complete stay.
     """
     stale = [path for split in splits for path in graph_files(subset, data_root, split) if not _is_fresh(path)]
     if stale:
@@ -108,35 +106,64 @@ def repack_all(
 def _is_fresh(path: Path) -> bool:
     fingerprint = NpzFile(path).fingerprint
     try:
-        return fresh(path, fingerprint) is not None
+        return find_repacked(path, fingerprint) is not None
     except DataError:
         return False
 
 
-def _write(stream: BinaryIO, file: NpzFile, graph: Graph, width: np.dtype[np.unsignedinteger]) -> None:
+def _write(stream: BinaryIO, fingerprint: str, graph: Graph, width: np.dtype[Any]) -> bool:
+    """Write a copy with codes of a type; returns whether they fit."""
     from features.layout.rows import RowTable
 
     assert graph.node_config_ids is not None
     table = RowTable(len(graph.node_config_ids))
-    writer = PackedWriter(stream, width)
     local = np.zeros(0, width)
-    for codes, _ in coded_blocks(graph, table):
-        if len(local) < len(table):
-            places, most = _places(table)
-            if most > np.iinfo(width).max + 1:
-                raise _TooManyRowsError
-            local = places.astype(width)
-        writer.add(local[codes])
-    numbers = np.argsort(table.owner, kind="stable").astype(np.int32)
-    ends = np.cumsum(np.bincount(table.owner, minlength=table.n_nodes))
-    arrays = {key: file.read(key) for key in file.keys if key in DTYPES and key != CONFIGS}
-    writer.finish(file.fingerprint, table.rows.astype(np.int8), numbers, np.array([0, *ends], np.int64), arrays)
+    with zipfile.ZipFile(stream, "w") as archive:
+        # ZipInfo by itself has a fixed date: equal graphs have equal copies.
+        with archive.open(zipfile.ZipInfo("codes.npy"), "w", force_zip64=True) as member:
+            shape = (graph.n_configs, table.n_nodes)
+            npy.write_array_header_1_0(member, {"descr": width.str, "fortran_order": False, "shape": shape})
+            for codes, _ in encoded_blocks(graph, table):
+                if len(local) < len(table):
+                    indices = _indices_within_nodes(table.owner)
+                    if indices.max() > np.iinfo(width).max:
+                        return False
+                    local = indices.astype(width)
+                member.write(local[codes].data)
+        arrays: dict[str, NDArray[Any]] = {
+            "rows": table.rows.astype(np.int8),
+            "owner": table.owner.astype(np.int32),
+            "source": np.array(int(fingerprint, 16), np.uint64),
+        }
+        for name, array in arrays.items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w") as member:
+                npy.write_array(member, array, allow_pickle=False)
+    return True
 
 
-def _places(table: RowTable) -> tuple[NDArray[np.int64], int]:
-    """Place of every row among those of its node, int64 (rows,), and the most rows that a node has."""
-    order = np.argsort(table.owner, kind="stable")
-    counts = np.bincount(table.owner)
-    places = np.empty(len(order), np.int64)
-    places[order] = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return places, int(counts.max())
+def _indices_within_nodes(owner: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Index of every row among those of its node, int64 (rows,)."""
+    order = np.argsort(owner, kind="stable")
+    counts = np.bincount(owner)
+    indices = np.empty(len(order), np.int64)
+    indices[order] = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return indices
+
+
+def encoded_blocks(graph: Graph, table: RowTable) -> Iterator[tuple[NDArray[np.uint32], NDArray[np.uint64]]]:
+    """Codes and digests (see :class:`features.layout.rows.RowTable`) of a graph file, block by block.
+
+    Raises
+    ------
+    DataError
+        For an invalid layout value.
+    """
+    for first, block in graph.stored_blocks():
+        if block.dtype != np.float32:
+            block = graph.narrow(first, block)
+        try:
+            encoded = table.encode(block)
+        except ValueError as fault:
+            graph.narrow(first, block)  # names the invalid value
+            raise DataError(f"{graph.source}: node_config_feat: {fault}") from fault
+        yield encoded

@@ -57,7 +57,7 @@ def write(folder: Path, data: bytes, suffix: str, about: dict[str, Any]) -> None
 
 def is_model_file(name: str) -> bool:
     """Whether a file name is that of a model file."""
-    return _MODEL_FILE.fullmatch(name) is not None
+    return name.isprintable() and _MODEL_FILE.fullmatch(name) is not None
 
 
 def read(folder: Path) -> tuple[bytes, dict[str, Any]]:

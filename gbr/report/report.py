@@ -26,9 +26,8 @@ from gbr.attribution import Explanation, explain
 from gbr.data.build import schema_of
 from gbr.data.collection import Subset, family
 from gbr.data.files import write_text
-from gbr.data.graph import N_LAYOUT, Graph, read_graph
+from gbr.data.graph import N_LAYOUT, Graph, layout_text, node_names, read_graph
 from gbr.data.groups import QueryGroups
-from gbr.data.names import layout_text, node_names
 from gbr.data.store import FeatureStore
 from gbr.errors import UsageError
 from gbr.evaluation import data_quality, metrics

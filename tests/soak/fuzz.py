@@ -32,13 +32,12 @@ import polars as pl
 
 from features.hardware import PROFILES
 from gbr import Ranker, predict, submit
-from gbr.data import hardware, packed
+from gbr.data import hardware
 from gbr.data.archive import unpack
 from gbr.data.build import extract, schema_of
 from gbr.data.collection import Subset
-from gbr.data.graph import graph_from_arrays, read_graph, write_graph
-from gbr.data.hlo import graph_arrays, identify, read_tuning
-from gbr.data.npz import crc32
+from gbr.data.graph import REPACKED_SUFFIX, Repacked, graph_from_arrays, read_graph, write_graph
+from gbr.data.hlo import graph_arrays
 from gbr.data.repack import repack
 from gbr.data.store import FeatureStore
 from gbr.download import Archive
@@ -47,9 +46,9 @@ from gbr.evaluation.protocol import indices_of
 from gbr.tune import Journal, ParameterSpace
 from tests.collection import trained, write_collection
 from tests.damage import damaged_arrays, damaged_bytes, damaged_json, damaged_text
-from tests.hlo_modules import LAYOUTS, SMALL, TILES
 from tests.made import collection, layout_arrays, tile_arrays
 from tests.mirror import npz, tar, zipped
+from tests.reference_hlo import SMALL
 
 ROOT: Final = Path(__file__).parents[2]
 #: Between a manifest and its model file, in one input.
@@ -204,24 +203,27 @@ def _repacked() -> Path:
 
 
 def _damage_copy(data: bytes, choice: random.Random) -> bytes:
-    """Damage the bytes of a copy, or its index under a checksum that fits."""
+    """Damage the bytes of a copy, or the values of one array under a checksum that fits."""
     if choice.random() < 0.5:
         return damaged_bytes(data, choice)
-    magic, version, _, start, length, _ = packed._PREAMBLE.unpack(data[: packed._PREAMBLE.size])
-    index = damaged_json(data[start : start + length], choice)
-    head = packed._PREAMBLE.pack(magic, version, crc32(index), start, len(index), start + len(index))
-    return head + data[packed._PREAMBLE.size : start] + index
+    with np.load(io.BytesIO(data)) as copy:
+        arrays = {key: copy[key] for key in copy.files}
+    key = choice.choice([name for name in arrays if arrays[name].ndim])
+    damaged = damaged_bytes(arrays[key].tobytes(), choice)[: arrays[key].nbytes].ljust(arrays[key].nbytes, b"\0")
+    arrays[key] = np.frombuffer(damaged, arrays[key].dtype).reshape(arrays[key].shape)
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
 
 
 def _read_copy(data: bytes, folder: Path) -> None:
     path = folder / "g.npz"
     shutil.copy(_repacked(), path)
-    path.with_suffix(packed.SUFFIX).write_bytes(data)
+    path.with_suffix(REPACKED_SUFFIX).write_bytes(data)
 
     def use() -> None:
-        copy = packed.Packed(path.with_suffix(packed.SUFFIX))
-        copy.describe("config_runtime")
-        assert sum(len(block) for _, block in copy.blocks()) == copy.shape[0]
+        copy = Repacked(path.with_suffix(REPACKED_SUFFIX))
+        copy.codes(slice(None))
         copy.configs(np.zeros(min(1, copy.shape[0]), np.int64))
 
     refused(use, DataError)
@@ -232,18 +234,12 @@ def _read_copy(data: bytes, folder: Path) -> None:
 
 
 def _programs() -> list[bytes]:
-    return [path.read_bytes() for path in (ROOT / "tests/data").glob("*.hlo.pb")] + [SMALL, TILES, LAYOUTS]
+    return [path.read_bytes() for path in (ROOT / "tests/data").glob("*.hlo.pb")] + [SMALL]
 
 
 def _read_program(data: bytes, _folder: Path) -> None:
-    """Read bytes as a serialised HLO module, and as tuning records."""
-
-    def use() -> None:
-        graph_arrays(data)
-        if identify(data).endswith("TuningData"):
-            read_tuning(data)
-
-    refused(use, HloError)
+    """Read bytes as a serialised HLO module."""
+    refused(lambda: graph_arrays(data), HloError)
 
 
 def _damage_table(data: bytes, choice: random.Random) -> bytes:
@@ -499,7 +495,7 @@ def _use_model(manifest: bytes, files: dict[str, bytes], folder: Path) -> None:
 TARGETS: Final[dict[str, Target]] = {
     "npz": Target(_graph_files, _damage_member, _read_graph_file),
     "arrays": Target(_graph_files, _damage_arrays, _read_graph_file),
-    "packed": Target(lambda: [_repacked().with_suffix(packed.SUFFIX).read_bytes()], _damage_copy, _read_copy),
+    "packed": Target(lambda: [_repacked().with_suffix(REPACKED_SUFFIX).read_bytes()], _damage_copy, _read_copy),
     "hlo": Target(_programs, damaged_bytes, _read_program),
     "store": Target(
         lambda: [path.read_bytes() for path in (made()[0] / "store").rglob("*.parquet")], _damage_table, _read_table

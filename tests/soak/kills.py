@@ -28,7 +28,7 @@ from typing import Any, Final
 import numpy as np
 
 from gbr import read_graph, write_graph
-from gbr.data.packed import Packed
+from gbr.data.graph import Repacked
 from gbr.data.store import FeatureStore
 from tests.collection import trained, write_collection
 from tests.made import collection, layout_arrays
@@ -69,7 +69,7 @@ def check_graphs(folder: Path) -> None:
         for _ in read_graph(path, use_copy=False).config_blocks():
             pass
     for path in sorted(folder.rglob("[!.]*.gbr")):
-        Packed(path).codes(slice(None))
+        Repacked(path).codes(slice(None))
 
 
 def check(folder: Path) -> None:

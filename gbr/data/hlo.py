@@ -1,12 +1,15 @@
-"""HloModule -> the arrays of a TpuGraphs file, cell for cell those of Google's own feature extractor.
+"""HLO modules (protobuf) -> the arrays of a TpuGraphs file, cell for cell those of Google's own feature extractor.
 
-Source of order and formulas: ``process_data/xla/{hlo_encoder.cc,featurizers.h}`` of google-research-datasets/tpu_graphs
-(Apache-2.0), task ``module_layout_cost``.
+Field numbers are those of xla/service/hlo.proto and xla/xla_data.proto (openxla/xla).  Order and formulas follow
+``process_data/xla/{hlo_encoder.cc,featurizers.h}`` of google-research-datasets/tpu_graphs (Apache-2.0), task
+``module_layout_cost``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from typing import Any, Final
 
@@ -14,11 +17,240 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.hlo import ELEMENT_TYPES, FEAT_ID, MAX_RANK, N_FEAT, OPCODE_ID
-from gbr.data.hlo.module import Instruction, Module
+from gbr.data.protobuf import HINT, boolean, decode, integer, integers, many, one, outline, text
+from gbr.errors import HloError
 
 IntArray = NDArray[np.int64]
 Arrays = dict[str, NDArray[Any]]
 Ints = Sequence[int]
+
+#: More instructions would need over half a gigabyte of node features; the largest graph of TpuGraphs has 43,615.
+MAX_INSTRUCTIONS: Final = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """LayoutProto: dimension numbers from the fastest varying to the slowest."""
+
+    minor_to_major: tuple[int, ...] = integers(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """ShapeProto.  ``element_type`` is xla.PrimitiveType; a dynamic dimension holds its upper bound."""
+
+    element_type: int = integer(2)
+    dimensions: tuple[int, ...] = integers(3)
+    tuple_shapes: tuple[Shape, ...] = many(4)
+    layout: Layout = one(5, Layout)
+
+
+@dataclass(frozen=True, slots=True)
+class WindowDimension:
+    """WindowDimension: one spatial dimension of a convolution or reduce-window."""
+
+    size: int = integer(1)
+    stride: int = integer(2)
+    padding_low: int = integer(3)
+    padding_high: int = integer(4)
+    window_dilation: int = integer(5)
+    base_dilation: int = integer(6)
+    window_reversal: bool = boolean(7)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Window: one entry per spatial dimension."""
+
+    dimensions: tuple[WindowDimension, ...] = many(1, WindowDimension)
+
+
+@dataclass(frozen=True, slots=True)
+class ConvolutionDimensions:
+    """ConvolutionDimensionNumbers: which dimension has which role."""
+
+    kernel_input_feature: int = integer(3)
+    kernel_output_feature: int = integer(4)
+    kernel_spatial: tuple[int, ...] = integers(6)
+    input_batch: int = integer(7)
+    input_feature: int = integer(8)
+    output_batch: int = integer(9)
+    output_feature: int = integer(10)
+    input_spatial: tuple[int, ...] = integers(11)
+
+
+@dataclass(frozen=True, slots=True)
+class SliceDimension:
+    """HloInstructionProto.SliceDimensions: [start, limit) by stride along one dimension."""
+
+    start: int = integer(1)
+    limit: int = integer(2)
+    stride: int = integer(3)
+
+
+@dataclass(frozen=True, slots=True)
+class PaddingDimension:
+    """PaddingConfig.PaddingConfigDimension; negative padding crops."""
+
+    low: int = integer(1)
+    high: int = integer(2)
+
+
+@dataclass(frozen=True, slots=True)
+class Padding:
+    """PaddingConfig: one entry per dimension."""
+
+    dimensions: tuple[PaddingDimension, ...] = many(1, PaddingDimension)
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """OpMetadata: the operation of the framework that an instruction comes from."""
+
+    op_name: str = text(2)
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """HloInstructionProto.
+
+    ``operand_ids`` are ids of instructions of the same computation, ``called_ids`` ids of computations.  Ids are
+    opaque: up to JAX 0.7 they count through the module, later they hold the computation's id in the upper 32 bits.
+    """
+
+    name: str = text(1)
+    opcode: str = text(2)
+    shape: Shape = one(3, Shape)
+    metadata: Metadata = one(7, Metadata)
+    parameter_number: int = integer(9)
+    dimensions: tuple[int, ...] = integers(14)
+    window: Window = one(15, Window)
+    convolution: ConvolutionDimensions = one(16, ConvolutionDimensions)
+    slices: tuple[SliceDimension, ...] = many(17, SliceDimension)
+    dynamic_slice_sizes: tuple[int, ...] = integers(20)
+    padding: Padding = one(21, Padding)
+    id: int = integer(35)
+    operand_ids: tuple[int, ...] = integers(36)
+    called_ids: tuple[int, ...] = integers(38)
+    feature_group_count: int = integer(50)
+    batch_group_count: int = integer(58)
+    is_stable: bool = boolean(60)
+
+
+@dataclass(frozen=True)
+class Computation:
+    """HloComputationProto: instructions in dependency order, operands before their users."""
+
+    name: str = text(1)
+    instructions: tuple[Instruction, ...] = many(2, Instruction)
+    id: int = integer(5)
+    root_id: int = integer(6)
+
+    @cached_property
+    def positions(self) -> dict[int, int]:
+        """Position of each instruction by its id."""
+        return {instruction.id: position for position, instruction in enumerate(self.instructions)}
+
+
+@dataclass(frozen=True)
+class Module:
+    """HloModuleProto: computations in dependency order, callees before their callers."""
+
+    name: str = text(1)
+    computations: tuple[Computation, ...] = many(3, Computation)
+    entry_id: int = integer(6)
+
+    def __len__(self) -> int:
+        """Instructions in all computations, which are the nodes of the graph."""
+        return sum(len(computation.instructions) for computation in self.computations)
+
+
+def read_module(data: bytes) -> Module:
+    """Decode an HLO module.
+
+    Parameters
+    ----------
+    data : bytes
+        HloModuleProto, or a message whose first field is one: HloProto, or ModuleTuningData of TpuGraphs.
+
+    Raises
+    ------
+    HloError
+        When the bytes are something else or break the rules of HLO.
+    """
+    if data.startswith(b"HloModule "):
+        raise HloError(f"expected an HLO protobuf, got HLO text; {HINT}")
+    fields, start, stop = outline(data), 0, len(data)
+    if not _is_module(fields) and 1 in fields:
+        start, stop = fields[1]
+        try:
+            fields = outline(data, start, stop)
+        except HloError:
+            fields = {}
+    if not _is_module(fields):
+        raise HloError(f"no HLO module in {len(data)} bytes; {HINT}")
+    return check(decode(Module, data, start, stop))
+
+
+def _is_module(fields: dict[int, tuple[int, int]]) -> bool:
+    # Computations and the entry's name.  The messages that wrap a module have no text as field 2.
+    return 3 in fields and 2 in fields
+
+
+def check(module: Module) -> Module:
+    """Return ``module`` if its graph is acyclic and operands precede their users, as HLO requires.
+
+    Raises
+    ------
+    HloError
+        For an id that is missing, duplicate or used before its instruction, and for an invalid layout or dimension.
+    """
+    where = f"HLO module {module.name!r}"
+    if not module.computations:
+        raise HloError(f"{where} has no computation; {HINT}")
+    if len(module) > MAX_INSTRUCTIONS:
+        raise HloError(f"{where}: expected at most {MAX_INSTRUCTIONS} instructions, got {len(module)}; split it")
+    known: set[int] = set()
+    for computation in module.computations:
+        _check_computation(computation, known, where)
+        if computation.id in known:
+            raise HloError(f"{where}: two computations have id {computation.id}; {HINT}")
+        known.add(computation.id)
+    if module.entry_id not in known:
+        raise HloError(f"{where}: no computation has the entry's id {module.entry_id}; {HINT}")
+    return module
+
+
+def _check_computation(computation: Computation, callable_ids: set[int], where: str) -> None:
+    where = f"{where}, computation {computation.name!r}"
+    earlier: set[int] = set()
+    for instruction in computation.instructions:
+        at = f"{where}, instruction {instruction.name!r}"
+        for operand in instruction.operand_ids:
+            if operand not in earlier:
+                exists = operand in computation.positions
+                fault = "does not precede it (a cycle, or not in dependency order)" if exists else "does not exist"
+                raise HloError(f"{at}: operand with id {operand} {fault}; {HINT}")
+        for callee in instruction.called_ids:
+            if callee not in callable_ids:
+                raise HloError(f"{at}: calls computation {callee}, which does not precede it; {HINT}")
+        if instruction.id in earlier:
+            raise HloError(f"{at}: duplicate id {instruction.id}; {HINT}")
+        earlier.add(instruction.id)
+        shape = instruction.shape
+        if shape.dimensions and min(shape.dimensions) < 0:
+            raise HloError(f"{at}: a dimension is unbounded; lower the program for known shapes")
+        order = shape.layout.minor_to_major
+        if len(set(order)) != len(order) or not set(order) <= set(range(len(shape.dimensions))):
+            raise HloError(f"{at}: invalid layout {list(order)} for {len(shape.dimensions)} dimensions; {HINT}")
+    if computation.root_id not in earlier:
+        raise HloError(f"{where}: no instruction has the root's id {computation.root_id}; {HINT}")
+
+
+def graph_arrays(data: bytes) -> Arrays:
+    """Encode the module in ``data``, see :func:`read_module` and :func:`encode`."""
+    return encode(read_module(data))
+
 
 #: Opcodes whose operands' and result's layouts TpuGraphs lets a configuration choose.
 CONFIGURABLE: Final = frozenset(("convolution", "dot", "reshape"))

@@ -1,0 +1,317 @@
+"""Graph files: read as NumPy reads them, validated, written, and converted."""
+
+from __future__ import annotations
+
+import builtins
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import networkx as nx
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from features.hlo import FEAT_ID, LAYOUT_CONFIG, N_FEAT, N_OPCODES, OPCODES, TILE_CONFIG
+from gbr.data import graph as graphs
+from gbr.data.graph import Graph, graph_from_arrays, read_graph, write_graph
+from gbr.errors import DataError, HloError, MissingLibraryError, UsageError
+from tests.made import Arrays, layout_arrays, tile_arrays
+from tests.reference_hlo import DATA, data
+
+EMBEDDED = ("tile/cpu/test/add_transposed_1536x331.npz", "layout/cpu/random/valid/senet_nhwc.npz")
+
+
+def test_widths_agree_with_the_vocabulary() -> None:
+    assert (N_FEAT, len(TILE_CONFIG), len(LAYOUT_CONFIG)) == (graphs.N_FEAT, graphs.N_TILE, graphs.N_LAYOUT)
+    assert N_OPCODES == graphs.MAX_OPCODE + 1
+
+
+def test_real_files_read_as_numpy_reads_them(shared_data: Path) -> None:
+    paths = sorted(shared_data.glob("npz/**/*.npz"))
+    assert len(paths) >= 8
+    for path in paths:
+        graph = read_graph(path)
+        assert (graph.name, graph.source) == (path.stem, str(path))
+        assert graph.kind == path.relative_to(shared_data / "npz").parts[0]
+        assert f"{len(graph.node_opcode):,} nodes" in repr(graph)
+        with np.load(path) as expected:
+            for key in ("node_feat", "node_opcode", "edge_index"):
+                found = getattr(graph, key)
+                assert found.dtype == graphs.DTYPES[key]
+                assert found.flags.c_contiguous
+                np.testing.assert_array_equal(found, expected[key])
+            runtime = expected["config_runtime"]
+            assert (graph.runtime is None) == ("test" in path.parts) == (not runtime.any())
+            if graph.runtime is not None:
+                np.testing.assert_array_equal(graph.runtime, runtime)
+            config = expected["config_feat" if graph.kind == "tile" else "node_config_feat"]
+            assert graph.n_configs == len(config)
+            blocks = list(graph.config_blocks(100))
+            assert {block.dtype.name for _, block in blocks} == {"float32" if graph.kind == "tile" else "int8"}
+            assert [first for first, _ in blocks] == list(range(0, len(config), 100))
+            np.testing.assert_array_equal(np.concatenate([block for _, block in blocks]), config)
+            if graph.kind == "tile":
+                np.testing.assert_array_equal(graph.normalizer, expected["config_runtime_normalizers"])
+            else:
+                np.testing.assert_array_equal(graph.node_config_ids, expected["node_config_ids"])
+                np.testing.assert_array_equal(graph.node_splits, expected["node_splits"][0])
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    n_configs=st.integers(1, 70),
+    rows=st.none() | st.integers(1, 80),
+    stored=st.integers(1, 400),
+    dtype=st.sampled_from(["float32", "int8", "int64"]),
+)
+def test_layout_blocks_do_not_depend_on_how_they_are_stored(
+    n_configs: int, rows: int | None, stored: int, dtype: str
+) -> None:
+    arrays = layout_arrays(n_configs)
+    arrays["node_config_feat"] = arrays["node_config_feat"].astype(dtype)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graphs, "BLOCK_BYTES", stored)
+        patch.setattr(graphs, "_CONFIG_BLOCK_BYTES", 8 * stored)
+        blocks = list(graph_from_arrays("x", arrays).config_blocks(rows))
+    if rows is not None:
+        assert [len(block) for _, block in blocks[:-1]] == [rows] * (len(blocks) - 1)
+    assert [first for first, _ in blocks] == np.cumsum([0, *(len(block) for _, block in blocks[:-1])]).tolist()
+    found = np.concatenate([block for _, block in blocks])
+    assert found.dtype == np.int8
+    np.testing.assert_array_equal(found, arrays["node_config_feat"])
+
+
+def test_integer_types_are_converted_and_unknown_opcodes_are_zero() -> None:
+    arrays = tile_arrays()
+    for key, dtype in (("node_opcode", "int64"), ("edge_index", "int32"), ("config_runtime", "uint64")):
+        arrays[key] = np.asfortranarray(arrays[key].astype(dtype))
+    found, plain = graph_from_arrays("x", arrays), graph_from_arrays("x", tile_arrays())
+    for key in ("node_opcode", "edge_index", "runtime"):
+        assert getattr(found, key).dtype == getattr(plain, key).dtype
+        np.testing.assert_array_equal(getattr(found, key), getattr(plain, key))
+    arrays["node_opcode"] = np.array([120, 121, 300])
+    assert graph_from_arrays("x", arrays).node_opcode.tolist() == [120, 0, 0]
+    assert found != plain  # compared by identity
+
+
+def test_runtimes_that_are_all_zero_are_unknown() -> None:
+    arrays = tile_arrays()
+    assert graph_from_arrays("x", arrays).repeat is None
+    arrays["config_runtime"] = np.zeros(7, np.int64)
+    arrays["config_runtime_repeat"] = np.arange(1, 8)
+    graph = graph_from_arrays("x", arrays)
+    assert graph.runtime is None
+    assert graph.repeat is not None
+    assert graph.repeat.tolist() == list(range(1, 8))
+
+
+@pytest.mark.parametrize("make", [tile_arrays, layout_arrays])
+def test_some_configurations_can_be_read(tmp_path: Path, make: Callable[[int], Arrays]) -> None:
+    arrays = make(20)
+    write_graph(tmp_path / "g.npz", arrays)
+    graph, config = read_graph(tmp_path / "g.npz"), arrays.get("config_feat", arrays.get("node_config_feat"))
+    np.testing.assert_array_equal(graph.configs([3, 3, 19, 0]), config[[3, 3, 19, 0]])
+    assert graph.configs([]).shape == (0, *config.shape[1:])
+    for wrong in ([-1], [0, 20]):
+        with pytest.raises(UsageError, match=rf"rows: expected indices from 0 to 19, got {wrong[-1]}"):
+            graph.configs(wrong)
+
+
+def test_printing_a_graph_describes_it() -> None:
+    tile, layout = (str(graph_from_arrays("x", make(7))) for make in (tile_arrays, layout_arrays))
+    for text in (tile, layout):
+        assert max(map(len, text.splitlines())) < 100
+        assert "configurations  7" in text
+    assert tile.startswith("x (tile)\n")
+    assert "µs" in tile
+    assert "1 nodes (convolution 1)" in layout
+    unmeasured = {key: value for key, value in tile_arrays().items() if key != "config_runtime"}
+    assert "not measured" in str(graph_from_arrays("x", unmeasured))
+
+
+@pytest.mark.parametrize("suffix", [".pb", ".hlo"])
+def test_hlo_modules_are_graphs_without_configurations(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"matmul{suffix}"
+    path.write_bytes(data("matmul"))
+    graph = read_graph(path)
+    assert (graph.kind, graph.n_configs, len(graph.node_opcode)) == ("program", 0, 5)
+    assert graph.node_config_ids is not None
+    assert graph.node_config_ids.tolist() == [3, 4]
+    assert list(graph.config_blocks()) == []
+    assert "configurations  none" in str(graph)
+    layout = graph.with_configs(np.full((3, 2, 18), -1))
+    assert (layout.kind, layout.n_configs, layout.name) == ("layout", 3, "matmul")
+    tile = graph.with_configs(np.ones((4, 24)))
+    assert (tile.kind, tile.n_configs) == ("tile", 4)
+    with pytest.raises(DataError, match=r"node_config_feat: expected shape \(\*, 2, 18\), got \(3, 1, 18\)"):
+        graph.with_configs(np.zeros((3, 1, 18)))
+    with pytest.raises(DataError, match="a tile graph has no configurable nodes"):
+        tile.with_configs(np.zeros((3, 1, 18)))
+    path.write_bytes((DATA / "matmul.hlo.txt").read_bytes())
+    with pytest.raises(HloError, match=rf"{path}: expected an HLO protobuf, got HLO text"):
+        read_graph(path)
+    with pytest.raises(DataError, match=r"missing\.\w+: cannot be read"):
+        read_graph(tmp_path / f"missing{suffix}")
+
+
+Change = Callable[[np.ndarray], np.ndarray]
+
+
+def put(index: Any, value: Any) -> Change:
+    """Changes one element of a copy."""
+
+    def change(array: np.ndarray) -> np.ndarray:
+        copy = np.array(array)
+        copy[index] = value
+        return copy
+
+    return change
+
+
+def new(*values: Any) -> Change:
+    """Another array."""
+    return lambda _: np.array(values)
+
+
+FAULTS: list[tuple[str, str, Change | None, str]] = [
+    ("tile", "node_feat", None, "expected node_feat among the keys, got keys "),
+    ("tile", "node_feat", lambda a: a[:, :139], r"expected shape \(\*, 140\), got \(3, 139\)"),
+    ("tile", "node_feat", lambda a: a[:0], "expected at least one node, got none"),
+    ("tile", "node_feat", put((1, 7), np.nan), r"expected finite numbers up to .*, got nan at \(1, 7\)"),
+    ("tile", "node_feat", lambda a: a + np.float64(1e39), r"got inf at \(0, 0\)"),
+    ("tile", "node_feat", lambda a: a > 0, "expected numbers, got bool"),
+    ("tile", "node_opcode", new(0, -1, 0), r"expected 0 or more, got -1 at \(1,\)"),
+    ("tile", "node_opcode", lambda a: a / 2, "expected integers, got float64"),
+    ("tile", "edge_index", new((1, 0), (3, 0)), r"expected 0 to 2, got 3 at \(1, 0\)"),
+    ("tile", "edge_index", new((1, 1)), r"expected \(consumer, operand\) .*, got \(1, 1\) in row 0"),
+    ("tile", "config_feat", None, r"expected config_feat \(tile\) or node_config_feat \(layout\), got "),
+    ("tile", "config_feat", put((4, 2), np.inf), r"got inf at \(4, 2\)"),
+    ("tile", "config_feat", lambda a: a[:0], "expected configurations, got none"),
+    ("tile", "config_runtime", lambda a: a[:3], r"expected shape \(7\), got \(3,\)"),
+    ("tile", "config_runtime", put(2, 0), "expected all positive, or all 0 if unknown, got 0 at 2"),
+    ("tile", "config_runtime", lambda a: np.full(7, 2**63, np.uint64), "got -9223372036854775808"),
+    ("tile", "config_runtime_normalizers", put(6, 0), r"expected 1 or more, got 0 at \(6,\)"),
+    ("layout", "node_config_ids", None, "expected it beside node_config_feat, got keys"),
+    ("layout", "node_config_ids", new(9), r"expected 0 to 8, got 9 at \(0,\)"),
+    ("layout", "node_config_ids", new(3, 3), "expected distinct nodes, got a duplicate"),
+    ("layout", "node_config_ids", lambda a: a[:0], "expected distinct nodes, got none"),
+    ("layout", "node_config_feat", lambda a: a[:, :, :17], r"expected shape \(\*, 1, 18\), got \(7, 1, 17\)"),
+    ("layout", "node_config_feat", lambda a: a[:0], "expected configurations, got none"),
+    ("layout", "config_feat", lambda _: np.zeros((7, 24)), "got both"),
+    ("layout", "node_splits", new((0, 10)), r"expected 0 to 9, got 10 at \(0, 1\)"),
+]
+
+
+@pytest.mark.parametrize(("kind", "key", "change", "message"), FAULTS)
+def test_invalid_arrays_are_refused(tmp_path: Path, kind: str, key: str, change: Change | None, message: str) -> None:
+    arrays = tile_arrays() if kind == "tile" else layout_arrays()
+    if change is None:
+        del arrays[key]
+    else:
+        arrays[key] = change(arrays.get(key, np.zeros(0)))
+    path = tmp_path / "broken.npz"
+    np.savez_compressed(path, **arrays)
+    with pytest.raises(DataError, match=message) as caught:
+        read_graph(path)
+    assert str(caught.value).startswith(f"{path}: {key}: ")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(DataError, match=rf"{key}: .*{message}"):
+        write_graph(tmp_path / "out.npz", arrays)
+    assert os.listdir(tmp_path) == ["broken.npz"]
+
+
+@pytest.mark.parametrize("value", [6, -2, 0.5, np.nan, 256 + 3, 1e30])
+def test_layout_values_are_checked_while_they_are_read(tmp_path: Path, value: float) -> None:
+    arrays = layout_arrays(50)
+    arrays["node_config_feat"][33, 0, 5] = value
+    np.savez_compressed(tmp_path / "a.npz", **arrays)
+    message = r"node_config_feat: expected integers from -1 to 5, got .* at \(33, 0, 5\)"
+    with pytest.raises(DataError, match=message):
+        list(read_graph(tmp_path / "a.npz").config_blocks(10))
+    with pytest.raises(DataError, match=message):
+        write_graph(tmp_path / "b.npz", arrays)
+    assert not (tmp_path / "b.npz").exists()
+
+
+def test_a_file_replaced_while_it_is_read_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    write_graph(path, layout_arrays(300, seed=0))
+    graph = read_graph(path)
+    write_graph(path, layout_arrays(300, seed=1))
+    with pytest.raises(DataError, match="node_config_feat: corrupt"):
+        list(graph.config_blocks())
+
+
+@pytest.mark.parametrize("make", [tile_arrays, layout_arrays])
+def test_written_graphs_have_the_official_types(tmp_path: Path, make: Callable[[], Arrays]) -> None:
+    arrays = make()
+    arrays["config_runtime_repeat"] = np.arange(1, 8, dtype=np.int32)
+    path = tmp_path / "new" / "a.b.npz"
+    write_graph(path, arrays)
+    with np.load(path) as found:
+        assert set(found.files) == set(arrays)
+        for key, array in arrays.items():
+            assert found[key].dtype == graphs.DTYPES[key]
+            np.testing.assert_array_equal(found[key], array)
+    assert read_graph(path).name == "a.b"
+    first = path.read_bytes()
+    write_graph(path, dict(reversed(arrays.items())))
+    assert path.read_bytes() == first
+
+
+def test_an_invalid_graph_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    write_graph(path, tile_arrays())
+    before = path.read_bytes()
+    with pytest.raises(DataError, match="edge_index"):
+        write_graph(path, tile_arrays() | {"edge_index": np.array([[0, 1]])})
+    with pytest.raises(DataError, match="unknown key config_names; the keys of a graph file are node_feat"):
+        write_graph(path, tile_arrays() | {"config_names": np.zeros(7)})
+    with pytest.raises(DataError, match=r"expected a name that ends in \.npz"):
+        write_graph(tmp_path / "a.zip", tile_arrays())
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["a.npz"]
+
+
+def embedded(name: str) -> Graph:
+    return read_graph(Path(__file__).parents[1] / "data/npz" / name)
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_networkx_graphs_agree_with_the_file(name: str) -> None:
+    graph = embedded(name)
+    made = graph.to_networkx()
+    assert isinstance(made, nx.DiGraph)
+    assert set(made.edges) == {(producer, consumer) for consumer, producer in graph.edge_index.tolist()}
+    assert list(nx.lexicographical_topological_sort(made)) == list(made) == list(range(len(graph.node_opcode)))
+    assert made.graph == {"name": graph.name, "kind": graph.kind}
+    for node, about in made.nodes(data=True):
+        row = graph.node_feat[node]
+        dims = row[FEAT_ID["shape_dimensions_0"] :][:6].astype(int).tolist()
+        rank = [*dims, 0].index(0)
+        assert about["opcode"] == OPCODES[graph.node_opcode[node]]
+        assert about["name"] == f"{about['opcode']}.{node}"
+        assert about["shape"] == tuple(dims[:rank])
+        assert row[FEAT_ID[f"shape_element_type_is_{about['element_type']}"]] == 1
+        assert sorted(about["layout"]) == list(range(rank))
+        assert about["configurable"] == (graph.node_config_ids is not None and node in graph.node_config_ids)
+        assert about["is_root"] == (row[FEAT_ID["is_root"]] > 0)
+        if about["element_type"] == "f32":
+            assert about["nbytes"] == 4 * np.prod(dims[:rank], dtype=np.int64)
+        assert {type(value) for value in about.values()} <= {str, int, bool, tuple}
+
+
+def test_a_missing_networkx_is_a_one_line_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *arguments: Any, **named: Any) -> Any:
+        if name == "networkx":
+            raise ModuleNotFoundError(name)
+        return real(name, *arguments, **named)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(MissingLibraryError, match=r"networkx is not installed; pip install 'gbr\[graph\]'"):
+        graph_from_arrays("x", tile_arrays()).to_networkx()
