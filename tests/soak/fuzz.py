@@ -479,7 +479,8 @@ def _use_model(manifest: bytes, files: dict[str, bytes], folder: Path) -> None:
     shutil.rmtree(run, ignore_errors=True)
     run.mkdir()
     for name, contents in {"manifest.json": manifest, **files}.items():
-        (run / name).write_bytes(contents)
+        with suppress(OSError, ValueError):  # a damaged manifest may name a file that cannot exist
+            (run / name).write_bytes(contents)
 
     def use() -> None:
         ranker = Ranker.load(run)
