@@ -7,14 +7,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Final
 
 import click
 
 from gbr import cli
-
-#: Number of features, nodes and copies shown by default.
-_TOP: Final = 8
 
 
 @cli.command("gbr.explain")
@@ -32,7 +28,7 @@ _TOP: Final = 8
     "--top",
     type=cli.POSITIVE,
     metavar="N",
-    help=f"Number of features, nodes and copies shown.  [default: {_TOP}; all with --json]",
+    help="Number of features, nodes and copies shown.  [default: 8; all with --json]",
 )
 @cli.report_option
 @cli.json_option
@@ -49,7 +45,7 @@ def main(
     """Explain which features, nodes and loops make a model rank a configuration before another one."""
     from gbr.attribution import explain
     from gbr.ranker import Ranker
-    from gbr.report.tables import explanation_tables, explanation_text
+    from gbr.report.tables import TOP, explanation_tables, explanation_text
 
     if report:
         from gbr.report.report import check_report_path, summarise_explanation, write_report
@@ -58,7 +54,7 @@ def main(
     ranker = Ranker.load(model)
     found = explain(ranker, graph, config, against)
     if report:
-        write_report(report, summarise_explanation(model, ranker, found, top or _TOP))
+        write_report(report, summarise_explanation(model, ranker, found, top or TOP))
         cli.note(f"the report is {report}")
     if as_json:
         cli.emit_json(found.as_dict(top))
@@ -66,7 +62,7 @@ def main(
     for line in explanation_text(found):
         print(line)
     print()
-    for title, columns, rows in explanation_tables(found, top or _TOP):
+    for title, columns, rows in explanation_tables(found, top or TOP):
         cli.table(title, columns, rows)
 
 
