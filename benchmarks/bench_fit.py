@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from benchmarks._results import Section, machine, publish_page
 from gbr.data.collection import resolve as subset_of
 from gbr.data.groups import QueryGroups
-from gbr.evaluation import scoring
+from gbr.evaluate import update_store
 from gbr.models import base, rows
 from gbr.models.params import resolve
 from gbr.models.rows import Rows
@@ -172,7 +172,7 @@ def first(rows: Rows, share: int) -> Rows:
 def one(args: argparse.Namespace, library: str, side: str) -> dict[str, Any]:
     """What one call needs, in this process: the curve, and the early rounds on a part of the graphs."""
     subset = subset_of(args.subset, args.data)
-    store, _ = scoring.ready_store(subset, args.data, args.store, ("train", "valid"), 1)
+    store, _ = update_store(subset, args.data, args.store, ("train", "valid"), 1)
     train, held_out = learnt(store.load("train").labelled()), store.load("valid").labelled()
     valid = Rows(held_out.X, held_out.target, held_out.indptr)
     call = CALLS[library][SIDES.index(side)]
@@ -202,7 +202,7 @@ def main() -> None:
         print(json.dumps(one(args, *args.one)))
         return
     subset = subset_of(args.subset, args.data)
-    scoring.ready_store(subset, args.data, args.store, ("train", "valid"), 1)
+    update_store(subset, args.data, args.store, ("train", "valid"), 1)
     line = [sys.executable, "-m", "benchmarks.bench_fit", *sys.argv[1:], "--one"]
     every = {
         (library, side): subprocess.Popen([*line, library, side], stdout=subprocess.PIPE, text=True)

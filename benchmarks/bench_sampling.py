@@ -12,7 +12,7 @@ from benchmarks._results import machine, publish
 from gbr import Ranker
 from gbr.data.collection import resolve
 from gbr.data.groups import QueryGroups
-from gbr.evaluation import scoring
+from gbr.evaluate import update_store
 from gbr.evaluation.metrics import kendall_tau
 from gbr.models.params import OBJECTIVES
 from gbr.models.rows import POLICIES, Rows, sample
@@ -46,7 +46,7 @@ def main() -> None:
     arguments.add_argument("--log", type=Path, metavar="FILE", help="keep every fit here, and take those that are")
     args = arguments.parse_args()
     subset = resolve(args.subset, args.data)
-    store, _ = scoring.ready_store(subset, args.data, args.store, ("train", "valid"), args.jobs)
+    store, _ = update_store(subset, args.data, args.store, ("train", "valid"), args.jobs)
     train, valid = store.load("train").labelled(), store.load("valid").labelled()
     rows, target = distinct(train)
     indptr = indptr_of(train, rows)

@@ -1,4 +1,4 @@
-"""Whether a model of the training graphs nearest to a target ranks it better than a model of all of them."""
+"""Whether a model of the training graphs most similar to a target ranks it better than a model of all of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from gbr.data.build import build
 from gbr.data.collection import resolve
 from gbr.data.store import FeatureStore
 from gbr.evaluation.metrics import count_pairs
-from gbr.evaluation.similar import nearest
 from gbr.train import distinct
 
 COLLECTIONS = ("layout:cpu:random", "tile:cpu")
@@ -34,6 +33,19 @@ def fitted(train: QueryGroups) -> Ranker:
     rows, target = distinct(train)
     ranker = Ranker("lightgbm", "speed", n_estimators=TREES, n_jobs=1)
     return ranker.fit(pd.DataFrame(train.X[rows], columns=list(train.columns)), target, qid=train.qid[rows])
+
+
+def nearest(train: QueryGroups, target: QueryGroups, count: int) -> np.ndarray:
+    """Indices of the ``count`` training graphs most similar to one target graph, ascending.
+
+    Graphs are compared by the columns that all configurations of a graph share, standardized over the training graphs.
+    """
+    first = train.X[train.indptr[:-1]].astype(np.float64)
+    low = np.minimum.reduceat(train.X, train.indptr[:-1], axis=0)
+    high = np.maximum.reduceat(train.X, train.indptr[:-1], axis=0)
+    shared = (low == high).all(axis=0) & (np.ptp(low, axis=0) > 0)
+    difference = (first - target.X[0])[:, shared] / first[:, shared].std(axis=0)
+    return np.sort(np.argsort(np.square(difference).mean(axis=1), kind="stable")[:count])
 
 
 def tau(ranker: Ranker, slate: QueryGroups) -> float:

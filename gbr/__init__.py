@@ -1,11 +1,23 @@
 """Rank compiler configurations of tensor programs without running them.
 
-Importing this package is cheap: what it offers is loaded on first use.
+Everyday use::
+
+    gbr.build("tile:cpu")                              # compute features
+    gbr.train("tile:cpu", out="runs/tile")             # fit, score, save
+    gbr.evaluate("runs/tile", "tile:cpu", "test")      # score again
+    gbr.predict("runs/tile", ["graph.npz"], top=5)     # rank the configurations of graph files
+    gbr.tune(function, arguments, budget=12)           # search a fast layout of a JAX function
+    gbr.Ranker().fit(X, y, qid=qid).predict(X)         # rank rows of any feature matrix
+
+Importing this package is cheap: public names are imported on first use.  ``train``, ``evaluate``, ``predict`` and
+``tune`` are modules (``python -m gbr.train``) that are called like the function of the same name in them.
 """
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 from gbr.errors import GbrError, MissingLibraryError
@@ -15,9 +27,30 @@ if TYPE_CHECKING:
     from gbr.data.graph import Graph, read_graph, write_graph
     from gbr.data.groups import QueryGroups
     from gbr.data.store import FeatureStore
+    from gbr.evaluate import evaluate
+    from gbr.features import build
+    from gbr.predict import predict
     from gbr.ranker import Ranker
+    from gbr.train import train
+    from gbr.tune.jax import tune_layout as tune
 
     __version__: str
+
+#: Public name -> module that it is imported from; None for a callable module.
+_PUBLIC: Final = {
+    "FeatureStore": "gbr.data.store",
+    "Graph": "gbr.data.graph",
+    "QueryGroups": "gbr.data.groups",
+    "Ranker": "gbr.ranker",
+    "build": "gbr.features",
+    "evaluate": None,
+    "load": "gbr.data.frames",
+    "predict": None,
+    "read_graph": "gbr.data.graph",
+    "train": None,
+    "tune": None,
+    "write_graph": "gbr.data.graph",
+}
 
 __all__ = [
     "FeatureStore",
@@ -26,29 +59,37 @@ __all__ = [
     "QueryGroups",
     "Ranker",
     "__version__",
+    "build",
+    "evaluate",
     "load",
+    "predict",
     "read_graph",
+    "train",
+    "tune",
     "write_graph",
 ]
 
-_HOME: Final = {
-    "FeatureStore": "gbr.data.store",
-    "Graph": "gbr.data.graph",
-    "Ranker": "gbr.ranker",
-    "QueryGroups": "gbr.data.groups",
-    "load": "gbr.data.frames",
-    "read_graph": "gbr.data.graph",
-    "write_graph": "gbr.data.graph",
-}
+
+class _CallableModule(ModuleType):
+    """A module that is called like its function of the same name."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self, self.__name__.rpartition(".")[2])(*args, **kwargs)
+
+
+def callable_module(name: str) -> None:
+    """Make the module ``gbr.<function>`` callable, so that ``gbr.train(...)`` and ``python -m gbr.train`` both work."""
+    sys.modules[name].__class__ = _CallableModule
 
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return _version()
-    if name not in _HOME:
+    if name not in _PUBLIC:
         raise AttributeError(f"module 'gbr' has no attribute {name!r}")
     check_features()
-    return getattr(import_module(_HOME[name]), name)
+    module = _PUBLIC[name]
+    return import_module(f"gbr.{name}") if module is None else getattr(import_module(module), name)
 
 
 def __dir__() -> list[str]:
@@ -56,14 +97,14 @@ def __dir__() -> list[str]:
 
 
 def check_features() -> None:
-    """Make sure that the top-level package ``features`` is the one that came with gbr.
+    """Check that the top-level package ``features`` belongs to gbr.
 
     Raises
     ------
     MissingLibraryError
-        When it is another project's, or not there.
+        When it belongs to another project, or cannot be imported.
     """
-    advice = "install gbr in an environment of its own, or `pip uninstall features` and reinstall gbr"
+    advice = "install gbr in a separate environment, or `pip uninstall features` and reinstall gbr"
     try:
         found = import_module("features")
     except Exception as fault:  # another project's package may fail in any way
@@ -71,8 +112,8 @@ def check_features() -> None:
             f"features: the package of this name cannot be imported ({fault}); {advice}"
         ) from fault
     if getattr(found, "OWNER", None) != "gbr":
-        place = getattr(found, "__file__", None) or ", ".join(getattr(found, "__path__", ())) or "an unknown place"
-        raise MissingLibraryError(f"features: {place} belongs to another project and hides gbr's own package; {advice}")
+        path = getattr(found, "__file__", None) or ", ".join(getattr(found, "__path__", ())) or "unknown path"
+        raise MissingLibraryError(f"features: {path} belongs to another project and hides gbr's own package; {advice}")
 
 
 def _version() -> str:

@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from gbr import check_features
-from gbr.data.collection import SPLITS
+from gbr.data.collection import SPLITS, Subset, resolve
 from gbr.data.files import Report, size_text
 from gbr.errors import GbrError
 
@@ -259,6 +259,22 @@ report_option = click.option(
     "--report", type=PATH, metavar="FILE.html", help="Also write a self-contained HTML report."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+
+
+def find_collection(subset: str | Subset, data: str | Path) -> Subset:
+    """Find a collection by its name; a note on stderr says what a short name was resolved to.
+
+    Raises
+    ------
+    UsageError
+        When there is no such collection, or several; the message lists them.
+    """
+    if isinstance(subset, Subset):
+        return subset
+    found = resolve(subset, Path(data))
+    if found.note:
+        note(found.note)
+    return found
 
 
 # Progress -------------------------------------------------------------------------------------------------------------

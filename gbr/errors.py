@@ -1,73 +1,85 @@
-"""What can go wrong, one class per place.  A message says what, where, what was wanted and what to do."""
+"""Errors that gbr raises on purpose::
+
+    GbrError                  an expected failure
+    ├── UsageError            a wrong argument or option (also a ValueError)
+    ├── DataError             a graph file or data set that is missing, damaged or breaks its format (also a ValueError)
+    ├── HloError              bytes that are not a valid HLO protobuf (also a ValueError)
+    ├── StoreError            a feature store that is missing, damaged or has another schema
+    ├── ModelError            a model that is missing, damaged or does not match the features
+    ├── CollectError          a measurement that fails or cannot be trusted
+    ├── TuneError             a search that cannot continue, or its journal
+    ├── DownloadError         a file that cannot be downloaded
+    │   └── ArchiveError      an archive that is damaged or hostile, or lacks what was requested
+    └── MissingLibraryError   an optional library that is not installed (also an ImportError)
+
+A message is one line: what or where, what was expected, what was found, and what to do.  Commands print it and exit
+with status 1, for a UsageError 2.
+"""
 
 from __future__ import annotations
 
 from typing import Final
 
-_LONGEST: Final = 1000
+_MAX_LENGTH: Final = 1000
 
 
 class GbrError(Exception):
-    """An expected failure: one line for the user, exit status 1.
+    """An expected failure.
 
     Parameters
     ----------
     message : str
-        May cite a file of a stranger: what a terminal would obey is escaped, and what is too long is left out.
+        May quote untrusted files: characters that are not printable are escaped, and the middle of a long message is
+        cut.
     """
 
     exit_code = 1
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(_line(message))
+        if not message.isprintable():
+            message = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in message)
+        if len(message) > _MAX_LENGTH:
+            message = f"{message[: _MAX_LENGTH // 2]} … {message[-_MAX_LENGTH // 2 :]}"
+        super().__init__(message)
 
 
 class UsageError(GbrError, ValueError):
-    """A request that cannot be right, whatever the files hold: exit status 2."""
+    """A wrong argument or option: exit status 2."""
 
     exit_code = 2
 
 
 class DataError(GbrError, ValueError):
-    """A graph file (.npz) that is missing, torn or breaks its format."""
+    """A graph file or data set that is missing, damaged or breaks its format."""
 
 
 class HloError(GbrError, ValueError):
-    """Bytes that are not the HLO protobuf they should be."""
+    """Bytes that are not a valid HLO protobuf."""
 
 
 class StoreError(GbrError):
-    """A feature store that is missing, torn or of another schema."""
+    """A feature store that is missing, damaged or has another schema."""
 
 
 class ModelError(GbrError):
-    """A model directory that is missing, torn or does not fit the features."""
+    """A model that is missing, damaged or does not match the features."""
 
 
 class CollectError(GbrError):
-    """A measurement that cannot be made or trusted."""
-
-
-class DownloadError(GbrError):
-    """A file that cannot be fetched, or an archive that cannot be trusted."""
-
-
-class ArchiveError(DownloadError):
-    """An archive that is torn, hostile or has nothing of what is wanted: no use going on with it."""
+    """A measurement that fails or cannot be trusted."""
 
 
 class TuneError(GbrError):
-    """A search that cannot go on, or its journal."""
+    """A search that cannot continue, or its journal."""
+
+
+class DownloadError(GbrError):
+    """A file that cannot be downloaded."""
+
+
+class ArchiveError(DownloadError):
+    """An archive that is damaged or hostile, or lacks what was requested."""
 
 
 class MissingLibraryError(GbrError, ImportError):
-    """An optional library, or a system library below one, is not there."""
-
-
-def _line(message: str) -> str:
-    told = message
-    if not told.isprintable():
-        told = "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in told)
-    if len(told) > _LONGEST:
-        told = f"{told[: _LONGEST // 2]} … {told[-_LONGEST // 2 :]}"
-    return told
+    """An optional library, or a system library that it needs, is not installed."""

@@ -1,31 +1,44 @@
 """Command: score a trained model on a split of a collection.
 
-python -m gbr.evaluate --model runs/tile-cpu/20250101-120000 --subset tile:cpu --split valid
+python -m gbr.evaluate --model runs/tile --subset tile:cpu --split valid
 """
 
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+import numpy as np
+from numpy.typing import NDArray
 
-from gbr import cli
-from gbr.data import collection
+from gbr import callable_module, cli
+from gbr.data.collection import SPLITS, Subset, known_bad
 from gbr.errors import DataError
 
 if TYPE_CHECKING:
-    from gbr.evaluation.scoring import Scored
+    from features.hardware import Hardware
+    from gbr.cluster import Workers
+    from gbr.data.groups import QueryGroups
+    from gbr.data.store import FeatureStore
+    from gbr.evaluation.metrics import Scored
+    from gbr.ranker import Ranker
 
 PROTOCOLS: Final = ("full", "official")
+#: Features held in memory at once while predicting: 512 MiB of float32.
+_CELLS_AT_ONCE: Final = 1 << 27
+
+Table = tuple[str, list[str], list[list[object]]]
 
 
 @cli.command("gbr.evaluate")
 @cli.model_option
 @cli.subset_option
-@click.option("--split", type=click.Choice(collection.SPLITS), default="valid", help="Split to score.")
+@click.option("--split", type=click.Choice(SPLITS), default="valid", help="Split to score.")
 @click.option(
     "--protocol",
     type=click.Choice(PROTOCOLS),
@@ -46,118 +59,249 @@ PROTOCOLS: Final = ("full", "official")
 @cli.report_option
 @cli.json_option
 def main(
-    *,
-    model: Path,
-    subset: str,
-    split: str,
-    data: Path,
-    store: Path,
-    protocol: str,
-    report: Path | None,
-    as_json: bool,
-    **options: Any,
+    *, model: Path, subset: str, split: str, data: Path, store: Path, report: Path | None, as_json: bool, **options: Any
 ) -> None:
     """Score a trained model on a split of a collection."""
-    resolved = collection.resolve(subset, data)
-    if resolved.note:
-        cli.note(resolved.note)
-    from gbr.evaluation import protocol as _official
-    from gbr.evaluation import scoring
+    from gbr.evaluation import protocol
     from gbr.report.report import check_report_path, summarise_run, write_report
 
+    collection = cli.find_collection(subset, data)
     if report:
         check_report_path(report)
-    scored: list[Scored] = []
-    figures = evaluate(
-        model, resolved, split, data, store, protocol=protocol, scored=scored if report else None, **options
-    )
-    scoring.show(figures, (split,), resolved.kind, as_json=as_json)
-    if protocol == "official":
-        found = figures[split]["official"]
-        for told in _official.notes(found):
-            cli.note(told)
-        if not as_json:
-            for title, columns, rows in _official.tables(found, resolved, split):
-                cli.table(title, columns, rows)
-    if report:
-        write_report(report, summarise_run("evaluate", model, resolved, figures, scored, store))
+    scored: list[Scored] | None = [] if report else None
+    figures = evaluate(model, collection, split, data, store, scored=scored, **options)
+    print_figures(figures, (split,), collection.kind, as_json=as_json)
+    if official := figures[split].get("official"):
+        for message in protocol.notes(official):
+            cli.note(message)
+        for table in () if as_json else protocol.tables(official, collection, split):
+            cli.table(*table)
+    if report and scored:
+        write_report(report, summarise_run("evaluate", model, collection, figures, scored, store))
         cli.note(f"the report is {report}")
 
 
 def evaluate(
-    model: Path,
-    subset: collection.Subset,
-    split: str,
-    data: Path,
-    store_root: Path,
+    model: str | Path,
+    subset: str | Subset,
+    split: str = "valid",
+    data: str | Path = "data",
+    store: str | Path = "data/store",
     *,
     jobs: int | None = None,
     skip_known_bad: bool = False,
     protocol: str = "full",
-    indices: Path | None = None,
+    indices: str | Path | None = None,
     scored: list[Scored] | None = None,
 ) -> dict[str, Any]:
     """Score a model on all configurations of all graphs of a split that have runtimes.
 
     Parameters
     ----------
-    model : Path
-        Folder written by ``python -m gbr.train``.
-    subset, split
+    model : path
+        Run directory written by :func:`gbr.train`.
+    subset : str or Subset
         Any collection of the model's kind.
-    data, store_root : Path
+    split : str
+    data, store : path
+        Data root, feature store.
     jobs : int, optional
         Processes while building, threads while predicting.
     skip_known_bad : bool
         Leave out the graphs of :data:`gbr.data.collection.KNOWN_BAD`.
     protocol : str
-        One of :data:`PROTOCOLS`: ``official`` adds the figures of TpuGraphs' own scripts, from the same scores.
-    indices : Path, optional
-        Folder of the listed configurations; ``eval_indices`` below ``data`` by default.
+        One of :data:`PROTOCOLS`; ``official`` adds the figures of TpuGraphs' own scripts, from the same scores.
+    indices : path, optional
+        Folder of the listed configurations; ``eval_indices`` in ``data`` by default.
     scored : list, optional
-        Gets what the split was scored from, for a report.
+        The predictions are appended to it, for a report.
 
     Returns
     -------
     dict
-        As ``metrics.json``, with this split alone; ``official`` inside it, where asked for, is what
-        :func:`gbr.evaluation.protocol.evaluate` gives.
+        As ``metrics.json``, with this split only; with the official protocol the split also has ``official``, see
+        :func:`gbr.evaluation.protocol.evaluate`.
 
     Raises
     ------
     ModelError
-        When the model is missing, torn, or was trained on other features.
+        When the model is missing or damaged, or was trained on other features.
     DataError
-        When the split is not there or has no runtimes, or the listed configurations are missing or wrong.
+        When the split is missing or has no runtimes, or the listed configurations are missing or invalid.
     UsageError
-        For the official protocol where it says nothing: another collection or split.
+        For the official protocol with a collection or split that it does not cover.
     """
     from gbr.data.build import schema_of
-    from gbr.evaluation import protocol as _official
-    from gbr.evaluation import scoring
+    from gbr.evaluation import protocol as official
     from gbr.ranker import Ranker
 
-    official = None
+    collection, data = cli.find_collection(subset, data), Path(data)
+    score_official = None
     if protocol == "official":
-        listed = _official.indices_of(subset, split, indices or data / _official.FOLDER)
-        official = partial(_official.evaluate, kind=subset.kind, indices=listed)
+        listed = official.indices_of(collection, split, Path(indices or data / official.FOLDER))
+        score_official = partial(official.evaluate, kind=collection.kind, indices=listed)
     ranker = Ranker.load(model).set_params(n_jobs=jobs)
-    ranker._check_schema(subset.kind, schema_of(subset.kind).hash, f"{subset.name}, {model}")
-    store, build_seconds = scoring.ready_store(subset, data, store_root, (split,), jobs, ranker._hardware(str(model)))
-    slates = scoring.measured(store, split)
-    left_out: dict[str, str] = {}
-    if skip_known_bad:
-        slates, left_out = scoring.without_known_bad(slates, subset)
-    if not len(slates):
+    ranker._check_schema(collection.kind, schema_of(collection.kind).hash, f"{collection.name}, {model}")
+    opened, build_seconds = update_store(collection, data, store, (split,), jobs, ranker._hardware(str(model)))
+    groups, left_out = labelled_groups(opened, collection, split, skip_known_bad)
+    if not len(groups):
         raise DataError(
-            f"{subset.folder(data) / split}: no graph has runtimes; take a split that has them (the test files of "
+            f"{collection.folder(data) / split}: no graph has runtimes; use a split that has them (the test files of "
             "TpuGraphs have none)"
         )
-    found, predict_seconds = scoring.figures_of(
-        ranker, None, store, slates, split, subset.kind, left_out, official, scored
+    figures, predict_seconds = score_split(
+        ranker, None, opened, groups, split, collection.kind, left_out, score_official, scored
     )
-    return {"subset": subset.name, split: found, "seconds": {"build": build_seconds, "predict": predict_seconds}}
+    return {"subset": collection.name, split: figures, "seconds": {"build": build_seconds, "predict": predict_seconds}}
 
+
+def update_store(
+    subset: Subset,
+    data: str | Path,
+    store: str | Path,
+    splits: Sequence[str],
+    jobs: int | None,
+    hardware: Hardware | None = None,
+    workers: Workers | None = None,
+) -> tuple[FeatureStore, float]:
+    """Compute missing features; returns the store and the seconds it took."""
+    from gbr.data.build import build
+    from gbr.data.store import FeatureStore
+
+    start = time.monotonic()
+    progress = partial(cli.progress, label=f"features of {subset.name}")
+    build(subset, data, store, splits, jobs, progress, hardware, workers)
+    return FeatureStore(Path(store), subset.name), time.monotonic() - start
+
+
+def labelled_groups(
+    store: FeatureStore, subset: Subset, split: str, skip_known_bad: bool
+) -> tuple[QueryGroups, dict[str, str]]:
+    """Graphs of a split that have runtimes, with the columns of the baselines only, and the graphs left out.
+
+    Returns
+    -------
+    groups : QueryGroups
+    left_out : dict
+        Name -> reason of the graphs that ``skip_known_bad`` excludes.
+    """
+    from gbr.evaluation import baselines
+
+    columns = [
+        name for name in (baselines.DEFAULT_FLAG, baselines.CONFIGURED) if name in store.manifest["schema"]["columns"]
+    ]
+    groups = store.load(split, columns=columns).labelled()
+    bad = [name for name in groups.names if skip_known_bad and known_bad(subset, name)]
+    if bad:
+        groups = groups.take([index for index, name in enumerate(groups.names) if name not in bad])
+    return groups, dict.fromkeys(bad, "runtimes known to be corrupted (--skip known-bad)")
+
+
+def predict_split(
+    ranker: Ranker, store: FeatureStore, groups: QueryGroups, split: str
+) -> tuple[NDArray[np.float64], float]:
+    """Scores of all rows, float64 (rows,), predicted in batches of graphs, and the seconds the model took."""
+    scores = np.empty(int(groups.indptr[-1]))
+    seconds = 0.0
+    columns = [str(name) for name in ranker.feature_names_in_]
+    rows_at_once = _CELLS_AT_ONCE // len(columns)
+    first = 0
+    while first < len(groups):
+        limit = groups.indptr[first] + rows_at_once
+        last = max(first + 1, int(np.searchsorted(groups.indptr, limit, side="right")) - 1)
+        batch = store.load(split, groups.names[first:last], columns)
+        start = time.monotonic()
+        rows = slice(groups.indptr[first], groups.indptr[last])
+        scores[rows] = ranker._predict(batch.X)
+        seconds += time.monotonic() - start
+        first = last
+    return scores, seconds
+
+
+def score_split(
+    ranker: Ranker,
+    raw: Ranker | None,
+    store: FeatureStore,
+    groups: QueryGroups,
+    split: str,
+    kind: str,
+    left_out: dict[str, str],
+    official: Callable[[NDArray[np.float64], QueryGroups], dict[str, Any]] | None = None,
+    scored: list[Scored] | None = None,
+) -> tuple[dict[str, Any], float]:
+    """Figures of a split and its baselines, as in ``metrics.json``, and the seconds the model took.
+
+    Parameters
+    ----------
+    ranker, raw : Ranker
+        The model, and the baseline on raw columns.
+    store, groups, split, kind, left_out
+        As :func:`labelled_groups` takes and returns them.
+    official : callable, optional
+        Called with the scores and the groups; its result becomes ``official``.
+    scored : list, optional
+        The predictions are appended to it.
+    """
+    from gbr.evaluation import baselines, metrics
+
+    with cli.busy(f"scoring {split}"):
+        scores, seconds = predict_split(ranker, store, groups, split)
+    if scored is not None:
+        scored.append(metrics.Scored(split, groups, scores))
+    figures = metrics.evaluate(scores, groups, kind)
+    figures["skipped"] |= left_out
+    if official is not None:
+        figures["official"] = official(scores, groups)
+    found = {
+        "raw_l2": metrics.evaluate(predict_split(raw, store, groups, split)[0], groups, kind) if raw else None,
+        "fewest_configured": baselines.fewest_configured(groups, kind),
+        "default_configuration": baselines.default_configuration(groups, kind),
+        "random_order": baselines.random_order(groups, kind),
+        "retest": baselines.retest(groups, kind),
+    }
+    figures["baselines"] = {name: baseline for name, baseline in found.items() if baseline}
+    return figures, seconds
+
+
+def print_figures(figures: dict[str, Any], splits: Sequence[str], kind: str, *, as_json: bool) -> None:
+    """Print figures on stdout, as JSON or as one table per split that has figures."""
+    if as_json:
+        cli.emit_json(figures)
+        return
+    for table in tables(figures, splits, kind):
+        cli.table(*table)
+
+
+def tables(figures: dict[str, Any], splits: Sequence[str], kind: str) -> Iterator[Table]:
+    """Tables of the figures in ``metrics.json``: the model and its baselines, a split each."""
+    from gbr.evaluation import baselines
+    from gbr.evaluation.metrics import TOP
+
+    # The layout score is the mean tau, which is a column already.
+    names = ["kendall_tau", "kendall_tau_ci", "opa", *(f"slowdown@{k}" for k in TOP[kind])]
+    names += ["score"] if kind == "tile" else []
+    columns = ["", "tau", "95 %", "OPA", *(name.removeprefix("slowdown") for name in names[3:])]
+    for split in (split for split in splits if split in figures):
+        found = figures[split]
+        skipped = f", {len(found['skipped'])} cannot be ranked" if found["skipped"] else ""
+        rows = {"model": found} | {
+            text: found["baselines"][key] for key, text in baselines.NAMES.items() if key in found["baselines"]
+        }
+        yield (
+            f"{figures['subset']} {split}: {found['n_graphs']} graphs{skipped}  (@K: slowdown@K)",
+            columns,
+            [[text, *(_cell(values.get(name)) for name in names)] for text, values in rows.items()],
+        )
+
+
+def _cell(value: Any) -> str | None:
+    # A fourth digit would be noise at a few hundred graphs.
+    if isinstance(value, list):
+        return f"{value[0]:.2f} {value[1]:.2f}"
+    return None if value is None else f"{value:.3f}"
+
+
+callable_module(__name__)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gbr import cli
-from gbr.data.collection import KINDS, SPLITS, Subset, resolve, splits_present
+from gbr.data.collection import KINDS, SPLITS, Subset, splits_present
 from gbr.errors import UsageError
 
 if TYPE_CHECKING:
+    from gbr.cluster import Workers
+    from gbr.data.build import BuildReport
     from gbr.data.store import FeatureStore
 
 
@@ -37,34 +40,15 @@ def main() -> None:
     help="First copy every layout graph to <stem>.gbr beside its file; later builds and samples read it without "
     "decompression.",
 )
-def _build(
-    *,
-    subset: str,
-    as_json: bool,
-    data: Path,
-    store: Path,
-    splits: tuple[str, ...] | None,
-    hardware: str | None,
-    jobs: int | None,
-    cluster: str | None,
-    repack: bool,
-) -> None:
+def _build(*, subset: str, data: Path, cluster: str | None, store: Path, as_json: bool, **options: Any) -> None:
     """Compute the features that are missing or stale; an interrupted build is resumed."""
     from gbr.cluster import connected
-    from gbr.data.build import build
-    from gbr.data.hardware import choose
 
-    if cluster and jobs:
+    if cluster and options["jobs"]:
         raise UsageError("--jobs: has no effect with --cluster, whose workers build one graph per thread; leave it out")
-    collection = _resolve(subset, data)
-    chosen = choose(hardware, collection, data)
-    if chosen.note:
-        cli.note(chosen.note)
-    if repack:
-        _repack(collection, data, splits, jobs)
-    progress = partial(cli.progress, label=f"features of {collection.name}")
+    collection = cli.find_collection(subset, data)
     with connected(cluster, collection, data, store) as workers:
-        report = build(collection, data, store, splits, jobs, progress, chosen.hardware, workers)
+        report = build(collection, data, store, workers=workers, **options)
     if as_json:
         cli.emit_json(report.as_dict())
         return
@@ -82,16 +66,63 @@ def _build(
     _print_degenerate(report.degenerate)
 
 
-def _repack(subset: Subset, data: Path, splits: tuple[str, ...] | None, jobs: int | None) -> None:
+def build(
+    subset: str | Subset,
+    data: str | Path = "data",
+    store: str | Path = "data/store",
+    *,
+    splits: Sequence[str] | None = None,
+    hardware: str | None = None,
+    jobs: int | None = None,
+    repack: bool = False,
+    workers: Workers | None = None,
+) -> BuildReport:
+    """Compute the features of a collection that are missing or stale; an interrupted build is resumed.
+
+    Parameters
+    ----------
+    subset : str or Subset
+        Collection.
+    data, store : path
+        Data root, feature store.
+    splits : sequence of str, optional
+        Those that are present by default.
+    hardware : str, optional
+        Machine on which the runtimes were measured, as :func:`gbr.data.hardware.choose` takes it.
+    jobs : int, optional
+        Processes; one per core by default.  They are spawned: a script needs ``if __name__ == "__main__":``.
+    repack : bool
+        First copy layout graphs to a format that is read without decompression.
+    workers : Workers, optional
+        Workers of a cluster.
+
+    Raises
+    ------
+    DataError
+        For a graph file that cannot be read; graphs that were finished before remain in the store.
+    StoreError
+        When the store cannot be written.
+    UsageError
+        For an unknown collection, split or hardware.
+    """
+    from gbr.data.build import build as update
+    from gbr.data.hardware import choose
     from gbr.data.pool import cores
     from gbr.data.repack import repack_all
 
-    if subset.kind != "layout":
-        raise UsageError(f"--repack: {subset.name} holds tile graphs, which need no copy; leave it out")
-    splits = splits or splits_present(subset, data) or SPLITS
-    progress = partial(cli.progress, label=f"copies of {subset.name}")
-    written = repack_all(subset, data, splits, jobs or cores(), progress)
-    cli.note(f"repacked {written} of the graphs of {subset.name}")
+    collection, data = cli.find_collection(subset, data), Path(data)
+    choice = choose(hardware, collection, data)
+    if choice.note:
+        cli.note(choice.note)
+    if repack:
+        if collection.kind != "layout":
+            raise UsageError(f"--repack: {collection.name} has tile graphs, which need no copy; leave it out")
+        progress = partial(cli.progress, label=f"copies of {collection.name}")
+        chosen = tuple(splits or splits_present(collection, data) or SPLITS)
+        written = repack_all(collection, data, chosen, jobs or cores(), progress)
+        cli.note(f"repacked {written} of the graphs of {collection.name}")
+    progress = partial(cli.progress, label=f"features of {collection.name}")
+    return update(collection, data, store, splits, jobs, progress, choice.hardware, workers)
 
 
 @main.command("info")
@@ -103,10 +134,10 @@ def _info(*, subset: str, as_json: bool, data: Path, store: Path) -> None:
     """Show the content of the store of a collection."""
     from gbr.data.store import FeatureStore
 
-    opened = FeatureStore(store, _resolve(subset, data).name)
-    told = summary(opened)
+    opened = FeatureStore(store, cli.find_collection(subset, data).name)
+    content = summary(opened)
     if as_json:
-        cli.emit_json(told)
+        cli.emit_json(content)
         return
     columns = ["split", "graphs", "of", "measured", "rows", "duplicates", "degenerate", "MiB"]
     rows = [
@@ -120,29 +151,31 @@ def _info(*, subset: str, as_json: bool, data: Path, store: Path) -> None:
             len(figures["degenerate"]),
             f"{figures['bytes'] / 2**20:.1f}",
         ]
-        for split, figures in told["splits"].items()
+        for split, figures in content["splits"].items()
     ]
-    title = f"{opened.folder}: {told['columns']} columns, schema {told['schema']}, written by gbr {told['gbr']}"
+    title = (
+        f"{opened.folder}: {content['columns']} columns, schema {content['schema']}, written by gbr {content['gbr']}"
+    )
     cli.table(title, columns, rows)
     _print_degenerate(
         {
             f"{split}/{stem}": why
-            for split, figures in told["splits"].items()
+            for split, figures in content["splits"].items()
             for stem, why in figures["degenerate"].items()
         }
     )
 
 
 def summary(store: FeatureStore) -> dict[str, Any]:
-    """What a store holds, per split.
+    """Content of a store, per split.
 
     Returns
     -------
     dict
         ``subset``, ``folder``, ``gbr`` (version that wrote it), ``schema`` (hash), ``columns`` (number), ``hardware``
-        (the profile that the features are computed for; None in stores of before there were profiles), ``splits``:
-        split -> ``graphs``, ``expected``, ``labelled`` (graphs with runtimes), ``rows``, ``duplicates`` (rows whose
-        configuration stands in an earlier row), ``bytes``, ``degenerate`` (stem -> why it cannot be ranked).
+        (profile that the features are computed for), ``splits``:
+        split -> ``graphs``, ``expected``, ``labelled`` (graphs with runtimes), ``rows``, ``duplicates`` (rows that
+        repeat the configuration of an earlier row), ``bytes``, ``degenerate`` (stem -> why it cannot be ranked).
 
     Raises
     ------
@@ -183,7 +216,7 @@ def _columns(*, subset: str, as_json: bool) -> None:
     """List every feature column: name, unit, meaning."""
     from gbr.data.build import schema_of
 
-    # The columns of a kind are known without any data.
+    # The columns of a kind do not depend on data.
     kind = subset.split(":", 1)[0]
     if kind not in KINDS:
         raise UsageError(f"--subset {subset}: expected {' or '.join(KINDS)}, or a collection of that kind")
@@ -210,13 +243,6 @@ def _columns(*, subset: str, as_json: bool) -> None:
         rows = [[name, column.unit, column.doc] for name, column in zip(block.names, block.columns, strict=True)]
         cli.table(title, ["column", "unit", "meaning"], rows)
     print(f"{len(schema)} columns, schema {schema.hash}")
-
-
-def _resolve(name: str, data: Path) -> Subset:
-    subset = resolve(name, data)
-    if subset.note:
-        cli.note(subset.note)
-    return subset
 
 
 def _print_degenerate(degenerate: dict[str, str]) -> None:

@@ -1,22 +1,21 @@
 """Command: rank the configurations of graph files.
 
-python -m gbr.predict --model runs/tile-cpu/20250101-120000 graph.npz --top 5
-python -m gbr.predict --model runs/tile-cpu/20250101-120000 data/npz/tile/cpu/test --jobs 2
+python -m gbr.predict --model runs/tile graph.npz --top 5
+python -m gbr.predict --model runs/tile data/npz/tile/cpu/test --jobs 2
 """
 
 from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from gbr import cli
+from gbr import callable_module, cli
 from gbr.data.pool import in_processes
 from gbr.errors import DataError
 
@@ -33,165 +32,94 @@ _HEADER: Final = ("graph", "place", "config", "score")
 @click.option("--jobs", type=cli.POSITIVE, default=1, metavar="N", help="Number of parallel processes.")
 @cli.report_option
 @click.option("--format", "form", type=click.Choice(("csv", "json")), default="csv", help="Output format.")
-@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
-def main(
-    *,
-    model: Path,
-    graphs: Sequence[Path],
-    top: int | None,
-    jobs: int,
-    report: Path | None,
-    form: str,
-    as_json: bool,
-) -> None:
+@click.option("--json", "form", flag_value="json", help="The same as --format json.")
+def main(*, model: Path, graphs: Sequence[Path], top: int | None, jobs: int, report: Path | None, form: str) -> None:
     """Rank the configurations of graph files, or of all graph files in a folder.
 
-    The output has the index of each configuration and its score, best first.
+    The output has the row index and the score of each configuration, best first.
     """
-    form = "json" if as_json else form
-    # All of it before the first line: output that breaks off in the middle looks whole to the next program.
-    paths = graph_paths(graphs)
-    if not report:
-        _show(rank_files(model, paths, top, jobs), form)
-        return
     from gbr.report.report import check_report_path, summarise_prediction, write_report
 
-    check_report_path(report)
-    every = rank_files(model, paths, None, jobs)
-    _show([_best(one, top) for one in every], form)
-    write_report(report, summarise_prediction(model, every, top))
-    cli.note(f"the report is {report}")
-
-
-def _show(rankings: list[dict[str, Any]], form: str) -> None:
+    if report:
+        check_report_path(report)
+    rankings = predict(model, graphs, None if report else top, jobs)
+    shown = [ranking | {"configs": ranking["configs"][:top], "scores": ranking["scores"][:top]} for ranking in rankings]
     if form == "json":
-        cli.emit_json(rankings)
-        return
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(_HEADER)
-    for one in rankings:
-        writer.writerows(_lines(one))
+        cli.emit_json(shown)
+    else:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(_HEADER)
+        for ranking in shown:
+            pairs = zip(ranking["configs"], ranking["scores"], strict=True)
+            writer.writerows((ranking["graph"], i, config, repr(score)) for i, (config, score) in enumerate(pairs, 1))
+    if report:
+        write_report(report, summarise_prediction(model, rankings, top))
+        cli.note(f"the report is {report}")
 
 
-@dataclass(frozen=True)
-class _Task:
-    """One graph file to rank; what crosses into a worker process."""
-
-    number: int
-    model: Path
-    path: Path
-    top: int | None
-
-
-def graph_paths(places: Sequence[Path]) -> list[Path]:
-    """Graph files, and those of folders in the order of their names.
-
-    Raises
-    ------
-    DataError
-        For a folder without any.
-    """
-    found: list[Path] = []
-    for place in places:
-        inside = sorted(place.glob("*.npz")) if place.is_dir() else [place]
-        if not inside:
-            raise DataError(f"{place}: holds no .npz files; name graph files, or the folder that they are in")
-        found += inside
-    return found
-
-
-def rank_files(model: Path, paths: Sequence[Path], top: int | None = None, jobs: int = 1) -> list[dict[str, Any]]:
-    """Order the configurations of several graph files.
+def predict(
+    model: str | Path, graphs: Sequence[str | Path], top: int | None = None, jobs: int = 1
+) -> list[dict[str, Any]]:
+    """Rank the configurations of graph files.
 
     Parameters
     ----------
-    model : Path
-        Folder written by ``python -m gbr.train``.
-    paths : sequence of Path
+    model : path
+        Run directory written by :func:`gbr.train`.
+    graphs : sequence of path
+        Graph files, or folders, whose graph files are ranked in the order of their names.
     top : int, optional
-        As for :func:`ranking`.
+        Only the best; all by default.
     jobs : int
-        Processes, each with one thread; 1 works in this one, with as many threads as there are cores.
+        Processes of one thread each; with 1 this process uses all cores.
 
     Returns
     -------
     list of dict
-        Of :func:`ranking`, in the order of ``paths``.
+        Per graph: ``graph`` (path), ``configs`` (row indices in the file, best first; equal scores in the order of the
+        file) and ``scores`` (lower is predicted faster; only their order is meaningful).
 
     Raises
     ------
-    ModelError, DataError
-        As :func:`ranking`; the first that is met.
+    DataError
+        For a file that cannot be read, or a folder without graph files.
+    ModelError
+        When the model is missing or damaged, or does not rank these graphs.
     """
-    jobs = min(jobs, len(paths))
-    found: dict[int, dict[str, Any]] = {}
-    with cli.progress(len(paths), "ranking") as advance:
-        if jobs <= 1:
-            ranker = _load(model)
-            for number, path in enumerate(paths):
-                found[number] = ranking(ranker, path, top)
-                advance(1)
-        else:
-            tasks = [_Task(number, model, path, top) for number, path in enumerate(paths)]
-            for task, one in in_processes(_rank, tasks, jobs, str(model)):
-                found[task.number] = one
-                advance(1)
-    return [found[number] for number in range(len(paths))]
+    paths: list[Path] = []
+    for path in map(Path, graphs):
+        files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
+        if not files:
+            raise DataError(f"{path}: no .npz files; name graph files or a folder that contains them")
+        paths += files
+    tasks = [
+        (index, str(model), path, top, 1 if min(jobs, len(paths)) > 1 else None) for index, path in enumerate(paths)
+    ]
+    rankings: list[dict[str, Any]] = [{}] * len(tasks)
+    _load.cache_clear()  # the model may have been replaced
+    with cli.progress(len(tasks), "ranking") as advance:
+        for (index, *_), ranking in in_processes(_rank, tasks, min(jobs, len(paths)), str(model)):
+            rankings[index] = ranking
+            advance(1)
+    return rankings
 
 
-def _rank(task: _Task) -> dict[str, Any]:
-    return ranking(_of_worker(task.model), task.path, task.top)
-
-
-@cache
-def _of_worker(model: Path) -> Ranker:
-    """The model of a worker process, which lives for one call of :func:`rank_files`."""
-    ranker = _load(model)
-    ranker.set_params(n_jobs=1)
-    return ranker
-
-
-def _load(model: Path) -> Ranker:
-    from gbr.ranker import Ranker
-
-    return Ranker.load(model)
-
-
-def ranking(ranker: Ranker, path: Path, top: int | None = None) -> dict[str, Any]:
-    """Order the configurations of one graph file.
-
-    Parameters
-    ----------
-    ranker : Ranker
-        Trained by ``python -m gbr.train``.
-    path : Path
-    top : int, optional
-        Keep the best only.
-
-    Returns
-    -------
-    dict
-        ``graph`` (the path), ``configs`` (row numbers in the file, best first; ties in the order of the file) and
-        ``scores`` (lower is predicted faster; only their order has meaning).
-
-    Raises
-    ------
-    ModelError, DataError
-        As :meth:`gbr.ranker.Ranker.predict_graph`.
-    """
-    scores = ranker.predict_graph(path)
+def _rank(task: tuple[int, str, Path, int | None, int | None]) -> dict[str, Any]:
+    """Rank one graph: index, model, path, ``top`` and number of threads."""
+    _, model, path, top, threads = task
+    scores = _load(model, threads).predict_graph(path)
     order = scores.argsort(kind="stable")[:top]
     return {"graph": str(path), "configs": order.tolist(), "scores": scores[order].tolist()}
 
 
-def _best(one: dict[str, Any], top: int | None) -> dict[str, Any]:
-    return one | {"configs": one["configs"][:top], "scores": one["scores"][:top]}
+@cache
+def _load(model: str, threads: int | None) -> Ranker:
+    from gbr.ranker import Ranker
+
+    return Ranker.load(model) if threads is None else Ranker.load(model).set_params(n_jobs=threads)
 
 
-def _lines(one: dict[str, Any]) -> Iterator[tuple[str, int, int, str]]:
-    for place, (config, score) in enumerate(zip(one["configs"], one["scores"], strict=True), start=1):
-        yield one["graph"], place, config, repr(score)
-
+callable_module(__name__)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -18,7 +18,8 @@ from typing import Any, Final
 
 import click
 
-from gbr import __version__, cli, train
+import gbr.train as train
+from gbr import __version__, cli
 from gbr.data.collection import SPLITS, Subset
 from gbr.data.files import require_space, size_text, write_json, write_text
 from gbr.download import COLLECTIONS, Archive, Locations, get_graphs, get_indices, remote_sizes, select, source_options
@@ -118,7 +119,7 @@ def reproduce(names: Sequence[str], work: Work, confirm: Callable[[str], None] =
         As the steps raise it, and when the disk is too small.
     """
     for name in names:
-        train.claim(work.run(name))
+        train.check_out(work.run(name))
     _estimate(names, work, confirm)
     if any(name.startswith("layout:") for name in names):
         get_indices(work.locations)

@@ -176,11 +176,11 @@ def _ranked(
     subset: Subset, models: Sequence[Ranker], data: Path, store_root: Path, mean: str, jobs: int | None
 ) -> Iterator[str]:
     """The rows of all test graphs of a collection."""
-    from gbr.evaluation import scoring
+    from gbr.evaluate import update_store
 
     for model in models:
         model.set_params(n_jobs=jobs)
-    store, _ = scoring.ready_store(subset, data, store_root, (_SPLIT,), jobs, models[0]._hardware(subset.name))
+    store, _ = update_store(subset, data, store_root, (_SPLIT,), jobs, models[0]._hardware(subset.name))
     columns = list(dict.fromkeys(str(name) for model in models for name in model.feature_names_in_))
     files = graph_files(subset, data, _SPLIT)
     with cli.progress(len(files), f"ranking {subset.name}") as advance:

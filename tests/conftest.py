@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.collection import trained, write_collection
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -16,3 +18,11 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no TpuGraphs sample files beside the checkout (../shared/data)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tile_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Root of a tile collection with its store (``store``) and a model (``run``), shared by tests: do not change it."""
+    root = write_collection(tmp_path_factory.mktemp("tile_run"), {"train": 6, "valid": 3, "test": 2})
+    trained(root)
+    return root

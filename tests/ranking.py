@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from gbr.data.groups import QueryGroups
 from gbr.models.params import OBJECTIVES
 from gbr.models.rows import StreamedMatrix
 
@@ -49,3 +50,19 @@ def streamed(
         return X[bounds[first] : bounds[last]].copy()
 
     return StreamedMatrix(read, bounds, rows, X.shape[1], memory, cells), reads
+
+
+def groups_of(*targets: list[int], names: tuple[str, ...] | None = None, **overrides: Any) -> QueryGroups:
+    """Query groups with the given runtimes, one column of zeros, and distinct configurations."""
+    sizes = [len(target) for target in targets]
+    fields: dict[str, Any] = {
+        "names": names or tuple(f"g{index}" for index in range(len(targets))),
+        "indptr": np.cumsum([0, *sizes]).astype(np.int64),
+        "columns": ("config.a",),
+        "X": np.zeros((sum(sizes), 1), np.float32),
+        "runtime": np.concatenate([np.array(target, np.int64) for target in targets]),
+        "normalizer": None,
+        "repeat": None,
+        "duplicate_of": np.concatenate([np.arange(size) for size in sizes]),
+    }
+    return QueryGroups(**(fields | overrides))

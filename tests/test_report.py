@@ -23,16 +23,14 @@ from gbr.data.collection import resolve
 from gbr.data.store import FeatureStore
 from gbr.errors import UsageError
 from gbr.evaluation import metrics
-from gbr.evaluation.metrics import count_pairs
-from gbr.evaluation.scoring import Scored
+from gbr.evaluation.metrics import Scored, count_pairs
 from gbr.models.rows import Rows
 from gbr.report import plots, report
 from gbr.report.tables import explanation_summary, explanation_tables, explanation_text
 from tests.collection import rewrite, trained, write_collection
 from tests.made import collection
-from tests.ranking import problem
+from tests.ranking import groups_of, problem
 from tests.test_explain import LAYOUT, TILE
-from tests.test_metrics import slates_of
 
 SECTIONS = ["scores", "graphs", "one", "budget", "worst", "learning", "importance", "data", "settings"]
 HOSTILE = "<script>alert('x')<!-- &amp;"
@@ -185,7 +183,7 @@ def test_large_graphs_are_sampled_with_the_first_five() -> None:
 
 def test_slowdown_by_budget_is_a_mean_over_graphs() -> None:
     rng = np.random.default_rng(1)
-    groups = slates_of(*([int(value) for value in rng.integers(500, 1500, size)] for size in (40, 25)))
+    groups = groups_of(*([int(value) for value in rng.integers(500, 1500, size)] for size in (40, 25)))
     scores = rng.random(65)
     found = report.slowdown_by_budget(groups, scores, list(groups.names))
     assert found is not None
@@ -240,7 +238,7 @@ def test_jumps_of_runtimes_are_flagged(summary: dict[str, Any]) -> None:
     runtimes = rng.lognormal(9, 0.1, (2, 200))
     runtimes[1, 120:] *= 3
     split = report.summarise_split(
-        Scored("test", slates_of(*runtimes.astype(int).tolist()), rng.random(400)), "tile", None
+        Scored("test", groups_of(*runtimes.astype(int).tolist()), rng.random(400)), "tile", None
     )
     (suspect,) = split["suspects"]
     assert suspect["name"] == "g1"
@@ -299,7 +297,7 @@ def test_reports_of_layouts(tmp_path: Path) -> None:
     assert sections(page) == SECTIONS
     assert "only 5 distinct configurations" in page.text
     path = min((root / "npz/layout/made/random/valid").iterdir())
-    rankings = predict.rank_files(root / "run", [path])
+    rankings = predict.predict(root / "run", [path])
     prediction = report.summarise_prediction(root / "run", rankings, 3)
     best = prediction["graphs"][0]["best"]
     assert [each["config"] for each in best] == rankings[0]["configs"][:3]
@@ -312,7 +310,7 @@ def test_reports_of_layouts(tmp_path: Path) -> None:
 
 def test_ranking_summary(root: Path, run: Path) -> None:
     path = root / "npz/tile/cpu/test/matmul_9.npz"
-    ranking = predict.ranking(Ranker.load(run), path)
+    (ranking,) = predict.predict(run, [path])
     configs, scores = np.array(ranking["configs"]), np.array(ranking["scores"])
     found = report.summarise_ranking(path, configs, scores, 4)
     assert [best["rank"] for best in found["best"]] == [1, 2, 3, 4]
@@ -330,7 +328,7 @@ def test_ranking_summary(root: Path, run: Path) -> None:
 
 def test_prediction_explains_the_first_configurations(root: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths, ranker = sorted((root / "npz/tile/cpu/test").iterdir()), Ranker.load(run)
-    rankings = predict.rank_files(run, paths)
+    rankings = predict.predict(run, paths)
     summary = report.summarise_prediction(run, rankings, None)
     assert json.loads(json.dumps(summary, allow_nan=False))["graphs"][1]["why"] == summary["graphs"][1]["why"]
     text = report.render(summary)

@@ -16,12 +16,12 @@ import pytest
 
 from gbr import predict
 from gbr.attribution import BlockEffect
-from gbr.evaluation.scoring import Scored
+from gbr.evaluation.metrics import Scored
 from gbr.report import report
 from gbr.report.tables import explanation_summary
 from tests.collection import write_collection
+from tests.ranking import groups_of
 from tests.test_explain import LAYOUT
-from tests.test_metrics import slates_of
 from tests.test_report import summarise
 
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -70,13 +70,13 @@ def reports(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     summary = summarise(root, "tile:cpu", backend="lightgbm")
     runtimes = np.random.default_rng(0).lognormal(9, 0.1, 200)
     runtimes[120:] *= 3
-    jumping = slates_of(runtimes.astype(int).tolist(), names=("a_long_name_" * 8 + "x" * 60,))
+    jumping = groups_of(runtimes.astype(int).tolist(), names=("a_long_name_" * 8 + "x" * 60,))
     summary["splits"][0] |= {
         "suspects": report.summarise_split(Scored("valid", jumping, np.arange(200.0)), "tile", None)["suspects"]
     }
     long = json.loads(json.dumps(summary).replace("matmul_5", "matmul_" * 12 + "5" * 40))
     paths = sorted((root / "npz/tile/cpu/test").iterdir())
-    prediction = report.summarise_prediction(root / "run", predict.rank_files(root / "run", paths), 5)
+    prediction = report.summarise_prediction(root / "run", predict.predict(root / "run", paths), 5)
     nodes = tuple(replace(node, name=f"{'convolution_' * 6}.{'1' * 40}") for node in LAYOUT.nodes)
     columns = tuple(replace(column, name=f"neighborhood.{'x' * 60}") for column in LAYOUT.columns)
     wide = replace(LAYOUT, nodes=nodes, columns=columns, blocks=(*LAYOUT.blocks, AGAINST))

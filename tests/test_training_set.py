@@ -158,7 +158,7 @@ def test_streamed_features_are_never_all_in_memory(root: Path, tmp_path: Path, m
         return found
 
     monkeypatch.setattr(FeatureStore, "load", scored)
-    monkeypatch.setattr("gbr.evaluation.scoring._CELLS_AT_ONCE", 1)
+    monkeypatch.setattr("gbr.evaluate._CELLS_AT_ONCE", 1)
     trained(root, out=tmp_path / "run", memory=STREAMED, settings={"n_estimators": 3})
     assert max(most) <= STREAMED / 4
 
@@ -166,25 +166,25 @@ def test_streamed_features_are_never_all_in_memory(root: Path, tmp_path: Path, m
 def test_run_reports_its_sample(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole = manifest(trained(root, out=tmp_path / "whole", backend="lightgbm"))["trained_on"]
     assert (whole["rows"], whole["sample"]) == (170, None)
-    assert "learns from" not in capsys.readouterr().err
+    assert "learning from" not in capsys.readouterr().err
     line = ["--subset", "tile:cpu", "--data", root, "--store", root / "store", "--jobs", 1, "--set", "n_estimators=5"]
     line = [*map(str, line), "--backend", "lightgbm", "--out"]
     assert command.main([*line, str(tmp_path / "few"), "--sample", "10:stratified"]) == 0
     told = capsys.readouterr().err
-    assert "learns from 60 of 170 rows, at most 10 of a graph (stratified)\n" in told
+    assert "learning from 60 of 170 rows, at most 10 per graph (stratified)\n" in told
     few = manifest(tmp_path / "few")["trained_on"]
     assert (few["rows"], few["sample"]) == (60, {"most": 10, "policy": "stratified"})
     assert command.main([*line, str(tmp_path / "small"), "--memory", "0.0001"]) == 0
     most = most_binned(896, 107_374) // 6
-    assert f"{most} of a graph (uniform): the bins of more do not fit --memory 0.0001\n" in capsys.readouterr().err
+    assert f"{most} per graph (uniform): more do not fit --memory 0.0001 GiB\n" in capsys.readouterr().err
     assert manifest(tmp_path / "small")["trained_on"]["rows"] == 6 * most
 
 
 @pytest.mark.parametrize(
     ("extra", "match"),
     [
-        (["--sample", "1"], "--sample 1: want rows per graph, at least 2, and :uniform or :stratified or :close after"),
-        (["--sample", "10:best"], "--sample 10:best: want rows per graph"),
+        (["--sample", "1"], "--sample: expected N or N:POLICY"),
+        (["--sample", "10:best"], "POLICY uniform or stratified or close, got '10:best'"),
         (["--memory", "0"], "expected a positive number, got '0'"),
         (["--memory", "much"], "expected a positive number, got 'much'"),
     ],

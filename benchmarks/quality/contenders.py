@@ -23,11 +23,11 @@ from gbr import Ranker
 from gbr.data.build import schema_of
 from gbr.data.groups import QueryGroups, block_names
 from gbr.errors import UsageError
-from gbr.evaluation.baselines import CONFIGURED, raw_columns
+from gbr.evaluation.baselines import CONFIGURED
 from gbr.models.ensemble import EnsembleModel
 from gbr.models.params import GOALS, MEMBERS, OBJECTIVES
 from gbr.models.rows import Rows
-from gbr.train import distinct, indptr_of
+from gbr.train import distinct, fit_raw, indptr_of, raw_blocks
 
 FloatArray = NDArray[np.float64]
 Scores = dict[str, FloatArray]
@@ -272,10 +272,13 @@ def _column(task: Task) -> Scores:
 
 
 def _raw(task: Task) -> Scores:
-    ranker = raw_columns(task.pool.slates.take(task.fold.known), task.options.seed, task.options.jobs)
-    if ranker is None:
+    blocks = raw_blocks(task.held.columns)
+    if not blocks:
         return {RAW: np.zeros(len(task.held.X))}
-    part = task.held.select([str(name) for name in ranker.feature_names_in_])
+    known = task.pool.slates.take(task.fold.known).select(blocks)
+    rows = Rows(known.X, known.target, known.indptr)
+    ranker = fit_raw(rows, known.columns, task.options.seed, task.options.jobs)
+    part = task.held.select(blocks)
     return {RAW: _predicted(ranker, part)}
 
 

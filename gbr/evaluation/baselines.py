@@ -1,56 +1,59 @@
-"""What a ranker is to be measured against: chance, the compiler's default, raw columns, and the noise of measuring."""
+"""Baselines that need no model: random order, the compiler's default, the number of configured nodes, and a retest."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 
-from gbr.data.groups import QueryGroups, column_indices, unrankable
+from gbr.data.groups import QueryGroups, unrankable
 from gbr.evaluation import metrics
-from gbr.models.rows import Rows
-from gbr.ranker import Ranker
 
-#: Blocks that hold a graph and its configuration as they come, without geometry, roles or neighbourhoods.
-RAW_BLOCKS: Final = ("config", "opcodes", "nodes")
-#: The column that is 1 on the configuration that leaves everything to the compiler.
+#: Key of a baseline in ``metrics.json`` -> its name in tables.
+NAMES: Final = {
+    "raw_l2": "raw columns, L2",
+    "fewest_configured": "fewest nodes set",
+    "default_configuration": "default config",
+    "random_order": "random order",
+    "retest": "retest ceiling",
+}
+#: Column that is 1 for the configuration that leaves everything to the compiler.
 DEFAULT_FLAG: Final = "config.is_default"
-#: The column that says how much of the graph a layout configuration touches.
+#: Column of the share of nodes that a layout configuration sets.
 CONFIGURED: Final = "config.configured"
 
 
-def random_order(slates: QueryGroups, kind: str) -> dict[str, Any]:
-    """Expectation over all orders, in the shape of :func:`gbr.evaluation.metrics.evaluate`: tau 0, OPA 1/2, expected slowdowns."""
-    constant = metrics.evaluate(np.zeros(len(slates.target)), slates, kind)
+def random_order(groups: QueryGroups, kind: str) -> dict[str, Any]:
+    """Expected figures of a random order, in the format of :func:`gbr.evaluation.metrics.evaluate`."""
+    constant = metrics.evaluate(np.zeros(len(groups.target)), groups, kind)
     graphs = {name: figures | {"opa": 0.5} for name, figures in constant["graphs"].items()}
     return metrics.summarise(graphs, constant["skipped"], kind) | {"kendall_tau_ci": None}
 
 
-def default_configuration(slates: QueryGroups, kind: str) -> dict[str, Any] | None:
-    """Slowdown of what the compiler does by itself, against the best configuration measured.
+def default_configuration(groups: QueryGroups, kind: str) -> dict[str, Any] | None:
+    """Slowdown of the compiler's default configuration, compared with the best measured one.
 
-    A tile runtime is given with the default's runtime as its normalizer, so the default's target is 1.  A layout
-    collection has a row that leaves every layout to the compiler, if that was measured; a column flags it.
+    The normalizer of tile runtimes is the runtime of the default, so the target of the default is 1.  In a layout
+    collection a column marks the row that leaves every layout to the compiler, if it was measured.
 
     Returns
     -------
     dict or None
-        ``slowdown@1`` (mean over graphs), ``graphs``, ``n_graphs``; None where no graph tells its default.
+        ``slowdown@1`` (mean over graphs), ``graphs``, ``n_graphs``; None if no graph has a default.
     """
-    target = slates.target
-    flags = [place for place, name in enumerate(slates.columns) if name == DEFAULT_FLAG]
+    target = groups.target
+    flag = groups.columns.index(DEFAULT_FLAG) if DEFAULT_FLAG in groups.columns else None
     graphs: dict[str, dict[str, float]] = {}
-    for number, name in enumerate(slates.names):
-        rows = slates.rows(number)
-        if unrankable(target[rows], slates.duplicate_of[rows]):
+    for group, name in enumerate(groups.names):
+        rows = groups.rows(group)
+        if unrankable(target[rows], groups.duplicate_of[rows]):
             continue
         best = target[rows].min()
         if kind == "tile":
-            if slates.normalizer is not None and slates.normalizer[rows].all():
+            if groups.normalizer is not None and groups.normalizer[rows].all():
                 graphs[name] = {"slowdown@1": float(1 / best - 1)}
-        elif flags and (is_default := slates.X[rows, flags[0]] == 1).any():
+        elif flag is not None and (is_default := groups.X[rows, flag] == 1).any():
             graphs[name] = {"slowdown@1": float(target[rows][is_default].min() / best - 1)}
     if not graphs:
         return None
@@ -58,70 +61,30 @@ def default_configuration(slates: QueryGroups, kind: str) -> dict[str, Any] | No
     return {"slowdown@1": mean, "graphs": graphs, "n_graphs": len(graphs)}
 
 
-def fewest_configured(slates: QueryGroups, kind: str) -> dict[str, Any] | None:
-    """Rank layouts by counting the nodes that are set, fewest first: what needs no model at all.
+def fewest_configured(groups: QueryGroups, kind: str) -> dict[str, Any] | None:
+    """Rank layout configurations by the number of nodes that they set, fewest first.
 
     Returns
     -------
     dict or None
-        In the shape of :func:`gbr.evaluation.metrics.evaluate`; None where nothing tells how many nodes are set.
+        In the format of :func:`gbr.evaluation.metrics.evaluate`; None without that column.
     """
-    if CONFIGURED not in slates.columns:
+    if CONFIGURED not in groups.columns:
         return None
-    return metrics.evaluate(slates.X[:, slates.columns.index(CONFIGURED)].astype(np.float64), slates, kind)
+    return metrics.evaluate(groups.X[:, groups.columns.index(CONFIGURED)].astype(np.float64), groups, kind)
 
 
-def retest(slates: QueryGroups, kind: str) -> dict[str, Any] | None:
-    """Rank by a second, independent measurement: what a perfect model of the machine would reach at most.
+def retest(groups: QueryGroups, kind: str) -> dict[str, Any] | None:
+    """Rank by a second, independent measurement, which bounds what a perfect model of the machine can reach.
 
     Returns
     -------
     dict or None
-        In the shape of :func:`gbr.evaluation.metrics.evaluate`; None where no graph was measured twice.
+        In the format of :func:`gbr.evaluation.metrics.evaluate`; None if no graph was measured twice.
     """
-    if slates.repeat is None:
+    if groups.repeat is None:
         return None
-    twice = slates.take([number for number in range(len(slates)) if slates.repeat[slates.rows(number)].all()])
+    twice = groups.take([group for group in range(len(groups)) if groups.repeat[groups.rows(group)].all()])
     if not len(twice):
         return None
     return metrics.evaluate(replace(twice, runtime=twice.repeat).target, twice, kind)
-
-
-def raw_blocks(columns: Sequence[str]) -> list[str]:
-    """Blocks of the plain baseline among those of ``columns``; none where there are no raw configuration columns."""
-    blocks = [name for name in RAW_BLOCKS if len(column_indices(columns, name))]
-    return blocks if RAW_BLOCKS[0] in blocks else []
-
-
-def raw_columns(train: QueryGroups, seed: int, n_jobs: int | None) -> Ranker | None:
-    """Fit the plain baseline on the raw columns of slates with runtimes; None where there are none."""
-    blocks = raw_blocks(train.columns)
-    if not blocks:
-        return None
-    raw = train.select(blocks)
-    return fit_raw(Rows(raw.X, raw.target, raw.indptr), raw.columns, seed, n_jobs)
-
-
-def fit_raw(train: Rows, columns: tuple[str, ...], seed: int, n_jobs: int | None) -> Ranker:
-    """Fit the plain baseline: LightGBM as it comes, least squares on the rank within the slate.
-
-    Parameters
-    ----------
-    train : Rows
-        With the columns of :func:`raw_blocks`.
-    columns : tuple of str
-    seed : int
-    n_jobs : int or None
-    """
-    ranker = Ranker(
-        "lightgbm",
-        "l2",
-        n_estimators=100,
-        num_leaves=31,
-        learning_rate=0.1,
-        min_child_samples=20,
-        params={"feature_fraction": 1.0, "bagging_fraction": 1.0, "bagging_freq": 0},
-        random_state=seed,
-        n_jobs=n_jobs,
-    )
-    return ranker._fit_rows(train, columns)

@@ -1,8 +1,8 @@
-"""How far the runtimes of a graph can be trusted, told from the runtimes alone and from how a model ranks them.
+"""Data quality: whether the measured runtimes of a graph can be trusted.
 
-A machine that changes while it measures (another clock, another tenant) leaves blocks of configurations that are slower
-or faster as a whole.  The 2nd place of "Google - Fast or Slow?" found such graphs by
-looking at runtimes in the order of the file; :func:`jumps` looks for them by a two-sample test on ranks.
+A machine that changes while it measures (clock frequency, other tenants) makes whole blocks of configurations slower or
+faster.  The second place of "Google - Fast or Slow?" found such graphs by inspecting runtimes in the order of the file;
+:func:`jumps` finds them by a two-sample test on ranks.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from gbr.evaluation.metrics import kendall_tau
 
 FloatArray = NDArray[np.float64]
 
-#: Rows on either side of a place that are compared.  No wider: what a search finds improves over thousands of rows, and
-#: a drift is no jump.
+#: Rows before and after an index that are compared.  Wider windows would report drifts: in files written by a search,
+#: runtimes improve over thousands of rows.
 WINDOWS: Final = (24, 48, 96, 192)
-#: Student's t of the ranks on both sides, and the difference of their means as a share of all ranks, from which on it
-#: is a jump.  For independent rows |t| > 7 at 46 degrees of freedom has a probability below 1e-8 per place.
+#: Minimum |t| (Student) and minimum difference of mean ranks, as a share of all ranks, of a jump.  For independent rows
+#: |t| > 7 at 46 degrees of freedom has a probability below 1e-8 per index.
 LEAST_T: Final = 7.0
 LEAST_SHIFT: Final = 0.25
-#: Share of the shift that must be left once the ranks that a model predicts are subtracted.
+#: Minimum share of the shift that remains after the ranks predicted by a model are subtracted.
 LEAST_LEFT: Final = 0.6
 
-#: Below these a graph says little about the order of its configurations.
+#: Below these a graph contains little information on the order of its configurations.
 FEW_DISTINCT: Final = 20
 LOW_RETEST: Final = 0.7
 SMALL_SPREAD: Final = 1.1
@@ -39,14 +39,14 @@ _MOST_JUMPS: Final = 20
 
 @dataclass(frozen=True)
 class Jump:
-    """A place where runtimes change as a whole.
+    """An index at which all runtimes change.
 
     Parameters
     ----------
     row : int
         First row of the new level, in the order of the file.
     ratio : float
-        Median runtime after it over that before it.
+        Median runtime after it divided by that before it.
     t : float
         Student's t of the ranks.
     """
@@ -59,17 +59,17 @@ class Jump:
 def jumps(target: FloatArray, scores: FloatArray | None = None) -> list[Jump]:
     """Block-wise jumps of runtimes in the order of the file.
 
-    Ranks before and after every place are compared by Student's t with pooled variance (the rank transform of Conover
-    and Iman, 1981, which a few extreme runtimes cannot move), in windows of :data:`WINDOWS` rows.  A file that lists
-    its configurations in some order jumps as well, and rightly; with ``scores`` a jump only counts where the model does
-    not expect it.
+    Ranks before and after every index are compared by Student's t with pooled variance (the rank transform of Conover
+    and Iman, 1981, which is robust to outliers), in windows of :data:`WINDOWS` rows.  A file that lists its
+    configurations in some order has jumps as well, which are correct: with ``scores``, jumps that the model predicts do
+    not count.
 
     Parameters
     ----------
     target : float64 (n,)
         Runtimes in the order of the file.
     scores : float64 (n,), optional
-        What a model predicts, lower is faster.
+        Predictions of a model, lower is faster.
 
     Returns
     -------
@@ -83,13 +83,13 @@ def jumps(target: FloatArray, scores: FloatArray | None = None) -> list[Jump]:
         if 2 * window > len(target):
             break
         shift, t = _compared(ranks, window)
-        # The windows around a jump see part of it from everywhere nearby; the place itself sees most.
+        # A jump raises |t| at all indices nearby; it is at the maximum.
         counts = np.abs(t) >= np.maximum(LEAST_T, maximum_filter1d(np.abs(t), 2 * window + 1))
         counts &= np.abs(shift) >= LEAST_SHIFT
         if left is not None:
             counts &= np.sign(shift) * _compared(left, window)[0] >= LEAST_LEFT * np.abs(shift)
-        places = slice(window, len(target) - window + 1)
-        strength[places] = np.maximum(strength[places], np.where(counts, np.abs(t), 0.0))
+        inner = slice(window, len(target) - window + 1)
+        strength[inner] = np.maximum(strength[inner], np.where(counts, np.abs(t), 0.0))
     found: list[Jump] = []
     while len(found) < _MOST_JUMPS and strength.any():
         row = int(strength.argmax())
@@ -101,19 +101,19 @@ def jumps(target: FloatArray, scores: FloatArray | None = None) -> list[Jump]:
 
 
 def normalised_ranks(values: FloatArray) -> FloatArray:
-    """Mean ranks from 0 (least) to 1, float64 (n,); equal values share theirs."""
+    """Ranks scaled to 0 (smallest) ... 1, float64 (n,); equal values have their mean rank."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     middle = np.cumsum(counts) - (counts + 1) / 2
     return np.asarray(middle[inverse] / max(1, len(values) - 1))
 
 
-def slate_quality(
+def group_quality(
     target: FloatArray,
     duplicate_of: NDArray[np.int64],
     repeat: FloatArray | None = None,
     scores: FloatArray | None = None,
 ) -> dict[str, Any]:
-    """What the runtimes of one graph say about themselves.
+    """Measure the quality of the runtimes of one graph.
 
     Parameters
     ----------
@@ -124,52 +124,52 @@ def slate_quality(
     repeat : float64 (n,), optional
         An independent second measurement.
     scores : float64 (n,), optional
-        What a model predicts.
+        Predictions of a model.
 
     Returns
     -------
     dict
-        ``configs``, ``distinct`` (configurations), ``spread`` (slowest over fastest), ``duplicate_spread`` (median over
-        groups of identical configurations of slowest over fastest, less 1; None without such a group), ``retest``
-        (Kendall's tau of both measurements; None without the second), ``unrankable`` (why, or None), ``jumps``.
+        ``configs``, ``distinct`` (configurations), ``spread`` (slowest / fastest), ``duplicate_spread`` (median of
+        slowest / fastest - 1 over sets of identical configurations; None without any), ``retest`` (Kendall's tau of
+        both measurements; None without the second), ``unrankable`` (reason or None), ``jumps``.
     """
-    why = unrankable(target, duplicate_of)
+    reason = unrankable(target, duplicate_of)
     return {
         "configs": len(target),
         "distinct": len(np.unique(duplicate_of)),
         "spread": float(target.max() / target.min()) if len(target) else 1.0,
         "duplicate_spread": _duplicate_spread(target, duplicate_of),
-        "retest": None if repeat is None or why else kendall_tau(repeat, target),
-        "unrankable": why,
+        "retest": None if repeat is None or reason else kendall_tau(repeat, target),
+        "unrankable": reason,
         "jumps": [vars(jump) for jump in jumps(target, scores)],
     }
 
 
 def doubts(quality: dict[str, Any]) -> list[str]:
-    """Reasons not to expect much of a graph, in words, from what :func:`slate_quality` found."""
-    told = []
+    """Reasons to distrust a graph, as text, from the result of :func:`group_quality`."""
+    reasons = []
     if quality["unrankable"]:
-        told.append(quality["unrankable"])
+        reasons.append(quality["unrankable"])
     if quality["jumps"]:
         rows = ", ".join(str(jump["row"]) for jump in quality["jumps"][:3])
-        told.append(f"runtimes jump at row {rows}")
+        reasons.append(f"runtimes jump at row {rows}")
     if quality["distinct"] < FEW_DISTINCT:
-        told.append(f"only {quality['distinct']} distinct configurations")
+        reasons.append(f"only {quality['distinct']} distinct configurations")
     if quality["retest"] is not None and quality["retest"] < LOW_RETEST:
-        told.append(f"a second measurement agrees only to tau {quality['retest']:.2f}")
+        reasons.append(f"the second measurement has a tau of only {quality['retest']:.2f}")
     if quality["spread"] < SMALL_SPREAD:
-        told.append(f"slowest only {quality['spread']:.3f}× the fastest")
-    return told
+        reasons.append(f"the slowest takes only {quality['spread']:.3f} times as long as the fastest")
+    return reasons
 
 
 def _compared(values: FloatArray, window: int) -> tuple[FloatArray, FloatArray]:
-    """Mean after less mean before, and Student's t, at every place with ``window`` rows on both sides."""
+    """Difference of the means after and before, and Student's t, at every index with ``window`` rows on both sides."""
     sums = np.concatenate(([0.0], np.cumsum(values)))
     squares = np.concatenate(([0.0], np.cumsum(np.square(values))))
     mean = (sums[window:] - sums[:-window]) / window
     variance = np.maximum((squares[window:] - squares[:-window]) / window - np.square(mean), 0.0)
     shift = mean[window:] - mean[:-window]
-    # The ranks of n values are no finer than 1 / n; without this floor two constant sides would divide by zero.
+    # Ranks of n values have steps of 1 / n; this lower bound avoids a division by zero where both sides are constant.
     pooled = np.maximum((variance[window:] + variance[:-window]) / 2, 1.0 / max(1, len(values)) ** 2)
     return shift, shift / np.sqrt(2 * pooled / (window - 1))
 

@@ -1,7 +1,7 @@
-"""How good an order is: Kendall's tau, top-K slowdown, ordered pair accuracy, and their mean over graphs.
+"""Quality of a predicted order: Kendall's tau, top-K slowdown, ordered pair accuracy, and their means over graphs.
 
-Scores are read like runtimes: lower is predicted faster.  A slate that cannot be ranked is never scored; it is listed
-with its reason.
+Scores are like runtimes: lower is predicted faster.  A group that cannot be ranked is not scored, but listed with the
+reason.
 """
 
 from __future__ import annotations
@@ -20,17 +20,38 @@ from gbr.errors import UsageError
 
 FloatArray = NDArray[np.float64]
 
-#: Values of K reported per kind of collection; the competition's tile score is made of K = 5.
+#: Values of K reported per kind of collection; the competition's tile score uses K = 5.
 TOP: Final[dict[str, tuple[int, ...]]] = {"tile": (1, 5, 10), "layout": (1, 5, 10, 100)}
 TILE_SCORE_TOP: Final = 5
 
 _RESAMPLES: Final = 5_000
 _RESAMPLES_AT_ONCE: Final = 250
+#: Rows and resamples of :func:`tau_interval`.
+_TAU_ROWS: Final = 256
+_TAU_RESAMPLES: Final = 400
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """Predictions for one split.
+
+    Parameters
+    ----------
+    split : str
+    groups : QueryGroups
+        With runtimes.
+    scores : float64 (rows,)
+        Lower is predicted faster.
+    """
+
+    split: str
+    groups: QueryGroups
+    scores: FloatArray
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """What the pairs of one slate say.  A pair tied in the target is neither concordant nor discordant.
+    """Counts of the pairs of one query group.  A pair tied in the target is neither concordant nor discordant.
 
     Parameters
     ----------
@@ -52,7 +73,7 @@ class Pairs:
 
     @property
     def ordered(self) -> int:
-        """Pairs of different target: those an order can get right."""
+        """Pairs of different target, which an order can get right or wrong."""
         return self.concordant + self.discordant + self.tied_score
 
     @property
@@ -66,24 +87,24 @@ class Pairs:
 
     @property
     def untied_tau(self) -> float:
-        """Kendall's tau to be expected when equal scores are put in random order; 0 where it is undefined.
+        """Expected Kendall's tau when equal scores are ordered at random; 0 where it is undefined.
 
-        tau-b rewards ties: a model of one split that gets its few pairs right outscores a fine-grained one.
+        tau-b rewards ties: a model with a single split whose few pairs are right scores higher than a fine-grained one.
         """
         return (self.concordant - self.discordant) / self.ordered if self.ordered else 0.0
 
     @property
     def opa(self) -> float:
-        """Share of the ordered pairs put in the right order; equal scores count as wrong; 0 without such a pair."""
+        """Share of the ordered pairs in the right order; equal scores count as wrong; 0 without ordered pairs."""
         return self.concordant / self.ordered if self.ordered else 0.0
 
 
 def count_pairs(scores: FloatArray, target: FloatArray) -> Pairs:
-    """Count the pairs of one slate in O(n log n) time and O(n) memory.
+    """Count the pairs of one query group in O(n log n) time and O(n) memory.
 
-    scipy's tau-b is concordant - discordant over a root made of tie counts, so with the ties counted here the two
-    integers follow from it exactly: the quotient's error is a few 2**-53, far less than half a pair for any slate
-    below 10**7 rows.
+    scipy's tau-b is (concordant - discordant) / sqrt(a product of tie counts).  With the ties counted here, both
+    integers follow from it exactly: the relative error of the quotient is a few 2**-53, far less than half a pair for
+    any group below 10**7 rows.
 
     Parameters
     ----------
@@ -96,7 +117,7 @@ def count_pairs(scores: FloatArray, target: FloatArray) -> Pairs:
         For a NaN score.
     """
     if np.isnan(scores).any():
-        raise UsageError(f"scores: row {int(np.isnan(scores).argmax())} is NaN; every row needs a number")
+        raise UsageError(f"scores: row {int(np.isnan(scores).argmax())} is NaN; expected a number for every row")
     n = len(target)
     total = n * (n - 1) // 2
     score_rank = np.unique(scores, return_inverse=True)[1].astype(np.int64)
@@ -128,39 +149,37 @@ def opa(scores: FloatArray, target: FloatArray) -> float:
 def slowdown_at_k(scores: FloatArray, target: FloatArray, k: int) -> float:
     """How much slower than the best row the best of the ``k`` lowest scores is: (min of those - best) / best.
 
-    Rows tied across the k-th place share the remaining places: the result is the expectation over all orders of the
-    tied rows, so it depends on neither the order of the rows nor a seed.  Constant scores give the expectation of a
-    random order.
+    Where equal scores cross rank k, the result is the expectation over all orders of the tied rows, so it depends on
+    neither the order of the rows nor a seed.  Constant scores give the expectation of a random order.
 
     Parameters
     ----------
     scores, target : float64 (n,)
     k : int
-        Places; all rows when it exceeds n.
+        Number of rows; all of them if it exceeds n.
 
     Raises
     ------
     UsageError
-        When ``k`` < 1 or the best target is not positive, which leaves the quotient without meaning.
+        When ``k`` < 1 or the best target is not positive.
     """
     if k < 1:
-        raise UsageError(f"k: got {k}, want at least 1")
+        raise UsageError(f"k: expected a positive integer, got {k}")
     best = float(target.min())
     if best <= 0:
-        raise UsageError(f"target: the best is {best:g}; slowdown needs positive runtimes")
+        raise UsageError(f"target: expected positive runtimes, got {best:g}")
     if k >= len(target):
         return 0.0
     last = np.partition(scores, k - 1)[k - 1]
     inside = target[scores < last]
     tied = np.sort(target[scores == last])
-    places = k - len(inside)
     if len(inside):
         tied = np.minimum(tied, inside.min())
-    return (_expected_minimum(tied, places) - best) / best
+    return (_expected_minimum(tied, k - len(inside)) - best) / best
 
 
 def score(kind: str, per_graph: Iterable[dict[str, float]]) -> float:
-    """The competition's figure: tile, mean of 1 - slowdown@5; layout, mean Kendall tau.  1 is perfect."""
+    """Score of the competition: mean of 1 - slowdown@5 for tile, mean Kendall tau for layout; 1 is perfect."""
     values = [
         1 - graph[f"slowdown@{TILE_SCORE_TOP}"] if kind == "tile" else graph["kendall_tau"] for graph in per_graph
     ]
@@ -168,11 +187,11 @@ def score(kind: str, per_graph: Iterable[dict[str, float]]) -> float:
 
 
 def bootstrap_interval(values: Iterable[float], level: float = 0.95, seed: int = 0) -> list[float] | None:
-    """Percentile bootstrap interval of the mean, resampling graphs; the same for the same values.
+    """Percentile bootstrap interval of the mean, resampling graphs; deterministic.
 
     Returns
     -------
-    [low, high], or None for fewer than two values: one graph tells nothing about others.
+    [low, high], or None for fewer than two values.
     """
     sample = np.fromiter(values, np.float64)
     if len(sample) < 2:
@@ -188,17 +207,63 @@ def bootstrap_interval(values: Iterable[float], level: float = 0.95, seed: int =
     return [float(low), float(high)]
 
 
-def evaluate(scores: FloatArray, slates: QueryGroups, kind: str) -> dict[str, Any]:
-    """Score an order of every slate.
+def tau_interval(
+    tau: float, scores: FloatArray, target: FloatArray, level: float = 0.95, seed: int = 0
+) -> list[float] | None:
+    """Percentile bootstrap interval of one group's tau-b, resampling configurations; deterministic.
+
+    A configuration that is drawn twice makes no pair with itself: the tau of a resample is the weighted tau of its
+    distinct configurations.  For more than 256 configurations a random sample of them is resampled, and the interval
+    is narrowed by the square root of its share.
+
+    Parameters
+    ----------
+    tau : float
+        Tau of all configurations.
+    scores, target : float64 (n,)
+        Without NaN.
+    level : float
+        Share of the resamples in the interval.
+    seed : int
+
+    Returns
+    -------
+    [low, high], or None for fewer than three configurations, or where all scores or all targets are equal.
+    """
+    n = len(target)
+    rng = np.random.default_rng(seed)
+    rows = np.arange(n) if n <= _TAU_ROWS else rng.choice(n, _TAU_ROWS, replace=False)
+    m = len(rows)
+    by_score = np.sign(scores[rows, None] - scores[None, rows])
+    by_target = np.sign(target[rows, None] - target[None, rows])
+    if m < 3 or not by_score.any() or not by_target.any():
+        return None
+    weights = rng.multinomial(m, np.full(m, 1 / m), size=_TAU_RESAMPLES).astype(np.float64)
+    agree, scored, ordered = (
+        np.einsum("ri,ri->r", weights @ pairs, weights)
+        for pairs in (by_score * by_target, np.abs(by_score), np.abs(by_target))
+    )
+    defined = (scored > 0) & (ordered > 0)
+    if not defined.any():
+        return None
+    center = float((by_score * by_target).sum() / np.sqrt(np.abs(by_score).sum() * np.abs(by_target).sum()))
+    taus = agree[defined] / np.sqrt(scored[defined] * ordered[defined])
+    offset = np.quantile(taus - center, [(1 - level) / 2, (1 + level) / 2]) * np.sqrt(m / n)
+    low, high = np.clip(tau + offset, -1.0, 1.0)
+    return [float(low), float(high)]
+
+
+def evaluate(scores: FloatArray, groups: QueryGroups, kind: str) -> dict[str, Any]:
+    """Score the predicted order of every query group.
 
     Parameters
     ----------
     scores : float64 (rows,)
         Lower is predicted faster.
-    slates : QueryGroups
+    groups : QueryGroups
         With runtimes.
     kind : str
-        ``tile`` or ``layout``: decides K and the competition's figure.
+        ``tile`` or ``layout``: determines K and ``score``.
 
     Returns
     -------
@@ -210,26 +275,25 @@ def evaluate(scores: FloatArray, slates: QueryGroups, kind: str) -> dict[str, An
     Raises
     ------
     UsageError
-        For a NaN score or another number of scores than rows.
+        For a NaN score, or when the number of scores is not that of the rows.
     """
-    every_target = slates.target
-    if len(scores) != len(every_target):
-        raise UsageError(f"scores: got {len(scores)}, the slates have {len(every_target)} rows")
+    all_targets = groups.target
+    if len(scores) != len(all_targets):
+        raise UsageError(f"scores: expected {len(all_targets)}, one per row, got {len(scores)}")
     graphs: dict[str, dict[str, float]] = {}
     skipped: dict[str, str] = {}
-    for number, name in enumerate(slates.names):
-        rows = slates.rows(number)
-        target = every_target[rows]
-        why = unrankable(target, slates.duplicate_of[rows])
-        if why:
-            skipped[name] = why
+    for group, name in enumerate(groups.names):
+        rows = groups.rows(group)
+        target = all_targets[rows]
+        if reason := unrankable(target, groups.duplicate_of[rows]):
+            skipped[name] = reason
             continue
-        graphs[name] = _slate_figures(scores[rows], target, TOP[kind])
+        graphs[name] = _group_figures(scores[rows], target, TOP[kind])
     return summarise(graphs, skipped, kind)
 
 
 def summarise(graphs: dict[str, dict[str, float]], skipped: dict[str, str], kind: str) -> dict[str, Any]:
-    """Means over graphs in the shape of :func:`evaluate`, from figures per graph."""
+    """Means over graphs, in the format of :func:`evaluate`, of the figures per graph."""
     names = ("kendall_tau", "opa", *(f"slowdown@{k}" for k in TOP[kind]))
     means = {name: float(np.mean([graph[name] for graph in graphs.values()])) if graphs else None for name in names}
     return {
@@ -243,7 +307,7 @@ def summarise(graphs: dict[str, dict[str, float]], skipped: dict[str, str], kind
     }
 
 
-def _slate_figures(scores: FloatArray, target: FloatArray, top: Iterable[int]) -> dict[str, float]:
+def _group_figures(scores: FloatArray, target: FloatArray, top: Iterable[int]) -> dict[str, float]:
     pairs = count_pairs(scores, target)
     return {
         "kendall_tau": pairs.kendall_tau,
@@ -253,17 +317,17 @@ def _slate_figures(scores: FloatArray, target: FloatArray, top: Iterable[int]) -
 
 
 def _tied(codes: NDArray[np.int64]) -> int:
-    """Pairs of equal code; codes are 0 … m."""
+    """Number of pairs of equal codes, which are 0 ... m."""
     counts = np.bincount(codes)
     return int((counts * (counts - 1) // 2).sum())
 
 
-def _expected_minimum(ascending: FloatArray, places: int) -> float:
-    """Mean, over all choices of ``places`` of the values, of the smallest chosen."""
+def _expected_minimum(ascending: FloatArray, size: int) -> float:
+    """Mean of the smallest value over all subsets of ``size`` values."""
     n = len(ascending)
-    candidates = n - places + 1
+    candidates = n - size + 1
     steps = np.arange(candidates - 1)
-    still_open = np.cumprod((n - places - steps) / (n - steps))
+    still_open = np.cumprod((n - size - steps) / (n - steps))
     reached = np.concatenate(([1.0], still_open))
-    chosen = reached * places / (n - np.arange(candidates))
+    chosen = reached * size / (n - np.arange(candidates))
     return float(chosen @ ascending[:candidates])

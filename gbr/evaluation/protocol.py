@@ -1,12 +1,12 @@
-"""The protocol of TpuGraphs' own evaluation scripts, for figures that stand beside published ones.
+"""The evaluation protocol of TpuGraphs' own scripts, for figures that can be compared with published ones.
 
 Tile: the error of the best of the first K for K = 1, 5, 10 per kernel, then per benchmark, then over benchmarks
 (``tiles_evaluate.py`` and ``baselines/tiles/metrics.py``).  Layout: Kendall's tau and the same error for K = 1, 10, 100
 on 1000 listed configurations of each validation graph (``layout_evaluate.py`` and ``baselines/layout/eval_indices``).
 All of https://github.com/google-research-datasets/tpu_graphs, Apache-2.0.
 
-Two things are as in those scripts and unlike :mod:`gbr.evaluation.metrics`: equal scores keep the order of the file, and a tile
-kernel counts even where nothing tells its configurations apart.
+As in those scripts, and unlike in :mod:`gbr.evaluation.metrics`, equal scores keep the order of the file, and a tile
+kernel counts even if all its runtimes are equal.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ IntArray = NDArray[np.int64]
 
 #: Folder below the data root that holds the listed configurations.
 FOLDER: Final = "eval_indices"
-#: The split whose configurations are listed.
+#: Split whose configurations are listed.
 SPLIT: Final = "valid"
 #: Values of K per kind of collection.
 TOP: Final[dict[str, tuple[int, ...]]] = {"tile": (1, 5, 10), "layout": (1, 10, 100)}
 
 #: The scripts leave out kernels with fewer configurations.
-_LEAST: Final = 2
+_FEWEST_CONFIGS: Final = 2
 
 TableOf = tuple[str, list[str], list[list[object]]]
 
 
 def indices_of(subset: Subset, split: str, folder: Path) -> dict[str, IntArray] | None:
-    """The configurations that the protocol scores of each graph; None where it scores all, which is for tile.
+    """Read which configurations of each graph the protocol scores; None for tile, where it scores all.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def indices_of(subset: Subset, split: str, folder: Path) -> dict[str, IntArray] 
     split : str
     folder : Path
         Holds ``xla_default.json``, ``xla_random.json``, ``nlp_default.json``, ``nlp_random.json``: graph -> row
-        numbers, which may repeat.
+        indices, which may repeat.
 
     Returns
     -------
@@ -61,53 +61,49 @@ def indices_of(subset: Subset, split: str, folder: Path) -> dict[str, IntArray] 
     UsageError
         For a collection or a split that has no list.
     DataError
-        When the file is missing or is no such list.
+        When the file is missing or malformed.
     """
     if subset.kind == "tile":
         return None
     if subset.name not in OFFICIAL["layout"]:
         raise UsageError(
-            f"--protocol official: {subset.name} has no listed configurations, only those of TpuGraphs have; "
-            "take --protocol full"
+            f"--protocol official: {subset.name} has no listed configurations, only TpuGraphs collections have; "
+            "use --protocol full"
         )
     if split != SPLIT:
         raise UsageError(
-            f"--protocol official: configurations are listed for {SPLIT}, not for {split}; take --split {SPLIT}"
+            f"--protocol official: configurations are listed for {SPLIT}, not for {split}; use --split {SPLIT}"
         )
     path = folder / f"{'_'.join(subset.parts[1:])}.json"
     try:
         found = parse_json(path.read_bytes())
     except OSError as fault:
         raise DataError(
-            f"{path}: cannot be read ({fault.strerror or fault}); run `python -m gbr.download eval-indices`, or name "
-            "the folder that has it with --indices"
+            f"{path}: cannot be read ({fault.strerror or fault}); run `python -m gbr.download eval-indices`, or pass "
+            "its folder as --indices"
         ) from fault
     except ValueError as fault:
-        raise DataError(f"{path}: no JSON ({fault}); fetch it again: python -m gbr.download eval-indices") from fault
-    return _checked(found, path)
-
-
-def _checked(found: Any, path: Path) -> dict[str, IntArray]:
+        raise DataError(f"{path}: invalid JSON ({fault}); run `python -m gbr.download eval-indices`") from fault
     if not isinstance(found, dict) or not found:
-        raise DataError(f"{path}: holds no graphs; want an object of graph -> list of row numbers")
+        raise DataError(f"{path}: expected an object of graph -> list of row indices, got {type(found).__name__}")
     for name, rows in found.items():
-        whole = isinstance(rows, list) and rows and all(type(row) is int and 0 <= row < 1 << 62 for row in rows)
-        if not whole:
-            raise DataError(f"{path}: {name}: want a list of row numbers from 0 on; fetch the file again")
+        if not isinstance(rows, list) or not rows or not all(type(row) is int and 0 <= row < 1 << 62 for row in rows):
+            raise DataError(
+                f"{path}: {name}: expected a list of row indices; run `python -m gbr.download eval-indices`"
+            )
     return {name: np.array(rows, np.int64) for name, rows in found.items()}
 
 
 def evaluate(
-    scores: FloatArray, slates: QueryGroups, kind: str, indices: Mapping[str, IntArray] | None = None
+    scores: FloatArray, groups: QueryGroups, kind: str, indices: Mapping[str, IntArray] | None = None
 ) -> dict[str, Any]:
-    """Score an order of every slate as the official scripts do.
+    """Score the predicted order of every group as the official scripts do.
 
     Parameters
     ----------
     scores : float64 (rows,)
-        Lower is predicted faster.  Of the whole slates: features that compare a configuration with the others of its
-        graph have seen all of them, whichever are listed.
-    slates : QueryGroups
+        Lower is predicted faster; for all configurations, also those that are not listed.
+    groups : QueryGroups
         With runtimes.
     kind : str
         ``tile`` or ``layout``.
@@ -119,45 +115,40 @@ def evaluate(
     dict
         ``slowdown@<K>`` (means over graphs), ``score``, ``graphs`` (stem -> figures), ``n_graphs``, ``skipped`` (stem
         -> reason).  Tile also: ``benchmarks`` (name -> ``slowdown@<K>`` and ``n_graphs``), ``over_benchmarks`` (means
-        over those) and ``unrankable`` (stem -> why nothing tells its configurations apart; these count).  Layout also:
-        ``kendall_tau`` with its interval, ``repeated`` (stem -> number of distinct rows where the list repeats some)
-        and ``absent`` (listed graphs that are not there).
+        over those) and ``unrankable`` (stem -> why its configurations cannot be ranked; these graphs count).  Layout
+        also: ``kendall_tau`` with its interval, ``repeated`` (stem -> number of distinct rows, if the list
+        repeats some) and ``absent`` (listed graphs that are missing).
 
     Raises
     ------
     DataError
-        When a listed row is none of the graph.
+        When a listed row is out of range.
     """
     if kind == "tile":
-        return _tile(scores, slates)
+        return _tile(scores, groups)
     assert indices is not None
-    return _layout(scores, slates, indices)
+    return _layout(scores, groups, indices)
 
 
 def top_error(scores: FloatArray, target: FloatArray, k: int) -> float:
-    """(Best of the first ``k`` - best) / best, equal scores in the order of the rows.
-
-    That is what ``tf.argsort`` gives the official scripts: it stands on ``tf.math.top_k``, which puts the lower index
-    first.
-    """
+    """(Best of the first ``k`` - best) / best, equal scores in the order of the rows, as ``tf.argsort`` sorts."""
     best = float(target.min())
     return (float(target[np.argsort(scores, kind="stable")[:k]].min()) - best) / best
 
 
-def _tile(scores: FloatArray, slates: QueryGroups) -> dict[str, Any]:
-    target = slates.target
+def _tile(scores: FloatArray, groups: QueryGroups) -> dict[str, Any]:
+    target = groups.target
     graphs: dict[str, dict[str, float]] = {}
     skipped: dict[str, str] = {}
     unranked: dict[str, str] = {}
     benchmarks: dict[str, list[dict[str, float]]] = defaultdict(list)
-    for number, name in enumerate(slates.names):
-        rows = slates.rows(number)
-        why = unrankable(target[rows], slates.duplicate_of[rows])
-        if why:
-            left_out = slates.sizes[number] < _LEAST
-            (skipped if left_out else unranked)[name] = why
-            if left_out:
+    for group, name in enumerate(groups.names):
+        rows = groups.rows(group)
+        if reason := unrankable(target[rows], groups.duplicate_of[rows]):
+            if groups.sizes[group] < _FEWEST_CONFIGS:
+                skipped[name] = reason
                 continue
+            unranked[name] = reason
         graphs[name] = _errors(scores[rows], target[rows], "tile")
         benchmarks[name.rsplit("_", 1)[0]].append(graphs[name])
     names = _names("tile")
@@ -174,27 +165,26 @@ def _tile(scores: FloatArray, slates: QueryGroups) -> dict[str, Any]:
     }
 
 
-def _layout(scores: FloatArray, slates: QueryGroups, indices: Mapping[str, IntArray]) -> dict[str, Any]:
-    target = slates.target
+def _layout(scores: FloatArray, groups: QueryGroups, indices: Mapping[str, IntArray]) -> dict[str, Any]:
+    target = groups.target
     graphs: dict[str, dict[str, float]] = {}
     skipped: dict[str, str] = {}
     repeated: dict[str, int] = {}
-    for number, name in enumerate(slates.names):
+    for group, name in enumerate(groups.names):
         if name not in indices:
-            skipped[name] = "no configurations of it are listed"
+            skipped[name] = "none of its configurations are listed"
             continue
-        if indices[name].max() >= slates.sizes[number]:
+        if indices[name].max() >= groups.sizes[group]:
             raise DataError(
-                f"{name}: configuration {indices[name].max()} is listed, the graph has {slates.sizes[number]}; "
-                "fetch graphs and lists of one collection"
+                f"{name}: listed row {indices[name].max()} is out of range, the graph has {groups.sizes[group]}; "
+                "download graphs and lists of the same collection"
             )
-        rows = slates.indptr[number] + indices[name]
+        rows = groups.indptr[group] + indices[name]
         distinct = len(np.unique(rows))
         if distinct < len(rows):
             repeated[name] = distinct
-        why = unrankable(target[rows], slates.duplicate_of[rows])
-        if why:
-            skipped[name] = why
+        if reason := unrankable(target[rows], groups.duplicate_of[rows]):
+            skipped[name] = reason
             continue
         tau = metrics.kendall_tau(scores[rows], target[rows])
         graphs[name] = {"kendall_tau": tau, **_errors(scores[rows], target[rows], "layout")}
@@ -208,12 +198,12 @@ def _layout(scores: FloatArray, slates: QueryGroups, indices: Mapping[str, IntAr
         "n_graphs": len(graphs),
         "skipped": skipped,
         "repeated": repeated,
-        "absent": sorted(set(indices) - set(slates.names)),
+        "absent": sorted(set(indices) - set(groups.names)),
     }
 
 
 def tables(found: Mapping[str, Any], subset: Subset, split: str) -> Iterator[TableOf]:
-    """Tables for a terminal of what :func:`evaluate` gave, as :func:`gbr.cli.table` takes them."""
+    """Tables of the figures of :func:`evaluate`: title, columns, rows."""
     names = _names(subset.kind)
     columns = [name.removeprefix("slowdown") for name in names]
     title = f"{subset.name} {split}, official protocol: {found['n_graphs']} graphs"
@@ -235,13 +225,13 @@ def tables(found: Mapping[str, Any], subset: Subset, split: str) -> Iterator[Tab
 
 
 def notes(found: Mapping[str, Any]) -> Iterator[str]:
-    """What is to be told beside the figures: listed graphs that are not there, and what else does not count."""
+    """Messages on graphs that are missing or do not count."""
     if absent := found.get("absent"):
-        yield f"{len(absent)} listed graphs are not there or left out (first: {absent[0]})"
-    for name, why in found["skipped"].items():
-        yield f"{name} does not count in the official protocol: {why}"
+        yield f"{len(absent)} listed graphs are missing or left out (first: {absent[0]})"
+    for name, reason in found["skipped"].items():
+        yield f"{name} does not count in the official protocol: {reason}"
     for name, distinct in found.get("repeated", {}).items():
-        yield f"{name}: the official list repeats rows, {distinct} of them are distinct"
+        yield f"{name}: the official list repeats rows, {distinct} are distinct"
 
 
 def _errors(scores: FloatArray, target: FloatArray, kind: str) -> dict[str, float]:

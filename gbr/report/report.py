@@ -32,8 +32,8 @@ from gbr.data.store import FeatureStore
 from gbr.errors import UsageError
 from gbr.evaluation import data_quality, metrics
 from gbr.evaluation.data_quality import normalised_ranks
-from gbr.evaluation.interval import tau_interval
-from gbr.evaluation.scoring import BASELINE_NAMES, Scored
+from gbr.evaluation.baselines import NAMES as BASELINE_NAMES
+from gbr.evaluation.metrics import Scored, tau_interval
 from gbr.models import io
 from gbr.models.base import ValidTau
 from gbr.models.params import threads
@@ -128,7 +128,7 @@ def summarise_run(
     figures : mapping
         As in ``metrics.json``.
     scored : sequence of Scored
-        What :func:`gbr.evaluation.scoring.figures_of` scored.
+        What :func:`gbr.evaluate.score_split` scored.
     store_root : Path
         Folder of the feature store, for all collections.
 
@@ -147,9 +147,9 @@ def summarise_run(
     scored = sorted(scored, key=lambda each: _SPLITS.index(each.split))
     detailed = [each for each in scored if not (same and each.split == "train") or len(scored) == 1]
     by_split = {each.split: each for each in scored}
-    max_points = points_per_graph(sum(len(each.slates) for each in detailed))
+    max_points = points_per_graph(sum(len(each.groups) for each in detailed))
     splits = []
-    with cli.progress(sum(len(each.slates) for each in scored), "report") as advance:
+    with cli.progress(sum(len(each.groups) for each in scored), "report") as advance:
         for each in scored:
             own = figures[each.split] if each in detailed else None
             splits.append(summarise_split(each, subset.kind, own, training_graphs, max_points, advance))
@@ -253,7 +253,7 @@ def summarise_split(
         ``points``); ``budget`` (:func:`slowdown_by_budget`); ``unseen`` (share of graphs of new families, or None);
         ``worst``.
     """
-    groups = scored.slates
+    groups = scored.groups
     families = None if training_graphs is None else {family(kind, name) for name in training_graphs}
     every: list[dict[str, Any]] = []
     graphs: list[dict[str, Any]] = []
@@ -261,7 +261,7 @@ def summarise_split(
     for number, name in enumerate(groups.names):
         rows = groups.rows(number)
         target, scores = groups.target[rows], scored.scores[rows]
-        quality = data_quality.slate_quality(target, groups.duplicate_of[rows], _retest(groups, rows), scores)
+        quality = data_quality.group_quality(target, groups.duplicate_of[rows], _retest(groups, rows), scores)
         graph: dict[str, Any] = {"name": name, "split": scored.split, "quality": quality}
         graph["doubts"] = data_quality.doubts(quality)
         every.append(quality)
@@ -489,7 +489,7 @@ def _learning(ranker: Ranker, store: FeatureStore, scored: Mapping[str, Scored],
     """Learning curves on the early-stopping split if it was scored, else on another; None if it cannot be ranked."""
     split = next(name for name in ("valid", *_SPLITS) if name in scored)
     try:
-        rows, count = learning_rows(store, split, scored[split].slates.names, ranker)
+        rows, count = learning_rows(store, split, scored[split].groups.names, ranker)
         curves = learning_curves(ranker, rows)
     except UsageError:
         return None

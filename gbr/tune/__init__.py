@@ -10,6 +10,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from gbr import callable_module
 from gbr.tune.runner import Child, Found, Journal, Replay, Verdict, search
 from gbr.tune.space import GraphSpace, ParameterSpace, Space
 from gbr.tune.tuner import Best, Tuner
@@ -37,6 +38,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "tune":  # gbr.tune(function, arguments)
+        name = "tune_layout"
     if name not in __all__:
         raise AttributeError(f"module 'gbr.tune' has no attribute {name!r}")
     return getattr(import_module("gbr.tune.jax"), name)  # needs JAX and Numba
@@ -44,3 +47,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+callable_module(__name__)

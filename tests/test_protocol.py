@@ -15,35 +15,18 @@ from hypothesis import strategies as st
 from gbr import evaluate as command
 from gbr import read_graph
 from gbr.data.collection import Subset
-from gbr.data.groups import QueryGroups
 from gbr.errors import DataError, UsageError
 from gbr.evaluation import protocol
-from tests.collection import trained, write_collection
+from tests.collection import trained
 from tests.made import collection
+from tests.ranking import groups_of
 
 
 def official_errors(preds: np.ndarray, runtimes: np.ndarray, top: tuple[int, ...]) -> dict[int, float]:
-    """tiles_evaluate.py and layout_evaluate.py, word by word, with NumPy for TensorFlow."""
+    """As tiles_evaluate.py and layout_evaluate.py of TpuGraphs, with NumPy instead of TensorFlow."""
     time_best = np.min(runtimes)
-    sorted_indices = sorted(range(len(preds)), key=lambda place: (preds[place], place))
+    sorted_indices = sorted(range(len(preds)), key=lambda row: (preds[row], row))
     return {k: float((np.min(runtimes[sorted_indices[:k]]) - time_best) / time_best) for k in top}
-
-
-def slates_of(graphs: dict[str, np.ndarray], normalizer: int | None = None) -> QueryGroups:
-    """QueryGroups without features; every configuration is another one."""
-    sizes = [len(runtime) for runtime in graphs.values()]
-    indptr = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
-    rows = int(indptr[-1])
-    return QueryGroups(
-        names=tuple(graphs),
-        indptr=indptr,
-        columns=(),
-        X=np.empty((rows, 0), np.float32),
-        runtime=np.concatenate(list(graphs.values())).astype(np.int64),
-        normalizer=None if normalizer is None else np.full(rows, normalizer, np.int64),
-        repeat=None,
-        duplicate_of=np.concatenate([np.arange(size) for size in sizes]).astype(np.int64),
-    )
 
 
 few = st.integers(1, 6)
@@ -52,10 +35,12 @@ kernel = st.lists(st.tuples(few, few), min_size=1, max_size=14)
 
 @settings(max_examples=40, deadline=None)
 @given(st.dictionaries(st.sampled_from(["a_b_1", "a_b_2", "c_1", "c_2", "c_3", "d"]), kernel, min_size=1))
-def test_tile_figures_are_those_of_the_official_script(kernels: dict[str, list[tuple[int, int]]]) -> None:
-    slates = slates_of({name: np.array([r for _, r in rows]) for name, rows in kernels.items()}, normalizer=3)
+def test_tile_figures_match_the_official_script(kernels: dict[str, list[tuple[int, int]]]) -> None:
+    runtimes = [[runtime for _, runtime in rows] for rows in kernels.values()]
+    normalizer = np.full(sum(map(len, runtimes)), 3, np.int64)
+    groups = groups_of(*runtimes, names=tuple(kernels), normalizer=normalizer)
     scores = np.array([s for rows in kernels.values() for s, _ in rows], float)
-    found = protocol.evaluate(scores, slates, "tile")
+    found = protocol.evaluate(scores, groups, "tile")
 
     by_benchmark: dict[str, list[dict[int, float]]] = defaultdict(list)
     for name, rows in kernels.items():
@@ -81,13 +66,13 @@ def test_tile_figures_are_those_of_the_official_script(kernels: dict[str, list[t
         assert found["score"] == pytest.approx(1 - found["slowdown@5"], abs=1e-12)
 
 
-def test_layout_figures_are_those_of_the_official_script_on_listed_rows_that_may_repeat() -> None:
+def test_layout_figures_match_the_official_script() -> None:
     rng = np.random.default_rng(0)
     graphs = {"u": rng.integers(10**9, 2 * 10**9, 300), "v": rng.integers(1, 50, 2000)}
-    slates = slates_of(graphs | {"unlisted": np.array([3, 4])})
+    groups = groups_of(*(runtime.tolist() for runtime in graphs.values()), [3, 4], names=(*graphs, "unlisted"))
     scores = {name: np.round(runtime * rng.lognormal(0, 0.4, len(runtime)), -1) for name, runtime in graphs.items()}
     listed = {"u": rng.integers(0, 300, 1000), "v": rng.choice(2000, 1000, replace=False), "elsewhere": np.array([0])}
-    found = protocol.evaluate(np.concatenate([*scores.values(), [1.0, 2.0]]), slates, "layout", listed)
+    found = protocol.evaluate(np.concatenate([*scores.values(), [1.0, 2.0]]), groups, "layout", listed)
     for name in graphs:
         preds, runtimes = scores[name][listed[name]], graphs[name][listed[name]]
         errors = official_errors(preds, runtimes, (1, 10, 100))
@@ -99,23 +84,23 @@ def test_layout_figures_are_those_of_the_official_script_on_listed_rows_that_may
     assert found["score"] == found["kendall_tau"]
     assert found["repeated"] == {"u": len(set(listed["u"].tolist()))}
     assert found["absent"] == ["elsewhere"]
-    assert found["skipped"] == {"unlisted": "no configurations of it are listed"}
+    assert found["skipped"] == {"unlisted": "none of its configurations are listed"}
 
 
-def test_a_listed_row_beyond_the_graph_is_refused() -> None:
-    with pytest.raises(DataError, match="g: configuration 2 is listed, the graph has 2; fetch"):
-        protocol.evaluate(np.zeros(2), slates_of({"g": np.array([1, 2])}), "layout", {"g": np.array([0, 2])})
+def test_listed_row_out_of_range_is_an_error() -> None:
+    with pytest.raises(DataError, match="g: listed row 2 is out of range, the graph has 2"):
+        protocol.evaluate(np.zeros(2), groups_of([1, 2], names=("g",)), "layout", {"g": np.array([0, 2])})
 
 
-def test_equal_kernels_count_and_are_named() -> None:
-    found = protocol.evaluate(np.array([1.0, 2, 1, 2]), slates_of({"a_1": np.array([5, 5]), "b_1": [2, 4]}), "tile")
+def test_kernels_with_equal_runtimes_count_and_are_listed() -> None:
+    found = protocol.evaluate(np.array([1.0, 2, 1, 2]), groups_of([5, 5], [2, 4], names=("a_1", "b_1")), "tile")
     assert found["unrankable"] == {"a_1": "all runtimes are equal"}
     assert found["n_graphs"] == 2
     assert found["graphs"]["a_1"] == {"slowdown@1": 0.0, "slowdown@5": 0.0, "slowdown@10": 0.0}
 
 
 @pytest.mark.parametrize("search", ["default", "random"])
-def test_the_official_lists_are_read(shared_data: Path, search: str) -> None:
+def test_official_lists_are_read(shared_data: Path, search: str) -> None:
     folder = shared_data / "eval_indices"
     found = protocol.indices_of(Subset(f"layout:xla:{search}"), "valid", folder)
     assert found is not None
@@ -130,37 +115,39 @@ def test_the_official_lists_are_read(shared_data: Path, search: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("subset", "split", "text", "fault", "match"),
+    ("subset", "split", "text", "error", "match"),
     [
         ("layout:cpu:random", "valid", "{}", UsageError, "layout:cpu:random has no listed configurations"),
-        ("layout:xla:random", "train", "{}", UsageError, "listed for valid, not for train; take --split valid"),
+        ("layout:xla:random", "train", "{}", UsageError, "listed for valid, not for train; use --split valid"),
         ("layout:nlp:random", "valid", "{}", DataError, r"nlp_random\.json: cannot be read .*eval-indices"),
-        ("layout:xla:random", "valid", "[", DataError, r"xla_random\.json: no JSON"),
-        ("layout:xla:random", "valid", "[1]", DataError, "holds no graphs"),
-        ("layout:xla:random", "valid", '{"g": []}', DataError, "g: want a list of row numbers"),
-        ("layout:xla:random", "valid", '{"g": [1, -1]}', DataError, "g: want a list of row numbers"),
-        ("layout:xla:random", "valid", '{"g": [1, true]}', DataError, "g: want a list of row numbers"),
+        ("layout:xla:random", "valid", "[", DataError, r"xla_random\.json: invalid JSON"),
+        (
+            "layout:xla:random",
+            "valid",
+            "[1]",
+            DataError,
+            "expected an object of graph -> .*, got list",
+        ),
+        ("layout:xla:random", "valid", '{"g": [1, -1]}', DataError, "g: expected a list of row indices"),
         ("layout:xla:random", "valid", '{"g": [99999999999999999999]}', DataError, "invalid number 9999"),
     ],
 )
-def test_wrong_lists_are_refused(
-    subset: str, split: str, text: str, fault: type[Exception], match: str, tmp_path: Path
+def test_invalid_lists_are_errors(
+    subset: str, split: str, text: str, error: type[Exception], match: str, tmp_path: Path
 ) -> None:
     (tmp_path / "xla_random.json").write_text(text)
-    with pytest.raises(fault, match=match):
+    with pytest.raises(error, match=match):
         protocol.indices_of(Subset(subset), split, tmp_path)
 
 
 def run(capsys: pytest.CaptureFixture[str], *line: object) -> tuple[str, str]:
     assert command.main([*map(str, line)]) == 0
-    told = capsys.readouterr()
-    return told.out, told.err
+    return capsys.readouterr()
 
 
-def test_tile_by_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    root = write_collection(tmp_path, {"train": 4, "valid": 3})
-    model = trained(root)
-    line = ("--model", model, "--subset", "tile:cpu", "--data", root, "--store", root / "store", "--jobs", 1)
+def test_command_with_a_tile_collection(tile_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = ("--data", tile_run, "--store", tile_run / "store")
+    line = ("--model", tile_run / "run", "--subset", "tile:cpu", *paths, "--jobs", 1)
     full = json.loads(run(capsys, *line, "--json")[0])
     both = json.loads(run(capsys, *line, "--protocol", "official", "--json")[0])
     official = both["valid"].pop("official")
@@ -168,18 +155,19 @@ def test_tile_by_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert official["benchmarks"]["matmul"]["n_graphs"] == official["n_graphs"] == 3
     assert official["over_benchmarks"]["slowdown@1"] == official["slowdown@1"]
     out, _ = run(capsys, *line, "--protocol", "official")
-    assert "tile:cpu valid: 3 graphs" in out
     assert "tile:cpu valid, official protocol: 3 graphs, 1 benchmarks" in out
     assert "matmul (3)" in out
     assert max(map(len, out.splitlines())) <= 80
 
 
-def test_layout_by_command(shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The real validation graph, where the lists are looked for by default, against the scores themselves."""
-    place = Path("npz/layout/xla/default/valid/unet_3d.4x4.bf16.npz")
+def test_command_with_a_layout_collection(
+    shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A real validation graph, compared with figures from its scores."""
+    graph = Path("npz/layout/xla/default/valid/unet_3d.4x4.bf16.npz")
     root = collection(tmp_path, "layout:xla:default", train=3)
-    (root / place).parent.mkdir()
-    shutil.copy(shared_data / place, root / place)
+    (root / graph).parent.mkdir()
+    shutil.copy(shared_data / graph, root / graph)
     shutil.copytree(shared_data / "eval_indices", root / "eval_indices")
     model = trained(root, subset="layout:xla:default")
     line = ("--model", model, "--subset", "layout:xla:default", "--data", root, "--store", root / "store")
@@ -189,13 +177,13 @@ def test_layout_by_command(shared_data: Path, tmp_path: Path, capsys: pytest.Cap
     from gbr import Ranker
 
     (rows,) = (json.loads((root / "eval_indices/xla_default.json").read_text())[name] for name in ["unet_3d.4x4.bf16"])
-    preds = Ranker.load(model).predict_graph(root / place)[rows]
-    runtimes = read_graph(root / place).runtime
+    preds = Ranker.load(model).predict_graph(root / graph)[rows]
+    runtimes = read_graph(root / graph).runtime
     assert runtimes is not None
     expected = {f"slowdown@{k}": e for k, e in official_errors(preds, runtimes[rows], (1, 10, 100)).items()}
     expected["kendall_tau"] = scipy.stats.kendalltau(preds, runtimes[rows]).correlation
     assert found["graphs"] == {"unet_3d.4x4.bf16": pytest.approx(expected, abs=1e-12)}
     assert found["kendall_tau_ci"] is None
-    assert "6 listed graphs are not there" in err
+    assert "6 listed graphs are missing" in err
     shown, _ = run(capsys, *line, "--protocol", "official", "--indices", shared_data / "eval_indices")
     assert "layout:xla:default valid, official protocol: 1 graphs" in shown
