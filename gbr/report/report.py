@@ -31,8 +31,8 @@ from gbr.data.groups import QueryGroups
 from gbr.data.store import FeatureStore
 from gbr.errors import UsageError
 from gbr.evaluation import data_quality, metrics
-from gbr.evaluation.data_quality import normalised_ranks
 from gbr.evaluation.baselines import NAMES as BASELINE_NAMES
+from gbr.evaluation.data_quality import normalised_ranks
 from gbr.evaluation.metrics import Scored, tau_interval
 from gbr.models import io
 from gbr.models.base import ValidTau
