@@ -146,8 +146,13 @@ def _outer_permuted(o: _Ops, u: Any, v: Any) -> Any:
     return o.transpose(product, (1, 2, 0))
 
 
-def _permuted(*permutation: int) -> Callable[..., Any]:
-    return lambda o, x: o.transpose(x, permutation)
+def _transpose(permutation: str, measured: str) -> Family:
+    """Transposition of ``x``: dimension ``d`` of the output is dimension ``permutation[d]`` of ``x``."""
+    order = tuple(map(int, permutation))
+    loops = "abcd"[: len(order)]
+    source = [loops[order.index(dim)] for dim in range(len(order))]
+    spec = f"{' '.join(loops)} | y[{', '.join(loops)}] = x[{', '.join(source)}]"
+    return Family("movement", f"transpose_{permutation}", spec, lambda o, x: o.transpose(x, order), measured)
 
 
 def _with_permuted(operation: str, *permutation: int) -> Callable[..., Any]:
@@ -156,7 +161,6 @@ def _with_permuted(operation: str, *permutation: int) -> Callable[..., Any]:
 
 _matmul = partial(Family, "matmul", right="k n")
 _convolution = partial(Family, "conv")
-_movement = partial(Family, "movement")
 _reduce = partial(Family, "reduce")
 _rowwise = partial(Family, "rowwise")
 _window = partial(Family, "window")
@@ -293,30 +297,18 @@ _CONV: Final = (
 
 # The output is written in order, the input is read with a stride.
 _MOVEMENT: Final = (
-    _movement("transpose_10", "a b | y[a, b] = x[b, a]", _permuted(1, 0),
-              "1024x768 512x2048 1792x353 96x8192 5000x160"),
-    _movement("transpose_021", "a b c | y[a, b, c] = x[a, c, b]", _permuted(0, 2, 1),
-              "8x256x320 64x96x128 5x419x331 24x512x64"),
-    _movement("transpose_102", "a b c | y[a, b, c] = x[b, a, c]", _permuted(1, 0, 2),
-              "96x256x40 512x64x16 211x173x23 48x1024x12"),
-    _movement("transpose_210", "a b c | y[a, b, c] = x[c, b, a]", _permuted(2, 1, 0),
-              "96x64x160 256x16x192 73x101x113 640x9x128"),
-    _movement("transpose_120", "a b c | y[a, b, c] = x[c, a, b]", _permuted(1, 2, 0),
-              "128x48x128 40x512x36 89x67x149 24x64x512"),
-    _movement("transpose_201", "a b c | y[a, b, c] = x[b, c, a]", _permuted(2, 0, 1),
-              "64x96x128 320x24x72 83x109x71 512x8x160"),
-    _movement("transpose_0132", "a b c d | y[a, b, c, d] = x[a, b, d, c]", _permuted(0, 1, 3, 2),
-              "8x12x64x96 4x3x160x256 3x7x151x173 32x40x16x28"),
-    _movement("transpose_0213", "a b c d | y[a, b, c, d] = x[a, c, b, d]", _permuted(0, 2, 1, 3),
-              "4x12x192x64 2x128x96x24 3x37x211x29 16x256x16x12"),
-    _movement("transpose_0231", "a b c d | y[a, b, c, d] = x[a, d, b, c]", _permuted(0, 2, 3, 1),
-              "2x56x48x128 8x28x32x96 1x67x59x211 4x16x16x512"),
-    _movement("transpose_0312", "a b c d | y[a, b, c, d] = x[a, c, d, b]", _permuted(0, 3, 1, 2),
-              "2x96x48x64 8x128x24x32 1x173x61x71 4x768x14x14"),
-    _movement("transpose_0321", "a b c d | y[a, b, c, d] = x[a, d, c, b]", _permuted(0, 3, 2, 1),
-              "2x64x40x96 6x32x64x48 1x97x53x131 4x256x8x96"),
-    _movement("transpose_1032", "a b c d | y[a, b, c, d] = x[b, a, d, c]", _permuted(1, 0, 3, 2),
-              "12x8x64x96 40x32x16x24 3x2x419x353 3x64x24x128"),
+    _transpose("10", "1024x768 512x2048 1792x353 96x8192 5000x160"),
+    _transpose("021", "8x256x320 64x96x128 5x419x331 24x512x64"),
+    _transpose("102", "96x256x40 512x64x16 211x173x23 48x1024x12"),
+    _transpose("210", "96x64x160 256x16x192 73x101x113 640x9x128"),
+    _transpose("120", "128x48x128 40x512x36 89x67x149 24x64x512"),
+    _transpose("201", "64x96x128 320x24x72 83x109x71 512x8x160"),
+    _transpose("0132", "8x12x64x96 4x3x160x256 3x7x151x173 32x40x16x28"),
+    _transpose("0213", "4x12x192x64 2x128x96x24 3x37x211x29 16x256x16x12"),
+    _transpose("0231", "2x56x48x128 8x28x32x96 1x67x59x211 4x16x16x512"),
+    _transpose("0312", "2x96x48x64 8x128x24x32 1x173x61x71 4x768x14x14"),
+    _transpose("0321", "2x64x40x96 6x32x64x48 1x97x53x131 4x256x8x96"),
+    _transpose("1032", "12x8x64x96 40x32x16x24 3x2x419x353 3x64x24x128"),
 )
 
 # Dimensions that are kept are tiled outside of those that are reduced, in the order of the output; within a tile the
