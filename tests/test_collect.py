@@ -137,7 +137,7 @@ def two_graphs(request, monkeypatch):
     if request.param == "tile":
         if numba_config.DISABLE_JIT:
             pytest.skip("kernels of full size need the JIT")
-        monkeypatch.setitem(FAMILIES, "sum_minor", replace(FAMILIES["sum_minor"], measured="40x50 60x30"))
+        monkeypatch.setitem(FAMILIES, "sum_minor", replace(FAMILIES["sum_minor"], variants="40x50 60x30"))
         return (
             ["tile", "--families", "sum_minor", *small],
             tiles.COLLECTION / "train",

@@ -141,7 +141,7 @@ def test_a_traceback_shows_the_generated_source():
 
 
 def test_an_index_must_be_linear():
-    family = Family("elementwise", "square", "a | y[a] = x[a * a]", lambda lax, x: x, "4")
+    family = Family("elementwise", "square", "4", "a | y[a] = x[a * a]", lambda lax, x: x)
     with pytest.raises(ValueError, match=r"a \* a: expected an index that is linear in loop variables"):
         family.nest(4)
 

@@ -36,6 +36,8 @@ from typing import Any, Final, Literal
 import numpy as np
 from numba import njit
 
+from gbr.collect import tasks
+
 Shape = tuple[int, ...]
 #: A tensor that has columns in a tile configuration: the right-hand operand, the output or the reduced input.
 Part = Literal["kernel", "output", "input"]
@@ -414,20 +416,17 @@ class _Body:
 
 
 @dataclass(frozen=True, eq=False)
-class Family:
-    """Kernels that differ in shape alone; no family is in two splits.
+class Family(tasks.Family):
+    """Kernels that differ in nothing but their shape.
 
     Parameters
     ----------
-    group, name : str
-        The group holds related families: ``matmul``, ``conv``, ``movement``, ``reduce``, ``rowwise``, ``window``,
-        ``elementwise``.
+    group, name, variants
+        As in the base class; the variants are the shapes that are measured, such as ``192x320x256 256x128x512``.
     spec : str
         The loop nest; see the module.
     program : callable
         ``program(lax, *operands)``: the same computation in primitives of ``jax.lax``.
-    measured : str
-        The shapes that are measured, such as ``192x320x256 256x128x512``.
     sizes : str
         The loops whose extents are the numbers of a shape, in order; ``p=q`` are two of one extent.  By default all
         tiled loops in the order of their tile arguments.
@@ -436,19 +435,13 @@ class Family:
         of the operand ``f``, the filters of a convolution.
     order : str
         The tiled loops in the order of the tile arguments, where it is not that of the reduced input or of the tiles.
-    split : str
-        ``train``, ``valid`` or ``test``.
     """
 
-    group: str
-    name: str
     spec: str
     program: Callable[..., Any]
-    measured: str
     sizes: str = ""
     right: str = ""
     order: str = ""
-    split: str = "train"
 
     def stem(self, shape: Shape) -> str:
         """File name of one kernel, without suffix."""
@@ -457,12 +450,7 @@ class Family:
     @cached_property
     def shapes(self) -> tuple[Shape, ...]:
         """The shapes that are measured."""
-        return tuple(tuple(map(int, shape.split("x"))) for shape in self.measured.split())
-
-    @cached_property
-    def stems(self) -> tuple[str, ...]:
-        """File names of all kernels of the family, in the order of ``shapes``."""
-        return tuple(self.stem(shape) for shape in self.shapes)
+        return tuple(tuple(map(int, shape.split("x"))) for shape in self.variants.split())
 
     @cached_property
     def source(self) -> str:

@@ -19,7 +19,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from gbr.collect import _jax
-from gbr.collect.tasks import Quality, Settings, Task
+from gbr.collect.tasks import Family, Quality, Settings, Task
 from gbr.collect.timer import Clock, measure
 from gbr.data.graph import write_graph
 from gbr.data.hlo import graph_arrays, read_module
@@ -43,24 +43,9 @@ _TOLERANCE: Final = 2e-4
 GRADIENT: Final = "-grad"
 
 
-@dataclass(frozen=True, slots=True)
-class Family:
-    """Variants of a network in :mod:`gbr.collect.programs`; no family is in two splits."""
-
-    name: str
-    split: str
-    group: str
-    variants: tuple[str, ...]
-
-    @property
-    def stems(self) -> tuple[str, ...]:
-        """File names of the graphs, ``<family>_<variant>``."""
-        return tuple(f"{self.name}_{variant}" for variant in self.variants)
-
-
-#: All families by name.
+#: All families of networks in :mod:`gbr.collect.programs` by name.
 FAMILIES: Final = {
-    name: Family(name, split, group, tuple(variants.split()))
+    name: Family(group, name, variants, split=split)
     for name, split, group, variants in (
         ("lenet", "train", "convolutions", "nhwc"),
         ("vgg", "train", "convolutions", "nhwc-grad nchw"),

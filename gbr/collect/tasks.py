@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from statistics import mean, median
-from typing import Any, Protocol
+from typing import Any
 
 from gbr.collect.timer import doubts, retest_tau, spread
 from gbr.data.collection import SPLITS
@@ -15,24 +16,29 @@ from gbr.data.graph import read_graph
 from gbr.errors import CollectError, UsageError
 
 
-class Family(Protocol):
-    """Kernels or programs that are alike; no family is in two splits."""
+@dataclass(frozen=True, eq=False)
+class Family:
+    """Kernels or programs that are alike; no family is in two splits.
 
-    @property
-    def name(self) -> str:
-        """Name of the family."""
+    Parameters
+    ----------
+    group, name : str
+        The group holds related families.
+    variants : str
+        The graphs, separated by spaces.
+    split : str
+        ``train``, ``valid`` or ``test``.
+    """
 
-    @property
-    def group(self) -> str:
-        """Name of the related families."""
+    group: str
+    name: str
+    variants: str
+    split: str = field(default="train", kw_only=True)
 
-    @property
-    def split(self) -> str:
-        """``train``, ``valid`` or ``test``."""
-
-    @property
+    @cached_property
     def stems(self) -> tuple[str, ...]:
         """File names of the graphs, ``<family>_<variant>``, without suffix."""
+        return tuple(f"{self.name}_{variant}" for variant in self.variants.split())
 
 
 @dataclass(frozen=True, slots=True)

@@ -276,7 +276,7 @@ def named(program: str) -> tuple[Callable[..., Any], Sequence[Any]]:
     if colon:
         return _from_file(Path(file), name)
     for family in PROGRAMS.values():
-        for stem, variant in zip(family.stems, family.variants, strict=True):
+        for stem, variant in zip(family.stems, family.variants.split(), strict=True):
             if stem == program:
                 return build(family.name, variant)
     stems = ", ".join(stem for family in PROGRAMS.values() for stem in family.stems)
