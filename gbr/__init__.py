@@ -23,10 +23,9 @@ from typing import TYPE_CHECKING, Any, Final
 from gbr.errors import GbrError, MissingLibraryError
 
 if TYPE_CHECKING:
-    from gbr.data.frames import load
     from gbr.data.graph import Graph, read_graph, write_graph
     from gbr.data.groups import QueryGroups
-    from gbr.data.store import FeatureStore
+    from gbr.data.store import FeatureStore, load
     from gbr.evaluate import evaluate
     from gbr.features import build
     from gbr.predict import predict
@@ -44,7 +43,7 @@ _PUBLIC: Final = {
     "Ranker": "gbr.ranker",
     "build": "gbr.features",
     "evaluate": None,
-    "load": "gbr.data.frames",
+    "load": "gbr.data.store",
     "predict": None,
     "read_graph": "gbr.data.graph",
     "train": None,

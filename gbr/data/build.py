@@ -35,6 +35,7 @@ from gbr.data.npz import NpzFile
 from gbr.data.pool import Advance, Progress, cores, in_processes
 from gbr.data.repack import encoded_blocks
 from gbr.data.store import Entry, FeatureStore
+from gbr.data.store import schema_of as schema_of
 from gbr.errors import DataError, GbrError, UsageError
 
 if TYPE_CHECKING:
@@ -119,15 +120,6 @@ class _Task:
     @property
     def stem(self) -> str:
         return self.path.stem
-
-
-def schema_of(kind: str) -> Schema:
-    """Feature columns of a kind of collection, ``tile`` or ``layout``."""
-    check_features()
-    from features.layout import extractor as layout
-    from features.tile import extractor as tile
-
-    return tile.schema() if kind == "tile" else layout.schema()
 
 
 def shared_columns(schema: Schema) -> tuple[str, ...]:

@@ -13,17 +13,21 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 import gbr
-from gbr.data import entries as _entries
-from gbr.data import parquet
+from gbr.data import collection, parquet
 from gbr.data.files import exclusive_lock, parse_json, write_json
 from gbr.data.groups import IntArray, QueryGroups
-from gbr.errors import StoreError
+from gbr.errors import StoreError, UsageError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from features.schema import Schema
 
 MANIFEST: Final = "manifest.json"
 
@@ -33,6 +37,18 @@ FORMAT: Final = 1
 _MAX_READERS: Final = 8
 
 Entry = dict[str, Any]
+
+#: Columns that come before the features; none of them has a dot in its name, and every feature has.
+KEYS: Final = ("graph", "row", "runtime", "normalizer", "repeat", "duplicate_of")
+
+
+def schema_of(kind: str) -> Schema:
+    """Feature columns of a kind of collection, ``tile`` or ``layout``."""
+    gbr.check_features()
+    from features.layout import extractor as layout
+    from features.tile import extractor as tile
+
+    return tile.schema() if kind == "tile" else layout.schema()
 
 
 class FeatureStore:
@@ -372,7 +388,7 @@ class FeatureStore:
         try:
             manifest = parse_json(path.read_bytes())
             if manifest["format"] == FORMAT:
-                _entries.check(manifest)
+                _check_manifest(manifest)
                 return dict(manifest)
             fault = f"format {manifest['format']}, this gbr reads {FORMAT}"
         except FileNotFoundError:
@@ -382,3 +398,140 @@ class FeatureStore:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             fault = f"torn: {type(error).__name__} {error}"
         raise StoreError(f"{path}: no manifest of a feature store ({fault}); run {self.rebuild}")
+
+
+def _check_manifest(manifest: Mapping[str, Any]) -> None:
+    """Check the types in a manifest: its stems become paths and its counts sizes of arrays.
+
+    Raises
+    ------
+    ValueError, KeyError, TypeError, AttributeError
+    """
+    schema = manifest["schema"]
+    columns, shared = schema["columns"], schema["shared"]
+    names = {*columns, *shared, schema["hash"]}
+    if (
+        not isinstance(columns, list)
+        or not isinstance(shared, list)
+        or not all(isinstance(name, str) for name in names)
+    ):
+        raise TypeError("invalid column names")
+    if len(set(columns)) < len(columns) or len(set(shared)) < len(shared) or not set(shared) <= set(columns):
+        raise ValueError("duplicate or unknown columns")
+    if not isinstance(schema.get("hardware"), dict | None) or not all(map(_is_count, manifest["expected"].values())):
+        raise TypeError("invalid hardware or numbers of graphs")
+    for entries in manifest["graphs"].values():
+        for stem, entry in entries.items():
+            if not stem or stem.startswith(".") or Path(stem).name != stem or "\\" in stem or not stem.isprintable():
+                raise ValueError(f"invalid graph name {stem[:80]!r}")
+            valid = all(_is_count(entry[key]) for key in ("rows", "distinct", "columns", "bytes"))
+            valid &= isinstance(entry["measured"], list) and set(entry["measured"]) <= set(parquet.MEASURED)
+            valid &= isinstance(entry["source"], dict) and isinstance(entry["labelled"], bool)
+            if not valid or not isinstance(entry["degenerate"], str | None):
+                raise ValueError(f"invalid entry of {stem[:80]}")
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= 1 << 48
+
+
+def load(
+    subset: str,
+    split: str = "train",
+    *,
+    data: Path | str = "data",
+    store: Path | str = "data/store",
+    columns: Iterable[str] | None = None,
+    lazy: bool = False,
+) -> Any:
+    """Read the features of a split as a polars frame, one row per configuration, graphs in order of their names.
+
+    The frame has the columns ``graph`` (str: stem of the file), ``row`` (int64: the configuration's number in the
+    file), ``runtime`` and ``normalizer`` (int64 [ns], null where they are not known; the target is their quotient),
+    ``repeat`` (int64 [ns]: a second measurement, null without one), ``duplicate_of`` (int64: the first identical row of
+    the graph), and the features, float32, under their full names ``<block>.<column>``.  Columns that all configurations
+    of a graph share are repeated on each.  ``polars.selectors.contains(".")`` selects the features.
+
+    Parameters
+    ----------
+    subset : str
+        As for ``--subset``: ``tile:cpu``, ``layout:xla:random``, or ``tile`` alone.
+    split : str
+        ``train``, ``valid`` or ``test``.
+    data : path
+        Folder that holds ``npz/``; looked at only where ``subset`` does not name a store by itself.
+    store : path
+        Folder of the store, as the build left it.
+    columns : iterable of str, optional
+        Features, or names of blocks; all by default.
+    lazy : bool
+        Give a LazyFrame, which reads graph after graph when it is collected, and of each only the columns needed for.
+
+    Returns
+    -------
+    polars.DataFrame or polars.LazyFrame
+
+    Raises
+    ------
+    StoreError
+        When the features are not there, or of another schema; names the command that builds them.
+    UsageError
+        For a collection, split or column that does not exist.
+    """
+    found = FeatureStore(store, subset)
+    if not found.exists():
+        found = FeatureStore(store, collection.resolve(subset, Path(data)).name)
+    found.check(schema_of(found.subset.split(":", 1)[0]).hash)
+    if split not in collection.SPLITS:
+        raise UsageError(f"split {split!r}: expected one of {', '.join(collection.SPLITS)}")
+    stems = found.stems(split)
+    if not stems:
+        raise StoreError(f"{found.folder}: holds no graph of {split}; run {found.rebuild}")
+    wanted = None if columns is None else list(dict.fromkeys([columns] if isinstance(columns, str) else columns))
+    if not lazy:
+        return _frame(found.load(split, columns=wanted))
+    return _scan(found, split, stems, wanted)
+
+
+def _scan(store: FeatureStore, split: str, stems: list[str], columns: list[str] | None) -> pl.LazyFrame:
+    from polars.io.plugins import register_io_source
+
+    first = _frame(store.load(split, stems[:1], columns))
+    features = first.columns[len(KEYS) :]
+
+    def source(
+        with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None  # noqa: ARG001
+    ) -> Iterator[pl.DataFrame]:
+        kept = features
+        if with_columns is not None:
+            needed = {*with_columns, *(() if predicate is None else predicate.meta.root_names())}
+            kept = [name for name in features if name in needed]
+        left = n_rows
+        for stem in stems:
+            if left == 0:
+                return
+            frame = _frame(store.load(split, [stem], kept))
+            frame = frame if left is None else frame.head(left)
+            left = None if left is None else left - len(frame)
+            if predicate is not None:
+                frame = frame.filter(predicate)
+            yield frame if with_columns is None else frame.select(with_columns)
+
+    return register_io_source(source, schema=first.schema)
+
+
+def _frame(groups: QueryGroups) -> pl.DataFrame:
+    import polars as pl
+
+    def known(values: IntArray | None) -> pl.Series:
+        """Nanoseconds; 0 in a store, and no array at all, say that there are none."""
+        return pl.Series(np.zeros(len(groups.X), np.int64) if values is None else values).replace(0, None)
+
+    keys = (
+        pl.Series(groups.names, dtype=pl.String).gather(groups.qid),
+        pl.Series(np.arange(len(groups.X)) - groups.indptr[groups.qid]),
+        *(known(values) for values in (groups.runtime, groups.normalizer, groups.repeat)),
+        pl.Series(groups.duplicate_of),
+    )
+    named = [series.alias(name) for name, series in zip(KEYS, keys, strict=True)]
+    return pl.DataFrame([*named, *(pl.Series(name, groups.X[:, at]) for at, name in enumerate(groups.columns))])
