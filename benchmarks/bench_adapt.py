@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks._results import machine, publish
+from benchmarks.common import Section, machine, publish
 from features.hardware import TPU, Hardware
 from gbr import Graph, Ranker, read_graph
 from gbr.adapt import fit_within
@@ -28,20 +28,15 @@ COLLECTIONS = {"layout:cpu:random": 3, "tile:cpu": 1}
 SCORED = 2000
 COLUMNS = tuple("collection|rest|graphs|draws|measured|model alone|measured alone|both|gain|95 % of gain".split("|"))
 TEXT = """\
-Kendall's tau (ties in the scores in random order) over configurations that were not measured, mean over graphs and
-draws of the measured ones. *model alone* is the default ensemble, trained on the train split; *measured alone* is
-`gbr.adapt.fit_within`, *both* is `Ranker.adapt`, both on the same draw; *gain* is *both* less *model alone*, with a
-bootstrap interval over graphs. Embedded collections: all graphs of the test split. The constants
-of the learners (shares, weight of the model's order) were chosen on draws from these same files and test splits, so
-the figures flatter them a little.
+Kendall's tau over configurations that were not measured, mean over graphs and draws of the measured ones. *model alone*
+is the default ensemble, trained on the train split; *measured alone* is `gbr.adapt.fit_within`, *both* is
+`Ranker.adapt`, on the same draws; *gain* is *both* minus *model alone*, with a bootstrap interval over graphs. Embedded
+collections: all graphs of the test split, on which the constants of the learners were also chosen. The real TPU files
+have no model. With rest *unseen*, distinct configurations are drawn, with their mean runtime; with rest *rows*, rows of
+the file, so that an equal configuration may have been measured; at most {scored:,} of the rest are scored. Repeated
+measurements of equal configurations agree with {retests}."""
 
-The two real TPU files have no model beside them. With rest *unseen*, as in the embedded collections, measured
-configurations are drawn among the distinct ones, equal ones stand for one configuration with their mean runtime, and
-none of the rest was measured. With rest *rows*, rows of the file are drawn, and an equal configuration may have been
-measured; at most {scored:,} of the rest are scored. How far an order can be known is told by equal configurations that
-were measured twice: {retests}. Theirs is a narrower range of runtimes than that of all."""
-
-Slate = tuple[NDArray[np.int64], NDArray[np.float64]]
+Sample = tuple[NDArray[np.int64], NDArray[np.float64]]
 
 
 def tau(scores: NDArray[np.float64], runtime: NDArray[np.float64]) -> float:
@@ -49,7 +44,7 @@ def tau(scores: NDArray[np.float64], runtime: NDArray[np.float64]) -> float:
     return count_pairs(scores, runtime).untied_tau
 
 
-def distinct(graph: Graph, hardware: Hardware | None) -> Slate:
+def distinct(graph: Graph, hardware: Hardware | None) -> Sample:
     """Rows of distinct configurations, and the mean runtime of each."""
     duplicate_of = extract(graph, hardware)[2]
     assert graph.runtime is not None
@@ -57,15 +52,15 @@ def distinct(graph: Graph, hardware: Hardware | None) -> Slate:
     return rows, np.bincount(inverse, graph.runtime) / counts
 
 
-def every(graph: Graph) -> Slate:
+def every(graph: Graph) -> Sample:
     """All rows, and their runtimes."""
     assert graph.runtime is not None
     return np.arange(graph.n_configs), graph.runtime.astype(np.float64)
 
 
-def draws(slate: Slate, count: int, n_draws: int) -> Iterator[tuple[Slate, Slate]]:
+def draws(sample: Sample, count: int, n_draws: int) -> Iterator[tuple[Sample, Sample]]:
     """Measured configurations and the rest, time and again."""
-    rows, runtime = slate
+    rows, runtime = sample
     for seed in range(n_draws):
         order = np.random.default_rng(seed).permutation(len(rows))
         measured, rest = order[:count], order[count:][:SCORED]
@@ -85,13 +80,13 @@ def retest(graph: Graph) -> str:
 
 def real(graph: Graph) -> Iterator[tuple[Any, ...]]:
     """Learning curve of one real file."""
-    for rest_is, slate in (("unseen", distinct(graph, TPU)), ("rows", every(graph))):
+    for rest_is, sample in (("unseen", distinct(graph, TPU)), ("rows", every(graph))):
         for count in MEASURED_REAL:
-            if count > 0.9 * len(slate[0]):
+            if count > 0.9 * len(sample[0]):
                 continue
             n_draws = 5 if count < 1000 else 2
             found = []
-            for (rows, runtime), (rest, target) in draws(slate, count, n_draws):
+            for (rows, runtime), (rest, target) in draws(sample, count, n_draws):
                 scores = fit_within(graph, rows, runtime, hardware=TPU).predict()
                 found.append(tau(scores[rest], target))
             alone = float(np.mean(found))
@@ -107,13 +102,13 @@ def embedded(name: str, n_draws: int, data: Path, folder: Path) -> Iterator[tupl
     found: dict[int, list[NDArray[np.float64]]] = {count: [] for count in MEASURED}
     for path in graph_files(subset, data, "test"):
         graph = read_graph(path)
-        slate = distinct(graph, ranker._hardware(str(path)))
+        sample = distinct(graph, ranker._hardware(str(path)))
         alone = ranker.predict_graph(path)
         for count in MEASURED:
-            if len(slate[0]) < 2 * count or np.ptp(slate[1]) == 0:
+            if len(sample[0]) < 2 * count or np.ptp(sample[1]) == 0:
                 continue
             one = []
-            for (rows, runtime), (rest, target) in draws(slate, count, n_draws):
+            for (rows, runtime), (rest, target) in draws(sample, count, n_draws):
                 within = fit_within(graph, rows, runtime, hardware=ranker._hardware(str(path))).predict()
                 both = ranker.adapt(graph, rows, runtime).predict()
                 one.append([tau(scores[rest], target) for scores in (alone, within, both)])
@@ -147,7 +142,8 @@ def main() -> None:
         for name, n_draws in COLLECTIONS.items():
             rows += embedded(name, n_draws, args.data, Path(folder))
     text = TEXT.format(scored=SCORED, retests=", ".join(retests) or "no file was there to ask")
-    publish("adapt", "Measured configurations", text, COLUMNS, rows, machine("scikit-learn", "lightgbm", "xgboost-cpu"))
+    on = machine("scikit-learn", "lightgbm", "xgboost-cpu")
+    publish("adapt", "Measured configurations", text, [Section("", "", COLUMNS, rows)], on)
 
 
 if __name__ == "__main__":

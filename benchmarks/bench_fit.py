@@ -17,7 +17,7 @@ import numpy as np
 import xgboost as xgb
 from numpy.typing import NDArray
 
-from benchmarks._results import Section, machine, publish_page
+from benchmarks.common import Section, machine, publish
 from gbr.data.collection import resolve as subset_of
 from gbr.data.groups import QueryGroups
 from gbr.evaluate import update_store
@@ -33,20 +33,19 @@ EARLY: Final = 50
 SHARES: Final = (4, 2)
 SIDES: Final = ("plain", "gbr")
 TEXT: Final = """\
-{subset}: {size:,} distinct configurations of {train} graphs, {columns} columns; tau on the {valid} graphs of valid,
-the same rows of them for both sides, after every round. *plain* is the library's own call on the same matrix with its
-defaults, and what a user must know for tau: LightGBM's `lambdarank` with linear gains and pairs over the whole slate,
-XGBoost's `rank:pairwise` with {pairs} random pairs a row. *gbr* is `Ranker(backend=…)` as it is. Seconds are of the CPU
-in one thread, with binning, without the taus; all four run at the same time, so that other work slows all alike. At
-most {rounds:,} rounds, which stop after {patience} without a better tau; *to lightgbm* is the time until a call first
-reaches the best tau of LightGBM's plain call, *lightgbm / this* how many times as long that took, a dash where this
-call does not get there; the same for XGBoost."""
+{subset}: {size:,} distinct configurations of {train} graphs, {columns} columns; tau on the {valid} graphs of valid
+after every round. *plain* is the library's own call on the same matrix with its defaults and the settings that tau
+needs: LightGBM's `lambdarank` with linear gains and pairs over the whole group, XGBoost's `rank:pairwise` with
+{pairs} random pairs per row. *gbr* is `Ranker(backend=...)` with its defaults. Seconds of CPU in one thread, with
+binning, without the taus; all four run at the same time. At most {rounds:,} rounds, stopped after {patience}
+without a better tau; *to lightgbm* is the time until a call first reaches the best tau of plain LightGBM, *lightgbm
+/ this* how many times as long plain LightGBM takes, a dash where this call does not reach it; the same for XGBoost."""
 SLOPE: Final = """\
 {early} rounds on the first quarter and the first half of the graphs, and on all."""
 
 
 class Watch:
-    """In the place of :class:`gbr.models.base.ValidTau`; notes tau and the seconds of CPU so far but its own."""
+    """Replaces :class:`gbr.models.base.ValidTau`; records tau and the seconds of CPU, without its own, every round."""
 
     def __init__(self) -> None:
         self.curve: list[tuple[float, float]] = []
@@ -54,10 +53,10 @@ class Watch:
         self._start = time.process_time()
 
     def __call__(self, valid: Rows, seed: int) -> base.ValidTau:
-        """Make what the real one would, scored."""
+        """Create a recording ValidTau."""
         watch = self
 
-        class Scored(base.ValidTau):
+        class Recording(base.ValidTau):
             def __call__(self, relevance: NDArray[Any]) -> float:
                 before = time.process_time()
                 found = super().__call__(relevance)
@@ -65,14 +64,14 @@ class Watch:
                 watch._own += time.process_time() - before
                 return found
 
-        return Scored(valid, seed)
+        return Recording(valid, seed)
 
 
 Fit = Callable[[Rows, Rows, int, int, Watch], object]
 
 
 def plain_lightgbm(train: Rows, valid: Rows, rounds: int, patience: int, watch: Watch) -> None:
-    """LightGBM's defaults, told what tau asks for."""
+    """LightGBM with its defaults and what tau needs."""
     label = rows.ranks(train.target, train.indptr)
     params = {
         "objective": "lambdarank",
@@ -96,7 +95,7 @@ def plain_lightgbm(train: Rows, valid: Rows, rounds: int, patience: int, watch: 
 
 
 def plain_xgboost(train: Rows, valid: Rows, rounds: int, patience: int, watch: Watch) -> None:
-    """XGBoost's defaults, told what tau asks for."""
+    """XGBoost with its defaults and what tau needs."""
     params = {
         "objective": "rank:pairwise",
         "lambdarank_pair_method": "mean",
@@ -151,16 +150,16 @@ def curve(fit: Fit, train: Rows, valid: Rows, rounds: int, patience: int) -> NDA
     return np.array(watch.curve)
 
 
-def reached(of: NDArray[np.float64], tau: float) -> float:
-    """Seconds until a curve first has a tau; infinite where it never does."""
-    there = np.flatnonzero(of[:, 1] >= tau)
-    return float(of[there[0], 0]) if len(there) else np.inf
+def reached(curve: NDArray[np.float64], tau: float) -> float:
+    """Seconds until a curve first reaches a tau; infinite where it never does."""
+    rounds = np.flatnonzero(curve[:, 1] >= tau)
+    return float(curve[rounds[0], 0]) if len(rounds) else np.inf
 
 
-def learnt(slates: QueryGroups) -> Rows:
+def learnt(groups: QueryGroups) -> Rows:
     """Distinct configurations."""
-    rows, target = distinct(slates)
-    return Rows(slates.X[rows], target, indptr_of(slates, rows))
+    rows, target = distinct(groups)
+    return Rows(groups.X[rows], target, indptr_of(groups, rows))
 
 
 def first(rows: Rows, share: int) -> Rows:
@@ -170,7 +169,7 @@ def first(rows: Rows, share: int) -> Rows:
 
 
 def one(args: argparse.Namespace, library: str, side: str) -> dict[str, Any]:
-    """What one call needs, in this process: the curve, and the early rounds on a part of the graphs."""
+    """Measure one call in this process: its curve, and the first rounds on a part of the graphs."""
     subset = subset_of(args.subset, args.data)
     store, _ = update_store(subset, args.data, args.store, ("train", "valid"), 1)
     train, held_out = learnt(store.load("train").labelled()), store.load("valid").labelled()
@@ -211,10 +210,10 @@ def main() -> None:
     }
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for which, process in every.items():
-        told = process.communicate()[0]
+        output = process.communicate()[0]
         if process.returncode:
             raise SystemExit(f"bench_fit: {' '.join(which)} failed")
-        found[which] = json.loads(told)
+        found[which] = json.loads(output)
     leave(found, subset.name, args.rounds, args.patience)
 
 
@@ -225,14 +224,14 @@ def leave(found: dict[tuple[str, str], dict[str, Any]], subset: str, rounds: int
     table: list[tuple[Any, ...]] = []
     for which, each in curves.items():
         best = int(each[:, 1].argmax())
-        told: list[Any] = []
+        to: list[Any] = []
         for library, tau in plain.items():
             needed, equal = reached(curves[library, "plain"], tau), reached(each, tau)
-            told += [equal, needed / equal] if np.isfinite(equal) else ["–", "–"]
-        table.append((*which, len(each), float(each[best, 1]), float(each[best, 0]), *told))
+            to += [equal, needed / equal] if np.isfinite(equal) else ["–", "–"]
+        table.append((*which, len(each), float(each[best, 1]), float(each[best, 0]), *to))
     some = next(iter(found.values()))
     slope = [
-        [f"{size:,}", *(each["early"][place] for each in found.values())] for place, size in enumerate(some["rows"])
+        [f"{size:,}", *(each["early"][index] for each in found.values())] for index, size in enumerate(some["rows"])
     ]
     text = TEXT.format(
         subset=subset, size=some["shape"][0], train=some["graphs"][0], columns=some["shape"][1],
@@ -245,7 +244,7 @@ def leave(found: dict[tuple[str, str], dict[str, Any]], subset: str, rounds: int
         Section("At equal tau", "", titles, table),
         Section("Over rows", SLOPE.format(early=EARLY), over, slope),
     ]
-    publish_page("fit", "Fitting", text, sections, machine("numpy", "lightgbm", "xgboost-cpu"))
+    publish("fit", "Fitting", text, sections, machine("numpy", "lightgbm", "xgboost-cpu"))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks._results import machine, publish
+from benchmarks.common import Section, machine, publish
 from gbr.collect.families import FAMILIES
 from gbr.collect.tiles import COLLECTION, Kernel, sample_tiles, seed_of
 from gbr.collect.timer import pinned
@@ -104,7 +104,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(*rows[-1], flush=True)
     text = TEXT.format(commit=COMMIT, rounds=args.rounds, families=len(rows), all=median(row[2] for row in rows))
     columns = ("family", "shape", "median ratio", "least", "largest")
-    publish("kernels", "Generated and hand-written kernels", text, columns, rows, machine("numpy", "numba"))
+    publish(
+        "kernels",
+        "Generated and hand-written kernels",
+        text,
+        [Section("", "", columns, rows)],
+        machine("numpy", "numba"),
+    )
 
 
 if __name__ == "__main__":

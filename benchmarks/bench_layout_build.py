@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import _made_layout
-from benchmarks._results import machine, publish
+from benchmarks import made_layout
+from benchmarks.common import Section, machine, publish
 from gbr.data.build import build, extract
 from gbr.data.collection import Subset
 from gbr.data.graph import graph_from_arrays
@@ -41,26 +41,12 @@ COLUMNS = (
     "peak, MiB",
 )
 TEXT = """\
-One generated file per row: {nodes:,} configurable nodes in a graph of {graph:,}, two to nine rows per node.
-*inflate* is `isal` alone, member by member through one small buffer, CRC summed; *numpy.load* reads the
-configurations whole; *build* is everything from opening the file to the Parquet file in the store, compiled kernels
-loaded. Each is the least of {rounds} rounds that took turns on the same machine (*numpy.load*: one), and so are the
-seconds of CPU; seconds of CPU compare best, for other work on the machine stretches the rest.
-*peak* is the largest resident set of a process that builds the file once, *libraries* that of the same process after
-its imports and a graph of seven configurations.
-Memory holds a row group that is put together and one that is written, and a few batches of configurations. What grows
-with the configurations are some hundred bytes of each: what tells which are identical, a column while it is compared,
-and what Parquet notes of every row group until the file is closed.
-
-*floor* is what no order of the same work on two cores can go below: half of the CPU of everything over that of
-inflating. Inflating a node's 72 bytes takes no longer than a few dozen instructions; in that time the two cores have
-room for as much work again, and the rest of the build comes to several times as much. Per second of inflating, in one
-thread of a busy machine: finding each node's row 0.85; describing 0.85, of which sums over terms take 0.5 and what is
-looked up for pairs of connected nodes 0.2; setting codes and columns aside until the slate is known, and gathering
-blocks, 0.9; Parquet 0.45; comparing within the slate 0.25; preparing the graph 0.15. Finding rows and describing them
-come to 1.7, where a build of 1.15 would leave 1.3 to all but inflating.
-One core inflates and codes, a block while it is in its cache, as the other one
-describes; Parquet, which needs the columns of the whole slate, comes last."""
+One generated file per row: {nodes:,} configurable nodes in a graph of {graph:,}, two to nine rows per node. *inflate*
+is `isal` alone, member by member through one small buffer, with the CRC; *numpy.load* reads the configurations whole;
+*build* is everything from opening the file to the Parquet file in the store. Each is the least of {rounds} rounds that
+took turns on the same machine (*numpy.load*: one). *peak* is the largest resident set of a process that builds the file
+once, *libraries* that of the same process after its imports and a small graph. *floor* is half of the CPU of the build
+over that of inflating, which no schedule of the same work on two cores can go below."""
 
 
 def child(root: Path, n_rounds: int) -> dict[str, Any]:
@@ -69,16 +55,16 @@ def child(root: Path, n_rounds: int) -> dict[str, Any]:
     import pyarrow.parquet  # noqa: F401 -- what the first build would import
 
     path = next(SUBSET.folder(root).glob("*/*.npz"))
-    told: dict[str, Any] = {"libraries": _peak()}
+    found: dict[str, Any] = {"libraries": _peak()}
     built, inflated = [], []
     for number in range(n_rounds):
         built.append(_timed(lambda number=number: build(SUBSET, root, root / f"store{number}", jobs=1)))  # type: ignore[misc]
-        told.setdefault("peak", _peak())
+        found.setdefault("peak", _peak())
         inflated.append(_timed(lambda: _inflate(path)))
-    told["build"], told["build_cpu"] = (min(each[place] for each in built) for place in range(2))
-    told["inflate"], told["inflate_cpu"] = (min(each[place] for each in inflated) for place in range(2))
-    told["load"] = _timed(lambda: np.load(path)["node_config_feat"])[0]
-    return told
+    found["build"], found["build_cpu"] = (min(each[place] for each in built) for place in range(2))
+    found["inflate"], found["inflate_cpu"] = (min(each[place] for each in inflated) for place in range(2))
+    found["load"] = _timed(lambda: np.load(path)["node_config_feat"])[0]
+    return found
 
 
 def _timed(call: Callable[[], object]) -> tuple[float, float]:
@@ -101,23 +87,23 @@ def measure(folder: Path, n_configs: int, n_nodes: int) -> tuple[Any, ...]:
     """One row of the table."""
     path = SUBSET.folder(folder) / "train" / "made.npz"
     path.parent.mkdir(parents=True)
-    n_bytes = _made_layout.write(path, n_configs, n_nodes)
+    n_bytes = made_layout.write(path, n_configs, n_nodes)
     command = [sys.executable, "-m", "benchmarks.bench_layout_build", "--child", str(folder)]
-    told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return (
         n_configs,
         n_bytes / 1e9,
         path.stat().st_size / 1e6,
-        told["inflate"],
-        told["load"],
-        told["build"],
-        told["inflate_cpu"],
-        told["build_cpu"],
-        told["build"] / told["inflate"],
-        told["build_cpu"] / told["inflate_cpu"] / 2,
-        told["load"] / told["build"],
-        told["libraries"],
-        told["peak"],
+        found["inflate"],
+        found["load"],
+        found["build"],
+        found["inflate_cpu"],
+        found["build_cpu"],
+        found["build"] / found["inflate"],
+        found["build_cpu"] / found["inflate_cpu"] / 2,
+        found["load"] / found["build"],
+        found["libraries"],
+        found["peak"],
     )
 
 
@@ -138,11 +124,10 @@ def main() -> None:
     for n_configs in args.configs:
         with tempfile.TemporaryDirectory() as folder:
             rows.append(measure(Path(folder), n_configs, args.nodes))
-    graph = len(_made_layout.network(args.nodes)[0])
+    graph = len(made_layout.network(args.nodes)[0])
     text = TEXT.format(nodes=args.nodes, graph=graph, rounds=args.rounds)
-    publish(
-        "layout_build", "Building a large layout file", text, COLUMNS, rows, machine("numpy", "numba", "polars", "isal")
-    )
+    on = machine("numpy", "numba", "polars", "isal")
+    publish("layout_build", "Building a large layout file", text, [Section("", "", COLUMNS, rows)], on)
 
 
 if __name__ == "__main__":

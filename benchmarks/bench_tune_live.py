@@ -9,8 +9,8 @@ from typing import Any, Final
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from benchmarks._results import Section, machine, publish_page
 from benchmarks.bench_tune import trained_model
+from benchmarks.common import Section, machine, publish
 from gbr import Ranker
 from gbr.tune import Child, Found, GraphSpace, Tuner, search
 from gbr.tune.jax import layout_space, tile_space
@@ -23,11 +23,10 @@ COLUMNS: Final = tuple(
     )
 )
 TEXT: Final = """\
-`gbr.tune` on this machine, with the command's defaults but for the budget: {kernels} configurations of a kernel,
-{programs} of a program, chosen among {tiles} tiles and {layouts} layouts. None is of a family that the model was
-trained on. One pinned core, CPU time; other work was running, so that the runtimes are those of a busy machine.
-*default* and *best* are single measurements of the search; *anew* is the runtime of the default over that of the best,
-median of {rounds} rounds in turns after the finalist was chosen in as many others, with a 95 % bootstrap interval. What
+`gbr.tune` on this machine with its defaults, except for the budget: {kernels} configurations of a kernel, {programs} of
+a program, chosen among {tiles} tiles and {layouts} layouts, of families that the model was not trained on. One pinned
+core, CPU time, beside other work. *default* and *best* are single measurements of the search; *anew* is the runtime of
+the default over that of the best, median of {rounds} alternating rounds, with a 95 % bootstrap interval. What
 does not beat the default by more than 1 % with 95 % confidence is not used."""
 
 
@@ -74,7 +73,7 @@ def main() -> None:
         kernels=args.tiles, programs=args.layouts, tiles=tiles, layouts=layouts, rounds=-(-args.rounds // 2)
     )
     section = Section("Live searches", "", COLUMNS, rows)
-    publish_page("tune_live", "Searches on a machine", text, [section], machine("numba", "jax", "scikit-learn"))
+    publish("tune_live", "Searches on a machine", text, [section], machine("numba", "jax", "scikit-learn"))
 
 
 if __name__ == "__main__":

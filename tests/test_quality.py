@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks._results import Section
 from benchmarks.quality import __main__ as command
 from benchmarks.quality import figures
 from benchmarks.quality.columns import best_column, column_taus
@@ -202,11 +201,6 @@ def test_no_contender_is_fitted_twice(root: Path) -> None:
 def test_other_options_have_other_predictions(tmp_path: Path) -> None:
     folders = {Predictions(tmp_path, "tile:cpu", {"seed": seed}).folder for seed in (0, 0, 1)}
     assert len(folders) == 2
-
-
-def test_the_table_aligns_numbers_to_the_right() -> None:
-    section = Section("Title", "", ("name", "value"), [("a", ""), ("b", 0.12345)])
-    assert section.lines == ["| name | value |", "|---|---:|", "| a |  |", "| b | 0.123 |"]
 
 
 def test_an_interrupted_bench_goes_on_where_it_stopped(

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import click
 
-from benchmarks._results import FOLDER, machine, publish_page
+from benchmarks.common import FOLDER, machine, publish
 from benchmarks.quality import contenders, folds, page, pool
 from benchmarks.quality.predictions import Predictions
 from benchmarks.quality.run import Bench, Plan
@@ -90,7 +90,7 @@ def _collection(subset: Subset, args: SimpleNamespace, n_folds: int) -> None:
     if not tables:
         cli.note(f"{subset.name}: no protocol is whole yet; predictions are in {bench.predictions.folder}")
         return
-    publish_page(
+    publish(
         f"quality-{subset.name.replace(':', '-')}",
         f"Quality of ranking on {subset.name}",
         page.introduction(bench, stop=stop),

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks._results import Section
+from benchmarks.common import Section
 from benchmarks.quality.contenders import (
     ALL_BLOCKS,
     BLOCK_TREES,

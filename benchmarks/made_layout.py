@@ -11,13 +11,15 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from features.graph import Program
+from features.layout.nodes import configurable_nodes
+from features.tensors import Tensors
 from tests.programs import Sketch
 
 _CONFIGS_AT_ONCE = 256
 
 
 def network(n_configurable: int, between: int = 1) -> tuple[Program, NDArray[np.int64]]:
-    """Blocks of convolution, reshape, dot, reshape with what stands ``between`` times between them.
+    """Blocks of convolution, reshape, dot, reshape, with ``between`` layers between them.
 
     About eight nodes for each configurable one, and six more for every further time.
     """
@@ -69,13 +71,13 @@ def _layer(sketch: Sketch, node: int, shape: tuple[int, ...]) -> int:
 
 
 def row_tables(ids: NDArray[np.int64], ranks: NDArray[np.int64], rng: np.random.Generator) -> list[NDArray[np.int8]]:
-    """What every configurable node may be set to: two to nine rows, whole, partial and absent layouts."""
+    """Rows of every configurable node: two to nine complete, partial and absent layouts."""
     tables = []
-    for place in range(len(ids)):
+    for node in range(len(ids)):
         rows = np.full((int(rng.integers(2, 10)), 18), -1, np.int8)
         for row in rows[1:]:
             for role in range(3):
-                rank = int(ranks[place, role])
+                rank = int(ranks[node, role])
                 if rank > 0 and rng.random() < 0.8:
                     named = min(rank, 2)
                     row[6 * role : 6 * role + named] = rng.permutation(rank)[:named]
@@ -83,17 +85,14 @@ def row_tables(ids: NDArray[np.int64], ranks: NDArray[np.int64], rng: np.random.
     return tables
 
 
-class Slate:
+class Configurations:
     """Configurations of a program at random.
 
     A node takes its usual row in half of the configurations, and any other of its rows in the rest: real files have
-    the row of the configuration before in 27 to 62 % of the places.
+    the row of the previous configuration in 27 to 62 % of the cells.
     """
 
     def __init__(self, program: Program, ids: NDArray[np.int64], rng: np.random.Generator) -> None:
-        from features.layout.nodes import configurable_nodes
-        from features.tensors import Tensors
-
         tables = row_tables(ids, configurable_nodes(program, Tensors.of(program), ids).rank, rng)
         self._first = np.cumsum([0, *(len(table) for table in tables[:-1])])
         self._count = np.array([len(table) for table in tables])
@@ -112,7 +111,7 @@ def write(path: Path, n_configs: int, n_configurable: int, seed: int = 0) -> int
     """Write a graph file in blocks; returns the bytes its configurations inflate to."""
     rng = np.random.default_rng(seed)
     program, ids = network(n_configurable)
-    slate = Slate(program, ids, rng)
+    configurations = Configurations(program, ids, rng)
     arrays: dict[str, NDArray[Any]] = {
         "node_feat": program.feat,
         "node_opcode": program.opcode,
@@ -130,5 +129,5 @@ def write(path: Path, n_configs: int, n_configurable: int, seed: int = 0) -> int
             npy.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": shape})
             for start in range(0, n_configs, _CONFIGS_AT_ONCE):
                 rows = min(_CONFIGS_AT_ONCE, n_configs - start)
-                stream.write(slate.draw(rows).astype(np.float32).tobytes())
+                stream.write(configurations.draw(rows).astype(np.float32).tobytes())
     return int(np.prod(shape)) * 4
