@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks import _made_layout
+from benchmarks import made_layout
 from features.graph import Program
 from features.layout import copies
 from features.layout.copies import BLOCK, N_DISAGREEMENTS, levels, orders, own_orders, weights
@@ -176,12 +176,12 @@ def test_orders_are_packed_minor_most_first() -> None:
     assert partial.strides[0, 0].tolist() == [16, 1, 16, 16, 16, 16, 16, 16]
 
 
-MADE_PROGRAM, MADE_IDS = _made_layout.network(100)
+MADE_PROGRAM, MADE_IDS = made_layout.network(100)
 
 
 @pytest.mark.parametrize(("limit", "value"), [("_MOST_PAIRS", 0), ("_MOST_PAIRS", 60), ("_MOST_ROWS", 4)])
 def test_columns_without_tables_of_pairs_are_the_same(monkeypatch: pytest.MonkeyPatch, limit: str, value: int) -> None:
-    configs = _made_layout.Slate(MADE_PROGRAM, MADE_IDS, np.random.default_rng(0)).draw(70)
+    configs = made_layout.Configurations(MADE_PROGRAM, MADE_IDS, np.random.default_rng(0)).draw(70)
     expected = LayoutExtractor(MADE_PROGRAM, MADE_IDS).vectors(configs)
     monkeypatch.setattr(copies, limit, value)
     extractor = LayoutExtractor(MADE_PROGRAM, MADE_IDS)

@@ -32,7 +32,7 @@ from gbr.models.rows import (
     sample,
 )
 
-#: Bytes per binned value in XGBoost, the larger of the two libraries: measured by ``benchmarks/bench_train_size.py``
+#: Bytes per binned value in XGBoost, the larger of the two libraries, as measured
 #: between 100,000 and 200,000 rows of all layout columns.
 BYTES_BINNED: Final = 3.2
 #: Memory of the bins relative to that of the floats, which are copied once while they are binned.
