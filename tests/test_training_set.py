@@ -131,11 +131,10 @@ def test_default_memory_is_a_quarter_of_the_machine(monkeypatch: pytest.MonkeyPa
 
 
 def manifest(run: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run / "manifest.json").read_text())
-    return found
+    return dict(json.loads((run / "manifest.json").read_text()))
 
 
-@pytest.mark.parametrize("backend", ["lightgbm", "xgboost", "ensemble"])
+@pytest.mark.parametrize("backend", ["lightgbm", "xgboost"])
 def test_streamed_training_equals_training_in_memory(root: Path, tmp_path: Path, backend: str) -> None:
     runs = [trained(root, out=tmp_path / f"{memory}", backend=backend, memory=memory) for memory in (1 << 30, STREAMED)]
     first, second = map(manifest, runs)
@@ -152,12 +151,12 @@ def test_streamed_features_are_never_all_in_memory(root: Path, tmp_path: Path, m
     load = FeatureStore.load
     most: list[int] = []
 
-    def scored(self: FeatureStore, split: str, *arguments: Any, **named: Any) -> QueryGroups:
-        found = load(self, split, *arguments, **named)
-        most.append(found.X.size)
-        return found
+    def recording(self: FeatureStore, split: str, *arguments: Any, **named: Any) -> QueryGroups:
+        groups = load(self, split, *arguments, **named)
+        most.append(groups.X.size)
+        return groups
 
-    monkeypatch.setattr(FeatureStore, "load", scored)
+    monkeypatch.setattr(FeatureStore, "load", recording)
     monkeypatch.setattr("gbr.evaluate._CELLS_AT_ONCE", 1)
     trained(root, out=tmp_path / "run", memory=STREAMED, settings={"n_estimators": 3})
     assert max(most) <= STREAMED / 4
@@ -170,8 +169,7 @@ def test_run_reports_its_sample(root: Path, tmp_path: Path, capsys: pytest.Captu
     line = ["--subset", "tile:cpu", "--data", root, "--store", root / "store", "--jobs", 1, "--set", "n_estimators=5"]
     line = [*map(str, line), "--backend", "lightgbm", "--out"]
     assert command.main([*line, str(tmp_path / "few"), "--sample", "10:stratified"]) == 0
-    told = capsys.readouterr().err
-    assert "learning from 60 of 170 rows, at most 10 per graph (stratified)\n" in told
+    assert "learning from 60 of 170 rows, at most 10 per graph (stratified)\n" in capsys.readouterr().err
     few = manifest(tmp_path / "few")["trained_on"]
     assert (few["rows"], few["sample"]) == (60, {"most": 10, "policy": "stratified"})
     assert command.main([*line, str(tmp_path / "small"), "--memory", "0.0001"]) == 0
