@@ -77,52 +77,39 @@ def explained(layouts: Collection) -> Explanation:
     return explain(layouts.fit(), layouts.path, 3)
 
 
-def check_sums(found: Explanation, ranker: Ranker, path: Path) -> None:
-    scores = ranker.predict_graph(path)
+@pytest.mark.parametrize(
+    ("name", "backend", "against"),
+    [
+        ("tiles", "ensemble", 11),
+        ("tiles", "lightgbm", 11),
+        ("tiles", "xgboost", 11),
+        ("layouts", "ensemble", None),
+        ("layouts", "costmodel", None),
+    ],
+)
+def test_effects_sum_to_the_lead(request: pytest.FixtureRequest, name: str, backend: str, against: int | None) -> None:
+    data: Collection = request.getfixturevalue(name)
+    ranker, path = data.fit(backend), data.path
+    found = explain(ranker, path, 3, against)
     own, other = found.configs
+    assert found.chosen == ("default" if against is None else "given")
+    assert (own, other) == (3, against or 0)
+    scores, order, graph = ranker.predict_graph(path), ranker.rank(path).tolist(), read_graph(path)
     assert found.scores == (scores[own], scores[other])
-    assert found.lead == scores[other] - scores[own]
+    assert found.lead == scores[other] - scores[own] != 0
+    assert found.places == (order.index(own) + 1, order.index(other) + 1)
+    assert graph.runtime is not None
+    normalizer = np.ones_like(graph.runtime) if graph.normalizer is None else graph.normalizer
+    assert found.runtimes == tuple((graph.runtime / normalizer)[[own, other]])
     near = {"rel": 1e-4, "abs": 1e-5}
     assert sum(column.effect for column in found.columns) + found.alike == pytest.approx(found.lead, **near)
     assert sum(block.effect for block in found.blocks) == pytest.approx(found.lead, **near)
-    order = ranker.rank(path).tolist()
-    assert found.places == (order.index(own) + 1, order.index(other) + 1)
     assert all(column.values[0] != column.values[1] for column in found.columns)
-
-
-def check_reversed(ranker: Ranker, path: Path, found: Explanation) -> None:
-    own, other = found.configs
-    backwards = explain(ranker, path, other, own)
-    assert backwards.lead == -found.lead
-    assert {each.name: -each.effect for each in backwards.columns} == pytest.approx(
-        {each.name: each.effect for each in found.columns}, rel=1e-4, abs=1e-6
-    )
-    parts, back = found.nodes or found.loops, backwards.nodes or backwards.loops
-    assert {each.name: each.effect for each in parts} == pytest.approx({each.name: -each.effect for each in back})
-
-
-@pytest.mark.parametrize("backend", ["ensemble", "lightgbm", "xgboost"])
-def test_effects_of_tiles_sum_to_the_lead(tiles: Collection, backend: str) -> None:
-    ranker, path = tiles.fit(backend), tiles.path
-    found = explain(ranker, path, 3, 11)
-    assert found.chosen == "given"
-    assert found.lead != 0
-    check_sums(found, ranker, path)
-    check_reversed(ranker, path, found)
-    graph = read_graph(path)
-    assert graph.runtime is not None
-    assert graph.normalizer is not None
-    assert found.runtimes == tuple((graph.runtime / graph.normalizer)[[3, 11]])
-
-
-@pytest.mark.parametrize("backend", ["ensemble", "costmodel"])
-def test_effects_of_layouts_sum_to_the_lead(layouts: Collection, backend: str) -> None:
-    ranker, path = layouts.fit(backend), layouts.path
-    found = explain(ranker, path, 3)
-    assert found.chosen == "default"
-    assert found.configs == (3, 0)
-    check_sums(found, ranker, path)
-    check_reversed(ranker, path, found)
+    reverse = explain(ranker, path, other, own)
+    assert reverse.lead == -found.lead
+    expected = {each.name: -each.effect for each in (*found.columns, *found.nodes, *found.loops)}
+    effects = {each.name: each.effect for each in (*reverse.columns, *reverse.nodes, *reverse.loops)}
+    assert effects == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
 def test_default_counterpart(tiles: Collection) -> None:
@@ -217,9 +204,6 @@ def test_tensors_and_copies_of_layouts(explained: Explanation) -> None:
     assert dot.tensors[0].minor == (4, 64)
     copied = next(column for column in explained.columns if column.name.startswith("copies.") and column.behind)
     assert {name for name, _ in copied.behind} <= {node.name for node in explained.nodes}
-
-
-def test_as_dict_cuts_long_lists(explained: Explanation) -> None:
     whole, few = explained.as_dict(), explained.as_dict(2)
     assert len(whole["nodes"]) == explained.n_parts
     assert {key for key in whole if whole[key] != few[key]} == {"columns", "nodes", "copies"}
@@ -229,22 +213,20 @@ def test_as_dict_cuts_long_lists(explained: Explanation) -> None:
 @pytest.mark.parametrize(
     ("config", "against", "match"),
     [
-        (30, None, r"config: expected 0 to 29, got 30"),
         (-1, None, r"config: expected 0 to 29, got -1"),
-        (0, 99, r"against: expected 0 to 29, got 99"),
+        (0, 30, r"against: expected 0 to 29, got 30"),
         (4, 4, r"config and against: expected two configurations, got 4 twice"),
     ],
 )
-def test_invalid_rows(tiles: Collection, config: int, against: Any, match: str) -> None:
+def test_invalid_rows(tiles: Collection, config: int, against: int | None, match: str) -> None:
     with pytest.raises(UsageError, match=match):
         explain(tiles.fit(n_estimators=2), tiles.path, config, against)
 
 
 def test_invalid_models_and_graphs(tiles: Collection) -> None:
     X, runtime, qid = problem(3)
-    ranker = Ranker("lightgbm", n_estimators=2).fit(X, runtime, qid=qid)
     with pytest.raises(ModelError, match=r"fitted on a plain table, not on graphs"):
-        explain(ranker, tiles.path, 0, 1)
+        explain(Ranker("lightgbm", n_estimators=2).fit(X, runtime, qid=qid), tiles.path, 0, 1)
     with np.load(tiles.path) as stored:
         arrays = {key: value[:1] if key.startswith("config_") else value for key, value in stored.items()}
     with pytest.raises(UsageError, match=r"expected at least two configurations to compare, got one"):
