@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from gbr import predict as command
 from gbr.data.build import extract
 from gbr.errors import ModelError
 from tests.collection import rewrite
+from tests.reference_hlo import DATA
 
 Capture = pytest.CaptureFixture[str]
 
@@ -32,7 +34,7 @@ def test_csv_has_every_configuration_in_predicted_order(tile_run: Path, graphs: 
     ranker = Ranker.load(tile_run / "run")
     for path in graphs:
         mine = [row for row in rows if row["graph"] == str(path)]
-        scores = ranker.predict(extract(read_graph(path))[1])
+        scores = ranker._predict(extract(read_graph(path))[1])
         configs = [int(row["config"]) for row in mine]
         assert [int(row["place"]) for row in mine] == list(range(1, 31))
         assert configs == sorted(range(30), key=lambda row: (scores[row], row))
@@ -101,12 +103,23 @@ def test_no_output_if_a_file_is_damaged(
         ("--model nowhere g.npz --top 0", 2, "'--top': 0 is not in the range x>=1"),
         ("--model nowhere g.npz --format xml", 2, "'xml' is not one of 'csv', 'json'"),
         ("--model nowhere .", 1, "no .npz files"),
+        ("--model run module.pb", 1, "module.pb: no configurations to rank; add them with gbr.Graph.with_configs"),
+        ("--model run text.hlo", 1, "text.hlo: expected an HLO protobuf, got HLO text"),
     ],
 )
 def test_errors_are_one_line(
-    line: str, status: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+    line: str,
+    status: int,
+    message: str,
+    tile_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Capture,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("run").symlink_to(tile_run / "run")
+    shutil.copy(DATA / "matmul.hlo.pb", "module.pb")
+    shutil.copy(DATA / "matmul.hlo.txt", "text.hlo")
     assert command.main(line.split()) == status
     (error,) = capsys.readouterr().err.splitlines()
     assert message in error

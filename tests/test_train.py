@@ -49,7 +49,7 @@ def test_metrics_file(figures: dict[str, Any]) -> None:
 
 def test_figures_are_those_of_the_saved_model(tile_run: Path, figures: dict[str, Any]) -> None:
     groups = FeatureStore(tile_run / "store", "tile:cpu").load("test")
-    expected = metrics.evaluate(Ranker.load(tile_run / "run").predict(groups.X), groups, "tile")
+    expected = metrics.evaluate(Ranker.load(tile_run / "run")._predict(groups.X), groups, "tile")
     assert {name: figures["test"][name] for name in expected} == expected
 
 

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from gbr import check_features
 from gbr.data import hardware as profiles
-from gbr.data.collection import SPLITS, Subset, graph_files, splits_present
+from gbr.data.collection import KINDS, SPLITS, Subset, graph_files, splits_present
 from gbr.data.files import remove_partial_files
 from gbr.data.graph import Graph, read_graph
 from gbr.data.groups import unrankable
@@ -147,9 +147,11 @@ def extract(graph: Graph, hardware: Hardware | None = None) -> Features:
     Raises
     ------
     DataError
-        For an invalid configuration, and a program whose features cannot be computed.
+        For an invalid configuration, a graph without configurations, and a program whose features cannot be computed.
     """
     check_features()
+    if graph.kind not in KINDS:
+        raise DataError(f"{graph.source}: no configurations to rank; add them with gbr.Graph.with_configs")
     with _naming(graph.source):
         if graph.kind == "tile":
             schema, X, duplicate_of = _tile(graph, hardware)
