@@ -13,12 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.quality import __main__ as command
-from benchmarks.quality import figures
-from benchmarks.quality.columns import best_column, column_taus
-from benchmarks.quality.contenders import COLUMN, RAW, fits
-from benchmarks.quality.folds import one_of_each, protocols
-from benchmarks.quality.pool import joined, load
-from benchmarks.quality.predictions import Predictions
+from benchmarks.quality import page as figures
+from benchmarks.quality.contenders import COLUMN, RAW, best_column, column_taus, fits
+from benchmarks.quality.folds import joined, load, one_of_each, protocols
+from benchmarks.quality.run import Predictions
 from gbr import write_graph
 from gbr.data.collection import resolve
 from gbr.data.groups import QueryGroups

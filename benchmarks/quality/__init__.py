@@ -1,6 +1,5 @@
-"""How well held-out graphs are ranked, by everything gbr offers and by what it is to be measured against.
+"""How well held-out graphs are ranked, by everything that gbr offers and by baselines.
 
-A protocol says which graphs are learnt from and which are ranked (:mod:`.folds`), a contender is one way to rank them
-(:mod:`.contenders`, :mod:`.columns`); predictions are kept as they come (:mod:`.predictions`), then scored
-(:mod:`.figures`) and written down (:mod:`.page`).
+Protocols say which graphs are learnt from and which are ranked (:mod:`.folds`), a contender is one way to rank them
+(:mod:`.contenders`); predictions are kept (:mod:`.run`), then scored and written as a page (:mod:`.page`).
 """

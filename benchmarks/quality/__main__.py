@@ -14,9 +14,8 @@ from typing import Any, Final
 import click
 
 from benchmarks.common import FOLDER, machine, publish
-from benchmarks.quality import contenders, folds, page, pool
-from benchmarks.quality.predictions import Predictions
-from benchmarks.quality.run import Bench, Plan
+from benchmarks.quality import contenders, folds, page
+from benchmarks.quality.run import Bench, Plan, Predictions
 from gbr import cli
 from gbr.data.collection import Subset, available, resolve
 from gbr.errors import UsageError
@@ -63,7 +62,7 @@ def main(**options: Any) -> None:
 
 
 def _collection(subset: Subset, args: SimpleNamespace, n_folds: int) -> None:
-    graphs = pool.load(subset, args.data, args.store, args.jobs)
+    graphs = folds.load(subset, args.data, args.store, args.jobs)
     options = contenders.Options(QUICK_TREES if args.quick else None, args.seed, args.jobs)
     stop = args.stop == "inner"
     offered = folds.protocols(subset.kind, graphs.families, graphs.splits, n_folds, stop=stop, seed=args.seed)

@@ -1,22 +1,105 @@
-"""Fit what is not on disk yet, the first fold of every protocol first: it tells how long the rest takes."""
+"""Fit what is not on disk yet, and keep the predictions, so that an interrupted run resumes.
+
+::
+
+    <root>/<collection>-<hash>/about.json
+    <root>/<collection>-<hash>/<protocol>/<contender>/<fold>.npy
+
+The hash is over all that shapes a prediction: features, graphs, options, libraries, and the code that fits.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import packages_distributions, version
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.quality.columns import column_taus
-from benchmarks.quality.contenders import Fit, Options, Task
-from benchmarks.quality.folds import Protocol
-from benchmarks.quality.pool import Pool
-from benchmarks.quality.predictions import Predictions
+import gbr
+from benchmarks.quality.contenders import Fit, Options, Task, column_taus
+from benchmarks.quality.folds import Pool, Protocol
 from gbr import cli
+from gbr.data.files import atomic_write, write_json
 
 FloatArray = NDArray[np.float64]
+
+_SECONDS: Final = "seconds.json"
+
+
+class Predictions:
+    """Scores of held-out rows by protocol, contender and fold.
+
+    Parameters
+    ----------
+    root : Path
+    collection : str
+    about : mapping
+        What shapes the predictions; JSON.
+    """
+
+    def __init__(self, root: Path, collection: str, about: Mapping[str, Any]) -> None:
+        whole = {**about, "code": code_hash(), "libraries": libraries()}
+        text = json.dumps(whole, sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+        self.folder = root / f"{collection.replace(':', '-')}-{digest}"
+        if not (self.folder / "about.json").exists():
+            write_json(self.folder / "about.json", whole)
+
+    def path(self, protocol: str, contender: str, fold: int) -> Path:
+        """File of one fold."""
+        return self.folder / protocol / contender.replace(",", "").replace(" ", "-") / f"{fold}.npy"
+
+    def has(self, protocol: str, contender: str, fold: int) -> bool:
+        """Whether a fold is there."""
+        return self.path(protocol, contender, fold).exists()
+
+    def write(self, protocol: str, contender: str, fold: int, scores: FloatArray) -> None:
+        """Keep a fold, whole or not at all."""
+        self.keep(self.path(protocol, contender, fold), scores)
+
+    def read(self, protocol: str, contender: str, fold: int) -> FloatArray:
+        """Scores of the fold's held-out rows, float64 (rows,)."""
+        return np.asarray(np.load(self.path(protocol, contender, fold)))
+
+    def seconds(self, protocol: str) -> dict[str, list[float]]:
+        """Seconds of every fit made so far, by its key."""
+        path = self.folder / protocol / _SECONDS
+        if not path.exists():
+            return {}
+        return {str(key): list(values) for key, values in json.loads(path.read_text()).items()}
+
+    def took(self, protocol: str, key: str, seconds: float) -> None:
+        """Keep how long a fit took."""
+        known = self.seconds(protocol)
+        known.setdefault(key, []).append(round(seconds, 3))
+        write_json(self.folder / protocol / _SECONDS, known)
+
+    @staticmethod
+    def keep(path: Path, values: FloatArray) -> None:
+        """Write an array, whole or not at all."""
+        with atomic_write(path) as part, part.open("wb") as file:
+            np.save(file, values)
+
+
+def code_hash() -> str:
+    """12 hex digits over the code that fits."""
+    own = Path(gbr.__file__).parent
+    paths = [*sorted(own.glob("models/*.py")), own / "ranker.py", own / "evaluation/baselines.py"]
+    paths += [Path(__file__).with_name(f"{name}.py") for name in ("contenders", "folds")]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:12]
+
+
+def libraries() -> dict[str, str]:
+    """Versions of the packages that predictions depend on."""
+    packages = packages_distributions()
+    return {name: version(packages[name][0]) for name in ("lightgbm", "numpy", "scipy", "xgboost")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +150,7 @@ class Bench:
         for plan in filter(self.missing, plans):
             cli.note(
                 f"{self.pool.subset.name}, {plan.protocol.name} ({plan.contenders[0]} …): "
-                f"{self.missing(plan)} fits left, {told(self.needed(plan))}"
+                f"{self.missing(plan)} fits left, about {cli.duration(self.needed(plan))}"
             )
         for plan in filter(self.missing, plans):
             with cli.progress(self.missing(plan), f"{plan.protocol.name} ({plan.contenders[0]} …)") as advance:
@@ -108,8 +191,3 @@ class Bench:
                 self.predictions.write(plan.protocol.name, name, fold, found[name])
             advance(1)
         return len(missing)
-
-
-def told(seconds: float) -> str:
-    """A duration for a person."""
-    return f"about {seconds / 60:.0f} min" if seconds >= 90 else f"about {seconds:.0f} s"
