@@ -3,7 +3,7 @@
 python -m tests.soak.fuzz [npz arrays packed hlo store archive csv journal profile manifest model lists] [--seconds 600]
 
 Needs atheris (extra ``soak``).  An input that is neither stays in ``--corpus`` as ``found-…``, and its kind goes into
-tests/test_damage_files.py, which tries a few inputs of every target with each run of the suite.
+tests/test_damage.py, which tries a few inputs of every target with each run of the suite.
 """
 
 from __future__ import annotations
