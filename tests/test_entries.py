@@ -99,9 +99,9 @@ def test_more_rows_than_memory_holds_are_a_one_line_error(store: FeatureStore, t
         ("_graph", pl.Series([1.0] * 4), r"column _graph is Float64, want List\(Float32\)"),
         ("_runtime", pl.Series([0.5] * 4), "column _runtime is Float64, want "),
         ("_runtime", pl.Series([1, None, 2, 3]), "column _runtime has gaps"),
-        ("_runtime", pl.Series([1, 2, -3, 4]), r"train_0\.parquet: _runtime has -3, which none is"),
-        ("_duplicate_of", pl.Series([0, 1, 3, 3]), r"train_0\.parquet: _duplicate_of has 3, which none is"),
-        ("_duplicate_of", pl.Series([0, 1, -1, 3]), "_duplicate_of has -1"),
+        ("_runtime", pl.Series([1, 2, -3, 4]), r"train_0\.parquet: invalid value -3 in column _runtime"),
+        ("_duplicate_of", pl.Series([0, 1, 3, 3]), r"train_0\.parquet: invalid value 3 in column _duplicate_of"),
+        ("_duplicate_of", pl.Series([0, 1, -1, 3]), "invalid value -1 in column _duplicate_of"),
     ],
 )
 def test_tables_of_other_types_are_refused(

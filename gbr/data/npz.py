@@ -26,13 +26,14 @@ from gbr.errors import DataError
 
 try:
     from isal import isal_zlib as inflate
+    from isal.igzip_lib import DECOMP_DEFLATE, IgzipDecompressor
 except ImportError:  # isal has wheels for x86-64 and arm64 only
     inflate = zlib  # type: ignore[misc]
 
 #: Uncompressed bytes per block, 512 KiB: a block stays in a core's cache while it is checked and read.
 BLOCK_BYTES: Final = 1 << 19
 
-_READ_BYTES: Final = 1 << 16
+_READ_BYTES: Final = 1 << 17
 _LOCAL_HEADER: Final = struct.Struct("<4s22xHH")
 #: Deflate needs at least 2 bits for 258 bytes; a directory that promises more is forged.
 _MAX_RATIO: Final = 1032
@@ -224,7 +225,7 @@ class _Stream:
         self.is_stored = entry.compress_type == zipfile.ZIP_STORED
         self._crc = 0
         self._remaining = entry.compress_size
-        self._inflater: Any = None if self.is_stored else inflate.decompressobj(-15)
+        self._inflater: Any = None if self.is_stored else _decompressor()
         if entry.flag_bits & 1:
             raise self.error("encrypted")
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -287,12 +288,12 @@ class _Stream:
         else:
             piece = b""
             while not piece and not self._inflater.eof:
-                given = self._inflater.unconsumed_tail or self._raw(_READ_BYTES)
+                given = self._raw(_READ_BYTES) if self._inflater.needs_input else b""
                 try:
                     piece = self._inflater.decompress(given, limit)
                 except inflate.error as fault:  # type: ignore[misc]
                     raise self.error(fault) from fault
-                if not given:
+                if not piece and not given and not self._remaining:
                     break
         self._crc = inflate.crc32(piece, self._crc)
         return piece
@@ -304,3 +305,25 @@ class _Stream:
             raise self.error(fault.strerror or fault) from fault
         self._remaining -= len(chunk)
         return chunk
+
+
+class _Zlib:
+    """A decompressor of ``zlib`` that keeps its unconsumed input, as that of ``isal`` does."""
+
+    def __init__(self) -> None:
+        self._inflater = zlib.decompressobj(-15)
+
+    @property
+    def eof(self) -> bool:
+        return self._inflater.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._inflater.unconsumed_tail
+
+    def decompress(self, given: bytes, limit: int) -> bytes:
+        return self._inflater.decompress(self._inflater.unconsumed_tail + given, limit)
+
+
+def _decompressor() -> Any:
+    return _Zlib() if inflate is zlib else IgzipDecompressor(flag=DECOMP_DEFLATE)

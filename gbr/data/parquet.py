@@ -30,17 +30,12 @@ MEASURED: Final = ("_runtime", "_normalizer", "_repeat")
 DUPLICATE: Final = "_duplicate_of"
 SHARED: Final = "_graph"
 
-#: Files that are written in row groups are large, and no codec is as fast as what inflates their source.  Instead,
-#: columns of few values are written as a dictionary of these and a few bits per row: fewer bytes than a fast codec
-#: leaves, and three times as fast to read.  A column has few where a sample of its first rows shows no more.
+#: Columns of few distinct values are dictionary-encoded: fewer bytes than a fast codec leaves, and three times as fast
+#: to read.  A sample of the first rows decides which columns these are.
 _FEW: Final = 128
 _SAMPLED: Final = 512
-#: Rows of a file that is encoded in one piece.
-_MOST_WHOLE: Final = 1 << 12
 #: Rows of a file that are read at once.
 _ROWS_AT_ONCE: Final = 1 << 15
-#: Higher levels take longer than the features do and save a few per cent.
-_ZSTD_LEVEL: Final = 1
 
 
 def write(
@@ -77,12 +72,7 @@ def write(
         When the file cannot be written.
     """
     with atomic_write(path, StoreError) as part:
-        rest = iter(groups)
-        first = next(rest)
-        if first.shape[1] == len(duplicate_of) <= _MOST_WHOLE:
-            _write_whole(part, _whole(columns, shared, first, measured, duplicate_of))
-        else:
-            _stream(part, columns, shared, first, rest, measured, duplicate_of)
+        _write(part, columns, shared, iter(groups), measured, duplicate_of)
         return part.stat().st_size
 
 
@@ -117,48 +107,15 @@ def split(
     return own, X[0, is_shared], np.ascontiguousarray(X[:, ~is_shared].T, np.float32)
 
 
-def _whole(
-    columns: Sequence[str],
-    shared: NDArray[np.float32],
-    group: NDArray[np.float32],
-    measured: Mapping[str, IntArray],
-    duplicate_of: IntArray,
-) -> pl.DataFrame:
-    import polars as pl
-
-    # Polars takes each contiguous row of a group over as it is.
-    series = [pl.Series(name, values) for name, values in zip(columns, group, strict=True)]
-    if len(shared):
-        once = pl.Series(SHARED, [shared.tolist()], dtype=pl.List(pl.Float32))
-        series.append(once.extend_constant(None, group.shape[1] - 1))
-    series += [pl.Series(name, np.asarray(values, np.int64)) for name, values in measured.items()]
-    series.append(pl.Series(DUPLICATE, np.asarray(duplicate_of, np.int32)))
-    return pl.DataFrame(series)
-
-
-def _write_whole(path: Path, frame: pl.DataFrame) -> None:
-    import polars as pl
-
-    try:
-        frame.write_parquet(path, compression="zstd", compression_level=_ZSTD_LEVEL, statistics=False)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as fault:
-        # A disk that fills up while the footer is written is "File out of specification" to Polars.
-        raise OSError(_brief(fault)) from fault
-
-
-def _stream(
+def _write(
     path: Path,
     columns: Sequence[str],
     shared: NDArray[np.float32],
-    start: NDArray[np.float32],
-    rest: Iterable[NDArray[np.float32]],
+    groups: Iterator[NDArray[np.float32]],
     measured: Mapping[str, IntArray],
     duplicate_of: IntArray,
 ) -> None:
-    """Write groups as they come, each a row group, while the next one is made.
-
-    By PyArrow, which holds no group but the one that it writes; the streaming engine of Polars queues a dozen of them.
-    """
+    """Write each group as a row group while the next one is computed."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -167,7 +124,8 @@ def _stream(
     fields += [pa.field(SHARED, listed)] if len(shared) else []
     fields += [pa.field(name, pa.int64(), nullable=False) for name in measured]
     schema = pa.schema([*fields, pa.field(DUPLICATE, pa.int32(), nullable=False)])
-    listing = [columns[number] for number in np.flatnonzero(_distinct(start) <= _FEW).tolist()]
+    start = next(groups)
+    few = [columns[number] for number in np.flatnonzero(_distinct(start) <= _FEW).tolist()]
 
     def table(first: int, group: NDArray[np.float32]) -> pa.Table:
         rows = slice(first, first + group.shape[1])
@@ -181,13 +139,18 @@ def _stream(
 
     with (
         parquet.ParquetWriter(
-            path, schema, compression="none", use_dictionary=listing, write_statistics=False, store_schema=False
+            path,
+            schema,
+            compression="none",
+            use_dictionary=few,
+            write_statistics=False,
+            store_schema=False,
         ) as writer,
         ThreadPoolExecutor(1) as encoder,
     ):
         first = 0
         writing: Future[None] | None = None
-        for group in chain([start], rest):
+        for group in chain([start], groups):
             if writing is not None:
                 writing.result()
             writing = encoder.submit(writer.write_table, table(first, group), group.shape[1])

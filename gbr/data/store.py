@@ -72,6 +72,7 @@ class FeatureStore:
         self.subset = subset_name
         self.folder = self.root.joinpath(*subset_name.split(":"))
         self._manifest: dict[str, Any] | None = None
+        self._read_at: tuple[int, int] | None = None
 
     @property
     def rebuild(self) -> str:
@@ -88,6 +89,7 @@ class FeatureStore:
             When there is none, or it is torn.
         """
         if self._manifest is None:
+            self._read_at = self._signature()
             self._manifest = self._read_manifest()
         return self._manifest
 
@@ -296,7 +298,7 @@ class FeatureStore:
         UsageError
             For a column that does not exist.
         """
-        schema = self.manifest["schema"]
+        schema, signature = self.manifest["schema"], self._read_at
         entries = self.entries(split)
         names = tuple(self.stems(split) if stems is None else stems)
         if not names:
@@ -330,13 +332,15 @@ class FeatureStore:
 
         with ThreadPoolExecutor(min(_MAX_READERS, os.cpu_count() or 1)) as pool:
             list(pool.map(fill, range(len(names))))
+        if self._signature() != signature and self._read_manifest()["schema"] != schema:
+            raise StoreError(f"{self.folder}: rebuilt for other features or hardware while it was read; run again")
         for column, values in other.items():
-            place = np.arange(len(X)) - np.repeat(indptr[:-1], np.diff(indptr))
-            wrong = (values < 0) | (values > place if column == parquet.DUPLICATE else False)
+            row = np.arange(len(X)) - np.repeat(indptr[:-1], np.diff(indptr))
+            wrong = (values < 0) | (values > row if column == parquet.DUPLICATE else False)
             if wrong.any():
                 first = int(wrong.argmax())
                 path = self.path(split, names[int(np.searchsorted(indptr, first, side="right")) - 1])
-                raise StoreError(f"{path}: {column} has {values[first]}, which none is; run {self.rebuild}")
+                raise StoreError(f"{path}: invalid value {values[first]} in column {column}; run {self.rebuild}")
         return QueryGroups(
             names=names,
             indptr=indptr,
@@ -347,6 +351,14 @@ class FeatureStore:
             repeat=other.get("_repeat"),
             duplicate_of=other[parquet.DUPLICATE],
         )
+
+    def _signature(self) -> tuple[int, int] | None:
+        """Changes whenever the manifest is written."""
+        try:
+            about = (self.folder / MANIFEST).stat()
+        except OSError:
+            return None
+        return about.st_mtime_ns, about.st_ino
 
     def _known(self, schema: Mapping[str, Any]) -> tuple[dict[str, dict[str, Entry]], dict[str, int]]:
         """Graphs and their expected numbers, as far as they are of this schema."""
@@ -500,7 +512,10 @@ def _scan(store: FeatureStore, split: str, stems: list[str], columns: list[str] 
     features = first.columns[len(KEYS) :]
 
     def source(
-        with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None  # noqa: ARG001
+        with_columns: list[str] | None,
+        predicate: pl.Expr | None,
+        n_rows: int | None,
+        batch_size: int | None,  # noqa: ARG001
     ) -> Iterator[pl.DataFrame]:
         kept = features
         if with_columns is not None:
