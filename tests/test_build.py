@@ -322,7 +322,7 @@ def test_requests_that_cannot_be_right(tmp_path: Path) -> None:
     collection(tmp_path, train=1)
     with pytest.raises(UsageError, match="jobs: expected at least 1, got 0"):
         built(tmp_path, jobs=0)
-    with pytest.raises(UsageError, match="split 'dev': want one of train, valid, test"):
+    with pytest.raises(UsageError, match="split 'dev': expected one of train, valid, test"):
         built(tmp_path, splits=("dev",))
     with pytest.raises(DataError, match=r"tile/xla/valid: no such folder; tile:xla needs its valid graphs there"):
         built(tmp_path, splits=("train", "valid"))
@@ -356,7 +356,7 @@ def test_a_streamed_layout_file_equals_one_pass_over_everything(
     np.testing.assert_array_equal(some.X, groups.select(["copies", "nodes"]).X)
     path = stored(tmp_path, LAYOUT).path("train", "a")
     pl.read_parquet(path).head(49).write_parquet(path)
-    with pytest.raises(StoreError, match="got 49 rows, the manifest says 50"):
+    with pytest.raises(StoreError, match="expected 50 rows as in the manifest, got 49"):
         stored(tmp_path, LAYOUT).load("train")
 
 

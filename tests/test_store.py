@@ -196,7 +196,7 @@ def lacking_shared(path: Path) -> None:
     [
         (os.remove, "missing"),
         (torn_parquet, "no whole Parquet file"),
-        (short_parquet, "got 2 rows, the manifest says 4"),
+        (short_parquet, "expected 4 rows as in the manifest, got 2"),
         (lacking_column, "no whole Parquet file with the manifest's columns"),
         (lacking_shared, "column _graph lacks the 3 values"),
     ],
@@ -252,7 +252,7 @@ def test_columns_that_are_not_shared_are_not_written_once(tmp_path: Path) -> Non
     X[2, COLUMNS.index("nodes.b")] += 1
     with pytest.raises(ValueError, match=r"column nodes\.b is declared the same on all rows and is not"):
         write(store, "a", X)
-    with pytest.raises(ValueError, match=r"X has shape \(3, 5\), wanted \(rows, 6\)"):
+    with pytest.raises(ValueError, match=r"expected X of shape \(rows, 6\), got \(3, 5\)"):
         write(store, "a", X[:, :5])
     assert not store.path("train", "a").exists()
 

@@ -47,7 +47,7 @@ class Subset:
     name : str
         ``tile:xla``, ``layout:nlp:random``, ``layout:cpu:random`` …
     note : str or None
-        What a short name was taken for, to be told to the user; None where the name was whole.
+        What a short name was resolved to, for the user; None for a full name.
     """
 
     name: str
@@ -113,7 +113,7 @@ def graph_files(subset: Subset, data_root: Path, split: str) -> list[Path]:
         When the folder is missing or holds no ``.npz``.
     """
     if split not in SPLITS:
-        raise UsageError(f"split {split!r}: want one of {', '.join(SPLITS)}")
+        raise UsageError(f"split {split!r}: expected one of {', '.join(SPLITS)}")
     folder = subset.folder(data_root) / split
     files = _npz(folder)
     if not files:
@@ -135,9 +135,9 @@ def known_bad(subset: Subset, stem: str) -> bool:
 
 
 def family(kind: str, stem: str) -> str:
-    """Which graphs are related: those of one benchmark (tile) or one architecture (layout), told by their names.
+    """The family of related graphs: one benchmark (tile) or one architecture (layout), derived from the name.
 
-    A tile graph's name is its benchmark, ``_`` and what tells its kernels apart, as in the official evaluation; a
+    A tile graph's name is its benchmark, ``_`` and an identifier of the kernel, as in the official evaluation; a
     layout graph's begins with the letters of its architecture.  A graph named by a hash alone is a family of its own.
     """
     if re.fullmatch(r"[0-9a-f]{32}", stem):

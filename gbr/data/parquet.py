@@ -95,7 +95,7 @@ def split(
         When ``X`` does not fit ``columns``, or a shared column differs between rows.
     """
     if X.ndim != 2 or X.shape[1] != len(columns) or not len(X):
-        raise ValueError(f"X has shape {X.shape}, wanted (rows, {len(columns)})")
+        raise ValueError(f"expected X of shape (rows, {len(columns)}), got {X.shape}")
     once_per_graph = frozenset(shared)
     is_shared = np.array([name in once_per_graph for name in columns], bool)
     for _, at in _runs(np.flatnonzero(is_shared)):
@@ -166,7 +166,7 @@ def _distinct(group: NDArray[np.float32]) -> NDArray[np.int64]:
 
 
 class Reader:
-    """Reads the wanted columns of one file after the other into a matrix that is already there.
+    """Reads columns of several files into one preallocated matrix.
 
     Parameters
     ----------
@@ -195,14 +195,14 @@ class Reader:
             if not len(hits):
                 raise UsageError(f"columns: {name!r} is neither a column nor a block of this store")
             keep[hits] = True
-        self.columns = tuple(name for name, wanted in zip(every, keep, strict=True) if wanted)
-        place = {name: at for at, name in enumerate(shared)}
-        is_shared = np.array([name in place for name in self.columns], bool)
-        self._own = [name for name in self.columns if name not in place]
+        self.columns = tuple(name for name, kept in zip(every, keep, strict=True) if kept)
+        position = {name: index for index, name in enumerate(shared)}
+        is_shared = np.array([name in position for name in self.columns], bool)
+        self._own = [name for name in self.columns if name not in position]
         self._own_runs = list(_runs(np.flatnonzero(~is_shared)))
         self._shared_runs = list(_runs(np.flatnonzero(is_shared)))
-        self._picked = [place[name] for name in self.columns if name in place]
-        self._n_shared = len(place)
+        self._picked = [position[name] for name in self.columns if name in position]
+        self._n_shared = len(position)
 
     def read(self, path: Path, X: NDArray[np.float32], other: Mapping[str, IntArray]) -> None:
         """Fill one graph's rows.
@@ -264,7 +264,7 @@ class Reader:
     def _n_rows(path: Path) -> int:
         import polars as pl
 
-        with _told_in_one_line(path):
+        with _store_errors(path):
             return int(pl.scan_parquet(path, glob=False, hive_partitioning=False).select(pl.len()).collect().item())
 
     @staticmethod
@@ -273,7 +273,7 @@ class Reader:
     ) -> pl.DataFrame:
         import polars as pl
 
-        with _told_in_one_line(path):
+        with _store_errors(path):
             # Files are read side by side; threads within one would only get in the way.
             if count is None:
                 return pl.read_parquet(
@@ -286,23 +286,23 @@ class Reader:
 def _check_types(path: Path, frame: pl.DataFrame, own: Collection[str], other: Collection[str]) -> None:
     import polars as pl
 
-    wanted: dict[str, tuple[pl.DataType | type[pl.DataType], ...]] = {SHARED: (pl.List(pl.Float32),)}
-    wanted |= dict.fromkeys(own, (pl.Float32,)) | dict.fromkeys(other, (pl.Int32, pl.Int64))
+    expected: dict[str, tuple[pl.DataType | type[pl.DataType], ...]] = {SHARED: (pl.List(pl.Float32),)}
+    expected |= dict.fromkeys(own, (pl.Float32,)) | dict.fromkeys(other, (pl.Int32, pl.Int64))
     for name, dtype in zip(frame.columns, frame.dtypes, strict=True):
-        if name in wanted and dtype not in wanted[name]:
-            raise StoreError(f"{path}: column {name} is {dtype}, want {wanted[name][0]}")
+        if name in expected and dtype not in expected[name]:
+            raise StoreError(f"{path}: column {name}: expected {expected[name][0]}, got {dtype}")
     for name in other:
         if frame[name].null_count():
             raise StoreError(f"{path}: column {name} has gaps")
 
 
-def _wrong_length(path: Path, found: int, wanted: int) -> StoreError:
-    told = f"more than {wanted}" if found > wanted else str(found)
-    return StoreError(f"{path}: got {told} rows, the manifest says {wanted}")
+def _wrong_length(path: Path, found: int, expected: int) -> StoreError:
+    got = f"more than {expected}" if found > expected else str(found)
+    return StoreError(f"{path}: expected {expected} rows as in the manifest, got {got}")
 
 
 @contextmanager
-def _told_in_one_line(path: Path) -> Iterator[None]:
+def _store_errors(path: Path) -> Iterator[None]:
     """Turn what Polars raises over a file into a StoreError."""
     import polars as pl
 

@@ -57,7 +57,7 @@ def in_processes(
             yield waiting[done], done.result()
     except BrokenProcessPool as fault:
         raise GbrError(
-            f"{what}: a worker process died, perhaps for want of memory; the same command goes on from there, try "
+            f"{what}: a worker process died, perhaps out of memory; run the same command again to resume, with "
             "fewer --jobs"
         ) from fault
     finally:

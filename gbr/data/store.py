@@ -322,10 +322,10 @@ class FeatureStore:
 
         def fill(number: int) -> None:
             rows = slice(int(indptr[number]), int(indptr[number + 1]))
-            wanted = (*entries[names[number]]["measured"], parquet.DUPLICATE)
+            present = (*entries[names[number]]["measured"], parquet.DUPLICATE)
             try:
                 reader.read(
-                    self.path(split, names[number]), X[rows], {column: other[column][rows] for column in wanted}
+                    self.path(split, names[number]), X[rows], {column: other[column][rows] for column in present}
                 )
             except StoreError as fault:
                 raise StoreError(f"{fault}; run {self.rebuild}") from fault
@@ -499,10 +499,10 @@ def load(
     stems = found.stems(split)
     if not stems:
         raise StoreError(f"{found.folder}: holds no graph of {split}; run {found.rebuild}")
-    wanted = None if columns is None else list(dict.fromkeys([columns] if isinstance(columns, str) else columns))
+    selected = None if columns is None else list(dict.fromkeys([columns] if isinstance(columns, str) else columns))
     if not lazy:
-        return _frame(found.load(split, columns=wanted))
-    return _scan(found, split, stems, wanted)
+        return _frame(found.load(split, columns=selected))
+    return _scan(found, split, stems, selected)
 
 
 def _scan(store: FeatureStore, split: str, stems: list[str], columns: list[str] | None) -> pl.LazyFrame:

@@ -83,5 +83,5 @@ def test_a_split_without_graphs_is_refused(tmp_path: Path) -> None:
         graph_files(subset, tmp_path, "valid")
     with pytest.raises(DataError, match=r"tile/xla/test: no such folder"):
         graph_files(subset, tmp_path, "test")
-    with pytest.raises(UsageError, match="split 'dev': want one of train, valid, test"):
+    with pytest.raises(UsageError, match="split 'dev': expected one of train, valid, test"):
         graph_files(subset, tmp_path, "dev")
