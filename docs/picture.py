@@ -41,7 +41,7 @@ def panels(ranker: Ranker, paths: list[Path]) -> list[Panel]:
         tau = kendall_tau(scores, graph.runtime.astype(np.float64))
         found.append((graph.name, tau, graph.runtime[order] / graph.runtime.min()))
     found.sort(key=lambda panel: -panel[1])
-    return [found[round(place * (len(found) - 1))] for place in (0.25, 0.5, 0.75)]
+    return [found[round(quantile * (len(found) - 1))] for quantile in (0.25, 0.5, 0.75)]
 
 
 def drawing(shown: list[Panel], n_kernels: int) -> str:
@@ -71,9 +71,9 @@ def drawing(shown: list[Panel], n_kernels: int) -> str:
             )
         lines.append(f'<text x="{left}" y="16">{name}</text>')
         lines.append(f'<text x="{left + WIDTH}" y="16" text-anchor="end">τ {tau:.2f}</text>')
-        for place, value in enumerate(relative):
-            x = left + WIDTH * (place + 0.5) / len(relative)
-            colour, radius = (BEST, 3.0) if place < 5 else (OTHERS, 2.2)
+        for rank, value in enumerate(relative):
+            x = left + WIDTH * (rank + 0.5) / len(relative)
+            colour, radius = (BEST, 3.0) if rank < 5 else (OTHERS, 2.2)
             lines.append(f'<circle cx="{x:.1f}" cy="{y(value):.1f}" r="{radius}" fill="{colour}"/>')
     middle = (LEFT + total[0]) / 2
     lines.append(

@@ -30,12 +30,12 @@ COLUMNS: Final = ("", "valid tau (95 %)", "test tau (95 %)", "test slowdown@1", 
 
 
 def table(runs: list[tuple[Ranker, dict[str, Any]]]) -> str:
-    """The models, then what they are measured against; every figure of the runs' ``metrics.json``."""
+    """The models, then the baselines, from the ``metrics.json`` of the runs."""
     _ranker, first = runs[0]
     counts = {split: first[split]["n_graphs"] for split in ("train", "valid", "test")}
     lines = [
         f"`{first['subset']}`: trained on {counts['train']} {GRAPHS[kind(first)]}, "
-        f"stopped on {counts['valid']} of other families, tested on {counts['test']} of yet others.",
+        f"early stopping on {counts['valid']} from other families, tested on {counts['test']} from held-out families.",
         "",
         f"| {' | '.join(COLUMNS)} |",
         "|---|---:|---:|---:|---:|",
