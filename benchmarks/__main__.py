@@ -84,7 +84,7 @@ def _slope(library: str) -> Callable[[Found], float]:
 
 def _search(backend: str, *columns: str) -> Callable[[Found], float]:
     def of(found: Found) -> float:
-        table = found["tables"]["One graph, slate after slate"]
+        table = found["tables"]["One graph, batch after batch"]
         row = next(row for row in table if row["backend"] == backend)
         return sum(float(row[column]) for column in columns)
 

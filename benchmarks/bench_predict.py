@@ -75,7 +75,7 @@ def search(ranker: Ranker, n_nodes: int, n_configs: int) -> tuple[Any, ...]:
     """Times of one generated graph whose configurations are scored again and again."""
     program, ids = made_layout.network(n_nodes, between=4)
     configurations = made_layout.Configurations(program, ids, np.random.default_rng(0))
-    slates = [configurations.draw(n_configs) for _ in range(6)]
+    batches = [configurations.draw(n_configs) for _ in range(6)]
 
     def graph(configs: NDArray[np.int8]) -> Graph:
         arrays = {
@@ -87,21 +87,21 @@ def search(ranker: Ranker, n_nodes: int, n_configs: int) -> tuple[Any, ...]:
         }
         return graph_from_arrays("made", arrays)
 
-    whole, one, hardware = graph(slates[0]), graph(slates[0][:1]), ranker._hardware("made")
+    whole, one, hardware = graph(batches[0]), graph(batches[0][:1]), ranker._hardware("made")
     scorer = ranker.scorer(one)
 
-    def next_slate() -> NDArray[np.int8]:
-        slates.append(slates.pop(0))
-        return slates[0]
+    def next_batch() -> NDArray[np.int8]:
+        batches.append(batches.pop(0))
+        return batches[0]
 
-    assert np.array_equal(scorer(slates[0]), ranker.predict(extract(whole, hardware)[1]))
+    assert np.array_equal(scorer(batches[0]), ranker.predict(extract(whole, hardware)[1]))
     ready = seconds(lambda: ranker.scorer(one))
-    first = seconds(lambda: ranker.scorer(one)(slates[0])) - ready
-    for each in slates:
+    first = seconds(lambda: ranker.scorer(one)(batches[0])) - ready
+    for each in batches:
         scorer(each)
     anew = seconds(lambda: ranker.predict(extract(whole, hardware)[1]))
-    further = seconds(lambda: scorer(next_slate()))
-    features = seconds(lambda: scorer.vectors(next_slate()))
+    further = seconds(lambda: scorer(next_batch()))
+    features = seconds(lambda: scorer.vectors(next_batch()))
     times = (1e3 * value for value in (anew, ready, first, further, features))
     return ranker.backend, ranker.best_iteration_, *times, anew / further
 
@@ -118,7 +118,7 @@ def main() -> None:
     size = len(made_layout.network(args.nodes, between=4)[0])
     about = SEARCH_TEXT.format(rows=args.configs, graph=size, nodes=args.nodes)
     tables: dict[str, tuple[str, tuple[str, ...], list[Any]]] = {
-        "One graph, slate after slate": (about, SEARCH_COLUMNS, []),
+        "One graph, batch after batch": (about, SEARCH_COLUMNS, []),
         "Kernels": (TEXT.format(rows=args.configs), COLUMNS, []),
     }
     searches, kernels = (rows for _, _, rows in tables.values())

@@ -47,7 +47,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return collection(tmp_path_factory.mktemp("quality"))
 
 
-def slates(sizes: list[int], columns: int, seed: int) -> QueryGroups:
+def made_groups(sizes: list[int], columns: int, seed: int) -> QueryGroups:
     rng = np.random.default_rng(seed)
     rows = sum(sizes)
     return QueryGroups(
@@ -115,7 +115,7 @@ def test_one_graph_of_each_family_per_fold() -> None:
 
 
 def test_the_best_column_is_that_of_a_plain_loop() -> None:
-    pool = slates([12, 2, 30, 7], 6, seed=1)
+    pool = made_groups([12, 2, 30, 7], 6, seed=1)
     pool.X[:, 2] = 1
     pool.X[3, 4] = np.nan
     pool.X[:, 5] = -pool.target + np.random.default_rng(2).integers(0, 6, len(pool.X))
@@ -162,7 +162,7 @@ def test_the_bootstrap_draws_families_and_pairs_graphs() -> None:
 
 
 def test_figures_are_those_of_the_metrics() -> None:
-    pool = slates([9, 14, 5], 1, seed=4)
+    pool = made_groups([9, 14, 5], 1, seed=4)
     scores = np.random.default_rng(5).normal(size=28)
     scores[20] = np.nan
     found = figures.per_graph(scores, pool, np.array([True, True, False]))
@@ -173,8 +173,8 @@ def test_figures_are_those_of_the_metrics() -> None:
     assert found["slowdown@5"][0] == slowdown_at_k(scores[:9], target, 5)
 
 
-def test_slates_of_several_splits_are_joined_in_order() -> None:
-    first, second = slates([3, 4], 2, seed=6), slates([5], 2, seed=7)
+def test_groups_of_several_splits_are_joined_in_order() -> None:
+    first, second = made_groups([3, 4], 2, seed=6), made_groups([5], 2, seed=7)
     second = QueryGroups(**{**vars(second), "repeat": second.runtime})
     both = joined([first, second])
     assert both.sizes.tolist() == [3, 4, 5]
@@ -184,7 +184,7 @@ def test_slates_of_several_splits_are_joined_in_order() -> None:
     assert both.normalizer is None
 
 
-def test_no_contender_is_fitted_twice(root: Path) -> None:
+def test_contenders_are_fitted_once(root: Path) -> None:
     pool = load(resolve("tile:cpu", root), root, root / "store", 1)
     names = [name for fit in fits(pool) for name in fit.names]
     assert len(names) == len(set(names))
@@ -201,7 +201,7 @@ def test_other_options_have_other_predictions(tmp_path: Path) -> None:
     assert len(folders) == 2
 
 
-def test_an_interrupted_bench_goes_on_where_it_stopped(
+def test_an_interrupted_run_resumes(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = tmp_path / "runs"

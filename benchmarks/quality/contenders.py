@@ -29,24 +29,24 @@ from gbr.train import distinct, fit_raw, indptr_of, raw_blocks
 
 FloatArray = NDArray[np.float64]
 
-#: Rows of a slate that are compared: enough for a tau, and pairs do not grow beyond memory.
+#: Rows of a group that are compared: enough for a tau, and pairs do not grow beyond memory.
 _ROWS: Final = 200
 _COLUMNS_AT_ONCE: Final = 128
 
 
-def column_taus(slates: QueryGroups, seed: int = 0) -> FloatArray:
-    """Kendall's tau, equal values as in random order, of every column in every slate, float64 (slates, columns).
+def column_taus(groups: QueryGroups, seed: int = 0) -> FloatArray:
+    """Kendall's tau, equal values as in random order, of every column in every group, float64 (groups, columns).
 
-    QueryGroups above 200 rows are represented by as many random ones; a missing value counts as 0.
+    Groups of more than 200 rows are represented by as many random ones; a missing value counts as 0.
     """
     rng = np.random.default_rng(seed)
-    found = np.zeros((len(slates), len(slates.columns)))
-    for number in range(len(slates)):
-        part = slates.rows(number)
+    found = np.zeros((len(groups), len(groups.columns)))
+    for number in range(len(groups)):
+        part = groups.rows(number)
         rows = np.arange(part.start, part.stop)
         if len(rows) > _ROWS:
             rows = np.sort(rng.choice(rows, _ROWS, replace=False))
-        found[number] = _taus(as_scores(slates.X[rows]), slates.target[rows])
+        found[number] = _taus(as_scores(groups.X[rows]), groups.target[rows])
     return found
 
 
@@ -56,7 +56,7 @@ def as_scores(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def best_column(taus: FloatArray, known: NDArray[np.bool_]) -> tuple[int, float]:
-    """Column whose mean tau over the ``known`` slates is farthest from 0, and the sign that makes it positive."""
+    """Column whose mean tau over the ``known`` groups is farthest from 0, and the sign that makes it positive."""
     means = taus[known].mean(axis=0)
     column = int(np.abs(means).argmax())
     return column, 1.0 if means[column] >= 0 else -1.0
@@ -126,21 +126,21 @@ class Task:
 
     @cached_property
     def learn(self) -> tuple[pd.DataFrame, FloatArray, NDArray[np.int64]]:
-        """Distinct configurations of the graphs to learn from: columns, target, slate of each row."""
-        return _distinct(self.pool.slates.take(self.fold.learn))
+        """Distinct configurations of the graphs to learn from: columns, target, query group of each row."""
+        return _distinct(self.pool.groups.take(self.fold.learn))
 
     @cached_property
     def stop(self) -> tuple[pd.DataFrame, FloatArray, NDArray[np.int64]] | None:
         """All rows of the graphs to stop on."""
         if self.fold.stop is None:
             return None
-        slates = self.pool.slates.take(self.fold.stop)
-        return _frame(slates.X, slates.columns), slates.target, slates.qid
+        groups = self.pool.groups.take(self.fold.stop)
+        return _frame(groups.X, groups.columns), groups.target, groups.qid
 
     @cached_property
     def held(self) -> QueryGroups:
         """The graphs to rank."""
-        return self.pool.slates.take(self.fold.held)
+        return self.pool.groups.take(self.fold.held)
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,7 +203,7 @@ def fits(pool: Pool, left_out: Sequence[str] = ()) -> list[Fit]:
                 add(name, [name], partial(_single, name=name, backend=backend, objective=objective))
     add(COLUMN, [COLUMN], _column)
     add(RAW, [RAW], _raw)
-    if CONFIGURED in pool.slates.columns:
+    if CONFIGURED in pool.groups.columns:
         add(COUNTING, [COUNTING], _counting)
     removable = sorted(name for name in served if not name.startswith("ensemble "))
     for name in left_out:
@@ -218,7 +218,7 @@ def block_fits(pool: Pool) -> list[Fit]:
 
     A block that all configurations of a graph share cannot rank alone and is only left out.
     """
-    blocks = list(block_names(pool.slates.columns))
+    blocks = list(block_names(pool.groups.columns))
     own = {block.name for block in schema_of(pool.subset.kind).blocks if block.per_config}
     chosen = {ALL_BLOCKS: blocks}
     for block in blocks:
@@ -241,18 +241,18 @@ def without(block: str) -> str:
 
 def costs_of(pool: Pool) -> list[str] | None:
     """Columns that are amounts of cost; None where there are none."""
-    return [name for name in schema_of(pool.subset.kind).costs if name in pool.slates.columns] or None
+    return [name for name in schema_of(pool.subset.kind).costs if name in pool.groups.columns] or None
 
 
 def goals(task: Task) -> dict[str, str]:
     """Contender that the default ranker is for each goal, on this training set."""
-    table, _, slate = task.learn
+    table, _, qid = task.learn
     costs = [list(table.columns).index(name) for name in costs_of(task.pool) or ()]
     found = {}
     for goal in GOALS:
         settings = resolve(
             "ensemble", None, goal=goal, capacity={}, early_stopping_rounds=100, seed=0, n_jobs=None, params=None,
-            n_groups=len(np.unique(slate)), n_rows=len(table), costs=costs,
+            n_groups=len(np.unique(qid)), n_rows=len(table), costs=costs,
         )  # fmt: skip
         found[goal] = f"ensemble {settings.objective}"
     return found
@@ -260,9 +260,9 @@ def goals(task: Task) -> dict[str, str]:
 
 def retest(pool: Pool) -> FloatArray | None:
     """The second measurement as scores, NaN where a graph has none, float64 (rows,); None where no graph has one."""
-    if pool.slates.repeat is None:
+    if pool.groups.repeat is None:
         return None
-    scores = pool.slates.repeat.astype(np.float64)
+    scores = pool.groups.repeat.astype(np.float64)
     scores[scores == 0] = np.nan
     return scores
 
@@ -270,7 +270,7 @@ def retest(pool: Pool) -> FloatArray | None:
 def chosen_column(pool: Pool, known: BoolArray, taus: FloatArray) -> tuple[str, float]:
     """Name and sign of the best single column of the ``known`` graphs."""
     column, sign = best_column(taus, known)
-    return pool.slates.columns[column], sign
+    return pool.groups.columns[column], sign
 
 
 def _fitted(task: Task, backend: str, objective: str) -> Ranker:
@@ -283,13 +283,13 @@ def _fitted(task: Task, backend: str, objective: str) -> Ranker:
         random_state=options.seed,
         n_jobs=options.jobs,
     )
-    table, target, slate = task.learn
-    return ranker.fit(table, target, qid=slate, eval_set=task.stop)
+    table, target, qid = task.learn
+    return ranker.fit(table, target, qid=qid, eval_set=task.stop)
 
 
-def _predicted(ranker: Ranker, slates: QueryGroups) -> FloatArray:
+def _predicted(ranker: Ranker, groups: QueryGroups) -> FloatArray:
     """Scores of all rows, float64 (rows,)."""
-    return ranker.predict(_frame(slates.X, slates.columns))
+    return ranker.predict(_frame(groups.X, groups.columns))
 
 
 def _single(task: Task, *, name: str, backend: str, objective: str) -> Scores:
@@ -325,7 +325,7 @@ def _raw(task: Task) -> Scores:
     blocks = raw_blocks(task.held.columns)
     if not blocks:
         return {RAW: np.zeros(len(task.held.X))}
-    known = task.pool.slates.take(task.fold.known).select(blocks)
+    known = task.pool.groups.take(task.fold.known).select(blocks)
     rows = Rows(known.X, known.target, known.indptr)
     ranker = fit_raw(rows, known.columns, task.options.seed, task.options.jobs)
     part = task.held.select(blocks)
@@ -337,18 +337,18 @@ def _counting(task: Task) -> Scores:
 
 
 def _blocks(task: Task, *, name: str, blocks: Sequence[str]) -> Scores:
-    table, target, slate = _distinct(task.pool.slates.take(task.fold.known).select(blocks))
+    table, target, qid = _distinct(task.pool.groups.take(task.fold.known).select(blocks))
     options = task.options
     settings: dict[str, Any] = {"n_estimators": options.trees or BLOCK_TREES, "random_state": options.seed}
-    ranker = Ranker("lightgbm", "speed", n_jobs=options.jobs, **settings).fit(table, target, qid=slate)
+    ranker = Ranker("lightgbm", "speed", n_jobs=options.jobs, **settings).fit(table, target, qid=qid)
     return {name: _predicted(ranker, task.held.select(blocks))}
 
 
-def _distinct(slates: QueryGroups) -> tuple[pd.DataFrame, FloatArray, NDArray[np.int64]]:
-    rows, target = distinct(slates)
-    bounds = indptr_of(slates, rows)
-    slate = np.repeat(np.arange(len(slates), dtype=np.int64), np.diff(bounds))
-    return _frame(slates.X[rows], slates.columns), target, slate
+def _distinct(groups: QueryGroups) -> tuple[pd.DataFrame, FloatArray, NDArray[np.int64]]:
+    rows, target = distinct(groups)
+    bounds = indptr_of(groups, rows)
+    qid = np.repeat(np.arange(len(groups), dtype=np.int64), np.diff(bounds))
+    return _frame(groups.X[rows], groups.columns), target, qid
 
 
 def _frame(X: NDArray[np.float32], columns: Sequence[str]) -> pd.DataFrame:

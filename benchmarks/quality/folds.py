@@ -30,8 +30,8 @@ class Pool:
     Parameters
     ----------
     subset : Subset
-    slates : QueryGroups
-        Rankable slates with runtimes, split after split.
+    groups : QueryGroups
+        Rankable query groups with runtimes, split after split.
     splits, families : str (graphs,)
     schema_hash : str
         Of the features.
@@ -40,7 +40,7 @@ class Pool:
     """
 
     subset: Subset
-    slates: QueryGroups
+    groups: QueryGroups
     splits: NDArray[np.str_]
     families: NDArray[np.str_]
     schema_hash: str
@@ -65,19 +65,19 @@ def load(subset: Subset, data: Path, store_root: Path, jobs: int | None) -> Pool
         parts.append(known.take([not unrankable(known.target[rows], known.duplicate_of[rows]) for rows in bounds]))
     if not sum(map(len, parts)):
         raise DataError(f"{subset.folder(data)}: no graph can be ranked; name another collection with --subset")
-    slates = joined(parts)
+    merged = joined(parts)
     return Pool(
         subset=subset,
-        slates=slates,
+        groups=merged,
         splits=np.repeat(np.array(splits), [len(part) for part in parts]),
-        families=np.array([family(subset.kind, name) for name in slates.names]),
+        families=np.array([family(subset.kind, name) for name in merged.names]),
         schema_hash=store.manifest["schema"]["hash"],
         data={split: fingerprint(store, split) for split in splits},
     )
 
 
 def joined(parts: list[QueryGroups]) -> QueryGroups:
-    """QueryGroups one after the other; they have the same columns."""
+    """Concatenate query groups with the same columns."""
     sizes = np.concatenate([part.sizes for part in parts])
 
     def measured(name: str) -> NDArray[np.int64] | None:

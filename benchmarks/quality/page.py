@@ -44,21 +44,21 @@ class Difference:
     interval: tuple[float, float] | None
 
 
-def per_graph(scores: FloatArray, slates: QueryGroups, held: NDArray[np.bool_]) -> dict[str, FloatArray]:
+def per_graph(scores: FloatArray, groups: QueryGroups, held: NDArray[np.bool_]) -> dict[str, FloatArray]:
     """Every figure of every graph, float64 (graphs,) by name of :data:`NAMES`.
 
     Parameters
     ----------
     scores : float64 (rows,)
         Lower is predicted faster.  A graph with a NaN has no figures.
-    slates : QueryGroups
+    groups : QueryGroups
     held : bool (graphs,)
         Graphs that have scores; the others get NaN.
     """
-    found = {name: np.full(len(slates), np.nan) for name in NAMES}
-    target = slates.target
+    found = {name: np.full(len(groups), np.nan) for name in NAMES}
+    target = groups.target
     for number in np.flatnonzero(held):
-        rows = slates.rows(int(number))
+        rows = groups.rows(int(number))
         if np.isnan(scores[rows]).any():
             continue
         pairs = count_pairs(scores[rows], target[rows])
@@ -130,9 +130,9 @@ def introduction(bench: Bench, *, stop: bool) -> str:
     """What was measured and how."""
     pool = bench.pool
     return INTRODUCTION.format(
-        graphs=len(pool.slates),
+        graphs=len(pool.groups),
         families=len(np.unique(pool.families)),
-        rows=f"{len(pool.slates.X):,}",
+        rows=f"{len(pool.groups.X):,}",
         retest=RETEST,
         stop=STOPPED if stop else UNSTOPPED,
     )
@@ -156,13 +156,13 @@ def sections(bench: Bench, plans: Sequence[Plan], blocks: Plan | None) -> list[S
 
 def figures_of(bench: Bench, plan: Plan) -> dict[str, Figures]:
     """Every figure of every graph by contender, the second measurement among them where there is one."""
-    slates, held = bench.pool.slates, plan.protocol.held
+    groups, held = bench.pool.groups, plan.protocol.held
     found: dict[str, Figures] = {
-        name: per_graph(bench.scores(plan.protocol, name), slates, held) for name in plan.contenders
+        name: per_graph(bench.scores(plan.protocol, name), groups, held) for name in plan.contenders
     }
     twice = retest(bench.pool)
-    if twice is not None and np.isfinite(twice[held[slates.qid]]).any():
-        found[RETEST] = per_graph(twice, slates, held)
+    if twice is not None and np.isfinite(twice[held[groups.qid]]).any():
+        found[RETEST] = per_graph(twice, groups, held)
     return found
 
 
@@ -215,7 +215,7 @@ def _families(bench: Bench, protocol: Protocol, figures: Mapping[str, Figures], 
 def _blocks(bench: Bench, plan: Plan) -> Section:
     figures = figures_of(bench, plan)
     whole = figures[ALL_BLOCKS][TAU]
-    columns = bench.pool.slates.columns
+    columns = bench.pool.groups.columns
     rows: list[tuple[Any, ...]] = [("all", len(columns), mean(whole), "", "", "")]
     for block in block_names(columns):
         single: Any = mean(figures[alone(block)][TAU]) if alone(block) in figures else ""

@@ -132,11 +132,11 @@ class Bench:
         self._taus: FloatArray | None = None
 
     def taus(self) -> FloatArray:
-        """Tau of every column in every slate, float64 (slates, columns); kept on disk."""
+        """Tau of every column in every group, float64 (groups, columns); kept on disk."""
         if self._taus is None:
             path = self.predictions.folder / "column_taus.npy"
             if not path.exists():
-                self.predictions.keep(path, column_taus(self.pool.slates, self.options.seed))
+                self.predictions.keep(path, column_taus(self.pool.groups, self.options.seed))
             self._taus = np.asarray(np.load(path))
         return self._taus
 
@@ -170,10 +170,10 @@ class Bench:
 
     def scores(self, protocol: Protocol, contender: str) -> FloatArray:
         """Predictions out of fold, float64 (rows of the pool,); NaN on graphs that are never held out."""
-        slates = self.pool.slates
-        found = np.full(len(slates.X), np.nan)
+        groups = self.pool.groups
+        found = np.full(len(groups.X), np.nan)
         for number, fold in enumerate(protocol.folds):
-            found[fold.held[slates.qid]] = self.predictions.read(protocol.name, contender, number)
+            found[fold.held[groups.qid]] = self.predictions.read(protocol.name, contender, number)
         return found
 
     def _missing(self, plan: Plan, fold: int) -> list[Fit]:
