@@ -1,22 +1,21 @@
 """Loops that a program runs under a configuration: how many, over how much, and which of them go against memory.
 
-On CPUs and GPUs the compiler does not compute a dot or a convolution in the layouts that are set, but in the graph's
-own: a tensor whose layout is set is written out in it, and read back.  What lies between takes the layouts it is given:
-they spread backwards from tensors that must come in one, then forwards from those that leave in one, through
-elementwise operations, broadcasts, transposes and pooling, until they meet.  What nothing keeps apart shares one loop.
-A loop whose operands are not contiguous along the same dimension as its result loses its vector instructions, all the
-more where it computes transcendental functions; what it writes at large steps is written line by line, and line by line
-again where lines do not stay in the first cache until their other elements come by.
+On CPUs and GPUs the compiler computes a dot or a convolution in the graph's own layouts, not in those that are set: a
+tensor whose layout is set is written out in it, and read back.  Elementwise operations, broadcasts, transposes,
+reshapes and pooling take any layout: layouts spread through them, backwards from tensors that must come in one, then
+forwards from those that leave in one, until they meet.  Operations that nothing separates share one loop.  A loop whose
+operands are not contiguous along the same dimension as its result loses its vector instructions, which costs most where
+it computes transcendental functions.  What it writes at large steps is written line by line, and line by line again
+where lines leave the first cache before their other elements are written.
 
-Terms: a *loop* writes one tensor; it is *strided* where some operand of it, or its result, is contiguous along another
-dimension.  Layouts spread and loops part as they do in XLA's compiler for CPUs, whose rules for layouts and fusion this
+Terms: a *loop* writes one tensor; it is *strided* where one of its operands, or its result, is contiguous along another
+dimension.  Layouts spread and loops are split as in XLA's compiler for CPUs, whose rules for layouts and fusion this
 follows in outline.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,59 +31,95 @@ from features.schema import Block, Column, Float32Array
 from features.tensors import Tensors, slots
 
 IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+
+#: What is counted.
+_DOCS: Final = {
+    "contiguous": "elements written by loops whose operands and result are contiguous along one dimension",
+    "strided": "elements written by strided loops",
+    "loops": "loops",
+    "arithmetic": "elementwise operations in strided loops",
+    "transcendental": "transcendental operations in strided loops",
+    "written": "elements written at steps",
+    "missed": "elements written at steps, of tensors whose lines do not stay in the first cache",
+    "paged": "elements written at steps of a page and more",
+    "read": "elements of tensors that are read at steps and written in order",
+    "reduced": "elements that reductions read at steps",
+    "pooled": "elements times window of pooling in another layout than the graph's",
+}
+AMOUNTS: Final = tuple(_DOCS)
+N_AMOUNTS: Final = len(AMOUNTS)
+(
+    _CONTIGUOUS, _STRIDED, _LOOPS, _ARITHMETIC, _TRANSCENDENTAL, _WRITTEN, _MISSED, _PAGED, _READ, _REDUCED, _POOLED,
+) = range(N_AMOUNTS)  # fmt: skip
+
+BLOCK: Final = Block(
+    "loops",
+    1,
+    "Loops that layouts cause, and what of them goes against memory, where operations keep the graph's layouts.",
+    (
+        *(Column(name, "log2", f"Number of {doc}", cost=True) for name, doc in _DOCS.items()),
+        *(
+            Column(f"{name}.share", "share", f"Number of {doc}, over {total} without layouts")
+            for name, doc in _DOCS.items()
+            for total in ("that of the graph" if name == "loops" else "all elements written",)
+        ),
+    ),
+    per_config=True,
+)
+
+#: Every configuration has its own loops, and counting them takes a third of a microsecond per node: larger programs,
+#: which come with many configurations, are left out.
+MAX_NODES: Final = 2000
+#: Tensors of fewer elements are ignored.
+_LEAST: Final = 256
+#: Operands with fewer elements than this part of a loop's result stay in cache while it runs.
+_SMALL: Final = 0.25
+#: Bytes of a page.
+_PAGE: Final = 4096.0
+#: Elements that are walked to see whether lines stay, and orders of a tensor for which it is remembered.
+_WINDOW: Final = 4096
+_REMEMBERED: Final = 16
+#: Operations of one loop that may be waiting on the stack.
+_WAITING: Final = 1024
 
 #: What an operation does with layouts: computes in the graph's own; takes any and is part of the loop that needs its
 #: result; the same in a loop of its own, over windows; takes any and gives the graph's own, in a loop of its own.
-FIXED, FLEXIBLE, WINDOW, REDUCE = range(4)
+_FIXED, _FLEXIBLE, _SLIDING, _REDUCE = range(4)
 #: What an operation computes per element of its result.
-NOTHING, ARITHMETIC, TRANSCENDENTAL = range(3)
-
+_NOTHING, _ELEMENTARY, _FUNCTION = range(3)
 _ELEMENTWISE: Final = [CLASS_NAMES.index(name) for name in ("transcendental", "arithmetic", "logic", "convert")]
 _MOVES: Final = [CLASS_NAMES.index(name) for name in ("broadcast", "reshape", "transpose")]
 
 
-@dataclass(frozen=True)
-class Flow:
-    """A program as its layouts flow.
+class _Flow(NamedTuple):
+    """Operations and the tensors between them, as layouts flow through them.
 
-    Parameters
-    ----------
-    kind, work : int64 (n,)
-        :data:`FIXED` …, :data:`NOTHING` ….
-    turns, splits : bool (n,)
-        Transposes and reshapes, which cost nothing where the layouts of operand and result go together.
-    made : bool (n,)
-        Constants and the like, which no loop has to read.
-    dims, rank, own : int64 (n, 6), (n,), (n, 6)
-        Extents, dimensions and the graph's own minor-to-major order of every result.
-    elements, width, window : float64 (n,)
-        Elements, bytes of one, and elements of the window that slides over them.
-    first : int64 (n + 1,)
-        Where the edges of every consumer begin; its largest operands come first.
+    kind, work : int64 (n,), :data:`_FIXED` ..., :data:`_NOTHING` ...
+    turns, splits : bool (n,), transposes and reshapes, free where the layouts of operand and result go together
+    constant : bool (n,), constants and the like, which no loop has to read
+    dims, rank, own : int64 (n, 6), (n,), (n, 6), extents, dimensions and the graph's own minor-to-major order
+    elements, width, window : float64 (n,), elements, bytes of one, and elements of the sliding window
+    first : int64 (n + 1,), where the edges of every consumer begin; its largest operands come first
     consumer, operand : int64 (edges,)
-    origin : int64 (edges, 6)
-        Per dimension of the operand, the result's dimension, or -1.
-    feeds_first, feeds : int64 (n + 1,), (edges,)
-        Edges by operand.
-    number : int64 (n,)
-        Position among the configurable nodes, or -1.
-    asks : bool (edges, 2)
-        Whether the operand is the input, and the kernel, of a configurable node.
-    like : int64 (n,)
-        First node with a result of the same extents and width.
+    origin : int64 (edges, 6), per dimension of the operand, the result's dimension, or -1
+    feeds_first, feeds : int64 (n + 1,), (edges,), edges by operand
+    number : int64 (n,), position among the configurable nodes, or -1
+    expects : bool (edges, 2), whether the operand is the input, and the kernel, of a configurable node
+    like : int64 (n,), first node with a result of the same extents and width
     """
 
     kind: IntArray
     work: IntArray
     turns: NDArray[np.bool_]
     splits: NDArray[np.bool_]
-    made: NDArray[np.bool_]
+    constant: NDArray[np.bool_]
     dims: IntArray
     rank: IntArray
     own: IntArray
-    elements: NDArray[np.float64]
-    width: NDArray[np.float64]
-    window: NDArray[np.float64]
+    elements: FloatArray
+    width: FloatArray
+    window: FloatArray
     first: IntArray
     consumer: IntArray
     operand: IntArray
@@ -92,50 +127,42 @@ class Flow:
     feeds_first: IntArray
     feeds: IntArray
     number: IntArray
-    asks: NDArray[np.bool_]
+    expects: NDArray[np.bool_]
     like: IntArray
 
 
-def flow_of(program: Program, tensors: Tensors, nodes: ConfigurableNodes) -> Flow:
-    """Read the flow of layouts off a program.
-
-    Parameters
-    ----------
-    program : Program
-    tensors : Tensors
-    nodes : ConfigurableNodes
-    """
+def _flow(program: Program, tensors: Tensors, nodes: ConfigurableNodes) -> _Flow:
     n_nodes, opcode = len(program), program.opcode
     classes, elements = CLASS_OF[opcode], tensors.elements
-    window = np.isin(opcode, [OPCODE_ID["reduce-window"], OPCODE_ID["select-and-scatter"]])
     moves = np.isin(opcode, [OPCODE_ID[name] for name in ("slice", "pad", "concatenate")])
-    kind = np.full(n_nodes, FIXED)
-    kind[np.isin(classes, [*_ELEMENTWISE, *_MOVES]) | moves] = FLEXIBLE
-    kind[window] = WINDOW
-    kind[opcode == OPCODE_ID["reduce"]] = REDUCE
-    work = np.where(np.isin(classes, _ELEMENTWISE), ARITHMETIC, NOTHING)
-    work[classes == CLASS_NAMES.index("transcendental")] = TRANSCENDENTAL
-    made = (classes == CLASS_NAMES.index("source")) & (opcode != OPCODE_ID["parameter"])
+    kind = np.full(n_nodes, _FIXED)
+    kind[np.isin(classes, [*_ELEMENTWISE, *_MOVES]) | moves] = _FLEXIBLE
+    kind[np.isin(opcode, [OPCODE_ID["reduce-window"], OPCODE_ID["select-and-scatter"]])] = _SLIDING
+    kind[opcode == OPCODE_ID["reduce"]] = _REDUCE
+    work = np.where(np.isin(classes, _ELEMENTWISE), _ELEMENTARY, _NOTHING)
+    work[classes == CLASS_NAMES.index("transcendental")] = _FUNCTION
+    own = np.zeros((n_nodes, MAX_RANK), np.int64)
+    for node, rank in enumerate(tensors.rank.tolist()):
+        own[node, :rank] = tensors.layout(node)
 
     edges = np.unique(program.edges, axis=0)
     edges = edges[np.lexsort((edges[:, 1], -elements[edges[:, 1]], edges[:, 0]))]
     consumer, operand = edges[:, 0].copy(), edges[:, 1].copy()
     number = np.full(n_nodes, -1)
     number[nodes.ids] = np.arange(len(nodes))
-    asking = number[consumer]
-    asks = (nodes.operands[asking] == operand[:, None]) & (asking >= 0)[:, None]
+    expecting = number[consumer]
     shapes = np.concatenate([tensors.dims, tensors.width[:, None].astype(np.int64)], axis=1)
     _, first_alike, alike = np.unique(shapes, axis=0, return_index=True, return_inverse=True)
     by_operand = np.lexsort((consumer, operand))
-    return Flow(
+    return _Flow(
         kind=kind,
         work=work,
         turns=opcode == OPCODE_ID["transpose"],
         splits=np.isin(opcode, [OPCODE_ID["reshape"], OPCODE_ID["bitcast"]]),
-        made=made,
+        constant=(classes == CLASS_NAMES.index("source")) & (opcode != OPCODE_ID["parameter"]),
         dims=np.ascontiguousarray(tensors.dims),
         rank=tensors.rank,
-        own=_orders(tensors),
+        own=own,
         elements=elements,
         width=tensors.width,
         window=np.maximum(slots(program.feat, "window_size"), 1).prod(axis=1).astype(np.float64),
@@ -146,51 +173,50 @@ def flow_of(program: Program, tensors: Tensors, nodes: ConfigurableNodes) -> Flo
         feeds_first=np.searchsorted(operand[by_operand], np.arange(n_nodes + 1)),
         feeds=by_operand,
         number=number,
-        asks=asks,
+        expects=(nodes.operands[expecting] == operand[:, None]) & (expecting >= 0)[:, None],
         like=first_alike[alike.reshape(-1)],
     )
 
 
-def _orders(tensors: Tensors) -> IntArray:
-    """The graph's own order of every result, int64 (n, 6), as far as it has dimensions."""
-    out = np.zeros((len(tensors.rank), MAX_RANK), np.int64)
-    for node, rank in enumerate(tensors.rank.tolist()):
-        out[node, :rank] = tensors.layout(node)
-    return out
+class _State(NamedTuple):
+    """What one configuration makes of a program; orders are minor to major.
+
+    order, seen : int64 (n, 6), in which a result is computed, and in which its consumers see it
+    leaves, leaving : bool (n,), int64 (n, 6), whether a result's layout is set, and to what
+    asked, asking : bool (edges,), int64 (edges, 6), whether an operand's layout is set, and to what
+    known, stored : bool (n,), whether a result's order is known, and whether it is written to memory
+    """
+
+    order: IntArray
+    seen: IntArray
+    leaves: NDArray[np.bool_]
+    leaving: IntArray
+    asked: NDArray[np.bool_]
+    asking: IntArray
+    known: NDArray[np.bool_]
+    stored: NDArray[np.bool_]
 
 
-#: What is counted.
-AMOUNTS: Final = (
-    "contiguous", "strided", "loops", "arithmetic", "transcendental", "written", "missed", "paged", "read", "reduced",
-    "pooled",
-)  # fmt: skip
-N_AMOUNTS: Final = len(AMOUNTS)
-(
-    _CONTIGUOUS, _STRIDED, _LOOPS, _ARITHMETIC, _TRANSCENDENTAL, _WRITTEN, _MISSED, _PAGED, _READ, _REDUCED, _POOLED,
-) = range(N_AMOUNTS)  # fmt: skip
-#: Tensors of fewer elements are not looked at.
-_LEAST: Final = 256
-#: Operands with fewer elements than this part of a loop's result stay in cache while it runs.
-_SMALL: Final = 0.25
-#: Bytes of a page.
-_PAGE: Final = 4096.0
-#: Elements that are walked to see whether lines stay, and orders of a tensor for which it is remembered.
-_WINDOW: Final = 4096
-_REMEMBERED: Final = 16
-#: Operations on the way of one loop that may wait to be looked at.
-_WAITING: Final = 1024
+class _Cache(NamedTuple):
+    """Bytes of a line, sets and ways of the first cache."""
+
+    line: int
+    sets: int
+    ways: int
 
 
 @kernel()
 def _minor(order, dims, rank):  # type: ignore[no-untyped-def]
-    for place in range(rank):
-        if dims[order[place]] > 1:
-            return order[place]
+    """The minor-most dimension of more than one element, or -1."""
+    for position in range(rank):
+        if dims[order[position]] > 1:
+            return order[position]
     return -1
 
 
 @kernel()
 def _last(dims, rank):  # type: ignore[no-untyped-def]
+    """The last dimension of more than one element, or -1."""
     for dim in range(rank - 1, -1, -1):
         if dims[dim] > 1:
             return dim
@@ -199,47 +225,47 @@ def _last(dims, rank):  # type: ignore[no-untyped-def]
 
 @kernel()
 def _same(a, b, dims, rank):  # type: ignore[no-untyped-def]
-    """Whether two orders are one, dimensions of one element aside."""
-    there = 0
-    for here in range(rank):
-        if dims[a[here]] > 1:
-            while dims[b[there]] <= 1:
-                there += 1
-            if a[here] != b[there]:
+    """Whether two orders are the same, apart from dimensions of one element."""
+    j = 0
+    for i in range(rank):
+        if dims[a[i]] > 1:
+            while dims[b[j]] <= 1:
+                j += 1
+            if a[i] != b[j]:
                 return False
-            there += 1
+            j += 1
     return True
 
 
 @kernel()
-def _append(dim, out, count):  # type: ignore[no-untyped-def]
-    """Append a dimension that is not there yet, and return how many there are."""
-    for place in range(count):
-        if out[place] == dim:
+def _append(dim, order, count):  # type: ignore[no-untyped-def]
+    """Append a dimension that is not in an order yet; returns the new length."""
+    for position in range(count):
+        if order[position] == dim:
             return count
-    out[count] = dim
+    order[count] = dim
     return count + 1
 
 
 @kernel()
 def _packed(order, rank):  # type: ignore[no-untyped-def]
     packed = 1
-    for place in range(rank):
-        packed = packed << 3 | order[place]
+    for position in range(rank):
+        packed = packed << 3 | order[position]
     return packed
 
 
 @kernel()
 def _complete(slots, own, rank, out):  # type: ignore[no-untyped-def]
-    """Write the order that slots ask for, what they do not name in the graph's own order; False where they ask none."""
-    count, place = 0, 0
-    while place < rank and 0 <= slots[place] < rank:
-        count = _append(slots[place], out, count)
-        place += 1
+    """Write the order that slots name, completed by the graph's own; returns whether they name a dimension."""
+    count, position = 0, 0
+    while position < rank and 0 <= slots[position] < rank:
+        count = _append(slots[position], out, count)
+        position += 1
     if count == 0:
         return False
-    for place in range(rank):
-        count = _append(own[place], out, count)
+    for position in range(rank):
+        count = _append(own[position], out, count)
     return True
 
 
@@ -260,14 +286,14 @@ def _onto_operand(order, origin, splits, dims, rank, in_dims, in_rank, out):  # 
             return False
         for dim in range(rank):
             found = dims[dim] <= 1
-            for place in range(in_rank):
-                found = found or origin[place] == dim
+            for position in range(in_rank):
+                found = found or origin[position] == dim
             if not found:
                 return False
     count = 0
-    for place in range(rank):
+    for position in range(rank):
         for dim in range(in_rank):
-            if origin[dim] == order[place]:
+            if origin[dim] == order[position]:
                 out[count] = dim
                 count += 1
     for dim in range(in_rank - 1, -1, -1):
@@ -283,9 +309,9 @@ def _onto_result(order, origin, splits, dims, rank, in_dims, in_rank, out):  # t
     if splits and not _kept(origin, dims, in_dims, in_rank):
         return False
     count = 0
-    for place in range(in_rank):
-        if 0 <= origin[order[place]] < rank:
-            count = _append(origin[order[place]], out, count)
+    for position in range(in_rank):
+        if 0 <= origin[order[position]] < rank:
+            count = _append(origin[order[position]], out, count)
     for dim in range(rank - 1, -1, -1):
         count = _append(dim, out, count)
     return True
@@ -293,23 +319,19 @@ def _onto_result(order, origin, splits, dims, rank, in_dims, in_rank, out):  # t
 
 @kernel()
 def _missed(order, dims, rank, width, line, sets, ways):  # type: ignore[no-untyped-def]
-    """Part of the elements whose line has been in the cache and is not any more, when they are written in ``order``.
+    """Part of the elements whose line has left the cache before it is written again, when written in ``order``.
 
     A window of elements is walked as the dimensions are numbered, the last innermost, through a cache that replaces
     what was used least recently.
     """
-    steps, extents = np.zeros(6, np.int64), np.ones(6, np.int64)
-    step, count = 1, 1
-    for place in range(rank):
-        steps[order[place]] = step
-        step *= dims[order[place]]
-    for dim in range(rank):
-        extents[dim] = dims[dim]
-        count *= dims[dim]
-    count = min(count, _WINDOW)
-    index = np.zeros(6, np.int64)
     if ways >= _WINDOW:
         return 0.0
+    steps, index = np.zeros(6, np.int64), np.zeros(6, np.int64)
+    step = 1
+    for position in range(rank):
+        steps[order[position]] = step
+        step *= dims[order[position]]
+    count = min(step, _WINDOW)
     tags, used = np.full((sets, ways), -1, np.int64), np.zeros((sets, ways), np.int64)
     before = np.full(2 * _WINDOW, -1, np.int64)
     at, last, missed = 0, -1, 0
@@ -334,41 +356,42 @@ def _missed(order, dims, rank, width, line, sets, ways):  # type: ignore[no-unty
         for dim in range(rank - 1, -1, -1):
             index[dim] += 1
             at += steps[dim]
-            if index[dim] < extents[dim]:
+            if index[dim] < dims[dim]:
                 break
-            at -= steps[dim] * extents[dim]
+            at -= steps[dim] * dims[dim]
             index[dim] = 0
     return missed / count
 
 
 @kernel()
-def _write_at_steps(like, order, dims, rank, width, line, sets, ways, elements, memo, amounts):  # type: ignore[no-untyped-def]
+def _write_at_steps(order, dims, rank, width, elements, cache, memo, amounts):  # type: ignore[no-untyped-def]
     """Count elements written in ``order`` while the dimensions run as they are numbered, the last innermost."""
     inner = _last(dims, rank)
     if _minor(order, dims, rank) == inner:
         return
     step, packed = width, _packed(order, rank)
-    for place in range(rank):
-        if order[place] == inner:
+    for position in range(rank):
+        if order[position] == inner:
             break
-        step *= dims[order[place]]
+        step *= dims[order[position]]
     slot = 0
-    while slot < _REMEMBERED and memo[like, slot, 0] != packed and memo[like, slot, 0] != 0:
+    while slot < _REMEMBERED and memo[slot, 0] != packed and memo[slot, 0] != 0:
         slot += 1
-    if slot == _REMEMBERED or memo[like, slot, 0] == 0:
+    if slot == _REMEMBERED or memo[slot, 0] == 0:
         slot = min(slot, _REMEMBERED - 1)
-        memo[like, slot, 0], memo[like, slot, 1] = packed, _missed(order, dims, rank, width, line, sets, ways)
+        missed = _missed(order, dims, rank, width, cache.line, cache.sets, cache.ways)
+        memo[slot, 0], memo[slot, 1] = packed, missed
     amounts[_WRITTEN] += elements
-    amounts[_MISSED] += elements * memo[like, slot, 1]
+    amounts[_MISSED] += elements * memo[slot, 1]
     if step >= _PAGE:
         amounts[_PAGED] += elements
 
 
 @kernel()
-def _copy(like, come, want, dims, rank, width, line, sets, ways, elements, memo, amounts):  # type: ignore[no-untyped-def]
-    inner = _last(dims, rank)
-    read, written = _minor(come, dims, rank), _minor(want, dims, rank)
-    _write_at_steps(like, want, dims, rank, width, line, sets, ways, elements, memo, amounts)
+def _copy(come, want, dims, rank, width, elements, cache, memo, amounts):  # type: ignore[no-untyped-def]
+    """Count a loop that copies a result from one order into another."""
+    inner, read, written = _last(dims, rank), _minor(come, dims, rank), _minor(want, dims, rank)
+    _write_at_steps(want, dims, rank, width, elements, cache, memo, amounts)
     if read != inner and written == inner:
         amounts[_READ] += elements
     amounts[_STRIDED if read != inner or written != inner else _CONTIGUOUS] += elements
@@ -376,44 +399,46 @@ def _copy(like, come, want, dims, rank, width, line, sets, ways, elements, memo,
 
 
 @kernel()
-def _spread(  # type: ignore[no-untyped-def]
-    kind, splits, dims, rank, own, elements, first, operand, origin, consumer, feeds_first, feeds, leaves, leaving,
-    asked, asking, order, seen, known,
-):  # fmt: skip
+def _spread(flow, state):  # type: ignore[no-untyped-def]
     """Write the order that every result is computed in, and the one that is seen of it.
 
-    Of several that could be taken, the one whose dimensions come first: whatever numbers the nodes have.
+    Of several orders the one whose dimensions come first is taken, so that the numbers of the nodes do not matter.
     """
-    n_nodes = len(kind)
+    kind, splits, dims, rank = flow.kind, flow.splits, flow.dims, flow.rank
+    own, elements, first, consumer = flow.own, flow.elements, flow.first, flow.consumer
+    operand, origin, feeds_first, feeds = flow.operand, flow.origin, flow.feeds_first, flow.feeds
+    order, seen, leaves, leaving = state.order, state.seen, state.leaves, state.leaving
+    asked, asking, known = state.asked, state.asking, state.known
     turned = np.empty(8, np.int64)
-    for node in range(n_nodes - 1, -1, -1):
+    for node in range(len(kind) - 1, -1, -1):
         known[node] = True
-        if kind[node] == FIXED or kind[node] == REDUCE:
+        if kind[node] == _FIXED or kind[node] == _REDUCE:
             order[node] = own[node]
         elif leaves[node]:
             order[node] = leaving[node]
         else:
-            known[node], least, wanted = False, 0, False
-            for place in range(feeds_first[node], feeds_first[node + 1]):
-                edge = feeds[place]
+            known[node], least, is_set = False, 0, False
+            for at in range(feeds_first[node], feeds_first[node + 1]):
+                edge = feeds[at]
                 user, found = consumer[edge], False
                 if asked[edge]:
                     turned[:6], found = asking[edge], True
-                    if not wanted:  # what is set comes before what spreads
-                        wanted, least = True, 0
-                elif kind[user] == FIXED:
+                    if not is_set:  # what is set comes before what spreads
+                        is_set, least = True, 0
+                elif kind[user] == _FIXED:
                     known[node] = True
-                elif not wanted and kind[user] != REDUCE and known[user]:
+                elif not is_set and kind[user] != _REDUCE and known[user]:
                     found = not _same(order[user], own[user], dims[user], rank[user]) and _onto_operand(
-                        order[user], origin[edge], splits[user], dims[user], rank[user], dims[node], rank[node], turned
-                    )
+                        order[user], origin[edge], splits[user], dims[user], rank[user], dims[node],
+                        rank[node], turned,
+                    )  # fmt: skip
                 if found and (least == 0 or _packed(turned, rank[node]) < least):
                     order[node], least = turned[:6], _packed(turned, rank[node])
             if least > 0:
                 known[node] = True
             elif known[node]:
                 order[node] = own[node]
-    for node in range(n_nodes):
+    for node in range(len(kind)):
         if not known[node]:
             order[node], least, size = own[node], 0, elements[node]
             for edge in range(first[node], first[node + 1]):
@@ -427,11 +452,10 @@ def _spread(  # type: ignore[no-untyped-def]
         seen[node] = leaving[node] if leaves[node] else order[node]
 
 
-@kernel()
-def _loop(  # type: ignore[no-untyped-def]
-    root, work, made, dims, rank, elements, first, operand, origin, order, seen, stored, stamp, stack, mark,
-):  # fmt: skip
+@kernel(inline=True)
+def _loop(root, parts, stamp, stack, mark):  # type: ignore[no-untyped-def]
     """Operations per element of one loop: elementwise, transcendental; and whether an operand is read at steps."""
+    work, constant, dims, rank, elements, first, operand, origin, order, seen, stored = parts
     stack[0, 0], stack[0, 1] = root, _minor(order[root], dims[root], rank[root])
     count, arithmetic, transcendental, against = 1, 0, 0, False
     while count > 0:
@@ -441,12 +465,12 @@ def _loop(  # type: ignore[no-untyped-def]
             continue
         stamp[node, along + 1] = mark
         if node != root and stored[node]:
-            if rank[node] > 0 and elements[node] >= elements[root] * _SMALL and not made[node]:
+            if rank[node] > 0 and elements[node] >= elements[root] * _SMALL and not constant[node]:
                 minor = _minor(seen[node], dims[node], rank[node])
                 against = against or (minor >= 0 and minor != along)
             continue
-        arithmetic += work[node] >= ARITHMETIC
-        transcendental += work[node] >= TRANSCENDENTAL
+        arithmetic += work[node] >= _ELEMENTARY
+        transcendental += work[node] >= _FUNCTION
         for edge in range(first[node], first[node + 1]):
             x = operand[edge]
             if rank[x] > 0 and count < len(stack):
@@ -460,84 +484,97 @@ def _loop(  # type: ignore[no-untyped-def]
 
 
 @kernel()
-def _count(  # type: ignore[no-untyped-def]
-    codes, rows, kind, work, turns, splits, made, dims, rank, own, elements, width, window, first, consumer, operand,
-    origin, feeds_first, feeds, number, asks, like, line, sets, ways, out,
-):  # fmt: skip
+def _read_config(codes, rows, flow, state):  # type: ignore[no-untyped-def]
+    """Fill in the layouts that a configuration sets, codes uint32 (nodes,), and which results are stored."""
+    kind, work, rank, own = flow.kind, flow.work, flow.rank, flow.own
+    consumer, operand, feeds_first, feeds = flow.consumer, flow.operand, flow.feeds_first, flow.feeds
+    number, expects = flow.number, flow.expects
+    leaves, leaving, asked, asking = state.leaves, state.leaving, state.asked, state.asking
+    stored = state.stored
+    for node in range(len(kind)):
+        if number[node] >= 0:
+            row = rows[codes[number[node]]]
+            leaves[node] = _complete(row[:6], own[node], rank[node], leaving[node])
+    for edge in range(len(operand)):
+        if expects[edge, 0] or expects[edge, 1]:
+            row, x = rows[codes[number[consumer[edge]]]], operand[edge]
+            found = expects[edge, 1] and _complete(row[12:], own[x], rank[x], asking[edge])
+            if not found:
+                found = expects[edge, 0] and _complete(row[6:12], own[x], rank[x], asking[edge])
+            asked[edge] = found
+    for node in range(len(kind)):
+        first, last = feeds_first[node], feeds_first[node + 1]
+        is_stored = kind[node] != _FLEXIBLE or leaves[node] or first == last
+        is_stored = is_stored or (last - first > 1 and work[node] == _FUNCTION)
+        for at in range(first, last):
+            user = kind[consumer[feeds[at]]]
+            is_stored = is_stored or asked[feeds[at]] or user in (_FIXED, _SLIDING)
+        stored[node] = is_stored
+
+
+@kernel(inline=True)
+def _is_free(node, x, origin, flow, order, seen, turned):  # type: ignore[no-untyped-def]
+    """Whether a stored transpose or reshape of ``x`` costs nothing: operand and result go together in memory."""
+    dims, rank, own, splits = flow.dims, flow.rank, flow.own, flow.splits[node]
+    free = _onto_operand(order[node], origin, splits, dims[node], rank[node], dims[x], rank[x], turned)
+    free = free and _same(turned, seen[x], dims[x], rank[x])
+    if not free and splits and _same(seen[x], own[x], dims[x], rank[x]):
+        free = _same(order[node], own[node], dims[node], rank[node])
+    return free
+
+
+@kernel()
+def _count(codes, rows, flow, state, cache, out):  # type: ignore[no-untyped-def]
+    """Count the loops of configurations, codes uint32 (b, nodes), rows int64 (rows, 18); out float64 (b, N_AMOUNTS)."""
+    kind, turns, splits, dims, rank = flow.kind, flow.turns, flow.splits, flow.dims, flow.rank
+    width, like, memo = flow.width, flow.like, np.zeros((len(flow.kind), _REMEMBERED, 2))
+    own, elements, window, first = flow.own, flow.elements, flow.window, flow.first
+    consumer, operand, origin = flow.consumer, flow.operand, flow.origin
+    order, seen, leaves, leaving = state.order, state.seen, state.leaves, state.leaving
+    asked, asking, stored = state.asked, state.asking, state.stored
+    parts = flow.work, flow.constant, dims, rank, elements, first, operand, origin, order, seen, stored
     n_nodes, n_edges = len(kind), len(operand)
-    order, seen = np.empty((n_nodes, 6), np.int64), np.empty((n_nodes, 6), np.int64)
-    leaving, asking = np.empty((n_nodes, 6), np.int64), np.empty((n_edges, 6), np.int64)
-    leaves, asked = np.zeros(n_nodes, np.bool_), np.zeros(n_edges, np.bool_)
-    known, stored = np.empty(n_nodes, np.bool_), np.empty(n_nodes, np.bool_)
     stamp, stack = np.full((n_nodes, 7), -1, np.int64), np.empty((_WAITING, 2), np.int64)
-    turned, memo = np.empty(8, np.int64), np.zeros((n_nodes, _REMEMBERED, 2))
-    mark = 0
+    turned, mark = np.empty(8, np.int64), 0
     for config in range(len(codes)):
         amounts = out[config]
         amounts[:] = 0
-        for node in range(n_nodes):
-            if number[node] >= 0:
-                row = rows[codes[config, number[node]]]
-                leaves[node] = _complete(row[:6], own[node], rank[node], leaving[node])
-        for edge in range(n_edges):
-            if asks[edge, 0] or asks[edge, 1]:
-                row, x = rows[codes[config, number[consumer[edge]]]], operand[edge]
-                asked[edge] = asks[edge, 1] and _complete(row[12:], own[x], rank[x], asking[edge])
-                if not asked[edge]:
-                    asked[edge] = asks[edge, 0] and _complete(row[6:12], own[x], rank[x], asking[edge])
-        _spread(
-            kind, splits, dims, rank, own, elements, first, operand, origin, consumer, feeds_first, feeds, leaves,
-            leaving, asked, asking, order, seen, known,
-        )  # fmt: skip
-        for node in range(n_nodes):
-            users = feeds_first[node + 1] - feeds_first[node]
-            stored[node] = (
-                kind[node] == FIXED or kind[node] == WINDOW or kind[node] == REDUCE or leaves[node] or users == 0
-            )
-            if not stored[node]:
-                stored[node] = users > 1 and work[node] == TRANSCENDENTAL
-                for place in range(feeds_first[node], feeds_first[node + 1]):
-                    user = consumer[feeds[place]]
-                    stored[node] = stored[node] or asked[feeds[place]] or kind[user] == FIXED or kind[user] == WINDOW
+        _read_config(codes[config], rows, flow, state)
+        _spread(flow, state)
         for node in range(n_nodes):
             if rank[node] == 0 or first[node] == first[node + 1]:
                 continue
             largest = max(elements[node], elements[operand[first[node]]])
             if largest < _LEAST:
                 continue
-            if kind[node] == WINDOW:
+            if kind[node] == _SLIDING:
                 if not _same(order[node], own[node], dims[node], rank[node]):
                     amounts[_POOLED] += largest * window[node]
-            elif kind[node] == REDUCE:
+            elif kind[node] == _REDUCE:
                 for edge in range(first[node], first[node + 1]):
                     x = operand[edge]
                     if elements[x] >= _LEAST and _minor(seen[x], dims[x], rank[x]) != _last(dims[x], rank[x]):
                         amounts[_REDUCED] += elements[x]
-            if kind[node] == FIXED or kind[node] == REDUCE:
+            if kind[node] == _FIXED or kind[node] == _REDUCE:
                 if leaves[node] and not _same(leaving[node], own[node], dims[node], rank[node]):
                     _copy(
-                        like[node], own[node], leaving[node], dims[node], rank[node], width[node], line, sets, ways,
-                        elements[node], memo, amounts,
-                    )  # fmt: skip
-            elif kind[node] != WINDOW and stored[node]:
-                if turns[node] or splits[node]:
-                    x = operand[first[node]]
-                    if stored[x]:
-                        free = _onto_operand(
-                            order[node], origin[first[node]], splits[node], dims[node], rank[node], dims[x], rank[x],
-                            turned,
-                        ) and _same(turned, seen[x], dims[x], rank[x])  # fmt: skip
-                        if free or (
-                            splits[node]
-                            and _same(seen[x], own[x], dims[x], rank[x])
-                            and _same(order[node], own[node], dims[node], rank[node])
-                        ):
-                            continue
+                        own[node],
+                        leaving[node],
+                        dims[node],
+                        rank[node],
+                        width[node],
+                        elements[node],
+                        cache,
+                        memo[like[node]],
+                        amounts,
+                    )
+            elif kind[node] != _SLIDING and stored[node]:
+                if (turns[node] or splits[node]) and stored[operand[first[node]]]:
+                    edge = first[node]
+                    if _is_free(node, operand[edge], origin[edge], flow, order, seen, turned):
+                        continue
                 mark += 1
-                arithmetic, transcendental, against = _loop(
-                    node, work, made, dims, rank, elements, first, operand, origin, order, seen, stored, stamp, stack,
-                    mark,
-                )  # fmt: skip
+                arithmetic, transcendental, against = _loop(node, parts, stamp, stack, mark)
                 amounts[_LOOPS] += 1
                 if against:
                     amounts[_STRIDED] += elements[node]
@@ -546,94 +583,35 @@ def _count(  # type: ignore[no-untyped-def]
                     if _minor(order[node], dims[node], rank[node]) == _last(dims[node], rank[node]):
                         amounts[_READ] += elements[node]
                     _write_at_steps(
-                        like[node], order[node], dims[node], rank[node], width[node], line, sets, ways,
-                        elements[node], memo, amounts,
-                    )  # fmt: skip
+                        order[node],
+                        dims[node],
+                        rank[node],
+                        width[node],
+                        elements[node],
+                        cache,
+                        memo[like[node]],
+                        amounts,
+                    )
                 else:
                     amounts[_CONTIGUOUS] += elements[node]
         for edge in range(n_edges):
             x, user = operand[edge], consumer[edge]
             if rank[x] == 0 or elements[x] < _LEAST:
                 continue
-            come = seen[x]
-            if asked[edge]:
+            come, is_set = seen[x], asked[edge]
+            if is_set:
                 if not _same(asking[edge], come, dims[x], rank[x]):
-                    _copy(
-                        like[x], come, asking[edge], dims[x], rank[x], width[x], line, sets, ways, elements[x], memo,
-                        amounts,
-                    )  # fmt: skip
+                    _copy(come, asking[edge], dims[x], rank[x], width[x], elements[x], cache, memo[like[x]], amounts)
                 come = asking[edge]
             turned[:6] = come
-            split = asked[edge] and splits[user]
-            if kind[user] == FIXED or (
-                split
+            if kind[user] == _FIXED or (
+                is_set
+                and splits[user]
                 and not _onto_operand(order[user], origin[edge], True, dims[user], rank[user], dims[x], rank[x], turned)
             ):
                 turned[:6] = own[x]
             if not _same(turned, come, dims[x], rank[x]):
-                _copy(like[x], come, turned, dims[x], rank[x], width[x], line, sets, ways, elements[x], memo, amounts)
-
-
-def count_loops(
-    codes: NDArray[np.unsignedinteger[Any]],
-    rows: NDArray[np.int64],
-    of: Flow,
-    cache: tuple[int, int, int],
-    out: NDArray[np.float64],
-) -> None:
-    """Count the loops of every configuration.
-
-    Parameters
-    ----------
-    codes : uint32 (b, nodes)
-        Coded configurations.
-    rows : int64 (rows, 18)
-        What the codes stand for.
-    of : Flow
-    cache : (int, int, int)
-        Bytes of a line, sets and ways of the first cache.
-    out : float64 (b, N_AMOUNTS)
-    """
-    _count(
-        codes, rows, of.kind, of.work, of.turns, of.splits, of.made, of.dims, of.rank, of.own, of.elements, of.width,
-        of.window, of.first, of.consumer, of.operand, of.origin, of.feeds_first, of.feeds, of.number, of.asks, of.like,
-        *cache, out,
-    )  # fmt: skip
-
-
-#: Every configuration has its own loops, and counting them takes a third of a microsecond per node: larger programs,
-#: which come with many configurations, are left out.
-MAX_NODES: Final = 2000
-
-_DOCS: Final = (
-    "elements written by loops whose operands and result are contiguous along one dimension",
-    "elements written by strided loops",
-    "loops",
-    "elementwise operations in strided loops",
-    "transcendental operations in strided loops",
-    "elements written at steps",
-    "elements written at steps, of tensors whose lines do not stay in the first cache",
-    "elements written at steps of a page and more",
-    "elements of tensors that are read at steps and written in order",
-    "elements that reductions read at steps",
-    "elements times window of pooling in another layout than the graph's",
-)
-
-BLOCK: Final = Block(
-    "loops",
-    1,
-    "Loops that layouts cause, and what of them goes against memory, where operations keep the graph's layouts.",
-    (
-        *(Column(name, "log2", f"Number of {doc}", cost=True) for name, doc in zip(AMOUNTS, _DOCS, strict=True)),
-        *(
-            Column(f"{name}.share", "share", f"The same, over that of the graph without layouts: number of {doc}")
-            if name == "loops"
-            else Column(f"{name}.share", "share", f"Number of {doc}, over all elements written without layouts")
-            for name, doc in zip(AMOUNTS, _DOCS, strict=True)
-        ),
-    ),
-    per_config=True,
-)
+                _copy(come, turned, dims[x], rank[x], width[x], elements[x], cache, memo[like[x]], amounts)
 
 
 class Loops:
@@ -645,46 +623,49 @@ class Loops:
     tensors : Tensors
     nodes : ConfigurableNodes
     hardware : Hardware
-        Whose first cache lines stay in.  Where registers have sublanes, operations compute in the layouts that are
-        set: there is nothing to count, and all columns are 0.  So they are for programs of more than
-        :data:`MAX_NODES` nodes.
+        With its first cache.  Where registers have sublanes, operations compute in the layouts that are set: there is
+        nothing to count, and all columns are 0.  So they are for programs of more than :data:`MAX_NODES` nodes.
     """
 
     def __init__(self, program: Program, tensors: Tensors, nodes: ConfigurableNodes, hardware: Hardware) -> None:
         cache, line = hardware.caches[0], hardware.line_bytes
         ways = cache.ways or cache.nbytes // line
-        self._cache = line, max(cache.nbytes // (ways * line), 1), ways
+        self._cache = _Cache(line, max(cache.nbytes // (ways * line), 1), ways)
         counts = hardware.sublanes == 1 and len(program) <= MAX_NODES
-        self._flow = flow_of(program, tensors, nodes) if counts else None
+        self._flow = _flow(program, tensors, nodes) if counts else None
         unset = self.amounts(np.zeros((1, len(nodes)), np.uint32), np.full((1, len(LAYOUT_CONFIG)), -1, np.int64))[0]
-        written = unset[AMOUNTS.index("contiguous")] + unset[AMOUNTS.index("strided")]
-        loops = AMOUNTS.index("loops")
-        self._scale = np.full(N_AMOUNTS, max(written, 1.0))
-        self._scale[loops] = max(unset[loops], 1.0)
+        self._scale = np.full(N_AMOUNTS, max(unset[_CONTIGUOUS] + unset[_STRIDED], 1.0))
+        self._scale[_LOOPS] = max(unset[_LOOPS], 1.0)
 
-    def amounts(self, codes: NDArray[np.unsignedinteger[Any]], rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    def amounts(self, codes: NDArray[np.unsignedinteger[Any]], rows: IntArray) -> FloatArray:
         """Amounts of every configuration, float64 (b, N_AMOUNTS).
 
         Parameters
         ----------
-        codes, rows
-            As for :func:`features.layout.loops.count_loops`.
+        codes : uint32 (b, nodes)
+            Coded configurations.
+        rows : int64 (rows, 18)
+            What the codes stand for.
         """
-        of = self._flow
         out = np.zeros((len(codes), N_AMOUNTS))
-        if of is not None:
-            count_loops(codes, rows, of, self._cache, out)
+        if self._flow is not None:
+            n, m = len(self._flow.kind), len(self._flow.operand)
+            orders, flags = np.empty((3, n, MAX_RANK), np.int64), np.zeros((3, n), np.bool_)
+            state = _State(
+                order=orders[0],
+                seen=orders[1],
+                leaves=flags[0],
+                leaving=orders[2],
+                asked=np.zeros(m, np.bool_),
+                asking=np.empty((m, MAX_RANK), np.int64),
+                known=flags[1],
+                stored=flags[2],
+            )
+            _count(codes, rows, self._flow, state, self._cache, out)
         return out
 
-    def write(self, codes: NDArray[np.unsignedinteger[Any]], rows: NDArray[np.int64], out: Float32Array) -> None:
-        """Write the block's columns.
-
-        Parameters
-        ----------
-        codes, rows
-            As for :meth:`amounts`.
-        out : float32 (b, len(BLOCK))
-        """
+    def write(self, codes: NDArray[np.unsignedinteger[Any]], rows: IntArray, out: Float32Array) -> None:
+        """Write the block's columns, float32 (b, len(BLOCK)); ``codes`` and ``rows`` as for :meth:`amounts`."""
         found = self.amounts(codes, rows)
         out[:, :N_AMOUNTS] = np.log2(1.0 + found)
         out[:, N_AMOUNTS:] = found / self._scale
