@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from gbr import callable_module, cli
 from gbr.data.collection import Subset, family, splits_present
-from gbr.data.files import atomic_write, exclusive_lock, json_text, put_aside
+from gbr.data.files import LOCK, atomic_write, exclusive_lock, json_text, put_aside
 from gbr.errors import DataError, GbrError, ModelError, UsageError
 from gbr.evaluate import labelled_groups, print_figures, score_split, update_store
 from gbr.models.params import CAPACITY, GOALS, OBJECTIVES
@@ -165,7 +165,8 @@ def check_out(out: Path) -> None:
         raise UsageError(f"--out {out}: {'is' if nearest == out else f'{nearest} is'} a file; name a folder")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise UsageError(f"--out {out}: {nearest} is not writable; name a folder you may write to")
-    if not out.exists() or all(io.is_model_file(path.name) or path.suffix == ".part" for path in out.iterdir()):
+    names = [path.name for path in out.iterdir()] if out.exists() else []
+    if all(io.is_model_file(name) or name.endswith(".part") or name == LOCK for name in names):
         return  # new, empty, or a run that was killed while writing its model
     try:
         io.read_manifest(out)
