@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from features.operations import KINDS
 from features.schema import Block, Column, Float32Array
 
 IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
 
 CONFIG: Final = Block(
     "config",
@@ -58,19 +59,6 @@ def _pool(totals, n_nodes, out):  # type: ignore[no-untyped-def]
             out[config, width + slot] = np.sqrt(max(totals[config, width + slot] / n_nodes - mean * mean, 0.0))
         out[config, 2 * width] = totals[config, 2 * width] / n_nodes
         out[config, 2 * width + 1] = totals[config, 2 * width] == 0
-
-
-def pooled_config(totals: NDArray[np.int32], n_nodes: int, out: Float32Array) -> None:
-    """Fill in the block's columns.
-
-    Parameters
-    ----------
-    totals : int32 (b, N_POOLED)
-        Sums of :func:`pooled_values` over the nodes.
-    n_nodes : int
-    out : float32 (b, len(CONFIG))
-    """
-    _pool(totals, n_nodes, out)
 
 
 _Float = TypeVar("_Float", np.float32, np.float64)
@@ -119,8 +107,6 @@ class Columns:
         return out
 
 
-FloatArray = NDArray[np.float64]
-
 N_WEIGHTS: Final = 3
 N_SUMS: Final = 5
 N_LARGEST: Final = 2
@@ -149,12 +135,67 @@ _CONFIGS: Final = 128
 _NODES: Final = 16
 
 
+class _Ordered(NamedTuple):
+    """Terms as they are summed: class by class, each class in a given order.
+
+    Parameters
+    ----------
+    place_of : uint32 (rows,)
+        Place of every row's term in this order.
+    ends : int64 (classes + 1,)
+        Where each class begins.
+    singles, doubles : float32 (terms, kept), float64 (terms, kept)
+        Of :meth:`features.layout.aggregate.Columns.pick`.
+    single_of, double_of : uint32 (classes, columns)
+        Where to find each column among those that are kept.
+    widths : int64 (classes, 2)
+        Columns that each class keeps, single and double.
+    largest : float32 (terms, N_LARGEST)
+    buckets : int64 (terms,)
+    """
+
+    place_of: NDArray[np.uint32]
+    ends: IntArray
+    singles: Float32Array
+    single_of: NDArray[np.uint32]
+    doubles: FloatArray
+    double_of: NDArray[np.uint32]
+    widths: IntArray
+    largest: Float32Array
+    buckets: IntArray
+
+
+class _Totals(NamedTuple):
+    """What sums are divided by.
+
+    ratio : float32 (classes, N_VALUES), weight of each class within all nodes; whole : float64 (N_RANKED,), of outputs,
+    their number and bytes; nodes : float64 (classes,); flops : float64 (N_KINDS,).
+    """
+
+    ratio: Float32Array
+    whole: FloatArray
+    nodes: FloatArray
+    flops: FloatArray
+
+
+class _Out(NamedTuple):
+    """Columns by kind, a row per configuration: int32 pools, float32 columns of the blocks, float64 copies."""
+
+    pooled: NDArray[np.int32]
+    values: Float32Array
+    sums: Float32Array
+    largest: Float32Array
+    bins: Float32Array
+    computed: Float32Array
+    types: Float32Array
+    copies: FloatArray
+
+
 @kernel()
-def _settle(  # type: ignore[no-untyped-def]
-    config, n_nodes, values, totals, tops, typed, ratio, whole_of, n_nodes_of, flops_of, out_pooled, out_values,
-    out_sums, out_largest, out_bins, out_computed, out_types, out_copies,
-):  # fmt: skip
+def _settle(config, n_nodes, values, totals, tops, typed, scale, out):  # type: ignore[no-untyped-def]
     """Turn one configuration's sums into columns."""
+    ratio, whole_of, n_nodes_of, flops_of = scale
+    out_pooled, out_values, out_sums, out_largest, out_bins, out_computed, out_types, out_copies = out
     for place in range(N_POOLED):
         total = np.float32(0)
         for own in range(_N_CLASSES):
@@ -233,10 +274,9 @@ def _reach(codes, is_set, reached, out):  # type: ignore[no-untyped-def]
 
 
 @kernel()
-def _aggregate(  # type: ignore[no-untyped-def]
-    codes, place_of, ends, singles, single_of, doubles, double_of, widths, largest, buckets, ratio, whole_of,
-    n_nodes_of, flops_of, out_pooled, out_values, out_sums, out_largest, out_bins, out_computed, out_types, out_copies,
-):  # fmt: skip
+def _aggregate(codes, terms, scale, out):  # type: ignore[no-untyped-def]
+    """Count configurations, uint32 (b, nodes), into terms, and write their sums as columns."""
+    place_of, ends, singles, single_of, doubles, double_of, widths, largest, buckets = terms
     n_configs, n_nodes = codes.shape
     n_terms = len(singles)
     counts = np.zeros(n_terms, np.int32)
@@ -246,7 +286,7 @@ def _aggregate(  # type: ignore[no-untyped-def]
     values = np.empty((_N_CLASSES, _N_SINGLES), np.float32)
     totals = np.empty((_N_CLASSES, _N_DOUBLES))
     tops = np.empty((_N_CLASSES, N_LARGEST), np.float32)
-    typed = np.empty(out_types.shape[1], np.int32)
+    typed = np.empty(out.types.shape[1], np.int32)
     for config in range(n_configs):
         for node in range(n_nodes):
             counts[place_of[codes[config, node]]] += 1
@@ -284,10 +324,7 @@ def _aggregate(  # type: ignore[no-untyped-def]
                 values[own, slot] = single[single_of[own, slot]]
             for slot in range(_N_DOUBLES):
                 totals[own, slot] = double[double_of[own, slot]]
-        _settle(
-            config, n_nodes, values, totals, tops, typed, ratio, whole_of, n_nodes_of, flops_of, out_pooled, out_values,
-            out_sums, out_largest, out_bins, out_computed, out_types, out_copies,
-        )  # fmt: skip
+        _settle(config, n_nodes, values, totals, tops, typed, scale, out)
 
 
 @kernel()
@@ -302,37 +339,6 @@ def _appearance(codes, term_of, place):  # type: ignore[no-untyped-def]
         if count == len(place):
             break
     return count
-
-
-@dataclass(frozen=True)
-class _Ordered:
-    """Terms as they are summed: class by class, each class in a given order.
-
-    Parameters
-    ----------
-    place_of : uint32 (rows,)
-        Place of every row's term in this order.
-    ends : int64 (classes + 1,)
-        Where each class begins.
-    singles, doubles : float32 (terms, kept), float64 (terms, kept)
-        Of :meth:`features.layout.aggregate.Columns.pick`.
-    single_of, double_of : uint32 (classes, columns)
-        Where to find each column among those that are kept.
-    widths : int64 (classes, 2)
-        Columns that each class keeps, single and double.
-    largest : float32 (terms, N_LARGEST)
-    buckets : int64 (terms,)
-    """
-
-    place_of: NDArray[np.uint32]
-    ends: IntArray
-    singles: Float32Array
-    single_of: NDArray[np.uint32]
-    doubles: FloatArray
-    double_of: NDArray[np.uint32]
-    widths: IntArray
-    largest: Float32Array
-    buckets: IntArray
 
 
 class Terms:
@@ -354,7 +360,7 @@ class Terms:
     ) -> None:
         self._nodes = nodes
         self._kinds = kinds
-        self._flops_of = np.bincount(kinds, nodes.flops, minlength=N_KINDS)
+        flops_of = np.bincount(kinds, nodes.flops, minlength=N_KINDS).astype(np.float64)
         self._reached = np.concatenate([reached, np.zeros((-len(reached) % _AT_ONCE, reached.shape[1]), np.float32)])
         self._there = nodes.rank >= 0
         weights = np.stack([self._there, nodes.nbytes, np.where(self._there, nodes.flops[:, None], 0.0)], axis=2)
@@ -362,9 +368,10 @@ class Terms:
         self._shares = weights / np.where(of_class > 0, of_class, 1.0)[nodes.classes]
         whole = of_class.sum(axis=0)
         ratio = of_class / np.where(whole > 0, whole, 1.0)
-        self._ratio = _flat(np.repeat(ratio[:, :, None, :], len(VALUES), axis=2))
-        self._whole_of = np.maximum(whole[0, :_N_RANKED], 1.0)  # of outputs: their number, and their bytes
-        self._n_nodes_of = np.maximum(np.bincount(nodes.classes, minlength=_N_CLASSES), 1).astype(np.float64)
+        ratio_of = _flat(np.repeat(ratio[:, :, None, :], len(VALUES), axis=2))
+        whole_of = np.maximum(whole[0, :_N_RANKED], 1.0)  # of outputs: their number, and their bytes
+        n_nodes_of = np.maximum(np.bincount(nodes.classes, minlength=_N_CLASSES), 1).astype(np.float64)
+        self._scale = _Totals(ratio_of, whole_of, n_nodes_of, flops_of)
         alike = [
             nodes.classes[:, None], nodes.rank, nodes.dims, nodes.own, nodes.nbytes.view(np.int64),
             nodes.flops[:, None].view(np.int64), nodes.kind[:, None].view(np.int64), kinds[:, None], fed,
@@ -507,15 +514,10 @@ class Terms:
         ends = np.cumsum(widths)
         pools = np.empty((len(codes), N_POOLED), np.int32)
         copies = np.empty((len(codes), _N_CLASSES, N_OWN_COPIES))
-        of = self._ordered
         _reach(codes, self._is_set, self._reached, reach)
-        _aggregate(
-            codes, of.place_of, of.ends, of.singles, of.single_of, of.doubles, of.double_of, of.widths, of.largest,
-            of.buckets, self._ratio, self._whole_of, self._n_nodes_of, self._flops_of, pools, layout[:, : ends[0]],
-            layout[:, ends[0] : ends[1]], layout[:, ends[1] : ends[2]], layout[:, ends[2] : ends[3]],
-            layout[:, ends[3] :], types, copies,
-        )  # fmt: skip
-        pooled_config(pools, codes.shape[1], config)
+        values, sums, largest, bins, computed = np.split(layout, ends, axis=1)
+        _aggregate(codes, self._ordered, self._scale, _Out(pools, values, sums, largest, bins, computed, types, copies))
+        _pool(pools, codes.shape[1], config)
         return copies
 
 
