@@ -67,7 +67,7 @@ def measure(ranker: Ranker, path: Path) -> tuple[Any, ...]:
     """Times of one graph file."""
     graph = read_graph(path)
     X = extract(graph)[1]
-    times = [seconds(lambda: ranker.rank(path)), seconds(lambda: extract(graph)), seconds(lambda: ranker.predict(X))]
+    times = [seconds(lambda: ranker.rank(path)), seconds(lambda: extract(graph)), seconds(lambda: ranker._predict(X))]
     return ranker.backend, ranker.best_iteration_, path.stem, *(1e3 * time for time in times)
 
 
@@ -94,12 +94,12 @@ def search(ranker: Ranker, n_nodes: int, n_configs: int) -> tuple[Any, ...]:
         batches.append(batches.pop(0))
         return batches[0]
 
-    assert np.array_equal(scorer(batches[0]), ranker.predict(extract(whole, hardware)[1]))
+    assert np.array_equal(scorer(batches[0]), ranker._predict(extract(whole, hardware)[1]))
     ready = seconds(lambda: ranker.scorer(one))
     first = seconds(lambda: ranker.scorer(one)(batches[0])) - ready
     for each in batches:
         scorer(each)
-    anew = seconds(lambda: ranker.predict(extract(whole, hardware)[1]))
+    anew = seconds(lambda: ranker._predict(extract(whole, hardware)[1]))
     further = seconds(lambda: scorer(next_batch()))
     features = seconds(lambda: scorer.vectors(next_batch()))
     times = (1e3 * value for value in (anew, ready, first, further, features))
