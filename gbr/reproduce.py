@@ -1,18 +1,15 @@
 """Command: download TpuGraphs, train and evaluate on its collections, and write the table beside published results.
 
-python -m gbr.reproduce
-python -m gbr.reproduce --subset tile layout:xla --yes
-
-Every step that was done by an earlier run is skipped: archives that are unpacked, features in the store, models of the
-same version, features and graphs, and figures of the same model.
+Every step that an earlier run has done is skipped: archives that are unpacked, features in the store, models of the
+same version, features and graphs, and metrics of the same model.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,17 +17,16 @@ import click
 
 import gbr.train as train
 from gbr import __version__, cli
-from gbr.data.collection import SPLITS, Subset
+from gbr.data.collection import Subset
 from gbr.data.files import require_space, size_text, write_json, write_text
 from gbr.download import COLLECTIONS, Archive, Locations, get_graphs, get_indices, remote_sizes, select, source_options
-from gbr.errors import DownloadError, GbrError, UsageError
+from gbr.errors import GbrError
 
 RESULTS: Final = "results.json"
 PAGE: Final = "results.md"
-SUBMISSION: Final = "submission.csv"
 
 #: Splits that have runtimes.
-_SCORED: Final = ("train", "valid")
+_SPLITS: Final = ("train", "valid")
 _SYSTEM: Final = ("system", *COLLECTIONS, "public", "private")
 #: Results of the Kaggle competition "Google - Fast or Slow?" as reported by their authors: per collection on the
 #: validation split (tile: 1 - slowdown@5, layout: Kendall's tau), and the competition's public and private score, which
@@ -44,56 +40,19 @@ PUBLISHED: Final[tuple[tuple[Any, ...], ...]] = (
     ("XGBoost on means of configuration values", None, 0.089, 0.182, 0.288, 0.351, None, None),
 )
 
-#: Configurations of all splits, by Phothilimthana et al., "TpuGraphs", NeurIPS 2023.
-_CONFIGS: Final[Mapping[str, float]] = {
-    "tile:xla": 12.9e6,
-    "layout:xla:default": 1.27e6,
-    "layout:xla:random": 1.12e6,
-    "layout:nlp:default": 15.5e6,
-    "layout:nlp:random": 16.1e6,
+#: Rough size of the features of both splits in the store, in bytes.
+_FEATURES: Final[Mapping[str, float]] = {
+    "tile:xla": 3.2e9,
+    "layout:xla:default": 1.4e9,
+    "layout:xla:random": 1.3e9,
+    "layout:nlp:default": 18e9,
+    "layout:nlp:random": 19e9,
 }
-#: Rough costs per configuration, measured on an Intel Xeon: bytes in the store, and seconds of one core to build its
-#: features and to learn from it.
-_BYTES: Final = {"tile": 280, "layout": 1250}
-_BUILD: Final = {"tile": 55e-6, "layout": 140e-6}
-_TRAIN: Final = {"tile": 6.5e-3, "layout": 24.5e-3}
 
 
-@dataclass(frozen=True)
-class Work:
-    """Where results are reproduced, and how.
-
-    Parameters
-    ----------
-    locations : Locations
-        Data root, and where its data come from.
-    store_root, out : Path
-        Folder of features, and folder of models and results.
-    jobs : int, optional
-        Processes and threads.
-    memory : int, optional
-        Bytes, as for :func:`gbr.train.train`.
-    submission : bool
-        Download the test graphs too, and write a submission to the Kaggle competition.
-    """
-
-    locations: Locations
-    store_root: Path
-    out: Path
-    jobs: int | None = None
-    memory: int | None = None
-    submission: bool = False
-
-    def run(self, name: str) -> Path:
-        """Run directory of a collection."""
-        return self.out / name.replace(":", "-")
-
-    def archives(self, name: str) -> list[Archive]:
-        """The archives that are downloaded for a collection."""
-        return [Archive(name, split) for split in (SPLITS if self.submission else _SCORED)]
-
-
-def reproduce(names: Sequence[str], work: Work, confirm: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+def reproduce(
+    names: Sequence[str], locations: Locations, store_root: Path, out: Path, jobs: int | None = None
+) -> dict[str, Any]:
     """Download, build, train and evaluate, except for what an earlier call has done.
 
     The table is written after each collection, and includes the collections of earlier calls.
@@ -102,69 +61,77 @@ def reproduce(names: Sequence[str], work: Work, confirm: Callable[[str], None] =
     ----------
     names : sequence of str
         Official collections.
-    work : Work
-    confirm : callable
-        Called with the time and space needed, if anything is left to do; raises to stop.
+    locations : Locations
+        Data root, and where its data come from.
+    store_root, out : Path
+        Folder of features, and folder of models and results.
+    jobs : int, optional
+        Processes and threads.
 
     Returns
     -------
     dict
         As ``results.json``: ``gbr`` (version), ``collections`` (name -> ``valid``, as :func:`gbr.evaluate.evaluate`
-        gives it with the official protocol, ``seconds``, ``model`` and its ``sha256``), ``rows`` (the table) and
-        ``submission``, if requested.
+        gives it with the official protocol, ``seconds``, ``model`` and its ``sha256``) and ``rows`` (the table).
 
     Raises
     ------
     GbrError
         As the steps raise it, and when the disk is too small.
     """
-    for name in names:
-        train.check_out(work.run(name))
-    _estimate(names, work, confirm)
+    runs = {name: out / name.replace(":", "-") for name in names}
+    for run in runs.values():
+        train.check_out(run)
+    archives = {name: [Archive(name, split) for split in _SPLITS] for name in names}
+    _require_space([one for name in names for one in archives[name]], locations, store_root)
     if any(name.startswith("layout:") for name in names):
-        get_indices(work.locations)
-    found = _read_results(work.out / RESULTS)
+        get_indices(locations)
+    found: dict[str, Any] = {}
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        earlier = json.loads((out / RESULTS).read_text(encoding="utf-8"))
+        found = dict(earlier["collections"]) if earlier["gbr"] == __version__ else {}
     results: dict[str, Any] = {"gbr": __version__}
-    for name in names:
-        get_graphs(work.archives(name), work.locations)
-        found[name] = _collection(Subset(name), work, found.get(name, {}))
+    for name, run in runs.items():
+        get_graphs(archives[name], locations)
+        found[name] = _collection(Subset(name), run, locations, store_root, jobs, found.get(name, {}))
         results["collections"] = {name: found[name] for name in COLLECTIONS if name in found}
         results["rows"] = table(results["collections"])
-        _write(results, work.out)
-    if work.submission:
-        from gbr.submit import submit
-
-        out, models = work.out / SUBMISSION, [work.run(name) for name in names]
-        results["submission"] = submit(models, work.locations.data_root, work.store_root, out, jobs=work.jobs)
-        _write(results, work.out)
+        write_json(out / RESULTS, results)
+        write_text(out / PAGE, page(results))
     return results
 
 
-def _read_results(path: Path) -> dict[str, Any]:
-    """Results of earlier calls by this version."""
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-        return dict(results["collections"]) if results["gbr"] == __version__ else {}
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, KeyError, TypeError) as fault:
-        raise GbrError(f"{path}: cannot be read ({fault}); remove it: models and features are kept") from fault
+def _require_space(archives: Sequence[Archive], locations: Locations, store_root: Path) -> None:
+    """Report how much is left to download, and check that it fits on the disk, roughly with its features."""
+    missing = [one for one in archives if not one.complete(locations.data_root)]
+    sizes = [] if locations.source else remote_sizes(map(locations.url, missing))
+    features = int(sum(_FEATURES[name] for name in {one.subset for one in missing}))
+    if missing:
+        cli.note(
+            f"{size_text(sum(sizes))} to download, roughly {size_text(features)} of features; if interrupted, run the "
+            "same command to resume"
+        )
+        require_space(locations.data_root, sum(sizes) + max(sizes, default=0), "downloading and unpacking", GbrError)
+        require_space(store_root, features, "the features, roughly,", GbrError)
 
 
-def _collection(subset: Subset, work: Work, known: dict[str, Any]) -> dict[str, Any]:
+def _collection(
+    subset: Subset, run: Path, locations: Locations, store_root: Path, jobs: int | None, known: dict[str, Any]
+) -> dict[str, Any]:
     """Train on one collection and evaluate, unless both were done."""
     from gbr.evaluate import evaluate
     from gbr.models import io
 
-    run, data = work.run(subset.name), work.locations.data_root
-    if not _is_trained(subset, run, work.store_root):
+    data = locations.data_root
+    if not _is_trained(subset, run, store_root):
         cli.note(f"{subset.name}: training; model, manifest and metrics go to {run}")
-        train.train(subset, data, work.store_root, run, jobs=work.jobs, memory=work.memory)
+        train.train(subset, data, store_root, run, jobs=jobs)
     sha256 = io.read_manifest(run)["model"]["sha256"]
     if known.get("sha256") == sha256:
         return known
-    official = {"protocol": "official", "indices": work.locations.indices}
-    figures = evaluate(run, subset, "valid", data, work.store_root, jobs=work.jobs, **official)  # type: ignore[arg-type]
+    figures = evaluate(
+        run, subset, "valid", data, store_root, jobs=jobs, protocol="official", indices=locations.indices
+    )
     seconds = json.loads((run / train.METRICS).read_text(encoding="utf-8"))["seconds"]
     return {"valid": figures["valid"], "seconds": seconds, "model": str(run), "sha256": sha256}
 
@@ -183,54 +150,10 @@ def _is_trained(subset: Subset, run: Path, store_root: Path) -> bool:
             (run / train.METRICS).is_file()
             and manifest["versions"]["gbr"] == __version__
             and trained_on["schema_hash"] == schema_of(subset.kind).hash
-            and trained_on["data"] == {split: train.fingerprint(store, split) for split in _SCORED}
+            and trained_on["data"] == {split: train.fingerprint(store, split) for split in _SPLITS}
         )
     except (GbrError, KeyError, TypeError):
         return False
-
-
-def _estimate(names: Sequence[str], work: Work, confirm: Callable[[str], None]) -> None:
-    """Report the time and space that the remaining steps need, check free space, and ask whether to begin."""
-    from gbr.data.build import schema_of
-    from gbr.data.pool import cores
-    from gbr.models.training_set import default_memory, most_binned
-
-    n_cores = min(work.jobs or cores(), cores())
-    download = largest = features = 0
-    total = 0.0
-    remaining = False
-    for name in names:
-        kind, data = Subset(name).kind, work.locations.data_root
-        missing = [archive for archive in work.archives(name) if not archive.complete(data)]
-        trained = _is_trained(Subset(name), work.run(name), work.store_root)
-        if trained and not missing:
-            continue
-        remaining = True
-        sizes = [] if work.locations.source else remote_sizes([work.locations.url(archive) for archive in missing])
-        known = [size for size in sizes if size is not None]
-        per_graph = _CONFIGS[name] / sum(Archive(name, split).n_graphs for split in SPLITS)
-        new = sum(per_graph * archive.n_graphs for archive in (missing if trained else work.archives(name)))
-        seconds = new * _BUILD[kind] / n_cores
-        if not trained:
-            rows = min(
-                per_graph * Archive(name, "train").n_graphs,
-                most_binned(len(schema_of(kind)), work.memory or default_memory()),
-            )
-            seconds += rows * _TRAIN[kind] / n_cores
-        cli.note(
-            f"{name}: {size_text(sum(known))}{' or more' if len(known) < len(missing) else ''} to download, roughly "
-            f"{size_text(new * _BYTES[kind])} of features and {cli.duration(seconds)}"
-        )
-        download, largest = download + sum(known), max([largest, *known])
-        features, total = features + int(new * _BYTES[kind]), total + seconds
-    if not remaining:
-        return
-    require_space(work.locations.data_root, download + largest, "downloading and unpacking", DownloadError)
-    require_space(work.store_root, features, "the features, roughly,", GbrError)
-    confirm(
-        f"in all {size_text(download)} to download, {size_text(download + largest + features)} of disk space, and "
-        f"roughly {cli.duration(total)} on {n_cores} cores after that; if interrupted, run the same command to resume"
-    )
 
 
 def table(collections: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -249,18 +172,19 @@ def page(results: Mapping[str, Any]) -> str:
     details = []
     for name, found in results["collections"].items():
         valid, official = found["valid"], found["valid"]["official"]
-        low, high = valid["kendall_tau_ci"] or (None, None)
-        interval = "" if low is None else f" ({low:.2f}–{high:.2f})"
-        shown = ("kendall_tau", "slowdown@1")
         if name.startswith("tile"):
-            official, shown = official["over_benchmarks"], ("slowdown@1", "slowdown@5", "slowdown@10")  # type: ignore[assignment]
+            scores = [official["over_benchmarks"][f"slowdown@{k}"] for k in (1, 5, 10)]
+        else:
+            scores = [official["kendall_tau"], official["slowdown@1"]]
+        ci = valid["kendall_tau_ci"]
+        interval = f" ({ci[0]:.2f}–{ci[1]:.2f})" if ci else ""
         details.append(
             [
                 name,
                 str(valid["n_graphs"]),
                 f"{_three(valid['kendall_tau'])}{interval}",
-                *(_three(valid[figure]) for figure in ("opa", "slowdown@1", "slowdown@5")),
-                " / ".join(_three(official[figure]) for figure in shown),
+                *(_three(valid[name]) for name in ("opa", "slowdown@1", "slowdown@5")),
+                " / ".join(map(_three, scores)),
                 f"{sum(found['seconds'].values()) / 3600:.1f}",
             ]
         )
@@ -299,12 +223,7 @@ def _three(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _write(results: dict[str, Any], out: Path) -> None:
-    write_json(out / RESULTS, results)
-    write_text(out / PAGE, page(results))
-
-
-@cli.command("gbr.reproduce", epilog="The time and disk space it needs are shown first; interrupted runs are resumed.")
+@cli.command("gbr.reproduce", epilog="Interrupted runs are resumed by the same command.")
 @cli.variadic(
     "--subset",
     default=["all"],
@@ -317,9 +236,6 @@ def _write(results: dict[str, Any], out: Path) -> None:
     "--out", type=cli.PATH, default=Path("runs/reproduce"), metavar="DIR", help="Folder of models and results."
 )
 @source_options
-@cli.memory_option
-@click.option("--submission", is_flag=True, help="Also download the test graphs, and write a submission to Kaggle.")
-@click.option("--yes", is_flag=True, help="Start without asking.")
 @cli.jobs_option
 @cli.json_option
 def main(
@@ -330,34 +246,17 @@ def main(
     out: Path,
     base_url: str | None,
     source: Path | None,
-    memory: int | None,
-    submission: bool,
-    yes: bool,
     jobs: int | None,
     as_json: bool,
 ) -> None:
     """Download TpuGraphs, train and evaluate on its collections, and write the results beside published ones."""
-    archives, indices = select(subset, _SCORED)
-    if indices:
-        raise UsageError("--subset: expected collections; the lists of the official evaluation are included")
-    work = Work(Locations(data, base_url, source), store, out, jobs, memory, submission)
-    names = list(dict.fromkeys(archive.subset for archive in archives))
-    results = reproduce(names, work, confirm=lambda text: _confirm(text, yes=yes))
+    names = list(dict.fromkeys(archive.subset for archive in select(subset)))
+    results = reproduce(names, Locations(data, base_url, source), store, out, jobs)
     if as_json:
         cli.emit_json(results)
     else:
         print(page(results), end="")
-    cli.note(f"the table is in {out / PAGE}, every figure in {out / RESULTS}, models beside them")
-
-
-def _confirm(text: str, *, yes: bool) -> None:
-    cli.note(text)
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise UsageError("this takes long; confirm with --yes")
-    if not click.confirm("Begin?", err=True):
-        raise GbrError("not confirmed; answer y, or use --yes")
+    cli.note(f"the table is in {out / PAGE}, all metrics in {out / RESULTS}, models beside them")
 
 
 if __name__ == "__main__":

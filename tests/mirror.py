@@ -29,13 +29,11 @@ class Mirror:
     #: Bytes after which the connections of the next GET requests drop.
     drop: list[int] = field(default_factory=list)
     ranges: bool = True
-    #: Honour a range whatever If-Range says, beginning so many bytes off.
+    #: Honour a range whatever If-Range says.
     ignore_validator: bool = False
-    shift: int = 0
     validators: tuple[str, ...] = ("ETag", "Last-Modified")
-    #: Added to Content-Length; None omits it.
-    surplus: int | None = 0
-    head_status: int = 200
+    #: Send Content-Length.
+    sized: bool = True
     headers: dict[str, str] = field(default_factory=dict)
     #: Seconds before each piece of 16 KiB.
     pause: float = 0.0
@@ -61,7 +59,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_HEAD(self) -> None:
         self.mirror.requests.append(("HEAD", self.path, self.headers))
-        self._answer(self.mirror.head_status)
+        self._answer(200)
 
     def do_GET(self) -> None:
         self.mirror.requests.append(("GET", self.path, self.headers))
@@ -78,11 +76,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._begin(416, {"Content-Range": f"bytes */{len(body)}"})
             return
         if first is not None:
-            first += mirror.shift
             headers["Content-Range"] = f"bytes {first}-{len(body) - 1}/{len(body)}"
         rest = body[first or 0 :]
-        if mirror.surplus is not None:
-            headers["Content-Length"] = str(len(rest) + mirror.surplus)
+        if mirror.sized:
+            headers["Content-Length"] = str(len(rest))
         self._begin(200 if first is None else 206, headers)
         if self.command == "GET":
             self._send(rest)

@@ -19,7 +19,7 @@ from types import SimpleNamespace
 import pytest
 
 from gbr import download
-from gbr.data.collection import Subset, graph_files, resolve
+from gbr.data.collection import graph_files, resolve
 from gbr.data.graph import read_graph
 from gbr.download import COLLECTIONS, INDEX_FILES, TRIES, Archive, fetch, main, remote_sizes
 from gbr.errors import DownloadError
@@ -31,7 +31,6 @@ Capture = pytest.CaptureFixture[str]
 Run = Callable[..., tuple[int, str, str]]
 
 BODY = bytes(index * 7 % 251 for index in range(300_000))
-OTHER = BODY[::-1]
 LAYOUT = "layout:nlp:random"
 TILE = [Archive("tile:xla", split) for split in ("train", "valid", "test")]
 ARCHIVES = [*TILE, Archive(LAYOUT, "valid")]
@@ -51,9 +50,9 @@ def server(pauses: list[float]) -> Iterator[Mirror]:
         yield mirror
 
 
-def fetched(mirror: Mirror, folder: Path, notes: list[str] | None = None) -> bytes:
+def fetched(mirror: Mirror, folder: Path) -> bytes:
     """Download ``a.tar``; nothing else must be left in the folder."""
-    fetch(f"{mirror.url}/a.tar", folder / "a.tar", note=(notes if notes is not None else []).append)
+    fetch(f"{mirror.url}/a.tar", folder / "a.tar")
     assert os.listdir(folder) == ["a.tar"]
     return (folder / "a.tar").read_bytes()
 
@@ -62,78 +61,47 @@ def ranges(mirror: Mirror) -> list[str | None]:
     return [headers["Range"] for headers in mirror.gets()]
 
 
-@pytest.mark.parametrize("size", [0, 1, len(BODY)])
-def test_a_file_is_downloaded(server: Mirror, tmp_path: Path, pauses: list[float], size: int) -> None:
-    server.files["a.tar"] = BODY[:size]
+@pytest.mark.parametrize(("size", "sized"), [(0, True), (len(BODY), True), (len(BODY), False)])
+def test_a_file_is_downloaded(server: Mirror, tmp_path: Path, size: int, sized: bool) -> None:
+    server.files["a.tar"], server.sized = BODY[:size], sized
     seen: list[tuple[int, int | None]] = []
     fetch(f"{server.url}/a.tar", tmp_path / "a.tar", lambda done, total: seen.append((done, total)))
     assert (tmp_path / "a.tar").read_bytes() == BODY[:size]
-    assert seen[-1] == (size, size)
-    assert seen == sorted(seen)
-    assert pauses == []
+    assert seen[-1] == (size, size if sized else None)
+    assert remote_sizes([f"{server.url}/a.tar"]) == [size if sized else 0]
 
 
 @pytest.mark.parametrize("validator", ["ETag", "Last-Modified"])
-def test_a_dropped_connection_resumes_at_its_byte(
-    server: Mirror, tmp_path: Path, pauses: list[float], validator: str
+def test_a_dropped_connection_is_resumed(
+    server: Mirror, tmp_path: Path, pauses: list[float], capsys: Capture, validator: str
 ) -> None:
-    server.drop, server.validators, notes = [98_304, 8_192, 150_000], (validator,), []
-    assert fetched(server, tmp_path, notes) == BODY
+    server.drop, server.validators = [98_304, 8_192, 150_000], (validator,)
+    assert fetched(server, tmp_path) == BODY
     assert ranges(server) == [None, "bytes=98304-", "bytes=106496-", "bytes=253952-"]
     assert server.gets()[1]["If-Range"] == server.validators_of(BODY)[validator]
     assert pauses == [1, 1, 1]
-    assert notes[0] == "a.tar: the connection ended early at byte 98304; trying again in 1 s"
+    assert "a.tar: the connection ended early at byte 98304; trying again in 1 s" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "settings", [{"ranges": False}, {"validators": ()}, {"headers": {"ETag": 'W/"weak"'}}, {"shift": -1}]
-)
+@pytest.mark.parametrize("settings", [{"ranges": False}, {"validators": ()}])
 def test_a_server_that_cannot_resume_is_started_over(
     server: Mirror, tmp_path: Path, settings: dict[str, object]
 ) -> None:
     server.drop = [100_000]
-    if "headers" in settings:
-        server.validators = ()
     vars(server).update(settings)
     assert fetched(server, tmp_path) == BODY
-    assert ranges(server)[-1] is None or not server.ranges
 
 
 @pytest.mark.parametrize("ignore_validator", [False, True])
 @pytest.mark.parametrize("size", [50_000, len(BODY) + 10])
 def test_a_file_that_changes_between_attempts_is_started_over(
-    server: Mirror, tmp_path: Path, ignore_validator: bool, size: int
+    server: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ignore_validator: bool, size: int
 ) -> None:
-    changed = (OTHER * 2)[:size]
+    changed = (BODY[::-1] * 2)[:size]
     server.drop, server.ignore_validator = [100_000], ignore_validator
-
-    def change(_: str) -> None:
-        server.files["a.tar"] = changed
-
-    fetch(f"{server.url}/a.tar", tmp_path / "a.tar", note=change)
-    assert (tmp_path / "a.tar").read_bytes() == changed
-
-
-def test_a_later_run_resumes(server: Mirror, tmp_path: Path) -> None:
-    def interrupt(done: int, total: int | None) -> None:
-        if done > 120_000:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fetch(f"{server.url}/a.tar", tmp_path / "a.tar", interrupt)
-    kept = (tmp_path / "a.tar.part").read_bytes()
-    assert 120_000 < len(kept) < len(BODY)
-    assert kept == BODY[: len(kept)]
-    assert fetched(server, tmp_path) == BODY
-    assert ranges(server) == [None, f"bytes={len(kept)}-"]
-
-
-def test_a_complete_partial_file_is_not_requested_again(server: Mirror, tmp_path: Path) -> None:
-    state = {"url": f"{server.url}/a.tar", "size": len(BODY), "validator": '"x"', "md5": None}
-    (tmp_path / "a.tar.part").write_bytes(BODY)
-    (tmp_path / "a.tar.part.json").write_text(json.dumps(state))
-    assert fetched(server, tmp_path) == BODY
-    assert server.requests == []
+    change = SimpleNamespace(sleep=lambda _: server.files.update({"a.tar": changed}))
+    monkeypatch.setattr(download, "time", change)
+    assert fetched(server, tmp_path) == changed
 
 
 @pytest.mark.parametrize(
@@ -149,7 +117,7 @@ def test_a_complete_partial_file_is_not_requested_again(server: Mirror, tmp_path
 def test_a_partial_file_of_unknown_origin_is_started_over(
     server: Mirror, tmp_path: Path, state: dict[str, object]
 ) -> None:
-    (tmp_path / "a.tar.part").write_bytes(OTHER[:70_000])
+    (tmp_path / "a.tar.part").write_bytes(BODY[70_000::-1])
     (tmp_path / "a.tar.part.json").write_text(json.dumps({"url": f"{server.url}/a.tar"} | state))
     assert fetched(server, tmp_path) == BODY
     assert ranges(server) == [None]
@@ -159,85 +127,50 @@ def test_a_partial_file_of_unknown_origin_is_started_over(
 def test_a_busy_server_is_asked_again(server: Mirror, tmp_path: Path, pauses: list[float], status: int) -> None:
     server.status = [status] * 3
     assert fetched(server, tmp_path) == BODY
-    assert pauses == [1, 2, 4]
+    assert pauses == [2, 4, 8]
 
 
-@pytest.mark.parametrize(("retry_after", "pause"), [("7", 7), ("86400", 30)])
-def test_retry_after_is_respected_within_reason(
-    server: Mirror, tmp_path: Path, pauses: list[float], retry_after: str, pause: float
-) -> None:
-    server.headers, server.status = {"Retry-After": retry_after}, [503]
-    assert fetched(server, tmp_path) == BODY
-    assert pauses == [pause]
-
-
-@pytest.mark.parametrize("status", [401, 403, 404, 410])
-def test_a_refusal_is_final(server: Mirror, tmp_path: Path, pauses: list[float], status: int) -> None:
+@pytest.mark.parametrize("status", [401, 404, 410])
+def test_a_refusal_is_final(server: Mirror, tmp_path: Path, status: int) -> None:
     server.status = [status]
-    with pytest.raises(
-        DownloadError, match=rf"a\.tar: the server says {status} \w+.*; name another server with --base"
-    ):
+    with pytest.raises(DownloadError, match=rf"a\.tar: the server says {status} .*; name another server with --base"):
         fetch(f"{server.url}/a.tar", tmp_path / "a.tar")
-    assert (len(server.gets()), pauses, os.listdir(tmp_path)) == (1, [], [])
+    assert (len(server.gets()), os.listdir(tmp_path)) == (1, [])
+    with pytest.raises(DownloadError, match=r"b\.tar: the server says 404"):
+        remote_sizes([f"{server.url}/b.tar"])
 
 
 def test_attempts_without_progress_are_limited(server: Mirror, tmp_path: Path, pauses: list[float]) -> None:
-    server.status = [500] * 100
-    with pytest.raises(DownloadError, match=f"the server says 500 .*; gave up after {TRIES} attempts without progress"):
+    server.drop = [100_000] + [0] * 50
+    with pytest.raises(DownloadError, match=rf"ended early; gave up after {TRIES} attempts .* resume at byte 98304"):
         fetch(f"{server.url}/a.tar", tmp_path / "a.tar")
-    assert pauses == [1, 2, 4, 8, 16, 30]
-    server.status, server.drop = [], [100_000] + [0] * 50
-    with pytest.raises(DownloadError, match=r"the connection ended early; .*its first 98304 bytes are kept in .*part;"):
-        fetch(f"{server.url}/a.tar", tmp_path / "a.tar")
+    assert pauses == [1, 2, 4, 8, 16, 30, 30]
     server.drop = [10_000, *([0] * (TRIES - 1))] * 3  # progress resets the count
     assert fetched(server, tmp_path) == BODY
 
 
-def test_wrong_lengths(server: Mirror, tmp_path: Path) -> None:
-    server.surplus = 100
-    with pytest.raises(DownloadError, match="gave up after"):
-        fetch(f"{server.url}/a.tar", tmp_path / "a.tar")
-    server.surplus = 10**17
-    with pytest.raises(DownloadError, match=r"needs 100000\.0 TB, the disk has"):
-        fetch(f"{server.url}/b/../a.tar", tmp_path / "b.tar")
-    server.surplus = None
-    fetch(f"{server.url}/a.tar", tmp_path / "c.tar")
-    assert (tmp_path / "c.tar").read_bytes() == BODY
-    assert remote_sizes([f"{server.url}/a.tar"]) == [None]
-
-
 def test_a_server_that_stalls_is_asked_again(server: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "_TIMEOUT", 0.1)
-    server.pause, notes = 1.0, []
-
-    def hurry(text: str) -> None:
-        notes.append(text)
-        server.pause = 0.0
-
-    fetch(f"{server.url}/a.tar", tmp_path / "a.tar", note=hurry)
-    assert (tmp_path / "a.tar").read_bytes() == BODY
-    assert notes == ["a.tar: the server does not answer at byte 0; trying again in 1 s"]
+    monkeypatch.setattr(download, "time", SimpleNamespace(sleep=lambda _: setattr(server, "pause", 0.0)))
+    server.pause = 1.0
+    assert fetched(server, tmp_path) == BODY
 
 
-def test_redirects_are_followed_also_when_resuming(server: Mirror, tmp_path: Path) -> None:
+def test_redirects_are_followed_within_http(server: Mirror, tmp_path: Path) -> None:
     server.files["b.tar"] = BODY
     server.headers, server.status, server.drop = {"Location": f"{server.url}/b.tar"}, [302, 200, 302, 200], [100_000]
     assert fetched(server, tmp_path) == BODY
     assert ranges(server)[-1] == "bytes=98304-"
-
-
-@pytest.mark.parametrize("location", ["file:///etc/hostname", "/a.tar"])
-def test_redirects_lead_to_http_and_end(server: Mirror, tmp_path: Path, location: str) -> None:
-    server.headers, server.status = {"Location": location}, [302] * 50
+    server.headers, server.status = {"Location": "file:///etc/hostname"}, [302]
     with pytest.raises(DownloadError, match="not the http address of a file"):
-        fetch(f"{server.url}/a.tar", tmp_path / "a.tar")
+        fetch(f"{server.url}/a.tar", tmp_path / "b.tar")
 
 
 def test_the_md5_of_the_server_is_checked(server: Mirror, tmp_path: Path) -> None:
     md5 = base64.b64encode(hashlib.md5(BODY).digest()).decode()
     server.headers, server.drop = {"x-goog-hash": f"crc32c=AAAAAA==,md5={md5}"}, [100_000]
     assert fetched(server, tmp_path) == BODY
-    server.files["a.tar"] = OTHER
+    server.files["a.tar"] = BODY[::-1]
     with pytest.raises(DownloadError, match="MD5 differs from the server's; the file is removed"):
         fetch(f"{server.url}/a.tar", tmp_path / "b.tar")
     assert os.listdir(tmp_path) == ["a.tar"]
@@ -257,14 +190,6 @@ def test_a_disk_that_fills_up_keeps_what_was_downloaded(server: Mirror, tmp_path
     assert ranges(server)[-1] == "bytes=98304-"
 
 
-def test_sizes_on_a_server(server: Mirror) -> None:
-    assert remote_sizes([f"{server.url}/a.tar"] * 2) == [len(BODY)] * 2
-    with pytest.raises(DownloadError, match=r"b\.tar: the server says 404"):
-        remote_sizes([f"{server.url}/b.tar"])
-    server.head_status = 405
-    assert remote_sizes([f"{server.url}/a.tar"]) == [None]
-
-
 def test_a_server_that_cannot_be_reached(tmp_path: Path, pauses: list[float]) -> None:
     with serving({}) as gone:
         url = f"{gone.url}/a.tar"
@@ -279,10 +204,11 @@ def test_a_server_that_cannot_be_reached(tmp_path: Path, pauses: list[float]) ->
 
 def index_lists() -> dict[str, bytes]:
     """The four lists of the official evaluation, of as many graphs as the real ones."""
-    return {
-        f"eval_indices/{name}": json.dumps({f"graph_{number}": [0, 1, 2] for number in range(count)}).encode()
-        for name, count in INDEX_FILES.values()
-    }
+    lists = {}
+    for subset, name in INDEX_FILES.items():
+        rows = {f"graph_{number}": [0, 1, 2] for number in range(Archive(subset, "valid").n_graphs)}
+        lists[f"eval_indices/{name}"] = json.dumps(rows).encode()
+    return lists
 
 
 @pytest.fixture(scope="module")
@@ -305,10 +231,10 @@ def mirror(graphs: dict[str, bytes], pauses: list[float]) -> Iterator[Mirror]:
 
 @pytest.fixture
 def run(mirror: Mirror, tmp_path: Path, capsys: Capture) -> Run:
-    """Run the command against the mirror: status, stdout, stderr."""
+    """Run the command against the mirror, or with ``--from``: status, stdout, stderr."""
 
-    def run(*arguments: str, network: bool = True) -> tuple[int, str, str]:
-        base = ["--base-url", mirror.url] if network else []
+    def run(*arguments: str) -> tuple[int, str, str]:
+        base = [] if "--from" in arguments else ["--base-url", mirror.url]
         status = main([*arguments, "--data", str(tmp_path / "data"), *base])
         return status, *capsys.readouterr()
 
@@ -338,15 +264,9 @@ def test_a_collection_is_ready_to_train(run: Run, mirror: Mirror, graphs: dict[s
 def test_existing_graphs_are_not_downloaded_again(run: Run, mirror: Mirror, tmp_path: Path) -> None:
     assert run("tile", "--split", "valid,test")[0] == 0
     mirror.requests.clear()
-    status, out, err = run("tile", "--split", "valid,test", "--json")
+    status, out, _ = run("tile", "--split", "valid,test", "--json")
     assert (status, mirror.requests) == (0, [])
-    assert "tile:xla valid: 2 graphs exist already" in err
-    assert json.loads(out) | {"next": None} == {
-        "graphs": {"tile:xla": {"valid": 2, "test": 1}},
-        "written": 0,
-        "kept": 0,
-        "next": None,
-    }
+    assert json.loads(out) == {"graphs": {"tile:xla": {"valid": 2, "test": 1}}}
     damaged = next((tmp_path / "data/npz/tile/xla/valid").glob("*.npz"))
     damaged.write_bytes(b"cut")
     assert run("tile", "--split", "valid,test")[0] == 0
@@ -372,18 +292,10 @@ def test_kept_archives_are_used_again(run: Run, mirror: Mirror, tmp_path: Path) 
     shutil.rmtree(tmp_path / "data" / "npz")
     mirror.requests.clear()
     assert run("tile")[0] == 0
-    assert mirror.gets() == []
-    assert not archives.exists()
+    assert (mirror.gets(), os.listdir(archives)) == ([], [])
 
 
-def test_repack(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[tuple[object, ...]] = []
-    monkeypatch.setattr("gbr.data.repack.repack_all", lambda *arguments: calls.append(arguments))
-    assert run(LAYOUT, "tile:xla", "--split", "valid", "--repack")[0] == 0
-    assert [arguments[:3] for arguments in calls] == [(Subset(LAYOUT), tmp_path / "data", ["valid"])]
-
-
-def test_ctrl_c_and_resume(graphs: dict[str, bytes], mirror: Mirror, tmp_path: Path) -> None:
+def test_an_interrupted_download_is_resumed(graphs: dict[str, bytes], mirror: Mirror, tmp_path: Path) -> None:
     """In a process of its own, interrupted as by a terminal."""
     mirror.files[TILE[0].name] = body = tar(members(graphs, TILE[0]) | {"padding": bytes(1 << 21)})
     mirror.pause = 0.05
@@ -399,7 +311,6 @@ def test_ctrl_c_and_resume(graphs: dict[str, bytes], mirror: Mirror, tmp_path: P
     assert "Traceback" not in err
     kept = part.read_bytes()
     assert kept == body[: len(kept)]
-    assert not (tmp_path / "data" / "npz").exists()
     mirror.pause = 0.0
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
@@ -407,23 +318,11 @@ def test_ctrl_c_and_resume(graphs: dict[str, bytes], mirror: Mirror, tmp_path: P
     assert visible(tmp_path / "data") == members(graphs, TILE[0])
 
 
-@pytest.mark.parametrize(
-    ("contents", "message"),
-    [
-        (b"<html>log in</html>" * 99, "not a complete tar or zip archive"),
-        (tar({"npz/tile/xla/test/x.npz": npz(9)}), "expected graphs of tile:xla valid"),
-        (tar({"npz/tile/xla/valid/x.npz": b"no npz"}), r"is not a complete \.npz"),
-    ],
-)
-def test_a_bad_archive_is_one_error_and_is_removed(
-    run: Run, mirror: Mirror, tmp_path: Path, contents: bytes, message: str
-) -> None:
-    good, mirror.files[TILE[1].name] = mirror.files[TILE[1].name], contents
+def test_a_bad_archive_is_one_error_and_is_removed(run: Run, mirror: Mirror, tmp_path: Path) -> None:
+    good, mirror.files[TILE[1].name] = mirror.files[TILE[1].name], b"<html>log in</html>" * 99
     status, out, err = run("tile", "--split", "valid")
     assert (status, out) == (1, "")
-    assert re.fullmatch(
-        rf"gbr download: error: .*npz_tile_xla_valid\.tar: .*{message}.*\(the archive is removed\)\n", err
-    )
+    assert re.fullmatch(r"gbr download: error: .*npz_tile_xla_valid\.tar: not a complete tar or zip archive .*\n", err)
     assert visible(tmp_path / "data") == {}
     mirror.files[TILE[1].name] = good
     assert run("tile", "--split", "valid")[0] == 0
@@ -464,7 +363,7 @@ def test_the_lists_of_the_official_evaluation(run: Run, mirror: Mirror, tmp_path
     assert visible(tmp_path / "data") == index_lists()
 
 
-@pytest.mark.parametrize("body", [b"not found", b"[]", b'{"a": [1, 2]}', b'{"a": [1, "x"]}'])
+@pytest.mark.parametrize("body", [b"not found", b'{"a": [1, 2]}'])
 def test_a_bad_list_is_one_error(run: Run, mirror: Mirror, tmp_path: Path, body: bytes) -> None:
     mirror.files["eval_indices/xla_default.json"] = body
     status, _, err = run("eval-indices")
@@ -474,72 +373,59 @@ def test_a_bad_list_is_one_error(run: Run, mirror: Mirror, tmp_path: Path, body:
 
 
 def test_real_lists_are_accepted(run: Run, shared_data: Path, tmp_path: Path) -> None:
-    assert run("eval-indices", "--from", str(shared_data), network=False)[0] == 0
+    assert run("eval-indices", "--from", str(shared_data))[0] == 0
     assert tree(tmp_path / "data" / "eval_indices") == tree(shared_data / "eval_indices")
 
 
-@pytest.mark.parametrize("form", ["folder", "compressed", "npz_all", "kaggle", "named"])
+@pytest.mark.parametrize("form", ["folder", "compressed", "npz_all.tar", "predict-ai-model-runtime.zip"])
 def test_local_archives_need_no_network(
     run: Run, mirror: Mirror, graphs: dict[str, bytes], tmp_path: Path, form: str
 ) -> None:
-    source = tmp_path / "downloads"
-    source.mkdir()
-    everything = {f"npz_all/{name}": body for name, body in graphs.items()}
+    folder = tmp_path / "downloads"
+    folder.mkdir()
     if form in ("folder", "compressed"):
-        suffix, mode = ("", "w") if form == "folder" else (".gz", "w:gz")
+        source, suffix, mode = folder, *(("", "w") if form == "folder" else (".gz", "w:gz"))
         for one in ARCHIVES:
-            (source / f"{one.name}{suffix}").write_bytes(tar(members(graphs, one), mode))
-    elif form == "npz_all":
-        (source / "npz_all.tar").write_bytes(tar(everything))
+            (folder / f"{one.name}{suffix}").write_bytes(tar(members(graphs, one), mode))
     else:
-        name = "predict-ai-model-runtime.zip" if form == "kaggle" else "renamed"
-        (source / name).write_bytes(zipped(everything | {"sample_submission.csv": b"ID,TopConfigs\n"}))
-    before = tree(source)
-    place = str(source / "renamed") if form == "named" else str(source)
-    assert run("tile", "--from", place, network=False)[0] == 0
-    status, out, _ = run(LAYOUT, "tile", "--split", "valid", "--from", place, network=False)
-    assert (status, mirror.requests) == (0, [])
-    assert out.splitlines()[:2] == ["tile:xla: 2 valid graphs", "layout:nlp:random: 2 valid graphs"]
+        source, make = folder / form, tar if form.endswith("tar") else zipped
+        source.write_bytes(make({f"npz_all/{name}": body for name, body in graphs.items()} | {"sample.csv": b"ID\n"}))
+    before = tree(folder)
+    assert run("tile", "--from", str(source))[0] == 0
+    assert run(LAYOUT, "--split", "valid", "--from", str(source))[0] == 0
+    assert mirror.requests == []
     assert visible(tmp_path / "data") == graphs
-    assert tree(source) == before
+    assert tree(folder) == before
 
 
-def test_missing_local_archives_are_reported(run: Run, tmp_path: Path) -> None:
-    for name, message in (("tile", "no archive of tile:xla train"), ("eval-indices", "xla_default.json not found")):
-        status, _, err = run(name, "--from", str(tmp_path), network=False)
-        assert (status, f"{tmp_path}: {message}" in err) == (1, True)
+def test_missing_and_damaged_local_archives_are_reported(run: Run, tmp_path: Path) -> None:
+    for name, message in (("tile", "npz_tile_xla_train.tar (or .tar.gz) not found"), ("eval-indices", "not found")):
+        status, _, err = run(name, "--from", str(tmp_path))
+        assert (status, message in err) == (1, True)
     path = tmp_path / TILE[1].name
     path.write_bytes(b"damaged")
-    assert run("tile", "--split", "valid", "--from", str(tmp_path), network=False)[0] == 1
+    assert run("tile", "--split", "valid", "--from", str(tmp_path))[0] == 1
     assert path.read_bytes() == b"damaged"
 
 
-def test_the_list_shows_sizes_and_what_exists(run: Run, mirror: Mirror, tmp_path: Path) -> None:
+def test_the_list_shows_sizes_and_what_exists(run: Run, mirror: Mirror) -> None:
     for one in (Archive(name, split) for name in COLLECTIONS for split in ("train", "valid", "test")):
         mirror.files.setdefault(one.name, bytes(5000))
     run("tile", "--split", "test")
-    (tmp_path / "data/archives").mkdir()
-    (tmp_path / "data/archives" / f"{TILE[0].name}.part").write_bytes(bytes(1200))
-    entries = {(one["name"], one["part"]): one for one in json.loads(run("--list", "--json")[1])}
-    assert len(entries) == 15 + 4
+    entries = {(one["name"], one["split"]): one for one in json.loads(run("--list", "--json")[1])}
+    assert len(entries) == 15
     assert entries["tile:xla", "test"] == {
         "name": "tile:xla",
-        "part": "test",
-        "graphs": 844,
-        "here": 1,
-        "complete": True,
-        "fetched": 0,
-        "url": f"{mirror.url}/{TILE[2].name}",
+        "split": "test",
         "bytes": len(mirror.files[TILE[2].name]),
+        "graphs": 844,
+        "present": 1,
+        "complete": True,
+        "url": f"{mirror.url}/{TILE[2].name}",
     }
-    assert entries["tile:xla", "train"]["fetched"] == 1200
     status, out, _ = run("--list", "tile")
     assert status == 0
-    assert re.search(r"tile:xla +test +\S+ kB +844 +all 1", out)
-    assert re.search(r"tile:xla +train +\S+ kB +5709 +1\.2 kB downloaded", out)
-    del mirror.files[TILE[0].name]
-    status, out, err = run("--list", "tile")
-    assert (status, "sizes are unknown" in err) == (0, True)
+    assert re.search(r"tile:xla +test +\S+ kB +844 +1", out)
 
 
 @pytest.mark.parametrize(
@@ -548,13 +434,10 @@ def test_the_list_shows_sizes_and_what_exists(run: Run, mirror: Mirror, tmp_path
         ([], "expected a NAME: tile:xla"),
         (["tile:cpu"], "tile:cpu: not a collection of TpuGraphs; expected one of tile:xla"),
         (["tile", "--split", "dev"], "--split"),
-        (["tile", "--base-url", "ftp://x"], "--base-url ftp://x: expected an address"),
         (["tile", "--from", "nowhere"], "--from nowhere: no such folder"),
-        (["tile", "--from", ".", "--base-url", "http://x"], "exclude each other"),
-        (["tile", "--repack"], "--repack: only layout graphs are repacked"),
     ],
 )
 def test_usage_errors(run: Run, arguments: list[str], match: str) -> None:
-    status, _, err = run(*arguments, network=False)
+    status, _, err = run(*arguments)
     assert status == 2
     assert match in err

@@ -1,17 +1,16 @@
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from gbr import __version__, evaluate, reproduce, submit, train
+from gbr import __version__, evaluate, reproduce, train
 from gbr.data.collection import Subset
 from gbr.download import COLLECTIONS, INDEX_FILES, Archive
-from gbr.errors import GbrError
 from tests.collection import write_collection
 from tests.made import collection
 from tests.mirror import Mirror, serving, tar
@@ -30,8 +29,9 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     for archive in (Archive(name, split) for name in COLLECTIONS for split in ("train", "valid", "test")):
         paths = sorted(archive.folder(root).iterdir())
         files[archive.name] = tar({path.relative_to(root).as_posix(): path.read_bytes() for path in paths})
-    for name, count in INDEX_FILES.values():
-        lists = {"valid_0": [0, 1, 2, 3, 3], "valid_1": [5, 0, 1]} | {f"g{n}": [0] for n in range(count - 2)}
+    for subset, name in INDEX_FILES.items():
+        absent = {f"g{number}": [0] for number in range(Archive(subset, "valid").n_graphs - 2)}
+        lists = {"valid_0": [0, 1, 2, 3, 3], "valid_1": [5, 0, 1]} | absent
         files[f"eval_indices/{name}"] = json.dumps(lists).encode()
     return files
 
@@ -40,6 +40,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 def mirror(published: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
     small = {"n_estimators": 3, "num_leaves": 4, "learning_rate": 0.3, "min_child_samples": 2}
     monkeypatch.setattr("gbr.models.params.default_capacity", lambda *_: small)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10**12))
     with serving(published) as mirror:
         yield mirror
 
@@ -67,8 +68,8 @@ def test_from_nothing_to_the_table_after_an_interrupt(
         return real_train(subset, *arguments, **settings)
 
     monkeypatch.setattr(train, "train", train_one)
-    assert reproduce.main(line(tmp_path, mirror, "--yes")) == 130
-    assert "kB to download, roughly" in capsys.readouterr().err
+    assert reproduce.main(line(tmp_path, mirror)) == 130
+    assert "kB to download, roughly 42.9 GB of features" in capsys.readouterr().err
     assert json.loads((out / "results.json").read_text())["collections"].keys() == set(COLLECTIONS[:2])
     assert "npz_layout_xla_random_valid.tar" in fetched(mirror)
     assert "npz_layout_nlp_default_train.tar" not in fetched(mirror)
@@ -76,7 +77,7 @@ def test_from_nothing_to_the_table_after_an_interrupt(
     # The same command resumes.
     mirror.requests.clear()
     interrupt_at.clear()
-    assert reproduce.main(line(tmp_path, mirror, "--yes", "--json")) == 0
+    assert reproduce.main(line(tmp_path, mirror, "--json")) == 0
     assert trained == list(COLLECTIONS)
     assert fetched(mirror) == [
         f"npz_layout_nlp_{search}_{split}.tar" for search in ("default", "random") for split in ("train", "valid")
@@ -98,29 +99,25 @@ def test_from_nothing_to_the_table_after_an_interrupt(
     assert "| 6th place: graph networks | 0.975 | 0.455 | 0.671 | 0.539 | 0.927 | 0.694 | 0.706 |" in page
     assert page.count("\n| layout:") == 4
 
-    # Nothing is left to do: no question, no request, no training; and the same figures.
+    # Nothing is left to do: no request, no training, and the same metrics.
     mirror.requests.clear()
     assert reproduce.main(line(tmp_path, mirror)) == 0
     assert capsys.readouterr().out == page
     assert mirror.requests == []
     assert len(trained) == 5
 
-    # Only the test graphs are downloaded for a submission.
-    assert reproduce.main(line(tmp_path, mirror, "--subset", "tile", "--submission", "--yes")) == 0
-    assert len(trained) == 5
-    assert fetched(mirror) == ["npz_tile_xla_test.tar"]
-    assert (out / "submission.csv").read_text().splitlines()[1].startswith("tile:xla:matmul_3,")
-    assert submit.main(["--check", str(out / "submission.csv"), "--data", str(tmp_path / "data")]) == 0
-
-    # A model of another version is trained again, after confirmation; the table keeps the other collections.
+    # A model of another version is trained again; the table keeps the other collections.
     manifest = out / "tile-xla/manifest.json"
     manifest.write_text(manifest.read_text().replace(f'"gbr": "{__version__}"', '"gbr": "0.0.0"'))
-    capsys.readouterr()
-    assert reproduce.main(line(tmp_path, mirror, "--subset", "tile")) == 2
-    assert "confirm with --yes" in capsys.readouterr().err
-    assert reproduce.main(line(tmp_path, mirror, "--subset", "tile", "--yes")) == 0
+    assert reproduce.main(line(tmp_path, mirror, "--subset", "tile")) == 0
     assert trained[5:] == ["tile:xla"]
     assert (out / "results.md").read_text().count("\n| layout:") == 4
+
+    # Damaged results are computed again.
+    (out / "results.json").write_text("{")
+    assert reproduce.main(line(tmp_path, mirror)) == 0
+    assert json.loads((out / "results.json").read_text())["collections"].keys() == set(COLLECTIONS)
+    assert len(trained) == 6
 
 
 def test_local_archives(published: dict[str, bytes], mirror: Mirror, tmp_path: Path, capsys: Capture) -> None:
@@ -129,55 +126,22 @@ def test_local_archives(published: dict[str, bytes], mirror: Mirror, tmp_path: P
             (tmp_path / "here" / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / "here" / name).write_bytes(body)
     folders = ["--data", tmp_path / "data", "--store", tmp_path / "store", "--out", tmp_path / "out", "--jobs", 1]
-    command = [*map(str, folders), "--from", str(tmp_path / "here"), "--subset", "layout:xla:random", "--yes"]
+    command = [*map(str, folders), "--from", str(tmp_path / "here"), "--subset", "layout:xla:random"]
     assert reproduce.main(command) == 0
     assert "| layout:xla:random | 2 |" in capsys.readouterr().out
     assert mirror.requests == []
 
 
-class _Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_confirmation(mirror: Mirror, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
-    assert reproduce.main(line(tmp_path, mirror, "--subset", "tile")) == 2
-    for answer in ("n\n", "\n"):
-        monkeypatch.setattr("sys.stdin", _Terminal(answer))
-        assert reproduce.main(line(tmp_path, mirror, "--subset", "tile")) == 1
-        assert "Begin? [y/N]" in capsys.readouterr().err
-    assert fetched(mirror) == []
-    assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr("sys.stdin", _Terminal("y\n"))
-    assert reproduce.main(line(tmp_path, mirror, "--subset", "tile")) == 0
-
-
 def test_a_full_disk_is_reported_beforehand(
     mirror: Mirror, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = type("Usage", (), {"free": 10**9})
-    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
-    assert reproduce.main(line(tmp_path, mirror, "--subset", "layout:nlp", "--yes")) == 1
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10**9))
+    assert reproduce.main(line(tmp_path, mirror, "--subset", "layout:nlp")) == 1
     assert "the features, roughly, needs" in capsys.readouterr().err
     assert fetched(mirror) == []
 
 
-@pytest.mark.parametrize(
-    ("arguments", "match"),
-    [
-        (["--subset", "tile:cpu"], "tile:cpu: not a collection of TpuGraphs"),
-        (["--subset", "eval-indices"], "--subset: expected collections"),
-        (["--base-url", "ftp://x", "--yes"], "--base-url ftp://x: expected an address"),
-        (["--memory", "0"], "--memory"),
-    ],
-)
-def test_usage_errors(arguments: list[str], match: str, tmp_path: Path, capsys: Capture) -> None:
-    assert reproduce.main([*arguments, "--out", str(tmp_path)]) == 2
-    assert match in capsys.readouterr().err
-
-
-def test_damaged_results_are_reported(tmp_path: Path) -> None:
-    (tmp_path / "results.json").write_text("{")
-    with pytest.raises(GbrError, match=r"results\.json: cannot be read .*remove it: models and features are kept"):
-        reproduce._read_results(tmp_path / "results.json")
+def test_only_collections_can_be_reproduced(capsys: Capture) -> None:
+    for name in ("tile:cpu", "eval-indices"):
+        assert reproduce.main(["--subset", name]) == 2
+        assert f"{name}: not a collection of TpuGraphs" in capsys.readouterr().err
