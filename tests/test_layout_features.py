@@ -237,7 +237,7 @@ def test_real_files_have_finite_vectors(shared_data: Path) -> None:
 def test_invalid_input_is_refused() -> None:
     with pytest.raises(ValueError, match="without configurable nodes"):
         LayoutExtractor(PROGRAM, np.zeros(0, np.int64))
-    with pytest.raises(ValueError, match=r"shape \(1, 4, 18\), wanted \(c, 5, 18\)"):
+    with pytest.raises(ValueError, match=r"expected shape \(c, 5, 18\), got \(1, 4, 18\)"):
         LayoutExtractor(PROGRAM, IDS).observe(np.zeros((1, 4, 18), np.int8))
 
 

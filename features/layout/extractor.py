@@ -46,7 +46,7 @@ from features.tensors import Tensors
 IntArray = NDArray[np.int64]
 Run = Callable[[Callable[[int], None], Iterable[int]], Iterable[None]]
 
-#: Configurations of a slate that are described at once.
+#: Configurations of a group that are described at once.
 _VECTORS_AT_ONCE: Final = 128
 _GROUPS: Final = (*NODE_CLASSES, "all")
 _WEIGHTS: Final = (("count", "tensors"), ("bytes", "tensors by bytes"), ("flops", "tensors by their node's operations"))
@@ -179,7 +179,7 @@ def _sections() -> dict[str, slice]:
     return {block.name: slice(*ends[at : at + 2]) for at, block in enumerate(schema().blocks)}
 
 
-#: Columns of each block; those of the slate come after all that can be told of a configuration by itself.
+#: Columns of each block; those of the slate come after all that do not depend on other configurations.
 _AT: Final = _sections()
 N_OWN: Final = _AT[slate.BLOCK.name].start
 N_PER_CONFIG: Final = _AT[slate.BLOCK.name].stop
@@ -188,9 +188,10 @@ N_PER_CONFIG: Final = _AT[slate.BLOCK.name].stop
 class LayoutExtractor:
     """Feature vectors of one graph's layout configurations.
 
-    Block by block, :meth:`observe` codes configurations and :meth:`describe` writes what can be told of each by itself.
-    When the slate has been observed whole, :meth:`frequencies` and :func:`features.layout.slate.slate_columns` give the
-    rest.  What concerns the graph alone is worked out once, and what concerns one node's row once per distinct row.
+    Block by block, :meth:`observe` codes configurations and :meth:`describe` writes the columns of each that do not
+    depend on the others.  When the whole group has been observed, :meth:`frequencies` and
+    :func:`features.layout.slate.slate_columns` give the rest.  What concerns the graph is computed once, and what
+    concerns one node's row once per distinct row.
     Several threads may describe at a time.
 
     Parameters
@@ -246,7 +247,7 @@ class LayoutExtractor:
         self._growing = Lock()
 
     def observe(self, block: NDArray[np.float32] | NDArray[np.int8]) -> tuple[Codes, NDArray[np.uint64]]:
-        """Code a block of the slate's configurations.
+        """Code a block of the group's configurations.
 
         Parameters
         ----------
@@ -261,15 +262,17 @@ class LayoutExtractor:
         Raises
         ------
         ValueError
-            For another shape, or a value that is no whole number in -1 … 5.
+            For another shape, or a value that is not an integer from -1 to 5.
         """
-        wanted = (len(self._nodes), len(LAYOUT_CONFIG))
-        if block.ndim != 3 or block.shape[1:] != wanted:
-            raise ValueError(f"layout configurations have shape {block.shape}, wanted (c, {wanted[0]}, {wanted[1]})")
+        expected = (len(self._nodes), len(LAYOUT_CONFIG))
+        if block.ndim != 3 or block.shape[1:] != expected:
+            raise ValueError(
+                f"layout configurations: expected shape (c, {expected[0]}, {expected[1]}), got {block.shape}"
+            )
         return self._table.encode(block)
 
     def describe(self, codes: Codes, out: Float32Array) -> None:
-        """Write all columns that do not need the whole slate.
+        """Write all columns that do not need the whole group.
 
         Parameters
         ----------
@@ -311,16 +314,16 @@ class LayoutExtractor:
         return slate.row_frequencies(codes, self._nodes.classes, usual)
 
     def vectors(self, configs: NDArray[np.float32] | NDArray[np.int8], run: Run = map) -> Float32Array:
-        """Feature vectors, float32 (c, len(schema)), of a whole slate at once.
+        """Feature vectors, float32 (c, len(schema)), of a whole group at once.
 
-        May be called again for another slate, which is described as if it were the first; what its rows mean is not
+        May be called again for another group, which is described as if it were the first; what its rows mean is not
         worked out anew.
 
         Parameters
         ----------
         configs : float32 or int8 (c, nodes, 18)
         run : callable
-            As ``map``, which it is by default: that of a pool of threads works on parts of the slate side by side.
+            As ``map``, which it is by default: that of a pool of threads works on parts of the group side by side.
         """
         self._table.forget_counts()
         codes, digests = self.observe(configs)

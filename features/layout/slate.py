@@ -1,7 +1,7 @@
 """A configuration relative to the other configurations of its graph.
 
 The search that made a ``default`` collection is genetic, so a row that many configurations share is probably good
-(11th place of the Kaggle competition).  Frequencies, ranks and z-scores need the whole slate.
+(11th place of the Kaggle competition).  Frequencies, ranks and z-scores need the whole group.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from features.schema import Block, Column, Float32Array
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 
-#: Aggregates that are ranked within the slate, by full column name.
+#: Aggregates that are ranked within the group, by full column name.
 MAIN: Final = (
     "layout.all.output.set.count",
     "layout.all.output.kept.bytes",
@@ -37,9 +37,9 @@ MAIN: Final = (
     "copies.all.cost",
     "slate.all.frequency.count",
 )
-#: Padding that is compared with the least of the slate.
+#: Padding that is compared with the least of the group.
 PADDED: Final = tuple(f"layout.{kind}.output_padding" for kind in KINDS)
-#: Columns of other blocks that are compared within the slate; the last of MAIN comes with the frequencies.
+#: Columns of other blocks that are compared within the group; the last of MAIN comes with the frequencies.
 COMPARED: Final = (*MAIN[:-1], *PADDED)
 _GROUPS: Final = (*NODE_CLASSES, "all")
 N_FREQUENCY: Final = 3 * len(_GROUPS) + 1
@@ -53,20 +53,20 @@ BLOCK: Final = Block(
             Column(f"{group}.{name}", unit, f"{group} nodes: {doc}")
             for group in _GROUPS
             for name, unit, doc in (
-                ("frequency.count", "log2", "mean log share of the slate that has the same row"),
+                ("frequency.count", "log2", "mean log share of the group that has the same row"),
                 ("frequency.bytes", "log2", "the same, weighted by the nodes' bytes"),
-                ("modal", "share", "part whose row is the slate's most frequent"),
+                ("modal", "share", "part whose row is the group's most frequent"),
             )
         ),
-        Column("rarest", "log2", "Log share of the slate that has the rarest row of this configuration"),
-        Column("duplicates", "log2", "Configurations of the slate that are identical to this one"),
+        Column("rarest", "log2", "Log share of the group that has the rarest row of this configuration"),
+        Column("duplicates", "log2", "Configurations of the group that are identical to this one"),
         Column("alike", "log2", "Configurations of the slate with the same layouts in effect"),
         *(
-            Column(f"{kind}.{name}", unit, f"{doc} of {name} within the slate")
+            Column(f"{kind}.{name}", unit, f"{doc} of {name} within the group")
             for name in MAIN
             for kind, unit, doc in (("rank", "share", "Mean rank from 0 to 1"), ("z", "deviations", "Z-score"))
         ),
-        *(Column(f"over_least.{name}", "log2", f"{name} over the slate's least") for name in PADDED),
+        *(Column(f"over_least.{name}", "log2", f"{name} over the group's least") for name in PADDED),
     ),
     per_config=True,
 )
@@ -179,7 +179,7 @@ def slate_columns(
     Parameters
     ----------
     own : float32 (c, len(COMPARED))
-        Columns :data:`COMPARED` of the whole slate.
+        Columns :data:`COMPARED` of the whole group.
     frequency : float32 (c, N_FREQUENCY)
     alike : uint64 (c,)
         Of :func:`row_frequencies`.
@@ -217,7 +217,7 @@ def relative_columns(
         values = column.astype(np.float64)
         yield mean_ranks(values)
         spread = values.std()
-        # Sums of equal terms in float32 leave dust; a spread that small is none.
+        # Sums of equal terms in float32 leave rounding errors; a spread that small is none.
         scale = spread if spread > 1e-6 * max(1.0, float(np.abs(values).max(initial=0.0))) else np.inf
         yield (values - values.mean()) / scale
     for name in PADDED:
@@ -256,14 +256,14 @@ _RANKED: Final = len(COMPARED) - len(PADDED)
 
 
 def replaced(own: Float32Array, row: int, values: Float32Array) -> Float32Array:
-    """What :data:`REPLACED` would be for one configuration of a slate, were its own columns others.
+    """What :data:`REPLACED` would be for one configuration of a group, were its own columns others.
 
-    As :func:`features.layout.slate.slate_columns` would say of the whole slate, without going through it for each.
+    As :func:`features.layout.slate.slate_columns` would say of the whole group, without going through it for each.
 
     Parameters
     ----------
     own : float32 (c, len(COMPARED))
-        Columns :data:`features.layout.slate.COMPARED` of the whole slate.
+        Columns :data:`features.layout.slate.COMPARED` of the whole group.
     row : int
         The configuration.
     values : float32 (b, len(COMPARED))
@@ -285,7 +285,7 @@ def replaced(own: Float32Array, row: int, values: Float32Array) -> Float32Array:
         squares = ((rest - level) ** 2).sum() + len(rest) * (level - mean) ** 2 + (value - mean) ** 2
         spread = np.sqrt(squares / count)
         largest = np.maximum(np.abs(rest).max(initial=0.0), np.abs(value))
-        # A spread that is dust counts as none, as it does there.
+        # A spread of rounding errors counts as none, as it does there.
         scale = np.where(spread > 1e-6 * np.maximum(1.0, largest), spread, np.inf)
         out[:, 2 * place + 1] = (value - mean) / scale
     least = others[:, _RANKED:].min(axis=0, initial=np.inf)
