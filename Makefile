@@ -1,12 +1,12 @@
-# Everything a developer or a visitor does here.  Each target first sets up what it needs in .venv, once;
-# it needs Python 3.11 or newer with pip and venv, and nothing else.
+# Common tasks.  Each target first installs what it needs into .venv, once.
+# Requires Python 3.11 or newer with pip and venv.
 #
-#   make demo SUBSET=layout         another collection
-#   make test ARGS="-k kendall -x"  arguments for pytest
-#   make bench ARGS=--quick         a look at speed in minutes
-#   make quality ARGS="--folds 0"   arguments for the quality bench
-#   make test PYTHON=python3.12     another interpreter for .venv
-#   make oldest ARGS="-k ranker"    the same, with the oldest dependencies
+#   make demo SUBSET=layout         use another collection
+#   make test ARGS="-k kendall -x"  pass arguments to pytest
+#   make bench ARGS=--quick         run short speed benchmarks
+#   make quality ARGS="--folds 0"   pass arguments to the quality benchmark
+#   make test PYTHON=python3.12     use another interpreter for .venv
+#   make oldest ARGS="-k ranker"    run some tests with the oldest dependencies
 
 SUBSET ?= tile
 ARGS   ?=
@@ -17,15 +17,15 @@ PY   := $(VENV)/bin/python
 DEMO := runs/demo
 PINS := --constraint constraints.txt
 
-# Tests of what is compiled, and of what reads bytes: run as plain Python, and with every index checked.
-KERNELS := $(addprefix tests/test_, $(addsuffix .py, program tile traffic \
-  layout_features layout_rows loops pairs ranknet npz hlo hlo_bytes)) \
+# Tests of compiled kernels and of readers, which `make kernels` runs as plain Python and with bounds checks.
+KERNELS := $(addprefix tests/test_, $(addsuffix .py, program tile \
+  layout_features layout_rows layout_copies layout_runs loops losses npz hlo)) \
   tests/test_drift.py::test_columns_have_their_pinned_values
 
-# Waiting OpenMP threads sleep: left to spin, they slow a fit a hundredfold on a machine with other work.
+# Waiting OpenMP threads sleep: busy waiting slows a fit a hundredfold on a loaded machine.
 export OMP_WAIT_POLICY := PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# Where `openmp` below puts the OpenMP runtime on a system without one.
+# Folder of the OpenMP runtime that `openmp` below provides on a system without one.
 export LD_LIBRARY_PATH := $(CURDIR)/$(VENV)/openmp$(if $(LD_LIBRARY_PATH),:$(LD_LIBRARY_PATH))
 
 .DEFAULT_GOAL := help
@@ -44,48 +44,48 @@ demo: $(VENV)/.demo ## Features, training and evaluation on the measured data th
 test: $(VENV)/.dev ## Run the tests
 	@$(PY) -m pytest $(ARGS)
 
-kernels: $(VENV)/.dev ## Run the tests of kernels and readers as plain Python, then with every index checked
+kernels: $(VENV)/.dev ## Run the tests of kernels and readers as plain Python, then with bounds checks
 	@NUMBA_DISABLE_JIT=1 $(PY) -m pytest $(KERNELS) $(ARGS)
 	@NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(CURDIR)/$(VENV)/numba-checked $(PY) -m pytest $(KERNELS) $(ARGS)
 
-# Numba keeps one cache per version, or they would take turns to throw the other's code away.
+# One Numba cache per environment: another version of Numba would discard it.
 oldest newest: export NUMBA_CACHE_DIR = $(CURDIR)/.venv-$@/numba
 
 oldest: ## Run the tests with the oldest dependencies that pyproject.toml allows, in .venv-oldest (Python 3.11)
 	@$(MAKE) --no-print-directory test VENV=.venv-oldest PINS='--constraint constraints-oldest.txt' PYTHON=python3.11
 
-newest: ## Run the tests with the newest dependencies that there are, in .venv-newest
+newest: ## Run the tests with the newest dependencies, in .venv-newest
 	@rm -f .venv-newest/.dev
 	@$(MAKE) --no-print-directory test VENV=.venv-newest PINS='--upgrade --upgrade-strategy eager'
 
-lint: $(VENV)/.dev ## Check style, types and who imports whom
+lint: $(VENV)/.dev ## Check style, types and imports between modules
 	@$(PY) -m ruff check --quiet .
 	@$(PY) -m ruff format --quiet --check .
 	@$(PY) -m mypy --no-error-summary
-	@told=$$($(VENV)/bin/lint-imports --no-logo) || { echo "$$told"; exit 1; }
+	@output=$$($(VENV)/bin/lint-imports --no-logo) || { echo "$$output"; exit 1; }
 
 bench: $(VENV)/.dev ## Measure speed; table and pages in benchmarks/results
 	@$(PY) -m benchmarks $(ARGS)
 
-quality: $(VENV)/.dev ## Measure how well held-out graphs are ranked (hours; goes on where it stopped)
+quality: $(VENV)/.dev ## Measure how well held-out graphs are ranked (hours; resumes when interrupted)
 	@$(PY) -m benchmarks.quality $(ARGS)
 
 soak: $(VENV)/.dev ## Fuzz the readers and kill commands (hours)
 	@$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[soak]'
 	@for driver in fuzz kills; do $(PY) -m tests.soak.$$driver $(ARGS) || exit; done
 
-clean: ## Remove .venv, caches and the feature store; trained models stay
+clean: ## Remove .venv, caches and the feature store; keep trained models
 	@rm -rf $(VENV) .venv-oldest .venv-newest build dist *.egg-info .mypy_cache .ruff_cache .hypothesis .import_linter_cache .benchmarks data/store
 	@find features gbr tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.dev: EXTRAS := [cluster,collect,dev,search]
 $(VENV)/.demo $(VENV)/.dev: pyproject.toml $(wildcard constraints*.txt) $(VENV)/.made
-	@echo "gbr: installing gbr$(EXTRAS) and what it needs into $(VENV)" >&2
+	@echo "gbr: installing gbr$(EXTRAS) and its dependencies into $(VENV)" >&2
 	@$(PY) -m pip install --quiet $(PINS) --editable '.$(EXTRAS)'
 	@$(openmp)
 	@touch $@
 
-# An environment whose interpreter went away is made again; one that works is kept, whoever made it.
+# Recreate an environment whose interpreter is missing; keep one that works.
 ifneq ($(shell [ -x $(PY) ] && $(PY) -c 'import sys, pip; print(sys.version_info >= (3, 11))' 2>/dev/null),True)
 .PHONY: $(VENV)/.made
 endif
@@ -99,18 +99,18 @@ $(VENV)/.made:
 	    else chosen=$$python; break; fi; \
 	  done; \
 	  if [ -n "$$chosen" ]; then \
-	    echo "gbr: making $(VENV) with $$chosen ($$found)" >&2; \
+	    echo "gbr: creating $(VENV) with $$chosen ($$found)" >&2; \
 	    $$chosen -m venv --clear $(VENV); \
 	  elif [ -n "$$bare" ]; then \
-	    echo "gbr: $$bare comes without its venv module; on Debian or Ubuntu: apt-get install $$(basename $$bare)-venv" >&2; exit 1; \
+	    echo "gbr: $$bare: expected the modules venv and ensurepip; on Debian or Ubuntu: apt-get install $$(basename $$bare)-venv" >&2; exit 1; \
 	  else \
-	    echo "gbr: Python 3.11 or newer is needed and none of [$(PYTHON)] is;$$old" \
-	      "install one or name it: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; \
+	    echo "gbr: expected Python 3.11 or newer, found none among [$(PYTHON)];$$old" \
+	      "install it or give its path: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; \
 	  fi; \
 	fi
 	@touch $@
 
-# LightGBM's wheel expects libgomp.so.1 from the system, which a bare one lacks; scikit-learn's wheel brings a copy.
+# LightGBM's wheel needs libgomp.so.1 from the system; where it is missing, use the copy in scikit-learn's wheel.
 define openmp
 [ "$$(uname)" != Linux ] || $(PY) -c 'import ctypes; ctypes.CDLL("libgomp.so.1")' 2>/dev/null || { \
   mkdir -p $(VENV)/openmp && ln -sf $(CURDIR)/$$(ls $(VENV)/lib/python3*/site-packages/scikit_learn.libs/libgomp*) \

@@ -14,7 +14,7 @@ from gbr import Ranker
 from gbr.data.files import atomic_write
 
 README: Final = Path(__file__).parents[1] / "README.md"
-#: Around the table of a kind of collection.
+#: Markers around the table of one kind of collection.
 BEGIN: Final = "<!-- results {kind}: begin -->\n"
 END: Final = "<!-- results {kind}: end -->\n"
 GRAPHS: Final = {"tile": "kernels", "layout": "programs"}
