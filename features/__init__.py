@@ -5,5 +5,5 @@
 
 from typing import Final
 
-#: Distinguishes this package from another package of the same name.
+#: Distinguishes this package from other packages named ``features``.
 OWNER: Final = "gbr"

@@ -1,8 +1,8 @@
-"""The options of all Numba kernels.
+"""Options of all Numba kernels.
 
-Lazy compilation (eager signatures reject read-only arrays), a cache on disk, no GIL, IEEE division instead of
-exceptions.  Never ``fastmath``: inputs may contain NaN.  Numba's cache does not notice an edit in another file, so a
-kernel calls only helpers of its own module, and imports only constants that do not change.
+Kernels are compiled lazily (eager signatures reject read-only arrays), cached on disk, release the GIL and divide by
+IEEE rules.  They never use ``fastmath``, because inputs may contain NaN.  Numba's cache does not detect an edit in
+another file, so a kernel calls only helpers of its own module, and imports only constants that do not change.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def kernel(inline: bool = False) -> Callable[[Any], Any]:
     Parameters
     ----------
     inline : bool
-        Insert the function body at its call sites: a call passes each array as several words on the stack.
+        Insert the function body at its call sites, which saves the cost of passing arrays.
     """
 
     def compiled(function: Any) -> Any:

@@ -15,7 +15,7 @@ IntArray = NDArray[np.int64]
 
 
 class Csr(NamedTuple):
-    """Neighbour lists in one flat array: those of node ``i`` are ``items[indptr[i]:indptr[i + 1]]``."""
+    """Neighbour lists in one flat array: node ``i`` has the neighbours ``items[indptr[i]:indptr[i + 1]]``."""
 
     indptr: IntArray
     items: IntArray
@@ -40,8 +40,8 @@ def _csr(keys: IntArray, items: IntArray, n_nodes: int) -> Csr:
 def _depth(operands):  # type: ignore[no-untyped-def]
     depth = np.zeros(len(operands.indptr) - 1, np.int64)
     for node in range(len(depth)):
-        for at in range(operands.indptr[node], operands.indptr[node + 1]):
-            depth[node] = max(depth[node], depth[operands.items[at]] + 1)
+        for index in range(operands.indptr[node], operands.indptr[node + 1]):
+            depth[node] = max(depth[node], depth[operands.items[index]] + 1)
     return depth
 
 
@@ -78,7 +78,7 @@ class Program:
 
     @cached_property
     def depth(self) -> IntArray:
-        """Longest path from a node without operands, in edges, int64 (n,)."""
+        """Length of the longest path from a node without operands, in edges, int64 (n,)."""
         return np.asarray(_depth(self.operands))
 
     def hops(self, seeds: ArrayLike, k: int) -> IntArray:

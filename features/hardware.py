@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-#: Cache levels with columns of their own.
+#: Maximum number of cache levels.
 N_LEVELS: Final = 3
 
-#: Units of tile bounds: elements along the logical dimensions; or, along the dimensions in memory order (major to
-#: minor), whole registers for the last two.
+#: Units of tile bounds.  ``elements``: elements along the logical dimensions.  ``registers``: the dimensions are in
+#: memory order (major to minor), and the last two count whole registers.
 TILE_BOUNDS: Final = ("elements", "registers")
 
-#: Bytes of the elements in which the rows and lanes of a register are counted.
+#: Bytes of one lane of a register with sublanes.
 _WORD: Final = 4
 
 
@@ -41,7 +41,7 @@ class Hardware:
     vector_bytes : int
         Width of the widest vector register: all of its sublanes.
     line_bytes : int
-        Bytes that memory and cache exchange at once.
+        Size of a cache line.
     caches : tuple of Cache
         From the fastest to the largest, up to three.
     sublanes : int
@@ -52,7 +52,7 @@ class Hardware:
     Raises
     ------
     ValueError
-        For sizes that are not positive or do not fit together, or a wrong number of caches.
+        For sizes that are not positive or inconsistent, or an invalid number of caches.
     """
 
     name: str
@@ -79,8 +79,9 @@ class Hardware:
     def register_tile(self, width: float) -> tuple[int, int]:
         """Extents of a register along the second minor and the minor-most dimension, for elements of ``width`` bytes.
 
-        With sublanes, elements shorter than four bytes share a lane (16 x 128 of two bytes on a TPU) and longer ones
-        take several registers; without, shorter elements give more lanes and longer ones fewer.
+        With sublanes, elements shorter than four bytes share a lane (16 x 128 elements of two bytes on a TPU) and
+        longer elements take several registers.  Without sublanes, the number of lanes is the register width divided by
+        the element width.
 
         Returns
         -------

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-#: Opcode names by id; 0 stands for an unknown opcode.
+#: Opcode names by id; id 0 is an unknown opcode.
 OPCODES: Final[tuple[str, ...]] = (
     "unknown",
     *"""
@@ -29,7 +29,7 @@ OPCODES: Final[tuple[str, ...]] = (
 OPCODE_ID: Final[dict[str, int]] = {name: number for number, name in enumerate(OPCODES)}
 N_OPCODES: Final = len(OPCODES)
 
-#: Dimensions that TpuGraphs stores; HLO allows more.
+#: Maximum rank in TpuGraphs; HLO allows more.
 MAX_RANK: Final = 6
 
 
@@ -93,7 +93,7 @@ TILE_CONFIG: Final[tuple[str, ...]] = (
     *_with_totals("input_bounds"),
 )
 
-#: Names of the 18 columns of one configurable node's layouts, minor to major, -1-padded; all -1: the compiler decides.
+#: Names of the 18 layout columns of a configurable node, minor to major, -1-padded; all -1: the compiler decides.
 LAYOUT_CONFIG: Final[tuple[str, ...]] = (
     *_slots("output_layout", MAX_RANK),
     *_slots("input_layout", MAX_RANK),

@@ -40,10 +40,14 @@ _FORWARD, _INPUT, _WEIGHT, _DOT = range(len(KINDS))
 
 
 class DotDims(NamedTuple):
-    """Roles of the dimensions of a dot; those of the operands are in the order of the result's and of each other."""
+    """Roles of the dimensions of a dot.
+
+    Dimensions of the operands are in the order of the corresponding dimensions of the result; ``left_k`` and
+    ``right_k`` are in the same order.
+    """
 
     swapped: bool  # whether the second operand is the left one
-    batch: Dims  # of the result, as m and n
+    batch: Dims  # batch, m and n are dimensions of the result
     m: Dims
     n: Dims
     left_batch: Dims
@@ -70,7 +74,7 @@ class ConvDims(NamedTuple):
 
 
 def _operand_shapes(program: Program, tensors: Tensors, node: int) -> list[Shape]:
-    """Shapes of the two operands; a tensor multiplied with itself is one edge."""
+    """Shapes of the two operands; a tensor multiplied with itself has a single edge."""
     operands = program.operands.of(node)
     return [tensors.shape(operand) for operand in (np.repeat(operands, 2) if len(operands) == 1 else operands)]
 
@@ -78,9 +82,9 @@ def _operand_shapes(program: Program, tensors: Tensors, node: int) -> list[Shape
 def dot_roles(program: Program, tensors: Tensors, node: int) -> DotDims | None:
     """Dimension roles of a dot, or None if no assignment fits the shapes.
 
-    If several fit (equal extents, a matrix times its transpose), the one with the fewest batch dimensions is chosen,
-    then one that contracts the last dimensions of the left and the first free ones of the right operand, then the given
-    operand order.
+    If several assignments fit (equal extents, a matrix times its transpose), prefer the fewest batch dimensions, then
+    the contraction of the last dimensions of the left with the first free dimensions of the right operand, then the
+    given operand order.
     """
     shapes, result = _operand_shapes(program, tensors, node), tensors.shape(node)
     if len(shapes) != 2:
@@ -97,7 +101,7 @@ def dot_roles(program: Program, tensors: Tensors, node: int) -> DotDims | None:
 
 
 def _is_plain(dims: DotDims) -> bool:
-    """Whether the last dimensions of the left operand and the first free ones of the right are contracted."""
+    """Whether the last dimensions of the left and the first free dimensions of the right operand are contracted."""
     return all(k > m for k in dims.left_k for m in dims.left_m) and all(
         k < n for k in dims.right_k for n in dims.right_n
     )
@@ -165,11 +169,10 @@ def conv_roles(program: Program, tensors: Tensors, node: int) -> ConvDims | None
 def conv_kind(program: Program, tensors: Tensors, node: int) -> int:
     """Kind of a convolution, an index into :data:`KINDS`.
 
-    The gradient of a kernel sums over examples, so the leading dimension of its input is the feature, and its window is
-    as large as an image.  The gradient of an input has a dilated input (the stride of the forward pass), a reversed
-    window, or the feature dimensions of the kernel in the opposite order: a forward pass has input before output if
-    they come last (HWIO) and output before input if they come first (OIHW).  A transposed convolution counts as a
-    gradient.
+    A kernel gradient sums over examples: the feature dimension of its input precedes the batch dimension, and its
+    window is as large as an image.  An input gradient has a dilated input (the stride of the forward pass), a reversed
+    window, or the feature dimensions of the kernel in reversed order (a forward pass has HWIO or OIHW).  A transposed
+    convolution counts as an input gradient.
     """
     numbers = program.feat[node, CONV_NUMBERS : CONV_NUMBERS + 14].astype(int).tolist()
     n_spatial = max(int(tensors.rank[node]) - 2, 0)
@@ -225,7 +228,7 @@ def anchor_of(program: Program, tensors: Tensors) -> int:
 
 
 def result_of(program: Program, tensors: Tensors) -> int:
-    """The node whose output the kernel writes; for a tuple its largest member, also within a fusion or call."""
+    """The node whose output the kernel writes; for a tuple, its largest member, also within a fusion or call."""
     flagged = np.flatnonzero(program.feat[:, _ROOT] > 0)
     node = int(flagged[-1]) if len(flagged) else len(program) - 1
     while tensors.elements[node] == 0 and len(program.operands.of(node)):
@@ -243,16 +246,16 @@ def body_roots(program: Program, node: int) -> IntArray:
 
 
 def parameter_operands(program: Program, tensors: Tensors) -> dict[int, int]:
-    """Operand of the caller that a parameter of a called computation stands for.
+    """Map parameters of called computations to operands of the callers.
 
-    TpuGraphs lists the nodes of a called computation before its caller and links the caller to the root of the
-    computation; the parameters of the computation have no edge to the operands of the caller.
+    In TpuGraphs, the nodes of a called computation precede its caller, and an edge links the caller to the root of the
+    computation; no edge links the parameters of the computation to the operands of the caller.
 
     Returns
     -------
     dict of int to int
-        Parameter node to operand node, if exactly one parameter of the computation and one operand of its only caller
-        have this element type and shape.
+        Operand node by parameter node, where exactly one parameter of the computation and one operand of its only
+        caller have the same element type and shape.
     """
     links: dict[int, int] = {}
     assigned: set[int] = set()

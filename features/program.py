@@ -14,7 +14,7 @@ from features.operations import anchor_of, result_of
 from features.schema import Block, Column, Float32Array
 from features.tensors import Tensors
 
-#: Opcodes by class of cost; all others are of class ``other``.
+#: Opcodes by cost class; all others are of class ``other``.
 CLASSES: Final[dict[str, tuple[str, ...]]] = {
     name: tuple(opcodes.split())
     for name, opcodes in {
@@ -57,7 +57,7 @@ OPCODES_BLOCK: Final = Block(
         *(Column(f"op.{name}", "count", f"Nodes of opcode {name}") for name in OPCODES),
         Column("nodes", "count", "Nodes"),
         Column("edges", "count", "Edges"),
-        Column("depth", "edges", "Longest path"),
+        Column("depth", "edges", "Length of the longest path"),
     ),
     per_config=False,
 )
@@ -133,7 +133,7 @@ def _log_signed_statistics(feat, columns):  # type: ignore[no-untyped-def]
                 value = np.log2(1.0 + raw)
             elif raw < 0:
                 value = -np.log2(1.0 - raw)
-            # Welford: the two-pass variance would cancel for nearly constant columns.
+            # Welford's algorithm: the mean of squares minus the squared mean cancels for nearly constant columns.
             delta = value - mean[column]
             mean[column] += delta / (node + 1)
             square[column] += delta * (value - mean[column])
@@ -189,15 +189,15 @@ def _neighborhood_each(operands, users, classes, nbytes, seeds, radius, n_classe
                 node = queue[head]
                 head += 1
                 for neighbors in (operands, users):
-                    for at in range(neighbors.indptr[node], neighbors.indptr[node + 1]):
-                        other = neighbors.items[at]
+                    for index in range(neighbors.indptr[node], neighbors.indptr[node + 1]):
+                        other = neighbors.items[index]
                         if seen_by[other] != seed:
                             seen_by[other] = seed
                             queue[tail] = other
                             tail += 1
-            for at in range(tail):
-                out[seed, hop, classes[queue[at]]] += 1
-                out[seed, hop, n_classes] += nbytes[queue[at]]
+            for index in range(tail):
+                out[seed, hop, classes[queue[index]]] += 1
+                out[seed, hop, n_classes] += nbytes[queue[index]]
     return out
 
 
@@ -207,7 +207,7 @@ def neighborhood_each(program: Program, tensors: Tensors, seeds: ArrayLike, radi
     Returns
     -------
     float64 (seeds, radius, len(CLASS_NAMES) + 1)
-        Within 1, 2 … ``radius`` edges.
+        Within 1, 2, … ``radius`` edges.
     """
     start = np.asarray(seeds, np.int64).reshape(-1)
     classes = CLASS_OF[program.opcode]

@@ -1,4 +1,4 @@
-"""The meaning of a feature vector: named columns in named blocks, and a hash that changes with the meaning."""
+"""The schema of a feature vector: named columns in named blocks, and a hash that changes with their meaning."""
 
 from __future__ import annotations
 

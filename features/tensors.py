@@ -40,8 +40,8 @@ def slots(feat: NDArray[np.float32], stem: str, count: int = MAX_RANK) -> IntArr
 def minor_to_major(layout: Sequence[int] | IntArray, rank: int) -> IntArray:
     """Complete a minor-to-major order to ``rank`` dimensions, int64 (rank,).
 
-    A layout may name only the minor-most dimensions; the others follow in row-major order.  An invalid layout (a
-    dimension twice or out of range) is read as row-major.
+    If a layout names only the minor-most dimensions, the others follow in row-major order.  An invalid layout (a
+    repeated or out-of-range dimension) is read as row-major.
     """
     named = [int(dim) for dim in layout[:rank]]
     if -1 in named:
@@ -59,7 +59,7 @@ class Tensors:
     ----------
     feat : float32 (n, 140)
     row_major : bool
-        Take every tensor as row-major and ignore the layout columns.
+        Treat every tensor as row-major and ignore the layout columns.
     """
 
     feat: NDArray[np.float32]
@@ -67,11 +67,11 @@ class Tensors:
 
     @classmethod
     def of(cls, program: Program) -> Tensors:
-        """The tensors of a program; layouts that no compiler has assigned are ignored.
+        """The tensors of a program; inferred layouts, which no compiler has assigned, are ignored.
 
-        Before layout assignment, HLO's shape inference gives a transpose the permuted layout of its operand and passes
-        it on to its users.  A program with such a transpose whose parameters are all row-major has no assigned layouts,
-        so all its tensors are taken as row-major.
+        Before layout assignment, HLO's shape inference gives a transpose the permuted layout of its operand and
+        propagates it to its users.  If a program has such a transpose and all its parameters are row-major, no layouts
+        have been assigned, so all tensors are treated as row-major.
         """
         plain = cls(program.feat)
         inputs = np.flatnonzero(program.opcode == OPCODE_ID["parameter"])
@@ -97,23 +97,23 @@ class Tensors:
 
     @cached_property
     def rank(self) -> IntArray:
-        """Dimensions, int64 (n,): the extents before the first 0."""
+        """Number of dimensions, int64 (n,): the number of extents before the first 0."""
         return np.asarray(np.cumprod(self.dims > 0, axis=1).sum(axis=1), np.int64)
 
     @cached_property
     def elements(self) -> NDArray[np.float64]:
-        """Elements, float64 (n,); 0 for tuples and tokens, 1 for scalars."""
+        """Number of elements, float64 (n,); 0 for tuples and tokens, 1 for scalars."""
         sizes = np.where(np.arange(MAX_RANK) < self.rank[:, None], self.dims, 1).prod(axis=1, dtype=np.float64)
         return np.where(self.feat[:, _NO_ARRAY].any(axis=1), 0.0, sizes)
 
     @cached_property
     def width(self) -> NDArray[np.float64]:
-        """Bytes of one element, float64 (n,), by element type: TpuGraphs leaves ``element_size_in_bits`` at 0."""
+        """Bytes of one element, float64 (n,), by element type, as ``element_size_in_bits`` is 0 in TpuGraphs."""
         return _WIDTH[self.element_type]
 
     @cached_property
     def nbytes(self) -> NDArray[np.float64]:
-        """Bytes, float64 (n,)."""
+        """Size in bytes, float64 (n,)."""
         return self.elements * self.width
 
     @cached_property

@@ -1,9 +1,9 @@
 """Why a model ranks one configuration of a graph before another: by column, by block, and by node or loop.
 
-Columns are credited by the model's own attribution (:meth:`gbr.models.base.Model.compare`), whose effects sum to the
-difference of the scores.  Nodes and loops ("parts") are credited by swapping one part at a time: into the second
-configuration what the first chose for it, and into the first what the second chose.  The mean of both effects does not
-depend on which configuration is called first; with two parts it is the Shapley value.
+Effects of columns are the model's own attribution (:meth:`gbr.models.base.Model.compare`) and sum to the difference of
+the scores.  Effects of nodes and loops ("parts") are computed by swapping the choices of the two configurations for one
+part at a time.  The effect is the mean of the changes of both scores, so that it does not depend on the order of the
+configurations; with two parts it is the Shapley value.
 """
 
 from __future__ import annotations
@@ -45,17 +45,17 @@ FloatArray = NDArray[np.float64]
 Float32Array = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
-#: Parts named with a column, and the share of its largest change by one part that another part must reach.
+#: Maximum number of parts listed for a column, and minimum change relative to the largest change of the column.
 _MAX_BEHIND: Final = 3
 _MIN_CHANGE: Final = 0.1
-#: Layout configurations described at a time.
+#: Layout configurations extracted at a time.
 _BATCH: Final = 128
 _SLOTS: Final = 6
-#: Kind of a copy at one node -> its description.
+#: Description by kind of a copy at one node.
 _COPIES: Final = {
-    "out": "{node} output: from the graph's layout to the one set",
-    "back": "{node} {role}: from the layout set to the graph's",
-    "entry": "{node} {role}: from the graph's layout to the one set",
+    "out": "{node} output: from the graph's layout to the configured one",
+    "back": "{node} {role}: from the configured layout to the graph's",
+    "entry": "{node} {role}: from the graph's layout to the configured one",
 }
 
 
@@ -67,7 +67,7 @@ class ColumnEffect:
     unit: str
     doc: str
     values: tuple[float, float]
-    effect: float  # what it adds to the lead of the first configuration
+    effect: float  # contribution to the lead of the first configuration
     behind: tuple[tuple[str, float], ...]  # parts that change the column most when swapped, and by how much
 
 
@@ -86,8 +86,8 @@ class TensorChange:
 
     role: str  # output, input or kernel
     shape: str
-    layouts: tuple[str | None, str | None]  # as set, minor to major; None when left to the compiler
-    minor: tuple[int, int]  # extent of the minor-most dimension in effect
+    layouts: tuple[str | None, str | None]  # configured layout, minor to major; None if left to the compiler
+    minor: tuple[int, int]  # extent of the minor-most dimension
     padding: tuple[float, float]  # volume in whole registers over volume
 
 
@@ -120,7 +120,7 @@ class LoopChange:
     tiles: tuple[int, int]  # steps of one tile
     trips: tuple[int, int]  # number of tiles
     waste: tuple[float, float]  # steps of all tiles over the extent, minus 1
-    strides: dict[str, float]  # bytes between neighbours along the loop, by role of the operand; 0: independent of it
+    strides: dict[str, float]  # step in bytes per iteration, by role of the operand; 0 if independent of the loop
     effect: float  # of swapping its tile; 0 for equal tiles
 
 
@@ -132,31 +132,31 @@ class OperandChange:
     role: str
     shape: str
     nbytes: float
-    footprint: tuple[float, float]  # of it in one tile
-    run: tuple[float, float]  # in one contiguous run of a tile
-    moved: tuple[float, float]  # over all tiles, when only the innermost tile loops reuse it
+    footprint: tuple[float, float]  # bytes in one tile
+    run: tuple[float, float]  # bytes in one contiguous run of a tile
+    moved: tuple[float, float]  # bytes moved by all tiles, if only the innermost tile loops reuse the operand
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why a configuration is ranked before (or after) another one.  Positive effects favour the first."""
+    """Why one configuration is ranked before (or after) another.  Positive effects favour the first."""
 
     graph: str  # path
     kind: str  # tile or layout
     n_configs: int
-    configs: tuple[int, int]  # the configuration in question, and the one it is compared with
+    configs: tuple[int, int]  # the explained configuration, and the one it is compared with
     chosen: str  # how the second was chosen: given, (compiler's) default, median or (predicted) best
     scores: tuple[float, float]  # lower is predicted faster
     places: tuple[int, int]  # ranks in the predicted order, from 1; ties as in the file
     runtimes: tuple[float, float] | None  # measured, over the normalizer if there is one
     lead: float  # second score minus first: the sum of the effects of all columns
     blocks: tuple[BlockEffect, ...]  # largest effect first; they sum to the lead
-    columns: tuple[ColumnEffect, ...]  # with different values and an effect, largest effect first
-    alike: float  # sum of the effects of columns with equal values, which trees use together with others
-    parts: str  # what is swapped: "configurable nodes" or "loops"
-    n_parts: int  # those that differ
+    columns: tuple[ColumnEffect, ...]  # columns with different values and an effect, largest effect first
+    alike: float  # sum of the effects of columns with equal values, through interactions
+    parts: str  # kind of the swapped parts: "configurable nodes" or "loops"
+    n_parts: int  # number of parts that differ
     nodes: tuple[NodeChange, ...] = ()  # layout: largest effect first
-    copies: tuple[Copy, ...] = ()  # layout: those that differ, largest difference in bytes first
+    copies: tuple[Copy, ...] = ()  # layout: copies that differ, largest difference in bytes first
     kernel: str | None = None  # tile: the heaviest operation
     loops: tuple[LoopChange, ...] = ()  # tile: all loops
     operands: tuple[OperandChange, ...] = ()  # tile
@@ -168,11 +168,11 @@ class Explanation:
 
 @dataclass(frozen=True, eq=False)
 class _Parts:
-    """The nodes or loops that two configurations choose differently.
+    """The nodes or loops in which two configurations differ.
 
-    ``forward`` and ``backward``, float32 (parts, columns), are the features of the second configuration with the choice
-    of the first for one part, and of the first with the choice of the second; ``fields`` gives fields of the
-    explanation from the effect of each part.
+    ``forward``, float32 (parts, columns), holds the features of the second configuration with one part taken from the
+    first; ``backward`` holds those of the first configuration with one part taken from the second.  ``fields`` maps the
+    effects of the parts to fields of the explanation.
     """
 
     names: tuple[str, ...]
@@ -194,15 +194,15 @@ def explain(
     config : int
         Row of the graph's configurations.
     against : int, optional
-        Another row.  By default the configuration that leaves all layouts to the compiler if there is one, else the
-        median of the predicted order.
+        Row to compare with.  By default a configuration that leaves all layouts to the compiler if there is one, else
+        the median of the predicted order.
 
     Raises
     ------
     UsageError
         For a row out of range, equal rows, or a graph of one configuration.
     ModelError, DataError
-        As :meth:`gbr.ranker.Ranker.predict_graph`.
+        As for :meth:`gbr.ranker.Ranker.predict_graph`.
     """
     ranker._check_knows_graphs()
     graph = graph if isinstance(graph, Graph) else read_graph(Path(graph))
@@ -262,7 +262,7 @@ def _check_rows(graph: Graph, config: int, against: int | None) -> None:
 
 
 def _counterpart(schema: Schema, X: Float32Array, order: IntArray, config: int) -> tuple[int, str]:
-    """Choose what to compare a configuration with."""
+    """Choose the configuration to compare with, and return how it was chosen."""
     if DEFAULT_FLAG in schema.names:
         default = np.flatnonzero(X[:, schema.names.index(DEFAULT_FLAG)] == 1)
         if len(default) and config not in default:
@@ -305,8 +305,8 @@ def _columns(
 def _layout_parts(graph: Graph, hardware: Hardware, pair: IntArray, X: Float32Array) -> _Parts:
     """Configurable nodes whose layouts differ; ``X``: features of the whole group.
 
-    A configuration with a swapped node keeps its frequencies within the group; its ranks and z-scores are those that it
-    would have in place of the original.
+    A configuration with a swapped node keeps its frequencies within the group; its ranks and z-scores are computed as
+    if it replaced the original.
     """
     assert graph.node_config_ids is not None
     program = Program(graph.node_opcode, graph.node_feat, graph.edge_index)
@@ -362,7 +362,7 @@ def layout_copies(names: Sequence[str], traced: LayoutTrace) -> list[Copy]:
     Parameters
     ----------
     names : sequence of str
-        Of the configurable nodes.
+        Names of the configurable nodes.
     traced : LayoutTrace
     """
     exceeded = (0, 0, *STRIDES)
@@ -391,7 +391,7 @@ def layout_copies(names: Sequence[str], traced: LayoutTrace) -> list[Copy]:
 def _tile_parts(graph: Graph, hardware: Hardware, pair: IntArray, X: Float32Array) -> _Parts:
     """Loops whose tiles differ; ``X``: features of the whole group.
 
-    A configuration with a swapped loop keeps all columns but those of the blocks ``geometry`` and ``cache``.
+    For a configuration with a swapped loop, only the blocks ``geometry`` and ``cache`` are recomputed.
     """
     program = Program(graph.node_opcode, graph.node_feat, graph.edge_index)
     tensors = Tensors.of(program)

@@ -1,4 +1,4 @@
-"""What all commands share: options, errors and exit status, progress on stderr, tables and JSON on stdout."""
+"""Shared code of all commands: options, errors and exit status, progress on stderr, tables and JSON on stdout."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from gbr.errors import GbrError
 #: Bytes in a GiB, the unit of ``--memory``.
 GIB: Final = 1 << 30
 
-#: Seconds until the first progress line where stderr is no terminal; the time between lines doubles up to the maximum.
+#: Seconds until the first progress line if stderr is not a terminal; the time between lines doubles up to the maximum.
 _FIRST_LINE: Final = 2.0
 _LONGEST_PAUSE: Final = 120.0
 _INTERRUPTED: Final = 130
 _CLOSED_PIPE: Final = 141
 _NOT_WRITABLE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-#: Characters below which a column of text is too narrow to read.
-_NARROWEST: Final = 8
+#: Minimum width of a text column.
+_MIN_COLUMN: Final = 8
 _DEFAULT_WIDTH: Final = 80
 
 Advance = Callable[[int], None]
@@ -43,7 +43,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class _Program:
-    """What makes a click command callable as ``main(argv) -> exit status``; errors become one line on stderr."""
+    """Mixin that makes a click command callable as ``main(argv) -> exit status``; errors are one line on stderr."""
 
     def __call__(self, argv: Sequence[str] | None = None) -> int:
         return _run(self, sys.argv[1:] if argv is None else argv)  # type: ignore[arg-type]
@@ -96,15 +96,15 @@ def _run(program: click.Command, argv: Sequence[str]) -> int:
     Returns
     -------
     int
-        0 done; ``GbrError.exit_code`` (1, usage 2) for an expected failure; 130 for an interrupt; 141 for a closed
-        pipe.  Any other exception is a bug of gbr and keeps its traceback.
+        0 for success; ``GbrError.exit_code`` (1, usage 2) for an expected failure; 130 for an interrupt; 141 for a
+        closed pipe.  Any other exception is a bug in gbr and keeps its traceback.
     """
     name = str(program.name)
     prog = f"python -m {name}" if "." in name else name
     words = name.split(".") if "." in name else [name, *(arg for arg in argv[:1] if not arg.startswith("-"))]
     label = " ".join(words)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a character that the terminal cannot show is no failure
+        sys.stdout.reconfigure(errors="backslashreplace")  # escape characters that the terminal cannot encode
     try:
         check_features()
         with program.make_context(prog, list(argv)) as ctx:
@@ -121,7 +121,7 @@ def _run(program: click.Command, argv: Sequence[str]) -> int:
         return fault.exit_code
     except MemoryError as fault:
         reason = _one_line(str(fault)) or "no detail"
-        _log(f"{label}: error: out of memory ({reason}); free some, or use fewer graphs or --jobs")
+        _log(f"{label}: error: out of memory ({reason}); free memory, or use fewer graphs or --jobs")
         return GbrError.exit_code
     except (KeyboardInterrupt, click.Abort):
         _log(f"{label}: interrupted; completed files are kept, run the same command again to resume")
@@ -133,14 +133,14 @@ def _run(program: click.Command, argv: Sequence[str]) -> int:
         if fault.errno not in _NOT_WRITABLE:
             raise
         where = fault.filename or "standard output"
-        _log(f"{label}: error: {where}: cannot be written ({fault.strerror}); free space, or write somewhere else")
+        _log(f"{label}: error: {where}: cannot be written ({fault.strerror}); free space or choose another folder")
         _discard_stdout()
         return GbrError.exit_code
     return 0
 
 
 def _discard_stdout() -> None:
-    """Redirect stdout to the null device: Python flushes it once more at exit, which would fail again."""
+    """Redirect stdout to the null device, as flushing it again at exit would fail again."""
     with suppress(OSError, ValueError):  # ValueError: no file descriptor, as in a notebook
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -169,7 +169,7 @@ class PositiveFloat(click.ParamType):  # type: ignore[type-arg]
 
 
 class CommaList(click.ParamType):  # type: ignore[type-arg]
-    """Names separated by commas, as a tuple without duplicates; only ``choices`` where they are given."""
+    """Names separated by commas, converted to a tuple without duplicates; only ``choices`` are valid if given."""
 
     name = "list"
 
@@ -204,14 +204,14 @@ subset_option = click.option(
     "--subset",
     required=True,
     metavar="NAME",
-    help="Collection, by its folder: tile:xla, tile:cpu, layout:nlp:random ...; `tile` alone selects what is present.",
+    help="Collection, named by its folder: tile:xla, tile:cpu, layout:nlp:random ...; `tile` selects a present one.",
 )
 data_option = click.option(
     "--data",
     type=PATH,
     default=Path("data"),
     metavar="ROOT",
-    help="Folder that holds npz/<collection>/{train,valid,test}/*.npz.",
+    help="Folder with npz/<collection>/{train,valid,test}/*.npz.",
 )
 store_option = click.option("--store", type=PATH, default=Path("data/store"), metavar="DIR", help="Feature store.")
 model_option = click.option(
@@ -228,14 +228,14 @@ splits_option = click.option(
     "splits",
     type=CommaList(SPLITS),
     metavar="LIST",
-    help=f"Some of {','.join(SPLITS)}.  [default: those that are present]",
+    help=f"Some of {','.join(SPLITS)}.  [default: all that are present]",
 )
 skip_option = click.option(
     "--skip",
     "skip_known_bad",
     type=click.Choice(["known-bad"]),
     callback=lambda _ctx, _param, value: value is not None,
-    help="known-bad: leave out the graphs of TpuGraphs whose runtimes are known to be corrupted.",
+    help="known-bad: skip the graphs of TpuGraphs whose runtimes are known to be corrupted.",
 )
 jobs_option = click.option(
     "--jobs", type=POSITIVE, metavar="N", help="Number of parallel processes.  [default: one per core]"
@@ -246,14 +246,14 @@ memory_option = click.option(
     type=PositiveFloat(),
     metavar="GIB",
     callback=lambda _ctx, _param, value: None if value is None else int(value * GIB),
-    help="GiB that the training features may take; larger ones are read in batches, and fewer rows of each graph are "
-    "used where their bins take more than twice that.  [default: a quarter of the machine's memory]",
+    help="Memory limit of the training features in GiB; larger features are read in batches, and rows of each graph "
+    "are sampled if the bins exceed twice the limit.  [default: a quarter of the machine's memory]",
 )
 cluster_option = click.option(
     "--cluster",
     metavar="ADDRESS",
-    help="Use the workers of the Dask scheduler at tcp://HOST:PORT, which see the same folders under the same paths "
-    "(needs gbr[cluster]).",
+    help="Use the workers of the Dask scheduler at tcp://HOST:PORT, which must see the same folders under the same "
+    "paths (needs gbr[cluster]).",
 )
 report_option = click.option(
     "--report", type=PATH, metavar="FILE.html", help="Also write a self-contained HTML report."
@@ -262,12 +262,12 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON i
 
 
 def find_collection(subset: str | Subset, data: str | Path) -> Subset:
-    """Find a collection by its name; a note on stderr says what a short name was resolved to.
+    """Find a collection by its name; a note on stderr reports how a short name was resolved.
 
     Raises
     ------
     UsageError
-        When there is no such collection, or several; the message lists them.
+        If no collection or several match; the message lists them.
     """
     if isinstance(subset, Subset):
         return subset
@@ -283,7 +283,7 @@ def find_collection(subset: str | Subset, data: str | Path) -> Subset:
 def progress(total: int, label: str) -> AbstractContextManager[Advance]:
     """Show the progress of a loop on stderr; yields ``advance(steps)``.
 
-    A bar on a terminal; elsewhere nothing for two seconds, then log lines at increasing intervals.
+    A terminal shows a bar.  Otherwise, log lines follow at increasing intervals after two seconds.
     """
     return _shown(_Task(label, total), lambda task: task.advance)
 
@@ -291,18 +291,18 @@ def progress(total: int, label: str) -> AbstractContextManager[Advance]:
 def transfer(label: str) -> AbstractContextManager[Report]:
     """Show the progress of a transfer as :func:`progress` does; yields ``report(done, total)``, both in bytes.
 
-    ``total`` is None where it is unknown.  Bytes that are present at the first report do not count for the rate.
+    ``total`` is None if it is unknown.  The rate excludes bytes that are present at the first report.
     """
     return _shown(_Task(label, None, size_text), lambda task: task.report)
 
 
 def busy(label: str) -> AbstractContextManager[None]:
-    """Show a spinner for a task of unknown duration; elsewhere log lines as :func:`progress` does."""
+    """Show a spinner for a task of unknown duration, or log lines as :func:`progress` does."""
     return _shown(_Task(label, None), lambda _task: None)
 
 
 class _Task:
-    """Label, steps or bytes done, and the time since the first of them."""
+    """State of a task: label, steps or bytes done, and elapsed time."""
 
     def __init__(self, label: str, total: int | None, text: Callable[[float], str] | None = None) -> None:
         self.label = label
@@ -328,7 +328,7 @@ class _Task:
         return time.monotonic() - self.start
 
     def line(self, *, ended: bool = False) -> str:
-        """One log line: how much is done and, while the task runs, the time left."""
+        """Log line with the amount done and, while the task runs, the time left."""
         seconds = self.seconds
         rate = (self.done - self.first) / seconds if seconds else 0.0
         left = f", about {duration((self.total - self.done) / rate)} left" if self.total and rate and not ended else ""
@@ -345,7 +345,7 @@ class _Task:
 
 @contextmanager
 def _shown(task: _Task, handle: Callable[[_Task], Any]) -> Iterator[Any]:
-    """Draw or log a task every so often from a thread of its own, while the caller works."""
+    """Draw or log the state of a task periodically from a separate thread."""
     draw, display = _bar(task) if sys.stderr.isatty() else (None, nullcontext())
     over = threading.Event()
 
@@ -372,7 +372,7 @@ def _shown(task: _Task, handle: Callable[[_Task], Any]) -> Iterator[Any]:
 
 
 def _bar(task: _Task) -> tuple[Callable[[], None], AbstractContextManager[Any]]:
-    """A bar on the terminal, and what updates it."""
+    """Function that updates a progress bar on the terminal, and the bar as a context manager."""
     from rich import progress as bars
     from rich.console import Console
 
@@ -400,12 +400,12 @@ def duration(seconds: float) -> str:
 
 
 def note(message: str) -> None:
-    """Print a message on stderr that is neither a result nor an error."""
+    """Print an informational message on stderr."""
     _log(f"gbr: {message}")
 
 
 def _log(message: str) -> None:
-    with suppress(OSError):  # a log on a full disk must not end hours of work
+    with suppress(OSError):  # a log on a full disk must not abort the command
         print(message, file=sys.stderr, flush=True)
 
 
@@ -415,22 +415,22 @@ def emit_json(value: Any) -> None:
     Raises
     ------
     ValueError
-        For NaN and infinities: an undefined figure is None.
+        For NaN and infinities; undefined figures must be None.
     """
     print(json.dumps(value, indent=1, allow_nan=False))
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table on stdout, as wide as the terminal; long text is wrapped, never cut.
+    """Print a table on stdout, as wide as the terminal; long text is wrapped, not truncated.
 
-    Where the terminal is too narrow for the columns, every row becomes a paragraph of ``column: value`` lines.
+    If the terminal is too narrow for the columns, every row is printed as a paragraph of ``column: value`` lines.
 
     Parameters
     ----------
     title : str
     columns : sequence of str
     rows : sequence of sequences
-        Numbers are right-aligned (floats with four decimals); None is a dash.
+        Numbers are right-aligned (floats with four decimals); None is printed as a dash.
     """
     from rich import box
     from rich.console import Console
@@ -444,15 +444,15 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     for index, name in enumerate(columns):
         numeric = all(row[index] is None or isinstance(row[index], int | float) for row in rows)
         widest = max((len(text) for text in (name, *(row[index] for row in cells))), default=0)
-        least += 2 + (widest if numeric else min(widest, _NARROWEST))
+        least += 2 + (widest if numeric else min(widest, _MIN_COLUMN))
         justify, overflow = ("right", "ellipsis") if numeric else ("left", "fold")
         sheet.add_column(Text(name), justify=justify, overflow=overflow, no_wrap=numeric)  # type: ignore[arg-type]
     for row in cells:
         sheet.add_row(*map(Text, row))
     narrow = least > width
-    # https://no-color.org: neither colours nor bold letters.
+    # https://no-color.org: neither colours nor bold text.
     console = Console(width=width, highlight=False, color_system=None if os.environ.get("NO_COLOR") else "auto")
-    # print() and not rich writes the text: rich would turn a closed pipe into an exit of its own.
+    # Written by print() and not by rich, which would exit on a closed pipe.
     with console.capture() as text:
         console.print(Text(title, overflow="fold", style="bold"))
         for row in cells if narrow else ():

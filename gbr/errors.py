@@ -1,19 +1,19 @@
-"""Errors that gbr raises on purpose::
+"""Exceptions of gbr::
 
     GbrError                  an expected failure
     ├── UsageError            a wrong argument or option (also a ValueError)
-    ├── DataError             a graph file or data set that is missing, damaged or breaks its format (also a ValueError)
+    ├── DataError             a graph file or data set that is missing, damaged or invalid (also a ValueError)
     ├── HloError              bytes that are not a valid HLO protobuf (also a ValueError)
     ├── StoreError            a feature store that is missing, damaged or has another schema
     ├── ModelError            a model that is missing, damaged or does not match the features
-    ├── CollectError          a measurement that fails or cannot be trusted
-    ├── TuneError             a search that cannot continue, or its journal
+    ├── CollectError          a measurement that fails or is unreliable
+    ├── TuneError             a search that cannot continue, or a journal that cannot be used
     ├── DownloadError         a file that cannot be downloaded
-    │   └── ArchiveError      an archive that is damaged or hostile, or lacks what was requested
+    │   └── ArchiveError      an archive that is damaged, hostile or incomplete
     └── MissingLibraryError   an optional library that is not installed (also an ImportError)
 
 A message is one line: what or where, what was expected, what was found, and what to do.  Commands print it and exit
-with status 1, for a UsageError 2.
+with status 1, or 2 for a UsageError.
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ class GbrError(Exception):
     Parameters
     ----------
     message : str
-        May quote untrusted files: characters that are not printable are escaped, and the middle of a long message is
-        cut.
+        May quote untrusted files: unprintable characters are escaped, and a long message is shortened in the middle.
     """
 
     exit_code = 1
@@ -50,7 +49,7 @@ class UsageError(GbrError, ValueError):
 
 
 class DataError(GbrError, ValueError):
-    """A graph file or data set that is missing, damaged or breaks its format."""
+    """A graph file or data set that is missing, damaged or invalid."""
 
 
 class HloError(GbrError, ValueError):
@@ -66,11 +65,11 @@ class ModelError(GbrError):
 
 
 class CollectError(GbrError):
-    """A measurement that fails or cannot be trusted."""
+    """A measurement that fails or is unreliable."""
 
 
 class TuneError(GbrError):
-    """A search that cannot continue, or its journal."""
+    """A search that cannot continue, or a journal that cannot be used."""
 
 
 class DownloadError(GbrError):
@@ -78,7 +77,7 @@ class DownloadError(GbrError):
 
 
 class ArchiveError(DownloadError):
-    """An archive that is damaged or hostile, or lacks what was requested."""
+    """An archive that is damaged, hostile or incomplete."""
 
 
 class MissingLibraryError(GbrError, ImportError):

@@ -1,4 +1,4 @@
-"""Command: explain why a configuration is ranked before another one.
+"""Command: explain why one configuration is ranked before another.
 
 python -m gbr.explain --model runs/tile data/npz/tile/cpu/test/graph.npz --config 3
 """
@@ -21,8 +21,8 @@ from gbr import cli
     "--against",
     type=int,
     metavar="J",
-    help="Index of the configuration to compare with.  [default: the one that leaves all layouts to the compiler if "
-    "there is one, else the median of the predicted order]",
+    help="Index of the configuration to compare with.  [default: a configuration that leaves all layouts to the "
+    "compiler if there is one, else the median of the predicted order]",
 )
 @click.option(
     "--top",
@@ -42,7 +42,7 @@ def main(
     report: Path | None,
     as_json: bool,
 ) -> None:
-    """Explain which features, nodes and loops make a model rank a configuration before another one."""
+    """Explain which features, nodes and loops make a model rank one configuration before another."""
     from gbr.attribution import explain
     from gbr.ranker import Ranker
     from gbr.report.tables import TOP, explanation_tables, explanation_text
@@ -55,7 +55,7 @@ def main(
     found = explain(ranker, graph, config, against)
     if report:
         write_report(report, summarise_explanation(model, ranker, found, top or TOP))
-        cli.note(f"the report is {report}")
+        cli.note(f"report: {report}")
     if as_json:
         cli.emit_json(found.as_dict(top))
         return

@@ -208,8 +208,8 @@ def test_results_that_cannot_be_printed_are_told_and_a_full_log_stops_nothing(st
     if stream == "stdout":
         assert done.returncode == 1
         assert done.stderr.splitlines() == [
-            "gbr: error: standard output: cannot be written (No space left on device); free space, or write somewhere "
-            "else"
+            "gbr: error: standard output: cannot be written (No space left on device); free space or choose another "
+            "folder"
         ]
     else:
         assert done.returncode == 0

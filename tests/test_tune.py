@@ -183,7 +183,7 @@ def test_a_ranker_of_other_programs_scores_the_features() -> None:
     model.fit(np.tile(table, (12, 1)), np.tile(costs, 12), qid=np.repeat(np.arange(12), len(space)))
     (first,) = Tuner(space, model).ask()
     assert costs[first] <= np.sort(costs)[2]
-    with pytest.raises(UsageError, match="a model needs the features"):
+    with pytest.raises(UsageError, match="the model requires the features"):
         Tuner(grid(), model)
 
 
@@ -311,7 +311,7 @@ def test_failures_never_win() -> None:
 def test_limits_of_a_search() -> None:
     found = search(Tuner(grid()), lambda config: 1.0 + config, budget=40, seconds=1e-9, rounds=0)
     assert found.measured == 1
-    with pytest.raises(TuneError, match="all 4 configurations failed, the first: no device"):
+    with pytest.raises(TuneError, match="all 4 configurations failed, the first with: no device"):
         search(Tuner(grid()), lambda _: "no device", budget=4)
     with pytest.raises(UsageError, match=r"expected a positive budget .*, got 0"):
         search(Tuner(grid()), lambda _: 1.0, budget=0)

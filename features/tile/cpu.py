@@ -1,10 +1,10 @@
-"""Cache model of a tiled loop nest: what fits each cache, what misses, and an estimate of the cycles.
+"""Cache model of a tiled loop nest: footprint per cache level, misses, and an estimate of the cycles.
 
-The tiled nest is a sequence of loops: those over tiles, then those inside a tile, one of them innermost.  From the
-inside outwards, the lines that a sub-nest touches grow until they no longer fit a cache; from there on, whatever the
-outer loops need again has to be fetched again.  Lines that map to few sets of a cache (strides of large powers of two)
-occupy the room of all the lines that these sets could hold.  The compiler's choice of the innermost loop is unknown;
-three guesses have columns of their own.
+The tiled nest is a sequence of loops: first those over tiles, then those inside a tile.  From the innermost loop
+outwards, a sub-nest touches more and more lines until they no longer fit in a cache; lines that the remaining outer
+loops reuse are then fetched again.  Lines that map to few sets of a cache (strides of large powers of two) occupy the
+capacity of the whole cache.  The compiler's choice of the innermost loop is unknown, so columns are computed for three
+candidates.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ from features.tile.operands import MISSING, ROLES, LoopSlots
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 
-#: Cycles per line that comes from the next level, per start of an innermost loop and of a tile; the order of magnitude
-#: of current CPUs (Fog, "Optimizing software in C++", 2023, section 9).  The trees correct the proportions.
+#: Cycles per line fetched from the next level, per start of an innermost loop, and per start of a tile.  Orders of
+#: magnitude of current CPUs (Fog, "Optimizing software in C++", 2023, section 9); the trees correct the proportions.
 FETCH: Final = (6.0, 20.0, 80.0)
 LOOP_START: Final = 6.0
 TILE_START: Final = 30.0
-#: Relative cost of a line that is prefetched, and of a line that is written (fetched and written back).
+#: Relative cost of a prefetched line, and of a written line (fetched and written back).
 AHEAD: Final = 0.25
 WRITTEN: Final = 2.0
-#: Consecutive lines from which on the hardware prefetches.
+#: Minimum number of consecutive lines that the hardware prefetches.
 STREAM: Final = 4.0
-#: Latency of a floating-point operation in cycles, and steps of independent chains in flight: a chain of ``n`` steps
-#: that cannot be reordered takes LATENCY / (1 + IN_FLIGHT / n) cycles per step.
+#: Latency of a floating-point operation in cycles, and number of steps in flight: a dependency chain of ``n`` steps
+#: takes LATENCY / (1 + IN_FLIGHT / n) cycles per step.
 LATENCY: Final = 4.0
 IN_FLIGHT: Final = 100.0
 
 _LEVELS: Final = tuple(f"L{level + 1}" for level in range(N_LEVELS))
 _ORDERS: Final = (
     ("fast", "the loop with fewest strided operands"),
-    ("left", "the loop along which the left operand is contiguous, outside it loops with larger steps through it"),
-    ("out", "the loop along which the result is contiguous, outside it reduced loops, then those with larger steps"),
+    ("left", "the loop along which the left operand is contiguous, then loops by increasing step through it"),
+    ("out", "the loop along which the result is contiguous, then reduced loops, then loops by increasing step"),
 )
 _N_ROLES: Final = 3
-#: Levels with misses by role.
+#: Number of levels with misses by role.
 _BY_ROLE: Final = 2
 _PER: Final = "per 1,000 iterations"
 
@@ -68,8 +68,8 @@ def _order_columns(order: str, long: str) -> tuple[Column, ...]:
             for level in _LEVELS[:_BY_ROLE]
             for role in ROLES[:_N_ROLES]
         ),
-        Column(f"{order}.vector", "share", f"Used part of the vectors, 0 if the loop does not vectorise; {inner}"),
-        Column(f"{order}.cycles.chain", "log2", f"Cycles of waiting if sums are not reordered, {_PER}; {inner}"),
+        Column(f"{order}.vector", "share", f"Utilisation of vector lanes, 0 if the loop does not vectorise; {inner}"),
+        Column(f"{order}.cycles.chain", "log2", f"Stall cycles if sums are not reordered, {_PER}; {inner}"),
         Column(f"{order}.cycles.compute", "log2", f"Estimated cycles of computation {_PER}; {inner}"),
         Column(f"{order}.cycles.start", "log2", f"Estimated cycles of starting loops and tiles {_PER}; {inner}"),
         Column(f"{order}.cycles.fetch", "log2", f"Estimated cycles of fetching lines {_PER}; {inner}"),
@@ -80,10 +80,13 @@ def _order_columns(order: str, long: str) -> tuple[Column, ...]:
 BLOCK: Final = Block(
     "cache",
     3,
-    "Cache levels: what fits, what misses, set conflicts, an estimate of the cycles.",
+    "Cache levels: footprint, misses, set conflicts, and an estimate of the cycles.",
     (
-        *(Column(f"{level}.fit", "log2", f"Room that one tile takes in {level} over its size") for level in _LEVELS),
-        Column("conflict", "log2", "Room that one tile takes in L1 over the size of its lines: set conflicts"),
+        *(
+            Column(f"{level}.fit", "log2", f"Space of one tile in {level} over the size of {level}")
+            for level in _LEVELS
+        ),
+        Column("conflict", "log2", "Space of one tile in L1 over the size of its lines: set conflicts"),
         *(column for order, long in _ORDERS for column in _order_columns(order, long)),
     ),
     per_config=True,
@@ -123,9 +126,9 @@ class _Order(NamedTuple):
 
 @kernel(inline=True)
 def _touch(access, cover, memory, lines, rooms, spread):  # type: ignore[no-untyped-def]
-    """Set the lines that one access touches if loop ``l`` runs over ``cover[l]`` steps, and the room they take."""
+    """Set the number of lines that an access touches if loop ``l`` runs over ``cover[l]`` steps, and their space."""
     count, run, whole = 1.0, 1.0, True
-    for level in range(len(memory.sets)):  # faster than to fill a slice
+    for level in range(len(memory.sets)):  # faster than filling a slice
         spread[level] = 1.0
     for dim in range(memory.rank[access]):
         span, points = 1.0, 1.0
@@ -134,7 +137,7 @@ def _touch(access, cover, memory, lines, rooms, spread):  # type: ignore[no-unty
             points *= cover[memory.loops[at]]
         span = min(np.floor(span), memory.limits[access, dim])
         points = min(points, span)
-        # Selects instead of branches, which would be mispredicted: a factor that does not count is 1.
+        # Selects instead of branches, which would be mispredicted; a factor of 1 has no effect.
         full = whole and points == span
         run *= span if full else 1.0
         count *= 1.0 if full else points
@@ -152,7 +155,7 @@ def _touch(access, cover, memory, lines, rooms, spread):  # type: ignore[no-unty
 
 @kernel()
 def _common(tiles, memory, out):  # type: ignore[no-untyped-def]
-    """Fill ``out``, float32 (c, 4): room of one tile by level, and conflicts."""
+    """Fill ``out``, float32 (c, 4): space that one tile occupies per level, and conflicts."""
     n_accesses, n_caches = len(memory.rank), len(memory.sets)
     lines, rooms, spread = np.empty(n_accesses), np.empty((n_caches, n_accesses)), np.empty(n_caches)
     cover = np.empty(tiles.shape[1])
@@ -175,11 +178,11 @@ def _ordered(tiles, extents, memory, order, out):  # type: ignore[no-untyped-def
     n_accesses, n_steps, n_caches = len(memory.rank), 2 * n_loops, len(memory.sets)
     size, loop_of = np.empty(n_steps), np.empty(n_steps, np.int64)
     cover = np.empty(n_loops)
-    # Lines that each access touches before any loop moves, now, and before the last loop.
+    # Lines that each access touches without any loop, with the loops so far, and without the last of them.
     still, lines, last = np.empty(n_accesses), np.empty(n_accesses), np.empty(n_accesses)
     rooms_still, rooms = np.empty((n_caches, n_accesses)), np.empty((n_caches, n_accesses))
     spread = np.empty(n_caches)
-    # By cache: lines and iterations of the largest sub-nest that fits, and its first step.
+    # Per cache: lines and iterations of the largest sub-nest that fits, and its outermost loop.
     kept, stay, fits = np.empty((n_caches, n_accesses)), np.empty(n_caches), np.empty(n_caches, np.int64)
     inner = order.sequence[n_loops - 1]
     lanes = max(memory.vector / memory.width.max(), 1.0)
@@ -204,7 +207,7 @@ def _ordered(tiles, extents, memory, order, out):  # type: ignore[no-untyped-def
             lines[access], last[access] = still[access], 1.0
             for level in range(n_caches):
                 rooms[level, access] = rooms_still[level, access]
-        # One pass outwards for all caches, until none of them holds what the loops touch.
+        # One pass outwards for all caches, until the sub-nest fits in none of them.
         for loop in range(n_loops):
             cover[loop] = 1.0
         for level in range(n_caches):
@@ -276,7 +279,7 @@ def _ordered(tiles, extents, memory, order, out):  # type: ignore[no-untyped-def
         starts = n_tiles * volume / length
         compute, start = starts * steps, starts * LOOP_START + n_tiles * TILE_START
         chain = 0.0
-        if order.reduces:  # every step adds to the result of the previous one
+        if order.reduces:  # every step depends on the previous one
             chain = starts * length * LATENCY / (1.0 + IN_FLIGHT / length)
             compute = (1.0 - order.extremum) * compute + order.extremum * max(starts * length, chain)
         out[config, at] = length / (steps * lanes) if order.vectorises else 0.0
@@ -300,7 +303,7 @@ class CacheModel:
     Attributes
     ----------
     sequences : list of int64 (loops,)
-        Order of the loops inside a tile, innermost last, one per guess.
+        Order of the loops inside a tile, innermost last, one per candidate.
     """
 
     def __init__(self, geometry: Geometry, slots: LoopSlots, hardware: Hardware) -> None:
@@ -350,7 +353,7 @@ def _memory(geometry: Geometry, hardware: Hardware) -> _Memory:
 
 
 def _contiguous(geometry: Geometry, row: int) -> int:
-    """The loop with the smallest stride through one access, -1 if no loop moves it."""
+    """The loop with the smallest stride through one access, -1 if it depends on no loop."""
     operands = geometry.operands
     for coefficients in operands.coefficients[row]:
         moving = np.flatnonzero((coefficients > 0) & (geometry.nest.extents > 1))
@@ -360,9 +363,9 @@ def _contiguous(geometry: Geometry, row: int) -> int:
 
 
 def _by_step(geometry: Geometry, row: int) -> list[int]:
-    """Loops by their step through one access, largest first; those that do not move it are outermost.
+    """Loops by their step through one access, largest first; loops that it does not depend on are outermost.
 
-    The reduced loops do not move the result but are innermost for it: partial results stay in registers.
+    For the result, these are the reduced loops, which are innermost instead: partial results stay in registers.
     """
     step = geometry.operands.coefficients[row].T @ geometry.operands.strides[row]
     still = np.inf if row else -1.0

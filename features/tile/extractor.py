@@ -30,7 +30,7 @@ CONFIG: Final = Block(
     "config",
     1,
     "The configuration itself.",
-    tuple(Column(name, "elements", f"{name} of the configuration, 0 where unused") for name in TILE_CONFIG),
+    tuple(Column(name, "elements", f"{name} of the configuration, 0 if unused") for name in TILE_CONFIG),
     per_config=True,
 )
 
@@ -56,12 +56,12 @@ class TileExtractor:
     Raises
     ------
     ValueError
-        For a program without nodes, or configurations that are not (c, 24).
+        For a program without nodes, or configurations of another shape than (c, 24).
     """
 
     def __init__(self, program: Program, hardware: Hardware = CPU) -> None:
         if len(program) == 0:
-            raise ValueError("expected a program with at least one node")
+            raise ValueError("program: expected at least one node, got none")
         self.schema = schema()
         self._hardware = hardware
         self._tensors = tensors = Tensors.of(program)

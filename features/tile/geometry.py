@@ -1,14 +1,14 @@
 """Tiles of loops and tensors, and their geometry: counts, sizes, footprints, traffic.
 
-The bounds of a tile configuration belong to tensors: ``output_bounds`` to the output of the heaviest operation (or, if
-they name more dimensions than it has, to the input of a reduction), ``kernel_bounds`` to its right operand and
-``input_bounds`` to its left one.  A CPU kernel counts bounds in elements along the logical dimensions.  A TPU kernel
-counts them along the dimensions in memory order, major to minor, the last two in whole registers: 8 x 128 elements of
-four bytes, 16 x 128 of two; the only bound of a vector is in registers of 1024 elements.
+The bounds of a tile configuration apply to tensors: ``output_bounds`` to the output of the heaviest operation (or to
+the input of a reduction, if there are more bounds than output dimensions), ``kernel_bounds`` to its right operand and
+``input_bounds`` to its left operand.  On a CPU, bounds are in elements along the logical dimensions.  On a TPU, the
+dimensions are in memory order, major to minor, and the last two are in whole registers: 8 x 128 elements of four bytes,
+16 x 128 of two; the bound of a vector is in registers of 1024 elements.
 
-A configuration cuts every loop of the nest into ``trips`` pieces of ``tile`` steps.  The footprint of an operand in one
-tile follows from its index coefficients, the contiguous runs and cache lines from its footprint, and how often its data
-are moved from the loops that it does not depend on.
+A configuration splits every loop of the nest into ``trips`` tiles of ``tile`` steps.  The index coefficients of an
+operand determine its footprint in one tile, and the footprint determines contiguous runs and cache lines.  The loops
+that the operand does not depend on determine how often its data are moved.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _KERNEL: Final = TILE_CONFIG.index("kernel_bounds_0")
 _OUTPUT: Final = TILE_CONFIG.index("output_bounds_0")
 _INPUT: Final = TILE_CONFIG.index("input_bounds_0")
 _PREDICATE: Final = ELEMENT_TYPES.index("pred")
-#: A comparison writes one mask per lane of its operands, whatever a predicate takes in memory.
+#: In registers, a predicate takes one mask per lane of the compared operands, regardless of its size in memory.
 _MASK_BYTES: Final = 4.0
 
 
@@ -48,7 +48,7 @@ class TensorTiles(NamedTuple):
 def tensor_tiles(
     nest: LoopNest, tensors: Tensors, configs: NDArray[np.floating], hardware: Hardware = CPU
 ) -> list[TensorTiles]:
-    """Tiles of the tensors that the bounds belong to.
+    """Tiles of the tensors that the bounds apply to.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def tensor_tiles(
     Returns
     -------
     list of TensorTiles
-        The output, the reduced input, the right operand, the left operand; those that have bounds.
+        Of the output, the reduced input, the right operand and the left operand, those with bounds, in this order.
     """
     in_registers = hardware.tile_bounds == "registers"
     written = nest.accesses[0].node, nest.accesses[0].coefficients
@@ -93,7 +93,8 @@ def tensor_tiles(
 def loop_tiles(nest: LoopNest, tensors: Tensors, configs: NDArray[np.floating], hardware: Hardware = CPU) -> IntArray:
     """Tile of every loop under every configuration.
 
-    If several bounds name a loop, the first of :func:`tensor_tiles` counts.  A loop without a bound is not tiled.
+    If several bounds apply to a loop, the first tensor of :func:`tensor_tiles` takes precedence.  A loop without a
+    bound is not tiled.
 
     Returns
     -------
@@ -108,7 +109,7 @@ def loop_tiles(nest: LoopNest, tensors: Tensors, configs: NDArray[np.floating], 
             moving = np.flatnonzero(steps > 0).tolist()
             if not moving:
                 continue
-            # Several loops share a dimension under a window: the one with the larger steps is tiled.
+            # The loops of a windowed operation share a dimension: the loop with the larger step is tiled.
             loop = max(moving, key=lambda loop: (steps[loop], nest.extents[loop]))
             tile = np.ceil(tensor.tiles[:, dim] / max(steps[loop], 1.0)).astype(np.int64)
             rows = (tile > 0) & ~bounded[:, loop]
@@ -129,7 +130,7 @@ def bound_units(tensors: Tensors, node: int, hardware: Hardware) -> IntArray:
 def _from_registers(
     tensors: Tensors, node: int, bounds: NDArray[np.floating], hardware: Hardware
 ) -> NDArray[np.floating]:
-    """Bounds in elements along the logical dimensions; 0 if their number is not the rank of the tensor."""
+    """Bounds in elements along the logical dimensions; 0 if the number of bounds differs from the rank."""
     units = bound_units(tensors, node, hardware)
     elements = np.zeros_like(bounds)
     if len(units):
@@ -141,10 +142,10 @@ def _from_registers(
 
 _PER_ROLE: Final = (
     ("footprint", "log2", "Bytes of {} in one tile"),
-    ("share", "share", "Part of {} that is in one tile"),
+    ("share", "share", "Share of {} that is in one tile"),
     ("run", "log2", "Bytes of {} in one contiguous run of a tile"),
     ("lines", "log2", "Cache lines of {} in one tile"),
-    ("reload", "log2", "Times that {} is moved under ordered traffic"),
+    ("reload", "log2", "Number of times {} is moved, as in traffic.ordered"),
 )
 _PER_CLASS: Final = (
     ("tile", "log2", "Product of the tiles of the {} loops"),
@@ -154,8 +155,8 @@ _PER_CLASS: Final = (
 )
 _PER_SLOT: Final = (
     ("tile", "log2", "Tile of {}"),
-    ("trips", "log2", "Tiles along {}"),
-    ("tail", "share", "Empty part of the last tile along {}"),
+    ("trips", "log2", "Number of tiles along {}"),
+    ("tail", "share", "Unused share of the last tile along {}"),
     ("align", "log2", "Largest power of two that divides the tile of {} (at most 128)"),
 )
 _TOTALS: Final = (
@@ -244,7 +245,7 @@ def _tile_geometry(tiles, extents, operands, classes, slots, line):  # type: ign
             volume *= tiles[config, loop]
             needed *= extents[loop]
         footprint, lines, cold, ordered, streamed = 0.0, 0.0, 0.0, 0.0, 0.0
-        for at in range(_ROLE_0, _CLASS_0):  # faster than to fill a slice
+        for at in range(_ROLE_0, _CLASS_0):  # faster than filling a slice
             out[config, at] = MISSING
         roles_seen = 0
         for access in range(len(operands.rank)):

@@ -1,9 +1,9 @@
 """The loop nest of a kernel, and the index of every operand as a linear function of the loops.
 
-A kernel is read as one perfect loop nest: a loop for each dimension of its result and one for each dimension that it
-reduces.  The index of the result is traced backwards through the operations to the tensors in memory, one rule per
-opcode: from the index at which the output of a node is needed to the indices of its operands.  The result is a matrix
-per operand: index along dimension d = sum over loops of coefficients[d, loop] * counter of the loop.
+A kernel is modelled as one perfect loop nest, with a loop for each dimension of its result and for each reduced
+dimension.  The index of the result is traced backwards through the operations to the tensors in memory; a rule per
+opcode maps the index of an output to the indices of the operands.  This gives a matrix per operand: the index along
+dimension d is the sum over loops of coefficients[d, loop] times the loop variable.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Terms = dict[int, float]
 Index = tuple[Terms, ...]
 _IndexKey = tuple[tuple[tuple[int, float], ...], ...]
 
-#: A graph has more paths than nodes; the trace ends after so many visits.
+#: Maximum number of visits of a trace, as a graph may have many more paths than nodes.
 _MAX_VISITS: Final = 4096
 
 _DOT, _CONVOLUTION, _FUSION = (OPCODE_ID[name] for name in ("dot", "convolution", "fusion"))
@@ -71,25 +71,25 @@ class LoopNest:
     anchor : int
         The heaviest operation, to which the tiles apply.
     extents : int64 (loops,)
-        Trip counts of the untiled loops; those of the dimensions of the result first, in logical order.
+        Trip counts of the untiled loops; loops over dimensions of the result first, in logical order.
     roles : tuple of str
         Per loop: ``batch``, ``m``, ``n`` or ``k`` (reduced).  In a kernel without dot or convolution, the minor-most
-        dimension of the result is ``n``, the others ``m``.
+        dimension of the result is ``n``, the others are ``m``.
     n_out : int
-        Loops over the dimensions of the result.
+        Number of loops over the dimensions of the result.
     accesses : tuple of Access
         The result first, then the operands, largest first within a role.
     operands : dict of str to (int, float64 (rank, loops))
-        Node and coefficients of the anchor (``out``) and its direct operands (``left``, ``right``); the accesses are
-        the tensors in memory behind them.
+        Node and coefficients of the anchor (``out``) and its direct operands (``left``, ``right``), which the kernel
+        computes from the tensors of ``accesses``.
     flops : float
         Floating-point operations of the anchor.
     reduces : bool (loops,)
-        Whether the loop is reduced: those after ``n_out``, and those of the result that an earlier pass over the same
+        Whether the loop is reduced: loops from ``n_out`` on, and loops of the result that an earlier pass over the same
         data reduces (softmax, normalisations).
     extremum : float
-        Share of the reductions that compute a maximum or minimum.  Compilers reorder sums only on request and extrema
-        often not at all, so every step of such a loop waits for the previous one.
+        Share of the reductions that compute a maximum or minimum.  Compilers often do not reorder extrema, so that
+        every step of such a loop depends on the previous one.
     """
 
     anchor: int
@@ -120,8 +120,8 @@ def loop_nest(program: Program, tensors: Tensors | None = None) -> LoopNest:
     Returns
     -------
     LoopNest
-        A kernel with unsupported operations (data-dependent indices, calls) still has the loops of its result, and
-        operands matched to them by extent.
+        For a kernel with unsupported operations (data-dependent indices, calls), the loops are those of its result, and
+        the operands are matched to them by extent.
     """
     tensors = tensors or Tensors.of(program)
     anchor, result = anchor_of(program, tensors), result_of(program, tensors)
@@ -139,8 +139,8 @@ def loop_nest(program: Program, tensors: Tensors | None = None) -> LoopNest:
         accesses += [Access(node, role, matrix) for node, matrix in reads if trace.side[node] == role]
     for node, matrix in reads:
         if not trace.side[node] and node != result:
-            taken = {access.role for access in accesses}
-            role = next((role for role in ("left", "right") if role not in taken), "extra")
+            assigned = {access.role for access in accesses}
+            role = next((role for role in ("left", "right") if role not in assigned), "extra")
             accesses.append(Access(node, role, matrix))
     return LoopNest(
         anchor=anchor,
@@ -175,7 +175,7 @@ def _matrix(index: Index, n_loops: int) -> NDArray[np.float64]:
 
 
 class _Trace:
-    """Walk from ``start`` back to the tensors in memory.
+    """Trace of the index of ``start`` back to the tensors in memory.
 
     Attributes
     ----------
@@ -184,11 +184,11 @@ class _Trace:
     reads
         Index of every read from memory, by node and index key.
     side
-        Per node read: ``left`` or ``right`` operand of the anchor, ``extra``, or ``""`` if it joins after the anchor.
+        Per node read: ``left`` or ``right`` operand of the anchor, ``extra``, or ``""`` if it is used after the anchor.
     operands
-        Node and index of the anchor (``out``, once it is reached) and of its direct operands.
+        Node and index of the anchor (``out``, if it is reached) and of its direct operands.
     reduced
-        Loop of every reduced dimension, by node and dimension.
+        Loop by node and reduced dimension.
     """
 
     def __init__(self, program: Program, tensors: Tensors, anchor: int, start: int) -> None:
@@ -199,7 +199,7 @@ class _Trace:
         self.side: dict[int, str] = {}
         self.operands: dict[str, tuple[int, Index]] = {}
         self.reduced: dict[tuple[int, int], int] = {}
-        behind_parameter = parameter_operands(program, tensors)
+        operand_of_parameter = parameter_operands(program, tensors)
         stack = [(start, _identity(int(tensors.rank[start])), "")]
         seen: set[tuple[tuple[int, _IndexKey], str]] = set()
         while stack and len(seen) < _MAX_VISITS:
@@ -210,8 +210,8 @@ class _Trace:
             seen.add((key, side))
             if node == anchor:
                 self.operands.setdefault("out", (node, index))
-            if node in behind_parameter:
-                stack.append((behind_parameter[node], index, side))
+            if node in operand_of_parameter:
+                stack.append((operand_of_parameter[node], index, side))
                 continue
             operands = self._operands_of(node)
             if operands:
@@ -222,7 +222,7 @@ class _Trace:
                     self.side[node] = side
 
     def _operands_of(self, node: int) -> list[int]:
-        """Operands that are arrays; a fusion computes the root of its body, which has its own edges."""
+        """Operands that are arrays; for a fusion, the root of its body, which links to the other operands."""
         operands = [each for each in self.program.operands.of(node).tolist() if self.tensors.elements[each] > 0]
         if self.program.opcode[node] == _FUSION:
             return [root for root in body_roots(self.program, node).tolist() if root in operands] or operands
@@ -347,7 +347,7 @@ class _Trace:
             used = {loop for item in terms for loop in item}
             for dim in reduced:
                 if (node, dim) not in self.reduced:
-                    # If the sum is broadcast again (softmax), the result already has this loop.
+                    # If the reduced value is broadcast again (softmax), the result already has this loop.
                     same = [loop for loop, size in enumerate(self.extents) if size == shape[dim] and loop not in used]
                     if same:
                         self.reduced[node, dim] = same[-1]
@@ -425,7 +425,7 @@ class _Trace:
 
 
 def _match_extents(shape: tuple[int, ...], out: tuple[int, ...]) -> list[int]:
-    """Dimensions of ``shape`` that are missing from ``out``, a subsequence of it, matched from the front."""
+    """Dimensions of ``shape`` that are missing from its subsequence ``out``, matched from the front."""
     reduced, matched = [], 0
     for dim, extent in enumerate(shape):
         if matched < len(out) and out[matched] == extent:

@@ -1,7 +1,7 @@
-"""Operands by role and loops by slot: columns that kernels of any rank share.
+"""Columns of operands by role and of loops by slot, the same for kernels of any rank.
 
-Every role (result, left and right operand, largest further operand) has its extents, element type, layout and strides,
-and every loop of the kernel has a slot, in three orders.
+Every role (result, left and right operand, largest further operand) has columns for extents, element type, layout and
+strides.  Loops are assigned to slots in three orders.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from features.tile.loops import Access, LoopNest
 
 #: Value of a column for a loop or operand that a kernel does not have.
 MISSING: Final = -1.0
-#: Loop roles with columns of their own; all loops of a role are taken together.
+#: Loop roles with columns; the loops of a role are combined.
 CLASS_LOOPS: Final = ("batch", "m", "n", "k")
 ROLES: Final = ("out", "left", "right", "extra")
 ROLE_DOC: Final = {
@@ -51,7 +51,7 @@ class LoopSlots:
     reduced : tuple of int
         Reduced loops, smallest stride first.
     fast : tuple of int
-        All loops by the number of operands with a stride, fewest first: those that a compiler would vectorise.
+        All loops by the number of strided operands, fewest first; a compiler would vectorise the first of them.
     """
 
     out: tuple[int, ...]
@@ -91,8 +91,8 @@ BLOCK: Final = Block(
         Column("bytes", "log2", "Bytes of the result and of all operands"),
         Column("intensity", "log2", "Operations per byte if every tensor is moved once"),
         Column("operands", "count", "Tensors in memory, including the result"),
-        Column("loops", "count", "Loops of the nest"),
-        Column("reduced", "count", "Reduced loops"),
+        Column("loops", "count", "Number of loops of the nest"),
+        Column("reduced", "count", "Number of reduced loops"),
         Column("fast_reduces", "flag", "Whether the loop with fewest strided operands is reduced"),
         Column("extremum", "share", "Share of the reductions that compute a maximum or minimum"),
         *(Column(f"extent.{name}", "log2", f"Product of the extents of the {name} loops") for name in CLASS_LOOPS),

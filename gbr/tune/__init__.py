@@ -1,8 +1,8 @@
 """Search the configurations of a program for a fast one, with few measurements.
 
-A :class:`Tuner` proposes configurations (ask) and learns from their runtimes (tell), starting from a model trained on
-other programs.  :func:`search` measures, records and finally compares the best with the default.  ``python -m
-gbr.tune`` does so for kernels and JAX programs on this machine.
+A :class:`Tuner` proposes configurations (``ask``) and learns from their runtimes (``tell``), starting from a model
+trained on other programs.  :func:`search` measures and records the proposals, and finally compares the best with the
+default.  ``python -m gbr.tune`` searches for kernels and JAX programs on this machine.
 """
 
 from __future__ import annotations

@@ -33,9 +33,9 @@ Spaces:
                            tile:matmul_nt_256x192x256
   layout:FAMILY_VARIANT    layouts of a program of gbr.collect, as in
                            layout:resnet_nhwc
-  layout:FILE.py:NAME      your own: NAME() returns a function for JAX and a
-                           tuple of its arguments
-  replay:GRAPH.npz         recorded runtimes, also of a folder of graphs"""
+  layout:FILE.py:NAME      your own program: NAME() returns a function for JAX
+                           and a tuple of its arguments
+  replay:GRAPH.npz         recorded runtimes of a graph, or a folder of graphs"""
 
 
 @cli.command("gbr.tune", epilog=_EPILOG)
@@ -149,15 +149,15 @@ def _print(tuner: Tuner, found: Found, unit: float) -> None:
         print(f"failed: {reason}")
     verdict = found.verdict
     if found.default is None:
-        print("No comparison: the default failed or is unknown.")
+        print("No comparison with the default: it failed or is unknown.")
     elif verdict is None:
-        print("No comparison: only the default could be measured.")
+        print("No comparison with the default: no other configuration could be measured.")
     else:
         ratio = f"{verdict.speedup:.3f} times as fast ({verdict.low:.3f} to {verdict.high:.3f})"
         if verdict.faster:
             print(f"Faster than the default: {ratio}, measured again in {verdict.rounds} rounds.")
         else:
-            print(f"The default is already best, within noise: the best of the others is {ratio}.")
+            print(f"The default is already best, within noise: the best other configuration is {ratio}.")
 
 
 def _speedup(default: float | None, runtime: float) -> float | None:

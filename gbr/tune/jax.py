@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 Measure = Callable[[int], float]
 Shape = tuple[int, ...]
 
-#: Rounds of each of the two passes of the timer; the finalists are measured again.
+#: Rounds per pass of the timer; few, as the finalists are measured again.
 _ROUNDS: Final = 7
-#: Compiled programs that are kept for the final comparison.
+#: Maximum number of compiled programs to keep for the final comparison.
 _CACHED: Final = 8
 _TENSORS: Final = ("output", "input", "kernel")
 
@@ -118,7 +118,7 @@ def _measure_layouts(name: str, configs: Int8Array) -> Measure:
 
 
 def _timed(program: Relayout, configs: Int8Array, name: str) -> Measure:
-    """Function that compiles, checks and measures a configuration: CPU time of the process [ns]."""
+    """Return a function that compiles, checks and measures a configuration: CPU time of the process [ns]."""
     reference = Reference(program.compile(configs[0]), name)
 
     @lru_cache(_CACHED)
@@ -150,7 +150,7 @@ def _space(program: Relayout, name: str, candidates: int, seed: int) -> tuple[Gr
 
 
 def layout_space(program: str, *, candidates: int = 1024, seed: int = 0) -> tuple[GraphSpace, Callable[[], Measure]]:
-    """Layouts of one program; the first configuration leaves all of them to the compiler.
+    """Layouts of one program; the first configuration leaves all layouts to the compiler.
 
     Parameters
     ----------
@@ -230,7 +230,7 @@ def tune_layout(
     function : callable
         As for ``jax.jit``.
     args : sequence
-        Its arguments: arrays, or pytrees of arrays.  The layouts are for their shapes.
+        Arguments of the function: arrays, or pytrees of arrays.  The layouts apply to their shapes.
     budget, seconds, journal
         As for :func:`gbr.tune.search`.
     model : Ranker, optional
@@ -265,7 +265,7 @@ def tune_layout(
 
 
 def named(program: str) -> tuple[Callable[..., Any], Sequence[Any]]:
-    """The function and arguments of a program of the collection or of a file, see :func:`layout_space`.
+    """Function and arguments of a program of the collection or of a file, see :func:`layout_space`.
 
     Raises
     ------

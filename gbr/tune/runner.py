@@ -27,7 +27,7 @@ from gbr.errors import DataError, GbrError, TuneError, UsageError
 from gbr.tune.space import FloatArray, GraphSpace, Space, sampled
 from gbr.tune.tuner import Best, Tuner
 
-#: From the number of a configuration to its runtime, or the reason why there is none.
+#: Maps the index of a configuration to its runtime, or to the reason of its failure.
 Measure = Callable[[int], "float | str | None"]
 
 #: Seconds that a child may take to start: it imports, compiles and computes the reference result.
@@ -35,12 +35,12 @@ _START: Final = 300.0
 #: Seconds after the timeout at which a child terminates itself, in case its parent is gone.
 _GRACE: Final = 5.0
 _FORMAT: Final = 1
-#: A configuration whose measurement killed the process so often is not tried again.
+#: Number of crashes of the process after which a configuration is not measured again.
 _MAX_CRASHES: Final = 2
-#: Finalists: the fastest of single measurements is often a lucky one.
+#: Configurations that are measured again, because the minimum of single measurements is biased by noise.
 _FINALISTS: Final = 3
 _RESAMPLES: Final = 2000
-#: Smaller speedups do not count: they are of little use, and a second measurement may revert them.
+#: Minimum speedup, minus 1; a second measurement may not reproduce smaller ones.
 _LEAST_GAIN: Final = 0.01
 
 
@@ -108,7 +108,7 @@ class Child:
         try:
             problem = self._pipe.recv() if self._pipe.poll(_START) else f"not ready after {_START:g} s"
         except (EOFError, OSError):
-            problem = f"{self._exit_reason()}; a script that starts a search needs `if __name__ == '__main__':`"
+            problem = f"{self._exit_reason()}; guard a script that starts a search by `if __name__ == '__main__':`"
         if problem is not None:
             self.close()
             raise TuneError(f"the measuring process cannot start: {problem}")
@@ -128,7 +128,7 @@ class Child:
 
 def _serve(pipe: Connection, make: Callable[[], Callable[[int], float]], timeout: float) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent, which terminates this process
-    os.dup2(2, 1)  # keep stdout of the command for results
+    os.dup2(2, 1)  # stdout is reserved for results of the command
     devnull = open(os.devnull, "w")  # noqa: SIM115  (open as long as the process lives)
     try:
         measure = make()
@@ -141,7 +141,7 @@ def _serve(pipe: Connection, make: Callable[[], Callable[[int], float]], timeout
             config = pipe.recv()
         except (EOFError, OSError):
             return
-        # Exits the process from a thread that does not need the GIL, if the parent is gone or the run hangs.
+        # If the parent is gone or the run hangs: exit from a thread that does not need the GIL.
         faulthandler.dump_traceback_later(timeout + _GRACE, exit=True, file=devnull)
         try:
             outcome: float | str = float(measure(config))
@@ -163,8 +163,8 @@ def _one_line(fault: BaseException) -> str:
 class Journal:
     """The measurements of one search in a file of JSON lines, opened by one process at a time.
 
-    The first line describes the space; each measurement is preceded by a ``begin`` and its outcome is written to disk
-    before the next one starts.  An incomplete last line is truncated.
+    The first line describes the space.  A ``begin`` entry precedes each measurement, and its outcome is written to disk
+    before the next measurement starts.  An incomplete last line is removed.
 
     Parameters
     ----------
@@ -175,7 +175,7 @@ class Journal:
     Attributes
     ----------
     outcomes : list of (int, float or str)
-        Content of the file when it was opened, in order: a configuration and its runtime, or the reason of its failure.
+        Entries of the file when it was opened, in order: a configuration and its runtime, or the reason of its failure.
 
     Raises
     ------
@@ -199,11 +199,11 @@ class Journal:
 
     def begin(self, config: int) -> None:
         """Record that a measurement starts."""
-        # Written data outlives this process without fsync; only an outcome has to outlive the machine.
+        # Without fsync, the entry survives a crash of the process; only outcomes must survive a crash of the machine.
         self._append({"begin": config}, durable=False)
 
     def stopped(self, config: int) -> None:
-        """Record that a measurement was interrupted and did not fail."""
+        """Record that a measurement was interrupted, which is not a failure."""
         self._append({"stopped": config}, durable=False)
 
     def write(self, config: int, outcome: float | str) -> None:
@@ -272,7 +272,7 @@ class Journal:
                     outcomes.append((config, outcome))
                 case _:
                     raise self._invalid(number)
-        self._file.truncate(len(complete))  # only now: the file is a journal throughout
+        self._file.truncate(len(complete))  # after validation, so that a file that is not a journal stays unchanged
         for config, times in begun.items():
             if times >= _MAX_CRASHES:
                 reason = f"killed the process {times} times"
@@ -323,12 +323,12 @@ class Verdict:
     Parameters
     ----------
     config : int
-        The winner; the default if no configuration is faster by more than noise.
+        The fastest configuration; the default if no other is faster by more than noise.
     speedup, low, high : float
-        Runtime of the default over that of the finalist that was fastest in the first half of the rounds, measured in
-        the second half: median over rounds, and a 95 % bootstrap interval.
+        Runtime of the default over that of the best finalist: median over rounds, and a 95 % bootstrap interval.  The
+        finalist is selected in the first half of the rounds and compared in the second half.
     rounds : int
-        Of both halves.
+        Number of rounds, both halves together.
     """
 
     config: int
@@ -350,13 +350,13 @@ class Found:
     Parameters
     ----------
     best : Best
-        Of the single measurements.
+        The fastest configuration by single measurements.
     default : float or None
         Runtime of the default in the search; None if there is no default or it failed.
     verdict : Verdict or None
-        None without a default, or if it is the only configuration that works.
+        None without a default, or if all other configurations failed.
     measured, resumed, failed : int
-        Configurations measured in total, how many of them were read from the journal, and how many failed.
+        Number of measured configurations, how many of them were read from the journal, and how many failed.
     seconds : float
     """
 
@@ -390,13 +390,13 @@ def search(
     ----------
     tuner : Tuner
     measure : callable
-        From the number of a configuration (see ``tuner.space.describe``) to its runtime in a fixed unit, lower is
+        Maps the index of a configuration (see ``tuner.space.describe``) to its runtime in a fixed unit, lower is
         faster.  An exception or a returned string is recorded as the reason of a failure.  :class:`gbr.tune.Child`
         isolates crashes and hangs.
     budget : int
-        Configurations to measure, including failures, the default and those in the journal.
+        Number of configurations to measure, including failures, the default and those in the journal.
     seconds : float, optional
-        Start no measurement after this time; at least one is made.
+        Start no measurement after this time, except the first.
     journal : path, optional
         File in which every measurement is recorded, and from which a search of the same space resumes.
     rounds : int
@@ -427,18 +427,20 @@ def search(
             tuner.tell([config for config, _ in log.outcomes], [outcome for _, outcome in log.outcomes])
         resumed = len(tuner)
         while len(tuner) < budget and (seconds is None or not len(tuner) or time.monotonic() - start < seconds):
-            asked = [default] if default is not None and not len(tuner) else tuner.ask(1)
-            if not asked:
+            proposed = [default] if default is not None and not len(tuner) else tuner.ask(1)
+            if not proposed:
                 break
-            outcome = _measure_and_record(measure, asked[0], log)
-            tuner.tell(asked, [outcome])
-            on_outcome(asked[0], outcome)
+            outcome = _measure_and_record(measure, proposed[0], log)
+            tuner.tell(proposed, [outcome])
+            on_outcome(proposed[0], outcome)
         if default is not None and rounds:
             verdict = _compare(tuner, getattr(measure, "again", measure), default, rounds, log)
     best = tuner.best
     if best is None:
         reasons = list(tuner.failures.values())
-        problem = f"all {len(reasons)} configurations failed, the first: {reasons[0]}" if reasons else "no measurements"
+        problem = (
+            f"all {len(reasons)} configurations failed, the first with: {reasons[0]}" if reasons else "no measurements"
+        )
         raise TuneError(f"{tuner.space.name}: {problem}; fix the measurement, or increase the budget or the time")
     return Found(
         best, None if default is None else tuner.runtimes.get(default), verdict,
@@ -474,10 +476,10 @@ def _measure(measure: Measure, config: int) -> float | str:
 
 
 def _compare(tuner: Tuner, measure: Measure, default: int, rounds: int, log: Journal | None) -> Verdict | None:
-    """Measure the default and the finalists again, in alternation; None if either is missing or fails.
+    """Measure the default and the finalists again, in alternation; None if the default or all finalists fail.
 
-    The first half of the rounds selects a finalist, the second half compares it with the default, so that the luck in
-    the selection does not count as speed.
+    The first half of the rounds selects a finalist, the second half compares it with the default, so that the selection
+    does not bias the comparison.
     """
     if default not in tuner.runtimes:
         return None
@@ -512,19 +514,19 @@ def _compare(tuner: Tuner, measure: Measure, default: int, rounds: int, log: Jou
 
 
 class Replay:
-    """Recorded runtimes of a graph file in place of measurements.
+    """Recorded runtimes of a graph file, used instead of measurements.
 
     Parameters
     ----------
     graph : Graph or path-like
-        With runtimes.  The default is the first configuration that sets nothing: a layout that leaves all to the
-        compiler, a tile whose runtime is its own normalizer; if there is none, there is no default.
+        A graph with runtimes.  Its default is the first configuration that leaves all layouts to the compiler, or the
+        first tile configuration whose runtime equals its normalizer; without such a configuration, it has no default.
 
     Attributes
     ----------
     space : GraphSpace
     runtime : float64 (c,)
-        By number of configuration: nanoseconds, or relative to the normalizer.
+        Runtime by configuration, in nanoseconds or relative to the normalizer.
 
     Raises
     ------

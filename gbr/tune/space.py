@@ -1,4 +1,4 @@
-"""Search spaces: a finite list of configurations, their feature columns, and which of them are equal."""
+"""Search spaces: a finite list of configurations, their feature columns, and duplicates among them."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 Configuration = dict[str, Any]
 
-#: Configurations of a space; a larger one is sampled, as all of them are kept in memory and scored at every step.
+#: Maximum number of configurations of a space, which are all kept in memory and scored at every step; a larger space is
+#: sampled.
 MOST: Final = 4096
-#: Combinations of parameters that are enumerated, which takes up to a minute.
+#: Maximum number of combinations of parameters; enumerating them takes up to a minute.
 _COMBINATIONS: Final = 20_000_000
 
 
@@ -40,18 +41,18 @@ class Space(ABC):
     Parameters
     ----------
     name : str
-        For messages.
+        Name in messages.
     choices : (c, attributes)
-        The choices of every configuration as numbers; equal choices are equal numbers.
+        The choices of every configuration, as numbers; equal choices have equal numbers.
     default : int or None
         The baseline: the configuration without tuning.
     identity : bytes
-        Distinguishes this space from others with the same choices; part of the fingerprint.
+        Part of the fingerprint that distinguishes this space from others with the same choices.
 
     Attributes
     ----------
     duplicate_of : int64 (c,)
-        Number of the first equal configuration, its own for the first.
+        Index of the first equal configuration, for the first one its own.
     """
 
     def __init__(self, name: str, choices: NDArray[Any], default: int | None, identity: bytes) -> None:
@@ -67,7 +68,7 @@ class Space(ABC):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the configurations and their numbers."""
+        """Hash of the configurations, in order."""
         digest = hashlib.sha256(self._identity)
         digest.update(np.ascontiguousarray(self.choices).tobytes())
         digest.update(f"{self.choices.shape} {self.choices.dtype} {self.default}".encode())
@@ -94,16 +95,16 @@ class GraphSpace(Space):
     graph : Graph or path-like
         If it has more than :data:`MOST` configurations, the first and a fixed sample are searched.
     hardware : Hardware, optional
-        The machine that measures, for the features; that of the model if there is one, else a generic CPU.
+        Hardware profile for the features; by default that of the model if there is one, else a generic CPU.
     default : int or None
         Row of the graph.
     describe : callable, optional
-        From the number of a configuration to its description; by default its row in the graph.
+        Maps the index of a configuration to its description; by default its row in the graph.
 
     Attributes
     ----------
     rows : int64 (c,)
-        Row of the graph by number of configuration.
+        Row of the graph by configuration.
 
     Raises
     ------
@@ -154,7 +155,7 @@ class GraphSpace(Space):
         from gbr.data.build import extract  # numba, not for --help
 
         if model is not None and getattr(model, "trained_on_", None) is None:
-            raise ModelError("expected a model trained on graphs, got one of a plain table; train it with gbr.train")
+            raise ModelError("expected a model trained on graphs, got one trained on a table; train it with gbr.train")
         hardware = self._hardware if model is None else model._hardware(self.graph.source)
         key = repr(hardware)
         if key not in self._features:
@@ -273,7 +274,7 @@ class ParameterSpace(Space):
             If there are no features, or another number than the model was fitted on.
         """
         if self._features is None:
-            raise UsageError(f"{self.name}: a model needs the features that it was fitted on; pass features=")
+            raise UsageError(f"{self.name}: the model requires the features that it was fitted on; pass features=")
         return np.asarray(model.predict(self._table))
 
     def describe(self, config: int) -> Configuration:
@@ -281,7 +282,7 @@ class ParameterSpace(Space):
         return self._decode(self.choices[config].tolist())
 
     def number(self, configuration: Configuration) -> int:
-        """Number of a configuration given as a dict.
+        """Index of a configuration given as a dict.
 
         Raises
         ------
@@ -321,7 +322,7 @@ class ParameterSpace(Space):
 
 
 def _scale(values: Sequence[Any]) -> FloatArray:
-    """Numbers by signed logarithm, as most of them are sizes; other values by index."""
+    """Map numbers to their signed logarithm, as most of them are sizes, and other values to their index."""
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         numbers = np.array(values, np.float64)
         return np.asarray(np.sign(numbers) * np.log2(1 + np.abs(numbers)))

@@ -1,4 +1,4 @@
-"""Proposes the configuration to measure next, from a model of other programs and the measurements so far."""
+"""The tuner, which proposes configurations from a model of other programs and the measurements so far."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from gbr.tune.space import FloatArray, IntArray, Space
 if TYPE_CHECKING:
     from gbr.ranker import Ranker
 
-#: Trees per forest: enough for their disagreement, few enough for some hundredths of a second.
+#: Trees per forest, which estimate the uncertainty and are fitted in some hundredths of a second.
 _TREES: Final = 30
-#: Measurements before a forest is fitted; until then, the order of the model or a space-filling sample is followed.
+#: Measurements before a forest is fitted; until then, proposals follow the model or a space-filling sample.
 _LEAST: Final = 5
-#: Weight of the disagreement of the trees: exploration against exploitation.
+#: Weight of the standard deviation of the trees, which balances exploration and exploitation.
 _EXPLORATION: Final = 0.5
 _BLOCK: Final = 1024
 
@@ -37,13 +37,13 @@ class Best:
 class Tuner:
     """Proposes configurations and learns from their runtimes: ask, measure, tell, repeat.
 
-    No configuration is proposed twice, nor one equal to an earlier one.  Failed configurations count as slow.
+    A configuration is proposed at most once, and so are equal configurations.  Failed configurations count as slow.
 
     Parameters
     ----------
     space : Space
     model : Ranker, optional
-        Trained on other programs.  Its order is followed at first; measurements correct and finally outweigh it.
+        Model trained on other programs.  The first proposals follow its order; measurements gradually outweigh it.
     seed : int
         The same seed and outcomes give the same proposals.
 
@@ -83,7 +83,7 @@ class Tuner:
         self._failures: dict[int, str] = {}
 
     def __len__(self) -> int:
-        """Distinct configurations that were measured or failed."""
+        """Number of distinct configurations that were measured or failed."""
         return len(self._runtimes.keys() | self._failures.keys())
 
     @property
@@ -112,12 +112,12 @@ class Tuner:
         Parameters
         ----------
         n : int
-            Size of the batch; members of a large batch know less of each other.
+            Size of the batch.  Small batches need fewer measurements, as proposals do not use outcomes of their batch.
 
         Returns
         -------
         list of int
-            Numbers of configurations, the most promising first; fewer than ``n`` if the space is exhausted.
+            Indices of configurations, the most promising first; fewer than ``n`` if the space is exhausted.
 
         Raises
         ------
@@ -141,24 +141,24 @@ class Tuner:
         return [int(config) for config in chosen]
 
     def tell(self, configs: Iterable[int], outcomes: Sequence[Outcome]) -> None:
-        """Learn the outcomes of configurations, whether they were proposed or not.
+        """Report the outcomes of configurations, proposed or not.
 
         Parameters
         ----------
         configs : iterable of int
         outcomes : sequence of float, str or None
             A runtime in any unit, lower is faster; for a failure the reason, None, NaN or infinity.  Runtimes of equal
-            configurations are averaged; a single failure marks a configuration as failed.
+            configurations are averaged; a configuration with a single failure counts as failed.
 
         Raises
         ------
         UsageError
-            For another number of outcomes, an invalid configuration or an invalid outcome; nothing is learned then.
+            For a wrong number of outcomes, an invalid configuration or an invalid outcome; no outcome is then used.
         """
-        numbers = list(configs)
-        if len(numbers) != len(outcomes):
-            raise UsageError(f"tell: expected an outcome per configuration, got {len(outcomes)} for {len(numbers)}")
-        results = [(self._first_equal(config), _outcome(each)) for config, each in zip(numbers, outcomes, strict=True)]
+        indices = list(configs)
+        if len(indices) != len(outcomes):
+            raise UsageError(f"tell: expected an outcome per configuration, got {len(outcomes)} for {len(indices)}")
+        results = [(self._first_equal(config), _outcome(each)) for config, each in zip(indices, outcomes, strict=True)]
         for config, outcome in results:
             self._free[config] = False
             if isinstance(outcome, str):
@@ -172,7 +172,7 @@ class Tuner:
         return int(self.space.duplicate_of[config])
 
     def _acquisition(self, free: IntArray, rng: np.random.Generator) -> FloatArray:
-        """Mean of the trees less their weighted standard deviation, float64 (free,): lower is better."""
+        """Mean of the trees minus their weighted standard deviation, float64 (free,): lower is better."""
         from gbr.models.within import Learner, ranks  # scikit-learn, not for --help
 
         known = self.runtimes
