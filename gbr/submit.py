@@ -1,8 +1,5 @@
 """Command: write or check a submission to the Kaggle competition on TpuGraphs.
 
-python -m gbr.submit --models runs/tile-xla runs/layout-xla-default --out submission.csv
-python -m gbr.submit --check submission.csv
-
 A submission has a header, then one row per test graph: its ID and indices of its configurations, best first, joined by
 ``;``: the best five of a tile kernel, all of a layout graph.
 """
@@ -12,10 +9,9 @@ from __future__ import annotations
 import csv
 import re
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from itertools import islice
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -37,15 +33,14 @@ HEADER: Final = "ID,TopConfigs"
 TOP: Final = 5
 #: Rows of a complete submission.
 ROWS: Final = sum(OFFICIAL_TEST.values())
-#: How several models of a collection are averaged.
-MEANS: Final = ("rank", "minmax")
 
 _SPLIT: Final = "test"
-_ORDER: Final = re.compile(r"-?[0-9]{1,18}(?:;-?[0-9]{1,18})*")
+_INDEX: Final = re.compile(r"[0-9]{1,18}")
+#: Faults that the command prints.
+_PRINTED: Final = 20
 
-FloatArray = NDArray[np.float64]
 #: Collection -> test graph -> number of configurations.
-TestSets = Mapping[str, Mapping[str, int]]
+TestGraphs = Mapping[str, Mapping[str, int]]
 
 
 def submit(
@@ -54,7 +49,6 @@ def submit(
     store_root: Path,
     out: Path,
     *,
-    mean: str = "rank",
     jobs: int | None = None,
     fill: bool = False,
 ) -> dict[str, Any]:
@@ -65,14 +59,11 @@ def submit(
     Parameters
     ----------
     models : sequence of str or path
-        Run directories of ``python -m gbr.train``, each for the collection it was trained on, or for another one as
-        ``<collection>=<directory>``.  Several for one collection are averaged.
+        Run directories of ``python -m gbr.train``.  The scores of several models of one collection are averaged by
+        their ranks.
     data, store_root : Path
     out : Path
         Replaced atomically.
-    mean : str
-        Average of several models, per graph: mean of ``rank`` (ties share their mean rank) or of ``minmax`` (scores
-        scaled to 0 ... 1).
     jobs : int, optional
         Processes for features, threads for predictions.
     fill : bool
@@ -81,9 +72,8 @@ def submit(
     Returns
     -------
     dict
-        ``out``, ``rows``, ``wanted`` (rows of a complete submission), ``collections``: name -> ``graphs`` (rows of
-        it), ``there`` (test graphs below ``data``), ``wanted`` (graphs it has in the competition), ``models``,
-        ``order`` (``model``, ``file`` or ``missing``).
+        ``out``, ``rows`` and ``collections``: name -> ``graphs`` (with a row), ``expected`` (graphs in the
+        competition) and ``models`` (their number).
 
     Raises
     ------
@@ -92,58 +82,25 @@ def submit(
     ModelError, DataError, StoreError
         As the models, the graph files and the store raise them.
     """
-    if mean not in MEANS:
-        raise UsageError(f"--mean: expected {' or '.join(MEANS)}, got {mean!r}")
     if out.is_dir():
         raise UsageError(f"--out {out}: is a directory; name a file")
-    covered = _load(models)
-    for name in covered:
+    rankers = _load(models)
+    for name in rankers:
         graph_files(Subset(name), data, _SPLIT)  # missing graphs are reported before hours of work
-    sets = find_test_graphs(data)
+    test_graphs = find_test_graphs(data)
     rows: list[str] = []
     collections: dict[str, Any] = {}
-    for name, n_published in OFFICIAL_TEST.items():
-        graphs, order = sets.get(name, {}), "missing"
-        if name in covered:
-            rows += _ranked(Subset(name), covered[name], data, store_root, mean, jobs)
-            order = "model"
-        elif fill and graphs:
-            rows += [row(Subset(name), stem, np.arange(count)) for stem, count in graphs.items()]
-            order = "file"
-        collections[name] = {
-            "graphs": 0 if order == "missing" else len(graphs),
-            "there": len(graphs),
-            "wanted": n_published,
-            "models": len(covered.get(name, ())),
-            "order": order,
-        }
+    for name, expected in OFFICIAL_TEST.items():
+        subset, new = Subset(name), []
+        if name in rankers:
+            new = list(_ranked(subset, rankers[name], data, store_root, jobs))
+        elif fill:
+            new = [row(subset, stem, np.arange(count)) for stem, count in test_graphs.get(name, {}).items()]
+        rows += new
+        collections[name] = {"graphs": len(new), "expected": expected, "models": len(rankers.get(name, ()))}
     with atomic_write(out) as temporary:
         temporary.write_text("".join([f"{HEADER}\n", *rows]), encoding="utf-8", newline="")
-    return {"out": str(out), "rows": len(rows), "wanted": ROWS, "collections": collections}
-
-
-def combined(scores: Sequence[FloatArray], mean: str) -> FloatArray:
-    """Average the scores of several models of one graph.
-
-    Parameters
-    ----------
-    scores : sequence of float64 (configurations,)
-    mean : str
-        ``rank`` or ``minmax``; see :func:`submit`.
-
-    Returns
-    -------
-    float64 (configurations,)
-        Lower is predicted faster; a single model keeps its order.
-    """
-    from scipy.stats import rankdata
-
-    def scaled(one: FloatArray) -> FloatArray:
-        spread = np.ptp(one)
-        return (one - one.min()) / spread if spread else np.zeros_like(one)
-
-    normalize = rankdata if mean == "rank" else scaled
-    return np.asarray(np.mean([normalize(one) for one in scores], axis=0), np.float64)
+    return {"out": str(out), "rows": len(rows), "collections": collections}
 
 
 def _load(models: Sequence[str | Path]) -> dict[str, list[Ranker]]:
@@ -152,47 +109,36 @@ def _load(models: Sequence[str | Path]) -> dict[str, list[Ranker]]:
     from gbr.ranker import Ranker
 
     found: dict[str, list[Ranker]] = defaultdict(list)
-    for given in map(str, models):
-        name, equals, rest = given.partition("=")
-        explicit = bool(equals) and name in OFFICIAL_TEST
-        folder = Path(rest if explicit else given)
+    for folder in models:
         ranker = Ranker.load(folder)
-        trained_on = (getattr(ranker, "trained_on_", None) or {}).get("subset", "a plain table")
-        subset = Subset(name if explicit else trained_on)
-        if subset.name not in OFFICIAL_TEST:
-            raise UsageError(
-                f"--models {given}: trained on {trained_on}, which is not a collection of the competition; name the "
-                f"collection to rank: --models tile:xla={folder}"
-            )
-        ranker._columns_in(schema_of(subset.kind), f"{subset.name}, {folder}")
-        others = found[subset.name]
-        if others and ranker._hardware(str(folder)) != others[0]._hardware(subset.name):
-            raise UsageError(f"--models: {folder} ranks {subset.name} for other hardware than the models before it")
+        name = (ranker.trained_on_ or {}).get("subset", "a plain table")
+        if name not in OFFICIAL_TEST:
+            raise UsageError(f"--models {folder}: trained on {name}, expected one of {', '.join(OFFICIAL_TEST)}")
+        ranker._columns_in(schema_of(Subset(name).kind), str(folder))
+        others = found[name]
+        if others and ranker._hardware(str(folder)) != others[0]._hardware(name):
+            raise UsageError(f"--models: {folder} ranks {name} for other hardware than the models before it")
         others.append(ranker)
     return found
 
 
-def _ranked(
-    subset: Subset, models: Sequence[Ranker], data: Path, store_root: Path, mean: str, jobs: int | None
-) -> Iterator[str]:
+def _ranked(subset: Subset, models: Sequence[Ranker], data: Path, store_root: Path, jobs: int | None) -> Iterator[str]:
     """The rows of all test graphs of a collection."""
+    from scipy.stats import rankdata
+
     from gbr.evaluate import update_store
 
     for model in models:
         model.set_params(n_jobs=jobs)
     store, _ = update_store(subset, data, store_root, (_SPLIT,), jobs, models[0]._hardware(subset.name))
-    columns = list(dict.fromkeys(str(name) for model in models for name in model.feature_names_in_))
     files = graph_files(subset, data, _SPLIT)
     with cli.progress(len(files), f"ranking {subset.name}") as advance:
         for path in files:
-            group = store.load(_SPLIT, [path.stem], columns)
-            index = {name: number for number, name in enumerate(group.columns)}
-            scores = []
-            for model in models:
-                names = tuple(map(str, model.feature_names_in_))
-                X = group.X if names == group.columns else group.X[:, [index[name] for name in names]]
-                scores.append(model._predict(X))
-            yield row(subset, path.stem, np.argsort(combined(scores, mean), kind="stable"))
+            ranks = [
+                rankdata(model._predict(store.load(_SPLIT, [path.stem], list(model.feature_names_in_)).X))
+                for model in models
+            ]
+            yield row(subset, path.stem, np.argsort(np.mean(ranks, axis=0), kind="stable"))
             advance(1)
 
 
@@ -234,109 +180,94 @@ class Report:
     rows : int
         Rows below the header.
     faults : list of str
-        The first of them, with their lines.
-    n_faults : int
-        Number of all faults.
-    unchecked : dict
+        With their lines; one per row at most.
+    unchecked : Counter
         Collection -> rows of graphs that are not below the data root, so that only their format was checked.
-    complete : bool
-        Whether all test graphs of the competition are below the data root.
+    lines : dict
+        ID -> line.
     """
 
     rows: int = 0
     faults: list[str] = field(default_factory=list)
-    n_faults: int = 0
-    unchecked: dict[str, int] = field(default_factory=dict)
-    complete: bool = False
+    unchecked: Counter[str] = field(default_factory=Counter)
+    lines: dict[str, int] = field(default_factory=dict)
 
 
-def check(path: Path, sets: TestSets, most: int = 20) -> Report:
-    """Find everything that is wrong with a submission, in one pass over its rows.
+def check(path: Path, graphs: TestGraphs) -> Report:
+    """Find everything that is wrong with a submission.
 
     Parameters
     ----------
     path : Path
-    sets : mapping
+    graphs : mapping
         As :func:`find_test_graphs`.  Of other graphs only the format of the row is checked, unless their collection is
         complete.
-    most : int
-        Faults to list; the others are counted.
 
     Raises
     ------
     DataError
         When the file cannot be read.
     """
-    report = Report(complete=all(len(sets.get(name, ())) == count for name, count in OFFICIAL_TEST.items()))
+    report = Report()
     csv.field_size_limit(sys.maxsize)  # rows have up to 100,040 indices
     try:
         with path.open(encoding="utf-8", errors="backslashreplace", newline="") as file:
-            faults = _faults(csv.reader(file, strict=True), sets, report)
-            report.faults = list(islice(faults, most))
-            report.n_faults = len(report.faults) + sum(1 for _ in faults)
-    except OSError as fault:
-        raise DataError(f"{path}: cannot be read ({fault.strerror or fault}); name a submission") from fault
+            reader = csv.reader(file, strict=True)
+            header = next(reader, [])
+            if header != HEADER.split(","):
+                report.faults.append(f"line 1: expected the header {HEADER}, got {_short(','.join(header))}")
+            for cells in reader:
+                report.rows += 1
+                if fault := _row_fault(reader.line_num, cells, graphs, report):
+                    report.faults.append(f"line {reader.line_num}: {fault}")
+    except csv.Error as error:
+        report.faults.append(f"line {reader.line_num}: not CSV ({error})")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error}); name a submission") from error
+    for subset, stems in graphs.items():
+        missing = [stem for stem in stems if f"{subset}:{stem}" not in report.lines]
+        if missing:
+            report.faults.append(
+                f"{subset}: {len(missing)} of {len(stems)} IDs are missing (first: {subset}:{missing[0]})"
+            )
     return report
 
 
-def _faults(reader: Any, sets: TestSets, report: Report) -> Iterator[str]:
-    """Faults of all records; counts ``rows`` and ``unchecked`` of the report."""
-    line_of: dict[str, int] = {}
-    try:
-        header: list[str] = next(reader, [])
-        if header != HEADER.split(","):
-            yield f"line 1: expected the header {HEADER}, got {_short(','.join(header))}"
-        for cells in reader:
-            report.rows += 1
-            for fault in _row_faults(reader.line_num, cells, sets, report, line_of):
-                yield f"line {reader.line_num}: {fault}"
-    except csv.Error as fault:
-        yield f"line {reader.line_num}: not CSV ({fault})"
-    for subset, graphs in sets.items():
-        missing = [stem for stem in graphs if f"{subset}:{stem}" not in line_of]
-        if missing:
-            yield f"{subset}: {len(missing)} of {len(graphs)} IDs are missing (first: {subset}:{missing[0]})"
-
-
-def _row_faults(line: int, cells: list[str], sets: TestSets, report: Report, line_of: dict[str, int]) -> Iterator[str]:
+def _row_fault(line: int, cells: Sequence[str], graphs: TestGraphs, report: Report) -> str | None:
     if len(cells) != 2:
-        yield f"expected 2 columns ({HEADER}), got {len(cells)}"
-        return
+        return f"expected 2 columns ({HEADER}), got {len(cells)}"
     name, text = cells
     subset, _, stem = name.rpartition(":")
-    graphs = sets.get(subset, {})
-    count = graphs.get(stem)
-    if subset not in OFFICIAL_TEST or not stem or (count is None and len(graphs) == OFFICIAL_TEST[subset]):
-        yield f"unknown ID {_short(name)}; expected <collection>:<test graph>, of {', '.join(OFFICIAL_TEST)}"
-        return
-    if name in line_of:
-        yield f"{_short(name)} repeats the ID of line {line_of[name]}"
-    line_of.setdefault(name, line)
-    if count is None:
-        report.unchecked[subset] = report.unchecked.get(subset, 0) + 1
-    for fault in _order_faults(text, subset.split(":", 1)[0], count):
-        yield f"{_short(name)}: {fault}"
+    present = graphs.get(subset, {})
+    if subset not in OFFICIAL_TEST or not stem or (stem not in present and len(present) == OFFICIAL_TEST[subset]):
+        return f"unknown ID {_short(name)}; expected <collection>:<test graph>, of {', '.join(OFFICIAL_TEST)}"
+    if name in report.lines:
+        return f"{_short(name)} repeats the ID of line {report.lines[name]}"
+    report.lines[name] = line
+    if stem not in present:
+        report.unchecked[subset] += 1
+    fault = _order_fault(text, Subset(subset).kind, present.get(stem))
+    return f"{_short(name)}: {fault}" if fault else None
 
 
-def _order_faults(text: str, kind: str, count: int | None) -> Iterator[str]:
-    """What is wrong with the indices of a graph of ``count`` configurations, None where the number is unknown."""
-    if not _ORDER.fullmatch(text):
-        wrong = next((token for token in text.split(";") if not _ORDER.fullmatch(token)), text)
-        yield f"{_short(wrong)} is not a configuration index; expected integers joined by ;"
-        return
-    order = np.array(text.split(";"), np.int64)
-    if count is None and kind == "layout":
-        count = len(order)  # a complete order of n configurations has the indices 0 to n - 1, whatever n is
-    outside = order[(order < 0) | (order >= (np.iinfo(np.int64).max if count is None else count))]
-    if len(outside):
-        allowed = "0 or more" if count is None else f"0 to {count - 1}"
-        yield f"index {outside[0]} is out of range; expected {allowed} ({len(outside)} such indices)"
+def _order_fault(text: str, kind: str, count: int | None) -> str | None:
+    """What is wrong with the indices of a graph of ``count`` configurations, None where their number is unknown."""
+    tokens = text.split(";")
+    wrong = next((token for token in tokens if not _INDEX.fullmatch(token)), None)
+    if wrong is not None:
+        return f"{_short(wrong)} is not a configuration index; expected integers joined by ;"
+    order = np.array(tokens, np.int64)
+    # A complete order of n configurations has the indices 0 to n - 1, whatever n is.
+    n = len(order) if count is None else count
+    if order.max() >= n and not (kind == "tile" and count is None):
+        return f"index {order.max()} is out of range; expected 0 to {n - 1}"
     values, counts = np.unique(order, return_counts=True)
     if len(values) < len(order):
-        yield f"index {values[counts > 1][0]} occurs more than once ({len(order) - len(values)} duplicates)"
-    expected = count if kind == "layout" else TOP if count is None else min(TOP, count)
-    if len(order) > (expected or 0) or (count is not None and len(order) < (expected or 0)):
-        yield f"expected {'all' if kind == 'layout' else 'the best'} {expected} indices, got {len(order)}"
+        return f"index {values[counts > 1][0]} occurs more than once"
+    expected = min(TOP, n) if kind == "tile" else n
+    if len(order) != expected:
+        return f"expected {'the best' if kind == 'tile' else 'all'} {expected} indices, got {len(order)}"
+    return None
 
 
 def _short(text: str) -> str:
@@ -350,16 +281,9 @@ def _short(text: str) -> str:
 @cli.variadic(
     "--models",
     metavar="DIR...",
-    help="Run directories written by gbr train; several of one collection are averaged; COLLECTION=DIR ranks another "
-    "collection than the model was trained on.",
+    help="Run directories written by gbr train; several of one collection are averaged by rank.",
 )
 @click.option("--out", type=cli.PATH, default=Path("submission.csv"), metavar="FILE", help="File to write.")
-@click.option(
-    "--mean",
-    type=click.Choice(MEANS),
-    default="rank",
-    help="Average of models of one collection, per graph: mean rank, or mean of scores scaled to 0 ... 1.",
-)
 @click.option(
     "--fill",
     is_flag=True,
@@ -375,7 +299,6 @@ def main(
     *,
     models: Sequence[str],
     out: Path,
-    mean: str,
     fill: bool,
     check_file: Path | None,
     data: Path,
@@ -389,49 +312,42 @@ def main(
     if check_file is not None:
         _show_check(check_file, data, as_json=as_json)
         return
-    found = submit(models, data, store, out, mean=mean, jobs=jobs, fill=fill)
+    found = submit(models, data, store, out, jobs=jobs, fill=fill)
     if as_json:
         cli.emit_json(found)
     else:
-        rows = [[name, one["graphs"], one["models"], one["order"]] for name, one in found["collections"].items()]
-        cli.table(f"{out}: {found['rows']} rows", ["collection", "graphs", "models", "order"], rows)
-    for warning in _warnings(found):
-        cli.note(f"WARNING: {warning}")
-
-
-def _warnings(found: Mapping[str, Any]) -> Iterator[str]:
-    """Why a submission is incomplete or not worth submitting."""
+        rows = [[name, one["graphs"], one["models"]] for name, one in found["collections"].items()]
+        cli.table(f"{out}: {found['rows']} rows", ["collection", "graphs", "models"], rows)
     for name, one in found["collections"].items():
-        if one["order"] == "file":
-            yield f"{name}: no model; its rows hold the order of the files, which ranks nothing"
-        elif one["order"] == "missing" and one["there"]:
-            yield f"{name}: no rows; name a model of it, or use --fill"
-        elif one["order"] == "missing":
-            yield f"{name}: no rows and no test graphs: python -m gbr.download {name} --split test"
-        if one["order"] != "missing" and one["graphs"] != one["wanted"]:
-            yield f"{name}: {one['graphs']} of its {one['wanted']} test graphs found"
-    if found["rows"] != found["wanted"]:
-        yield f"{found['rows']} of {found['wanted']} rows; Kaggle refuses an incomplete submission"
+        if one["graphs"] < one["expected"]:
+            cli.note(
+                f"WARNING: {name}: {one['graphs']} of {one['expected']} graphs; name a model or use --fill, and "
+                f"download the graphs: python -m gbr.download {name} --split test"
+            )
+        if one["graphs"] and not one["models"]:
+            cli.note(f"WARNING: {name}: no model; its rows hold the order of the files, which ranks nothing")
+    _warn_incomplete(out, found["rows"])
 
 
 def _show_check(path: Path, data: Path, *, as_json: bool) -> None:
     report = check(path, find_test_graphs(data))
     if as_json:
-        cli.emit_json({"file": str(path), "wanted": ROWS, **asdict(report)})
+        cli.emit_json({"file": str(path), "rows": report.rows, "faults": report.faults, "unchecked": report.unchecked})
     else:
-        for fault in report.faults:
+        for fault in report.faults[:_PRINTED]:
             print(fault)
-        if report.n_faults > len(report.faults):
-            print(f"and {report.n_faults - len(report.faults)} more")
     for name, rows in report.unchecked.items():
         cli.note(f"{name}: {rows} rows were checked for their format only: their test graphs are not below {data}")
-    if report.n_faults:
-        raise DataError(f"{path}: {report.n_faults} faults in {report.rows} rows; correct them, or write it again")
-    if report.rows != ROWS:
-        cli.note(f"WARNING: {path}: {report.rows} of {ROWS} rows; Kaggle refuses an incomplete submission")
-    elif not as_json:
-        checked = "checked against its graph" if report.complete else "well-formed"
-        print(f"{path}: {report.rows} rows, every one {checked}: ready to be submitted")
+    if report.faults:
+        raise DataError(f"{path}: {len(report.faults)} faults in {report.rows} rows; correct them, or write it again")
+    _warn_incomplete(path, report.rows)
+    if not as_json:
+        print(f"{path}: {report.rows} rows, no faults")
+
+
+def _warn_incomplete(path: Path, rows: int) -> None:
+    if rows != ROWS:
+        cli.note(f"WARNING: {path}: {rows} of {ROWS} rows; Kaggle refuses an incomplete submission")
 
 
 if __name__ == "__main__":

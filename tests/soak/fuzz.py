@@ -340,7 +340,7 @@ def _read_submission(data: bytes, folder: Path) -> None:
     report = submit.check(path, sets)
     assert all(fault.isprintable() for fault in report.faults), report.faults
     if rarely(data, 20):
-        assert run_command(submit.main, "--check", path, "--data", root) == min(1, report.n_faults)
+        assert run_command(submit.main, "--check", path, "--data", root) == min(1, len(report.faults))
 
 
 _SPACE: Final = ParameterSpace({"a": [1, 2, 3, 4], "b": [1, 2, 3]})
