@@ -128,7 +128,7 @@ def test_long_tables_are_cut() -> None:
 def test_no_difference() -> None:
     same = replace(LAYOUT, columns=(), blocks=(), nodes=(), copies=(), lead=0.0, alike=0.0, runtimes=None)
     assert list(explanation_tables(same, 8)) == []
-    assert list(explanation_text(same))[-1] == "The model sees no difference between the two."
+    assert list(explanation_text(same))[-1] == "The model does not distinguish the two configurations."
 
 
 @pytest.fixture(scope="module")

@@ -379,7 +379,7 @@ def test_page_shows_the_explanation(found: Explanation, top: int) -> None:
 
 
 def bars(page: Page) -> list[tuple[float, float, bool]]:
-    """Start and width of the bars of blocks, in per cent, and whether they favour the first configuration."""
+    """Start and width of the bars of blocks, in percent, and whether they favour the first configuration."""
     return [
         (*(float(str(about[name]).rstrip("%")) for name in ("x", "width")), "first" in str(about["class"]))  # type: ignore[misc]
         for tag, about in page.tags
@@ -396,7 +396,7 @@ def test_bars_start_at_zero() -> None:
     _, page = page_of(replace(LAYOUT, chosen="median", places=(1, 49), scores=(1.0, 1.0), columns=(), lead=0.0))
     assert bars(page) == []
     assert "A tie: the first and the median" in page.text
-    assert "The model sees no difference between the two." in page.text
+    assert "The model does not distinguish the two configurations." in page.text
 
 
 # Learning curves.

@@ -1,6 +1,6 @@
 """Scales, ticks and curves of the report's inline SVG plots.
 
-Positions are in per cent of a plot's width or height, from its left and top edge.
+Positions are percentages of the width or height of a plot, from its left and top edges.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Scale:
     ticks : tuple of float
         Values to label.
     transform : callable
-        Makes distances even: identity, logarithm, square root.
+        Monotonic function applied to values: identity, logarithm or square root.
     flip : bool
         Whether ``low`` is at 100 %, as on a vertical axis.
     """
@@ -33,11 +33,11 @@ class Scale:
     flip: bool = False
 
     def __call__(self, value: float) -> float:
-        """Position of a value in per cent, clipped to the ends of the scale."""
+        """Position of a value in percent, clipped to the ends of the scale."""
         return self.unclipped(min(max(value, self.low), self.high))
 
     def unclipped(self, value: float) -> float:
-        """Position of a value in per cent; outside 0 to 100 for a value beyond the ends."""
+        """Position of a value in percent; outside 0 to 100 for a value beyond the ends."""
         start, stop = self.transform(self.low), self.transform(self.high)
         share = (self.transform(value) - start) / (stop - start) if stop > start else 0.5
         return round(100 * (1 - share if self.flip else share), 2)
@@ -57,7 +57,7 @@ def linear(low: float, high: float, max_ticks: int = 6, *, flip: bool = False) -
 
 
 def logarithmic(low: float, high: float) -> Scale:
-    """Logarithmic scale with ticks at 1, 2 and 5 times powers of ten, fewer of them where they would crowd."""
+    """Logarithmic scale with ticks at 1, 2 and 5 times powers of ten, or fewer over a wide range."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for steps in ((1, 2, 5), (1, 3), (1,)):
         ticks = tuple(step * 10.0**power for power in powers for step in steps if low <= step * 10.0**power <= high)
@@ -67,7 +67,7 @@ def logarithmic(low: float, high: float) -> Scale:
 
 
 def square_root(high: float, *, flip: bool = False) -> Scale:
-    """Square-root scale from 0 to the round value at or above ``high``: small values stay apart beside large ones."""
+    """Square-root scale from 0 to the round value at or above ``high``, which separates small values."""
     candidates = [step * 10.0**power for power in range(-4, 7) for step in (1, 2, 5)]
     top = next((value for value in candidates if value >= high * 0.999), high)
     ticks = [0.0]
@@ -79,5 +79,5 @@ def square_root(high: float, *, flip: bool = False) -> Scale:
 
 
 def curve(xs: Sequence[float], ys: Sequence[float], x: Scale, y: Scale) -> str:
-    """SVG path through points, for a viewBox of 100 by 100; it may leave the plot."""
+    """SVG path through points, for a viewBox of 100 by 100; points may be outside the plot."""
     return "M" + "L".join(f"{x.unclipped(a):g} {y.unclipped(b):g}" for a, b in zip(xs, ys, strict=True))

@@ -1,6 +1,6 @@
 """HTML reports of runs, predictions and explanations.
 
-Each is summarised as a dict that is ready for JSON, from which :func:`write_report` fills the template ``page.html``.
+Each report is summarised as a dict of JSON values, and :func:`write_report` renders the template ``page.html`` from it.
 """
 
 from __future__ import annotations
@@ -47,22 +47,22 @@ Advance = Callable[[int], None]
 
 #: Splits in the order of a report: unseen data first.
 _SPLITS: Final = ("test", "valid", "train")
-#: Configurations drawn: of all graphs together, and bounds of those of one graph.
+#: Number of configurations drawn: over all graphs, and minimum and maximum per graph.
 _POINTS, _MIN_POINTS, _MAX_POINTS = 120_000, 60, 1500
-#: Numbers of configurations to measure.
+#: Numbers of measured configurations in the budget plot.
 _BUDGETS: Final = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 200, 300, 500, 700, 1000)
 _N_WORST: Final = 8
 _MAX_SUSPECTS: Final = 12
-#: A family of at least so many graphs whose mean tau is so far below the mean of all is hard as a whole.
+#: A family counts as hard if it has at least this many graphs and its mean tau is this far below the overall mean.
 _FAMILY, _LOW_FAMILY = 3, 0.1
-#: Slowdown@5 up to which the top of the order counts as good.
+#: Maximum slowdown@5 at which the top of the order counts as good.
 _GOOD_TOP: Final = 0.02
 _IMPORTANT_COLUMNS: Final = 15
-#: Rows that a learning curve is computed on, and the ratio of the rounds of neighbouring points.
+#: Number of rows of a learning curve, and ratio of the rounds of neighbouring points.
 CURVE_ROWS, _CURVE_STEP = 10_000, 1.6
-#: Configurations of a prediction that are listed: by default, and at most.
+#: Number of configurations listed per prediction: default and maximum.
 _TOP, _MAX_TOP = 10, 100
-#: Graphs of a prediction whose first configuration is explained; an explanation takes several times a prediction.
+#: Maximum number of graphs of a prediction to explain; an explanation takes several times as long as a prediction.
 _EXPLAINED: Final = 12
 _BINS: Final = 40
 _MAX_NODES: Final = 60
@@ -73,7 +73,7 @@ _SLOTS: Final = 6
 
 
 def check_report_path(path: Path) -> None:
-    """Check before the work that a report can be written; creates its folder.
+    """Create the folder of a report and check, before any other work, that the report can be written.
 
     Raises
     ------
@@ -98,12 +98,12 @@ def write_report(path: Path, summary: dict[str, Any]) -> None:
     path : Path
         The HTML file; replaced if it exists.
     summary : dict
-        Of :func:`summarise_run`, :func:`summarise_prediction` or :func:`summarise_explanation`.
+        Result of :func:`summarise_run`, :func:`summarise_prediction` or :func:`summarise_explanation`.
 
     Raises
     ------
     UsageError
-        When the file cannot be written.
+        If the file cannot be written.
     """
     write_text(path, render(summary), UsageError)
 
@@ -116,7 +116,7 @@ def summarise_run(
     scored: Sequence[Scored],
     store_root: Path,
 ) -> dict[str, Any]:
-    """Summarise a scored run.
+    """Summarise a run of ``train`` or ``evaluate``.
 
     Parameters
     ----------
@@ -128,17 +128,17 @@ def summarise_run(
     figures : mapping
         As in ``metrics.json``.
     scored : sequence of Scored
-        What :func:`gbr.evaluate.score_split` scored.
+        Results of :func:`gbr.evaluate.score_split`.
     store_root : Path
         Folder of the feature store, for all collections.
 
     Returns
     -------
     dict
-        What all reports have (``title``, ``model``, ``command``, ``version``, ``made``, ``settings``), ``kind``,
+        Common keys of all reports (``title``, ``model``, ``command``, ``version``, ``made``, ``settings``), ``kind``,
         ``figures`` (per split as in ``metrics.json``, unseen data first, and ``training``: whether the model was
-        trained on it), ``splits`` (of :func:`summarise_split`, in the same order; without graphs for training data
-        beside other data), ``learning``, ``importance``.
+        trained on it), ``splits`` (of :func:`summarise_split`, in the same order; a training split has no graphs,
+        unless it is the only split), ``learning``, ``importance``.
     """
     store = FeatureStore(store_root, subset.name)
     ranker, manifest = Ranker.load(model), io.read_manifest(model)
@@ -163,23 +163,23 @@ def summarise_run(
 
 
 def summarise_prediction(model: Path, rankings: Sequence[Mapping[str, Any]], top: int | None) -> dict[str, Any]:
-    """Summarise a prediction, without the runtimes that a graph may have.
+    """Summarise a prediction; runtimes in the graph files are ignored.
 
     Parameters
     ----------
     model : Path
         Folder of the model.
     rankings : sequence of mapping
-        Of all configurations, as :func:`gbr.predict.ranking` returns them.
+        Rankings of all configurations by :func:`gbr.predict.ranking`.
     top : int or None
-        Configurations listed of each graph; 10 by default, 100 at most.
+        Number of configurations listed per graph; 10 by default, 100 at most.
 
     Returns
     -------
     dict
-        What all reports have, ``graphs`` (:func:`summarise_ranking`, and ``why``: explanation of the first
-        configuration, or None for a graph of one configuration and beyond the first few graphs), ``explained``
-        (maximum number of graphs that are explained).
+        Common keys of all reports, ``graphs`` (:func:`summarise_ranking`, and ``why``: explanation of the first
+        configuration, or None for a graph of one configuration or beyond the maximum number), ``explained`` (maximum
+        number of graphs to explain).
     """
     ranker = Ranker.load(model)
     graphs = []
@@ -207,14 +207,14 @@ def summarise_explanation(model: Path, ranker: Ranker, found: Explanation, top: 
     ranker : Ranker
         The model.
     found : Explanation
-        Of :func:`gbr.attribution.explain`.
+        Result of :func:`gbr.attribution.explain`.
     top : int
-        Features, nodes and copies to show.
+        Number of features, nodes and copies to show.
 
     Returns
     -------
     dict
-        What all reports have, and ``why`` (:func:`gbr.report.tables.explanation_summary`).
+        Common keys of all reports, and ``why`` (:func:`gbr.report.tables.explanation_summary`).
     """
     header = _header(Path(found.graph).stem, "explain", ranker, io.read_manifest(model))
     return header | {"why": explanation_summary(found, top)}
@@ -236,11 +236,11 @@ def summarise_split(
     kind : str
         ``tile`` or ``layout``.
     figures : mapping or None
-        Of the split, as in ``metrics.json``; None to look at the runtimes only.
+        Figures of the split, as in ``metrics.json``; None to summarise the runtimes only.
     training_graphs : iterable of str, optional
-        Names, when they are known.
+        Names of the training graphs, if known.
     max_points : int
-        Configurations drawn of a graph; a sample of a graph that has more.
+        Maximum number of configurations drawn per graph; graphs with more are sampled.
     advance : callable
         Called with 1 after each graph.
 
@@ -249,9 +249,9 @@ def summarise_split(
     dict
         ``name``; ``graphs`` (each with ``name``, ``split``, ``quality``, ``doubts``, ``figures``, ``interval``,
         ``points``, ``family`` and ``seen``: whether its family is among the training graphs; best tau first; empty
-        without figures); ``data`` (totals over all graphs); ``suspects`` (graphs whose runtimes jump, with
-        ``points``); ``budget`` (:func:`slowdown_by_budget`); ``unseen`` (share of graphs of new families, or None);
-        ``worst``.
+        without figures); ``data`` (totals over all graphs); ``suspects`` (graphs with jumps in their runtimes, with
+        ``points``); ``budget`` (:func:`slowdown_by_budget`); ``unseen`` (share of graphs of families not in the
+        training graphs, or None); ``worst``.
     """
     groups = scored.groups
     families = None if training_graphs is None else {family(kind, name) for name in training_graphs}
@@ -295,7 +295,7 @@ def summarise_split(
 
 
 def points_per_graph(n_graphs: int) -> int:
-    """Configurations drawn of each graph, so that a report of many graphs stays a few megabytes."""
+    """Number of configurations drawn per graph, which limits a report of many graphs to a few megabytes."""
     return max(_MIN_POINTS, min(_MAX_POINTS, _POINTS // max(1, n_graphs)))
 
 
@@ -313,8 +313,8 @@ def slowdown_by_budget(groups: QueryGroups, scores: FloatArray, names: Sequence[
     -------
     dict or None
         ``k``; means over graphs: ``model``, ``random`` (expectation over all orders) and ``retest`` (None unless every
-        graph was measured twice); ``most``: the 90th percentile of the model; ``enough``: the smallest K after which
-        that is within 1, 2, 5 or 10 %, and which of them, or None.  None without graphs.
+        graph was measured twice); ``most``: the 90th percentile of the model; ``enough``: the smallest K at which that
+        percentile is at most 1, 2, 5 or 10 %, and this bound, or None.  The result is None without graphs.
     """
     if not names:
         return None
@@ -328,7 +328,7 @@ def slowdown_by_budget(groups: QueryGroups, scores: FloatArray, names: Sequence[
             [metrics.slowdown_at_k(own, groups.target[rows], each) for each in k]
             for rows, own in zip(chosen, order, strict=True)
         ]
-        return np.maximum(found, 0.0)  # an expectation may be below 0 by a rounding error
+        return np.maximum(found, 0.0)  # rounding errors may make an expectation negative
 
     model = slowdowns([scores[rows] for rows in chosen])
     most = np.quantile(model, 0.9, axis=0)
@@ -350,9 +350,10 @@ def points(scores: FloatArray, target: FloatArray, max_points: int) -> dict[str,
     Returns
     -------
     dict
-        ``n``, ``shown`` (rows), ``slowest`` (largest runtime shown over the fastest), and :func:`packed` in the order
-        of the file: ``row``, ``predicted`` and ``measured`` (ranks, as shares) and ``over`` (logarithm of the runtime
-        over the fastest, as a share of that of ``slowest``).  The first five predicted are always among the rows.
+        ``n`` (configurations), ``shown`` (number of points), ``slowest`` (slowest shown over fastest runtime), and
+        :func:`packed` arrays in the order of the file: ``row``, ``predicted`` and ``measured`` (normalised ranks) and
+        ``over`` (logarithm of the runtime over the fastest, divided by that of ``slowest``).  The five configurations
+        that are predicted fastest are always included.
     """
     rows = np.arange(len(target))
     if len(rows) > max_points:
@@ -415,12 +416,12 @@ def _reasons(graph: Mapping[str, Any], graphs: Sequence[Mapping[str, Any]], unse
     if graph["seen"] is False and unseen != 1.0:  # no distinction where all families are new
         reasons.insert(0, f"no training graph of its family ({graph['family']})")
     if graph["figures"]["slowdown@5"] <= _GOOD_TOP:
-        reasons.append("a good one is among the first five: only slower ones are out of order")
+        reasons.append("a good configuration is among the first five: only slower ones are out of order")
     return reasons
 
 
 def learning_rounds(last: int) -> list[int]:
-    """Rounds at which a learning curve is evaluated: ever further apart, up to ``last``."""
+    """Rounds at which a learning curve is evaluated, at increasing distances up to ``last``."""
     found = [1]
     while found[-1] < last:
         found.append(min(last, max(found[-1] + 1, round(found[-1] * _CURVE_STEP))))
@@ -428,7 +429,7 @@ def learning_rounds(last: int) -> list[int]:
 
 
 def learning_rows(store: FeatureStore, split: str, names: Sequence[str], ranker: Ranker) -> tuple[Rows, int]:
-    """About :data:`CURVE_ROWS` rows of a split: whole graphs, evenly chosen among ``names``; and their number."""
+    """About :data:`CURVE_ROWS` rows of a split, from whole graphs evenly spaced in ``names``, and their number."""
     entries = store.entries(split)
     share = min(1.0, CURVE_ROWS / max(1, sum(entries[name]["rows"] for name in names)))
     count = max(1, int(share * len(names)))
@@ -446,18 +447,18 @@ def learning_curves(ranker: Ranker, rows: Rows) -> list[dict[str, Any]]:
     ----------
     ranker : Ranker
     rows : Rows
-        With the columns of the model, in its order.
+        Rows with the columns of the model, in its order.
 
     Returns
     -------
     list of dict
-        ``name``, ``rounds``, ``tau``; the whole model first.  A member that has fewer rounds takes part with all it
-        has.  Ties and large groups are handled as in early stopping (:class:`gbr.models.base.ValidTau`).
+        ``name``, ``rounds``, ``tau``; the whole model first.  A member with fewer rounds contributes all its rounds.
+        Ties and large groups are handled as in early stopping (:class:`gbr.models.base.ValidTau`).
 
     Raises
     ------
     UsageError
-        When no group has two different runtimes.
+        If no group has two different runtimes.
     """
     tau = ValidTau(rows, ranker.settings_.seed)
     members = getattr(ranker.model_, "members", ())
@@ -477,7 +478,7 @@ def learning_curves(ranker: Ranker, rows: Rows) -> list[dict[str, Any]]:
             scores.append(own)
     if not members:
         return curves
-    # The scores of the ensemble from those of its members: predicting again would triple the time.
+    # Combine the scores of the members, as predicting with the ensemble would triple the time.
     whole = [
         tau(sum(own[min(count, max(own))] / each.spread for each, own in zip(members, scores, strict=True)))
         for count in rounds
@@ -486,7 +487,7 @@ def learning_curves(ranker: Ranker, rows: Rows) -> list[dict[str, Any]]:
 
 
 def _learning(ranker: Ranker, store: FeatureStore, scored: Mapping[str, Scored], command: str) -> dict[str, Any] | None:
-    """Learning curves on the early-stopping split if it was scored, else on another; None if it cannot be ranked."""
+    """Learning curves on ``valid`` if it was scored, else on another split; None if it cannot be ranked."""
     split = next(name for name in ("valid", *_SPLITS) if name in scored)
     try:
         rows, count = learning_rows(store, split, scored[split].groups.names, ranker)
@@ -497,7 +498,7 @@ def _learning(ranker: Ranker, store: FeatureStore, scored: Mapping[str, Scored],
 
 
 def _importance(ranker: Ranker, kind: str) -> dict[str, Any] | None:
-    """Blocks and the most important columns with their share of the gain; None for a model that never split."""
+    """Blocks and the most important columns with their share of the gain; None for a model without splits."""
     gains = ranker.feature_importances_
     if not gains.sum():
         return None
@@ -523,7 +524,7 @@ def _header(
     figures: Mapping[str, Any] | None = None,
     training_graphs: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """What every report has."""
+    """Common keys of all reports."""
     settings, trained_on = manifest["settings"], manifest["trained_on"] or {}
     model = f"{ranker.backend}, objective {ranker.settings_.objective}, {ranker.best_iteration_:,} rounds kept"
     rounds = f"at most {settings['n_estimators']}, stopped after {settings['early_stopping_rounds']} without gain"
@@ -542,7 +543,7 @@ def _header(
         "model": manifest["model"]["sha256"][:16],
         "versions": ", ".join(f"{name} {version}" for name, version in manifest["versions"].items()),
         "seconds": ", ".join(f"{name} {value:.1f}" for name, value in (figures or {}).get("seconds", {}).items()),
-        "report made on": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        "report created on": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
     }
     return {
         "title": title,
@@ -562,18 +563,19 @@ def summarise_ranking(path: Path, configs: NDArray[np.int64], scores: FloatArray
     path : Path
         The graph file.
     configs : int64 (n,)
-        Row numbers of the file, best first.
+        Rows of the file, best first.
     scores : float64 (n,)
-        In that order, lower is faster.
+        Scores in that order, lower is faster.
     top : int
-        Configurations to list.
+        Number of configurations to list.
 
     Returns
     -------
     dict
-        ``name``, ``path``, ``n_configs``, ``n_nodes``, ``n_configurable`` (None for ``tile``), ``distinct`` (scores),
-        ``histogram`` (``counts`` per bin, those among the ``top``, ``width`` of all bins in standard deviations),
-        ``best`` (``rank``, ``config``, ``behind`` the first in standard deviations, ``text``, ``nodes``).
+        ``name``, ``path``, ``n_configs``, ``n_nodes``, ``n_configurable`` (None for ``tile``), ``distinct`` (number of
+        distinct scores), ``histogram`` (``counts`` per bin; ``top``: counts of the listed configurations; ``width`` of
+        all bins in standard deviations), ``best`` (``rank``, ``config``, ``behind``: distance from the first in
+        standard deviations, ``text``, ``nodes``).
     """
     graph = read_graph(path)
     top = min(top, _MAX_TOP, len(configs))
@@ -601,7 +603,7 @@ def summarise_ranking(path: Path, configs: NDArray[np.int64], scores: FloatArray
 
 
 def _describe_configs(graph: Graph, rows: NDArray[np.int64]) -> list[dict[str, Any]]:
-    """Each configuration as a line, ``text``, and for a layout the configured ``nodes`` (and how many ``more``)."""
+    """Describe each configuration in ``text``, and list the configured ``nodes`` of a layout and how many ``more``."""
     if graph.kind == "tile":
         return [{"text": tile_text(row), "nodes": [], "more": 0} for row in graph.configs(rows)]
     assert graph.node_config_ids is not None
@@ -622,13 +624,13 @@ def tile_text(row: NDArray[np.float32]) -> str:
 
 
 def layout_texts(row: NDArray[np.int8]) -> str:
-    """Layouts of one node, int8 (18,), as ``output {1,0}, input {0,1}``; empty when left to the compiler."""
+    """Layouts of one node, int8 (18,), as ``output {1,0}, input {0,1}``; empty if left to the compiler."""
     orders = {name: [dim for dim in row[first : first + _SLOTS] if dim >= 0] for name, first in _LAYOUTS}
     return ", ".join(f"{name} {layout_text(order)}" for name, order in orders.items() if order)
 
 
 def render(summary: dict[str, Any]) -> str:
-    """Fill the template with a summary; returns one HTML page that needs no other file."""
+    """Render the template with a summary; returns a self-contained HTML page."""
     environment = Environment(
         loader=PackageLoader("gbr.report", "."),
         autoescape=True,
@@ -645,7 +647,7 @@ def render(summary: dict[str, Any]) -> str:
         "percent": percent,
         "rounded": lambda share: f"{100 * share:g}\u00a0%",
         "times": _times,
-        # Cut after separators, where a line may be broken.
+        # Parts of a name that end in a separator, after which a line may be broken.
         "parts": lambda name: re.split(r"(?<=[_.:/-])", name),
     }
     environment.filters |= filters
@@ -676,7 +678,7 @@ def _formatter(spec: str) -> Callable[[float | None], str]:
 
 
 def _plot_data(splits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Data of the page's script."""
+    """Data for the script of the page."""
 
     def plotted(graph: Mapping[str, Any]) -> dict[str, Any]:
         return {**graph["points"], "jumps": [jump["row"] for jump in graph["quality"]["jumps"]]}

@@ -51,7 +51,7 @@
     }));
   }
 
-  // Round factors from 1 to the slowest: even steps when it is close to 1, else powers.
+  // Ticks from 1 to the slowest: equal steps if it is close to 1, else powers.
   function factors(slowest) {
     for (const step of [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5]) {
       const count = Math.floor((slowest - 1) / step + 1e-9);
@@ -105,7 +105,7 @@
     }));
     byId("shown").textContent = (graph.shown < graph.n
       ? `${number(graph.shown)} of ${number(graph.n)} configurations are drawn: the first five, and a random sample. ` : "") +
-      (graph.jumps.length ? "Dashed lines: the runtimes jump as a whole." : "");
+      (graph.jumps.length ? "Dashed lines: jumps in the runtimes." : "");
     byId("choose").value = id;
     document.querySelectorAll(".pick").forEach((mark) => mark.classList.toggle("on", mark.dataset.graph === id));
   }

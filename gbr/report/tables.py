@@ -10,10 +10,10 @@ from typing import Any, Final
 from gbr.attribution import Copy, Explanation, TensorChange
 from gbr.data.files import size_text
 
-#: Features, nodes and copies shown by default.
+#: Default number of features, nodes and copies shown.
 TOP: Final = 8
 
-#: How the second configuration was chosen -> a remark beside its index, and its name in a title.
+#: By how the second configuration was chosen: a remark after its index, and its name in a title.
 _CHOSEN: Final = {
     "given": ("", None),
     "default": (" (all layouts left to the compiler)", "the compiler’s default"),
@@ -25,20 +25,20 @@ Table = tuple[str, list[str], list[list[str | None]]]
 
 
 def explanation_summary(found: Explanation, top: int = TOP) -> dict[str, Any]:
-    """Summarise an explanation for a report, as values ready for JSON.
+    """Summarise an explanation for a report, as JSON values.
 
     Parameters
     ----------
     found : Explanation
     top : int
-        Features, nodes and copies to show.
+        Number of features, nodes and copies to show.
 
     Returns
     -------
     dict
-        ``title``, ``graph`` (its path), ``n_configs``, ``configs`` (the pair), ``ranks`` (rank and description of
+        ``title``, ``graph`` (path), ``n_configs``, ``configs`` (the two indices), ``ranks`` (rank and description of
         both, best first), ``sentences``, ``blocks`` (``name``, ``doc``, ``effect``; largest effect first), ``tables``
-        (title, columns, rows; further lines of a cell are remarks).
+        (title, columns, rows; the lines of a cell after the first are remarks).
     """
     tables = [list(table) for table in explanation_tables(found, top)]
     return {
@@ -54,7 +54,7 @@ def explanation_summary(found: Explanation, top: int = TOP) -> dict[str, Any]:
 
 
 def explanation_text(found: Explanation) -> Iterator[str]:
-    """Lines that say what is compared, and the result."""
+    """Lines with the compared configurations and the result."""
     yield f"{Path(found.graph).stem}: {found.n_configs} configurations"
     for rank, config in _ranks(found):
         yield f"rank {rank}: configuration {config}"
@@ -89,7 +89,7 @@ def _ranks(found: Explanation) -> list[tuple[int, str]]:
 def _sentences(found: Explanation) -> Iterator[str]:
     own, other = found.configs
     if not found.columns:
-        yield "The model sees no difference between the two."
+        yield "The model does not distinguish the two configurations."
     elif found.lead:
         order = "before" if found.lead > 0 else "after"
         yield f"The model ranks {own} {order} {other}: their scores differ by {abs(found.lead):.4f}."
@@ -158,7 +158,7 @@ def _tile_tables(found: Explanation, own: str, other: str) -> Iterator[Table]:
 
 
 def _layout(tensor: TensorChange, side: int) -> str:
-    """Layout of a tensor; on a second line, what differs in effect between the two configurations."""
+    """Layout of a tensor; a second line has its minor-most extent and padding where the configurations differ."""
     remarks = [f"minor {tensor.minor[side]}"] if tensor.minor[0] != tensor.minor[1] else []
     if tensor.padding[0] != tensor.padding[1]:
         remarks.append(f"padded x{tensor.padding[side]:.3g}")
