@@ -16,7 +16,7 @@ COMMANDS: Final = {
     "collect": "Measure configurations on this machine.",
     "download": "Download TpuGraphs, Google's graphs measured on TPUs.",
     "evaluate": "Score a trained model on a split of a collection.",
-    "explain": "Explain why a configuration is ranked before another one.",
+    "explain": "Explain why one configuration is ranked before another.",
     "features": "Build the feature store, show its content, list the feature columns.",
     "predict": "Rank the configurations of graph files.",
     "reproduce": "Reproduce the results on TpuGraphs: download, train, evaluate.",

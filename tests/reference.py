@@ -1,4 +1,4 @@
-"""Naive twins of the kernels in features/ and features/tile/, written from the meaning of the columns."""
+"""Naive implementations of the kernels in features/ and features/tile/, from the descriptions of the columns."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def touched(nest: LoopNest, number: int, tile: np.ndarray) -> int:
 
 
 def _room(nest: LoopNest, tensors: Tensors, cover: np.ndarray, line: int, sets: int) -> tuple[np.ndarray, np.ndarray]:
-    """Lines that each operand touches over ``cover[:, loop]`` steps of every loop, and the room they take up."""
+    """Lines that each operand touches over ``cover[:, loop]`` steps of every loop, and the space they occupy."""
     lines, rooms = [], []
     for access in nest.accesses:
         shape, strides = tensors.shape(access.node), tensors.strides(access.node)

@@ -1,4 +1,4 @@
-"""A naive twin of gbr.data.hlo that reads HLO text, and builders of protobuf messages."""
+"""A naive implementation of gbr.data.hlo that reads HLO text, and builders of protobuf messages."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _top_level(text: str) -> list[str]:
 
 
 def naive_encode(text: str) -> dict[str, np.ndarray]:
-    """What TpuGraphs would hold of a module, from its text alone, one instruction and one column at a time."""
+    """The columns of TpuGraphs for a module, from its text, one instruction and one column at a time."""
     opcodes, rows, edges, splits, configurable = [], [], [], [0], []
     root_of: dict[str, int] = {}
     fused: set[str] = set(re.findall(r" fusion\(.*calls=%?([\w.-]+)", text))

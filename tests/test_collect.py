@@ -121,7 +121,7 @@ def test_tasks_are_selected_by_family_group_or_graph():
     ]
     assert [task.variant for task in selected] == ["gated", "nhwc", "nchw"]
     with pytest.raises(
-        UsageError, match="no family, group or graph alexnet; groups: convolutions, dots; families: lenet"
+        UsageError, match="unknown family, group or graph alexnet; groups: convolutions, dots; families: lenet"
     ):
         tasks.choose(layouts.FAMILIES, ["alexnet"], SPLITS, Path("root"))
 
@@ -221,10 +221,10 @@ def test_without_jax_the_error_names_the_extra(arguments, tmp_path, capsys, monk
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["tile", "--families", "nothing"], "no family, group or graph nothing"),
-        (["layout", "--programs", "nothing"], "no family, group or graph nothing"),
+        (["tile", "--families", "nothing"], "unknown family, group or graph nothing"),
+        (["layout", "--programs", "nothing"], "unknown family, group or graph nothing"),
         (["tile", "--configs", "0"], "0 is not in the range x>=1"),
-        (["tile", "--jobs", "4096"], "--jobs 4096: every job needs a core"),
+        (["tile", "--jobs", "4096"], "--jobs 4096: expected at most"),
     ],
 )
 def test_usage_errors_are_one_line(arguments, message, tmp_path, capsys):

@@ -157,7 +157,7 @@ def test_programs_without_layouts_and_untraceable_programs_are_refused(monkeypat
     with pytest.raises(CollectError, match="relu: no convolution, dot or reshape of rank 2 to 6"):
         Relayout(jax.nn.relu, (normal(3, 3),))
     for args in (SMALL[:1], ("text", SMALL[1])):
-        with pytest.raises(CollectError, match="small: JAX cannot trace it with these arguments"):
+        with pytest.raises(CollectError, match="small: JAX cannot trace the function with these arguments"):
             Relayout(small, args)
     monkeypatch.setitem(sys.modules, "jax.experimental.layout", None)
     with pytest.raises(MissingLibraryError, match=r"this JAX cannot constrain layouts .* 'jax>=0\.7'"):
@@ -186,7 +186,7 @@ def test_layouts_become_constraints_and_copies(program):
 def test_function_keeps_its_signature_and_refuses_other_shapes(program):
     function = jax.jit(program.function(sample_layouts(program.sites, 5, 0)[-1]))
     np.testing.assert_allclose(function(*SMALL), small(*SMALL), rtol=1e-4, atol=1e-5)
-    with pytest.raises(UsageError, match="layouts are chosen for one set of shapes"):
+    with pytest.raises(UsageError, match="layouts are specific to the shapes"):
         function(SMALL[0], normal(2, 4, 5, 2))
 
 

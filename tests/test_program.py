@@ -1,4 +1,4 @@
-"""Adjacency, tensors, operations and the features of a graph, against naive twins, networkx and examples by hand."""
+"""Adjacency, tensors, operations and the features of a graph, against naive implementations, networkx and examples by hand."""
 
 from __future__ import annotations
 
@@ -59,7 +59,9 @@ def any_program(draw: st.DrawFn) -> Program:
 
 @given(any_program(), st.data())
 @few
-def test_adjacency_depth_and_hops_match_the_twins_and_networkx(program: Program, data: st.DataObject) -> None:
+def test_adjacency_depth_and_hops_match_naive_implementations_and_networkx(
+    program: Program, data: st.DataObject
+) -> None:
     edges, n_nodes = [tuple(edge) for edge in program.edges.tolist()], len(program)
     operands, users = reference.operands(edges, n_nodes), reference.users(edges, n_nodes)
     assert [program.operands.of(node).tolist() for node in range(n_nodes)] == operands
@@ -296,7 +298,7 @@ def test_neighborhood_matches_networkx(program: Program, data: st.DataObject) ->
 
 @few
 @given(st.integers(1, 6), st.integers(0, 2**32 - 1))
-def test_node_statistics_match_the_numpy_twin(n_nodes: int, seed: int) -> None:
+def test_node_statistics_match_numpy(n_nodes: int, seed: int) -> None:
     feat = np.random.default_rng(seed).normal(0, 1e3, (n_nodes, N_FEAT)).astype(np.float32)
     program = Program(np.zeros(n_nodes, np.uint8), feat, np.zeros((0, 2), np.int64))
     np.testing.assert_allclose(node_statistics(program), reference.node_statistics(feat), rtol=1e-4, atol=1e-4)

@@ -1,4 +1,4 @@
-"""Tile features: loop nests and bounds by hand and of measured kernels, Numba kernels against their twins."""
+"""Tile features: loop nests and bounds by hand and of measured kernels, Numba kernels against naive implementations."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_swapped_operands_are_recognised_by_shape() -> None:
     assert (access.node, access.coefficients.tolist()) == (left, [[1, 0, 0], [0, 0, 1]])
 
 
-def test_gram_matrix_reads_its_operand_both_ways() -> None:
+def test_gram_matrix_reads_its_operand_and_its_transpose() -> None:
     sketch = Sketch()
     a = sketch.node("parameter", (7, 12))
     transposed = sketch.node("transpose", (12, 7), a, dimensions=(1, 0))
@@ -325,7 +325,7 @@ def test_traffic_of_decoded_tiles_correlates_with_the_runtime(measured: list[tup
 @pytest.mark.parametrize("name", programs.KERNELS)
 @settings(max_examples=10, deadline=None)
 @given(data=st.data())
-def test_geometry_matches_the_numpy_twin(name: str, data: st.DataObject) -> None:
+def test_geometry_matches_numpy(name: str, data: st.DataObject) -> None:
     nest, tensors, slots = read(programs.KERNELS[name])
     tiles = random_tiles(data, nest, 3)
     for hardware in (CPU, TPU):
@@ -350,7 +350,7 @@ def test_footprint_matches_counting(name: str, data: st.DataObject) -> None:
 @pytest.mark.parametrize("name", programs.KERNELS)
 @settings(max_examples=5, deadline=None)
 @given(data=st.data())
-def test_cache_columns_match_the_numpy_twin(name: str, hardware: Hardware, data: st.DataObject) -> None:
+def test_cache_columns_match_numpy(name: str, hardware: Hardware, data: st.DataObject) -> None:
     nest, tensors, _ = read(programs.KERNELS[name])
     model, tiles = cache_model(programs.KERNELS[name], hardware), random_tiles(data, nest, 4)
     expected = reference.cache_columns(nest, tensors, tiles, hardware, [list(order) for order in model.sequences])

@@ -1,7 +1,8 @@
-"""Measured collections of this machine: which configuration of a tensor program is fast here.
+"""Measure configurations of tensor programs on this machine.
 
-``python -m gbr.collect tile`` times tiled loop nests, ``python -m gbr.collect layout`` JAX programs under chosen
-layouts, :func:`layout` any function of yours.  One ``.npz`` per program, in the format of TpuGraphs.
+``python -m gbr.collect tile`` times tiled loop nests, ``python -m gbr.collect layout`` times JAX programs under
+different layouts, and :func:`layout` times any JAX function.  Each program is a ``.npz`` file in the format of
+TpuGraphs.
 """
 
 from __future__ import annotations
@@ -32,17 +33,17 @@ def layout(
     Parameters
     ----------
     function : callable
-        What ``jax.jit`` takes.  Conv, dot and reshape inside loops, branches and ``jax.checkpoint`` are left alone.
+        As for ``jax.jit``.  Operations inside loops, branches and ``jax.checkpoint`` keep their layouts.
     args : sequence
-        Its arguments: arrays, or pytrees of arrays.
+        Arguments of the function: arrays, or pytrees of arrays.
     out : path
-        Graph file to write, ``.npz``; it appears whole or not at all.
+        Graph file to write, ``.npz``; written atomically.
     configs : int
-        Configurations, the first of which leaves everything to the compiler.
+        Number of configurations; the first leaves all layouts to the compiler.
     rounds : int
-        Rounds per pass; each of the two passes keeps every configuration's minimum of CPU time.
+        Rounds per pass; each of the two passes records the minimum CPU time of every configuration.
     seed : int
-        Of the sample and of the order in which configurations take turns.
+        Seed of the sampled layouts and of the order of measurements.
 
     Returns
     -------
@@ -52,11 +53,11 @@ def layout(
     Raises
     ------
     UsageError
-        If ``out``, ``args`` or a number cannot be right.
+        If ``out``, ``args`` or a number is invalid.
     MissingLibraryError
         If JAX is not installed, or too old.
     CollectError
-        If the function cannot be traced, has no layouts to choose, or computes something else under one of them.
+        If the function cannot be traced, has no layouts to choose, or computes a different result under a layout.
     DataError
         If ``out`` cannot be written.
     """

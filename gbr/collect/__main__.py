@@ -24,24 +24,27 @@ if TYPE_CHECKING:
 
 @cli.group("gbr.collect")
 def main() -> None:
-    """Measure configurations on this machine; what is already measured is kept."""
+    """Measure configurations on this machine; existing measurements are kept."""
 
 
 def _options(collection: str, what: str, rounds: int) -> Callable[[cli.Function], cli.Function]:
-    """Add the options that both kinds of collections have."""
+    """Add the options of both kinds of collections."""
     options = (
         click.option(
             "--out",
             type=cli.PATH,
             default=Path("data"),
             metavar="ROOT",
-            help=f"Folder that gets {collection}/{{train,valid,test}}/*.npz.",
+            help=f"Folder in which {collection}/{{train,valid,test}}/*.npz are written.",
         ),
         click.option("--configs", type=cli.POSITIVE, default=96, metavar="N", help=f"Configurations per {what}."),
         click.option("--rounds", type=cli.POSITIVE, default=rounds, metavar="N", help="Rounds per pass."),
         cli.seed_option,
         click.option(
-            "--table", "show_table", is_flag=True, help="Print the table of measured graphs, in Markdown; no timing."
+            "--table",
+            "show_table",
+            is_flag=True,
+            help="Print a Markdown table of measured graphs, measure nothing.",
         ),
         cli.splits_option,
         cli.json_option,
@@ -58,7 +61,7 @@ def _options(collection: str, what: str, rounds: int) -> Callable[[cli.Function]
     type=cli.POSITIVE,
     default=1,
     metavar="N",
-    help="Kernels in parallel, one core each; they disturb one another.",
+    help="Number of kernels to measure in parallel, one per core; they slow each other down.",
 )
 @_options("npz/tile/cpu", "kernel", rounds=15)
 def _tile(families: tuple[str, ...] | None, jobs: int, configs: int, rounds: int, seed: int, **common: Any) -> None:
@@ -92,7 +95,7 @@ def _layout(programs: tuple[str, ...] | None, configs: int, rounds: int, seed: i
     from gbr.collect.timer import pinned
 
     settings = Settings(configs, rounds, seed)
-    with pinned():  # before JAX starts: XLA makes as many threads as the process may use cores
+    with pinned():  # before JAX starts: XLA creates a thread per core that the process may use
         _collect(
             FAMILIES, programs, COLLECTION, lambda missing: (collect(task, settings) for task in missing), **common
         )
@@ -109,7 +112,7 @@ def _collect(
     splits: tuple[str, ...] | None,
     as_json: bool,
 ) -> None:
-    """Measure the graphs that have no file yet and print their quality, or only print the table of all graphs."""
+    """Measure the graphs without a file and print their quality, or only print the table of all graphs."""
     from gbr.collect import tasks
 
     folder = out / collection
@@ -120,7 +123,7 @@ def _collect(
     found: list[Quality] = []
     with ExitStack() as held:
         if not all(task.path.exists() for task in todo):
-            # Another process would measure the same graphs, and disturb.
+            # Another process would measure the same graphs and slow down this one.
             held.enter_context(exclusive_lock(folder, CollectError, "gbr.collect"))
         for directory in {task.path.parent for task in todo}:
             remove_partial_files(directory)

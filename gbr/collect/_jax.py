@@ -1,4 +1,4 @@
-"""Access to JAX, an optional extra: imported when it is first used, on the CPU."""
+"""Access to JAX, an optional extra, which is imported on first use and runs on the CPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gbr.errors import MissingLibraryError
 
 
 def load() -> Any:
-    """Import and return the ``jax`` module, one that computes in the calling thread.
+    """Import and return the ``jax`` module, configured to compute in the calling thread.
 
     Raises
     ------

@@ -15,7 +15,7 @@ from gbr.collect.kernels import Family
 
 
 class _Ops:
-    """Primitives of ``jax.lax``, and the combinations of them that several programs need."""
+    """Primitives of ``jax.lax``, and combinations of them that several programs use."""
 
     def __init__(self, lax: Any) -> None:
         self._lax = lax
@@ -102,7 +102,7 @@ class _Ops:
         return self.slice(x, offsets, tuple(extent - 2 + start for extent, start in zip(x.shape, offsets, strict=True)))
 
     def laplace(self, x: Any) -> Any:
-        """Mean of the neighbours along every dimension, less the centre."""
+        """Mean of the neighbours along every dimension, minus the centre."""
         centre = (1,) * x.ndim
         total = None
         for dim in range(x.ndim):
@@ -242,7 +242,7 @@ _CONV: Final = (
         "d h w o | y[0, d, h, w, o] = 0 | "
         "d h w r p q c o: y[0, d, h, w, o] += x[0, d + r, h + p, w + q, c] * f[r, p, q, c, o]",
         _conv(layout="NDHWC DHWIO"), sizes="d h w c o r=p=q"),
-    # One channel each: no sum over channels, so memory rather than arithmetic sets the pace.
+    # One channel each: without a sum over channels, memory rather than arithmetic limits the speed.
     _convolution("depthwise", "1x56x48x96x3 4x14x20x240x5 2x37x41x91x3 1x12x16x1024x3",
         "n h w c | for n h w | y[n, h, w, c] = 0 | "
         "p q c: y[n, h, w, c] += x[n, h + p, w + q, c] * f[p, q, 0, c]",
@@ -276,8 +276,8 @@ _MOVEMENT: Final = (
     _transpose("1032", "12x8x64x96 40x32x16x24 3x2x419x353 3x64x24x128"),
 )
 
-# Dimensions that are kept are tiled outside of those that are reduced, in the order of the output; within a tile the
-# innermost loop is the one along which most operands are contiguous.  A part of a row is reduced in a register.
+# Kept dimensions are tiled outside reduced ones, in the order of the output; the innermost loop of a tile is the one
+# along which most operands are contiguous.  A part of a row is reduced in a register.
 _REDUCE: Final = (
     _reduce("sum_minor", "1024x2048 20000x96 7919x211 1531x1283",
         "a | y[a] = 0 | a / b: y[a] += x[a, b]", lambda o, x: o.total(x, 1)),
@@ -340,8 +340,8 @@ _REDUCE: Final = (
         "c b | y[c, b] = 0 | a b c: y[c, b] += x[a, b, c] * (1 / size(a))", lambda o, x: o.turn(o.mean(x, 0))),
 )
 
-# Statistics of a row, a column or a group, then a pass that uses them.  The outer tile holds the dimensions that are
-# kept, so that the data of one tile is still in cache in the later passes.
+# Statistics of a row, a column or a group, then a pass that uses them.  The outer tile is over the kept dimensions, so
+# that the data of one tile are still in cache in later passes.
 _ROWWISE: Final = (
     _rowwise("softmax", "768x1024 6000x128 8011x83 1021x773",
         "a | top[a] = LOWEST; total[a] = 0 | a / b: top[a] = max(top[a], x[a, b]) | "
@@ -437,7 +437,7 @@ _WINDOW: Final = (
         _Ops.slope),
 )
 
-# Operands that are broadcast, and operands whose dimensions come in another order than those of the output.
+# Operands that are broadcast, or have their dimensions in another order than the output.
 _ELEMENTWISE: Final = (
     _elementwise("bias_scale", "1024x1024 9000x120 2999x389 1259x941",
         "a b | y[a, b] = x[a, b] * scale[a] + bias[b]",
@@ -496,7 +496,7 @@ _ELEMENTWISE: Final = (
 
 # fmt: on
 
-# Families held out, from every group; all others are for training.
+# Held-out families, from every group; all others are in the training split.
 _SPLITS: Final = {
     "valid": """
         matmul_bias_relu gram conv2d_dilated depthwise_nchw transpose_102 transpose_0312 transpose_1032 sum_middle

@@ -1,23 +1,23 @@
-"""Tiled loop nests, generated from specifications of one line and compiled by Numba.
+"""Tiled loop nests, generated from one-line specifications and compiled by Numba.
 
 A specification is text in segments::
 
     m n | y[m, n] = 0 | m k n: y[m, n] += a[m, k] * b[k, n]
 
-The first segment names the loops whose tiles are outermost.  Every further segment is a pass over one such tile,
-``loops: statements`` with the outermost loop first; a pass without loops runs over those of the first segment.  The
-tiles of loops that the first segment does not name are inside, around the pass.
+The first segment lists the loops whose tiles are outermost.  Every further segment is a pass over one such tile,
+``loops: statements``, with the outermost loop first; a pass without loops runs over the loops of the first segment.
+Other loops are tiled inside, around the pass that uses them.
 
-- ``y`` is the output, the operands are the parameters of the JAX program, any other array holds statistics.
-- ``a / b: y[a] += x[a, b]`` accumulates in a register over the loops behind the slash, and then adds the register to
-  ``y[a]``.  Without a slash the element of ``y`` is updated in memory.  ``y[a] = max(y[a], ...)`` works alike, and
-  so does ``min``.
+- ``y`` is the output, the operands are the parameters of the JAX program, any other array is a temporary.
+- ``a / b: y[a] += x[a, b]`` accumulates in a register over the loops after the slash, and then adds the register to
+  ``y[a]``.  Without a slash, the element of ``y`` is updated in memory.  The same holds for ``y[a] = max(y[a], ...)``
+  and ``min``.
 - ``p``, ``q`` and ``r`` run over windows, which are never tiled; ``p<3`` is a window known at compile time.
-- ``for n h`` as the second segment opens loops that all passes behind it share.
-- ``size(a, b)`` is the number of iterations as a float32, ``inside(h * 2 + p, 1)`` an index into a dimension that is
-  padded by one on either side; iterations that fall into the padding are skipped.
+- ``for n h`` as the second segment opens loops that all following passes share.
+- ``size(a, b)`` is the number of iterations as a float32.  ``inside(h * 2 + p, 1)`` is an index into a dimension that
+  is padded by one on both sides; iterations in the padding are skipped.
 
-A subexpression that does not change in the inner loops is computed in the outermost loop that allows it.
+Loop-invariant subexpressions are computed in the outermost possible loop.
 """
 
 from __future__ import annotations
@@ -42,25 +42,25 @@ Shape = tuple[int, ...]
 #: A tensor that has columns in a tile configuration: the right-hand operand, the output or the reduced input.
 Part = Literal["kernel", "output", "input"]
 
-#: Loops over windows.
+#: Names of loops over windows.
 WINDOWS: Final = frozenset("pqr")
 
-#: Names of loops for the user, where a specification abbreviates them.
+#: Full names of abbreviated loops, by group.
 _IMAGE: Final = {"n": "batch", "d": "depth", "h": "height", "w": "width", "c": "channels", "o": "features"}
 _LONG_NAMES: Final = {"matmul": {"b": "batch", "h": "head"}, "conv": _IMAGE, "window": _IMAGE}
 
-# Extents, tiles and loop variables are unsigned: Numba wraps negative indices of signed ones around, and that test
-# keeps LLVM from vectorising the innermost loop (eightfold on a matrix product).  Reassociation lets sums be vectorised
-# as a compiler would; operands are finite, so dropping NaN and the sign of zero changes nothing.
+# Extents, tiles and loop variables are unsigned: for signed indices, Numba adds a test for negative values that keeps
+# LLVM from vectorising the innermost loop (a factor of eight on a matrix product).  Reassociation allows vectorised
+# sums, as in a compiler.  Operands are finite, so the flags for NaN and signed zeros do not change results.
 _compile = partial(njit, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "nnan"})
 
 
 @_compile()
 def exp(x):  # type: ignore[no-untyped-def]
-    """Exponential of a float32 as compilers emit it in a loop: no call, so that the loop vectorises.
+    """Exponential of a float32 without a call, as compilers emit it, so that loops vectorise.
 
-    Cody-Waite reduction and a fifth-degree polynomial (Cephes, expf); the argument is clamped to where the result is
-    normal.
+    Cody-Waite reduction and a fifth-degree polynomial (Cephes, expf); the argument is clamped so that the result is a
+    normal number.
     """
     x = min(max(x, np.float32(-87)), np.float32(88))
     z = np.floor(x * np.float32(1.4426950408889634) + np.float32(0.5))
@@ -91,7 +91,7 @@ _GLOBALS: Final = {
 class Slot:
     """One column of a tile configuration: dimension ``dim`` of a tensor.
 
-    A tile of ``t`` covers ``(t - 1) * stride + window`` elements there: a window reads more than it writes.
+    A tile of ``t`` iterations covers ``(t - 1) * stride + window`` elements of the dimension.
     """
 
     part: Part
@@ -102,7 +102,7 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """A tiled loop: its name for the user, its extent, and the slots that its tile fills."""
+    """A tiled loop: its displayed name, its extent, and the slots that its tile determines."""
 
     name: str
     extent: int
@@ -121,7 +121,7 @@ class Nest:
     loops : tuple of Loop
         In the order of the kernel's tile arguments.
     fixed : tuple of (Slot, int)
-        Bounds that no tile changes: the window of a convolution.
+        Bounds that do not depend on tiles: the window of a convolution.
     """
 
     operands: tuple[Shape, ...]
@@ -155,14 +155,14 @@ class _Index:
         raise ValueError(f"{ast.unparse(node)}: expected an index that is linear in loop variables")
 
     def extent(self, extents: Mapping[str, int]) -> int:
-        """Elements that a dimension needs for it, padding left out."""
+        """Extent of the indexed dimension, without padding."""
         reach = sum(stride * (extents[name] - 1) for name, stride in self.strides.items())
         return reach + self.offset + 1 - 2 * self.padding
 
 
 @dataclass(frozen=True, slots=True)
 class _Pass:
-    """Loops, the number of the first one that accumulates in a register, and what the innermost does."""
+    """Loops, the position of the first one that accumulates in a register, and the body of the innermost."""
 
     loops: tuple[str, ...]
     register: int
@@ -175,13 +175,13 @@ class _Spec:
     Attributes
     ----------
     kept, reduced : list of str
-        Loops whose tiles are outermost, and tiled loops of the passes, in the order of their tiles.
+        Loops with outermost tiles, and tiled loops of the passes, in the order of their tiles.
     shared : list of str
         Loops that all passes share.
     windows : dict
         Windows known at compile time.
     accesses : dict of lists
-        Array -> the indices of every access, in the order of the text.
+        Indices of every access by array, in the order of the text.
     """
 
     def __init__(self, text: str) -> None:
@@ -212,7 +212,7 @@ def _indices(node: ast.Subscript) -> list[ast.expr]:
 
 
 class _Source:
-    """Source of a nest: ``name(*operands, y, *tiles)`` and the constants it uses.
+    """Python source of a nest, ``name(*operands, y, *tiles)``, and of its constants.
 
     Parameters
     ----------
@@ -220,7 +220,7 @@ class _Source:
     name : str
     operands, tiles : tuple of str
     sized : tuple of str
-        Arrays that give the extents; the first one that has a dimension of a loop does.
+        Arrays that define the extents; the extent of a loop is that of the first array with a dimension of this loop.
     """
 
     def __init__(
@@ -251,7 +251,7 @@ class _Source:
         return self.constants.setdefault(value, re.sub(r"\W", "_", value).rstrip("_"))
 
     def variable(self, prefix: str) -> str:
-        """A new name."""
+        """Return a new variable name."""
         self.variables += 1
         return f"{prefix}{self.variables}"
 
@@ -283,7 +283,7 @@ class _Source:
         self._depth += 1
 
     def _write_pass(self, each: _Pass) -> list[str]:
-        """Write the loops of a pass; what it computes before all loops is returned."""
+        """Write the loops of a pass; returns the statements before all loops."""
         code = _Body(self, (*self._spec.shared, *each.loops), each.register < len(each.loops))
         for statement in each.body:
             code.add(statement)
@@ -308,7 +308,7 @@ class _Source:
 
 
 class _Body:
-    """Statements of one pass, with what does not change in its inner loops moved out of them.
+    """Statements of one pass, with loop-invariant subexpressions moved out of the inner loops.
 
     Parameters
     ----------
@@ -321,9 +321,9 @@ class _Body:
     Attributes
     ----------
     moved : dict of lists
-        Number of a loop -> statements at its beginning; -1 are those before all loops.
+        Statements at the beginning of a loop, by its position; -1: before all loops.
     before, inner, after : lists of str
-        Statements before the loops that a register is kept over, within the innermost, and after these loops.
+        Statements before the loops that accumulate in a register, in the innermost loop, and after these loops.
     """
 
     def __init__(self, source: _Source, loops: tuple[str, ...], register: bool) -> None:
@@ -342,7 +342,7 @@ class _Body:
         match statement:
             case ast.AugAssign(target=target, op=ast.Add(), value=value) if self._register:
                 factor = ""
-                match value:  # a factor that is the same for all terms is multiplied with the sum
+                match value:  # multiply the sum by a factor that all terms share
                     case ast.BinOp(left=left, op=ast.Mult(), right=right) if self._level(right) < 0:
                         value, factor = left, f" * {self._text(right)}"
                 total = self._source.variable("total")
@@ -365,7 +365,7 @@ class _Body:
                 self.inner.append(f"{self._text(target, move=False)} {sign}= {self._text(value)}")
 
     def _level(self, node: ast.AST) -> int:
-        """Number of the innermost loop that changes the value of ``node``."""
+        """Position of the innermost loop that the value of ``node`` depends on, -1 for none."""
         if isinstance(node, ast.Name):
             return self._levels.get(node.id, -1)
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "size":
@@ -395,7 +395,7 @@ class _Body:
         return node
 
     def _moved(self, level: int, text: str, prefix: str, *more: str) -> str:
-        """Name of a value that is computed at the beginning of a loop, followed by ``more`` statements about it."""
+        """Name of a value that is computed at the beginning of a loop, followed by the statements ``more``."""
         if (level, text) not in self._names:
             name = self._names[level, text] = self._source.variable(prefix)
             self.moved[level] += [f"{name} = {text}", *(line.format(name) for line in more)]
@@ -417,24 +417,24 @@ class _Body:
 
 @dataclass(frozen=True, eq=False)
 class Family(tasks.Family):
-    """Kernels that differ in nothing but their shape.
+    """Kernels that differ only in their shape.
 
     Parameters
     ----------
     group, name, variants
         As in the base class; the variants are the shapes that are measured, such as ``192x320x256 256x128x512``.
     spec : str
-        The loop nest; see the module.
+        Specification of the loop nest, see :mod:`gbr.collect.kernels`.
     program : callable
         ``program(lax, *operands)``: the same computation in primitives of ``jax.lax``.
     sizes : str
-        The loops whose extents are the numbers of a shape, in order; ``p=q`` are two of one extent.  By default all
+        Loops whose extents are the numbers of a shape, in order; ``p=q`` are two loops of equal extent.  By default all
         tiled loops in the order of their tile arguments.
     right : str
-        Dimensions of the right-hand operand as it enters the dot (behind its ``transpose``, if any); by default those
+        Dimensions of the right-hand operand as it enters the dot (after its ``transpose``, if any); by default those
         of the operand ``f``, the filters of a convolution.
     order : str
-        The tiled loops in the order of the tile arguments, where it is not that of the reduced input or of the tiles.
+        Tiled loops in the order of the tile arguments; by default that of the reduced input, if any, or of the tiles.
     """
 
     spec: str
@@ -462,7 +462,7 @@ class Family(tasks.Family):
     def kernel(self) -> Callable[..., Any]:
         """``kernel(*operands, y, *tiles)``, compiled at its first call; tiles are ``numpy.uint64``."""
         path = f"<loop nest {self.name}>"
-        # Without a time of modification, linecache keeps what is not on the disk, so that tracebacks show it.
+        # Entries without a modification time stay in linecache, so that tracebacks show the source.
         linecache.cache[path] = (len(self.source), None, self.source.splitlines(keepends=True), path)
         names: dict[str, Any] = dict(_GLOBALS)
         exec(compile(self.source, path, "exec"), names)
@@ -495,7 +495,7 @@ class Family(tasks.Family):
         return Nest(tuple(operands), output, loops, tuple(fixed))
 
     def _parts(self) -> dict[Part, list[_Index]]:
-        """The tensors that have columns in a configuration, with the indices of their dimensions."""
+        """Tensors with columns in a configuration, and the indices of their dimensions."""
         accesses = self._parsed.accesses
         parts: dict[Part, list[_Index]] = {"output": accesses["y"][0]}
         if self.right:
@@ -516,7 +516,7 @@ class Family(tasks.Family):
 
     @cached_property
     def _reduces_input(self) -> bool:
-        """Whether the first operand is reduced; its dimensions are then all tiled loops, in order."""
+        """Whether the first operand is reduced; its dimensions are then the tiled loops, in order."""
         return bool(self._parsed.reduced) and not self.right and "f" not in self._parsed.accesses
 
     @cached_property

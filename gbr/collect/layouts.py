@@ -1,8 +1,8 @@
-"""JAX programs measured under many layouts of their convolutions, dots and reshapes.
+"""Measure JAX programs under different layouts of their convolutions, dots and reshapes.
 
 A program is traced again with chosen layouts as constraints on operands and results.  Its jaxpr is inlined first, so
-that the inside of jitted helpers or of a ``custom_jvp`` can be constrained too; bodies of loops and branches, and what
-``jax.checkpoint`` computes twice, are left alone.
+that operations in jitted helpers or in a ``custom_jvp`` can be constrained too.  Operations in loops, branches and
+``jax.checkpoint`` are not constrained.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ Int8Array = NDArray[np.int8]
 Shape = tuple[int, ...]
 
 COLLECTION: Final = Path("npz/layout/cpu/random")
-#: A program of several milliseconds still gets about as many samples as a short kernel gets rounds.
+#: Nanoseconds per configuration and pass, see :func:`gbr.collect.timer.measure`; about 25 rounds of a 4 ms program.
 ENOUGH_NS: Final = 100_000_000
-#: Tensors of a configuration (output, input, kernel), and slots of one tensor.
+#: Tensors per node (output, input, kernel), and slots per tensor.
 PARTS: Final = 3
 SLOTS: Final = 6
-#: Allowed difference of a result, relative to the largest element: sums of float32 in another order.
+#: Tolerance of results relative to the largest element, as float32 sums may be reordered.
 _TOLERANCE: Final = 2e-4
 
 # Programs
 
-#: Ending of a variant that is the gradient of the mean square of the results, by the parameters.
+#: Suffix of a variant that is the gradient of the mean square of the results with respect to the parameters.
 GRADIENT: Final = "-grad"
 
 
@@ -84,10 +84,10 @@ FAMILIES: Final = {
 
 
 def build(family: str, variant: str, seed: int = 0) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """Return a program and its arguments, which are random.
+    """Return a program and random arguments.
 
-    Parameters are drawn so that activations keep their size: normal, divided by the root of the number of terms in a
-    result.
+    Parameters are normal, divided by the square root of the number of terms in a result, so that activations keep their
+    scale.
 
     Raises
     ------
@@ -118,10 +118,10 @@ def build(family: str, variant: str, seed: int = 0) -> tuple[Callable[..., Any],
 
 # Tracing with layouts
 
-#: JAX primitive -> HLO opcode of the nodes whose layouts are chosen.
+#: HLO opcodes of configurable nodes, by JAX primitive.
 CONFIGURABLE: Final = {"conv_general_dilated": "convolution", "dot_general": "dot", "reshape": "reshape"}
 
-#: Primitive that calls a jaxpr -> its parameter that holds the jaxpr.
+#: Parameters that hold a called jaxpr, by primitive.
 _INLINED: Final = {
     "jit": "jaxpr",
     "pjit": "jaxpr",
@@ -131,24 +131,24 @@ _INLINED: Final = {
     "custom_vjp_call": "call_jaxpr",
     "custom_vjp_call_jaxpr": "fun_jaxpr",
 }
-#: A scope of this name and a number marks an equation in the metadata of its HLO instruction.
+#: Prefix of the named scope that marks an equation in the metadata of its HLO instruction.
 _MARK: Final = "gbr_site_"
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A conv, dot or reshape whose layouts can be chosen.
+    """A convolution, dot or reshape whose layouts can be chosen.
 
     Parameters
     ----------
     equation : int
-        Its number in the inlined jaxpr.
+        Index of the equation in the inlined jaxpr.
     node : int
-        Its number among the nodes of the HLO graph.
+        Index of the node in the HLO graph.
     opcode : str
-        In HLO: ``convolution``, ``dot`` or ``reshape``.
+        HLO opcode: ``convolution``, ``dot`` or ``reshape``.
     shapes : tuple of shape
-        Of output, input and kernel; a reshape has no kernel.
+        Shapes of output, input and kernel; a reshape has no kernel.
     """
 
     equation: int
@@ -158,7 +158,7 @@ class Site:
 
     @property
     def free(self) -> tuple[int, ...]:
-        """Numbers of the tensors that have more than one layout and fit into a configuration's slots."""
+        """Indices of the tensors with at least two dimensions and at most as many as a configuration has slots."""
         return tuple(part for part, shape in enumerate(self.shapes) if 2 <= len(shape) <= SLOTS)
 
 
@@ -170,22 +170,22 @@ class Relayout:
     function : callable
         Traceable by JAX.
     args : sequence
-        Its arguments: arrays, or pytrees of arrays.
+        Arguments of the function: arrays, or pytrees of arrays.
 
     Attributes
     ----------
     sites : tuple of Site
-        In the order of their nodes.
+        Operations with layouts to choose, in the order of their nodes.
     graph : dict
-        Arrays of the unconstrained graph (un-optimised HLO, calls inlined), as :func:`gbr.data.hlo.graph_arrays`
-        names them; ``node_config_ids`` are the nodes of ``sites``.
+        Arrays of the unconstrained graph (unoptimised HLO, calls inlined), named as by
+        :func:`gbr.data.hlo.graph_arrays`; ``node_config_ids`` are the nodes of ``sites``.
 
     Raises
     ------
     MissingLibraryError
         If JAX is not installed, or too old.
     CollectError
-        If JAX cannot trace the function, or nothing in it has layouts to choose.
+        If JAX cannot trace the function, or it has no layouts to choose.
     """
 
     def __init__(self, function: Callable[..., Any], args: Sequence[Any]) -> None:
@@ -200,10 +200,10 @@ class Relayout:
         try:
             self.leaves = [self._jax.numpy.asarray(leaf) for leaf in leaves]
             closed = self._jax.make_jaxpr(flat)(*self.leaves)
-        except Exception as fault:  # whatever the function raises
+        except Exception as fault:  # any exception of user code
             raise CollectError(
-                f"{name}: JAX cannot trace it with these arguments ({fault}); expected a function that jax.jit takes, "
-                "and all its arguments"
+                f"{name}: JAX cannot trace the function with these arguments ({fault}); expected a function for "
+                "jax.jit and all its arguments"
             ) from fault
         inlined = self._jax.make_jaxpr(lambda *leaves: _inline(closed.jaxpr, closed.consts, leaves))(*self.leaves)
         self._jaxpr, self._consts = inlined.jaxpr, inlined.consts
@@ -223,18 +223,18 @@ class Relayout:
         Parameters
         ----------
         config : int8 (nc, 18)
-            Row per site: layouts of output, input and kernel in six slots each, minor to major, -1-padded; a tensor of
-            nothing but -1 is left to the compiler.
+            Row per site: layouts of output, input and kernel in six slots each, minor to major, -1-padded; if all slots
+            of a tensor are -1, the compiler chooses its layout.
 
         Returns
         -------
         callable without arguments
-            Runs the program, waits for it and returns its results, a list of arrays.
+            Runs the program to completion and returns its results, a list of arrays.
 
         Raises
         ------
         CollectError
-            If the compiler refuses.
+            If XLA cannot compile the program.
         """
         lowered = self._lower(self._chosen(config))
         try:
@@ -245,9 +245,9 @@ class Relayout:
         return lambda: wait(compiled(*leaves))
 
     def function(self, config: Int8Array) -> Callable[..., Any]:
-        """Return the function under one configuration (as for :meth:`compile`), to be jitted.
+        """Return the function under one configuration (as for :meth:`compile`), for ``jax.jit``.
 
-        It raises UsageError for arguments of another structure, shape or type.
+        The function raises UsageError for arguments of another structure, shape or type.
         """
         chosen = self._chosen(config)
         expected = [(tuple(each.shape), each.dtype) for each in self.leaves]
@@ -257,15 +257,13 @@ class Relayout:
             leaves = [self._jax.numpy.asarray(leaf) for leaf in leaves]
             found = [(tuple(each.shape), each.dtype) for each in leaves]
             if tree != self._arguments or found != expected:
-                raise UsageError(
-                    f"expected arguments {expected}, got {found}: layouts are chosen for one set of shapes"
-                )
+                raise UsageError(f"expected arguments {expected}, got {found}: layouts are specific to the shapes")
             return self._results.unflatten(self._evaluate(leaves, chosen))
 
         return constrained
 
     def hlo(self, config: Int8Array) -> str:
-        """Text of the un-optimised HLO under one configuration, as :meth:`compile` takes it."""
+        """Text of the unoptimised HLO under one configuration, as for :meth:`compile`."""
         return str(self._lower(self._chosen(config)).as_text("hlo"))
 
     def _chosen(self, config: Int8Array) -> dict[int, list[Shape | None]]:
@@ -301,7 +299,7 @@ class Relayout:
         return layout.with_layout_constraint(value, layout.Layout(major_to_minor=minor_to_major[::-1]))
 
     def _sites(self, proto: bytes) -> tuple[Site, ...]:
-        """Equations with their nodes; one that lowering merged with another has no node and is left out."""
+        """Equations with their nodes; an equation that lowering merged with another has no node and is skipped."""
         marked = {f"{_MARK}{number}": (number, equation) for number, equation in self._equations}
         sites: list[Site] = []
         for node, (opcode, name, shapes) in enumerate(_nodes(proto)):
@@ -321,7 +319,7 @@ class Relayout:
 
 
 def layout_of(row: Int8Array, part: int) -> Shape | None:
-    """Layout of output (0), input (1) or kernel (2) in a row of 18 slots, minor to major; None where it is not set."""
+    """Layout of output (0), input (1) or kernel (2) in a row of 18 slots, minor to major; None if it is not set."""
     slots = row[part * SLOTS : (part + 1) * SLOTS]
     return tuple(slots[slots >= 0].tolist()) or None
 
@@ -353,7 +351,7 @@ def _inline(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]
 
 
 def _live(jaxpr: Any) -> list[tuple[int, Any]]:
-    """Equations, with their numbers, that some result or effect depends on."""
+    """Equations that a result or effect depends on, with their indices."""
     needed = {each for each in jaxpr.outvars if not hasattr(each, "val")}
     live = []
     for number, equation in reversed(list(enumerate(jaxpr.eqns))):
@@ -364,7 +362,7 @@ def _live(jaxpr: Any) -> list[tuple[int, Any]]:
 
 
 def _nodes(proto: bytes) -> Iterator[tuple[str, str, tuple[Shape, ...]]]:
-    """Opcode, origin, and shapes of result and operands of every node, in the order of the graph."""
+    """Opcode, source scope, and shapes of result and operands of every node, in the order of the graph."""
     for computation in read_module(proto).computations:
         shapes = {each.id: tuple(each.shape.dimensions) for each in computation.instructions}
         for each in computation.instructions:
@@ -373,31 +371,31 @@ def _nodes(proto: bytes) -> Iterator[tuple[str, str, tuple[Shape, ...]]]:
 
 # Sampling
 
-#: Shares of layouts with one swap and in any order: most layouts of a search are near the default.
+#: Shares of layouts with one swap, and with a random order: most layouts that a search visits are near the default.
 _ONE_SWAP: Final = 0.6
 _ANY_ORDER: Final = 0.25
-#: Share of configured nodes of which all tensors are set; of the others, one or two.
+#: Share of configured nodes of which all tensors are set; of others, one or two tensors are set.
 _WHOLE_NODE: Final = 0.25
-#: Draws per configuration before the space counts as used up.
+#: Maximum number of draws per configuration, after which the space is considered exhausted.
 _DRAWS: Final = 100
 
 
 def strata(n_nodes: int) -> list[int]:
-    """Numbers of nodes that a configuration sets: a few, a quarter, half, all; ascending and distinct."""
+    """Numbers of nodes that a configuration sets: 2, 4, 8, a quarter, half, all; ascending and distinct."""
     return sorted({min(n_nodes, few) for few in (2, 4, 8)} | {-(-n_nodes // 4), -(-n_nodes // 2), n_nodes})
 
 
 def sample_layouts(sites: Sequence[Site], n_configs: int, seed: int) -> Int8Array:
     """Draw layout configurations.
 
-    The strata take turns, so that many configurations set the same number of nodes and counting does not rank them.
-    Of a chosen node one tensor, two or all are set: to the row-major layout with two dimensions swapped, to any order
-    of the dimensions, or to row-major itself, which changes nothing.
+    The numbers of nodes of :func:`strata` are used cyclically, so that many configurations set the same number of
+    nodes.  One, two or all tensors of a chosen node are set: to the row-major layout with two dimensions swapped, to a
+    random order of the dimensions, or to row-major itself, which changes nothing.
 
     Parameters
     ----------
     sites : sequence of Site
-        Each with a tensor of at least two dimensions.
+        Sites with a tensor of at least two dimensions.
     n_configs : int
         Number of configurations.
     seed : int
@@ -406,7 +404,7 @@ def sample_layouts(sites: Sequence[Site], n_configs: int, seed: int) -> Int8Arra
     -------
     int8 (c, nc, 18)
         Distinct configurations: layouts of output, input and kernel, minor to major, -1-padded.  Row 0 sets nothing.
-        ``c < n_configs`` where the sites do not have as many.
+        ``c < n_configs`` if there are not enough distinct ones.
     """
     rng = np.random.default_rng(seed)
     counts = strata(len(sites))
@@ -415,7 +413,7 @@ def sample_layouts(sites: Sequence[Site], n_configs: int, seed: int) -> Int8Arra
     for attempt in range(_DRAWS * n_configs):
         if len(seen) >= n_configs:
             break
-        # By configurations found, not by attempts: every stratum gets its share unless it is used up.
+        # The number of configurations selects the stratum, so that every stratum gets its share unless it is exhausted.
         turn = len(seen) if attempt < _DRAWS * n_configs // 2 else attempt
         config = default.copy()
         for node in rng.choice(len(sites), counts[turn % len(counts)], replace=False):
@@ -454,34 +452,34 @@ class Reference:
     run : callable without arguments
         Returns the results, a list of arrays.
     name : str
-        For messages.
+        Name in messages.
     """
 
     def __init__(self, run: Callable[[], Any], name: str) -> None:
         self._name = name
-        # NumPy compares: JAX 0.10 misreads results in other layouts when it computes with them.
+        # Compared by NumPy, as JAX 0.10 misreads results in other layouts.
         self._expected = [np.asarray(each) for each in run()]
         self._limits = [tolerance(each) for each in self._expected]
 
     def check(self, run: Callable[[], Any], number: int) -> None:
-        """Run a configuration once and compare.
+        """Run a configuration once and compare its results.
 
         Raises
         ------
         CollectError
-            If a result differs by more than rounding.
+            If a result differs by more than rounding errors.
         """
         for index, (found, expected, limit) in enumerate(zip(run(), self._expected, self._limits, strict=True)):
             if not np.allclose(np.asarray(found), expected, rtol=0, atol=limit, equal_nan=True):
                 worst = float(np.nanmax(np.abs(np.asarray(found, np.float64) - np.asarray(expected, np.float64))))
                 raise CollectError(
-                    f"{self._name}, configuration {number}: result {index} differs from the unconstrained program's by "
-                    f"{worst:.3g}, at most {limit:.3g} is rounding; XLA miscompiles it and nothing was written"
+                    f"{self._name}, configuration {number}: result {index} differs from that of the unconstrained "
+                    f"program by {worst:.3g}, expected at most {limit:.3g}; XLA miscompiles it, and nothing was written"
                 )
 
 
 def tolerance(expected: NDArray[Any]) -> float:
-    """Largest difference from a result that is rounding; wider for short types, 0 for integers."""
+    """Maximum rounding error of a result; larger for short types, 0 for integers."""
     import jax.numpy as jnp
 
     if not jnp.issubdtype(expected.dtype, jnp.inexact):
@@ -491,7 +489,7 @@ def tolerance(expected: NDArray[Any]) -> float:
 
 
 def checked_runs(program: Relayout, configs: Int8Array, name: str) -> list[Callable[[], Any]]:
-    """Compile every configuration and compare its results with the first one's; raises as Reference.check."""
+    """Compile every configuration and compare its results with those of the first; raises as Reference.check."""
     runs = [program.compile(config) for config in configs]
     reference = Reference(runs[0], name)
     for number, run in enumerate(runs):
@@ -506,24 +504,24 @@ def measure_program(
     name: str,
     clock: Clock = time.process_time_ns,
 ) -> dict[str, NDArray[Any]]:
-    """Measure a function under sampled layouts; the arrays of its file, named as in TpuGraphs.
+    """Measure a function under sampled layouts; returns the arrays of its file, named as in TpuGraphs.
 
     Parameters
     ----------
     function : callable
         Traceable by JAX.
     args : sequence
-        Its arguments: arrays, or pytrees of arrays.
+        Arguments of the function: arrays, or pytrees of arrays.
     settings : Settings
     name : str
-        For messages, and for the seed.
+        Name in messages, which also determines the seed.
     clock : callable
-        Nanoseconds; by default CPU time of the process, because XLA may compute on a thread of its own.
+        Returns nanoseconds; by default CPU time of the process, because XLA may compute on a separate thread.
 
     Raises
     ------
     CollectError
-        If a configuration gives another result than the unconstrained program, or the function cannot be traced.
+        If a configuration computes a different result than the unconstrained program, or the function cannot be traced.
     MissingLibraryError
         If JAX is not installed, or too old.
     """

@@ -1,6 +1,6 @@
-"""The networks whose layouts are measured: small JAX programs from the literature.
+"""Networks whose layouts are measured: small JAX programs from the literature.
 
-A network is a function of a :class:`Net`, which holds its parameters, and of its inputs.  JAX is an optional extra, so
+A network is a function of a :class:`Net`, which holds its parameters, and of its inputs.  As JAX is an optional extra,
 this module is imported only when a program is built.
 """
 
@@ -52,16 +52,16 @@ def example(network: str, variant: str) -> Example:
 
 
 class Net:
-    """Parameters by name, and the layers that use them.
+    """Parameters by name, and layers that use them.
 
-    The graph of a program begins with its parameters in the order of their names.
+    The graph of a program begins with its parameters, ordered by name.
 
     Parameters
     ----------
     variant : str
-        Of the network: ``nhwc`` and ``nchw`` are layouts of images, ``nwc`` of sequences.
+        Variant of the network: ``nhwc`` and ``nchw`` are layouts of images, ``nwc`` of sequences.
     parameters : dict of arrays, optional
-        Without them, ``shapes`` collects the shapes of the parameters as layers ask for them.
+        Without them, ``shapes`` collects the shapes of the parameters that layers use.
 
     Attributes
     ----------
@@ -88,14 +88,14 @@ class Net:
         self.dimensions = (data, f"{spatial}IO" if self.last else f"OI{spatial}", data)
 
     def parameter(self, name: str, *shape: int) -> Any:
-        """Return the parameter of a name."""
+        """Return a parameter by name."""
         if self._parameters is not None:
             return self._parameters[name]
         self.shapes[name] = shape
         return jnp.ones(shape)
 
     def next_parameter(self, name: str, *shape: int) -> Any:
-        """Return the parameter ``name/0``, the next time ``name/1`` and so on."""
+        """Return the parameter ``name/0`` on the first call, ``name/1`` on the second, and so on."""
         self._uses[name] += 1
         return self.parameter(f"{name}/{self._uses[name] - 1}", *shape)
 
@@ -249,7 +249,7 @@ def vgg(net: Net, x: Any) -> Any:
 
 @_images(4, 40, 16)
 def inception(net: Net, x: Any) -> Any:
-    """Two modules of 1×1, 3×3, 5×5 branches side by side (Szegedy et al., 2014)."""
+    """Two modules of parallel 1×1, 3×3 and 5×5 branches (Szegedy et al., 2014)."""
     for number in range(2):
         one, three, five = (f"modules/{number}/{branch}" for branch in ("one", "three", "five"))
         y = relu(net.conv(three, relu(net.conv(three, x, 1, 8)), 3, 12))
@@ -286,7 +286,7 @@ def mobilenet(net: Net, x: Any) -> Any:
 
 @_images(4, 48, 4)
 def senet(net: Net, x: Any) -> Any:
-    """Convolutions whose channels are gated by what they hold on average (Hu et al., 2017)."""
+    """Convolutions whose channels are gated by their means (Hu et al., 2017)."""
     x = net.max_pool(relu(net.conv("stem", x, 3, 24)))
     for number in range(3):
         y = relu(net.conv(f"blocks/{number}/conv", x, 3, 24))
@@ -310,7 +310,7 @@ def convnext(net: Net, x: Any) -> Any:
 
 @_images(4, 32, 4)
 def densenet(net: Net, x: Any) -> Any:
-    """Every convolution sees the results of all before it, through a bottleneck of 1×1 (Huang et al., 2016)."""
+    """Every convolution has all previous results as input, through a 1×1 bottleneck (Huang et al., 2016)."""
     x = net.conv("stem", x, 3, 16)
     for number in range(2):
         for layer in range(3):
@@ -347,7 +347,7 @@ def capsule(net: Net, x: Any) -> Any:
 
 @_images(2, 48, 4)
 def unet(net: Net, x: Any) -> Any:
-    """Down and up again, with projected skips (after Ronneberger et al., 2015)."""
+    """Downsampling and upsampling with projected skip connections (after Ronneberger et al., 2015)."""
     skips = []
     for features in (8, 16):
         x = relu(net.conv("down", x, 3, features))
@@ -361,7 +361,7 @@ def unet(net: Net, x: Any) -> Any:
 
 @_images(6, 48, 4)
 def autoencoder(net: Net, x: Any) -> Any:
-    """Strided convolutions down to a code of dense layers, transposed convolutions up again."""
+    """Strided convolutions, dense layers as a bottleneck, then transposed convolutions."""
     x = relu(net.conv("in", x, 3, 4))
     for features in (16, 24):
         x = relu(net.conv("down", x, 3, features, 2))
@@ -374,7 +374,7 @@ def autoencoder(net: Net, x: Any) -> Any:
 
 @_images(8, 48, 4)
 def discriminator(net: Net, x: Any) -> Any:
-    """Strided convolutions, and how far an image is from the others of its batch (Salimans et al., 2016)."""
+    """Strided convolutions, and the distances between images of a batch (Salimans et al., 2016)."""
     for features in (16, 24, 32):
         x = leaky_relu(net.conv("conv", x, 4, features, 2), 0.2)
         x = x + leaky_relu(net.conv("mix", x, 1, features), 0.2)
@@ -386,7 +386,7 @@ def discriminator(net: Net, x: Any) -> Any:
 
 @_images(2, 32, 4)
 def pixelcnn(net: Net, x: Any) -> Any:
-    """Masked, gated convolutions: a pixel sees what is above it and to its left (van den Oord et al., 2016)."""
+    """Masked, gated convolutions: a pixel depends on pixels above and to the left (van den Oord et al., 2016)."""
 
     def masked(w: Any) -> Any:
         window = w.shape[0]
@@ -404,7 +404,7 @@ def pixelcnn(net: Net, x: Any) -> Any:
 
 @_images(2, 64, 4)
 def deeplab(net: Net, x: Any) -> Any:
-    """Convolutions of several dilations side by side, and the mean of the image beside them (Chen et al., 2017)."""
+    """Parallel convolutions of several dilations and a branch with the mean of the image (Chen et al., 2017)."""
     x = relu(net.norm(net.conv("stem", x, 3, 16, 2)))
     x = relu(net.norm(net.conv("stem", x, 3, 16)))
     low = net.conv("low", x, 1, 8)
@@ -512,7 +512,7 @@ def swin(net: Net, x: Any) -> Any:
 
 @_inputs((2, 768, 32), (2, 48, 64), (2, 256, 64))
 def perceiver(net: Net, x: Any, latent: Any, queries: Any) -> Any:
-    """A few latents read a long input, process it, and are read by the queries of the output (Jaegle et al., 2021)."""
+    """A few latents attend to a long input and are attended to by the output queries (Jaegle et al., 2021)."""
 
     def crossed(name: str, x: Any, y: Any) -> Any:
         q, k, v = (_heads(net.dense(f"{name}/{key}", z, 64), 4) for key, z in (("q", x), ("k", y), ("v", y)))
@@ -570,7 +570,7 @@ def bilinear(net: Net, x: Any, y: Any) -> Any:
 
 @_inputs((4, 32, 32, 4))
 def mixer(net: Net, x: Any) -> Any:
-    """Dots over patches and over channels in turns (Tolstikhin et al., 2021)."""
+    """Alternating dots over patches and over channels (Tolstikhin et al., 2021)."""
     patches = x.reshape(4, 8, 4, 8, 4, 4).transpose(0, 1, 3, 2, 4, 5).reshape(4, 64, -1)
     x = net.dense("patch", patches, 96)
     for number in range(2):
@@ -696,7 +696,7 @@ def fourier(net: Net, x: Any) -> Any:
 
 @_inputs((2, 192, 64))
 def experts(net: Net, x: Any) -> Any:
-    """Slots filled by a softmax over tokens, an expert for every few of them (Puigcerver et al., 2023)."""
+    """Slots that mix tokens by a softmax, with an expert per group of slots (Puigcerver et al., 2023)."""
     count, slots, wide = 8, 12, 96
     batch, length, model = x.shape
     for number in range(2):

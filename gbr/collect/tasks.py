@@ -1,4 +1,4 @@
-"""What is measured, where its files are, and how far the measurements can be trusted."""
+"""Families of graphs to measure, their files, and the quality of the measurements."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from gbr.errors import CollectError, UsageError
 
 @dataclass(frozen=True, eq=False)
 class Family:
-    """Kernels or programs that are alike; no family is in two splits.
+    """Similar kernels or programs, which are all in one split.
 
     Parameters
     ----------
     group, name : str
-        The group holds related families.
+        Names of a group of related families, and of the family.
     variants : str
-        The graphs, separated by spaces.
+        Variants of the family, one graph each, separated by spaces.
     split : str
         ``train``, ``valid`` or ``test``.
     """
@@ -43,7 +43,7 @@ class Family:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How graphs are measured: configurations per graph, rounds per pass, and the seed of everything random."""
+    """Settings of measurements: configurations per graph, rounds per pass, and random seed."""
 
     configs: int
     rounds: int
@@ -59,25 +59,25 @@ class Task:
 
     @property
     def variant(self) -> str:
-        """What distinguishes the graph in its family, such as a shape."""
+        """Name of the graph within its family, such as a shape."""
         return self.path.stem[len(self.family) + 1 :]
 
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """How far a measured graph can be trusted.
+    """Quality of the measurements of one graph.
 
     Parameters
     ----------
     family, graph, split : str
-        The graph is the stem of its file, the split the folder.
+        The graph is named by the stem of its file, the split by its folder.
     configs : int
     spread : float
         Slowest over fastest configuration.
     tau : float
         Kendall's tau-b between the two passes.
     nodes : int, optional
-        Nodes whose layouts are chosen; of layout graphs only.
+        Number of configurable nodes; of layout graphs only.
     """
 
     family: str
@@ -90,47 +90,49 @@ class Quality:
 
     @classmethod
     def read(cls, path: Path) -> Quality:
-        """Judge the graph in a file.
+        """Read the quality of the graph in a file.
 
         Raises
         ------
         DataError
             If the file is damaged.
         CollectError
-            If it lacks one of the two measurements.
+            If a measurement is missing.
         """
         graph = read_graph(path)
         if graph.runtime is None or graph.repeat is None:
-            raise CollectError(f"{path}: no config_runtime and config_runtime_repeat; delete it and collect again")
+            raise CollectError(
+                f"{path}: expected config_runtime and config_runtime_repeat; delete the file and collect again"
+            )
         nodes = None if graph.node_config_ids is None else len(graph.node_config_ids)
         tau = retest_tau(graph.runtime, graph.repeat)
         family = graph.name.rsplit("_", 1)[0]
         return cls(family, graph.name, path.parent.name, graph.n_configs, spread(graph.runtime), tau, nodes)
 
     def doubts(self) -> list[str]:
-        """One line per reason not to trust it."""
+        """Reasons to doubt the measurements, one line each."""
         return [f"{self.graph}: {reason}" for reason in doubts(self.spread, self.tau)]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Values for JSON."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 def choose(
     families: Mapping[str, Family], names: Sequence[str] | None, splits: Sequence[str], folder: Path
 ) -> list[Task]:
-    """Return the graphs of ``splits`` that are selected, by family, group or file stem; all by default.
+    """Select graphs of ``splits`` by family, group or file stem; all by default.
 
     Raises
     ------
     UsageError
-        If a name is none of these.
+        For an unknown name.
     """
     groups = sorted({family.group for family in families.values()})
     known = {*families, *groups, *(stem for family in families.values() for stem in family.stems)}
     if unknown := [name for name in names or () if name not in known]:
         raise UsageError(
-            f"no family, group or graph {', '.join(unknown)}; "
+            f"unknown family, group or graph {', '.join(unknown)}; "
             f"groups: {', '.join(groups)}; families: {', '.join(families)}"
         )
     return [
@@ -143,17 +145,17 @@ def choose(
 
 
 def stored(families: Mapping[str, Family], folder: Path) -> Iterator[Quality]:
-    """Judge the measured graphs in a collection's folder, in the order of the families; raises as Quality.read."""
+    """Quality of the measured graphs in the folder of a collection, ordered by family; raises as Quality.read."""
     return (Quality.read(task.path) for task in choose(families, None, SPLITS, folder) if task.path.exists())
 
 
 def markdown(graphs: Sequence[Quality]) -> str:
-    """Format a line of totals and a table: per family its graphs, each with its spread and retest tau.
+    """Format a summary line and a table with a row per family: its graphs with their spread and retest tau.
 
     Parameters
     ----------
     graphs : sequence of Quality
-        Those of a family next to each other.
+        Ordered by family.
     """
     if not graphs:
         return "Nothing measured yet.\n"

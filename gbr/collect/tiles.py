@@ -1,4 +1,4 @@
-"""Kernels measured under many tilings: sampled tiles, checked results, two passes of the timer, a file each."""
+"""Measure kernels under different tile sizes: sampling, checks of the results, timing, and files."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from gbr.errors import CollectError, UsageError
 Float32Array = NDArray[np.float32]
 
 COLLECTION: Final = Path("npz/tile/cpu")
-#: A tile of fewer iterations measures the loop overhead alone, and slowly.
+#: Minimum number of iterations per tile; smaller tiles take long and measure only loop overhead.
 LEAST_ITERATIONS: Final = 1024
-#: Columns per tensor in a configuration; the sum and the product follow them.
+#: Slots per tensor in a configuration, which their sum and product follow.
 _SLOTS: Final = 6
 _PARTS: Final = ("kernel", "output", "input")
-#: Bytes of a cache line: operands start on one, so that alignment is the same in every run of the command.
+#: Alignment of operands in bytes, a cache line, so that it is the same in every run.
 _LINE: Final = 64
 
 # Sampling
@@ -71,7 +71,7 @@ def _one_tiled(rng: Generator, extents: Sequence[int]) -> list[int]:
     return tiles
 
 
-#: Each draws one configuration, in turn.
+#: Samplers of one configuration each, used cyclically.
 _STRATEGIES: Final = (
     _each(_power),
     _each(_log_uniform),
@@ -98,9 +98,9 @@ def sample_tiles(extents: Sequence[int], n_configs: int, seed: int) -> IntArray:
     Returns
     -------
     int64 (c, len(extents))
-        Distinct rows within ``1..extent``, none of fewer than :data:`LEAST_ITERATIONS` iterations per tile (the whole
-        nest where it is smaller).  Row 0 is the default: no tiling, every tile a full extent.  ``c < n_configs`` where
-        there are not as many.
+        Distinct rows within ``1..extent``, with at least :data:`LEAST_ITERATIONS` iterations per tile (or the whole
+        nest if it is smaller).  Row 0 is the default: no tiling, every tile is a full extent.  ``c < n_configs`` if
+        there are not enough distinct ones.
     """
     rng = np.random.default_rng(seed)
     default = tuple(int(extent) for extent in extents)
@@ -119,10 +119,10 @@ def sample_tiles(extents: Sequence[int], n_configs: int, seed: int) -> IntArray:
 
 
 def tile_config(nest: Nest, tiles: IntArray) -> Float32Array:
-    """Return configurations as TpuGraphs does: bounds of kernel, output and input, each with sum and product.
+    """Encode configurations as in TpuGraphs: bounds of kernel, output and input, each with sum and product.
 
-    Bounds are in logical dimension order.  Dimensions that no tile and no fixed bound of ``nest`` touches are 0 and are
-    left out of sum and product; all eight columns are 0 where the kernel has no such tensor.
+    Bounds are in logical dimension order.  Dimensions without a tile or fixed bound in ``nest`` are 0 and do not count
+    in sum and product; all eight columns of a tensor that the kernel lacks are 0.
 
     Parameters
     ----------
@@ -151,14 +151,14 @@ def tile_config(nest: Nest, tiles: IntArray) -> Float32Array:
 
 
 class Kernel:
-    """One kernel of a family, ready to run under any tiles.
+    """One kernel of a family, for any tiles.
 
     Parameters
     ----------
     family : Family
     shape : Shape
     seed : int
-        Of the operands.
+        Seed of the operands.
 
     Attributes
     ----------
@@ -186,27 +186,28 @@ class Kernel:
         return partial(self._family.kernel, *self._operands, self._output, *map(np.uint64, tiles))
 
     def check(self, run: partial[Any], tiles: IntArray) -> None:
-        """Run it once and compare the result with JAX's.
+        """Run the kernel once and compare the result with that of JAX.
 
         Raises
         ------
         CollectError
-            If they differ by more than rounding.
+            If they differ by more than rounding errors.
         """
         self._output.fill(np.nan)
         run()
         where = f"{self._stem}, tiles {'x'.join(map(str, tiles))}"
         if self._output.shape != self._expected.shape:
             raise CollectError(
-                f"{where}: result has shape {self._output.shape}, JAX's has {self._expected.shape}; nothing was written"
+                f"{where}: expected a result of shape {self._expected.shape} as from JAX, got {self._output.shape}; "
+                "nothing was written"
             )
-        # Sums of float32 in another order: an error of some thousand ulp of the largest element is rounding.
+        # As float32 sums are reordered, rounding errors reach some thousand ulp of the largest element.
         limit = 2e-4 * float(np.abs(self._expected).max())
         worst = float(np.abs(self._output - self._expected).max())
         if not worst <= limit:
             raise CollectError(
-                f"{where}: differs from the JAX result by {worst:.3g}, at most {limit:.3g} is rounding; "
-                "the kernel is wrong and nothing was written"
+                f"{where}: differs from the JAX result by {worst:.3g}, expected at most {limit:.3g}; "
+                "the kernel is wrong, and nothing was written"
             )
 
 
@@ -216,7 +217,7 @@ def seed_of(stem: str, seed: int) -> int:
 
 
 def kernel_graph(family: Family, shape: Shape, tiles: IntArray) -> dict[str, NDArray[Any]]:
-    """Arrays of a kernel's graph and of its configurations, named as in TpuGraphs.
+    """Arrays of the graph and configurations of a kernel, named as in TpuGraphs.
 
     Raises
     ------
@@ -231,7 +232,7 @@ def kernel_graph(family: Family, shape: Shape, tiles: IntArray) -> dict[str, NDA
 
 
 def measure_kernel(family: Family, shape: Shape, settings: Settings) -> dict[str, NDArray[Any]]:
-    """Measure one kernel; the arrays of its file, named as in TpuGraphs.
+    """Measure one kernel; returns the arrays of its file, named as in TpuGraphs.
 
     Raises
     ------
@@ -287,7 +288,7 @@ def collect_all(tasks: Sequence[Task], settings: Settings, jobs: int = 1) -> Ite
         return
     usable = cores()
     if jobs > len(usable):
-        raise UsageError(f"--jobs {jobs}: every job needs a core, and this process may use {len(usable)}")
+        raise UsageError(f"--jobs {jobs}: expected at most {len(usable)}, the number of cores of this process")
     context = multiprocessing.get_context("spawn")
     free = context.SimpleQueue()
     for core in usable[-jobs:]:

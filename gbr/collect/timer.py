@@ -1,8 +1,8 @@
-"""Time many short runs on a shared machine: CPU time, round-robin, the minimum of rounds, and a second pass.
+"""Time many short runs on a shared machine: CPU time, minimum over rounds, and a second pass.
 
-Other work on the machine slows a run, never speeds it up, so the minimum over rounds estimates the undisturbed time.
-Every round runs all candidates, which spreads a disturbance over all of them, and CPU time excludes other processes.
-The second pass, later and in another order, shows how far the first can be trusted.
+Other work on the machine only slows a run down, so the minimum over rounds estimates the undisturbed time.  Every round
+runs all candidates, so that a disturbance affects all of them, and CPU time excludes other processes.  A second pass,
+later and in another order, shows how reproducible the first is.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from gbr.errors import CollectError
 IntArray = NDArray[np.int64]
 Clock = Callable[[], int]
 
-#: Warn below these: the order of the configurations is then mostly noise, or there is nothing to order.
+#: Thresholds of warnings: below them, the order of the configurations is mostly noise, or their runtimes hardly differ.
 LEAST_TAU = 0.7
 LEAST_SPREAD = 1.1
 
-#: Rounds of a pass that even the slowest run takes part in.
+#: Minimum number of rounds of every run in a pass.
 LEAST_ROUNDS = 3
 
 
 @dataclass(frozen=True, eq=False)
 class Timing:
-    """Two independent measurements of the same candidates, int64 (n,) each, in ns."""
+    """Two independent measurements of the same candidates, int64 (n,) each, in nanoseconds."""
 
     first: IntArray
     second: IntArray
 
     @property
     def spread(self) -> float:
-        """Slowest over fastest in the first pass."""
+        """Slowest over fastest runtime in the first pass."""
         return spread(self.first)
 
     @property
@@ -48,12 +48,12 @@ class Timing:
 
 
 def spread(runtime: IntArray) -> float:
-    """Slowest over fastest."""
+    """Slowest over fastest runtime."""
     return float(runtime.max() / runtime.min())
 
 
 def retest_tau(first: IntArray, second: IntArray) -> float:
-    """Kendall's tau-b between two measurements of the same candidates; 0 where one of them is constant."""
+    """Kendall's tau-b between two measurements of the same candidates; 0 if one of them is constant."""
     from scipy.stats import kendalltau
 
     tau = float(kendalltau(first, second).statistic)
@@ -61,31 +61,31 @@ def retest_tau(first: IntArray, second: IntArray) -> float:
 
 
 def doubts(spread: float, tau: float) -> list[str]:
-    """Why a measurement should not be trusted, one phrase per reason; empty where it may."""
+    """Reasons to doubt a measurement, one phrase each."""
     found = []
     if tau < LEAST_TAU:
-        found.append(f"retest tau {tau:.2f} is below {LEAST_TAU}: raise --rounds or free the machine")
+        found.append(f"retest tau {tau:.2f} is below {LEAST_TAU}: raise --rounds, or stop other work on the machine")
     if spread < LEAST_SPREAD:
         found.append(f"slowest/fastest {spread:.2f} is below {LEAST_SPREAD}: the configurations hardly differ")
     return found
 
 
 def cores() -> list[int]:
-    """Cores this process may use, in order."""
+    """Cores that this process may use, in ascending order."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
 
 
 def pin(core: int) -> None:
-    """Keep this process on ``core``, where the system can."""
+    """Pin this process to ``core``, if the system supports it."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})
 
 
 @contextmanager
 def pinned() -> Iterator[int]:
-    """Keep this process on the last core it may use, and free it afterwards; yields the core."""
+    """Pin this process to the last core that it may use, and restore its cores afterwards; yields the core."""
     before = cores()
     pin(before[-1])
     try:
@@ -111,16 +111,16 @@ def measure(
     runs : sequence of callables without arguments
         Each must have run once, so that nothing is compiled or allocated while it is timed.
     rounds : int
-        Rounds per pass; a pass keeps each run's minimum.
+        Rounds per pass; the result of a pass is the minimum of each run.
     least_ns : int
-        A sample is long enough for the clock: shorter runs are repeated within one sample.
+        Minimum duration of a sample; shorter runs are repeated within a sample.
     enough_ns : int
-        A run skips the rounds of a pass beyond this total, but not the first :data:`LEAST_ROUNDS`: a long run needs
-        fewer samples, and a few slow candidates would cost more than all others.
+        Total duration after which a run is not sampled again in a pass, except in the first :data:`LEAST_ROUNDS`
+        rounds; limits the cost of slow candidates.
     seed : int
-        Of the orders in which the runs take turns; every round has its own.
+        Seed of the random order of the runs in each round.
     clock : callable
-        Nanoseconds; CPU time of this thread by default.
+        Returns nanoseconds; CPU time of this thread by default.
 
     Returns
     -------
