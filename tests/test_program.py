@@ -1,4 +1,4 @@
-"""Adjacency, tensors, operations and the features of a graph, against naive implementations, networkx and examples by hand."""
+"""Adjacency, tensors, operations and features of a graph, against naive code, networkx and examples by hand."""
 
 from __future__ import annotations
 
@@ -59,9 +59,7 @@ def any_program(draw: st.DrawFn) -> Program:
 
 @given(any_program(), st.data())
 @few
-def test_adjacency_depth_and_hops_match_naive_implementations_and_networkx(
-    program: Program, data: st.DataObject
-) -> None:
+def test_adjacency_depth_and_hops_match_naive_code_and_networkx(program: Program, data: st.DataObject) -> None:
     edges, n_nodes = [tuple(edge) for edge in program.edges.tolist()], len(program)
     operands, users = reference.operands(edges, n_nodes), reference.users(edges, n_nodes)
     assert [program.operands.of(node).tolist() for node in range(n_nodes)] == operands
