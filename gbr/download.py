@@ -13,7 +13,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,20 +115,15 @@ class Locations:
     Parameters
     ----------
     data_root : Path
-    base_url : str, optional
-        A mirror with the archives, and the lists of the official evaluation in ``eval_indices/``.  Default: the
-        official servers.
+    base_url : str
+        The official server, or a mirror that has the lists of the official evaluation too, in ``eval_indices/``.
     source : Path, optional
         Folder of archives downloaded by other means, or one archive; no network is used then.
     """
 
     data_root: Path
-    base_url: str | None = None
+    base_url: str = BASE_URL
     source: Path | None = None
-
-    def __post_init__(self) -> None:
-        if self.source and not self.source.exists():
-            raise UsageError(f"--from {self.source}: no such folder or archive")
 
     @property
     def archives(self) -> Path:
@@ -142,7 +137,7 @@ class Locations:
 
     def url(self, archive: Archive) -> str:
         """Address of an archive."""
-        return f"{(self.base_url or BASE_URL).rstrip('/')}/{archive.name}"
+        return f"{self.base_url.rstrip('/')}/{archive.name}"
 
 
 def select(names: Iterable[str], splits: Sequence[str] | None = None) -> list[Archive]:
@@ -170,27 +165,17 @@ def select(names: Iterable[str], splits: Sequence[str] | None = None) -> list[Ar
 
 
 def find_archive(source: Path, archive: Archive) -> Path:
-    """File that was downloaded by other means and has the graphs of an archive.
-
-    Parameters
-    ----------
-    source : Path
-        A folder with Google's archives, also compressed, or one file that has everything, as Kaggle's.
-    archive : Archive
+    """File with the graphs of an archive, in a folder that has it, also compressed, or one file that has everything.
 
     Raises
     ------
     DownloadError
         When the folder does not have it.
     """
-    candidates = [source / f"{archive.name}{suffix}" for suffix in ("", ".gz")] if source.is_dir() else [source]
-    for path in candidates:
+    for path in [source / archive.name, source / f"{archive.name}.gz"] if source.is_dir() else [source]:
         if path.is_file():
             return path
-    raise DownloadError(
-        f"{source}: {archive.name} (or .tar.gz) not found; name the folder that has it, or the file "
-        "npz_all.tar or predict-ai-model-runtime.zip"
-    )
+    raise DownloadError(f"{source}: {archive.name} (or .tar.gz) not found; name its folder, or npz_all.tar")
 
 
 def fetch(url: str, path: Path, on_progress: Report = lambda done, total: None) -> None:
@@ -418,7 +403,8 @@ def get_indices(locations: Locations) -> None:
                     raise DownloadError(f"{found}: not found; copy the lists of TpuGraphs there, or omit --from")
                 shutil.copyfile(found, new)
             else:
-                url = f"{locations.base_url.rstrip('/')}/{_INDICES_FOLDER}/" if locations.base_url else INDICES_URL
+                official = locations.base_url == BASE_URL
+                url = INDICES_URL if official else f"{locations.base_url.rstrip('/')}/{_INDICES_FOLDER}/"
                 fetch(f"{url}{name}", new)
             try:
                 _check_indices(subset, locations.archives)
@@ -439,37 +425,26 @@ def _check_indices(subset: str, folder: Path) -> None:
 def _list(archives: Sequence[Archive], locations: Locations, as_json: bool) -> None:
     """Print the size of each archive, and how many of its graphs exist below the data root."""
     sizes = remote_sizes(map(locations.url, archives))
-    entries: list[dict[str, Any]] = [
-        {
-            "name": one.subset,
-            "split": one.split,
-            "bytes": size,
-            "graphs": one.n_graphs,
-            "present": len(one.sizes(locations.data_root)),
-            "complete": one.complete(locations.data_root),
-            "url": locations.url(one),
-        }
-        for one, size in zip(archives, sizes, strict=True)
+    present = [len(one.sizes(locations.data_root)) for one in archives]
+    rows = [
+        (one.subset, one.split, size, one.n_graphs, n) for one, size, n in zip(archives, sizes, present, strict=True)
     ]
     if as_json:
-        cli.emit_json(entries)
+        cli.emit_json([dict(zip(("name", "split", "bytes", "graphs", "present"), row, strict=True)) for row in rows])
         return
-    rows = [[one["name"], one["split"], size_text(one["bytes"]), one["graphs"], one["present"]] for one in entries]
-    cli.table(f"TpuGraphs at {locations.base_url or BASE_URL}", ["name", "split", "size", "graphs", "present"], rows)
+    shown = [[name, split, size_text(size), *counts] for name, split, size, *counts in rows]
+    cli.table(f"TpuGraphs at {locations.base_url}", ["name", "split", "size", "graphs", "present"], shown)
     print(f"{size_text(sum(sizes))} in all; unpacking needs as much again")
 
 
-def source_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Add ``--base-url`` and ``--from``, whose value is ``source``."""
-    base_url = click.option("--base-url", metavar="URL", help=f"A mirror.  [default: {BASE_URL}]")
-    source = click.option(
-        "--from",
-        "source",
-        type=cli.PATH,
-        metavar="DIR",
-        help="Use archives that are already in this folder, or this one archive; no network.",
-    )
-    return base_url(source(function))
+base_url_option = click.option("--base-url", default=BASE_URL, metavar="URL", help="The official server or a mirror.")
+source_option = click.option(
+    "--from",
+    "source",
+    type=click.Path(exists=True, path_type=Path),
+    metavar="DIR",
+    help="Use archives that are already in this folder, or this one archive; no network.",
+)
 
 
 @cli.command("gbr.download", epilog=_EPILOG)
@@ -477,7 +452,8 @@ def source_options(function: Callable[..., None]) -> Callable[..., None]:
 @cli.data_option
 @cli.splits_option
 @click.option("--list", "list_only", is_flag=True, help="List what is available, its size, and what is present.")
-@source_options
+@base_url_option
+@source_option
 @click.option("--keep", is_flag=True, help="Keep the archives after unpacking.")
 @cli.json_option
 def main(
@@ -486,7 +462,7 @@ def main(
     data: Path,
     splits: tuple[str, ...] | None,
     list_only: bool,
-    base_url: str | None,
+    base_url: str,
     source: Path | None,
     keep: bool,
     as_json: bool,
@@ -509,13 +485,10 @@ def main(
     if as_json:
         cli.emit_json({"graphs": counts})
         return
-    root = "" if data == Path("data") else f" --data {data}"
     for subset, found in counts.items():
         print(f"{subset}: {', '.join(f'{count} {split}' for split, count in found.items())} graphs")
-        print(f"next: python -m gbr.train --subset {subset}{root}")
     if INDICES in names:
         print(f"{INDICES}: {', '.join(INDEX_FILES.values())}")
-        print(f"next: python -m gbr.evaluate --model DIR --subset layout:... --protocol official{root}")
 
 
 if __name__ == "__main__":

@@ -18,8 +18,17 @@ import click
 import gbr.train as train
 from gbr import __version__, cli
 from gbr.data.collection import Subset
-from gbr.data.files import require_space, size_text, write_json, write_text
-from gbr.download import COLLECTIONS, Archive, Locations, get_graphs, get_indices, remote_sizes, select, source_options
+from gbr.data.files import write_json, write_text
+from gbr.download import (
+    COLLECTIONS,
+    Archive,
+    Locations,
+    base_url_option,
+    get_graphs,
+    get_indices,
+    select,
+    source_option,
+)
 from gbr.errors import GbrError
 
 RESULTS: Final = "results.json"
@@ -39,15 +48,9 @@ PUBLISHED: Final[tuple[tuple[Any, ...], ...]] = (
     ("16th place", 0.97, 0.37, 0.71, 0.55, 0.96, 0.684, 0.688),
     ("XGBoost on means of configuration values", None, 0.089, 0.182, 0.288, 0.351, None, None),
 )
-
-#: Rough size of the features of both splits in the store, in bytes.
-_FEATURES: Final[Mapping[str, float]] = {
-    "tile:xla": 3.2e9,
-    "layout:xla:default": 1.4e9,
-    "layout:xla:random": 1.3e9,
-    "layout:nlp:default": 18e9,
-    "layout:nlp:random": 19e9,
-}
+_EPILOG: Final = """\
+All five collections need roughly 45 GB for features besides the data, and a day and a half on two cores.  An
+interrupted run is resumed by the same command."""
 
 
 def reproduce(
@@ -72,7 +75,7 @@ def reproduce(
     -------
     dict
         As ``results.json``: ``gbr`` (version), ``collections`` (name -> ``valid``, as :func:`gbr.evaluate.evaluate`
-        gives it with the official protocol, ``seconds``, ``model`` and its ``sha256``) and ``rows`` (the table).
+        gives it with the official protocol, ``seconds``, ``model`` and its ``sha256``).
 
     Raises
     ------
@@ -82,8 +85,6 @@ def reproduce(
     runs = {name: out / name.replace(":", "-") for name in names}
     for run in runs.values():
         train.check_out(run)
-    archives = {name: [Archive(name, split) for split in _SPLITS] for name in names}
-    _require_space([one for name in names for one in archives[name]], locations, store_root)
     if any(name.startswith("layout:") for name in names):
         get_indices(locations)
     found: dict[str, Any] = {}
@@ -92,27 +93,12 @@ def reproduce(
         found = dict(earlier["collections"]) if earlier["gbr"] == __version__ else {}
     results: dict[str, Any] = {"gbr": __version__}
     for name, run in runs.items():
-        get_graphs(archives[name], locations)
+        get_graphs([Archive(name, split) for split in _SPLITS], locations)
         found[name] = _collection(Subset(name), run, locations, store_root, jobs, found.get(name, {}))
         results["collections"] = {name: found[name] for name in COLLECTIONS if name in found}
-        results["rows"] = table(results["collections"])
         write_json(out / RESULTS, results)
         write_text(out / PAGE, page(results))
     return results
-
-
-def _require_space(archives: Sequence[Archive], locations: Locations, store_root: Path) -> None:
-    """Report how much is left to download, and check that it fits on the disk, roughly with its features."""
-    missing = [one for one in archives if not one.complete(locations.data_root)]
-    sizes = [] if locations.source else remote_sizes(map(locations.url, missing))
-    features = int(sum(_FEATURES[name] for name in {one.subset for one in missing}))
-    if missing:
-        cli.note(
-            f"{size_text(sum(sizes))} to download, roughly {size_text(features)} of features; if interrupted, run the "
-            "same command to resume"
-        )
-        require_space(locations.data_root, sum(sizes) + max(sizes, default=0), "downloading and unpacking", GbrError)
-        require_space(store_root, features, "the features, roughly,", GbrError)
 
 
 def _collection(
@@ -156,21 +142,16 @@ def _is_trained(subset: Subset, run: Path, store_root: Path) -> bool:
         return False
 
 
-def table(collections: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Two rows of gbr, then the published ones: ``system``, score by collection, ``public`` and ``private``."""
-    every: dict[str, Any] = {"system": "gbr, all configurations"}
-    listed: dict[str, Any] = {"system": "gbr, official protocol"}
-    for name, found in collections.items():
-        every[name], listed[name] = found["valid"]["score"], found["valid"]["official"]["score"]
-    published = [dict(zip(_SYSTEM, row, strict=True)) for row in PUBLISHED]
-    return [every, listed, *({key: value for key, value in row.items() if value is not None} for row in published)]
-
-
 def page(results: Mapping[str, Any]) -> str:
-    """The results as Markdown."""
-    rows = [[row["system"], *(_three(row.get(name)) for name in _SYSTEM[1:])] for row in results["rows"]]
+    """The results as Markdown, beside the published ones."""
+    collections = results["collections"]
+    every = {name: found["valid"]["score"] for name, found in collections.items()}
+    listed = {name: found["valid"]["official"]["score"] for name, found in collections.items()}
+    ours = (("gbr, all configurations", every), ("gbr, official protocol", listed))
+    systems = [*((system, *map(scores.get, COLLECTIONS), None, None) for system, scores in ours), *PUBLISHED]
+    rows = [[system, *map(_three, scores)] for system, *scores in systems]
     details = []
-    for name, found in results["collections"].items():
+    for name, found in collections.items():
         valid, official = found["valid"], found["valid"]["official"]
         if name.startswith("tile"):
             scores = [official["over_benchmarks"][f"slowdown@{k}"] for k in (1, 5, 10)]
@@ -223,7 +204,7 @@ def _three(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-@cli.command("gbr.reproduce", epilog="Interrupted runs are resumed by the same command.")
+@cli.command("gbr.reproduce", epilog=_EPILOG)
 @cli.variadic(
     "--subset",
     default=["all"],
@@ -235,7 +216,8 @@ def _three(value: float | None) -> str:
 @click.option(
     "--out", type=cli.PATH, default=Path("runs/reproduce"), metavar="DIR", help="Folder of models and results."
 )
-@source_options
+@base_url_option
+@source_option
 @cli.jobs_option
 @cli.json_option
 def main(
@@ -244,7 +226,7 @@ def main(
     data: Path,
     store: Path,
     out: Path,
-    base_url: str | None,
+    base_url: str,
     source: Path | None,
     jobs: int | None,
     as_json: bool,

@@ -250,10 +250,7 @@ def test_a_collection_is_ready_to_train(run: Run, mirror: Mirror, graphs: dict[s
     status, out, err = run("tile")
     root = tmp_path / "data"
     assert status == 0
-    assert out.splitlines() == [
-        "tile:xla: 4 train, 2 valid, 1 test graphs",
-        f"next: python -m gbr.train --subset tile:xla --data {root}",
-    ]
+    assert out == "tile:xla: 4 train, 2 valid, 1 test graphs\n"
     assert "CC BY 4.0" in err
     assert visible(root) == {name: body for name, body in graphs.items() if "/tile/" in name}
     assert os.listdir(root) == ["npz"]
@@ -352,10 +349,8 @@ def test_a_full_disk_is_reported_beforehand(
 
 
 def test_the_lists_of_the_official_evaluation(run: Run, mirror: Mirror, tmp_path: Path) -> None:
-    status, out, _ = run("eval-indices")
-    assert status == 0
+    assert run("eval-indices")[0] == 0
     assert visible(tmp_path / "data") == index_lists()
-    assert "next: python -m gbr.evaluate" in out
     mirror.requests.clear()
     (tmp_path / "data/eval_indices/xla_random.json").write_text("{}")
     assert run("eval-indices")[0] == 0
@@ -420,8 +415,6 @@ def test_the_list_shows_sizes_and_what_exists(run: Run, mirror: Mirror) -> None:
         "bytes": len(mirror.files[TILE[2].name]),
         "graphs": 844,
         "present": 1,
-        "complete": True,
-        "url": f"{mirror.url}/{TILE[2].name}",
     }
     status, out, _ = run("--list", "tile")
     assert status == 0
@@ -434,7 +427,7 @@ def test_the_list_shows_sizes_and_what_exists(run: Run, mirror: Mirror) -> None:
         ([], "expected a NAME: tile:xla"),
         (["tile:cpu"], "tile:cpu: not a collection of TpuGraphs; expected one of tile:xla"),
         (["tile", "--split", "dev"], "--split"),
-        (["tile", "--from", "nowhere"], "--from nowhere: no such folder"),
+        (["tile", "--from", "nowhere"], "'nowhere' does not exist"),
     ],
 )
 def test_usage_errors(run: Run, arguments: list[str], match: str) -> None:

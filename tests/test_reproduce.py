@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -40,7 +39,6 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 def mirror(published: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
     small = {"n_estimators": 3, "num_leaves": 4, "learning_rate": 0.3, "min_child_samples": 2}
     monkeypatch.setattr("gbr.models.params.default_capacity", lambda *_: small)
-    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10**12))
     with serving(published) as mirror:
         yield mirror
 
@@ -69,7 +67,6 @@ def test_from_nothing_to_the_table_after_an_interrupt(
 
     monkeypatch.setattr(train, "train", train_one)
     assert reproduce.main(line(tmp_path, mirror)) == 130
-    assert "kB to download, roughly 42.9 GB of features" in capsys.readouterr().err
     assert json.loads((out / "results.json").read_text())["collections"].keys() == set(COLLECTIONS[:2])
     assert "npz_layout_xla_random_valid.tar" in fetched(mirror)
     assert "npz_layout_nlp_default_train.tar" not in fetched(mirror)
@@ -91,11 +88,9 @@ def test_from_nothing_to_the_table_after_an_interrupt(
         )
         assert found["valid"] == again["valid"]
         assert found["model"] == str(run)
-        every, listed = results["rows"][:2]
-        assert every[name] == found["valid"]["score"]
-        assert listed[name] == found["valid"]["official"]["score"]
     page = (out / "results.md").read_text()
-    assert f"| gbr, all configurations | {results['rows'][0]['tile:xla']:.3f} |" in page
+    scores = [results["collections"][name]["valid"]["score"] for name in COLLECTIONS]
+    assert f"| gbr, all configurations | {' | '.join(f'{score:.3f}' for score in scores)} | – | – |" in page
     assert "| 6th place: graph networks | 0.975 | 0.455 | 0.671 | 0.539 | 0.927 | 0.694 | 0.706 |" in page
     assert page.count("\n| layout:") == 4
 
@@ -130,15 +125,6 @@ def test_local_archives(published: dict[str, bytes], mirror: Mirror, tmp_path: P
     assert reproduce.main(command) == 0
     assert "| layout:xla:random | 2 |" in capsys.readouterr().out
     assert mirror.requests == []
-
-
-def test_a_full_disk_is_reported_beforehand(
-    mirror: Mirror, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10**9))
-    assert reproduce.main(line(tmp_path, mirror, "--subset", "layout:nlp")) == 1
-    assert "the features, roughly, needs" in capsys.readouterr().err
-    assert fetched(mirror) == []
 
 
 def test_only_collections_can_be_reproduced(capsys: Capture) -> None:
