@@ -56,15 +56,11 @@ _MAX_PAUSE: Final = 30.0
 _BUSY: Final = (requests.codes.request_timeout, requests.codes.too_many_requests)
 
 _EPILOG: Final = f"""\
-\b
-NAME is a collection ({", ".join(COLLECTIONS[:2])} ...), the beginning of
-some names (layout, layout:nlp), all, or {INDICES}: the 1000 configurations
-of each validation graph of layout that the official evaluation scores.
-After an interruption, run the same command again to resume.
+NAME is a collection ({", ".join(COLLECTIONS[:2])} ...), the beginning of some names (layout, layout:nlp), all, or
+{INDICES}: the configurations of the layout graphs that the official evaluation scores.  An interrupted download is
+resumed by the same command.
 
-\b
-    python -m gbr.download tile:xla eval-indices
-    python -m gbr.download all --from predict-ai-model-runtime.zip"""
+Example: python -m gbr.download all --from predict-ai-model-runtime.zip"""
 
 
 @dataclass(frozen=True)
@@ -391,49 +387,39 @@ def get_indices(locations: Locations) -> None:
     DownloadError, DataError
         When one cannot be downloaded or is not such a list.
     """
-    for subset, name in INDEX_FILES.items():
-        with suppress(DataError):
-            _check_indices(subset, locations.indices)
-            continue
-        with exclusive_lock(locations.archives, DownloadError, "gbr.download"):
-            new = locations.archives / name
+    from gbr.evaluation.protocol import SPLIT, indices_of
+
+    with exclusive_lock(locations.archives, DownloadError, "gbr.download"):
+        for subset, name in INDEX_FILES.items():
+            with suppress(DataError):
+                indices_of(Subset(subset), SPLIT, locations.indices)
+                continue
             if locations.source:
                 found = locations.source / _INDICES_FOLDER / name
                 if not found.is_file():
                     raise DownloadError(f"{found}: not found; copy the lists of TpuGraphs there, or omit --from")
-                shutil.copyfile(found, new)
+                locations.indices.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(found, locations.indices / name)
             else:
                 official = locations.base_url == BASE_URL
                 url = INDICES_URL if official else f"{locations.base_url.rstrip('/')}/{_INDICES_FOLDER}/"
-                fetch(f"{url}{name}", new)
-            try:
-                _check_indices(subset, locations.archives)
-                locations.indices.mkdir(exist_ok=True)
-                os.replace(new, locations.indices / name)
-            finally:
-                new.unlink(missing_ok=True)
-
-
-def _check_indices(subset: str, folder: Path) -> None:
-    from gbr.evaluation.protocol import SPLIT, indices_of
-
-    expected, found = Archive(subset, SPLIT).n_graphs, indices_of(Subset(subset), SPLIT, folder) or {}
-    if len(found) != expected:
-        raise DataError(f"{folder / INDEX_FILES[subset]}: expected {expected} graphs, got {len(found)}")
+                fetch(f"{url}{name}", locations.indices / name)
+            indices_of(Subset(subset), SPLIT, locations.indices)
 
 
 def _list(archives: Sequence[Archive], locations: Locations, as_json: bool) -> None:
     """Print the size of each archive, and how many of its graphs exist below the data root."""
     sizes = remote_sizes(map(locations.url, archives))
-    present = [len(one.sizes(locations.data_root)) for one in archives]
-    rows = [
-        (one.subset, one.split, size, one.n_graphs, n) for one, size, n in zip(archives, sizes, present, strict=True)
+    entries: list[dict[str, Any]] = [
+        {"name": one.subset, "split": one.split, "bytes": size, "graphs": one.n_graphs}
+        | {"present": len(one.sizes(locations.data_root))}
+        for one, size in zip(archives, sizes, strict=True)
     ]
     if as_json:
-        cli.emit_json([dict(zip(("name", "split", "bytes", "graphs", "present"), row, strict=True)) for row in rows])
+        cli.emit_json(entries)
         return
-    shown = [[name, split, size_text(size), *counts] for name, split, size, *counts in rows]
-    cli.table(f"TpuGraphs at {locations.base_url}", ["name", "split", "size", "graphs", "present"], shown)
+    rows = [list((one | {"bytes": size_text(one["bytes"])}).values()) for one in entries]
+    cli.table(f"TpuGraphs at {locations.base_url}", ["name", "split", "size", "graphs", "present"], rows)
     print(f"{size_text(sum(sizes))} in all; unpacking needs as much again")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -36,7 +36,6 @@ PAGE: Final = "results.md"
 
 #: Splits that have runtimes.
 _SPLITS: Final = ("train", "valid")
-_SYSTEM: Final = ("system", *COLLECTIONS, "public", "private")
 #: Results of the Kaggle competition "Google - Fast or Slow?" as reported by their authors: per collection on the
 #: validation split (tile: 1 - slowdown@5, layout: Kendall's tau), and the competition's public and private score, which
 #: is the mean of the five on its hidden test runtimes.
@@ -75,7 +74,7 @@ def reproduce(
     -------
     dict
         As ``results.json``: ``gbr`` (version), ``collections`` (name -> ``valid``, as :func:`gbr.evaluate.evaluate`
-        gives it with the official protocol, ``seconds``, ``model`` and its ``sha256``).
+        gives it with the official protocol, ``model`` and its ``sha256``).
 
     Raises
     ------
@@ -118,8 +117,7 @@ def _collection(
     figures = evaluate(
         run, subset, "valid", data, store_root, jobs=jobs, protocol="official", indices=locations.indices
     )
-    seconds = json.loads((run / train.METRICS).read_text(encoding="utf-8"))["seconds"]
-    return {"valid": figures["valid"], "seconds": seconds, "model": str(run), "sha256": sha256}
+    return {"valid": figures["valid"], "model": str(run), "sha256": sha256}
 
 
 def _is_trained(subset: Subset, run: Path, store_root: Path) -> bool:
@@ -143,61 +141,33 @@ def _is_trained(subset: Subset, run: Path, store_root: Path) -> bool:
 
 
 def page(results: Mapping[str, Any]) -> str:
-    """The results as Markdown, beside the published ones."""
-    collections = results["collections"]
-    every = {name: found["valid"]["score"] for name, found in collections.items()}
-    listed = {name: found["valid"]["official"]["score"] for name, found in collections.items()}
-    ours = (("gbr, all configurations", every), ("gbr, official protocol", listed))
-    systems = [*((system, *map(scores.get, COLLECTIONS), None, None) for system, scores in ours), *PUBLISHED]
-    rows = [[system, *map(_three, scores)] for system, *scores in systems]
-    details = []
-    for name, found in collections.items():
-        valid, official = found["valid"], found["valid"]["official"]
-        if name.startswith("tile"):
-            scores = [official["over_benchmarks"][f"slowdown@{k}"] for k in (1, 5, 10)]
-        else:
-            scores = [official["kendall_tau"], official["slowdown@1"]]
-        ci = valid["kendall_tau_ci"]
-        interval = f" ({ci[0]:.2f}–{ci[1]:.2f})" if ci else ""
-        details.append(
-            [
-                name,
-                str(valid["n_graphs"]),
-                f"{_three(valid['kendall_tau'])}{interval}",
-                *(_three(valid[name]) for name in ("opa", "slowdown@1", "slowdown@5")),
-                " / ".join(map(_three, scores)),
-                f"{sum(found['seconds'].values()) / 3600:.1f}",
-            ]
-        )
-    header = ["collection", "graphs", "tau (95 %)", "OPA", "slowdown@1", "slowdown@5", "official", "hours"]
-    lines = [
-        "# gbr on TpuGraphs",
-        "",
-        f"gbr {results['gbr']}, `gbr.train` with its defaults, trained on `train`, stopped and scored on `valid`. "
-        "Tile: 1 − slowdown of the best of the first 5; layout: Kendall's tau; means over graphs. *Official protocol*: "
-        "as the scripts of TpuGraphs score, layout on 1000 listed configurations of each graph. The last two columns "
-        "are the competition's own scores, on runtimes that only Kaggle has.",
-        "",
-        *_markdown(_SYSTEM, rows),
-        "",
-        "## By collection",
-        "",
-        *_markdown(header, details),
-        "",
-        "Tau and slowdowns are over all configurations; *official* is the top-K error over benchmarks for K = 1, 5, 10 "
-        "for tile, tau and slowdown@1 for layout; *hours* include building features and training.",
-        "",
-        "Data: TpuGraphs, Phothilimthana et al., NeurIPS 2023, CC BY 4.0.",
-        "",
+    """The scores beside the published ones, as Markdown."""
+    valid = {name: found["valid"] for name, found in results["collections"].items()}
+    every = [valid[name]["score"] if name in valid else None for name in COLLECTIONS]
+    listed = [valid[name]["official"]["score"] if name in valid else None for name in COLLECTIONS]
+    rows = [
+        ("gbr, all configurations", *every, None, None),
+        ("gbr, official protocol", *listed, None, None),
+        *PUBLISHED,
     ]
-    return "\n".join(lines)
-
-
-def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    yield f"| {' | '.join(columns)} |"
-    yield f"|---|{'---:|' * (len(columns) - 1)}"
-    for row in rows:
-        yield f"| {' | '.join(row)} |"
+    columns = ["system", *COLLECTIONS, "public", "private"]
+    return "\n".join(
+        [
+            "# gbr on TpuGraphs",
+            "",
+            f"gbr {results['gbr']}, `gbr.train` with its defaults, trained on `train`, stopped and scored on `valid`. "
+            "Tile: 1 − slowdown of the best of the first 5; layout: Kendall's tau; means over graphs. *Official "
+            "protocol*: as the scripts of TpuGraphs score, layout on 1000 listed configurations of each graph. The "
+            "last two columns are the competition's own scores, on runtimes that only Kaggle has.",
+            "",
+            f"| {' | '.join(columns)} |",
+            f"|---|{'---:|' * (len(columns) - 1)}",
+            *(f"| {system} | {' | '.join(map(_three, scores))} |" for system, *scores in rows),
+            "",
+            "Data: TpuGraphs, Phothilimthana et al., NeurIPS 2023, CC BY 4.0.",
+            "",
+        ]
+    )
 
 
 def _three(value: float | None) -> str:

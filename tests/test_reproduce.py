@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,10 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     for archive in (Archive(name, split) for name in COLLECTIONS for split in ("train", "valid", "test")):
         paths = sorted(archive.folder(root).iterdir())
         files[archive.name] = tar({path.relative_to(root).as_posix(): path.read_bytes() for path in paths})
-    for subset, name in INDEX_FILES.items():
-        absent = {f"g{number}": [0] for number in range(Archive(subset, "valid").n_graphs - 2)}
-        lists = {"valid_0": [0, 1, 2, 3, 3], "valid_1": [5, 0, 1]} | absent
-        files[f"eval_indices/{name}"] = json.dumps(lists).encode()
-    return files
+    lists = {
+        f"eval_indices/{name}": b'{"valid_0": [0, 1, 2, 3, 3], "valid_1": [5, 0, 1]}' for name in INDEX_FILES.values()
+    }
+    return files | lists
 
 
 @pytest.fixture
@@ -92,7 +92,6 @@ def test_from_nothing_to_the_table_after_an_interrupt(
     scores = [results["collections"][name]["valid"]["score"] for name in COLLECTIONS]
     assert f"| gbr, all configurations | {' | '.join(f'{score:.3f}' for score in scores)} | – | – |" in page
     assert "| 6th place: graph networks | 0.975 | 0.455 | 0.671 | 0.539 | 0.927 | 0.694 | 0.706 |" in page
-    assert page.count("\n| layout:") == 4
 
     # Nothing is left to do: no request, no training, and the same metrics.
     mirror.requests.clear()
@@ -106,7 +105,7 @@ def test_from_nothing_to_the_table_after_an_interrupt(
     manifest.write_text(manifest.read_text().replace(f'"gbr": "{__version__}"', '"gbr": "0.0.0"'))
     assert reproduce.main(line(tmp_path, mirror, "--subset", "tile")) == 0
     assert trained[5:] == ["tile:xla"]
-    assert (out / "results.md").read_text().count("\n| layout:") == 4
+    assert (out / "results.md").read_text() == page
 
     # Damaged results are computed again.
     (out / "results.json").write_text("{")
@@ -123,7 +122,7 @@ def test_local_archives(published: dict[str, bytes], mirror: Mirror, tmp_path: P
     folders = ["--data", tmp_path / "data", "--store", tmp_path / "store", "--out", tmp_path / "out", "--jobs", 1]
     command = [*map(str, folders), "--from", str(tmp_path / "here"), "--subset", "layout:xla:random"]
     assert reproduce.main(command) == 0
-    assert "| layout:xla:random | 2 |" in capsys.readouterr().out
+    assert re.search(r"gbr, all configurations \| – \| – \| \S+ \| – \| –", capsys.readouterr().out)
     assert mirror.requests == []
 
 
