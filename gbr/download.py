@@ -238,7 +238,16 @@ def _receive(url: str, part: Path, state_path: Path, on_progress: Report) -> dic
     headers = {"Range": f"bytes={size}-", "If-Range": state["validator"]} if resumed else {}
     with _request("GET", url, headers) as response:
         if response.status_code == requests.codes.ok:
-            size, state = 0, {"url": url, **_description(response)}
+            tag = response.headers.get("ETag", "")
+            md5 = re.search(r"\bmd5=([A-Za-z0-9+/]{22}==)", response.headers.get("x-goog-hash", ""))
+            size = 0
+            state = {
+                "url": url,
+                "size": _length(response),
+                # A strong entity tag, or else the date of the last change.
+                "validator": tag if tag.startswith('"') else response.headers.get("Last-Modified"),
+                "md5": md5[1] if md5 else None,
+            }
             part.parent.mkdir(parents=True, exist_ok=True)
             # Written before the first byte, so that no byte is ever taken for one of another file.
             part.unlink(missing_ok=True)
@@ -278,15 +287,8 @@ def _request(method: str, url: str, headers: dict[str, str]) -> requests.Respons
     return response
 
 
-def _description(response: requests.Response) -> dict[str, Any]:
-    """Size, validator (strong entity tag, or else date of the last change) and MD5 of a file, None where not given."""
-    size, tag = response.headers.get("Content-Length", ""), response.headers.get("ETag", "")
-    md5 = re.search(r"\bmd5=([A-Za-z0-9+/]{22}==)", response.headers.get("x-goog-hash", ""))
-    return {
-        "size": int(size) if size.isdecimal() else None,
-        "validator": tag if tag.startswith('"') else response.headers.get("Last-Modified"),
-        "md5": md5[1] if md5 else None,
-    }
+def _length(response: requests.Response) -> int | None:
+    return int(response.headers["Content-Length"]) if "Content-Length" in response.headers else None
 
 
 def _reason(fault: requests.RequestException) -> str:
@@ -320,7 +322,7 @@ def remote_sizes(urls: Iterable[str]) -> list[int]:
     for url in urls:
         try:
             with _request("HEAD", url, {}) as response:
-                sizes.append(_description(response)["size"] or 0)
+                sizes.append(_length(response) or 0)
         except requests.RequestException as fault:
             raise DownloadError(
                 f"{url}: no connection ({_reason(fault)}); check your network and proxy, or download the file "

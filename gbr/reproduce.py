@@ -16,19 +16,10 @@ from typing import Any, Final
 import click
 
 import gbr.train as train
-from gbr import __version__, cli
+from gbr import __version__, cli, download
 from gbr.data.collection import Subset
 from gbr.data.files import write_json, write_text
-from gbr.download import (
-    COLLECTIONS,
-    Archive,
-    Locations,
-    base_url_option,
-    get_graphs,
-    get_indices,
-    select,
-    source_option,
-)
+from gbr.download import COLLECTIONS, Archive, Locations
 from gbr.errors import GbrError
 
 RESULTS: Final = "results.json"
@@ -81,43 +72,35 @@ def reproduce(
     GbrError
         As the steps raise it, and when the disk is too small.
     """
-    runs = {name: out / name.replace(":", "-") for name in names}
-    for run in runs.values():
-        train.check_out(run)
-    if any(name.startswith("layout:") for name in names):
-        get_indices(locations)
-    found: dict[str, Any] = {}
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        earlier = json.loads((out / RESULTS).read_text(encoding="utf-8"))
-        found = dict(earlier["collections"]) if earlier["gbr"] == __version__ else {}
-    results: dict[str, Any] = {"gbr": __version__}
-    for name, run in runs.items():
-        get_graphs([Archive(name, split) for split in _SPLITS], locations)
-        found[name] = _collection(Subset(name), run, locations, store_root, jobs, found.get(name, {}))
-        results["collections"] = {name: found[name] for name in COLLECTIONS if name in found}
-        write_json(out / RESULTS, results)
-        write_text(out / PAGE, page(results))
-    return results
-
-
-def _collection(
-    subset: Subset, run: Path, locations: Locations, store_root: Path, jobs: int | None, known: dict[str, Any]
-) -> dict[str, Any]:
-    """Train on one collection and evaluate, unless both were done."""
     from gbr.evaluate import evaluate
     from gbr.models import io
 
     data = locations.data_root
-    if not _is_trained(subset, run, store_root):
-        cli.note(f"{subset.name}: training; model, manifest and metrics go to {run}")
-        train.train(subset, data, store_root, run, jobs=jobs)
-    sha256 = io.read_manifest(run)["model"]["sha256"]
-    if known.get("sha256") == sha256:
-        return known
-    figures = evaluate(
-        run, subset, "valid", data, store_root, jobs=jobs, protocol="official", indices=locations.indices
-    )
-    return {"valid": figures["valid"], "model": str(run), "sha256": sha256}
+    runs = {name: out / name.replace(":", "-") for name in names}
+    for run in runs.values():
+        train.check_out(run)
+    if any(name.startswith("layout:") for name in names):
+        download.get_indices(locations)
+    found: dict[str, Any] = {}
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        earlier = json.loads((out / RESULTS).read_text(encoding="utf-8"))
+        found = dict(earlier["collections"]) if earlier["gbr"] == __version__ else {}
+    for name, run in runs.items():
+        subset = Subset(name)
+        download.get_graphs([Archive(name, split) for split in _SPLITS], locations)
+        if not _is_trained(subset, run, store_root):
+            cli.note(f"{name}: training; model, manifest and metrics go to {run}")
+            train.train(subset, data, store_root, run, jobs=jobs)
+        sha256 = io.read_manifest(run)["model"]["sha256"]
+        if found.get(name, {}).get("sha256") != sha256:
+            metrics = evaluate(
+                run, subset, "valid", data, store_root, jobs=jobs, protocol="official", indices=locations.indices
+            )
+            found[name] = {"valid": metrics["valid"], "model": str(run), "sha256": sha256}
+        results = {"gbr": __version__, "collections": {name: found[name] for name in COLLECTIONS if name in found}}
+        write_json(out / RESULTS, results)
+        write_text(out / PAGE, page(results))
+    return results
 
 
 def _is_trained(subset: Subset, run: Path, store_root: Path) -> bool:
@@ -186,8 +169,8 @@ def _three(value: float | None) -> str:
 @click.option(
     "--out", type=cli.PATH, default=Path("runs/reproduce"), metavar="DIR", help="Folder of models and results."
 )
-@base_url_option
-@source_option
+@download.base_url_option
+@download.source_option
 @cli.jobs_option
 @cli.json_option
 def main(
@@ -202,7 +185,7 @@ def main(
     as_json: bool,
 ) -> None:
     """Download TpuGraphs, train and evaluate on its collections, and write the results beside published ones."""
-    names = list(dict.fromkeys(archive.subset for archive in select(subset)))
+    names = list(dict.fromkeys(archive.subset for archive in download.select(subset)))
     results = reproduce(names, Locations(data, base_url, source), store, out, jobs)
     if as_json:
         cli.emit_json(results)

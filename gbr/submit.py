@@ -12,6 +12,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -72,8 +73,7 @@ def submit(
     Returns
     -------
     dict
-        ``out``, ``rows`` and ``collections``: name -> ``graphs`` (with a row), ``expected`` (graphs in the
-        competition) and ``models`` (their number).
+        ``out``, ``rows`` and ``models``: collection -> number of rows, and number of models.
 
     Raises
     ------
@@ -88,19 +88,20 @@ def submit(
     for name in rankers:
         graph_files(Subset(name), data, _SPLIT)  # missing graphs are reported before hours of work
     test_graphs = find_test_graphs(data)
-    rows: list[str] = []
-    collections: dict[str, Any] = {}
-    for name, expected in OFFICIAL_TEST.items():
-        subset, new = Subset(name), []
+    rows: dict[str, list[str]] = {}
+    for name in OFFICIAL_TEST:
+        subset, configs = Subset(name), test_graphs.get(name, {})
         if name in rankers:
-            new = list(_ranked(subset, rankers[name], data, store_root, jobs))
-        elif fill:
-            new = [row(subset, stem, np.arange(count)) for stem, count in test_graphs.get(name, {}).items()]
-        rows += new
-        collections[name] = {"graphs": len(new), "expected": expected, "models": len(rankers.get(name, ()))}
+            rows[name] = list(_ranked(subset, rankers[name], data, store_root, jobs))
+        else:
+            rows[name] = [row(subset, stem, np.arange(count)) for stem, count in configs.items() if fill]
     with atomic_write(out) as temporary:
-        temporary.write_text("".join([f"{HEADER}\n", *rows]), encoding="utf-8", newline="")
-    return {"out": str(out), "rows": len(rows), "collections": collections}
+        temporary.write_text("".join([f"{HEADER}\n", *chain(*rows.values())]), encoding="utf-8", newline="")
+    return {
+        "out": str(out),
+        "rows": {name: len(new) for name, new in rows.items()},
+        "models": {name: len(rankers.get(name, ())) for name in rows},
+    }
 
 
 def _load(models: Sequence[str | Path]) -> dict[str, list[Ranker]]:
@@ -274,10 +275,7 @@ def _short(text: str) -> str:
     return repr(text if len(text) <= 80 else f"{text[:77]}...")
 
 
-@cli.command(
-    "gbr.submit",
-    epilog="\b\nExample: python -m gbr.submit --models runs/tile-xla runs/layout-xla-random --fill",
-)
+@cli.command("gbr.submit", epilog="Example: python -m gbr.submit --models runs/tile-xla runs/layout-xla-random --fill")
 @cli.variadic(
     "--models",
     metavar="DIR...",
@@ -287,8 +285,7 @@ def _short(text: str) -> str:
 @click.option(
     "--fill",
     is_flag=True,
-    help="Give the test graphs of collections without a model the order of their files: Kaggle accepts only complete "
-    "submissions.",
+    help="Rank the graphs of collections without a model by file order: Kaggle accepts only complete submissions.",
 )
 @click.option("--check", "check_file", type=cli.PATH, metavar="FILE", help="Check a submission instead of writing one.")
 @cli.data_option
@@ -316,17 +313,16 @@ def main(
     if as_json:
         cli.emit_json(found)
     else:
-        rows = [[name, one["graphs"], one["models"]] for name, one in found["collections"].items()]
-        cli.table(f"{out}: {found['rows']} rows", ["collection", "graphs", "models"], rows)
-    for name, one in found["collections"].items():
-        if one["graphs"] < one["expected"]:
-            cli.note(
-                f"WARNING: {name}: {one['graphs']} of {one['expected']} graphs; name a model or use --fill, and "
-                f"download the graphs: python -m gbr.download {name} --split test"
-            )
-        if one["graphs"] and not one["models"]:
+        table = [[name, count, found["models"][name]] for name, count in found["rows"].items()]
+        cli.table(str(out), ["collection", "rows", "models"], table)
+    for name, count in found["rows"].items():
+        if count and not found["models"][name]:
             cli.note(f"WARNING: {name}: no model; its rows hold the order of the files, which ranks nothing")
-    _warn_incomplete(out, found["rows"])
+        if count < OFFICIAL_TEST[name]:
+            cli.note(
+                f"WARNING: {name}: {count} of {OFFICIAL_TEST[name]} rows, and Kaggle refuses an incomplete submission; "
+                f"name a model or use --fill, and download the graphs: python -m gbr.download {name} --split test"
+            )
 
 
 def _show_check(path: Path, data: Path, *, as_json: bool) -> None:
@@ -340,14 +336,10 @@ def _show_check(path: Path, data: Path, *, as_json: bool) -> None:
         cli.note(f"{name}: {rows} rows were checked for their format only: their test graphs are not below {data}")
     if report.faults:
         raise DataError(f"{path}: {len(report.faults)} faults in {report.rows} rows; correct them, or write it again")
-    _warn_incomplete(path, report.rows)
+    if report.rows != ROWS:
+        cli.note(f"WARNING: {path}: {report.rows} of {ROWS} rows; Kaggle refuses an incomplete submission")
     if not as_json:
         print(f"{path}: {report.rows} rows, no faults")
-
-
-def _warn_incomplete(path: Path, rows: int) -> None:
-    if rows != ROWS:
-        cli.note(f"WARNING: {path}: {rows} of {ROWS} rows; Kaggle refuses an incomplete submission")
 
 
 if __name__ == "__main__":
