@@ -19,7 +19,7 @@ PINS := --constraint constraints.txt
 
 # Tests of compiled kernels and of readers, which `make kernels` runs as plain Python and with bounds checks.
 KERNELS := $(addprefix tests/test_, $(addsuffix .py, program tile \
-  layout_features layout_rows layout_copies layout_runs loops losses npz hlo)) \
+  layout_features layout_rows layout_copies layout_runs layout_loops losses npz hlo)) \
   tests/test_drift.py::test_columns_have_their_pinned_values
 
 # Waiting OpenMP threads sleep: busy waiting slows a fit a hundredfold on a loaded machine.
