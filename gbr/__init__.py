@@ -6,7 +6,7 @@ Everyday use::
     gbr.train("tile:cpu", out="runs/tile")             # fit, score, save
     gbr.evaluate("runs/tile", "tile:cpu", "test")      # score again
     gbr.predict("runs/tile", ["graph.npz"], top=5)     # rank the configurations of graph files
-    gbr.tune(function, arguments, budget=12)           # search a fast layout of a JAX function
+    gbr.tune(function, arguments, budget=12)           # search for a fast layout of a JAX function
     gbr.Ranker().fit(X, y, qid=qid).predict(X)         # rank rows of any feature matrix
 
 Importing this package is cheap: public names are imported on first use.  ``train``, ``evaluate``, ``predict`` and
@@ -112,7 +112,9 @@ def check_features() -> None:
         ) from fault
     if getattr(found, "OWNER", None) != "gbr":
         path = getattr(found, "__file__", None) or ", ".join(getattr(found, "__path__", ())) or "unknown path"
-        raise MissingLibraryError(f"features: {path} belongs to another project and hides gbr's own package; {advice}")
+        raise MissingLibraryError(
+            f"features: {path} belongs to another project and shadows the package of gbr; {advice}"
+        )
 
 
 def _version() -> str:

@@ -1,8 +1,8 @@
-"""Scores for all configurations of one graph, learned from a few measured ones.
+"""Scores of all configurations of one graph, from a few measured ones.
 
-Beside the engineered columns, the choices of a configuration (the layout of a tensor, the bound of a loop) become
-indicators; :mod:`gbr.models.within` learns ranks from both.  The order of a fitted ranker is used as well: it is scaled
-by its agreement with the measurements, and its weight falls as measurements are added.
+The choices of a configuration (the layout of a tensor, the bound of a loop) become indicators;
+:mod:`gbr.models.within` predicts ranks from these and the engineered columns.  The order of a fitted ranker is used as
+well: it is scaled by its agreement with the measurements, and its weight decreases as measurements are added.
 """
 
 from __future__ import annotations
@@ -71,12 +71,12 @@ def fit_within(
     hardware: Hardware | None = None,
     random_state: int = 0,
 ) -> Adapted:
-    """Learn to score the configurations of a graph from measured ones only.
+    """Score the configurations of a graph by measured ones only.
 
     Parameters
     ----------
     graph : Graph or path-like
-        Of either kind; its own runtimes are ignored.
+        Of either kind; runtimes stored with it are ignored.
     configs : array-like of int (m,)
         Indices of the measured configurations, in any order.  Runtimes of equal configurations are averaged.
     runtimes : array-like (m,)
@@ -104,7 +104,7 @@ def fit_within(
 def fit_with(
     ranker: Ranker, graph: Graph | str | os.PathLike[str], configs: Any, runtimes: Any, *, random_state: int = 0
 ) -> Adapted:
-    """Learn to score the configurations of a graph from measured ones and the order predicted by a ranker.
+    """Score the configurations of a graph by measured ones and the order predicted by a ranker.
 
     Parameters
     ----------
@@ -136,7 +136,7 @@ def _fit(
     hardware: Hardware | None,
     seed: int,
 ) -> Adapted:
-    from gbr.models import within  # imports scikit-learn's ensembles, which a ranker does without
+    from gbr.models import within  # imports scikit-learn's ensembles, which a ranker does not need
 
     graph = graph if isinstance(graph, Graph) else read_graph(Path(graph))
     rows, target = _measured(graph, configs, runtimes)
@@ -147,7 +147,9 @@ def _fit(
     if len(rows) < LEAST:
         raise UsageError(f"configs: expected at least {LEAST} different configurations, got {len(rows)}")
     if not np.ptp(target):
-        raise UsageError("runtimes: all are equal; there is no order to learn")
+        raise UsageError(
+            f"runtimes: expected different values, got {target[0]:g} for all configurations; measure others"
+        )
     X = X[:, X.max(axis=0) > X.min(axis=0)]
     order = np.zeros(len(X)) if scores is None or not np.ptp(scores) else within.ranks(scores)
     chosen = [

@@ -1,8 +1,8 @@
-"""A Dask cluster: workers build features, and fit models together, each from whole graphs of its own.
+"""A Dask cluster: workers build features, and fit models jointly, each on a disjoint set of graphs.
 
 Workers reach the data and the store under the same paths as this machine; only names, targets and models cross the
-network.  A fit is that of a single machine, run on every worker over LightGBM's sockets or XGBoost's collective, which
-``lightgbm.dask`` and ``xgboost.dask`` use, too: these know neither early stopping on Kendall's tau nor streamed
+network.  A fit is that of a single machine, run on every worker over LightGBM's sockets or XGBoost's collective, as
+``lightgbm.dask`` and ``xgboost.dask`` do; those support neither early stopping on Kendall's tau nor streamed
 matrices.  Every worker holds all validation rows, so that all of them stop at the same round.
 """
 
@@ -201,8 +201,8 @@ class Workers:
             When a worker is lost; also the errors of ``work``.
         """
         futures = {
-            worker: self._client.submit(work, *given, workers=[worker], allow_other_workers=False, pure=False)
-            for worker, given in arguments.items()
+            worker: self._client.submit(work, *values, workers=[worker], allow_other_workers=False, pure=False)
+            for worker, values in arguments.items()
         }
         try:
             while pending := [future for future in futures.values() if future.status == "pending"]:
@@ -219,7 +219,7 @@ class Workers:
                 failed = [future for future in futures.values() if future.status == "error"]
                 return [future.result() for future in failed or futures.values()]
         except BaseException:
-            with suppress(Exception):  # restarts need a nanny; the others wait in the library for those that failed
+            with suppress(Exception):  # restarts need a nanny; other workers still wait for the failed one
                 self._client.cancel(list(futures.values()))
                 self._client.restart_workers(
                     [worker for worker in self.threads() if worker in futures],
@@ -246,8 +246,8 @@ class Workers:
             raise
         except _distributed().scheduler.KilledWorker as error:
             raise GbrError(
-                f"--cluster {self._address}: workers died repeatedly on one graph, possibly for lack of memory; give "
-                "them more, or fewer threads each, and repeat the command to resume"
+                f"--cluster {self._address}: workers died repeatedly on one graph, possibly for lack of memory; use "
+                "more memory or fewer threads per worker, and repeat the command to resume"
             ) from error
         except (*lost, CancelledError, OSError) as error:  # type: ignore[misc]
             raise GbrError(
@@ -273,10 +273,10 @@ def _versions(kind: str) -> dict[str, str]:
 
 
 def _obstacle(expected: Mapping[str, str], kind: str, graph: Path | None, probe: Path) -> str | None:
-    """On a worker: what keeps it from taking part, or None."""
+    """On a worker: why it cannot be used, or None."""
     for option, path in (("--data", graph), ("--store", probe)):
         if path and not path.is_file():
-            return f"does not see {path}; mount it there under the same path, or name another folder with {option}"
+            return f"cannot read {path}; mount it there under the same path, or name another folder with {option}"
     try:
         own = probe.with_name(f"{probe.name}-{uuid.uuid4().hex}")
         own.touch()
@@ -302,7 +302,7 @@ def _with_worker_in_errors(work: Callable[[_Task], _Result], task: _Task) -> _Re
 
 @dataclass(frozen=True, eq=False)
 class TrainingSet:
-    """Rows of some graphs to learn from, without their features, which workers read from the store.
+    """Training rows of some graphs, without their features, which workers read from the store.
 
     ``rows`` are ascending positions among the rows of ``graphs``, ``target`` and ``indptr`` as in
     :class:`gbr.models.rows.Rows`, ``columns`` full names in the order of the store, ``memory`` bytes on each worker.
@@ -379,18 +379,20 @@ def fit(
     )
     shape = np.broadcast_to(np.float32(0), (len(known.rows), len(columns)))
     fit_model = partial(_fit_model, workers, known)
-    ranker._fit_rows(Rows(shape, known.target, known.indptr), columns, fit=lambda _train, _valid, own: fit_model(own))
+    ranker._fit_rows(
+        Rows(shape, known.target, known.indptr), columns, fit=lambda _train, _valid, settings: fit_model(settings)
+    )
 
 
 def _fit_model(workers: Workers, known: TrainingSet, settings: Settings) -> Model:
     members = member_settings(settings) if settings.backend == "ensemble" else [settings]
-    trees = [own for own in members if own.backend != "costmodel"]
+    trees = [member for member in members if member.backend != "costmodel"]
     fitted = iter(_fit_trees(workers, known, trees) if trees else ())
-    models = [_fit_prices(known, own) if own.backend == "costmodel" else next(fitted) for own in members]
+    models = [_fit_prices(known, each) if each.backend == "costmodel" else next(fitted) for each in members]
     if settings.backend != "ensemble":
         return models[0][0]
     pairs = zip(members, models, strict=True)
-    model = EnsembleModel([Member(own, model, spread) for own, (model, spread) in pairs], None)
+    model = EnsembleModel([Member(member, model, spread) for member, (model, spread) in pairs], None)
     if (held_out := known.held_out()) is not None:
         model.best_score = ValidTau(held_out, settings.seed).of(model, settings.n_jobs)
     return cast(Model, model)
@@ -399,8 +401,8 @@ def _fit_model(workers: Workers, known: TrainingSet, settings: Settings) -> Mode
 def _fit_prices(known: TrainingSet, settings: Settings) -> tuple[Model, float]:
     """Fit the cost model on this machine: it reads few columns."""
     few = replace(known, columns=tuple(known.columns[column] for column in settings.costs))
-    rows, own = few.training(), replace(settings, costs=tuple(range(len(settings.costs))))
-    narrow = cost_model.fit(rows, few.held_out(), own)
+    rows = few.training()
+    narrow = cost_model.fit(rows, few.held_out(), replace(settings, costs=tuple(range(len(settings.costs)))))
     model = cost_model.CostModel(np.asarray(settings.costs), narrow.prices, len(known.columns), narrow.best_score)
     return cast(Model, model), mean_spread(spreads(cast(Model, narrow), rows, settings.n_jobs))
 
@@ -415,10 +417,10 @@ def _fit_trees(workers: Workers, known: TrainingSet, members: Sequence[Settings]
     networks: list[list[Mapping[str, Any]]] = [[{} for _ in chosen] for _ in members]
     if len(chosen) > 1:
         ports = workers.run(_free_ports, len(members), workers=chosen)
-        n_trackers = sum(own.backend == "xgboost" for own in members)
+        n_trackers = sum(member.backend == "xgboost" for member in members)
         (trackers,) = workers.run(_start_trackers, n_trackers, len(chosen), hosts[0], workers=chosen[:1])
-        for number, own in enumerate(members):
-            if own.backend == "lightgbm":
+        for number, member in enumerate(members):
+            if member.backend == "lightgbm":
                 machines = ",".join(f"{host}:{port[number]}" for host, port in zip(hosts, ports, strict=True))
                 shared = {"machines": machines, "num_machines": len(chosen), "tree_learner": "data"}
                 networks[number] = [{**shared, "local_listen_port": port[number]} for port in ports]

@@ -110,7 +110,7 @@ def evaluate(
     skip_known_bad : bool
         Leave out the graphs of :data:`gbr.data.collection.KNOWN_BAD`.
     protocol : str
-        One of :data:`PROTOCOLS`; ``official`` adds the figures of TpuGraphs' own scripts, from the same scores.
+        One of :data:`PROTOCOLS`; ``official`` adds the figures of the TpuGraphs scripts, from the same scores.
     indices : path, optional
         Folder of the listed configurations; ``eval_indices`` in ``data`` by default.
     scored : list, optional

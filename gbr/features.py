@@ -1,4 +1,4 @@
-"""Command: build the feature store, show what it holds, list the feature columns."""
+"""Command: build the feature store, show its content, list the feature columns."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def main() -> None:
 @click.option(
     "--repack",
     is_flag=True,
-    help="First copy every layout graph to <stem>.gbr beside its file; later builds and samples read it without "
+    help="First copy every layout graph to <stem>.gbr next to its file; later builds and samples read it without "
     "decompression.",
 )
 def _build(*, subset: str, data: Path, cluster: str | None, store: Path, as_json: bool, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""Ranker: learns to order the configurations of programs by runtime, as a scikit-learn estimator."""
+"""Ranker: a scikit-learn estimator that orders the configurations of programs by runtime."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # scikit-learn brings its own OpenMP runtime, which reads it once
+# Before the import of scikit-learn, whose OpenMP runtime reads the variable once.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from scipy.stats import kendalltau
 from sklearn.base import BaseEstimator
@@ -57,18 +58,18 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         model) or ``mixed-top``.  For the cost model: ``nnls``.  None chooses by ``goal``.
     goal : {"tau", "topk"}, default="tau"
         ``tau``: order the whole group.  ``topk``: have a fast configuration among the first few.  Chooses the
-        objective where none is given: for ``tau`` ``pairwise`` and ``mixed`` (ensemble; ``mixed-few`` with ``costs``
-        and fewer than 60 groups to learn from), for ``topk`` ``speed`` and ``mixed-top``.
+        objective if it is None: for ``tau`` ``pairwise`` and ``mixed`` (ensemble; ``mixed-few`` with ``costs``
+        and fewer than 60 training groups), for ``topk`` ``speed`` and ``mixed-top``.
     n_estimators, num_leaves, learning_rate, min_child_samples : int, int, float, int or None, default=None
         Rounds, leaves per tree, shrinkage, rows per leaf.  None: :func:`gbr.models.params.default_capacity` of the
         training set.  XGBoost uses the rows per leaf for ``l2`` and ``speed`` only.
     early_stopping_rounds : int, default=100
         With an ``eval_set``, stop after this many rounds without a better mean Kendall tau; the best round is kept.
     params : mapping or None, default=None
-        Further parameters of the library, by its own names.
+        Further parameters of the library, named as in its documentation.
     costs : sequence of str or int, or None, default=None
         Columns, by name or index, that are log2(1 + amount) of amounts whose sum, each times a price, is time.  The
-        cost model learns from them.
+        cost model is trained on them.
     monotone : bool, default=False
         Forbid trees to rank a row higher for a larger cost.
     random_state : int, RandomState or None, default=0
@@ -143,7 +144,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         self.n_jobs = n_jobs
 
     def fit(self, X: Any, y: Any, *, qid: Any = None, eval_set: Any = None) -> Self:
-        """Learn to order rows within query groups.
+        """Fit the order of the rows within query groups.
 
         Parameters
         ----------
@@ -190,7 +191,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         valid: Rows | None = None,
         fit: Callable[[Rows, Rows | None, Settings], Model] | None = None,
     ) -> Self:
-        """Learn as :meth:`fit` does from validated rows, which may be streamed.
+        """Fit on validated rows, which may be streamed.
 
         Parameters
         ----------
@@ -417,7 +418,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         return dict(sorted(shares.items(), key=lambda item: -item[1]))
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the model in its library's own format and a ``manifest.json``, atomically.
+        """Write the model in its library's format and a ``manifest.json``, atomically.
 
         Parameters
         ----------
@@ -455,7 +456,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         """Read a model written by :meth:`save`.
 
         Load only models that you trust, as LightGBM and XGBoost advise: no code is executed and damaged files are
-        detected by their SHA-256, but the libraries believe a model file that was made to harm.
+        detected by their SHA-256, but the libraries do not defend against a malicious model file.
 
         Raises
         ------
@@ -530,7 +531,7 @@ def group_bounds(qid: Any, n_rows: int) -> NDArray[np.int64]:
 
 
 def _column_indices(columns: Sequence[str | int] | None, names: tuple[str, ...] | None, count: int) -> tuple[int, ...]:
-    """Indices of columns given by name or index; none for None."""
+    """Indices of columns specified by name or index; empty for None."""
     index = {name: number for number, name in enumerate(names or ())}
     found = []
     for column in columns or ():

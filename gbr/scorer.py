@@ -41,7 +41,7 @@ class Scorer:
     ranker : Ranker
         Trained by ``python -m gbr.train``; uses its ``n_jobs`` threads.
     graph : Graph or path-like
-        Its program, and for ``layout`` its configurable nodes; its own configurations are ignored.
+        Its program, and for ``layout`` its configurable nodes; configurations stored with it are ignored.
 
     Attributes
     ----------

@@ -1,7 +1,7 @@
 """Hyperparameter search: settings of trees that best rank held-out families of the training graphs.
 
-Folds consist of whole families, so that settings that memorise relatives gain nothing; valid and test graphs take no
-part.
+Folds consist of whole families, so settings that memorise related graphs gain nothing; valid and test graphs are not
+used.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ def folds(families: Sequence[str], n_folds: int = FOLDS, seed: int = 0) -> list[
     """
     names, family_of, sizes = np.unique(np.asarray(families, str), return_inverse=True, return_counts=True)
     if len(names) < 2:
-        raise UsageError("search: expected training graphs of at least two families; there is none to hold out")
+        raise UsageError(
+            f"search: expected training graphs of at least two families, got {len(names)}; leave out --search"
+        )
     order = np.random.default_rng(seed).permutation(len(names))
     fold_of = even_parts(sizes, n_folds, order[np.argsort(-sizes[order], kind="stable")])
     return [fold_of[family_of] == number for number in range(min(n_folds, len(names)))]
@@ -72,7 +74,7 @@ def search(
     Parameters
     ----------
     make : callable
-        Returns an unfitted ranker for settings given by name (of :data:`INTEGERS` and :data:`FLOATS`).
+        Returns an unfitted ranker for settings by name (of :data:`INTEGERS` and :data:`FLOATS`).
     train : Rows
         Training groups in memory.
     families : sequence of str
@@ -144,9 +146,9 @@ def search(
 
 def _fold_scores(ranker: Ranker, train: Rows, out: NDArray[np.bool_], goal: str, seed: int) -> list[float]:
     """Train without the groups ``out`` and score each of them that can be ranked."""
-    learn, group = np.repeat(~out, train.sizes), np.repeat(np.arange(len(train.sizes)), train.sizes)
+    training, group = np.repeat(~out, train.sizes), np.repeat(np.arange(len(train.sizes)), train.sizes)
     target = train.target.astype(np.float64)
-    ranker.fit(train.X[learn], target[learn], qid=group[learn])
+    ranker.fit(train.X[training], target[training], qid=group[training])
     rng = np.random.default_rng(seed)
     scores = []
     for start, stop in (pair for pair, held in zip(pairwise(train.indptr.tolist()), out, strict=True) if held):

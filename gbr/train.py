@@ -55,7 +55,7 @@ _OBJECTIVES: Final = ", ".join(dict.fromkeys(name for names in OBJECTIVES.values
     "--goal",
     type=click.Choice(GOALS),
     default="tau",
-    help="What is optimized: the order of all configurations, or that the first few hold a fast one.",
+    help="Objective: the order of all configurations (tau), or a fast one among the first few (topk).",
 )
 @click.option("--objective", metavar="NAME", help=f"{_OBJECTIVES}.  [default: by the goal]")
 @click.option(
@@ -69,7 +69,7 @@ _OBJECTIVES: Final = ", ".join(dict.fromkeys(name for names in OBJECTIVES.values
     "--columns",
     type=cli.CommaList(),
     metavar="LIST",
-    help="Feature blocks or columns to learn from, separated by commas.  [default: all]",
+    help="Feature blocks or columns to use, separated by commas.  [default: all]",
 )
 @click.option(
     "--search",
@@ -83,7 +83,7 @@ _OBJECTIVES: Final = ", ".join(dict.fromkeys(name for names in OBJECTIVES.values
 @click.option(
     "--sample",
     metavar="N[:POLICY]",
-    help=f"Learn from at most N rows of each graph, sampled by {', '.join(POLICIES)}.  [default: as many as fit]",
+    help=f"Train on at most N rows of each graph, sampled by {', '.join(POLICIES)}.  [default: as many as fit]",
 )
 @cli.hardware_option
 @cli.skip_option
@@ -211,7 +211,7 @@ def train(
     settings : dict, optional
         Parameters of the ranker (:data:`gbr.models.params.CAPACITY`, ``early_stopping_rounds``) or of the library.
     columns : sequence of str, optional
-        Feature columns or blocks to learn from; all by default.
+        Feature columns or blocks to use; all by default.
     jobs : int, optional
         Processes while building, threads while training.
     skip_known_bad : bool
@@ -225,7 +225,7 @@ def train(
         ones are read and binned in batches, and fewer rows of each graph are used if the bins take more than twice
         that.
     sample : Sample, optional
-        Rows of each graph to learn from.
+        Rows of each graph to train on; by default as many as fit.
     workers : Workers, optional
         Workers of a cluster, to build and to fit; ``memory`` is then per worker.  Scores are computed locally.
     scored : list, optional
@@ -278,7 +278,9 @@ def train(
         found = {split: labelled_groups(opened, collection, split, skip_known_bad) for split in splits}
         groups = {split: labelled for split, (labelled, _) in found.items() if len(labelled)}
         if "train" not in groups:
-            raise DataError(f"{collection.folder(data) / 'train'}: no graph has runtimes; nothing to learn from")
+            raise DataError(
+                f"{collection.folder(data) / 'train'}: expected graphs with runtimes, found none; add measured graphs"
+            )
 
         names = training_set.columns_of(opened, columns)
         memory = memory or training_set.default_memory()
@@ -289,7 +291,7 @@ def train(
         if chosen.sample:
             reason = "" if chosen.sample == sample else f": more do not fit --memory {total_memory / cli.GIB:.3g} GiB"
             cli.note(
-                f"learning from {len(chosen.rows):,} of {len(rows):,} rows, at most {chosen.sample.most:,} per graph "
+                f"training on {len(chosen.rows):,} of {len(rows):,} rows, at most {chosen.sample.most:,} per graph "
                 f"({chosen.sample.policy}){reason}"
             )
         ranker.set_params(costs=[name for name in schema_of(collection.kind).costs if name in names] or None)
@@ -322,7 +324,7 @@ def train(
         }
         with atomic_write(out / METRICS, ModelError) as part:
             part.write_text(json_text(figures), encoding="utf-8")
-            # Old figures must never be beside a new model, nor be lost if there is no space for one.
+            # Never keep old figures next to a new model, nor lose them if the new model cannot be written.
             with put_aside(out / METRICS):
                 ranker.save(out)
     return figures

@@ -1,4 +1,4 @@
-"""Query groups that can be learnt, and the backends that learn any of them."""
+"""Query groups with a known order, and the backends that are tested on them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def streamed(
 
 
 def groups_of(*targets: list[int], names: tuple[str, ...] | None = None, **overrides: Any) -> QueryGroups:
-    """Query groups with the given runtimes, one column of zeros, and distinct configurations."""
+    """Query groups with these runtimes, one column of zeros, and distinct configurations."""
     sizes = [len(target) for target in targets]
     fields: dict[str, Any] = {
         "names": names or tuple(f"g{index}" for index in range(len(targets))),

@@ -282,7 +282,7 @@ def test_public_names_are_lazy_and_present() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "belongs to another project and hides gbr's own package"),
+        ("", "belongs to another project and shadows the package of gbr"),
         ("raise RuntimeError('needs a GPU')", r"cannot be imported \(needs a GPU\)"),
     ],
 )

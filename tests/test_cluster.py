@@ -31,7 +31,7 @@ from tests.made import collection
 distributed = pytest.importorskip("distributed", reason="the extra gbr[cluster] is not installed")
 
 TILE = Subset("tile:xla")
-#: How far the tau of a cluster and of one machine may differ: every worker chooses its own bins and samples rows.
+#: Tolerance of the tau of a cluster relative to one machine: every worker chooses its own bins and samples rows.
 TOLERANCE = 0.02
 
 
@@ -93,14 +93,16 @@ def test_errors_of_tasks_name_the_worker(address: str, tmp_path: Path) -> None:
 
 
 def slow_work(task: Any) -> Any:
-    """The work of a build, slowed down and logged in a file beside the store."""
+    """The work of a build, slowed down and logged in a file in the store."""
     with (task.store_root / "log").open("a") as log:
         log.write(f"{task.stem} {os.getpid()}\n")
     time.sleep(0.15)
     return build_module._work(task)
 
 
-def test_killed_worker_costs_only_its_own_work(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_worker_repeats_only_its_unfinished_tasks(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     collection(tmp_path, train=24)
     build(TILE, tmp_path, tmp_path / "single", jobs=1)
     killed: list[int] = []
@@ -157,10 +159,10 @@ def test_fit_ranks_as_well_as_on_one_machine(address: str, root: Path, tmp_path:
 
 def test_cost_model_equals_that_of_one_machine(address: str, tmp_path: Path) -> None:
     collection(tmp_path, "layout:xla:random", train=5, valid=2, test=1)
-    given = {"subset": "layout:xla:random", "backend": "costmodel", "settings": {}}
-    single = trained(tmp_path, out=tmp_path / "single", **given)
+    options = {"subset": "layout:xla:random", "backend": "costmodel", "settings": {}}
+    single = trained(tmp_path, out=tmp_path / "single", **options)
     with joined(address, tmp_path, Subset("layout:xla:random")) as workers:
-        run = trained(tmp_path, out=tmp_path / "cluster", workers=workers, **given)
+        run = trained(tmp_path, out=tmp_path / "cluster", workers=workers, **options)
     assert next(run.glob("model-*")).read_bytes() == next(single.glob("model-*")).read_bytes()
     assert Ranker.load(run).best_score_ == Ranker.load(single).best_score_
 
@@ -231,7 +233,7 @@ def test_worker_that_does_not_see_the_folders_is_refused(address: str, tmp_path:
     folders = {"data": tmp_path, "store": tmp_path / "store"}
     handle = os.open(folders[hidden], os.O_RDONLY)
     folders[hidden] = Path(f"/proc/self/fd/{handle}")
-    message = rf"--cluster tcp://.*: worker tcp://.* does not see .*--{hidden} \(2 of 2 workers\)"
+    message = rf"--cluster tcp://.*: worker tcp://.* cannot read .*--{hidden} \(2 of 2 workers\)"
     try:
         with pytest.raises(GbrError, match=message), connected(address, TILE, **folders):
             pass
@@ -253,13 +255,13 @@ def test_missing_scheduler_is_a_one_line_error(
 ) -> None:
     collection(tmp_path, train=1)
     monkeypatch.setattr(cluster, "_CONNECT_SECONDS", 0.5)
-    given = ["--subset", "tile:xla", "--data", str(tmp_path), "--store", str(tmp_path / "store")]
+    options = ["--subset", "tile:xla", "--data", str(tmp_path), "--store", str(tmp_path / "store")]
     for main, before in ((features_command.main, ["build"]), (train_command.main, [])):
-        assert main([*before, *given, "--cluster", "tcp://127.0.0.1:9"]) == 1
+        assert main([*before, *options, "--cluster", "tcp://127.0.0.1:9"]) == 1
         error = capsys.readouterr().err
         assert "error: --cluster tcp://127.0.0.1:9: no Dask scheduler answers; start one with" in error
         assert "Traceback" not in error
-    assert features_command.main(["build", *given, "--cluster", "localhost"]) == 2
+    assert features_command.main(["build", *options, "--cluster", "localhost"]) == 2
     assert "expected the address of a Dask scheduler, tcp://HOST:PORT" in capsys.readouterr().err
 
 

@@ -50,8 +50,8 @@ def test_derivatives_match_the_naive_ones(sizes: list[int], spread: float, n_ran
     found = derivatives(relevance, rank, indptr, rng.random(OFFSETS))
     for start, stop in pairwise(indptr.tolist()):
         expected = naive_derivatives(relevance[start:stop], rank[start:stop])
-        for own, other in zip(found, expected, strict=True):
-            np.testing.assert_allclose(own[start:stop], other, rtol=1e-12, atol=1e-15)
+        for values, reference in zip(found, expected, strict=True):
+            np.testing.assert_allclose(values[start:stop], reference, rtol=1e-12, atol=1e-15)
 
 
 def test_gradient_is_that_of_the_loss() -> None:

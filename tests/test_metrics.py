@@ -42,8 +42,8 @@ def test_pairs_tau_and_opa_match_naive_counts(rows: list[tuple[int, int]]) -> No
         np.nan_to_num(kendalltau(scores, target).statistic), abs=1e-12
     )
     # google-research-datasets/tpu_graphs: higher is better on both sides
-    truth, predicted = target[:, None] > target, scores[:, None] > scores
-    opa = float((truth & predicted).sum() / truth.sum()) if truth.any() else 0.0
+    slower, predicted = target[:, None] > target, scores[:, None] > scores
+    opa = float((slower & predicted).sum() / slower.sum()) if slower.any() else 0.0
     assert metrics.opa(scores, target) == pytest.approx(opa, abs=1e-12)
 
 

@@ -1,4 +1,4 @@
-"""The public estimator: what it learns, what it accepts, and how it fits in with scikit-learn."""
+"""The public estimator: quality of its order, input that it accepts, and scikit-learn conventions."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ def fitted(request: pytest.FixtureRequest) -> Ranker:
     return Ranker(request.param, **QUICK).fit(frame(X), runtime, qid=qid)
 
 
-# --- what it learns --------------------------------------------------------------------------------------------------
+# --- quality of the order --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("backend", "objective"), EVERY)
-def test_every_objective_learns_the_order_within_groups(backend: str, objective: str) -> None:
+def test_every_objective_fits_the_order_within_groups(backend: str, objective: str) -> None:
     X, runtime, qid = problem()
-    single, flat = qid == 3, qid == 7  # groups without an order do no harm
+    single, flat = qid == 3, qid == 7  # groups without an order are ignored
     keep, runtime = ~single | (np.cumsum(single) == 1), np.where(flat, 5.0, runtime)
     ranker = Ranker(backend, objective, **QUICK).fit(X[keep], runtime[keep], qid=qid[keep])
     X_new, runtime_new, qid_new = problem(seed=1)
     groups = [qid_new == group for group in range(30)]
-    assert abs(np.mean([kendall_tau(X_new[own, 1].astype(float), runtime_new[own]) for own in groups])) < 0.1
+    assert abs(np.mean([kendall_tau(X_new[rows, 1].astype(float), runtime_new[rows]) for rows in groups])) < 0.1
     assert ranker.score(X_new, runtime_new, qid=qid_new) > 0.7
     first = runtime_new[groups[0]][ranker.predict(X_new[groups[0]]).argsort()]
     assert first[:6].mean() < first[-6:].mean()
@@ -55,7 +55,7 @@ def test_unit_and_scale_of_runtimes_do_not_matter(backend: str, objective: str) 
     expected = ranker.fit(X, runtime, qid=qid).predict(X)
     per_group = runtime * 2.0 ** np.repeat(np.arange(-6, 6), 24)
     assert np.array_equal(ranker.fit(X, per_group, qid=qid).predict(X), expected)
-    if objective in ("lambdarank", "pairwise", "l2"):  # these learn from the order only
+    if objective in ("lambdarank", "pairwise", "l2"):  # these depend on the order only
         stretched = np.log(runtime) * np.repeat(np.arange(1, 13), 24) - 1e4
         assert np.array_equal(ranker.fit(X, stretched, qid=qid).predict(X), expected)
 
@@ -88,7 +88,7 @@ def test_early_stopping_keeps_the_best_round(backend: str) -> None:
     def tau(ranker: Ranker) -> float:
         scores = ranker.predict(X_valid)
         groups = [qid_valid == group for group in range(10)]
-        return float(np.mean([count_pairs(scores[own], runtime_valid[own]).untied_tau for own in groups]))
+        return float(np.mean([count_pairs(scores[rows], runtime_valid[rows]).untied_tau for rows in groups]))
 
     ranker = Ranker(backend, early_stopping_rounds=5, **(QUICK | {"n_estimators": 60}))
     ranker.fit(X, target, qid=qid, eval_set=[(X_valid, runtime_valid, qid_valid)])
@@ -120,7 +120,7 @@ def test_importances_find_the_informative_columns(fitted: Ranker) -> None:
     assert fitted.block_importances_ == pytest.approx(blocks)
 
 
-# --- what it accepts -------------------------------------------------------------------------------------------------
+# --- input -----------------------------------------------------------------------------------------------------------
 
 
 def test_numpy_pandas_and_polars_give_the_same_model() -> None:
@@ -266,8 +266,8 @@ def test_model_selection_with_metadata_routing(in_pipeline: bool) -> None:
     ranker = Ranker("lightgbm", **QUICK)
     folds = GroupKFold(3)
     expected = []
-    for learn, test in folds.split(X, groups=qid):
-        model = clone(ranker).fit(X[learn], runtime[learn], qid=qid[learn])
+    for training, test in folds.split(X, groups=qid):
+        model = clone(ranker).fit(X[training], runtime[training], qid=qid[training])
         expected.append(model.score(X[test], runtime[test], qid=qid[test]))
     with config_context(enable_metadata_routing=True):
         ranker.set_fit_request(qid=True).set_score_request(qid=True)

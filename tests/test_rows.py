@@ -74,9 +74,9 @@ def test_samples_are_distinct_reproducible_and_full(groups: list[list[int]], mos
     assert np.diff(bounds).tolist() == [min(len(group), most) for group in groups]
     assert sampled.tolist() == sample(target, indptr, most, policy, seed).tolist()
     for start, stop in pairwise(indptr.tolist()):
-        own = target[sampled[(sampled >= start) & (sampled < stop)]]
+        kept = target[sampled[(sampled >= start) & (sampled < stop)]]
         if policy == "stratified" and stop > start:
-            assert (own.min(), own.max()) == (target[start:stop].min(), target[start:stop].max())
+            assert (kept.min(), kept.max()) == (target[start:stop].min(), target[start:stop].max())
 
 
 def test_sampling_policies() -> None:

@@ -52,10 +52,10 @@ def test_search_improves_the_rank_of_held_out_families() -> None:
     taus = []
     group = np.repeat(np.arange(12), 24)
     for out in folds(families):
-        learn = ~out[group]
-        ranker = make(**found).fit(train.X[learn], train.target[learn], qid=group[learn])
+        training = ~out[group]
+        ranker = make(**found).fit(train.X[training], train.target[training], qid=group[training])
         held = [group == number for number in np.flatnonzero(out)]
-        taus += [count_pairs(ranker.predict(train.X[own]), train.target[own]).untied_tau for own in held]
+        taus += [count_pairs(ranker.predict(train.X[rows]), train.target[rows]).untied_tau for rows in held]
     assert values[-1] == pytest.approx(np.mean(taus))
 
 

@@ -104,7 +104,7 @@ def test_training_requires_graphs_with_runtimes(tmp_path: Path) -> None:
         trained(tmp_path)
     write_collection(tmp_path, {"train": 1})
     without_runtimes(tmp_path / "npz/tile/cpu/train")
-    with pytest.raises(DataError, match="no graph has runtimes; nothing to learn from"):
+    with pytest.raises(DataError, match="expected graphs with runtimes, found none"):
         trained(tmp_path)
 
 

@@ -165,11 +165,11 @@ def test_streamed_features_are_never_all_in_memory(root: Path, tmp_path: Path, m
 def test_run_reports_its_sample(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole = manifest(trained(root, out=tmp_path / "whole", backend="lightgbm"))["trained_on"]
     assert (whole["rows"], whole["sample"]) == (170, None)
-    assert "learning from" not in capsys.readouterr().err
+    assert "training on" not in capsys.readouterr().err
     line = ["--subset", "tile:cpu", "--data", root, "--store", root / "store", "--jobs", 1, "--set", "n_estimators=5"]
     line = [*map(str, line), "--backend", "lightgbm", "--out"]
     assert command.main([*line, str(tmp_path / "few"), "--sample", "10:stratified"]) == 0
-    assert "learning from 60 of 170 rows, at most 10 per graph (stratified)\n" in capsys.readouterr().err
+    assert "training on 60 of 170 rows, at most 10 per graph (stratified)\n" in capsys.readouterr().err
     few = manifest(tmp_path / "few")["trained_on"]
     assert (few["rows"], few["sample"]) == (60, {"most": 10, "policy": "stratified"})
     assert command.main([*line, str(tmp_path / "small"), "--memory", "0.0001"]) == 0

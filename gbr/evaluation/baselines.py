@@ -18,7 +18,7 @@ NAMES: Final = {
     "random_order": "random order",
     "retest": "retest ceiling",
 }
-#: Column that is 1 for the configuration that leaves everything to the compiler.
+#: Column that is 1 for the compiler's default configuration.
 DEFAULT_FLAG: Final = "config.is_default"
 #: Column of the share of nodes that a layout configuration sets.
 CONFIGURED: Final = "config.configured"

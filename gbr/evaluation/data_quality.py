@@ -1,7 +1,7 @@
 """Data quality: whether the measured runtimes of a graph can be trusted.
 
 A machine that changes while it measures (clock frequency, other tenants) makes whole blocks of configurations slower or
-faster.  The second place of "Google - Fast or Slow?" found such graphs by inspecting runtimes in the order of the file;
+faster.  The runner-up of "Google - Fast or Slow?" found such graphs by inspecting runtimes in the order of the file;
 :func:`jumps` finds them by a two-sample test on ranks.
 """
 

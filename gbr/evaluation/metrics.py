@@ -60,7 +60,7 @@ class Pairs:
     tied_score : int
         Pairs of equal score and different target.
     tied_target : int
-        Pairs of equal target, whatever their score.
+        Pairs of equal target, with any scores.
     tied_both : int
         Pairs equal in both; a part of ``tied_target``.
     """
@@ -127,7 +127,7 @@ def count_pairs(scores: FloatArray, target: FloatArray) -> Pairs:
     equal_both = _tied(np.unique(score_rank * (n + 1) + target_rank, return_inverse=True)[1])
     difference = 0
     if equal_score < total and equal_target < total:
-        # The p-value is not used; the asymptotic one is the cheap one, but divides by n - 2.
+        # The p-value is not used; the asymptotic one is cheap, but divides by n - 2.
         method = "asymptotic" if n > 2 else "exact"
         tau = float(kendalltau(score_rank, target_rank, method=method).statistic)
         difference = round(tau * math.sqrt(total - equal_score) * math.sqrt(total - equal_target))
@@ -212,7 +212,7 @@ def tau_interval(
 ) -> list[float] | None:
     """Percentile bootstrap interval of one group's tau-b, resampling configurations; deterministic.
 
-    A configuration that is drawn twice makes no pair with itself: the tau of a resample is the weighted tau of its
+    A configuration that is drawn twice is not paired with itself: the tau of a resample is the weighted tau of its
     distinct configurations.  For more than 256 configurations a random sample of them is resampled, and the interval
     is narrowed by the square root of its share.
 

@@ -1,4 +1,4 @@
-"""The evaluation protocol of TpuGraphs' own scripts, for figures that can be compared with published ones.
+"""The evaluation protocol of the TpuGraphs scripts, for figures that can be compared with published ones.
 
 Tile: the error of the best of the first K for K = 1, 5, 10 per kernel, then per benchmark, then over benchmarks
 (``tiles_evaluate.py`` and ``baselines/tiles/metrics.py``).  Layout: Kendall's tau and the same error for K = 1, 10, 100

@@ -56,7 +56,7 @@ class Model(Predictor, Protocol):
         ...
 
     def to_bytes(self) -> bytes:
-        """Serialise in the library's own format."""
+        """Serialise in the library's format."""
         ...
 
 
@@ -102,7 +102,7 @@ def set_rounds(model: Model, rounds: Any) -> None:
 
 @contextmanager
 def loading(library: str, package: str) -> Iterator[None]:
-    """Import a boosting library in the body; failures become one-line errors.
+    """Context for the import of a boosting library; failures become one-line errors.
 
     Idle OpenMP threads are set to sleep: spinning, they slow a fit a hundredfold on a busy machine.
 
@@ -115,7 +115,7 @@ def loading(library: str, package: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise MissingLibraryError(f"{library} is not installed; pip install {package}") from error
-    except Exception as error:  # OSError from LightGBM, XGBoost's own class from XGBoost, which is not importable here
+    except Exception as error:  # OSError from LightGBM, a class of XGBoost from XGBoost, which is not importable here
         if any(runtime in str(error) for runtime in ("libgomp", "libomp")):
             raise MissingLibraryError(
                 f"{library} needs the OpenMP runtime libgomp.so.1: apt-get install libgomp1 (Debian, Ubuntu), "
@@ -126,7 +126,7 @@ def loading(library: str, package: str) -> Iterator[None]:
 
 @contextmanager
 def library_errors(library: str, error_type: type[Exception]) -> Iterator[None]:
-    """Train in the body; an error of the library (mostly an invalid parameter value) becomes one line.
+    """Context for a fit: an error of the library, mostly an invalid parameter value, becomes one line.
 
     Raises
     ------

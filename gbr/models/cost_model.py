@@ -1,8 +1,8 @@
 """A non-negative cost model: time is a sum of amounts (bytes copied, lines missed, loops started), each with a price.
 
-Prices are non-negative least squares (Lawson and Hanson, 1974) over groups that are centred and scaled by themselves,
-so that the time that no configuration changes drops out.  With a few dozen parameters and no interactions it holds up
-where training programs are too few for trees.
+Prices are non-negative least squares (Lawson and Hanson, 1974) over groups that are each centred and scaled, so
+that time that is the same for all configurations cancels.  With a few dozen parameters and no interactions it
+generalises where there are too few training programs for trees.
 """
 
 from __future__ import annotations
@@ -71,9 +71,9 @@ class CostModel:
 
     def compare(self, X: Matrix, first: int, second: int, n_jobs: int) -> NDArray[np.float64]:
         """Price times the difference of the amounts, float64 (n_features,)."""
-        own, other = amounts(X[[first, second]], self.columns)
+        first_amounts, second_amounts = amounts(X[[first, second]], self.columns)
         saved = np.zeros(self.n_features)
-        saved[self.columns] = self.prices * (other - own)
+        saved[self.columns] = self.prices * (second_amounts - first_amounts)
         return saved
 
     def to_bytes(self) -> bytes:

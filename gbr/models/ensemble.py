@@ -1,7 +1,7 @@
 """The mean of several models: members of different objectives and libraries err on different programs.
 
 Each member's output is divided by its mean standard deviation within the training groups.  Unlike a mean of ranks this
-keeps the score of a row independent of the rows beside it; on the embedded tile collection, families held out, both
+keeps the score of a row independent of the other rows; on the embedded tile collection, families held out, both
 reach the same tau.
 """
 
@@ -79,7 +79,7 @@ class EnsembleModel:
         return np.asarray(np.mean(parts, axis=0))
 
     def to_bytes(self) -> bytes:
-        """A zip archive: every member in its library's own format, and ``members.json``."""
+        """A zip archive: every member in its library's format, and ``members.json``."""
         index = []
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w") as archive:
@@ -120,9 +120,9 @@ def member_settings(settings: Settings) -> list[Settings]:
 def fit(train: Rows, valid: Rows | None, settings: Settings) -> EnsembleModel:
     """Fit every member; see :class:`gbr.models.base.Backend`."""
     members = []
-    for own in member_settings(settings):
-        model = backend(own.backend).fit(train, valid, own)
-        members.append(Member(own, model, mean_spread(spreads(model, train, settings.n_jobs))))
+    for member in member_settings(settings):
+        model = backend(member.backend).fit(train, valid, member)
+        members.append(Member(member, model, mean_spread(spreads(model, train, settings.n_jobs))))
     ensemble = EnsembleModel(members, None)
     if valid is not None:
         ensemble.best_score = ValidTau(valid, settings.seed).of(ensemble, settings.n_jobs)

@@ -1,4 +1,4 @@
-"""A model directory: one file in the library's own format, and a manifest with its SHA-256.
+"""A model directory: one file in the library's format, and a manifest with its SHA-256.
 
 The model file is named after its content and the manifest is replaced last, so a directory always holds one complete
 model, the old one or the new one.  Loading parses JSON and hands the verified bytes to the library; nothing is
@@ -93,7 +93,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     Raises
     ------
     ModelError
-        When there is none, or it is foreign, damaged or of another format version.
+        When there is no manifest, or it is foreign, damaged or of another format version.
     """
     path = folder / MANIFEST
     try:

@@ -43,7 +43,7 @@ _RESERVED: Final = {
     "num_threads": "Ranker(n_jobs=…)",
     "metric": "the Kendall tau that early stopping uses",
     "monotone_constraints": "Ranker(monotone=…, costs=…)",
-    "label_gain": "nothing: it follows from the ranks",
+    "label_gain": "nothing: it is derived from the ranks",
 }
 
 
@@ -105,8 +105,8 @@ class LightGBMModel:
             values = self.booster.predict(
                 X[[first, second]], num_iteration=self.n_iterations, pred_contrib=True, num_threads=n_jobs
             )
-        own, other = np.asarray(values, np.float64)[:, :-1]  # the last column is the expected value
-        return np.asarray(own - other)
+        contributions = np.asarray(values, np.float64)[:, :-1]  # the last column is the expected value
+        return np.asarray(contributions[0] - contributions[1])
 
     def to_bytes(self) -> bytes:
         """LightGBM's text format."""
@@ -136,7 +136,7 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> LightGBMModel:
     if settings.objective in REGRESSION_LABELS:
         label: NDArray[Any] = REGRESSION_LABELS[settings.objective](train.target, train.indptr)
     elif settings.objective == "pairwise":
-        from gbr.models import losses  # imports Numba, which a loaded model does without
+        from gbr.models import losses  # imports Numba, which prediction does not need
 
         label = ranks(train.target, train.indptr)
         objective = losses.objective(label, train.indptr, settings.seed)

@@ -30,20 +30,20 @@ def _compare(e, rank, gradients, curvatures, first, second, count):  # type: ign
     e, rank : exp(relevance) and rank of the rows of one group.  gradients, curvatures : float64[2, rows], one row for
     the first and one for the second of a pair, so that LLVM can vectorise the loop.
     """
-    own_e, other_e = e[first : first + count], e[second : second + count]
-    own_rank, other_rank = rank[first : first + count], rank[second : second + count]
-    own_gradient, other_gradient = gradients[0, first : first + count], gradients[1, second : second + count]
-    own_curvature, other_curvature = curvatures[0, first : first + count], curvatures[1, second : second + count]
+    first_e, second_e = e[first : first + count], e[second : second + count]
+    first_rank, second_rank = rank[first : first + count], rank[second : second + count]
+    first_gradient, second_gradient = gradients[0, first : first + count], gradients[1, second : second + count]
+    first_curvature, second_curvature = curvatures[0, first : first + count], curvatures[1, second : second + count]
     for i in range(count):
-        inverse = 1.0 / (own_e[i] + other_e[i])
-        own, other = own_e[i] * inverse, other_e[i] * inverse
-        above, below = own_rank[i] > other_rank[i], own_rank[i] < other_rank[i]
-        pull = (other if above else 0.0) - (own if below else 0.0)
-        bend = own * other if above or below else 0.0
-        own_gradient[i] -= pull
-        other_gradient[i] += pull
-        own_curvature[i] += bend
-        other_curvature[i] += bend
+        inverse = 1.0 / (first_e[i] + second_e[i])
+        p, q = first_e[i] * inverse, second_e[i] * inverse
+        above, below = first_rank[i] > second_rank[i], first_rank[i] < second_rank[i]
+        slope = (q if above else 0.0) - (p if below else 0.0)
+        curvature = p * q if above or below else 0.0
+        first_gradient[i] -= slope
+        second_gradient[i] += slope
+        first_curvature[i] += curvature
+        second_curvature[i] += curvature
 
 
 @kernel()
@@ -51,7 +51,7 @@ def _derive(relevance, rank, indptr, jitter, gradient, curvature):  # type: igno
     """Fill gradient and curvature, float64[rows], group by group; see :func:`derivatives`."""
     for group in range(len(indptr) - 1):
         rows = slice(indptr[group], indptr[group + 1])
-        own, size = rank[rows], indptr[group + 1] - indptr[group]
+        group_rank, size = rank[rows], indptr[group + 1] - indptr[group]
         e = np.exp(np.maximum(relevance[rows] - np.max(relevance[rows]), -_FAR)) if size else np.empty(0)
         gradients, curvatures = np.zeros((2, size)), np.zeros((2, size))
         half = size // 2
@@ -61,10 +61,10 @@ def _derive(relevance, rank, indptr, jitter, gradient, curvature):  # type: igno
             offset = 1 + number
             if count < half:
                 offset = min(half, 1 + int((number + jitter[number]) * half / count))  # rounding may exceed half
-            _compare(e, own, gradients, curvatures, 0, offset, size - offset)
+            _compare(e, group_rank, gradients, curvatures, 0, offset, size - offset)
             n_pairs += size - offset
             if 2 * offset < size:  # at half the size these are the same pairs again
-                _compare(e, own, gradients, curvatures, size - offset, 0, offset)
+                _compare(e, group_rank, gradients, curvatures, size - offset, 0, offset)
                 n_pairs += offset
         share = size / (2 * n_pairs) if n_pairs else 0.0
         gradient[rows] = (gradients[0] + gradients[1]) * share

@@ -1,4 +1,4 @@
-"""Settings of a fit: the objectives of each backend, and defaults that follow from the training set."""
+"""Settings of a fit: the objectives of each backend, and defaults that are derived from the training set."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _DEFAULT: Final[Mapping[str, tuple[str, str]]] = {
     "costmodel": ("nnls", "nnls"),
 }
 
-#: Settings that follow from the training set unless they are given.
+#: Settings that are derived from the training set by default.
 CAPACITY: Final = ("n_estimators", "num_leaves", "learning_rate", "min_child_samples")
 
 #: Seeds are below this: both libraries keep them in 32 bits.
@@ -56,7 +56,7 @@ def column_share(n_columns: int) -> float:
 
 @dataclass(frozen=True)
 class Settings:
-    """All values of a fit, resolved; names as in :class:`gbr.ranker.Ranker`, ``costs`` as positions."""
+    """All values of a fit, resolved; names as in :class:`gbr.ranker.Ranker`, ``costs`` as column indices."""
 
     backend: str
     objective: str

@@ -1,4 +1,4 @@
-"""Rows to learn from: query groups in memory or streamed, labels of their rows, and samples of them.
+"""Training rows: query groups in memory or streamed, labels of their rows, and samples of them.
 
 Ragged data is flat arrays plus ``indptr``: group ``i`` is rows ``indptr[i]:indptr[i + 1]``.  A target is a runtime or
 runtime / normalizer, lower is faster; labels and predictions of a booster are relevance, higher is faster.
@@ -39,7 +39,7 @@ class StreamedMatrix:
         Rows of the source that this matrix consists of, group by group; in any order within a group.
     n_columns : int
     memory : int
-        Bytes that a learner should gather from the matrix at once.
+        Bytes that a backend may gather from the matrix at once.
     cells : int
         Floats read at once, unless a single group has more.
     """
@@ -154,7 +154,7 @@ def check_finite(X: Matrix, first: int = 0) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Query groups that a model learns from.
+    """Query groups that a model is trained on.
 
     Parameters
     ----------
@@ -197,7 +197,7 @@ class Rows:
 def ranks(target: Target, indptr: IntArray) -> IntArray:
     """Dense rank of every row within its group, int64 (rows,): 0 is the slowest, equal targets share a rank.
 
-    Values are compared in their own type: int64 is exact, and so is float64 for quotients of runtimes below 2**50 by
+    Values are compared without a cast: int64 is exact, and so is float64 for quotients of runtimes below 2**50 by
     one normalizer per group (a cast to float32 would merge distinct runtimes from 2**24 ns = 17 ms on).
 
     Parameters
@@ -227,9 +227,9 @@ def relative_speed(target: Target, indptr: IntArray) -> NDArray[np.float32]:
     """
     label = normalised_rank(target, indptr)
     for start, stop in pairwise(indptr.tolist()):
-        own = target[start:stop].astype(np.float64)
-        if len(own) and 0 < own.min() < own.max():
-            label[start:stop] = own.min() / own
+        runtime = target[start:stop].astype(np.float64)
+        if len(runtime) and 0 < runtime.min() < runtime.max():
+            label[start:stop] = runtime.min() / runtime
     return label
 
 
@@ -310,7 +310,7 @@ def largest_cap(sizes: IntArray, rows: int) -> int:
     """Largest number of rows per group such that all groups together keep at most ``rows``; at least 2."""
     if sizes.sum() <= rows:
         return max(2, int(sizes.max(initial=2)))
-    # Groups by size: the first i stay whole, the others share what is left.
+    # Groups by size: the first i stay complete, the others share the remaining rows.
     ordered = np.sort(sizes)
     whole = np.concatenate(([0], np.cumsum(ordered)[:-1]))
     share = (rows - whole) // np.arange(len(ordered), 0, -1)

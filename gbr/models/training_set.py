@@ -1,4 +1,4 @@
-"""The training set of a run: which rows of a collection are learnt from, and whether their features fit in memory.
+"""The training set of a run: which rows of a collection are used, and whether their features fit in memory.
 
 Three cases, by the size of the features as floats: all rows of the collection fit; or the chosen ones do, and are
 gathered; or they stay in the store and are streamed (:class:`gbr.models.rows.StreamedMatrix`).  The libraries' bins

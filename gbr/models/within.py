@@ -1,4 +1,4 @@
-"""Two different learners that rank the configurations of one graph from a few measured ones.
+"""Two different regressors that rank the configurations of one graph from a few measured ones.
 
 The choices of a configuration (the layout of a tensor, the bound of a loop) become indicators beside the engineered
 features.  Randomised trees (Geurts, Ernst and Wehenkel, "Extremely randomized trees", 2006) find the few choices that
@@ -14,7 +14,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # scikit-learn brings its own OpenMP runtime, which reads it once
+# Before the import of scikit-learn, whose OpenMP runtime reads the variable once.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from scipy.stats import rankdata
 from sklearn.ensemble import ExtraTreesRegressor
@@ -56,7 +57,7 @@ class Learner:
     X : float32 (c, columns)
         Features of all configurations of the graph, without constant columns.
     order : float64 (c,)
-        Ranks given by a ranker; all 0 without one.
+        Ranks predicted by a ranker; all 0 without one.
     rows : int64 (m,)
         Measured rows.
     chosen : (m, attributes)
@@ -78,18 +79,18 @@ class Learner:
         seed: int, n_trees: int = _TREES,
     ) -> None:  # fmt: skip
         self._indicators = _Indicators(chosen)
-        indicators, own = self._indicators(chosen), order[rows]
+        indicators, measured_order = self._indicators(chosen), order[rows]
         self._mean, self._std = X.mean(axis=0, dtype=np.float64), X.std(axis=0, dtype=np.float64)
         self._has_order = bool(order.any())
-        self.trust = _slope(own, target, float(order.var())) if self._has_order else 0.0
+        self.trust = _slope(measured_order, target, float(order.var())) if self._has_order else 0.0
         self._late_weight = len(rows) / (len(rows) + _EQUAL_AT) if self._has_order else 0.0
         self._order_weight = _PRIOR_WEIGHT / len(rows)
-        inputs = self._inputs(X[rows], indicators, own)
-        self._early_trees = _fit_trees(inputs, target - self.trust * own, seed, n_trees)
+        inputs = self._inputs(X[rows], indicators, measured_order)
+        self._early_trees = _fit_trees(inputs, target - self.trust * measured_order, seed, n_trees)
         self._late_trees = _fit_trees(inputs, target, seed, n_trees) if self._has_order else None
-        self._measured = self._standardized(X[rows]), self._indicators.standardized(indicators), own
+        self._measured = self._standardized(X[rows]), self._indicators.standardized(indicators), measured_order
         self._offset = _PRIOR_SLOPE if self._has_order else 0.0
-        residual = target - self._offset * own
+        residual = target - self._offset * measured_order
         self._intercept = float(residual.mean())
         self._weights = _ridge(self._kernel(*self._measured), residual - self._intercept)
 
@@ -122,14 +123,14 @@ class Learner:
 
     def _kernel(self, columns: FloatArray, indicators: FloatArray, order: FloatArray) -> FloatArray:
         """Sum of a Gaussian and three linear kernels between rows and the measured rows, float64 (rows, m)."""
-        own_columns, own_indicators, own_order = self._measured
-        product, squares = columns @ own_columns.T, (own_columns**2).sum(axis=1)
+        measured_columns, measured_indicators, measured_order = self._measured
+        product, squares = columns @ measured_columns.T, (measured_columns**2).sum(axis=1)
         distance = np.maximum((columns**2).sum(axis=1)[:, None] + squares - 2 * product, 0)
         kernel = np.exp(-distance / (2 * max(1, columns.shape[1])))
         kernel += product / (squares.mean() or 1.0)
-        kernel += indicators @ own_indicators.T / ((own_indicators**2).sum(axis=1).mean() or 1.0)
+        kernel += indicators @ measured_indicators.T / ((measured_indicators**2).sum(axis=1).mean() or 1.0)
         # Ranks in -1/2 … 1/2 have variance 1/12.
-        kernel += _PRIOR_VARIANCE * 12 * np.outer(order, own_order)
+        kernel += _PRIOR_VARIANCE * 12 * np.outer(order, measured_order)
         return np.asarray(kernel)
 
 

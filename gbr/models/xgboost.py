@@ -20,7 +20,8 @@ with loading("XGBoost", "xgboost-cpu"):
 
 SUFFIX: Final = ".json"
 
-#: Pairs per row and round.  XGBoost's default, pairs with the 32 best rows, learns the top only: the worst for tau.
+#: Pairs per row and round.  XGBoost's default, pairs with the 32 best rows, optimizes the top only and gives the lowest
+#: tau.
 PAIRS_PER_ROW: Final = 16
 
 #: Parameters that the ranker sets -> what to use instead.
@@ -103,8 +104,8 @@ class XGBoostModel:
         self.booster.set_param({"nthread": n_jobs})
         with library_errors("XGBoost", xgb.core.XGBoostError):
             values = self.booster.predict(xgb.DMatrix(X[[first, second]], nthread=n_jobs), pred_contribs=True)
-        own, other = np.asarray(values, np.float64)[:, :-1]  # the last column is the expected value
-        return np.asarray(own - other)
+        contributions = np.asarray(values, np.float64)[:, :-1]  # the last column is the expected value
+        return np.asarray(contributions[0] - contributions[1])
 
     def to_bytes(self) -> bytes:
         """XGBoost's JSON format."""
@@ -200,7 +201,7 @@ def _streamed(rows: Rows) -> StreamedMatrix:
 
 
 def _varying(X: Matrix | StreamedMatrix) -> NDArray[np.int64]:
-    """Columns with two different values, missing counting as one; all columns where there are none.
+    """Columns with two different values, missing counting as one; all columns if every one is constant.
 
     The workers of a cluster reduce over the rows of all.
     """
