@@ -9,7 +9,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from email.message import Message
 from hashlib import sha256
@@ -17,6 +17,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
+
+import pytest
 
 
 @dataclass
@@ -58,15 +60,14 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_HEAD(self) -> None:
-        self.mirror.requests.append(("HEAD", self.path, self.headers))
         self._answer(200)
 
     def do_GET(self) -> None:
-        self.mirror.requests.append(("GET", self.path, self.headers))
         self._answer(self.mirror.status.pop(0) if self.mirror.status else 200)
 
     def _answer(self, status: int) -> None:
         mirror, body = self.mirror, self.mirror.files.get(self.path[1:])
+        mirror.requests.append((self.command, self.path, self.headers))
         if status != 200 or body is None:
             self._begin(status if status != 200 else 404, mirror.headers | {"Content-Length": "0"})
             return
@@ -101,14 +102,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, rest: bytes) -> None:
         if self.mirror.drop:
             rest = rest[: self.mirror.drop.pop(0)]
-        step = 1 << 14
-        try:
-            for at in range(0, len(rest), step):
+        with suppress(OSError):  # the client went away
+            for first in range(0, len(rest), 1 << 14):
                 time.sleep(self.mirror.pause)
-                self.wfile.write(rest[at : at + step])
+                self.wfile.write(rest[first : first + (1 << 14)])
                 self.wfile.flush()
-        except OSError:  # the client went away
-            pass
 
 
 @contextmanager
@@ -129,6 +127,18 @@ def serving(files: Mapping[str, bytes]) -> Iterator[Mirror]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """Let writes beyond ``size`` bytes fail, as on a full disk."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def npz(size: int, seed: int = 0) -> bytes:

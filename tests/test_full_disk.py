@@ -24,9 +24,10 @@ from gbr.collect import __main__ as collect
 from gbr.tune import __main__ as tune
 from tests.collection import trained, write_collection
 from tests.made import collection
+from tests.mirror import file_size_limit
 from tests.soak.kills import check_graphs, check_stores, digests
 
-resource = pytest.importorskip("resource", reason="no limit on the size of files here")
+pytest.importorskip("resource", reason="no limit on the size of files here")
 
 Capture = pytest.CaptureFixture[str]
 Command = tuple[Callable[[list[str]], int], str]
@@ -42,20 +43,10 @@ CASES: Mapping[str, tuple[Command, tuple[int, ...]]] = {
         (3000, 20_000),
     ),
     "predict": ((predict.main, "--model model data/npz/tile/cpu/test --report page.html"), (0,)),
-    "submit": ((submit.main, f"--models tile:xla=model {STORE} --out s.csv --jobs 1"), (0, 30)),
+    "submit": ((submit.main, f"--models official {STORE} --out s.csv --jobs 1"), (0, 30)),
     "tune": ((tune.main, "--space replay:data/npz/tile/cpu/train --budget 5 --out out"), (0, 200, 300)),
     "collect": ((collect.main, "tile --out data2 --families vecmat --configs 2 --rounds 1"), (0, 1500)),
 }
-
-
-@contextmanager
-def no_file_above(size: int) -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +57,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     collection(root / "data", "tile:xla", train=1, test=2)
     collection(root / "data", "layout:cpu:random", train=2, test=1)
     trained(root / "data", out=root / "model", settings={"n_estimators": 3})
+    trained(root / "data", subset="tile:xla", out=root / "official", settings={"n_estimators": 3})
     shutil.rmtree(root / "data/store")
     return root
 
@@ -125,7 +117,7 @@ def test_a_command_without_room_says_so_and_goes_on_later(
     shutil.copytree(prepared, folder)
     capsys.readouterr()
     with at(folder):
-        with no_file_above(limit):
+        with file_size_limit(limit):
             status = started(name)
         faults = [line for line in capsys.readouterr().err.splitlines() if ": error: " in line]
         assert status in (1, 2)  # 2: a report that was asked for in a place that does not take it
@@ -167,7 +159,7 @@ def test_figures_are_told_though_their_report_finds_no_room(prepared: Path, tmp_
     with at(folder):
         assert started("build") == 0
         capsys.readouterr()
-        with no_file_above(9000):
+        with file_size_limit(9000):
             assert evaluate.main([*CASES["evaluate"][0][1].split(), "--json"]) == 2
     out, err = capsys.readouterr()
     assert json.loads(out)["valid"]["n_graphs"] == 2
@@ -180,7 +172,7 @@ def test_an_old_run_survives_a_new_one_without_room(prepared: Path, tmp_path: Pa
     with at(folder):
         assert started("train") == 0
         before = {path.name: path.read_bytes() for path in (folder / "run").iterdir()}
-        with no_file_above(max(map(len, before.values()))):
+        with file_size_limit(max(map(len, before.values()))):
             line = CASES["train"][0][1].replace("n_estimators=3", "n_estimators=40")
             assert train.main(line.split()) == 1
         Ranker.load("run")
@@ -194,7 +186,7 @@ def test_a_complete_store_is_not_written_to(prepared: Path, tmp_path: Path) -> N
     with at(folder):
         assert started("build") == 0
         written = {path: path.stat().st_mtime_ns for path in (folder / "store").rglob("*")}
-        with no_file_above(0):
+        with file_size_limit(0):
             assert started("build") == 0
     assert {path: path.stat().st_mtime_ns for path in (folder / "store").rglob("*")} == written
 
