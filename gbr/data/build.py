@@ -1,12 +1,12 @@
-"""Graph files -> features -> store: only what is missing or stale, several graphs in parallel.
+"""Build the feature store from graph files: only missing or stale graphs, several in parallel.
 
-A graph is stale when its file, the meaning of the feature columns, or the hardware profile has changed.  Each graph's
-file is written atomically and the manifest every few seconds, so that an interrupted build resumes.
+A graph is stale if its file, the meaning of the feature columns, or the hardware profile has changed.  Feature files
+are written atomically and the manifest every few seconds, so that an interrupted build resumes.
 
-A layout graph takes one pass over its file, in memory that does not grow with it.  One thread inflates and encodes
-configurations, each block while it is in the cache; the others, one per core, compute the columns that depend on one
-configuration only.  Ranks and frequencies follow when the whole group is known.  What has to wait for them, a few
-bytes per node and the finished columns, stays in memory while it is small and goes to a temporary file after that.
+A layout graph takes one pass over its file, in memory that does not grow with its size.  One thread decompresses and
+encodes configurations, block by block; a pool of threads, one per core, computes the columns that depend on a single
+configuration.  Ranks and frequencies follow once the whole group is known.  Until then, codes and finished columns are
+spooled: in memory while they are small, then in a temporary file.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ if TYPE_CHECKING:
     from features.schema import Schema
     from gbr.cluster import Workers
 
-#: A process takes about three seconds to start; fewer graphs than this are not worth another one.
+#: Minimum number of graphs per process, as a process takes about three seconds to start.
 _GRAPHS_PER_PROCESS: Final = {"tile": 64, "layout": 2}
 _SECONDS_BETWEEN_RECORDS: Final = 5.0
 
-#: Configurations whose columns are stored together, in the temporary file and in the store.
+#: Configurations per row group of a feature file.
 ROWS_PER_GROUP: Final = 8192
-#: Codes that are described at once: they and their columns stay in the processor's cache.
+#: Codes per batch, which stay in the cache together with their columns.
 _CODES_AT_ONCE: Final = 1 << 18
-#: Batches per worker thread that wait or are in work.
+#: Maximum number of submitted batches per worker thread.
 _BATCHES_AHEAD: Final = 4
 _SPOOL_BYTES: Final = 1 << 20
 
@@ -66,26 +66,26 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What a build did.
+    """Result of a build.
 
     Parameters
     ----------
     subset, folder : str
         Collection, and folder of its store.
     built, kept, removed : int
-        Graphs computed, already up to date, and removed because their file is gone.
+        Number of graphs that were built, were up to date, and were removed because their file is missing.
     rows, distinct : int
-        Configurations in the requested splits, and how many are distinct within their graph.
+        Number of configurations in the requested splits, and of those distinct within their graph.
     columns : int
     schema : str
         Hash of the feature columns.
     hardware : str
-        Name of the profile that the features are computed for.
+        Name of the hardware profile of the features.
     jobs : int
-        Processes that worked.
+        Number of processes.
     seconds : float
     degenerate : dict
-        ``<split>/<stem>`` -> why the graph cannot be ranked.
+        Reasons why graphs cannot be ranked, by ``<split>/<stem>``.
     """
 
     subset: str
@@ -103,13 +103,13 @@ class BuildReport:
     degenerate: dict[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """The report as plain values, for JSON."""
+        """Values for JSON."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class _Task:
-    """One graph to build; what crosses into a worker process."""
+    """One graph to build; passed to worker processes."""
 
     path: Path
     split: str
@@ -123,7 +123,7 @@ class _Task:
 
 
 def shared_columns(schema: Schema) -> tuple[str, ...]:
-    """Columns whose values all configurations of a graph share."""
+    """Columns with one value for all configurations of a graph."""
     return tuple(name for block in schema.blocks if not block.per_config for name in block.names)
 
 
@@ -164,7 +164,7 @@ def extract(graph: Graph, hardware: Hardware | None = None) -> Features:
 
 @contextmanager
 def _naming(source: str) -> Iterator[None]:
-    """Name the file in errors of the features."""
+    """Add the file name to errors of the feature extractors."""
     try:
         yield
     except DataError:
@@ -176,7 +176,7 @@ def _naming(source: str) -> Iterator[None]:
 def _check_finite(
     graph: Graph, names: Sequence[str], by_column: NDArray[np.float32], first: int = 0
 ) -> NDArray[np.float32]:
-    # The sum of finite numbers is finite unless they are huge, and takes no array of its own.
+    # A finite sum implies finite values, without a temporary array.
     if np.isfinite(by_column.sum(dtype=np.float64)):
         return by_column
     wrong = np.argwhere(~np.isfinite(by_column))
@@ -199,19 +199,19 @@ def build(
     hardware: Hardware | None = None,
     workers: Workers | None = None,
 ) -> BuildReport:
-    """Bring the store of a collection up to date with its graph files.
+    """Update the feature store of a collection from its graph files.
 
-    Graphs whose file is gone leave the store.  Another process that builds the same store is waited for.  Processes are
-    spawned: a script that calls this needs ``if __name__ == "__main__":``.
+    Graphs without a file are removed from the store.  If another process builds the same store, this one waits.  Worker
+    processes are spawned: guard a script that calls this function by ``if __name__ == "__main__":``.
 
     Parameters
     ----------
     subset : Subset
     data_root, store_root : path
     splits : sequence of str, optional
-        By default those that have graph files.
+        By default those with graph files.
     jobs : int, optional
-        Processes; by default one per core, fewer for few graphs.  1 runs in this process.
+        Number of processes; by default one per core, fewer for few graphs.  1 runs in this process.
     progress : callable, optional
         Called with the number of graphs to build; returns a context manager that yields ``advance(steps)``.
     hardware : Hardware, optional
@@ -222,9 +222,9 @@ def build(
     Raises
     ------
     DataError
-        For a graph file that cannot be read; graphs finished before stay in the store.
+        For a graph file that cannot be read; graphs finished before are kept in the store.
     StoreError
-        When the store cannot be written.
+        If the store cannot be written.
     UsageError
         For an unknown split or a number of jobs below 1.
     """
@@ -247,7 +247,7 @@ def build(
     store = FeatureStore(store_root, subset.name)
     expected = {split: len(paths) for split, paths in files.items()}
     with ExitStack() as stack:
-        # A complete store is not written to: it may be read-only.
+        # A complete store is not written, as it may be read-only.
         if not (untouched := store.is_for(described, expected)):
             stack.enter_context(store.building(described, expected))
         gone = {split: sorted(set(store.entries(split)) - set(paths)) for split, paths in files.items()}
@@ -285,7 +285,7 @@ def build(
 
 
 def _sweep(store: FeatureStore, files: Mapping[str, Container[str]]) -> None:
-    """Delete features of graphs that are gone, and temporary files of killed builds."""
+    """Delete features of graphs without a file, and temporary files of killed builds."""
     remove_partial_files(store.folder)
     for split, stems in files.items():
         folder = store.folder / split
@@ -323,7 +323,7 @@ def _run(
     advance: Advance,
     workers: Workers | None,
 ) -> None:
-    """Build all graphs; those that are finished are recorded even if one fails."""
+    """Build all graphs; finished graphs are recorded even if one fails."""
     written: dict[str, dict[str, Entry]] = defaultdict(dict)
     recorded = time.monotonic()
     try:
@@ -368,7 +368,7 @@ def _work(task: _Task) -> Entry:
 
 def _degenerate(graph: Graph, duplicate_of: NDArray[np.int64]) -> str | None:
     if graph.runtime is None:
-        # Distinct substitutes: only the configurations can make it unrankable.
+        # With distinct runtimes, the result depends only on the configurations.
         return unrankable(np.arange(graph.n_configs, dtype=np.float64), duplicate_of)
     return unrankable(graph.runtime / (1 if graph.normalizer is None else graph.normalizer), duplicate_of)
 
@@ -385,7 +385,7 @@ def _tile(graph: Graph, hardware: Hardware | None) -> Features:
 
     extractor = TileExtractor(_program(graph), hardware or CPU)
     assert graph.config_feat is not None
-    # Adding zero turns -0.0 into 0.0, which is equal but has other bytes.
+    # Adding zero turns -0.0 into 0.0, so that equal rows have equal bytes.
     rows = np.ascontiguousarray(graph.config_feat + np.float32(0))
     return extractor.schema, extractor(rows), _first_rows(row.tobytes() for row in rows)
 
@@ -410,7 +410,7 @@ class LayoutColumns:
     ----------
     schema : Schema
     shared : float32 (shared columns,)
-        Values of the columns that all configurations share: the last ones of the schema.
+        Values of the columns that all configurations share, the last columns of the schema.
     duplicate_of : int64 (c,)
         Row index of the first identical configuration; its own index for the first one.
 
@@ -419,7 +419,7 @@ class LayoutColumns:
     DataError
         For an invalid configuration, or a corrupt file.
     GbrError
-        When the temporary folder is full.
+        If the temporary folder is full.
     ValueError
         For a program that has no layout features.
     """
@@ -434,7 +434,7 @@ class LayoutColumns:
         self._of_group = _Matrix(len(slate.BLOCK), graph.n_configs)
         try:
             self._run()
-        except OSError as fault:  # of the spool: those of the graph file are DataErrors already
+        except OSError as fault:  # of the spool, as errors of the graph file are DataErrors
             self._close()
             raise GbrError(
                 f"temporary folder {gettempdir()}: {fault.strerror or fault}; set TMPDIR to another folder"
@@ -507,7 +507,7 @@ class LayoutColumns:
     def _observe(
         self, pool: ThreadPoolExecutor, ahead: int, prepared: Future[LayoutExtractor], table: RowTable
     ) -> NDArray[np.uint64]:
-        """Encode all configurations; spool their codes, and the columns that depend on one configuration only.
+        """Encode all configurations; spool their codes and the columns that depend on a single configuration.
 
         Returns the digests.
         """
@@ -580,7 +580,7 @@ class LayoutColumns:
         into.write(values.data)
 
     def _blocks(self) -> Iterator[FloatArray]:
-        """The spooled columns, in the blocks in which they were described."""
+        """The spooled columns, block by block as they were computed."""
         for count, _ in self._sizes:
             block = np.empty((self._n_own, count), np.float32)
             _read(self._columns, block)
@@ -651,7 +651,7 @@ def _coded(graph: Graph, table: RowTable) -> Iterator[tuple[NDArray[np.uint32], 
 def _in_order(
     pool: ThreadPoolExecutor, work: Callable[[_Item], _Result], items: Iterable[_Item], ahead: int
 ) -> Iterator[_Result]:
-    """Results in the order of the items, of which at most ``ahead`` are in work or wait."""
+    """Results in the order of the items, with at most ``ahead`` items submitted at a time."""
     waiting: deque[Future[_Result]] = deque()
     for item in items:
         waiting.append(pool.submit(work, item))

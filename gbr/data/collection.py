@@ -1,4 +1,4 @@
-"""Collections: name -> folders, kind and official IDs."""
+"""Collections of graph files: names, folders, kinds and official IDs."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from gbr.errors import DataError, UsageError
 KINDS: Final = ("tile", "layout")
 SPLITS: Final = ("train", "valid", "test")
 
-#: The collections of TpuGraphs per kind.
+#: The collections of TpuGraphs by kind.
 OFFICIAL: Final = {
     "tile": ("tile:xla",),
     "layout": ("layout:xla:default", "layout:xla:random", "layout:nlp:default", "layout:nlp:random"),
 }
-#: Test graphs of each of them, 894 in all: the rows of a submission to the Kaggle competition.
+#: Number of test graphs of each, 894 in total: the rows of a submission to the Kaggle competition.
 OFFICIAL_TEST: Final = {
     "tile:xla": 844,
     "layout:xla:default": 8,
@@ -27,11 +27,11 @@ OFFICIAL_TEST: Final = {
     "layout:nlp:default": 17,
     "layout:nlp:random": 17,
 }
-#: What a kind alone stands for where no official collection of it is present.
+#: Collection that a kind is resolved to if no official collection is present.
 _MEASURED: Final = {"tile": "tile:cpu", "layout": "layout:cpu:random"}
 
-#: Graphs of TpuGraphs whose runtimes are corrupted, as shell patterns of their stems by collection, found by the 2nd
-#: place of the Kaggle competition: runtimes jump between blocks of configurations or do not depend on them.
+#: Graphs of TpuGraphs with corrupted runtimes, as shell patterns of stems by collection: runtimes jump between blocks
+#: of configurations or do not depend on them.  Found by the second-placed team of the Kaggle competition.
 KNOWN_BAD: Final = {
     "layout:xla:default": ("unet*", "mlperf_bert_batch_24_2x2*", "magenta_dynamic*"),
     "layout:xla:random": ("unet*", "magenta_dynamic*"),
@@ -47,7 +47,7 @@ class Subset:
     name : str
         ``tile:xla``, ``layout:nlp:random``, ``layout:cpu:random`` …
     note : str or None
-        What a short name was resolved to, for the user; None for a full name.
+        Message on how a short name was resolved; None for a full name.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Subset:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The name's parts, which are its folders."""
+        """Parts of the name, which are nested folders."""
         return tuple(self.name.split(":"))
 
     @property
@@ -64,7 +64,7 @@ class Subset:
         return self.parts[0]
 
     def folder(self, data_root: Path) -> Path:
-        """The folder below ``data_root`` that holds the splits."""
+        """Folder of the splits, below ``data_root``."""
         return Path(data_root).joinpath("npz", *self.parts)
 
     def id(self, stem: str) -> str:
@@ -78,27 +78,27 @@ def available(data_root: Path) -> list[Subset]:
 
 
 def resolve(name: str, data_root: Path) -> Subset:
-    """Find the collection a user names.
+    """Find a collection by its name.
 
-    ``tile`` or ``layout`` alone stands for the official collection where one is present, else for the measured one.
+    ``tile`` or ``layout`` is resolved to the official collection if one is present, else to the measured one.
 
     Raises
     ------
     UsageError
-        When there is no such collection, or several official ones that a short name could mean; the message lists them.
+        If there is no such collection, or several official ones match a short name; the message lists them.
     """
-    there = {subset.name: subset for subset in available(data_root)}
-    if name in there:
-        return there[name]
-    meant = [official for official in OFFICIAL.get(name, ()) if official in there]
-    if not meant and _MEASURED.get(name) in there:
-        meant = [_MEASURED[name]]
-    if len(meant) == 1:
-        return Subset(meant[0], f"{name} means {meant[0]} here")
-    if meant:
-        raise UsageError(f"--subset {name}: could be {', '.join(meant)}; give one of these")
-    hint = f"there is {', '.join(there)}" if there else f"{Path(data_root) / 'npz'} holds no collection at all"
-    advice = "give one of these" if there else "name another folder with --data, or run `python -m gbr.download`"
+    present = {subset.name: subset for subset in available(data_root)}
+    if name in present:
+        return present[name]
+    matches = [official for official in OFFICIAL.get(name, ()) if official in present]
+    if not matches and _MEASURED.get(name) in present:
+        matches = [_MEASURED[name]]
+    if len(matches) == 1:
+        return Subset(matches[0], f"{name} means {matches[0]} here")
+    if matches:
+        raise UsageError(f"--subset {name}: could be {', '.join(matches)}; give one of these")
+    hint = f"there is {', '.join(present)}" if present else f"{Path(data_root) / 'npz'} holds no collection at all"
+    advice = "give one of these" if present else "name another folder with --data, or run `python -m gbr.download`"
     raise UsageError(f"--subset {name}: no such collection below {data_root}; {hint}; {advice}")
 
 
@@ -110,7 +110,7 @@ def graph_files(subset: Subset, data_root: Path, split: str) -> list[Path]:
     UsageError
         For a split that is not one of :data:`SPLITS`.
     DataError
-        When the folder is missing or holds no ``.npz``.
+        If the folder is missing or contains no ``.npz``.
     """
     if split not in SPLITS:
         raise UsageError(f"split {split!r}: expected one of {', '.join(SPLITS)}")
@@ -125,20 +125,21 @@ def graph_files(subset: Subset, data_root: Path, split: str) -> list[Path]:
 
 
 def splits_present(subset: Subset, data_root: Path) -> tuple[str, ...]:
-    """Those of :data:`SPLITS` that have graph files."""
+    """Splits with graph files, in the order of :data:`SPLITS`."""
     return tuple(split for split in SPLITS if _npz(subset.folder(data_root) / split))
 
 
 def known_bad(subset: Subset, stem: str) -> bool:
-    """Whether a graph is on the list of those with corrupted runtimes, :data:`KNOWN_BAD`."""
+    """Whether a graph is in the list of graphs with corrupted runtimes, :data:`KNOWN_BAD`."""
     return any(fnmatchcase(stem, pattern) for pattern in KNOWN_BAD.get(subset.name, ()))
 
 
 def family(kind: str, stem: str) -> str:
     """The family of related graphs: one benchmark (tile) or one architecture (layout), derived from the name.
 
-    A tile graph's name is its benchmark, ``_`` and an identifier of the kernel, as in the official evaluation; a
-    layout graph's begins with the letters of its architecture.  A graph named by a hash alone is a family of its own.
+    The name of a tile graph is its benchmark, ``_`` and an identifier of the kernel, as in the official evaluation;
+    that of a layout graph begins with the letters of its architecture.  A graph named by a hash is the only one of its
+    family.
     """
     if re.fullmatch(r"[0-9a-f]{32}", stem):
         return stem
@@ -149,7 +150,7 @@ def family(kind: str, stem: str) -> str:
 
 
 def _npz(folder: Path) -> list[Path]:
-    # Names that begin with a dot are what a writer of whole files has not finished yet.
+    # Names that begin with a dot are temporary files of an atomic write.
     return sorted(path for path in folder.glob("*.npz") if not path.name.startswith("."))
 
 

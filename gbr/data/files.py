@@ -20,7 +20,7 @@ from typing import Any, Final, NoReturn
 
 from gbr.errors import GbrError
 
-#: Called with the bytes done so far and the total (None where unknown).
+#: Called with the bytes done so far and the total (None if unknown).
 Report = Callable[[int, int | None], None]
 
 #: Lock file in a folder that is in use.
@@ -28,7 +28,7 @@ LOCK: Final = ".lock"
 _ABANDONED_SECONDS: Final = 24 * 3600
 #: Host and process in the name of a temporary file.
 _WRITER: Final = re.compile(r"\.([0-9a-f]{8})-([0-9]+)-[^.]*\.part$")
-#: What a disk needs besides the files: folders, rounding, other programs.
+#: Reserve of disk space for folders, rounding and other programs.
 _SPARE_BYTES: Final = 1 << 26
 
 
@@ -39,7 +39,7 @@ def atomic_write(path: Path, error: type[GbrError] = GbrError) -> Iterator[Path]
     Raises
     ------
     error
-        When the folder or the file cannot be written.
+        If the folder or the file cannot be written.
     """
     path = Path(path)
     part = None
@@ -66,7 +66,7 @@ def atomic_write(path: Path, error: type[GbrError] = GbrError) -> Iterator[Path]
 
 
 def write_text(path: Path, text: str, error: type[GbrError] = GbrError) -> None:
-    """Write a text atomically, and delete temporary files of earlier attempts."""
+    """Write text atomically, and delete temporary files of earlier attempts."""
     remove_partial_files(path.parent, escape(path.name))
     with atomic_write(path, error) as part:
         part.write_text(text, encoding="utf-8")
@@ -122,22 +122,22 @@ def _int64(text: str) -> int:
 def exclusive_lock(
     folder: Path, error: type[GbrError] = GbrError, owner: str = "gbr process", *, wait: bool = False
 ) -> Iterator[None]:
-    """Keep other processes out of a folder; the system releases the lock when a process ends, however it ends.
+    """Lock a folder against other processes; the system releases the lock when the process ends or is killed.
 
     Parameters
     ----------
     folder : Path
-        Created when missing, and removed at the end when it was created and is still empty.
+        Created if missing; if it was created, it is removed at the end unless it has content.
     error : type
     owner : str
-        What holds such a lock, for the message.
+        Kind of process that holds the lock, for messages.
     wait : bool
         Wait for the other process instead of raising.
 
     Raises
     ------
     error
-        When another process holds the lock, or the folder cannot be written.
+        If another process holds the lock, or the folder cannot be written.
     """
     from filelock import FileLock, Timeout  # not for --help
 
@@ -160,7 +160,7 @@ def exclusive_lock(
         yield
     finally:
         with suppress(OSError):
-            (folder / LOCK).unlink()  # while the lock is held; a process that waits on this file opens it again
+            (folder / LOCK).unlink()  # while the lock is held; a waiting process opens the file again
         lock.release()
         for each in created:
             with suppress(OSError):  # usually not empty
@@ -169,7 +169,7 @@ def exclusive_lock(
 
 @contextmanager
 def put_aside(path: Path) -> Iterator[None]:
-    """Move a file away that is about to be outdated; restored on failure, deleted on success."""
+    """Rename an outdated file temporarily; it is restored on failure and deleted on success."""
     aside = path.with_name(f".{path.name}.{_host()}-{os.getpid()}-old.part")
     with suppress(FileNotFoundError):
         os.replace(path, aside)
@@ -183,9 +183,9 @@ def put_aside(path: Path) -> Iterator[None]:
 
 
 def remove_partial_files(folder: Path, pattern: str = "*") -> None:
-    """Delete the temporary files that killed processes left behind in :func:`atomic_write`.
+    """Delete temporary files of :func:`atomic_write` that killed processes left.
 
-    Files of running processes stay; those of other hosts are deleted after a day.
+    Files of running processes are kept; files of other hosts are deleted after a day.
 
     Parameters
     ----------
@@ -211,35 +211,35 @@ def _is_running(process: int) -> bool:
         os.kill(process, 0)  # sends no signal
     except ProcessLookupError:
         return False
-    except OSError:  # of another user
+    except OSError:  # a process of another user
         return True
-    with suppress(OSError, IndexError):  # a killed process exists until its parent collects it
+    with suppress(OSError, IndexError):  # a zombie exists until its parent waits for it
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     return True
 
 
 def _host() -> str:
-    """Eight hex digits per host (and container, which has process numbers of its own)."""
+    """Eight hex digits that identify the host or container, which has its own process ids."""
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
 def require_space(folder: Path, needed: int, what: str, error: type[GbrError] = GbrError) -> None:
-    """Check that a disk has room.
+    """Check that a disk has enough free space.
 
     Parameters
     ----------
     folder : Path
         May be missing.
     needed : int
-        Bytes.
+        Bytes to write.
     what : str
-        What is to be written, for the message.
+        Description of the data, for the message.
     error : type
 
     Raises
     ------
     error
-        When there is less than ``needed`` plus a reserve of 64 MiB.
+        If there is less space than ``needed`` plus a reserve of 64 MiB.
     """
     if needed <= 0:
         return
@@ -253,7 +253,7 @@ def require_space(folder: Path, needed: int, what: str, error: type[GbrError] = 
 
 
 def size_text(size: float) -> str:
-    """Bytes in readable form: ``3 bytes``, ``12.3 MB``; decimal units, as disks and networks are sold."""
+    """Format a size: ``3 bytes``, ``12.3 MB``; decimal units."""
     if size < 1000:
         return f"{size:.0f} bytes"
     for unit in ("kB", "MB", "GB"):

@@ -1,7 +1,7 @@
-"""Graph files -> validated graphs; layout configurations stay in the file and are read in blocks.
+"""Read, validate and write graph files; layout configurations stay in the file and are read in blocks.
 
 Format: Phothilimthana et al., "TpuGraphs: A Performance Prediction Dataset on Large Tensor Computational Graphs"
-(NeurIPS 2023).  ``config_runtime_repeat``, an independent second measurement, is gbr's own addition.
+(NeurIPS 2023).  ``config_runtime_repeat``, an independent second measurement, is an extension of gbr.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ if TYPE_CHECKING:
 
 N_FEAT: Final = 140
 N_TILE: Final = 24
-#: Slots of a configurable node's layouts: output, input, kernel, six dimensions each.
+#: Slots of the layouts of a configurable node: output, input and kernel, six dimensions each.
 N_LAYOUT: Final = 18
 #: A slot holds a dimension, or -1 for none.
 LAYOUT_RANGE: Final = (-1, 5)
 MAX_OPCODE: Final = 120
 
-#: Largest integer that floats represent exactly; the largest number of a real program is about 2**30.
+#: Largest valid value: floats represent integers up to it exactly, and real programs have values up to about 2**30.
 LARGEST: Final = 2.0**53
 
 #: Suffix of repacked copies (:mod:`gbr.data.repack`).
 REPACKED_SUFFIX: Final = ".gbr"
 _HLO_SUFFIXES: Final = (".pb", ".hlo")
-#: Configurations that are read at once from a layout graph, as int8.
+#: Size of a block of layout configurations, as int8.
 _CONFIG_BLOCK_BYTES: Final = 8 * BLOCK_BYTES
 
-#: dtypes of TpuGraphs' files, by key.
+#: dtypes of the files of TpuGraphs, by key.
 DTYPES: Final[Mapping[str, type[np.generic]]] = {
     "node_feat": np.float32,
     "node_opcode": np.uint8,
@@ -61,7 +61,7 @@ Blocks = Iterator[tuple[int, NDArray[Any]]]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Graph:
-    """A tensor program, the configurations it may be compiled with, and their runtimes if they were measured.
+    """A tensor program, its configurations, and their runtimes if they were measured.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ class Graph:
     config_feat : float32 (c, 24) or None
         Tile configurations.
     node_config_ids : int64 (nc,) or None
-        Nodes that a layout configuration describes.
+        Configurable nodes of a layout graph.
     node_splits : int64 (k,) or None
     runtime : int64 (c,) or None
         Nanoseconds; None if absent or all zero (the test files of TpuGraphs).
@@ -104,7 +104,7 @@ class Graph:
     runtime: IntArray | None
     normalizer: IntArray | None
     repeat: IntArray | None
-    #: Where layout configurations are stored, and the repacked copy that replaces it if there is one.
+    #: Source of the layout configurations, and its repacked copy if there is one.
     arrays: NpzFile | _Memory | None = None
     repacked: Repacked | None = None
 
@@ -112,7 +112,7 @@ class Graph:
         return f"<Graph {self.name}: {self.kind}, {len(self.node_opcode):,} nodes, {self.n_configs:,} configurations>"
 
     def __str__(self) -> str:
-        """Describe the graph in a few lines, for people."""
+        """Readable description of the graph in a few lines."""
         lines = {
             "file": self.source,
             "nodes": f"{len(self.node_opcode):,} ({_opcode_counts(self.node_opcode)})",
@@ -149,7 +149,7 @@ class Graph:
         Raises
         ------
         DataError
-            For an invalid layout value or a corrupt stream.  A wrong CRC is found after the last block.
+            For an invalid layout value or a corrupt stream.  The CRC is checked after the last block.
         """
         if self.config_feat is not None:
             step = rows or self.n_configs
@@ -180,7 +180,7 @@ class Graph:
                     block = np.empty((min(rows, self.n_configs - start), *block.shape[1:]), np.int8)
 
     def stored_blocks(self) -> Blocks:
-        """Configurations of a ``layout`` graph file as they are stored: of any number type, and not validated.
+        """Configurations of a ``layout`` graph as stored: of any number type, and not validated.
 
         Yields
         ------
@@ -206,7 +206,7 @@ class Graph:
         with np.errstate(invalid="ignore"):
             narrow = block.astype(np.int8)
         low, high = LAYOUT_RANGE
-        # The comparison catches fractions, NaN, and whatever wrapped around.
+        # The comparison detects fractions, NaN and overflow.
         if (narrow == block).all() and narrow.min() >= low and narrow.max() <= high:
             return narrow
         wrong = (narrow != block) | (narrow < low) | (narrow > high)
@@ -215,9 +215,9 @@ class Graph:
         raise _invalid(self.source, "node_config_feat", f"integers from {low} to {high}", got)
 
     def configs(self, rows: IntArray) -> NDArray[Any]:
-        """Some configurations.
+        """Read some configurations.
 
-        A layout graph with a repacked copy reads only these; any other one is read up to the last of them.
+        From a repacked copy, only these are read; from a graph file, all configurations up to the last of these.
 
         Parameters
         ----------
@@ -233,7 +233,7 @@ class Graph:
         UsageError
             For an index out of range.
         DataError
-            As :meth:`config_blocks`.
+            As for :meth:`config_blocks`.
         """
         rows = np.asarray(rows, np.int64)
         wrong = (rows < 0) | (rows >= self.n_configs)
@@ -249,8 +249,8 @@ class Graph:
         for first, block in self.config_blocks():
             if first > last:
                 break
-            here = np.flatnonzero((rows >= first) & (rows < first + len(block)))
-            found[here] = block[rows[here] - first]
+            in_block = np.flatnonzero((rows >= first) & (rows < first + len(block)))
+            found[in_block] = block[rows[in_block] - first]
         return found
 
     def with_configs(self, configs: NDArray[Any]) -> Graph:
@@ -259,7 +259,7 @@ class Graph:
         Parameters
         ----------
         configs : array (c, 24) for a ``tile`` graph, or (c, nc, 18) for a ``layout`` graph
-            In the second case one row per node of ``node_config_ids``.
+            For a ``layout`` graph, one row per node of ``node_config_ids``.
 
         Raises
         ------
@@ -284,7 +284,7 @@ class Graph:
         Raises
         ------
         MissingLibraryError
-            When networkx is not installed; the extra ``graph`` brings it.
+            If networkx is not installed; it is part of the extra ``graph``.
         """
         try:
             import networkx
@@ -295,9 +295,9 @@ class Graph:
         tensors = Tensors(self.node_feat)
         configurable = set() if self.node_config_ids is None else set(self.node_config_ids.tolist())
         is_root = self.node_feat[:, FEAT_ID["is_root"]] > 0
-        made = networkx.DiGraph(name=self.name, kind=self.kind)
+        digraph = networkx.DiGraph(name=self.name, kind=self.kind)
         for node, name in enumerate(node_names(self.node_opcode)):
-            made.add_node(
+            digraph.add_node(
                 node,
                 name=name,
                 opcode=OPCODES[self.node_opcode[node]],
@@ -308,8 +308,8 @@ class Graph:
                 configurable=node in configurable,
                 is_root=bool(is_root[node]),
             )
-        made.add_edges_from((int(producer), int(consumer)) for consumer, producer in self.edge_index)
-        return made
+        digraph.add_edges_from((int(producer), int(consumer)) for consumer, producer in self.edge_index)
+        return digraph
 
 
 def _opcode_counts(opcodes: NDArray[np.uint8]) -> str:
@@ -319,29 +319,29 @@ def _opcode_counts(opcodes: NDArray[np.uint8]) -> str:
 
 
 def node_names(opcode: NDArray[np.uint8]) -> list[str]:
-    """Name of every node, ``<opcode>.<index>``: graph files carry no names."""
+    """Name of every node, ``<opcode>.<index>``, as graph files contain no names."""
     return [f"{OPCODES[each]}.{index}" for index, each in enumerate(opcode.tolist())]
 
 
 def element_type(tensors: Tensors, node: int) -> str:
-    """Element type of a node's output, as HLO spells it."""
+    """Element type of the output of a node, in the notation of HLO."""
     return ELEMENT_TYPES[int(tensors.element_type[node])]
 
 
 def shape_text(tensors: Tensors, node: int) -> str:
-    """Element type and extents of a node's output, as HLO writes them: ``f32[8,128]``."""
+    """Element type and extents of the output of a node, in the notation of HLO: ``f32[8,128]``."""
     return f"{element_type(tensors, node)}[{','.join(map(str, tensors.shape(node)))}]"
 
 
 def layout_text(order: Iterable[int]) -> str:
-    """A minor-to-major order as HLO writes it: ``{1,0}``."""
+    """A minor-to-major order in the notation of HLO: ``{1,0}``."""
     return "{" + ",".join(str(int(dim)) for dim in order) + "}"
 
 
 def read_graph(path: Path | str, *, use_copy: bool = True) -> Graph:
     """Read and validate a graph file.
 
-    Everything but the configurations of a layout file, which :meth:`Graph.config_blocks` reads and validates.
+    The configurations of a layout file are read and validated later, by :meth:`Graph.config_blocks`.
 
     Parameters
     ----------
@@ -354,9 +354,9 @@ def read_graph(path: Path | str, *, use_copy: bool = True) -> Graph:
     Raises
     ------
     DataError
-        When the file is missing, corrupt or invalid, or its repacked copy is damaged.
+        If the file is missing, corrupt or invalid, or its repacked copy is damaged.
     HloError
-        When a ``.pb`` or ``.hlo`` file is not an HLO module.
+        If a ``.pb`` or ``.hlo`` file is not an HLO module.
     """
     path = Path(path)
     if path.suffix in _HLO_SUFFIXES:
@@ -372,20 +372,20 @@ def read_graph(path: Path | str, *, use_copy: bool = True) -> Graph:
 
 
 def graph_from_arrays(name: str, arrays: Mapping[str, NDArray[Any]], source: str = "<memory>") -> Graph:
-    """Make a validated graph from arrays named as in TpuGraphs' files.
+    """Create a validated graph from arrays named as in the files of TpuGraphs.
 
-    Without ``config_feat`` and ``node_config_feat`` it is a graph of kind ``program``.
+    Without ``config_feat`` and ``node_config_feat``, it is a graph of kind ``program``.
 
     Raises
     ------
     DataError
-        As :func:`read_graph`.
+        As for :func:`read_graph`.
     """
     return _validated(name, source, _Memory(arrays), None)
 
 
 def write_graph(path: Path | str, graph_arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Validate a graph and write it as TpuGraphs does: same keys, dtypes and order of axes, compressed.
+    """Validate a graph and write it in the format of TpuGraphs: same keys, dtypes and order of axes, compressed.
 
     Equal arrays give equal bytes.
 
@@ -399,7 +399,7 @@ def write_graph(path: Path | str, graph_arrays: Mapping[str, NDArray[Any]]) -> N
     Raises
     ------
     DataError
-        For an invalid array or an unknown key, and when the file cannot be written.
+        For an invalid array or an unknown key, or if the file cannot be written.
     """
     path = Path(path)
     if path.suffix != ".npz":
@@ -496,7 +496,7 @@ class _Memory:
 
 
 class _Checker:
-    """Reads arrays of one graph and raises a DataError for an invalid one."""
+    """Reads and validates the arrays of one graph."""
 
     def __init__(self, source: str, arrays: NpzFile | _Memory) -> None:
         self._source = source
@@ -517,7 +517,7 @@ class _Checker:
         return "tile" if tile else "layout" if layout else "program"
 
     def shape(self, key: str, expected: tuple[int | None, ...], kinds: str) -> tuple[int, ...]:
-        """Check an array's shape (None: any extent) and kind of dtype without reading its values."""
+        """Check the shape (None: any extent) and kind of dtype of an array without reading its values."""
         if key not in self._arrays.keys:
             raise self.invalid(key, f"{key} among the keys", self.keys())
         about = self._arrays.member(key)
@@ -533,7 +533,7 @@ class _Checker:
         self.shape(key, expected, "iuf")
         with np.errstate(over="ignore"):
             values = np.ascontiguousarray(self._arrays.read(key), np.float32)
-        valid = np.abs(values) <= LARGEST  # false for NaN, too
+        valid = np.abs(values) <= LARGEST  # also false for NaN
         if not valid.all():
             at = tuple(np.argwhere(~valid)[0].tolist())
             raise self.invalid(key, "finite numbers up to 2**53", f"{values[at]} at {at}")
@@ -581,7 +581,7 @@ class Repacked:
     rows : int8 (rows, 18)
         Distinct rows of all nodes, in order of appearance.
     owner : int64 (rows,)
-        Their nodes.
+        Node of each row.
     first : int64 (nodes + 1,)
         The rows of node ``i`` are ``order[first[i]:first[i + 1]]``.
     order : int32 (rows,)
@@ -590,7 +590,7 @@ class Repacked:
     Raises
     ------
     DataError
-        When the file is not a complete repacked copy.
+        If the file is not a complete repacked copy.
     """
 
     def __init__(self, path: Path) -> None:
@@ -648,12 +648,12 @@ class Repacked:
 
 
 def find_repacked(path: Path, fingerprint: str) -> Repacked | None:
-    """Open the repacked copy of a graph file, or return None if there is none of its present contents.
+    """Open the repacked copy of a graph file, or return None if it is missing or outdated.
 
     Raises
     ------
     DataError
-        When the copy is damaged.
+        If the copy is damaged.
     """
     copy = path.with_suffix(REPACKED_SUFFIX)
     if not copy.exists():

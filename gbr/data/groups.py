@@ -1,4 +1,4 @@
-"""Query groups: the configurations of several graphs, group after group in flat arrays."""
+"""Query groups: the configurations of several graphs, concatenated in flat arrays."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class QueryGroups:
     Parameters
     ----------
     names : tuple of str
-        File stem of each group's graph.
+        File stem of the graph of each group.
     indptr : int64 (groups + 1,)
         Group ``i`` is rows ``indptr[i]:indptr[i + 1]``.
     columns : tuple of str
         Full column names, ``<block>.<column>``.
     X : float32 (rows, len(columns))
     runtime, normalizer, repeat : int64 (rows,) or None
-        Measured runtime [ns], its divisor, and an independent second measurement [ns].  None when no group has them;
-        0 in groups without them when others have them.
+        Measured runtime [ns], its divisor, and an independent second measurement [ns].  None if no group has them; 0 in
+        groups without them if other groups have them.
     duplicate_of : int64 (rows,)
         Row index within the group of the first identical configuration; its own index for the first one.
     """
@@ -61,7 +61,7 @@ class QueryGroups:
         """Whether each group has measured runtimes, bool (groups,)."""
         if self.runtime is None:
             return np.zeros(len(self), bool)
-        # A group has runtimes on all rows or on none: read_graph refuses anything else.
+        # A group has runtimes for all rows or for none, as read_graph ensures.
         known = np.zeros(len(self), bool)
         full = self.sizes > 0
         known[full] = self.runtime[self.indptr[:-1][full]] > 0
@@ -74,7 +74,7 @@ class QueryGroups:
         Raises
         ------
         DataError
-            When a group has no runtimes.
+            If a group has no runtimes.
         """
         unknown = [self.names[group] for group in np.flatnonzero(~self.is_labelled)]
         if self.runtime is None or unknown:
@@ -121,7 +121,7 @@ class QueryGroups:
         )
 
     def labelled(self) -> QueryGroups:
-        """The groups with measured runtimes (this object itself when all have them)."""
+        """The groups with measured runtimes; this object if all have them."""
         return self if self.is_labelled.all() else self.take(self.is_labelled)
 
     def select(self, columns: Iterable[str]) -> QueryGroups:
@@ -155,7 +155,7 @@ class QueryGroups:
 
 
 def unrankable(target: NDArray[np.float64], duplicate_of: IntArray) -> str | None:
-    """Why a group cannot be ranked, or None if it can.
+    """Return the reason why a group cannot be ranked, or None if it can.
 
     Parameters
     ----------
@@ -183,7 +183,7 @@ def column_indices(columns: Sequence[str], name: str) -> IntArray:
 
 
 def select_columns(columns: Sequence[str], names: str | Iterable[str]) -> IntArray:
-    """Ascending indices of the columns that are named, by their full name or their block's.
+    """Ascending indices of columns, given by their full names or by the names of their blocks.
 
     Raises
     ------
@@ -202,7 +202,7 @@ def select_columns(columns: Sequence[str], names: str | Iterable[str]) -> IntArr
 
 @lru_cache(maxsize=8)
 def _index(columns: tuple[str, ...]) -> dict[str, IntArray]:
-    # There may be more than a thousand columns, and most of them are usually named.
+    # A dictionary, as there may be more than a thousand columns and names.
     indices: dict[str, list[int]] = {}
     for index, full in enumerate(columns):
         parts = full.split(".")

@@ -1,4 +1,4 @@
-"""Hardware profiles of collections: built-in ones, this machine's own, and TOML files.
+"""Hardware profiles of collections: built-in profiles, this machine, and TOML files.
 
 ::
 
@@ -6,7 +6,7 @@
     vector_bytes = 64
     line_bytes = 64
     sublanes = 1                # optional: rows of a register
-    tile_bounds = "elements"    # optional: or "registers", as TPUs count them
+    tile_bounds = "elements"    # optional: or "registers", as on TPUs
 
     [[caches]]                  # from the fastest to the largest, up to three
     bytes = "48 KiB"            # or a number
@@ -35,7 +35,7 @@ NAMES: Final = (*PROFILES, "machine")
 _TPU_SOURCES: Final = ("xla", "nlp")
 _REQUIRED: Final = ("name", "vector_bytes", "line_bytes", "caches")
 _OPTIONAL: Final = ("sublanes", "tile_bounds")
-#: Upper limits that no machine reaches, and below which all products fit in 64 bits.
+#: Upper limits, so that all products fit in 64 bits.
 _MAX_BYTES: Final = 1 << 40
 _MAX_ROWS: Final = 1 << 20
 _UNITS: Final = {
@@ -68,10 +68,10 @@ class Choice:
 
 
 def choose(name: str | None, subset: Subset, data_root: Path | str) -> Choice:
-    """Find the profile for the features of a collection.
+    """Choose the hardware profile for the features of a collection.
 
-    In this order: the given name; ``hardware.toml`` beside the data, in the collection's folder or one above it up
-    to ``<data_root>/npz``; ``tpu`` for the collections of TpuGraphs (sources xla and nlp); the generic ``cpu``.
+    In this order: the given name; ``hardware.toml`` in the folder of the collection or one above it up to
+    ``<data_root>/npz``; ``tpu`` for the collections of TpuGraphs (sources xla and nlp); the generic ``cpu``.
 
     Parameters
     ----------
@@ -134,12 +134,12 @@ def load(path: Path) -> Hardware:
 
 
 def parse(values: Any, where: str, error: type[GbrError]) -> Hardware:
-    """Read a profile from the plain values of a TOML or JSON file.
+    """Create a profile from the values of a TOML or JSON file.
 
     Parameters
     ----------
     values : mapping
-        As :func:`as_dict` gives it.
+        As returned by :func:`as_dict`.
     where : str
         File, for messages.
     error : type of GbrError
@@ -182,7 +182,7 @@ def parse(values: Any, where: str, error: type[GbrError]) -> Hardware:
 
 
 def as_dict(hardware: Hardware) -> dict[str, Any]:
-    """A profile as the plain values that :func:`parse` reads, for manifests."""
+    """Convert a profile to the values that :func:`parse` reads, for manifests."""
     return asdict(hardware) | {"caches": [{"bytes": cache.nbytes, "ways": cache.ways} for cache in hardware.caches]}
 
 
@@ -192,7 +192,7 @@ def save(path: Path, hardware: Hardware) -> None:
     Raises
     ------
     DataError
-        When the file cannot be written.
+        If the file cannot be written.
     """
     values = as_dict(hardware)
     caches = values.pop("caches")
@@ -203,14 +203,14 @@ def save(path: Path, hardware: Hardware) -> None:
 
 
 def note_machine(folder: Path, top: Path) -> str | None:
-    """Write this machine's profile into a collection that has none; returns a note for the user if that failed.
+    """Write the profile of this machine to a collection that has none; returns a message if it is unknown.
 
     Parameters
     ----------
     folder : Path
-        The collection's, created when missing.
+        Folder of the collection, created if missing.
     top : Path
-        Uppermost folder where :func:`beside` looks.
+        Uppermost folder that :func:`beside` searches.
     """
     if beside(folder, top) is not None:
         return None
@@ -253,7 +253,7 @@ def _bytes(text: str) -> int | None:
 
 
 def _short(value: Any) -> str:
-    """A value for a message; Python refuses to print integers of thousands of digits."""
+    """Format a value for a message, as Python refuses to print integers of thousands of digits."""
     return "a number that is too large" if isinstance(value, int) and abs(value) > _MAX_BYTES else repr(value)
 
 
@@ -267,8 +267,8 @@ def _text(nbytes: int) -> str | int:
 def machine(root: Path = Path("/")) -> Hardware | None:
     """Profile of this machine from Linux's sysfs and cpuinfo; None if they report no data cache.
 
-    A cache shared by several cores counts in full.  If other processes run at the same time, a TOML file with this
-    process's share is the better profile.
+    A cache that several cores share counts in full.  If other processes run at the same time, use a TOML file with the
+    share of this process.
 
     Parameters
     ----------
@@ -283,7 +283,7 @@ def machine(root: Path = Path("/")) -> Hardware | None:
             if nbytes and level <= N_LEVELS and _line(index / "type") in ("Data", "Unified"):
                 levels[level] = Cache(nbytes, _optional(index / "ways_of_associativity"))
                 line = line or _optional(index / "coherency_line_size")
-        except (OSError, ValueError):  # some virtual machines leave levels out
+        except (OSError, ValueError):  # some virtual machines do not report all levels
             continue
     if not levels:
         return None

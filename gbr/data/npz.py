@@ -1,8 +1,8 @@
-"""Bounds-checked reader of ``.npz`` archives that reads large arrays in blocks, straight from the compressed stream.
+"""Bounds-checked reader of ``.npz`` archives that reads large arrays in blocks from the compressed stream.
 
-``numpy.load`` inflates a whole array (a layout file may hold 12.8 GB of configurations) and trusts its header.  Here
-the header is compared with the archive's directory before anything is allocated, nothing is ever unpickled, and the CRC
-is checked.
+``numpy.load`` decompresses a whole array (a layout file may hold 12.8 GB of configurations) and trusts its header.
+This reader compares the header with the directory of the archive before it allocates memory, never unpickles, and
+checks the CRC.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ try:
 except ImportError:  # isal has wheels for x86-64 and arm64 only
     inflate = zlib  # type: ignore[misc]
 
-#: Uncompressed bytes per block, 512 KiB: a block stays in a core's cache while it is checked and read.
+#: Uncompressed bytes per block, 512 KiB: a block stays in the cache of a core while it is checked and read.
 BLOCK_BYTES: Final = 1 << 19
 
 _READ_BYTES: Final = 1 << 17
 _LOCAL_HEADER: Final = struct.Struct("<4s22xHH")
-#: Deflate needs at least 2 bits for 258 bytes; a directory that promises more is forged.
+#: Maximum compression ratio of deflate: at least 2 bits for 258 bytes.
 _MAX_RATIO: Final = 1032
 _MAX_HEADER: Final = 1 << 16
 _MAX_NAME: Final = 100
@@ -43,7 +43,7 @@ _MAX_NAME: Final = 100
 
 @dataclass(frozen=True)
 class Member:
-    """One array of an archive, as its header describes it.
+    """The header of one array of an archive.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ class Member:
 
 
 class NpzFile:
-    """An ``.npz`` archive whose directory has been read and checked.  It holds no open file.
+    """An ``.npz`` archive whose directory has been read and checked; the file is not kept open.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ class NpzFile:
     Raises
     ------
     DataError
-        When the file is missing, not a complete zip archive, or has duplicate or unprintable member names.
+        If the file is missing, not a complete zip archive, or has duplicate or unprintable member names.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -110,7 +110,7 @@ class NpzFile:
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits over names, sizes and CRCs of all members; nothing is inflated."""
+        """Hash of the names, sizes and CRCs of all members, 16 hex digits; nothing is decompressed."""
         listing = sorted((name, entry.CRC, entry.file_size) for name, entry in self._entries.items())
         return hashlib.sha256(repr(listing).encode()).hexdigest()[:16]
 
@@ -120,9 +120,9 @@ class NpzFile:
         Raises
         ------
         KeyError
-            When there is no such array.
+            If there is no such array.
         DataError
-            When it is corrupt, holds Python objects, or its size disagrees with the archive's directory.
+            If it is corrupt, holds Python objects, or its size disagrees with the directory of the archive.
         """
         if name not in self._members:
             with self._open(name) as stream:
@@ -135,7 +135,7 @@ class NpzFile:
         Raises
         ------
         KeyError, DataError
-            As :meth:`member`, and for values that do not inflate or fail their CRC.
+            As for :meth:`member`, and for values that cannot be decompressed or fail the CRC.
         """
         with self._open(name) as stream:
             member = self._header(name, stream)
@@ -160,7 +160,7 @@ class NpzFile:
         Raises
         ------
         KeyError, DataError
-            As :meth:`read`, and for column-major arrays.
+            As for :meth:`read`, and for column-major arrays.
         """
         with self._open(name) as stream:
             member = self._header(name, stream)
@@ -183,7 +183,7 @@ class NpzFile:
         Raises
         ------
         KeyError, DataError
-            As :meth:`member`, and for a compressed or column-major array.
+            As for :meth:`member`, and for a compressed or column-major array.
         """
         with self._open(name) as stream:
             member = self._header(name, stream)
@@ -199,12 +199,12 @@ class NpzFile:
             stream.read(self._members[name].header_bytes)
             return self._members[name]
         try:
-            if npy.read_magic(stream) != (1, 0):  # what NumPy writes for arrays of numbers
+            if npy.read_magic(stream) != (1, 0):  # the version that NumPy writes for arrays of numbers
                 raise stream.error("not in .npy format 1.0")
             shape, fortran, dtype = npy.read_array_header_1_0(stream, max_header_size=_MAX_HEADER)
         except DataError:
             raise
-        except Exception as fault:  # whatever NumPy's parser raises
+        except Exception as fault:  # any exception of NumPy's parser
             raise stream.error(f"invalid header: {' '.join(str(fault).split())[:80]}") from fault
         if dtype.kind not in "iufb" or any(extent < 0 for extent in shape):
             raise DataError(f"{self.path}: {name}: expected an array of numbers, got {dtype} {shape}")
@@ -217,7 +217,7 @@ class NpzFile:
 
 
 class _Stream:
-    """Sequential reader of one archive member, which inflates it and sums its CRC.  A context manager."""
+    """Sequential reader of one archive member that decompresses it and computes its CRC.  A context manager."""
 
     def __init__(self, where: str, path: Path, entry: zipfile.ZipInfo) -> None:
         self._where, self._entry = where, entry
@@ -263,7 +263,7 @@ class _Stream:
         return DataError(f"{self._where}: corrupt ({what}); download or write the file again")
 
     def read(self, count: int = 0, /) -> bytes:
-        """Exactly the next ``count`` bytes; not copied where they inflate in one piece."""
+        """Exactly the next ``count`` bytes; not copied if they are decompressed in one piece."""
         pieces: list[bytes] = []
         missing = count
         while missing:
@@ -275,7 +275,7 @@ class _Stream:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def finish(self) -> None:
-        """Check that this was the end of the member, and its CRC."""
+        """Check that the member ends here, and its CRC."""
         if self._next(1) or self._remaining or (self._inflater and not self._inflater.eof):
             raise self.error("more data than the directory declares")
         if self._crc != self._entry.CRC:
@@ -308,7 +308,7 @@ class _Stream:
 
 
 class _Zlib:
-    """A decompressor of ``zlib`` that keeps its unconsumed input, as that of ``isal`` does."""
+    """A ``zlib`` decompressor with the interface of ``isal``, which keeps its unconsumed input."""
 
     def __init__(self) -> None:
         self._inflater = zlib.decompressobj(-15)

@@ -1,9 +1,9 @@
 """The features of one graph as a Parquet file.
 
-One row per configuration.  Feature columns keep their full names and are float32.  The others begin with an underscore:
-``_runtime``, ``_normalizer``, ``_repeat`` (int64, absent when unknown), ``_duplicate_of`` (int32), and ``_graph``: the
-values of the feature columns that all rows of a graph share, as one list on the first row.  (Every Parquet column costs
-0.1 ms and 300 bytes per file, whatever it holds; most columns describe the graph and would be repeated on every row.)
+One row per configuration.  Feature columns have their full names and are float32.  Names of other columns begin with an
+underscore: ``_runtime``, ``_normalizer``, ``_repeat`` (int64, absent if unknown), ``_duplicate_of`` (int32), and
+``_graph``, which has the values of the feature columns that all rows of a graph share, as one list in the first row.
+(Every Parquet column costs 0.1 ms and 300 bytes per file, and most columns describe the graph.)
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gbr.data.files import atomic_write
-from gbr.data.groups import IntArray, column_indices
-from gbr.errors import StoreError, UsageError
+from gbr.data.groups import IntArray, select_columns
+from gbr.errors import StoreError
 
 if TYPE_CHECKING:
     import polars as pl
 
-#: int64 columns that a file may lack.
+#: Optional int64 columns.
 MEASURED: Final = ("_runtime", "_normalizer", "_repeat")
 DUPLICATE: Final = "_duplicate_of"
 SHARED: Final = "_graph"
 
-#: Columns of few distinct values are dictionary-encoded: fewer bytes than a fast codec leaves, and three times as fast
-#: to read.  A sample of the first rows decides which columns these are.
+#: Columns with few distinct values in a sample of the first rows are dictionary-encoded: smaller than with a fast
+#: codec, and three times as fast to read.
 _FEW: Final = 128
 _SAMPLED: Final = 512
-#: Rows of a file that are read at once.
+#: Maximum number of rows read at once.
 _ROWS_AT_ONCE: Final = 1 << 15
 
 
@@ -46,7 +46,7 @@ def write(
     measured: Mapping[str, IntArray],
     duplicate_of: IntArray,
 ) -> int:
-    """Write one graph, whole or not at all, and no more of it in memory than a group of rows.
+    """Write one graph atomically, with only one group of rows in memory at a time.
 
     Parameters
     ----------
@@ -54,9 +54,9 @@ def write(
     columns : sequence of str
         Full names of the columns that differ between rows.
     shared : float32 (shared columns,)
-        Values of the others, in order.
+        Values of the other columns, in order.
     groups : iterable of float32 (len(columns), rows)
-        Together all rows.
+        Consecutive groups of rows.
     measured : mapping of str to int64 (rows,)
         Some of :data:`MEASURED`.
     duplicate_of : int64 (rows,)
@@ -69,7 +69,7 @@ def write(
     Raises
     ------
     StoreError
-        When the file cannot be written.
+        If the file cannot be written.
     """
     with atomic_write(path, StoreError) as part:
         _write(part, columns, shared, iter(groups), measured, duplicate_of)
@@ -79,20 +79,21 @@ def write(
 def split(
     columns: Sequence[str], shared: Collection[str], X: NDArray[np.float32]
 ) -> tuple[list[str], NDArray[np.float32], NDArray[np.float32]]:
-    """Tell the columns that all rows share from the others.
+    """Separate the columns that all rows share from the others.
 
     Returns
     -------
     list of str
-        Names of the others.
+        Names of the other columns.
     float32 (shared columns,)
+        Values of the shared columns.
     float32 (others, rows)
-        What :func:`write` takes as a group.
+        The other columns, a group for :func:`write`.
 
     Raises
     ------
     ValueError
-        When ``X`` does not fit ``columns``, or a shared column differs between rows.
+        If ``X`` does not match ``columns``, or a shared column differs between rows.
     """
     if X.ndim != 2 or X.shape[1] != len(columns) or not len(X):
         raise ValueError(f"expected X of shape (rows, {len(columns)}), got {X.shape}")
@@ -173,7 +174,7 @@ class Reader:
     every : sequence of str
         All feature columns, in order.
     shared : sequence of str
-        Those that all rows of a file share, in the order of ``every``.
+        Columns that all rows of a file share, in the order of ``every``.
     columns : iterable of str, optional
         Full column names or names of blocks; all by default.
 
@@ -185,17 +186,11 @@ class Reader:
     Raises
     ------
     UsageError
-        For a name that is neither.
+        For an unknown name.
     """
 
     def __init__(self, every: Sequence[str], shared: Sequence[str], columns: Iterable[str] | None) -> None:
-        keep = np.full(len(every), columns is None)
-        for name in columns or ():
-            hits = column_indices(every, name)
-            if not len(hits):
-                raise UsageError(f"columns: {name!r} is neither a column nor a block of this store")
-            keep[hits] = True
-        self.columns = tuple(name for name, kept in zip(every, keep, strict=True) if kept)
+        self.columns = tuple(every if columns is None else (every[index] for index in select_columns(every, columns)))
         position = {name: index for index, name in enumerate(shared)}
         is_shared = np.array([name in position for name in self.columns], bool)
         self._own = [name for name in self.columns if name not in position]
@@ -205,26 +200,26 @@ class Reader:
         self._n_shared = len(position)
 
     def read(self, path: Path, X: NDArray[np.float32], other: Mapping[str, IntArray]) -> None:
-        """Fill one graph's rows.
+        """Read the rows of one graph.
 
         Parameters
         ----------
         path : Path
         X : float32 (rows, len(self.columns))
         other : mapping of str to int64 (rows,)
-            :data:`DUPLICATE` and those of :data:`MEASURED` that the file holds.
+            :data:`DUPLICATE` and the columns of :data:`MEASURED` in the file.
 
         Raises
         ------
         StoreError
-            When the file is missing, torn or of another shape.
+            If the file is missing, damaged or of another shape.
         """
         names = [*self._own, *other, *([SHARED] if self._picked else [])]
         if len(X) <= _ROWS_AT_ONCE:
             frame = self._frame(path, names, most=len(X) + 1)
             self._fill(path, frame, X, other, frame if self._picked else None)
             return
-        # What is read at once is copied while it is at hand, and the matrix stays the only whole copy.
+        # Read in parts, so that X is the only complete copy in memory.
         found = self._n_rows(path)
         if found != len(X):
             raise _wrong_length(path, found, len(X))
@@ -274,7 +269,7 @@ class Reader:
         import polars as pl
 
         with _store_errors(path):
-            # Files are read side by side; threads within one would only get in the way.
+            # Files are read in parallel, so one thread per file suffices.
             if count is None:
                 return pl.read_parquet(
                     path, columns=columns, n_rows=most, parallel="none", glob=False, hive_partitioning=False
@@ -303,14 +298,14 @@ def _wrong_length(path: Path, found: int, expected: int) -> StoreError:
 
 @contextmanager
 def _store_errors(path: Path) -> Iterator[None]:
-    """Turn what Polars raises over a file into a StoreError."""
+    """Convert exceptions of Polars to a StoreError."""
     import polars as pl
 
     try:
         yield
     except FileNotFoundError:
         raise StoreError(f"{path}: missing") from None
-    # A panic of Polars is a BaseException; a foreign file that brings it about is no reason to end the process.
+    # A panic of Polars, which is a BaseException, must not end the process for an invalid file.
     except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as fault:
         raise StoreError(f"{path}: no whole Parquet file with the manifest's columns ({_brief(fault)})") from fault
 
@@ -319,11 +314,11 @@ def _brief(fault: BaseException) -> str:
     return " ".join(str(fault).split())[:120]
 
 
-def _runs(places: NDArray[np.int64]) -> Iterator[tuple[int, slice]]:
-    """Cut ascending places into runs of neighbours: (number of the first, the places as a slice)."""
-    if not len(places):
+def _runs(indices: NDArray[np.int64]) -> Iterator[tuple[int, slice]]:
+    """Split ascending indices into consecutive runs; yields the position of each run in ``indices``, and its slice."""
+    if not len(indices):
         return
     first = 0
-    for last in [*np.flatnonzero(np.diff(places) != 1).tolist(), len(places) - 1]:
-        yield first, slice(int(places[first]), int(places[last]) + 1)
+    for last in [*np.flatnonzero(np.diff(indices) != 1).tolist(), len(indices) - 1]:
+        yield first, slice(int(indices[first]), int(indices[last]) + 1)
         first = last + 1

@@ -1,4 +1,4 @@
-"""Worker processes: spawned, interrupted by their parent alone, gone when it is gone."""
+"""Worker processes, which are spawned and end with their parent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TypeVar
 from gbr.errors import GbrError
 
 Advance = Callable[[int], None]
-#: Takes the number of steps and gives a context manager that yields what is called after each of them.
+#: Takes the number of steps and returns a context manager that yields a function to call after each step.
 Progress = Callable[[int], AbstractContextManager[Advance]]
 
 _Task = TypeVar("_Task")
@@ -25,17 +25,17 @@ _Result = TypeVar("_Result")
 def in_processes(
     work: Callable[[_Task], _Result], tasks: Sequence[_Task], jobs: int, what: str
 ) -> Iterator[tuple[_Task, _Result]]:
-    """Work on tasks, in the order in which they are done.
+    """Process tasks; yields results in order of completion.
 
     Parameters
     ----------
     work : callable
-        Of a module's top level.
+        A module-level function.
     tasks : sequence
     jobs : int
-        Processes; 1 works in this one.
+        Number of processes; 1 runs in this process.
     what : str
-        What is worked on, for messages.
+        Name of the data, for messages.
 
     Yields
     ------
@@ -44,7 +44,7 @@ def in_processes(
     Raises
     ------
     GbrError
-        When a process dies; also whatever ``work`` raises.
+        If a process dies.  Exceptions of ``work`` are raised unchanged.
     """
     if jobs <= 1:
         for task in tasks:
@@ -73,9 +73,9 @@ def cores() -> int:
 
 
 def _start_worker() -> None:
-    # Threads of libraries would compete with the other workers; read when they are first imported.
+    # Threads of libraries would compete with the other workers; set before their first import.
     os.environ["POLARS_MAX_THREADS"] = "1"
-    # An interrupt is the parent's to report; a parent that is gone takes its workers along.
+    # The parent reports interrupts; workers end with their parent.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_follow_parent, daemon=True).start()
 

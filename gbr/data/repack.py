@@ -1,14 +1,14 @@
-"""Repacked copies of layout graphs: small, memory-mapped, any configuration readable by itself.
+"""Repacked copies of layout graphs: small and memory-mapped, with random access to configurations.
 
-``<stem>.gbr`` lies beside ``<stem>.npz``.  It is an uncompressed ``.npz`` archive, readable with ``numpy.load``, of
+``<stem>.gbr`` is beside ``<stem>.npz``.  It is an uncompressed ``.npz`` archive, readable with ``numpy.load``, of
 
 - ``codes``, uint8, uint16 or uint32 (configurations, nodes): index of each node's row among the rows of that node,
 - ``rows``, int8 (rows, 18): the distinct rows of all nodes, in order of appearance,
 - ``owner``, int32 (rows,): the node of each row, as its position in ``node_config_ids``,
 - ``source``, uint64 (): fingerprint of the graph file.
 
-A node usually has two to nine distinct rows (Phothilimthana et al. search few layouts per node), so its 72 bytes per
-configuration become one, and nothing has to be inflated.  All else is read from the graph file.
+A node usually has two to nine distinct rows (Phothilimthana et al. search few layouts per node), so that one byte per
+configuration replaces 72, and nothing has to be decompressed.  All other data are read from the graph file.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def repack(path: Path | str) -> Path:
     Raises
     ------
     DataError
-        When the graph file is invalid or of another kind, or the copy cannot be written.
+        If the graph file is invalid or of another kind, or the copy cannot be written.
     """
     path = Path(path)
     fingerprint = NpzFile(path).fingerprint
@@ -73,7 +73,7 @@ def repack(path: Path | str) -> Path:
 def repack_all(
     subset: Subset, data_root: Path, splits: Sequence[str], jobs: int = 1, progress: Progress | None = None
 ) -> int:
-    """Repack the graphs of a layout collection that have no up-to-date copy.
+    """Repack the graphs of a layout collection without an up-to-date copy.
 
     Parameters
     ----------
@@ -81,19 +81,19 @@ def repack_all(
     data_root : Path
     splits : sequence of str
     jobs : int
-        Processes.
+        Number of processes.
     progress : callable, optional
         As for :func:`gbr.data.build.build`.
 
     Returns
     -------
     int
-        Copies written.
+        Number of copies written.
 
     Raises
     ------
     DataError
-        As :func:`repack`; copies that are complete stay.
+        As for :func:`repack`; complete copies are kept.
     """
     stale = [path for split in splits for path in graph_files(subset, data_root, split) if not _is_fresh(path)]
     if stale:
@@ -112,14 +112,14 @@ def _is_fresh(path: Path) -> bool:
 
 
 def _write(stream: BinaryIO, fingerprint: str, graph: Graph, width: np.dtype[Any]) -> bool:
-    """Write a copy with codes of a type; returns whether they fit."""
+    """Write a copy with codes of type ``width``; returns whether the codes fit."""
     from features.layout.rows import RowTable
 
     assert graph.node_config_ids is not None
     table = RowTable(len(graph.node_config_ids))
     local = np.zeros(0, width)
     with zipfile.ZipFile(stream, "w") as archive:
-        # ZipInfo by itself has a fixed date: equal graphs have equal copies.
+        # ZipInfo has a fixed date by default, so that equal graphs have equal copies.
         with archive.open(zipfile.ZipInfo("codes.npy"), "w", force_zip64=True) as member:
             shape = (graph.n_configs, table.n_nodes)
             npy.write_array_header_1_0(member, {"descr": width.str, "fortran_order": False, "shape": shape})

@@ -1,4 +1,4 @@
-"""Feature store: one Parquet file per graph (:mod:`gbr.data.parquet`) and a manifest that says what they hold.
+"""Feature store: one Parquet file per graph (:mod:`gbr.data.parquet`) and a manifest of their contents.
 
 ::
 
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 
 MANIFEST: Final = "manifest.json"
 
-#: Raised when the files' layout changes while the features keep their schema.
+#: Incremented when the format of the files changes under the same feature schema.
 FORMAT: Final = 1
 
 _MAX_READERS: Final = 8
 
 Entry = dict[str, Any]
 
-#: Columns that come before the features; none of them has a dot in its name, and every feature has.
+#: Columns of a data frame before the features; only the names of features contain a dot.
 KEYS: Final = ("graph", "row", "runtime", "normalizer", "repeat", "duplicate_of")
 
 
@@ -81,12 +81,12 @@ class FeatureStore:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """The manifest as it is on disk; read once.
+        """The manifest on disk; read once.
 
         Raises
         ------
         StoreError
-            When there is none, or it is torn.
+            If it is missing or damaged.
         """
         if self._manifest is None:
             self._read_at = self._signature()
@@ -102,7 +102,7 @@ class FeatureStore:
         return self.folder / split / f"{stem}.parquet"
 
     def entries(self, split: str) -> dict[str, Entry]:
-        """What the manifest says of each graph of a split, by stem: rows, distinct, labelled, degenerate, bytes …"""
+        """Manifest entries of the graphs of a split, by stem: rows, distinct, labelled, degenerate, bytes …"""
         return dict(self.manifest["graphs"].get(split, {}))
 
     def stems(self, split: str) -> list[str]:
@@ -110,12 +110,12 @@ class FeatureStore:
         return sorted(self.entries(split))
 
     def check(self, schema_hash: str) -> None:
-        """Refuse a store whose columns mean something else.
+        """Check the schema of the store.
 
         Raises
         ------
         StoreError
-            Naming the command that rebuilds it, when there is no store or it has another schema.
+            If there is no store or it has another schema; the message gives the command that rebuilds it.
         """
         found = self.manifest["schema"]["hash"]
         if found != schema_hash:
@@ -137,7 +137,7 @@ class FeatureStore:
         source: Mapping[str, Any],
         shared: Sequence[str] = (),
     ) -> Entry:
-        """Write one graph, whole or not at all; :meth:`record` then makes it part of the store.
+        """Write one graph atomically; :meth:`record` then adds it to the store.
 
         Parameters
         ----------
@@ -148,9 +148,9 @@ class FeatureStore:
         runtime, normalizer, repeat : int64 (rows,) or None
         duplicate_of : int64 (rows,)
         source : mapping
-            Fingerprint of what the features were computed from.
+            Fingerprint of the graph file.
         shared : sequence of str
-            Columns whose values all rows share; kept once.
+            Columns with the same value in all rows; stored once.
 
         Returns
         -------
@@ -160,9 +160,9 @@ class FeatureStore:
         Raises
         ------
         ValueError
-            When ``X`` does not fit ``columns``, or a shared column differs between rows.
+            If ``X`` does not match ``columns``, or a shared column differs between rows.
         StoreError
-            When the file cannot be written.
+            If the file cannot be written.
         """
         try:
             own, once, group = parquet.split(columns, shared, X)
@@ -187,7 +187,7 @@ class FeatureStore:
         duplicate_of: IntArray,
         source: Mapping[str, Any],
     ) -> Entry:
-        """Write one graph as :meth:`write` does, from groups of rows that need not be in memory together.
+        """Write one graph as :meth:`write` does, from groups of rows, of which only one is in memory at a time.
 
         Parameters
         ----------
@@ -195,7 +195,7 @@ class FeatureStore:
         columns : sequence of str
             Full names of the columns that differ between rows.
         shared : float32 (shared columns,)
-            Values of the others.
+            Values of the other columns.
         groups : iterable of float32 (len(columns), rows)
         runtime, normalizer, repeat : int64 (rows,) or None
         duplicate_of : int64 (rows,)
@@ -233,68 +233,83 @@ class FeatureStore:
         removed: Mapping[str, Iterable[str]] | None = None,
         expected: Mapping[str, int] | None = None,
     ) -> None:
-        """Enter graphs into the manifest and take others out, keeping what other processes entered meanwhile.
+        """Add graphs to the manifest and remove others, and keep changes of other processes.
 
-        A store has one schema: under another one than before, everything it held leaves the manifest.
+        A store has one schema: if it changes, all earlier graphs are removed from the manifest.
 
         Parameters
         ----------
         schema : mapping
-            ``hash``, ``columns`` (all, in order), ``shared`` (those kept once per graph), and ``hardware``, the profile
-            that the columns are computed for.
+            ``hash``, ``columns`` (all, in order), ``shared`` (those stored once per graph), and ``hardware``, the
+            profile of the features.
         written : mapping, optional
-            split -> stem -> entry of :meth:`write`.
+            Entries of :meth:`write` by split and stem.
         removed : mapping, optional
-            split -> stems.
+            Stems by split.
         expected : mapping, optional
-            split -> number of graphs of a whole store; :meth:`load` refuses a split that is not whole.
+            Number of graphs of a complete store by split; :meth:`load` refuses an incomplete split.
 
         Raises
         ------
         StoreError
-            When the manifest cannot be written.
+            If the manifest cannot be written.
         """
-        self._record(schema, written or {}, removed or {}, expected or {})
+        graphs, counts = self._known(schema)
+        counts.update(expected or {})
+        for split, stems in (removed or {}).items():
+            for stem in stems:
+                graphs.get(split, {}).pop(stem, None)
+        for split, entries in (written or {}).items():
+            graphs[split] = dict(sorted({**graphs.get(split, {}), **entries}.items()))
+        # Sorted, so that the manifest does not depend on the order in which graphs are finished.
+        manifest = {
+            "gbr": gbr.__version__,
+            "format": FORMAT,
+            "subset": self.subset,
+            "kind": self.subset.split(":", 1)[0],
+            "schema": dict(schema),
+            "expected": dict(sorted(counts.items())),
+            "graphs": dict(sorted(graphs.items())),
+        }
+        write_json(self.folder / MANIFEST, manifest, StoreError)
+        self._manifest = manifest
 
     @contextmanager
     def building(self, schema: Mapping[str, Any], expected: Mapping[str, int]) -> Iterator[None]:
-        """Enter a schema and numbers of graphs as :meth:`record` does, and keep the store to that schema meanwhile.
-
-        Several processes may build the same at once; none may make it anew for other columns or other hardware while
-        one of them builds, or reads after :meth:`keep`.
+        """Record a schema and expected numbers of graphs, and lock the store; waits for another build of it.
 
         Raises
         ------
         StoreError
-            When the store is in use for another schema, or cannot be written.
+            If the store cannot be written.
         """
         with exclusive_lock(self.folder, StoreError, "build of this store", wait=True):
             self._manifest = None
-            self._record(schema, {}, {}, expected)
+            self.record(schema, expected=expected)
             yield
 
     def is_for(self, schema: Mapping[str, Any], expected: Mapping[str, int]) -> bool:
-        """Whether the manifest on disk has this schema and these numbers of graphs already."""
+        """Whether the manifest on disk has this schema and these expected numbers of graphs."""
         self._manifest = None
         graphs, counts = self._known(schema)
         return bool(graphs) and {**counts, **expected} == counts
 
     def load(self, split: str, stems: Sequence[str] | None = None, columns: Iterable[str] | None = None) -> QueryGroups:
-        """Read graphs into one matrix, without a second copy of it.
+        """Read graphs into one matrix, which is the only copy in memory.
 
         Parameters
         ----------
         split : str
         stems : sequence of str, optional
-            Graphs, in this order; all of the split, sorted, by default.
+            Graphs, in this order; by default all graphs of the split, sorted.
         columns : iterable of str, optional
             Full column names or names of blocks; all by default.
 
         Raises
         ------
         StoreError
-            When the split is not whole (its build was interrupted), a graph is not in the store, or its file is missing
-            or torn; the message names the command that rebuilds it.
+            If the split is incomplete (its build was interrupted), a graph is not in the store, or its file is missing
+            or damaged; the message gives the command that rebuilds it.
         UsageError
             For a column that does not exist.
         """
@@ -353,7 +368,7 @@ class FeatureStore:
         )
 
     def _signature(self) -> tuple[int, int] | None:
-        """Changes whenever the manifest is written."""
+        """Modification time and inode of the manifest, which change when it is written; None if it is missing."""
         try:
             about = (self.folder / MANIFEST).stat()
         except OSError:
@@ -361,39 +376,12 @@ class FeatureStore:
         return about.st_mtime_ns, about.st_ino
 
     def _known(self, schema: Mapping[str, Any]) -> tuple[dict[str, dict[str, Entry]], dict[str, int]]:
-        """Graphs and their expected numbers, as far as they are of this schema."""
+        """Entries and expected numbers of graphs in the manifest on disk; empty under another schema."""
         try:
             manifest = self._read_manifest()
         except StoreError:
             return {}, {}
         return (manifest["graphs"], manifest["expected"]) if manifest["schema"] == schema else ({}, {})
-
-    def _record(
-        self,
-        schema: Mapping[str, Any],
-        written: Mapping[str, Mapping[str, Entry]],
-        removed: Mapping[str, Iterable[str]],
-        expected: Mapping[str, int],
-    ) -> None:
-        graphs, counts = self._known(schema)
-        counts.update(expected)
-        for split, stems in removed.items():
-            for stem in stems:
-                graphs.get(split, {}).pop(stem, None)
-        for split, entries in written.items():
-            graphs[split] = dict(sorted({**graphs.get(split, {}), **entries}.items()))
-        # Sorted: what two processes come to must not depend on which of their graphs was ready first.
-        manifest = {
-            "gbr": gbr.__version__,
-            "format": FORMAT,
-            "subset": self.subset,
-            "kind": self.subset.split(":", 1)[0],
-            "schema": dict(schema),
-            "expected": dict(sorted(counts.items())),
-            "graphs": dict(sorted(graphs.items())),
-        }
-        write_json(self.folder / MANIFEST, manifest, StoreError)
-        self._manifest = manifest
 
     def _read_manifest(self) -> dict[str, Any]:
         path = self.folder / MANIFEST
@@ -413,7 +401,7 @@ class FeatureStore:
 
 
 def _check_manifest(manifest: Mapping[str, Any]) -> None:
-    """Check the types in a manifest: its stems become paths and its counts sizes of arrays.
+    """Check the types in a manifest, as its stems become paths and its counts become sizes of arrays.
 
     Raises
     ------
@@ -456,28 +444,28 @@ def load(
     columns: Iterable[str] | None = None,
     lazy: bool = False,
 ) -> Any:
-    """Read the features of a split as a polars frame, one row per configuration, graphs in order of their names.
+    """Read the features of a split as a polars data frame, one row per configuration, graphs sorted by name.
 
-    The frame has the columns ``graph`` (str: stem of the file), ``row`` (int64: the configuration's number in the
-    file), ``runtime`` and ``normalizer`` (int64 [ns], null where they are not known; the target is their quotient),
-    ``repeat`` (int64 [ns]: a second measurement, null without one), ``duplicate_of`` (int64: the first identical row of
-    the graph), and the features, float32, under their full names ``<block>.<column>``.  Columns that all configurations
-    of a graph share are repeated on each.  ``polars.selectors.contains(".")`` selects the features.
+    The frame has the columns ``graph`` (str: stem of the file), ``row`` (int64: index of the configuration in the
+    file), ``runtime`` and ``normalizer`` (int64 [ns], null if unknown; the target is their quotient), ``repeat`` (int64
+    [ns]: second measurement, null if there is none), ``duplicate_of`` (int64: first identical row of the graph), and
+    the features, float32, under their full names ``<block>.<column>``.  ``polars.selectors.contains(".")`` selects the
+    features.
 
     Parameters
     ----------
     subset : str
-        As for ``--subset``: ``tile:cpu``, ``layout:xla:random``, or ``tile`` alone.
+        As for ``--subset``: ``tile:cpu``, ``layout:xla:random``, or the short name ``tile``.
     split : str
         ``train``, ``valid`` or ``test``.
     data : path
-        Folder that holds ``npz/``; looked at only where ``subset`` does not name a store by itself.
+        Folder of ``npz/``; used only to resolve a short name.
     store : path
-        Folder of the store, as the build left it.
+        Folder of the feature store.
     columns : iterable of str, optional
         Features, or names of blocks; all by default.
     lazy : bool
-        Give a LazyFrame, which reads graph after graph when it is collected, and of each only the columns needed for.
+        Return a LazyFrame, which reads graph by graph when it is collected, and only the required columns.
 
     Returns
     -------
@@ -486,7 +474,7 @@ def load(
     Raises
     ------
     StoreError
-        When the features are not there, or of another schema; names the command that builds them.
+        If the features are missing or have another schema; the message gives the command that builds them.
     UsageError
         For a collection, split or column that does not exist.
     """
@@ -539,7 +527,7 @@ def _frame(groups: QueryGroups) -> pl.DataFrame:
     import polars as pl
 
     def known(values: IntArray | None) -> pl.Series:
-        """Nanoseconds; 0 in a store, and no array at all, say that there are none."""
+        """Nanoseconds, null where unknown: 0 in a store, or no array."""
         return pl.Series(np.zeros(len(groups.X), np.int64) if values is None else values).replace(0, None)
 
     keys = (
