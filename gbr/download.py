@@ -218,12 +218,12 @@ def fetch(url: str, path: Path, on_progress: Report = lambda done, total: None) 
                 f"{part}: cannot be written ({fault.strerror or fault}); make room or name another folder with "
                 "--data, then run the same command to resume"
             ) from fault
-    if md5 and _md5(part) != md5:
+    intact = md5 is None or _md5(part) == md5
+    state_path.unlink()
+    if not intact:
         part.unlink()
-        state_path.unlink()
         raise DownloadError(f"{url}: MD5 differs from the server's; the file is removed, run the command again")
     os.replace(part, path)
-    state_path.unlink()
 
 
 def _receive(url: str, part: Path, state_path: Path, on_progress: Report) -> dict[str, Any]:
@@ -361,7 +361,7 @@ def get_graphs(archives: Sequence[Archive], locations: Locations, keep: bool = F
             sizes = remote_sizes(map(locations.url, missing))
             # A tar archive is as large as its files.
             needed = sum(sizes) + (sum(sizes) if keep else max(sizes))
-            present = sum(_size(path) for path in locations.archives.iterdir())
+            present = sum(_size(path) for one in missing for path in locations.archives.glob(f"{one.name}*"))
             require_space(data_root, needed - present, "downloading and unpacking", DownloadError)
         for archive, path in zip(missing, paths, strict=True):
             if not path.exists():

@@ -59,7 +59,10 @@ FILES: dict[str, tuple[Callable[[Path], None], str]] = {
     "truncated": (truncated, r"\.npz"),
     "flipped byte": (flipped_byte, "node_feat"),
     "missing array": (lambda path: save(path, edge_index=None), "edge_index"),
-    "wrong shape": (lambda path: save(path, config_feat=np.ones((20, 25), np.float32)), r"config_feat: expected shape .*24.*got \(20, 25\)"),
+    "wrong shape": (
+        lambda path: save(path, config_feat=np.ones((20, 25), np.float32)),
+        r"config_feat: expected shape .*24.*got \(20, 25\)",
+    ),
     "no rows": (lambda path: save(path, config_feat=np.ones((0, 24), np.float32)), "config"),
     "Python objects": (lambda path: save(path, node_feat=np.array([{}, []], object)), "node_feat.*object"),
     "edge out of range": (lambda path: save(path, **changed("edge_index", (0, 1), 99)), "edge_index.*99"),

