@@ -200,7 +200,7 @@ def test_invalid_input_is_refused(changes: dict[str, Any], match: str) -> None:
         ({"backend": "costmodel", "costs": [0], "params": {"a": 1}}, "the cost model has none, got 'a'"),
         ({"costs": ["block0.c0"]}, "costs: expected names of columns of X, or indices below 5, got 'block0.c0'"),
         ({"costs": [5]}, "got 5"),
-        ({"monotone": True}, "there are no costs to be monotone in"),
+        ({"monotone": True}, "expected cost columns, got none"),
         ({"monotone": 1, "costs": [0]}, "monotone: expected True or False, got 1"),
         ({"objective": "nnls", "backend": "xgboost"}, "'l2' or 'speed' for xgboost, got 'nnls'"),
         ({"num_leaves": 1}, "num_leaves: expected an integer of at least 2, got 1"),

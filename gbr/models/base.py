@@ -1,4 +1,4 @@
-"""The protocol of models and backends, early stopping on Kendall's tau, and what the library wrappers share."""
+"""The protocols of models and backends, early stopping on Kendall's tau, and helpers of the library wrappers."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Backend(Protocol):
         ...
 
 
-#: Backends whose module has another name.
+#: Module names of backends with another name.
 _MODULES: Final = {"costmodel": "cost_model"}
 
 
@@ -86,7 +86,7 @@ def backend(name: str) -> Backend:
     UsageError
         For an unknown name.
     MissingLibraryError
-        When the library, or the OpenMP runtime below it, is not installed.
+        If the library, or the OpenMP runtime that it needs, is not installed.
     """
     if name not in OBJECTIVES:
         raise UsageError(f"backend: expected {' or '.join(map(repr, OBJECTIVES))}, got {name!r}")
@@ -94,7 +94,7 @@ def backend(name: str) -> Backend:
 
 
 def set_rounds(model: Model, rounds: Any) -> None:
-    """Set the number of rounds that are used of a loaded model; ValueError where it has fewer."""
+    """Set the number of rounds that a loaded model uses; ValueError if it has fewer."""
     if type(rounds) is not int or not 0 <= rounds <= model.n_iterations:
         raise ValueError(f"expected at most {model.n_iterations} rounds, got {rounds!r}")
     model.n_iterations = rounds
@@ -143,14 +143,14 @@ def library_errors(library: str, error_type: type[Exception]) -> Iterator[None]:
 def check_params(
     params: Mapping[str, Any], reserved: Mapping[str, str], known: Callable[[str], bool], library: str
 ) -> None:
-    """Refuse library parameters that the ranker sets itself or that the library does not know.
+    """Check that library parameters are known to the library and are not set by the ranker.
 
     Parameters
     ----------
     params : mapping
-        Passed through by the user.
+        Library parameters given by the user.
     reserved : mapping
-        Name of a parameter -> what to use instead.
+        Replacements of parameters that the ranker sets, by name.
     known : callable
         Whether the library knows a parameter.
 
@@ -166,12 +166,11 @@ def check_params(
 
 
 class ValidTau:
-    """Mean Kendall tau over the groups of a validation set, cheap enough to compute after every round.
+    """Mean Kendall tau over the groups of a validation set, fast enough to compute after every round.
 
-    Large groups are represented by :data:`EARLY_STOPPING_ROWS` random rows, and more than
-    :data:`_EARLY_STOPPING_PAIRS` pairs by as many random ones (standard error .005 per group).  Equal scores count as
-    in random order: tau-b rewards ties and would stop at the first few coarse trees.  Groups without two different
-    targets are left out.
+    At most :data:`EARLY_STOPPING_ROWS` rows and :data:`_EARLY_STOPPING_PAIRS` pairs of a group are used, sampled at
+    random (standard error .005 per group).  Equal scores count as in random order, because tau-b rewards ties and would
+    stop after the first few coarse trees.  Groups without two different targets are skipped.
     """
 
     def __init__(self, valid: Rows, seed: int) -> None:

@@ -23,11 +23,11 @@ from gbr.models.rows import Matrix, Rows, subsample
 
 SUFFIX: Final = ".json"
 
-#: Rows of a group that are used; more of the same program add little.
+#: Maximum number of rows used per group; more rows of a program add little.
 _ROWS_PER_GROUP: Final = 1000
-#: Rows slower than this quantile of their group are left out: they would dominate the least squares.
+#: Rows slower than this quantile of their group are skipped, as they would dominate the least squares.
 _QUANTILE: Final = 0.97
-#: log2 of the largest amount; beyond it float64 loses the sum.
+#: Maximum of log2 of an amount, which limits rounding errors of the sum.
 _LARGEST: Final = 60.0
 
 
@@ -56,17 +56,17 @@ class CostModel:
 
     def predict(self, X: Matrix, n_jobs: int) -> NDArray[np.float64]:
         """Relevance, float64 (rows,): the negative cost."""
-        # Not a matrix product, whose rounding depends on the position of a row: equal rows must tie.
+        # Not a matrix product, whose rounding depends on the position of a row: equal rows must have equal scores.
         return np.asarray(-(amounts(X, self.columns) * self.prices).sum(axis=1))
 
     def gains(self) -> NDArray[np.float64]:
-        """Price per amount, float64 (n_features,): comparable for amounts of one unit only."""
+        """Price per amount, float64 (n_features,); comparable only between amounts of the same unit."""
         gains = np.zeros(self.n_features)
         gains[self.columns] = self.prices
         return gains
 
     def stopped_at(self, rounds: int) -> CostModel:
-        """The model itself: it has one round."""
+        """The model itself, as it has one round."""
         return self
 
     def compare(self, X: Matrix, first: int, second: int, n_jobs: int) -> NDArray[np.float64]:
@@ -89,7 +89,7 @@ def amounts(X: Matrix, columns: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def fit(train: Rows, valid: Rows | None, settings: Settings) -> CostModel:
-    """Find the prices; see :class:`gbr.models.base.Backend`."""
+    """Fit the prices; see :class:`gbr.models.base.Backend`."""
     if settings.params:
         raise UsageError(f"params: the cost model has none, got {', '.join(map(repr, settings.params))}")
     columns = np.asarray(settings.costs, np.int64)

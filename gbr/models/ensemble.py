@@ -35,7 +35,7 @@ class Member:
     Parameters
     ----------
     settings : Settings
-        Of its fit.
+        Settings of the fit.
     model : Model
     spread : float
         Mean standard deviation of its output within a training group.
@@ -69,7 +69,7 @@ class EnsembleModel:
         return np.asarray(np.mean(shares, axis=0))
 
     def stopped_at(self, rounds: int) -> EnsembleModel:
-        """The members after their first ``rounds`` rounds, divided by the spread of the complete ones."""
+        """The members after their first ``rounds`` rounds, divided by the spreads of the complete members."""
         members = [replace(member, model=member.model.stopped_at(rounds)) for member in self.members]
         return EnsembleModel(members, self.best_score)
 
@@ -86,7 +86,7 @@ class EnsembleModel:
             for number, member in enumerate(self.members):
                 suffix = backend(member.settings.backend).SUFFIX
                 name = f"{number}-{member.settings.backend}-{member.settings.objective}{suffix}"
-                # ZipInfo leaves the time of day out: equal models are equal bytes.
+                # ZipInfo has a fixed date by default, so that equal models have equal bytes.
                 archive.writestr(zipfile.ZipInfo(name), member.model.to_bytes())
                 index.append(
                     {
@@ -106,7 +106,7 @@ def member_settings(settings: Settings) -> list[Settings]:
     Raises
     ------
     UsageError
-        For library parameters: members are of several libraries.
+        For library parameters, as the members are of several libraries.
     """
     if settings.params:
         names = ", ".join(map(repr, settings.params))
@@ -152,7 +152,7 @@ def _load_member(archive: zipfile.ZipFile, entry: dict[str, Any]) -> Member:
 
 
 def spreads(model: Model, train: Rows, n_jobs: int) -> NDArray[np.float64]:
-    """Standard deviation of a model's output within each group that has rows, float64."""
+    """Standard deviation of the output of a model within each non-empty group, float64."""
     scores = np.empty(len(train.X))
     for rows, X in train.batches():
         scores[rows] = model.predict(X, n_jobs)
@@ -160,5 +160,5 @@ def spreads(model: Model, train: Rows, n_jobs: int) -> NDArray[np.float64]:
 
 
 def mean_spread(values: NDArray[np.float64]) -> float:
-    """The divisor of a member's output: the mean of :func:`spreads`, or 1 for a constant model."""
+    """Divisor of the output of a member: the mean of :func:`spreads`, or 1 for a constant model."""
     return float(np.mean(values)) or 1.0

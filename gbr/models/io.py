@@ -34,12 +34,12 @@ _KEYS: Final[dict[str, type | tuple[type, ...]]] = {
 
 
 def write(folder: Path, data: bytes, suffix: str, about: dict[str, Any]) -> None:
-    """Write a model and its manifest into ``folder``, created if missing; an earlier model there is replaced.
+    """Write a model and its manifest to ``folder``, which is created if missing; an earlier model is replaced.
 
     Raises
     ------
     ModelError
-        When the folder cannot be written.
+        If the folder cannot be written.
     """
     digest = hashlib.sha256(data).hexdigest()
     name = f"model-{digest[:12]}{suffix}"
@@ -66,7 +66,7 @@ def read(folder: Path) -> tuple[bytes, dict[str, Any]]:
     Raises
     ------
     ModelError
-        When there is no model, or it is foreign, damaged or of another format version.
+        If there is no gbr model, or it is damaged or of another format version.
     """
     for retry in (True, False):
         manifest = read_manifest(folder)

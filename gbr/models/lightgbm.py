@@ -19,19 +19,20 @@ with loading("LightGBM", "lightgbm"):
 
 SUFFIX: Final = ".txt"
 
-#: For ``lambdarank``, groups are split into random parts of at most this many rows: the library's limit is 10,000, and
-#: its time grows with rows times rows per part.  Measured on two groups of 10,000 rows, 60 rounds: 43 s of CPU time
-#: whole, 3.9 s in parts of 1000, 1.1 s in parts of 250; tau on other groups stayed within .002 down to parts of 250.
+#: For ``lambdarank``, groups are split into random parts of at most this many rows: the library limits groups to 10,000
+#: rows, and its time grows with rows times rows per part.  For two groups of 10,000 rows and 60 rounds, it took 43 s of
+#: CPU time without parts, 3.9 s with parts of 1000 and 1.1 s with parts of 250; tau on other groups changed by at most
+#: .002.
 ROWS_PER_PART: Final = 1000
 
-#: Parameter for the number of rows that bins are chosen from, its default, the minimum for a streamed matrix, and the
-#: bytes of each of their values, which LightGBM holds up to four times in double precision.
+#: Number of rows from which bins are chosen: the parameter, its default, the minimum for a streamed matrix, and bytes
+#: per value, as LightGBM keeps up to four copies in double precision.
 _BIN_ROWS: Final = "bin_construct_sample_cnt"
 _DEFAULT_BIN_ROWS: Final = 200_000
 _LEAST_BIN_ROWS: Final = 20_000
 _BYTES_PER_BIN_VALUE: Final = 32
 
-#: Parameters that the ranker sets -> what to use instead.
+#: Replacements of parameters that the ranker sets.
 _RESERVED: Final = {
     "objective": "Ranker(objective=…)",
     "num_iterations": "Ranker(n_estimators=…)",
@@ -48,7 +49,7 @@ _RESERVED: Final = {
 
 
 class _Batch(lgb.Sequence):  # type: ignore[misc]
-    """A batch of a streamed matrix.  Read twice: for the rows that bins are chosen from, and to be binned."""
+    """A batch of a streamed matrix, which LightGBM reads twice: to choose bins, and to bin all rows."""
 
     def __init__(self, X: StreamedMatrix, number: int) -> None:
         self._X = X
@@ -61,17 +62,17 @@ class _Batch(lgb.Sequence):  # type: ignore[misc]
 
     def __getitem__(self, index: Any) -> NDArray[Any]:
         rows: NDArray[np.float32] = self._X.batch(self._number)[index]
-        if isinstance(index, Integral):  # rows for choosing bins are requested one by one in double precision
+        if isinstance(index, Integral):  # to choose bins, rows are read one by one in double precision
             return rows.astype(np.float64)
         self._X.clear_cache()
         return rows
 
 
 class _Streamed(lgb.Dataset):  # type: ignore[misc]
-    """A dataset of batches.  LightGBM would drop columns by its default for ``min_data_in_leaf``."""
+    """A dataset of batches.  Without its parameters, LightGBM drops columns by the default of ``min_data_in_leaf``."""
 
     def get_params(self) -> dict[str, Any]:
-        """All parameters, as a dataset of one matrix has them."""
+        """All parameters, as for a dataset of one matrix."""
         return dict(self.params)
 
 
@@ -109,7 +110,7 @@ class LightGBMModel:
         return np.asarray(contributions[0] - contributions[1])
 
     def to_bytes(self) -> bytes:
-        """LightGBM's text format."""
+        """Serialise in the text format of LightGBM."""
         return str(self.booster.model_to_string(num_iteration=self.n_iterations)).encode()
 
 
@@ -127,7 +128,7 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> LightGBMModel:
         "num_threads": settings.n_jobs,
         "monotone_constraints": settings.constraints(train.X.shape[1]),
         "deterministic": True,
-        "force_col_wise": True,  # one of the two makes it reproducible; row-wise keeps a second copy of the bins
+        "force_col_wise": True,  # reproducible, as row-wise would be, but without a second copy of the bins
         "metric": "None",
         "verbosity": -1,
     }
@@ -153,7 +154,7 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> LightGBMModel:
         }
 
     def unset(names: dict[str, Any]) -> dict[str, Any]:
-        """Parameters that the user does not set under any name."""
+        """The parameters that the user does not set under any alias."""
         return {
             name: value for name, value in names.items() if settings.params.keys().isdisjoint([name, *aliases[name]])
         }
@@ -170,8 +171,8 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> LightGBMModel:
     else:
         data = lgb.Dataset(train.X, label=label, group=group, params=params, free_raw_data=True)
     with library_errors("LightGBM", lgb.basic.LightGBMError):
-        # LightGBM refuses a custom loss when no column can be split.  On a network, which is not up yet, it is not
-        # looked at.
+        # LightGBM refuses a custom loss if no column can be split.  Not checked on a cluster, as the dataset cannot be
+        # constructed before the network is set up.
         if callable(objective) and "machines" not in params and not _is_splittable(data):
             objective = "regression"
         if valid is None:
@@ -191,7 +192,7 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> LightGBMModel:
 
 
 def load(data: bytes, settings: Settings) -> LightGBMModel:
-    """Read LightGBM's text format; ValueError for anything else."""
+    """Read the text format of LightGBM; ValueError for anything else."""
     text = data.decode()
     if not text.startswith("tree\n") or "\nend of trees\n" not in text:  # the library crashes on some other texts
         raise ValueError("not a LightGBM model")
@@ -210,10 +211,10 @@ def random_parts(
     Returns
     -------
     rows : int64 (rows,)
-        Positions, part by part, ascending within a part.
+        Row indices, part by part, ascending within a part.
     indptr : int64 (parts + 1,)
     None
-        Where no group is above the limit.
+        If no group exceeds the limit.
     """
     sizes = np.diff(indptr)
     if not len(sizes) or sizes.max() <= limit:

@@ -1,8 +1,8 @@
-"""A smooth count of misordered pairs: the RankNet loss (Burges et al., ICML 2005) summed over query groups.
+"""The RankNet loss (Burges et al., ICML 2005) summed over query groups, a smooth count of misordered pairs.
 
-A pair of rows with different runtimes adds log(1 + exp(slower - faster)) of their relevance, wherever they rank:
-Kendall's tau weighs all pairs alike, unlike lambdarank.  A row contributes the mean over its pairs.  In groups of more
-than ``2 * OFFSETS + 1`` rows each round compares different pairs, the same number for every row.
+A pair of rows with different runtimes contributes log(1 + exp(slower - faster)) of their relevance, regardless of their
+ranks: unlike lambdarank, Kendall's tau weights all pairs equally.  The loss of a row is the mean over its pairs.  In
+groups of more than ``2 * OFFSETS + 1`` rows, each round compares different pairs, the same number for every row.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from features._numba import kernel
 
 FloatArray = NDArray[np.float64]
 
-#: Maximum number of distances between compared rows; every row is in two pairs of each distance.
+#: Maximum number of offsets between compared rows; every row is in two pairs of each offset.
 OFFSETS: Final = 64
-#: Relevance is clipped this far below the best of its group, where its exponential is still above 0.
+#: Maximum distance of relevance below the best of its group, so that its exponential is above 0.
 _FAR: Final = 600.0
 
 
@@ -63,7 +63,7 @@ def _derive(relevance, rank, indptr, jitter, gradient, curvature):  # type: igno
                 offset = min(half, 1 + int((number + jitter[number]) * half / count))  # rounding may exceed half
             _compare(e, group_rank, gradients, curvatures, 0, offset, size - offset)
             n_pairs += size - offset
-            if 2 * offset < size:  # at half the size these are the same pairs again
+            if 2 * offset < size:  # with offset size / 2, these are the same pairs
                 _compare(e, group_rank, gradients, curvatures, size - offset, 0, offset)
                 n_pairs += offset
         share = size / (2 * n_pairs) if n_pairs else 0.0
@@ -81,10 +81,10 @@ def derivatives(
     relevance : float64 (rows,)
         Current output of the trees; higher is faster.
     rank : int64 (rows,)
-        :func:`gbr.models.rows.ranks`; pairs of equal ranks are left out.
+        :func:`gbr.models.rows.ranks`; pairs of equal ranks are skipped.
     indptr : int64 (groups + 1,)
     jitter : float64 (OFFSETS,)
-        In [0, 1): selects the pairs of large groups.  A shorter array compares fewer.
+        Values in [0, 1) that select the pairs of large groups.  A shorter array compares fewer pairs.
 
     Returns
     -------
@@ -98,7 +98,7 @@ def derivatives(
 def objective(
     rank: NDArray[np.int64], indptr: NDArray[np.int64], seed: int
 ) -> Callable[[FloatArray, object], tuple[FloatArray, FloatArray]]:
-    """Custom objective of LightGBM; every call selects new pairs of large groups."""
+    """Custom objective for LightGBM; every call selects new pairs of large groups."""
     rng = np.random.default_rng(seed)
 
     def gradients(relevance: FloatArray, _data: object) -> tuple[FloatArray, FloatArray]:

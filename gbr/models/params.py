@@ -9,14 +9,14 @@ from typing import Any, Final
 
 from gbr.errors import UsageError
 
-#: Objectives per backend.  Those of the ensemble are mixtures of members.
+#: Objectives by backend; those of the ensemble are mixtures of members.
 OBJECTIVES: Final[Mapping[str, tuple[str, ...]]] = {
     "ensemble": ("mixed", "mixed-few", "mixed-top"),
     "lightgbm": ("pairwise", "lambdarank", "l2", "speed"),
     "xgboost": ("pairwise", "lambdarank", "l2", "speed"),
     "costmodel": ("nnls",),
 }
-#: With families held out, each of the four adds to tau.
+#: Each of the four improves tau on held-out families.
 _MIXED: Final = (("lightgbm", "pairwise"), ("lightgbm", "lambdarank"), ("lightgbm", "speed"), ("xgboost", "pairwise"))
 #: Members of each mixture: backend and objective.
 MEMBERS: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
@@ -37,13 +37,13 @@ _DEFAULT: Final[Mapping[str, tuple[str, str]]] = {
 #: Settings that are derived from the training set by default.
 CAPACITY: Final = ("n_estimators", "num_leaves", "learning_rate", "min_child_samples")
 
-#: Seeds are below this: both libraries keep them in 32 bits.
+#: Upper bound of seeds, which both libraries store in 32 bits.
 SEEDS: Final = 2**31 - 1
 
 _FEW_GROUPS: Final = 60
 
-#: Share of the rows that each tree samples, and of the columns where there are at least :data:`_MANY_COLUMNS`.  Trees
-#: that differ have less error in common, and take less time.
+#: Share of the rows that each tree samples, and of the columns if there are at least :data:`_MANY_COLUMNS`.  Sampling
+#: decorrelates the trees and saves time.
 ROW_SHARE: Final = 0.8
 COLUMN_SHARE: Final = 0.4
 _MANY_COLUMNS: Final = 50
@@ -72,7 +72,7 @@ class Settings:
     monotone: bool = False
 
     def constraints(self, n_columns: int) -> list[int]:
-        """Monotone constraint per column: -1 where relevance must not rise with it, else 0; [] without constraints."""
+        """Monotone constraint per column: -1 if relevance must not increase with it, else 0; [] without constraints."""
         if not self.monotone:
             return []
         costs = set(self.costs)
@@ -80,9 +80,9 @@ class Settings:
 
 
 def default_capacity(n_groups: int, n_rows: int) -> dict[str, Any]:
-    """Model size that a training set supports, which depends on its number of groups rather than rows.
+    """Default model size for a training set, which depends on the number of groups rather than rows.
 
-    Rows of a group share their program, so trees with more leaves than there are groups memorise the programs.
+    As the rows of a group share their program, trees with more leaves than groups would memorise the programs.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ def resolve(
     costs: Sequence[int] = (),
     monotone: bool = False,
 ) -> Settings:
-    """Fill in defaults and check the rest.
+    """Fill in defaults and validate all values.
 
     Raises
     ------
@@ -134,7 +134,7 @@ def resolve(
     if not isinstance(monotone, bool):
         raise UsageError(f"monotone: expected True or False, got {monotone!r}")
     if monotone and not costs:
-        raise UsageError("monotone: there are no costs to be monotone in; name columns with Ranker(costs=…)")
+        raise UsageError("monotone: expected cost columns, got none; name them with Ranker(costs=…)")
     seed = _integer("random_state", seed, 0)
     if seed >= SEEDS:
         raise UsageError(f"random_state: expected an integer below {SEEDS}, got {seed}")
@@ -167,7 +167,7 @@ def settings_from(entry: Mapping[str, Any]) -> Settings:
 
 
 def threads(n_jobs: int | None) -> int:
-    """``n_jobs`` as the libraries expect it; 0 leaves the choice to OpenMP.
+    """Convert ``n_jobs`` to the number of threads for the libraries; 0 leaves the choice to OpenMP.
 
     Raises
     ------

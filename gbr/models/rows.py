@@ -22,7 +22,7 @@ Matrix = NDArray[np.float32] | NDArray[np.float64]
 
 #: Floats of a batch, unless a single group has more: 256 MiB.
 CELLS_PER_BATCH: Final = 1 << 26
-#: Rows that are checked for infinities at a time.
+#: Rows checked for infinities at a time.
 _ROWS_AT_ONCE: Final = 1 << 13
 
 
@@ -86,10 +86,10 @@ class StreamedMatrix:
         UsageError
             For an infinite value.
         StoreError
-            As raised by the source.
+            If the source cannot be read.
         """
         if self._cached is None or self._cached[0] != number:
-            self.clear_cache()  # never hold two batches
+            self.clear_cache()  # keep at most one batch in memory
             first, last = self._ranges[number].tolist()
             values = self._read(first, last)
             rows = self._rows[self.starts[number] : self.starts[number + 1]] - self._bounds[first]
@@ -110,7 +110,7 @@ class StreamedMatrix:
         self._cached = None
 
     def __getitem__(self, index: NDArray[Any]) -> NDArray[np.float32]:
-        """Gather rows into memory, by position in any order or by a bool mask; reads every batch involved once."""
+        """Gather rows into memory, by index in any order or by a bool mask; reads every required batch once."""
         rows = np.flatnonzero(index) if index.dtype == bool else index
         gathered = np.empty((len(rows), self.shape[1]), np.float32)
         batch_of = np.searchsorted(self.starts, rows, side="right") - 1
@@ -120,7 +120,7 @@ class StreamedMatrix:
         return gathered
 
     def view(self, rows: IntArray) -> StreamedMatrix:
-        """Some rows in another order, not yet read; rows of a group must be contiguous and groups in order."""
+        """Select rows without reading them; rows of a group must be contiguous, and groups in order."""
         return StreamedMatrix(self._read, self._bounds, self._rows[rows], self.shape[1], self.memory, self._cells)
 
 
@@ -136,12 +136,12 @@ def _merged_groups(bounds: IntArray, groups: IntArray, rows: int) -> IntArray:
 
 
 def check_finite(X: Matrix, first: int = 0) -> None:
-    """Refuse infinite values without a copy of the matrix; ``first`` is the row number of ``X[0]`` in messages.
+    """Check that a matrix has no infinite value, without a copy; ``first`` is the row of ``X[0]`` in messages.
 
     Raises
     ------
     UsageError
-        Names the row and column of the first infinite value.
+        For an infinite value; the message gives its row and column.
     """
     for start in range(0, len(X), _ROWS_AT_ONCE):
         infinite = np.isinf(X[start : start + _ROWS_AT_ONCE])
@@ -179,12 +179,12 @@ class Rows:
         return sum(a < b and bool(np.ptp(self.target[a:b]) > 0) for a, b in pairwise(self.indptr.tolist()))
 
     def take(self, rows: IntArray, indptr: IntArray) -> Rows:
-        """Some rows under new group bounds, groups in order; a streamed matrix stays streamed."""
+        """Select rows with new group bounds, groups in order; a streamed matrix stays streamed."""
         X = self.X.view(rows) if isinstance(self.X, StreamedMatrix) else self.X[rows]
         return Rows(X, self.target[rows], indptr)
 
     def batches(self) -> Iterator[tuple[slice, Matrix]]:
-        """Ranges of rows and their features, whole groups each; a single batch for a matrix in memory."""
+        """Ranges of rows and their features, in batches of whole groups; a matrix in memory is a single batch."""
         if isinstance(self.X, StreamedMatrix):
             yield from self.X.batches()
         else:
@@ -222,8 +222,8 @@ def normalised_rank(target: Target, indptr: IntArray) -> NDArray[np.float32]:
 def relative_speed(target: Target, indptr: IntArray) -> NDArray[np.float32]:
     """Speed relative to the fastest row of the group, float32 (rows,) in (0, 1].
 
-    Differences among slow rows shrink, those among fast rows stay, which is what choosing the best few depends on.
-    Groups with targets that are not positive, or all equal, get their :func:`normalised_rank`.
+    Differences among fast rows, which matter for choosing the best few, are larger than among slow rows.  Groups with
+    targets that are not positive or are all equal have their :func:`normalised_rank` instead.
     """
     label = normalised_rank(target, indptr)
     for start, stop in pairwise(indptr.tolist()):
@@ -233,7 +233,7 @@ def relative_speed(target: Target, indptr: IntArray) -> NDArray[np.float32]:
     return label
 
 
-#: Label of the objectives that are least squares.
+#: Labels of least-squares objectives.
 REGRESSION_LABELS: Final = {"l2": normalised_rank, "speed": relative_speed}
 
 
@@ -261,8 +261,8 @@ POLICIES: Final = ("uniform", "stratified", "close")
 def sample(target: Target, indptr: IntArray, most: int, policy: str = POLICIES[0], seed: int = 0) -> IntArray:
     """Sample at most ``most`` rows of every group.
 
-    ``uniform`` is the default: on the measured tile kernels, scored on held-out ones, ``stratified`` gains nothing
-    beyond the spread over seeds and ``close`` costs .01 to .08 of tau (``benchmarks/results/sampling.md``).
+    The default is ``uniform``: on held-out tile kernels, the gain of ``stratified`` is within the spread over seeds,
+    and ``close`` reduces tau by .01 to .08 (``benchmarks/results/sampling.md``).
 
     Parameters
     ----------
@@ -271,15 +271,15 @@ def sample(target: Target, indptr: IntArray, most: int, policy: str = POLICIES[0
     most : int
         Rows per group, at least 2.
     policy : str
-        ``uniform``: without preference.  ``stratified``: one row of each of ``most`` equal parts of the order from
-        fastest to slowest, and the fastest and the slowest row.  ``close``: pairs of neighbours in that order, whose
-        runtimes differ little; tied rows count once as long as there are enough others.
+        ``uniform``: random rows.  ``stratified``: one row of each of ``most`` equal parts of the order from fastest to
+        slowest, including the fastest and the slowest row.  ``close``: pairs of neighbours in that order; of tied rows,
+        one is used if there are enough others.
     seed : int
 
     Returns
     -------
     int64 (sampled,)
-        Positions, ascending and distinct.
+        Row indices, ascending and distinct.
 
     Raises
     ------
@@ -307,7 +307,7 @@ def subsample(start: int, stop: int, most: int, rng: np.random.Generator) -> Int
 
 
 def largest_cap(sizes: IntArray, rows: int) -> int:
-    """Largest number of rows per group such that all groups together keep at most ``rows``; at least 2."""
+    """Largest number of rows per group so that all groups together have at most ``rows``; at least 2."""
     if sizes.sum() <= rows:
         return max(2, int(sizes.max(initial=2)))
     # Groups by size: the first i stay complete, the others share the remaining rows.
@@ -318,12 +318,12 @@ def largest_cap(sizes: IntArray, rows: int) -> int:
 
 
 def even_parts(sizes: IntArray, n_parts: int, order: IntArray) -> IntArray:
-    """Distribute groups over parts of about equal numbers of rows, greedily.
+    """Distribute groups greedily over parts of about equal numbers of rows.
 
     Parameters
     ----------
     sizes : int64 (groups,)
-        Rows; an empty group counts as one row, so that no part stays empty.
+        Rows per group; an empty group counts as one row, so that no part stays empty.
     n_parts : int
     order : int64 (groups,)
         Order of assignment, the largest group first.
@@ -331,7 +331,7 @@ def even_parts(sizes: IntArray, n_parts: int, order: IntArray) -> IntArray:
     Returns
     -------
     int64 (groups,)
-        Part of each group, below ``n_parts`` and the number of groups.
+        Part of each group, less than ``n_parts`` and the number of groups.
     """
     load = np.zeros(min(n_parts, len(sizes)), np.int64)
     part_of = np.empty(len(sizes), np.int64)
@@ -369,7 +369,7 @@ def _close(target: Target, most: int, rng: np.random.Generator) -> IntArray:
 
 
 def _order(target: Target, rng: np.random.Generator) -> IntArray:
-    """Positions from the fastest to the slowest row, ties in random order."""
+    """Indices from the fastest to the slowest row, ties in random order."""
     return np.lexsort((rng.random(len(target)), target))
 
 

@@ -32,15 +32,15 @@ from gbr.models.rows import (
     sample,
 )
 
-#: Bytes per binned value in XGBoost, the larger of the two libraries, as measured
-#: between 100,000 and 200,000 rows of all layout columns.
+#: Bytes per binned value in XGBoost, which needs more than LightGBM; measured between 100,000 and 200,000 rows of all
+#: layout columns.
 BYTES_BINNED: Final = 3.2
-#: Memory of the bins relative to that of the floats, which are copied once while they are binned.
+#: Memory limit of the bins relative to that of the floats, which are copied once while they are binned.
 _BINS_OVER_FLOATS: Final = 2
 _BYTES: Final = 4
-#: Share of the memory for a batch, or for the validation graphs, is 1 / _PART.
+#: A batch, or the validation graphs, may take 1 / _PART of the memory.
 _PART: Final = 4
-#: Assumed where neither the system nor a container reports its memory.
+#: Memory that is assumed if neither the system nor a container reports it.
 _USUAL_MEMORY: Final = 8 << 30
 
 
@@ -54,16 +54,16 @@ class Sample:
 
 @dataclass(frozen=True, eq=False)
 class Chosen:
-    """Rows to learn from.
+    """Rows of a training set.
 
     Parameters
     ----------
     rows : int64 (chosen,)
-        Positions among all rows of the collection, ascending.
+        Indices among all rows of the collection, ascending.
     target : float64 (chosen,)
     indptr : int64 (groups + 1,)
     sample : Sample or None
-        None where nothing was left out.
+        None if all rows are used.
     """
 
     rows: IntArray
@@ -87,7 +87,7 @@ def default_memory() -> int:
 
 
 def most_binned(n_columns: int, memory: int) -> int:
-    """Rows whose bins fit where floats may take ``memory`` bytes."""
+    """Maximum number of rows whose bins fit, if floats may take ``memory`` bytes."""
     return int(_BINS_OVER_FLOATS * memory / (BYTES_BINNED * n_columns))
 
 
@@ -100,15 +100,15 @@ def choose(
     requested: Sample | None,
     seed: int,
 ) -> Chosen:
-    """Sample rows where that is requested or where the bins of all would not fit.
+    """Sample rows if that is requested or the bins of all rows do not fit.
 
     Parameters
     ----------
     rows, target, indptr
-        As in :class:`Chosen`: the distinct configurations.
+        As in :class:`Chosen`, for all distinct configurations.
     n_columns : int
     memory : int
-        Bytes that features may take as floats; bins may take twice as much.
+        Memory limit of features as floats in bytes; bins may take twice as much.
     requested : Sample or None
     seed : int
     """
@@ -140,7 +140,7 @@ def columns_of(store: FeatureStore, columns: Sequence[str] | None) -> tuple[str,
 def features(
     store: FeatureStore, split: str, known: QueryGroups, rows: IntArray, columns: Sequence[str], memory: int
 ) -> Matrix | StreamedMatrix:
-    """Features of some rows of a split, in memory where they fit.
+    """Features of some rows of a split, in memory if they fit.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ def features(
     known : QueryGroups
         The graphs, with or without features.
     rows : int64 (rows,)
-        Ascending positions among the rows of ``known``.
+        Ascending indices among the rows of ``known``.
     columns : sequence of str
         Full names, in the order of the store.
     memory : int
@@ -158,9 +158,9 @@ def features(
     Raises
     ------
     StoreError
-        As :meth:`gbr.data.store.FeatureStore.load`, at once or when a batch is read.
+        As for :meth:`gbr.data.store.FeatureStore.load`, immediately or when a batch is read.
     UsageError
-        For an infinite value, at once or when a batch is read.
+        For an infinite value, immediately or when a batch is read.
     """
     total = int(known.indptr[-1])
     if total * len(columns) * _BYTES <= memory:
@@ -188,7 +188,7 @@ def gathered(X: StreamedMatrix) -> NDArray[np.float32]:
 def held_out(
     store: FeatureStore, split: str, known: QueryGroups, columns: Sequence[str], memory: int, seed: int
 ) -> Rows:
-    """Validation graphs in memory: all rows, or as many as early stopping uses where all do not fit."""
+    """Validation graphs in memory: all rows, or a sample for early stopping if they do not fit."""
     rows, indptr = np.arange(known.indptr[-1]), known.indptr
     if len(rows) * len(columns) * _BYTES > memory:
         fitting = largest_cap(known.sizes, memory // (_PART * _BYTES * len(columns)))
@@ -198,7 +198,7 @@ def held_out(
 
 
 def in_memory(rows: Rows, seed: int) -> Rows:
-    """As many rows of every group as fit in memory; ``rows`` itself where it is in memory already."""
+    """As many rows of every group as fit in memory; ``rows`` itself if it is in memory."""
     if not isinstance(rows.X, StreamedMatrix):
         return rows
     fitting = largest_cap(rows.sizes, rows.X.memory // (_BYTES * rows.X.shape[1]))

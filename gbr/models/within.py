@@ -30,22 +30,23 @@ _ROWS_PER_LEAF: Final = 2
 _COLUMNS_PER_SPLIT: Final = 0.3
 #: Weight of the trees in the mean of trees and ridge.
 _TREES_SHARE: Final = 2 / 3
-#: Candidates of the noise-to-signal ratio of the ridge.
+#: Candidates for the noise-to-signal ratio of the ridge.
 _RIDGES: Final = np.logspace(-4, 1.5, 12)
-#: The prior on the order of a ranker: this many measurements whose ranks follow it with this slope.
+#: The prior on the order of a ranker is equivalent to this many measurements whose ranks have this slope over it.
 _PRIOR_ROWS: Final = 5.0
 _PRIOR_SLOPE: Final = 0.6
 #: Variance of the order in the kernel of the ridge; columns and indicators have variance 1 per term.
 _PRIOR_VARIANCE: Final = 3.0
-#: Measurements at which trees that start from the order and trees that have it as a column get equal weights.
+#: Number of measurements at which trees fitted to the residual of the order and trees with the order as a column have
+#: equal weights.
 _EQUAL_AT: Final = 20.0
 #: Weight of the order itself in the mean, times the number of measurements.
 _PRIOR_WEIGHT: Final = 6.0
 _MOST_INDICATORS: Final = 2000
-#: The slots of a tensor are the digits of one number, and three tensors make the number of a row, exact in float64.
+#: The slots of a tensor are the digits of a number, and so are the tensors of a row; both are exact in float64.
 _SLOTS: Final = N_LAYOUT // 3
 _BASE: Final = LAYOUT_RANGE[1] - LAYOUT_RANGE[0] + 1
-#: Columns of a tile configuration that are bounds, not their sums and products.
+#: Columns of bounds in a tile configuration, without sums and products.
 _BOUNDS: Final = tuple(8 * group + slot for group in range(3) for slot in range(6))
 
 
@@ -66,7 +67,7 @@ class Learner:
         Ranks of their runtimes.
     seed : int
     n_trees : int
-        Per forest; fewer are faster and noisier.
+        Number of trees per forest; fewer are faster and noisier.
 
     Attributes
     ----------
@@ -135,10 +136,10 @@ class Learner:
 
 
 class _Indicators:
-    """One-hot encoding of the choices of configurations, by the values that occur among the measured ones.
+    """One-hot encoding of choices, for the values that occur in the measured configurations.
 
-    Values that split the measured configurations alike cannot be distinguished, so one of them is kept; if there are
-    too many, the most balanced ones are.
+    Of values that split the measured configurations identically, one is kept; if there are too many, the most balanced
+    ones are kept.
     """
 
     def __init__(self, measured: NDArray[Any]) -> None:
@@ -163,10 +164,11 @@ class _Indicators:
 
 
 def choices(kind: str, block: NDArray[Any]) -> NDArray[Any]:
-    """Choices of configurations as numbers, (rows, attributes): equal choices are equal numbers.
+    """Choices of configurations as numbers, (rows, attributes); equal choices have equal numbers.
 
-    For a tile its bounds.  For a layout all tensors of all nodes, then the rows of all nodes: tensors come first so
-    that they are kept where they split like the row, as they generalise to rows that were not measured.
+    The choices of a tile are its bounds.  Those of a layout are all tensors of all nodes, then the rows of all nodes.
+    If a tensor and a row split the configurations identically, the tensor, which comes first, is kept, as it
+    generalises to rows that were not measured.
     """
     if kind == "tile":
         return block[:, _BOUNDS]
@@ -182,7 +184,7 @@ def ranks(values: FloatArray) -> FloatArray:
 
 
 def _fit_trees(inputs: NDArray[np.float32], target: FloatArray, seed: int, n_trees: int) -> ExtraTreesRegressor:
-    # One thread: several add up their trees in varying order, which changes the last digit.
+    # One thread, as several would add the trees in varying order, which changes the last digit.
     trees = ExtraTreesRegressor(
         n_trees, min_samples_leaf=_ROWS_PER_LEAF, max_features=_COLUMNS_PER_SPLIT, random_state=seed, n_jobs=1
     )

@@ -24,7 +24,7 @@ SUFFIX: Final = ".json"
 #: tau.
 PAIRS_PER_ROW: Final = 16
 
-#: Parameters that the ranker sets -> what to use instead.
+#: Replacements of parameters that the ranker sets.
 _RESERVED: Final = {
     "objective": "Ranker(objective=…)",
     "num_boost_round": "Ranker(n_estimators=…)",
@@ -43,7 +43,7 @@ _RESERVED: Final = {
 
 
 class _Batches(xgb.DataIter):  # type: ignore[misc]
-    """Some columns of a matrix, in batches of whole groups: XGBoost takes a split group for two."""
+    """Some columns of a matrix, in batches of whole groups, as XGBoost treats a split group as two groups."""
 
     def __init__(
         self, X: StreamedMatrix, columns: NDArray[np.int64], label: NDArray[Any], group: NDArray[np.int64] | None
@@ -108,15 +108,15 @@ class XGBoostModel:
         return np.asarray(contributions[0] - contributions[1])
 
     def to_bytes(self) -> bytes:
-        """XGBoost's JSON format."""
+        """Serialise in the JSON format of XGBoost."""
         return bytes(self.booster.save_raw("json"))
 
 
 def fit(train: Rows, valid: Rows | None, settings: Settings) -> XGBoostModel:
     """Train a booster; see :class:`gbr.models.base.Backend`.
 
-    Constant columns are kept from XGBoost, which would bin them, sum them up in every node though they can never be
-    split on, and count them among the columns that a tree samples.
+    Constant columns are not passed to XGBoost, which would bin them, include them in histograms and sample them for
+    trees, although they cannot be split.
     """
     check_params(settings.params, _RESERVED, lambda _: True, "XGBoost")
     columns = _varying(train.X)
@@ -151,7 +151,7 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> XGBoostModel:
         label = ranks(train.target, train.indptr)
     max_bin = settings.params.get("max_bin")
     data = xgb.QuantileDMatrix(_Batches(_streamed(train), columns, label, group), max_bin=max_bin)
-    history: list[float] = []  # XGBoost passes metrics on as text of six digits
+    history: list[float] = []  # XGBoost rounds metrics to six digits
     stopping: dict[str, Any] = {}
     if valid is not None:
         tau = ValidTau(valid, settings.seed)
@@ -181,8 +181,8 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> XGBoostModel:
 
 
 def load(data: bytes, settings: Settings) -> XGBoostModel:
-    """Read XGBoost's JSON format; ValueError for anything else."""
-    json.loads(data)  # the library takes other formats, too
+    """Read the JSON format of XGBoost; ValueError for anything else."""
+    json.loads(data)  # the library also reads other formats
     booster = xgb.Booster()
     try:
         booster.load_model(bytearray(data))
@@ -192,7 +192,7 @@ def load(data: bytes, settings: Settings) -> XGBoostModel:
 
 
 def _streamed(rows: Rows) -> StreamedMatrix:
-    """The matrix as a streamed one, also where it is in memory, so that only a batch of it is copied at a time."""
+    """The matrix as a StreamedMatrix, even if it is in memory, so that only one batch is copied at a time."""
     if isinstance(rows.X, StreamedMatrix):
         return rows.X
     X: NDArray[Any] = rows.X
