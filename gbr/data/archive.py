@@ -1,7 +1,7 @@
-"""Graph files out of tar and zip archives.
+"""Unpack graph files from tar and zip archives.
 
-Only files named ``<collection folders>/<split>/<name>.npz`` are unpacked, whatever precedes that in their path.  Where
-each is written follows from these parts alone, so that no archive can write elsewhere.
+Only files named ``<collection folders>/<split>/<name>.npz`` are unpacked, regardless of the folders before that.  Their
+destination depends only on these parts, so that no archive can write elsewhere.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MEMBER: Final = re.compile(
     rf"(?:.*/)?(?P<subset>tile/[^/]+|layout/[^/]+/[^/]+)/(?P<split>{'|'.join(SPLITS)})/(?P<file>[^./\\:][^/\\:]*\.npz)"
 )
 _CHUNK: Final = 1 << 20
-#: What the standard library raises for damaged archives.
+#: Exceptions of the standard library for damaged archives.
 _DAMAGED: Final = (
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -52,7 +52,7 @@ class _Member(NamedTuple):
     open: Callable[[], IO[bytes]]
 
     def path(self, data_root: Path) -> Path:
-        """Where it is unpacked to."""
+        """Destination of the unpacked file."""
         return data_root.joinpath("npz", *self.subset.split(":"), self.split, self.file)
 
     def is_unpacked(self, data_root: Path) -> bool:
@@ -65,30 +65,30 @@ def unpack(
 ) -> dict[str, int]:
     """Unpack the graph files of one split of a collection into their folder below the data root.
 
-    Files that exist in the right size are kept, so that an interrupted call is resumed by calling again.  A file gets
-    its name only when it is a complete ``.npz``.
+    Existing files of the right size are kept, so that calling again resumes an interrupted call.  Each file is written
+    atomically, and only if it is a complete ``.npz``.
 
     Parameters
     ----------
     path : Path
         ``.tar``, also compressed, or ``.zip``; recognised by its contents.
     subset, split : str
-        As in ``layout:nlp:random`` and ``train``.
+        Such as ``layout:nlp:random`` and ``train``.
     data_root : Path
     on_progress : callable
-        Called with the bytes of graph files handled so far and in all.
+        Called with the bytes of graph files processed so far and in total.
 
     Returns
     -------
     dict
-        File name -> bytes.
+        Sizes in bytes by file name.
 
     Raises
     ------
     ArchiveError
-        When the archive is damaged, holds no graphs of the split, or one of them is not an ``.npz`` file.
+        If the archive is damaged, contains no graphs of the split, or one of them is not an ``.npz`` file.
     DownloadError
-        When a file cannot be written.
+        If a file cannot be written.
     """
     with _damage_reported(path), _open(path) as archive:
         list_members = _tar_members if isinstance(archive, tarfile.TarFile) else _zip_members
@@ -136,11 +136,11 @@ def _open(path: Path) -> Any:
 
 def _tar_members(archive: Any) -> Iterator[_Member]:
     for info in archive:
-        if info.size < 0:  # would read the same header forever
+        if info.size < 0:  # tarfile would read the same header forever
             raise ValueError(f"{info.name}: {info.size} bytes")
         if info.isreg():
             yield from _recognised(info.name, info.size, partial(archive.extractfile, info))
-    # tarfile takes a damaged header for the end of the archive, which is a block of zeros.
+    # tarfile treats a damaged header as the end of the archive, which must be a block of zeros.
     stream = archive.fileobj
     stream.seek(archive.offset)
     if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
