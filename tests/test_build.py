@@ -335,14 +335,14 @@ def test_a_streamed_layout_file_equals_one_pass_over_everything(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from features.layout.extractor import LayoutExtractor
-    from gbr.data import parquet
+    from gbr.data import store as stores
 
     arrays = layout_arrays(50)
     arrays["node_config_feat"] = arrays["node_config_feat"][np.random.default_rng(0).integers(0, 30, 50)]
     write_graph(LAYOUT.folder(tmp_path) / "train" / "a.npz", arrays)
     monkeypatch.setattr(builds, "ROWS_PER_GROUP", 8)
     monkeypatch.setattr(builds, "_SPOOL_BYTES", 1000)
-    monkeypatch.setattr(parquet, "_ROWS_AT_ONCE", 20)
+    monkeypatch.setattr(stores, "_ROWS_AT_ONCE", 20)
     build(LAYOUT, tmp_path, tmp_path / "store", jobs=1)
     program = builds._program(graph_from_arrays("x", arrays))
     expected = LayoutExtractor(program, arrays["node_config_ids"], hardware=TPU).vectors(arrays["node_config_feat"])

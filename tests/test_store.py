@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gbr.data import parquet
+from gbr.data import store as stores
 from gbr.data.store import Entry, FeatureStore
 from gbr.errors import StoreError, UsageError
 
@@ -195,9 +195,9 @@ def lacking_shared(path: Path) -> None:
     ("harm", "message"),
     [
         (os.remove, "missing"),
-        (torn_parquet, "no whole Parquet file"),
+        (torn_parquet, "not a complete Parquet file"),
         (short_parquet, "expected 4 rows as in the manifest, got 2"),
-        (lacking_column, "no whole Parquet file with the manifest's columns"),
+        (lacking_column, "not a complete Parquet file with the manifest's columns"),
         (lacking_shared, "column _graph lacks the 3 values"),
     ],
 )
@@ -211,16 +211,16 @@ def test_a_torn_file_is_one_line(store: FeatureStore, harm: Any, message: str) -
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "torn: JSONDecodeError"),
-        ("[]", "torn: TypeError"),
-        ("{}", "torn: KeyError"),
+        ("{", "JSONDecodeError"),
+        ("[]", "TypeError"),
+        ("{}", "KeyError"),
         ('{"format": 99, "schema": {}}', "format 99, this gbr reads 1"),
     ],
 )
 def test_a_torn_manifest_is_one_line(store: FeatureStore, content: str, message: str) -> None:
     (store.folder / "manifest.json").write_text(content)
     again = FeatureStore(store.root, store.subset)
-    with pytest.raises(StoreError, match=rf"manifest\.json: no manifest of a feature store \({message}.*\); run"):
+    with pytest.raises(StoreError, match=rf"manifest\.json: not a valid feature store manifest \({message}.*\); run"):
         again.check("abc")
 
 
@@ -250,7 +250,7 @@ def test_columns_that_are_not_shared_are_not_written_once(tmp_path: Path) -> Non
     store = FeatureStore(tmp_path, "tile:xla")
     X = features(3, 0)
     X[2, COLUMNS.index("nodes.b")] += 1
-    with pytest.raises(ValueError, match=r"column nodes\.b is declared the same on all rows and is not"):
+    with pytest.raises(ValueError, match=r"shared column nodes\.b differs between rows"):
         write(store, "a", X)
     with pytest.raises(ValueError, match=r"expected X of shape \(rows, 6\), got \(3, 5\)"):
         write(store, "a", X[:, :5])
@@ -262,7 +262,7 @@ def test_columns_that_are_not_shared_are_not_written_once(tmp_path: Path) -> Non
 def test_runs_cover_every_place_once(places: set[int]) -> None:
     ascending = np.array(sorted(places), np.int64)
     covered: list[int] = []
-    for first, run in parquet._runs(ascending):
+    for first, run in stores._runs(ascending):
         assert first == len(covered)
         covered += range(run.start, run.stop)
     assert covered == ascending.tolist()
@@ -276,5 +276,5 @@ def test_a_store_rebuilt_for_another_schema_while_it_is_read_is_refused(tmp_path
     store.record(SCHEMA, {"train": {"y": write(store, "y", features(2, 0))}})
     assert len(reader.load("train")) == 1  # more graphs of the same schema do not matter
     store.record({**SCHEMA, "hash": "another"})
-    with pytest.raises(StoreError, match="rebuilt for other features or hardware while it was read"):
+    with pytest.raises(StoreError, match="rebuilt for other features or hardware while it was being read"):
         reader.load("train")

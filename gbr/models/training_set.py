@@ -16,8 +16,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gbr.data.groups import QueryGroups
-from gbr.data.parquet import Reader
+from gbr.data.groups import QueryGroups, select_columns
 from gbr.data.store import FeatureStore
 from gbr.models.base import EARLY_STOPPING_ROWS
 from gbr.models.rows import (
@@ -133,8 +132,8 @@ def columns_of(store: FeatureStore, columns: Sequence[str] | None) -> tuple[str,
     UsageError
         For a name that is neither a column nor a block.
     """
-    schema = store.manifest["schema"]
-    return Reader(schema["columns"], schema["shared"], columns).columns
+    names = tuple(store.manifest["schema"]["columns"])
+    return names if columns is None else tuple(names[index] for index in select_columns(names, columns))
 
 
 def features(
