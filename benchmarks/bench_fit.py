@@ -24,7 +24,7 @@ from gbr.evaluate import update_store
 from gbr.models import base, rows
 from gbr.models.params import resolve
 from gbr.models.rows import Rows
-from gbr.train import distinct, indptr_of
+from gbr.models.training_set import distinct
 
 #: Pairs of a row that plain XGBoost compares.
 PAIRS: Final = 16
@@ -158,8 +158,8 @@ def reached(curve: NDArray[np.float64], tau: float) -> float:
 
 def learnt(groups: QueryGroups) -> Rows:
     """Distinct configurations."""
-    rows, target = distinct(groups)
-    return Rows(groups.X[rows], target, indptr_of(groups, rows))
+    selection = distinct(groups)
+    return Rows(groups.X[selection.rows], selection.target, selection.indptr)
 
 
 def first(rows: Rows, share: int) -> Rows:

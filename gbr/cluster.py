@@ -99,14 +99,7 @@ def connected(address: str | None, subset: Subset, data: Path, store: Path) -> I
 
 
 class Workers:
-    """Worker processes of a cluster.
-
-    Parameters
-    ----------
-    client : distributed.Client
-    address : str
-        Of its scheduler, for messages.
-    """
+    """Worker processes of a cluster: a ``distributed.Client``, and the address of its scheduler for messages."""
 
     def __init__(self, client: Any, address: str) -> None:
         self._client = client
@@ -134,8 +127,9 @@ class Workers:
                 f"--cluster {self._address}: the scheduler has no workers; start them with "
                 f"`dask worker {self._address} --nworkers N --nthreads 1`"
             ) from error
+        expected = _versions(subset.kind)
         graph = next(iter(sorted(subset.folder(data).glob("*/*.npz"))), None)
-        probe = store / f".cluster-{uuid.uuid4().hex}"
+        probe = store / f".cluster-{uuid.uuid4().hex}"  # a file that every worker must see
         try:
             store.mkdir(parents=True, exist_ok=True)
             probe.touch()
@@ -144,29 +138,21 @@ class Workers:
                 f"{store}: cannot be written ({error.strerror}); name another folder with --store"
             ) from error
         try:
-            found = self._client.run(_obstacle, _versions(subset.kind), subset.kind, graph, probe, on_error="return")
+            found = self._client.run(_why_unusable, expected, subset.kind, graph, probe, on_error="return")
         finally:
             probe.unlink(missing_ok=True)
-        if unfit := {worker: obstacle for worker, obstacle in found.items() if obstacle}:
-            worker, obstacle = min(unfit.items())
-            if isinstance(obstacle, Exception):
-                obstacle = f"cannot run gbr ({obstacle}); install the same version with `pip install 'gbr[cluster]'`"
+        if unusable := {worker: reason for worker, reason in found.items() if reason}:
+            worker, reason = min(unusable.items())
+            if isinstance(reason, Exception):
+                reason = f"cannot run gbr ({reason}); install the same version with `pip install 'gbr[cluster]'`"
             raise GbrError(
-                f"--cluster {self._address}: worker {worker} {obstacle} ({len(unfit)} of {len(found)} workers)"
+                f"--cluster {self._address}: worker {worker} {reason} ({len(unusable)} of {len(found)} workers)"
             )
 
     def each(self, work: Callable[[_Task], _Result], tasks: Sequence[_Task]) -> Iterator[tuple[_Task, _Result]]:
-        """Process tasks, in the order of completion; tasks of a lost worker are done by others.
+        """Yield each task with its result, in the order of completion; tasks of a lost worker are repeated by others.
 
-        Parameters
-        ----------
-        work : callable
-            A function at the top level of a module.
-        tasks : sequence
-
-        Yields
-        ------
-        task, result
+        ``work`` is a function at the top level of a module.
 
         Raises
         ------
@@ -186,14 +172,7 @@ class Workers:
                 self._client.cancel([future for future in futures if future.status == "pending"])
 
     def together(self, work: Callable[..., _Result], arguments: Mapping[str, Sequence[Any]]) -> list[_Result]:
-        """Run one task per worker, all of which communicate with each other.
-
-        Parameters
-        ----------
-        work : callable
-            A function at the top level of a module.
-        arguments : mapping
-            By worker.
+        """Run ``work`` once per worker of ``arguments``; the calls communicate with each other.
 
         Raises
         ------
@@ -272,17 +251,11 @@ def _versions(kind: str) -> dict[str, str]:
     return versions
 
 
-def _obstacle(expected: Mapping[str, str], kind: str, graph: Path | None, probe: Path) -> str | None:
+def _why_unusable(expected: Mapping[str, str], kind: str, graph: Path | None, probe: Path) -> str | None:
     """On a worker: why it cannot be used, or None."""
     for option, path in (("--data", graph), ("--store", probe)):
         if path and not path.is_file():
             return f"cannot read {path}; mount it there under the same path, or name another folder with {option}"
-    try:
-        own = probe.with_name(f"{probe.name}-{uuid.uuid4().hex}")
-        own.touch()
-        own.unlink()
-    except OSError as error:
-        return f"cannot write to {probe.parent} ({error.strerror}); name another folder with --store"
     versions = _versions(kind)
     for name, version in expected.items():
         if versions.get(name) != version:
@@ -304,16 +277,14 @@ def _with_worker_in_errors(work: Callable[[_Task], _Result], task: _Task) -> _Re
 class TrainingSet:
     """Training rows of some graphs, without their features, which workers read from the store.
 
-    ``rows`` are ascending positions among the rows of ``graphs``, ``target`` and ``indptr`` as in
-    :class:`gbr.models.rows.Rows`, ``columns`` full names in the order of the store, ``memory`` bytes on each worker.
+    ``rows`` of ``selection`` are indices of rows of ``graphs``, ``columns`` full names in the order of the store,
+    ``memory`` bytes on each worker.
     """
 
     store_root: Path
     subset: str
     graphs: QueryGroups
-    rows: NDArray[np.int64]
-    target: NDArray[np.float64]
-    indptr: NDArray[np.int64]
+    selection: training_set.Selection
     valid: QueryGroups | None
     columns: tuple[str, ...]
     memory: int
@@ -321,19 +292,18 @@ class TrainingSet:
 
     def take(self, numbers: NDArray[np.int64]) -> TrainingSet:
         """Some of the graphs, by number."""
-        few = self.graphs.take(numbers)
-        indptr = np.concatenate(([0], np.cumsum(np.diff(self.indptr)[numbers]))).astype(np.int64)
-        positions = np.concatenate([np.arange(*self.indptr[number : number + 2]) for number in numbers])
+        few, whole = self.graphs.take(numbers), self.selection
+        indptr = np.concatenate(([0], np.cumsum(np.diff(whole.indptr)[numbers]))).astype(np.int64)
+        positions = np.concatenate([np.arange(*whole.indptr[number : number + 2]) for number in numbers])
         shift = np.repeat(few.indptr[:-1] - self.graphs.indptr[numbers], np.diff(indptr))
-        return replace(
-            self, graphs=few, rows=self.rows[positions] + shift, target=self.target[positions], indptr=indptr
-        )
+        part = training_set.Selection(whole.rows[positions] + shift, whole.target[positions], indptr)
+        return replace(self, graphs=few, selection=part)
 
     def training(self) -> Rows:
         """Training rows with their features."""
         store = FeatureStore(self.store_root, self.subset)
-        X = training_set.features(store, "train", self.graphs, self.rows, self.columns, self.memory)
-        return Rows(X, self.target, self.indptr)
+        X = training_set.features(store, "train", self.graphs, self.selection.rows, self.columns, self.memory)
+        return Rows(X, self.selection.target, self.selection.indptr)
 
     def held_out(self) -> Rows | None:
         """Validation rows with their features."""
@@ -348,7 +318,7 @@ def fit(
     ranker: Ranker,
     store: FeatureStore,
     graphs: QueryGroups,
-    chosen: training_set.Chosen,
+    selection: training_set.Selection,
     valid: QueryGroups | None,
     columns: tuple[str, ...],
     memory: int,
@@ -365,23 +335,10 @@ def fit(
     """
     graphs = replace(graphs, columns=(), X=graphs.X[:, :0], runtime=None, normalizer=None, repeat=None)
     valid = valid and replace(valid, columns=(), X=valid.X[:, :0], repeat=None)
-    known = TrainingSet(
-        store.root.absolute(),
-        store.subset,
-        graphs,
-        chosen.rows,
-        chosen.target,
-        chosen.indptr,
-        valid,
-        columns,
-        memory,
-        seed,
-    )
-    shape = np.broadcast_to(np.float32(0), (len(known.rows), len(columns)))
-    fit_model = partial(_fit_model, workers, known)
-    ranker._fit_rows(
-        Rows(shape, known.target, known.indptr), columns, fit=lambda _train, _valid, settings: fit_model(settings)
-    )
+    known = TrainingSet(store.root.absolute(), store.subset, graphs, selection, valid, columns, memory, seed)
+    shape = np.broadcast_to(np.float32(0), (len(selection.rows), len(columns)))
+    rows = Rows(shape, selection.target, selection.indptr)
+    ranker._fit_rows(rows, columns, fit=lambda _train, _valid, settings: _fit_model(workers, known, settings))
 
 
 def _fit_model(workers: Workers, known: TrainingSet, settings: Settings) -> Model:
@@ -410,7 +367,7 @@ def _fit_prices(known: TrainingSet, settings: Settings) -> tuple[Model, float]:
 def _fit_trees(workers: Workers, known: TrainingSet, members: Sequence[Settings]) -> list[tuple[Model, float]]:
     """Models trained by the workers, and their mean spread within a training group."""
     threads = workers.threads()
-    sizes = np.diff(known.indptr)
+    sizes = np.diff(known.selection.indptr)
     part_of = even_parts(sizes, len(threads), np.argsort(-sizes, kind="stable"))
     chosen = sorted(threads)[: int(part_of.max()) + 1]
     hosts = [str(urlsplit(worker).hostname) for worker in chosen]

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 import numpy as np
-from numpy.typing import NDArray
 
 from gbr import callable_module, cli
 from gbr.data.collection import Subset, family, splits_present
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from gbr.data.store import FeatureStore
     from gbr.evaluation.metrics import Scored
     from gbr.models.rows import Rows
-    from gbr.models.training_set import Chosen, Sample
+    from gbr.models.training_set import Sample, Selection
     from gbr.ranker import Ranker
 
 METRICS: Final = "metrics.json"
@@ -284,15 +283,14 @@ def train(
 
         names = training_set.columns_of(opened, columns)
         memory = memory or training_set.default_memory()
-        rows, target = distinct(groups["train"])
+        distinct = training_set.distinct(groups["train"])
         total_memory = memory * (1 if workers is None else max(1, len(workers)))
-        bounds = indptr_of(groups["train"], rows)
-        chosen = training_set.choose(rows, target, bounds, len(names), total_memory, sample, seed)
+        chosen = training_set.fit_memory(distinct, len(names), total_memory, sample, seed)
         if chosen.sample:
             reason = "" if chosen.sample == sample else f": more do not fit --memory {total_memory / cli.GIB:.3g} GiB"
             cli.note(
-                f"training on {len(chosen.rows):,} of {len(rows):,} rows, at most {chosen.sample.most:,} per graph "
-                f"({chosen.sample.policy}){reason}"
+                f"training on {len(chosen.rows):,} of {len(distinct.rows):,} rows, at most {chosen.sample.most:,} per "
+                f"graph ({chosen.sample.policy}){reason}"
             )
         ranker.set_params(costs=[name for name in schema_of(collection.kind).costs if name in names] or None)
         if workers is None:
@@ -334,7 +332,7 @@ def _fit(
     ranker: Ranker,
     store: FeatureStore,
     groups: dict[str, QueryGroups],
-    chosen: Chosen,
+    chosen: Selection,
     names: tuple[str, ...],
     memory: int,
     kind: str,
@@ -342,8 +340,11 @@ def _fit(
     seed: int,
 ) -> tuple[float, bool]:
     """Fit on this machine; returns the seconds it took, and whether features were read in batches."""
+    from sklearn.base import clone
+
     from gbr.models import training_set
     from gbr.models.rows import Rows
+    from gbr.search import search
 
     X = training_set.features(store, "train", groups["train"], chosen.rows, names, memory)
     rows = Rows(X, chosen.target, chosen.indptr)
@@ -352,40 +353,28 @@ def _fit(
         valid = training_set.held_out(store, "valid", groups["valid"], names, memory, seed)
     start = time.monotonic()
     if trials:
-        families = [family(kind, name) for name in groups["train"].names]
-        ranker.set_params(**_search(ranker, training_set.in_memory(rows, seed), names, families, trials, seed))
+        costs = [names.index(str(name)) for name in ranker.costs or ()] or None
+        with cli.progress(trials, "hyperparameter search") as advance:
+            best = search(
+                lambda **settings: clone(ranker).set_params(costs=costs, **settings),
+                training_set.in_memory(rows, seed),
+                [family(kind, name) for name in groups["train"].names],
+                trials,
+                goal=ranker.goal,
+                seed=seed,
+                on_trial=lambda _number, _best: advance(1),
+            )
+        cli.note(f"search: {best or 'nothing beat the defaults'}")
+        ranker.set_params(**best)
     with cli.busy(f"fitting {ranker.backend} on {len(rows.target):,} rows"):
         ranker._fit_rows(rows, names, valid)
     return time.monotonic() - start, not isinstance(X, np.ndarray)
 
 
-def _search(
-    ranker: Ranker, rows: Rows, names: Sequence[str], families: Sequence[str], trials: int, seed: int
-) -> dict[str, Any]:
-    """Best settings of a hyperparameter search."""
-    from sklearn.base import clone
-
-    from gbr.search import search
-
-    costs = [names.index(str(name)) for name in ranker.costs or ()] or None
-    with cli.progress(trials, "hyperparameter search") as advance:
-        found = search(
-            lambda **settings: clone(ranker).set_params(costs=costs, **settings),
-            rows,
-            families,
-            trials,
-            goal=ranker.goal,
-            seed=seed,
-            on_trial=lambda _number, _best: advance(1),
-        )
-    cli.note(f"search: {found or 'nothing beat the defaults'}")
-    return found
-
-
 def _fit_raw_baseline(
     store: FeatureStore,
     groups: QueryGroups,
-    chosen: Chosen,
+    chosen: Selection,
     memory: int,
     seed: int,
     jobs: int | None,
@@ -400,15 +389,13 @@ def _fit_raw_baseline(
     if not blocks:
         return None
     names = training_set.columns_of(store, blocks)
-    rows, target, indptr = chosen.rows, chosen.target, chosen.indptr
     if not streamed and not chosen.sample:  # a plain baseline does not merge identical configurations
-        rows, target, indptr = np.arange(len(groups.target)), groups.target, groups.indptr
-    if on_cluster:  # which has more memory than this machine
-        local = training_set.choose(rows, target, indptr, len(names), memory, None, seed)
-        rows, target, indptr = local.rows, local.target, local.indptr
-    X = training_set.features(store, "train", groups, rows, names, memory)
+        chosen = training_set.Selection(np.arange(len(groups.target)), groups.target, groups.indptr)
+    if on_cluster:  # whose workers may have more memory than this machine
+        chosen = training_set.fit_memory(chosen, len(names), memory, None, seed)
+    X = training_set.features(store, "train", groups, chosen.rows, names, memory)
     with cli.busy("fitting the baseline on raw columns"):
-        return fit_raw(Rows(X, target, indptr), names, seed, jobs)
+        return fit_raw(Rows(X, chosen.target, chosen.indptr), names, seed, jobs)
 
 
 def raw_blocks(columns: Sequence[str]) -> list[str]:
@@ -433,28 +420,6 @@ def fit_raw(rows: Rows, names: tuple[str, ...], seed: int, jobs: int | None) -> 
         n_jobs=jobs,
     )
     return ranker._fit_rows(rows, names)
-
-
-def distinct(groups: QueryGroups) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Merge identical configurations.
-
-    Returns
-    -------
-    rows : int64 (distinct,)
-        First row of each configuration, ascending.
-    target : float64 (distinct,)
-        Smallest target of its rows.
-    """
-    first = groups.duplicate_of + groups.indptr[groups.qid]
-    smallest = groups.target.copy()
-    np.minimum.at(smallest, first, groups.target)
-    rows = np.flatnonzero(first == np.arange(len(first)))
-    return rows, smallest[rows]
-
-
-def indptr_of(groups: QueryGroups, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Bounds of the groups if only ``rows``, ascending, are kept; int64 (groups + 1,)."""
-    return np.searchsorted(rows, groups.indptr)
 
 
 def fingerprint(store: FeatureStore, split: str) -> str:

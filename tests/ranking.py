@@ -11,7 +11,7 @@ from gbr.data.groups import QueryGroups
 from gbr.models.params import OBJECTIVES
 from gbr.models.rows import StreamedMatrix
 
-#: Without the cost model, which learns sums but no interactions.
+#: Without the cost model, which cannot represent interactions.
 BACKENDS = [backend for backend in OBJECTIVES if backend != "costmodel"]
 EVERY = [(backend, objective) for backend in BACKENDS for objective in OBJECTIVES[backend] if objective != "mixed-few"]
 QUICK: dict[str, Any] = {"n_estimators": 40, "num_leaves": 7, "learning_rate": 0.15, "n_jobs": 1}

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import shutil
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,39 +35,16 @@ def truncated(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-200])
 
 
-def flipped_byte(path: Path) -> None:
-    save(path)
-    data = bytearray(path.read_bytes())
-    with zipfile.ZipFile(path) as archive:
-        member = archive.getinfo("node_feat.npy")
-    data[member.header_offset + 30 + len(member.filename) + member.compress_size // 2] ^= 0xFF
-    path.write_bytes(bytes(data))
-
-
-def huge_header(path: Path) -> None:
-    save(path, config_feat=None)
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (10**10, 24)})
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr("config_feat.npy", header.getvalue() + bytes(96))
-
-
 #: Kind of damage -> function that writes the file, and a pattern of the message.
 FILES: dict[str, tuple[Callable[[Path], None], str]] = {
     "truncated": (truncated, r"\.npz"),
-    "flipped byte": (flipped_byte, "node_feat"),
     "missing array": (lambda path: save(path, edge_index=None), "edge_index"),
     "wrong shape": (
         lambda path: save(path, config_feat=np.ones((20, 25), np.float32)),
         r"config_feat: expected shape .*24.*got \(20, 25\)",
     ),
-    "no rows": (lambda path: save(path, config_feat=np.ones((0, 24), np.float32)), "config"),
-    "Python objects": (lambda path: save(path, node_feat=np.array([{}, []], object)), "node_feat.*object"),
     "edge out of range": (lambda path: save(path, **changed("edge_index", (0, 1), 99)), "edge_index.*99"),
-    "cycle": (lambda path: save(path, **changed("edge_index", (0, 1), 2)), "edge_index"),
     "NaN": (lambda path: save(path, **changed("config_feat", (4, 8), np.nan)), "config_feat.*nan"),
-    "negative runtime": (lambda path: save(path, **changed("config_runtime", (2,), -5)), "config_runtime.*-5"),
-    "terabytes": (huge_header, "config_feat"),
 }
 
 
@@ -125,11 +100,6 @@ def damaged_manifest(run: Path) -> str:
     return "manifest.json"
 
 
-def manifest_of_something_else(run: Path) -> str:
-    (run / "manifest.json").write_text("[1, 2]")
-    return "manifest.json"
-
-
 def damaged_booster(run: Path) -> str:
     (booster,) = run.glob("model-*")
     booster.write_bytes(booster.read_bytes()[:100])
@@ -143,9 +113,7 @@ def other_features(run: Path) -> str:
     return r"0123456789ab.*python -m gbr\.train --subset tile:cpu"
 
 
-@pytest.mark.parametrize(
-    "damage", [no_model, damaged_manifest, manifest_of_something_else, damaged_booster, other_features]
-)
+@pytest.mark.parametrize("damage", [no_model, damaged_manifest, damaged_booster, other_features])
 def test_damaged_model(damage: Callable[[Path], str], tile_run: Path, tmp_path: Path, capsys: Capture) -> None:
     run = Path(shutil.copytree(tile_run / "run", tmp_path / "run"))
     message = damage(run)

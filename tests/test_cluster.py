@@ -25,6 +25,7 @@ from gbr.data.build import build
 from gbr.data.collection import Subset, resolve
 from gbr.data.store import FeatureStore
 from gbr.errors import DataError, GbrError, MissingLibraryError, UsageError
+from gbr.models.training_set import distinct
 from tests.collection import trained, write_collection
 from tests.made import collection
 
@@ -187,9 +188,9 @@ def test_part_of_a_training_set_has_the_same_rows(root: Path) -> None:
     store = FeatureStore(root / "part", "tile:cpu")
     build(resolve("tile:cpu", root), root, root / "part", jobs=1)
     known = store.load("train")
-    rows, target = train_command.distinct(known)
-    indptr = train_command.indptr_of(known, rows)
-    whole = TrainingSet(store.root, store.subset, known, rows, target, indptr, None, known.columns, 1 << 30, 0)
+    every = distinct(known)
+    rows, target, indptr = every.rows, every.target, every.indptr
+    whole = TrainingSet(store.root, store.subset, known, every, None, known.columns, 1 << 30, 0)
     graphs = np.array([1, 4, 5, 11])
     part = whole.take(graphs).training()
     expected = np.concatenate([np.arange(*indptr[graph : graph + 2]) for graph in graphs])
@@ -233,7 +234,7 @@ def test_worker_that_does_not_see_the_folders_is_refused(address: str, tmp_path:
     folders = {"data": tmp_path, "store": tmp_path / "store"}
     handle = os.open(folders[hidden], os.O_RDONLY)
     folders[hidden] = Path(f"/proc/self/fd/{handle}")
-    message = rf"--cluster tcp://.*: worker tcp://.* cannot read .*--{hidden} \(2 of 2 workers\)"
+    message = rf"--cluster tcp://.*: worker tcp://.* cannot read .*--{hidden} \(\d of \d workers\)"
     try:
         with pytest.raises(GbrError, match=message), connected(address, TILE, **folders):
             pass

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 
 from gbr import evaluate as command
-from gbr.errors import DataError, ModelError
+from gbr.errors import DataError
 from tests.collection import rewrite, write_collection
 
 Capture = pytest.CaptureFixture[str]
@@ -53,26 +52,3 @@ def test_split_without_runtimes_is_an_error(tile_run: Path, tmp_path: Path) -> N
     rewrite(path, ("config_runtime_repeat",), config_runtime=np.zeros(30, np.int64))
     with pytest.raises(DataError, match="no graph has runtimes; use a split that has them"):
         command.evaluate(tile_run / "run", "tile:cpu", "test", tmp_path, tmp_path / "store", jobs=1)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"schema_hash": "0" * 12}, "000000000000; .*python -m gbr.train --subset tile:cpu"),
-        ({"kind": "layout"}, "tile.*layout"),
-    ],
-)
-def test_model_of_other_features_is_rejected(
-    tile_run: Path, tmp_path: Path, change: dict[str, str], message: str
-) -> None:
-    run = Path(shutil.copytree(tile_run / "run", tmp_path / "run"))
-    manifest = json.loads((run / "manifest.json").read_text())
-    manifest["trained_on"] |= change
-    (run / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ModelError, match=message):
-        command.evaluate(run, "tile:cpu", "valid", tile_run, tile_run / "store", jobs=1)
-
-
-def test_unknown_protocol_is_a_usage_error(tile_run: Path, capsys: Capture) -> None:
-    assert command.main(["--model", "x", "--subset", "tile:cpu", "--protocol", "secret"]) == 2
-    assert "'secret' is not one of 'full', 'official'" in capsys.readouterr().err

@@ -12,8 +12,8 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gbr import Ranker, read_graph
 from gbr import evaluate as command
-from gbr import read_graph
 from gbr.data.collection import Subset
 from gbr.errors import DataError, UsageError
 from gbr.evaluation import protocol
@@ -121,13 +121,7 @@ def test_official_lists_are_read(shared_data: Path, search: str) -> None:
         ("layout:xla:random", "train", "{}", UsageError, "listed for valid, not for train; use --split valid"),
         ("layout:nlp:random", "valid", "{}", DataError, r"nlp_random\.json: cannot be read .*eval-indices"),
         ("layout:xla:random", "valid", "[", DataError, r"xla_random\.json: invalid JSON"),
-        (
-            "layout:xla:random",
-            "valid",
-            "[1]",
-            DataError,
-            "expected an object of graph -> .*, got list",
-        ),
+        ("layout:xla:random", "valid", "[1]", DataError, "expected an object of graph -> .*, got list"),
         ("layout:xla:random", "valid", '{"g": [1, -1]}', DataError, "g: expected a list of row indices"),
         ("layout:xla:random", "valid", '{"g": [99999999999999999999]}', DataError, "invalid number 9999"),
     ],
@@ -173,8 +167,6 @@ def test_command_with_a_layout_collection(
     line = ("--model", model, "--subset", "layout:xla:default", "--data", root, "--store", root / "store")
     out, err = run(capsys, *line, "--protocol", "official", "--json")
     found: dict[str, Any] = json.loads(out)["valid"]["official"]
-
-    from gbr import Ranker
 
     (rows,) = (json.loads((root / "eval_indices/xla_default.json").read_text())[name] for name in ["unet_3d.4x4.bf16"])
     preds = Ranker.load(model).predict_graph(root / graph)[rows]

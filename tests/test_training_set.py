@@ -15,9 +15,10 @@ from gbr.models import training_set
 from gbr.models.rows import Rows, StreamedMatrix
 from gbr.models.training_set import (
     Sample,
-    choose,
+    Selection,
     default_memory,
     features,
+    fit_memory,
     gathered,
     held_out,
     in_memory,
@@ -40,9 +41,9 @@ def store(root: Path) -> FeatureStore:
     return FeatureStore(root / "store", "tile:cpu")
 
 
-def groups(*sizes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def selection(*sizes: int) -> Selection:
     rows = 2 * np.arange(sum(sizes))
-    return rows, np.random.default_rng(0).random(len(rows)), np.cumsum([0, *sizes])
+    return Selection(rows, np.random.default_rng(0).random(len(rows)), np.cumsum([0, *sizes]))
 
 
 def memory_for(rows: int) -> int:
@@ -51,11 +52,9 @@ def memory_for(rows: int) -> int:
 
 
 def test_all_rows_are_used_where_their_bins_fit() -> None:
-    rows, target, indptr = groups(5, 30, 10)
+    every = selection(5, 30, 10)
     for requested in (None, Sample(30)):
-        chosen = choose(rows, target, indptr, 7, memory_for(45), requested, 0)
-        assert chosen.sample is None
-        assert chosen.rows is rows
+        assert fit_memory(every, 7, memory_for(45), requested, 0) is every
 
 
 @pytest.mark.parametrize(
@@ -71,11 +70,11 @@ def test_all_rows_are_used_where_their_bins_fit() -> None:
 def test_rows_are_sampled_on_request_or_where_bins_do_not_fit(
     requested: Sample | None, fitting: int, sample: Sample, sizes: list[int]
 ) -> None:
-    rows, target, indptr = groups(5, 30, 10)
-    chosen = choose(rows, target, indptr, 7, memory_for(fitting), requested, 0)
+    every = selection(5, 30, 10)
+    chosen = fit_memory(every, 7, memory_for(fitting), requested, 0)
     assert chosen.sample == sample
     assert np.diff(chosen.indptr).tolist() == sizes
-    assert np.array_equal(chosen.target, target[chosen.rows // 2])
+    assert np.array_equal(chosen.target, every.target[chosen.rows // 2])
 
 
 def test_features_in_memory_equal_streamed_features(store: FeatureStore) -> None:
@@ -176,24 +175,6 @@ def test_run_reports_its_sample(root: Path, tmp_path: Path, capsys: pytest.Captu
     most = most_binned(896, 107_374) // 6
     assert f"{most} per graph (uniform): more do not fit --memory 0.0001 GiB\n" in capsys.readouterr().err
     assert manifest(tmp_path / "small")["trained_on"]["rows"] == 6 * most
-
-
-@pytest.mark.parametrize(
-    ("extra", "match"),
-    [
-        (["--sample", "1"], "--sample: expected N or N:POLICY"),
-        (["--sample", "10:best"], "POLICY uniform or stratified or close, got '10:best'"),
-        (["--memory", "0"], "expected a positive number, got '0'"),
-        (["--memory", "much"], "expected a positive number, got 'much'"),
-    ],
-)
-def test_invalid_options_are_one_line_errors(
-    root: Path, tmp_path: Path, extra: list[str], match: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    line = ["--subset", "tile:cpu", "--data", str(root), "--store", str(root / "store"), "--out", str(tmp_path / "run")]
-    assert command.main([*line, *extra]) == 2
-    assert match in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
 
 
 def test_infinite_features_are_refused(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:

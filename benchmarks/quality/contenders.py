@@ -25,7 +25,8 @@ from gbr.evaluation.baselines import CONFIGURED
 from gbr.models.ensemble import EnsembleModel
 from gbr.models.params import GOALS, MEMBERS, OBJECTIVES, resolve
 from gbr.models.rows import Rows
-from gbr.train import distinct, fit_raw, indptr_of, raw_blocks
+from gbr.models.training_set import distinct
+from gbr.train import fit_raw, raw_blocks
 
 FloatArray = NDArray[np.float64]
 
@@ -345,10 +346,9 @@ def _blocks(task: Task, *, name: str, blocks: Sequence[str]) -> Scores:
 
 
 def _distinct(groups: QueryGroups) -> tuple[pd.DataFrame, FloatArray, NDArray[np.int64]]:
-    rows, target = distinct(groups)
-    bounds = indptr_of(groups, rows)
-    qid = np.repeat(np.arange(len(groups), dtype=np.int64), np.diff(bounds))
-    return _frame(groups.X[rows], groups.columns), target, qid
+    selection = distinct(groups)
+    qid = np.repeat(np.arange(len(groups), dtype=np.int64), np.diff(selection.indptr))
+    return _frame(groups.X[selection.rows], groups.columns), selection.target, qid
 
 
 def _frame(X: NDArray[np.float32], columns: Sequence[str]) -> pd.DataFrame:

@@ -52,23 +52,32 @@ class Sample:
 
 
 @dataclass(frozen=True, eq=False)
-class Chosen:
-    """Rows of a training set.
+class Selection:
+    """Training rows, without their features.
 
     Parameters
     ----------
-    rows : int64 (chosen,)
-        Indices among all rows of the collection, ascending.
-    target : float64 (chosen,)
+    rows : int64 (selected,)
+        Indices of rows of the collection, ascending.
+    target : float64 (selected,)
     indptr : int64 (groups + 1,)
     sample : Sample or None
-        None if all rows are used.
+        None if the rows are not a sample.
     """
 
     rows: IntArray
     target: NDArray[np.float64]
     indptr: IntArray
-    sample: Sample | None
+    sample: Sample | None = None
+
+
+def distinct(groups: QueryGroups) -> Selection:
+    """First row of each distinct configuration, with the smallest target of all its rows."""
+    first = groups.duplicate_of + groups.indptr[groups.qid]
+    smallest = groups.target.copy()
+    np.minimum.at(smallest, first, groups.target)
+    rows = np.flatnonzero(first == np.arange(len(first)))
+    return Selection(rows, smallest[rows], np.searchsorted(rows, groups.indptr))
 
 
 def default_memory() -> int:
@@ -90,42 +99,34 @@ def most_binned(n_columns: int, memory: int) -> int:
     return int(_BINS_OVER_FLOATS * memory / (BYTES_BINNED * n_columns))
 
 
-def choose(
-    rows: IntArray,
-    target: NDArray[np.float64],
-    indptr: IntArray,
-    n_columns: int,
-    memory: int,
-    requested: Sample | None,
-    seed: int,
-) -> Chosen:
-    """Sample rows if that is requested or the bins of all rows do not fit.
+def fit_memory(selection: Selection, n_columns: int, memory: int, requested: Sample | None, seed: int) -> Selection:
+    """Sample rows on request, or if the bins of all rows do not fit.
 
     Parameters
     ----------
-    rows, target, indptr
-        As in :class:`Chosen`, for all distinct configurations.
+    selection : Selection
     n_columns : int
     memory : int
         Memory limit of features as floats in bytes; bins may take twice as much.
     requested : Sample or None
     seed : int
     """
+    rows, target, indptr = selection.rows, selection.target, selection.indptr
     sizes = np.diff(indptr)
     fitting = most_binned(n_columns, memory)
     if requested is None and len(rows) <= fitting:
-        return Chosen(rows, target, indptr, None)
+        return selection
     applied = requested or Sample(largest_cap(sizes, fitting))
     if int(np.minimum(sizes, applied.most).sum()) > fitting:
         applied = Sample(largest_cap(sizes, fitting), applied.policy)
     kept = sample(target, indptr, applied.most, applied.policy, seed)
     if len(kept) == len(rows):
-        return Chosen(rows, target, indptr, None)
-    return Chosen(rows[kept], target[kept], np.searchsorted(kept, indptr).astype(np.int64), applied)
+        return selection
+    return Selection(rows[kept], target[kept], np.searchsorted(kept, indptr).astype(np.int64), applied)
 
 
 def columns_of(store: FeatureStore, columns: Sequence[str] | None) -> tuple[str, ...]:
-    """Full names of the given columns and blocks, in the order of the store; all for None.
+    """Full names of columns and blocks, in the order of the store; all for None.
 
     Raises
     ------
@@ -148,7 +149,7 @@ def features(
     known : QueryGroups
         The graphs, with or without features.
     rows : int64 (rows,)
-        Ascending indices among the rows of ``known``.
+        Ascending indices of rows of ``known``.
     columns : sequence of str
         Full names, in the order of the store.
     memory : int
