@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-#: Values that no real program has in most places.
+#: Values that are invalid in most positions.
 ODD = (-5, -1, 0, 0.5, 1, 2, 3, 5, 6, 7, 16, 31, 100, 1e-30, 1e9, 2.0**31, 2.0**40, 2.0**53, 1e19, 3e38, np.nan, np.inf)
 
 _RUNTIMES = ("config_runtime", "config_runtime_normalizers", "config_runtime_repeat")
@@ -70,7 +70,7 @@ def _damage(arrays: dict[str, Any], configs: str, choice: random.Random) -> None
         cells[choice.randrange(len(cells))] = choice.choice(ODD)
 
 
-#: Values that no reader of JSON asked for.
+#: Unusual JSON values.
 STRANGE = (None, True, False, 0, -1, 1, 7, 2**31, 2**63 - 1, -(2**63), 0.5, -1e308, "", "x", "\0", "..", "../x", "tile", "é\n", "9" * 400, [], {}, [[]], [0], [None], ["x"], {"x": 0}, {"": {}})  # fmt: skip  # noqa: E501
 
 #: Pieces of text that readers stumble over.
@@ -84,36 +84,38 @@ def damaged_json(whole: bytes, choice: random.Random) -> bytes:
     value = json.loads(whole)
     for _ in range(choice.randint(1, 3)):
         value = _other(value, choice)
-    told = json.dumps(value).encode()
+    encoded = json.dumps(value).encode()
     if choice.random() < 0.15:  # what json.dumps would not write
-        told = damaged_text(told, choice)
+        encoded = damaged_text(encoded, choice)
     if choice.random() < 0.03:
         opening, closing = choice.choice([(b"[", b"]"), (b'{"a":', b"}"), (b"[", b"")])
         depth = choice.choice([50, 2000, 20_000])
-        told = (
-            told.replace(b"null", opening * depth + b"0" + closing * depth, 1) if b"null" in told else opening * depth
+        encoded = (
+            encoded.replace(b"null", opening * depth + b"0" + closing * depth, 1)
+            if b"null" in encoded
+            else opening * depth
         )
-    return told
+    return encoded
 
 
 def _other(value: Any, choice: random.Random) -> Any:
-    """The same value with one place in it changed, found by walking down from the top."""
+    """The same value with one randomly chosen element changed."""
     if not isinstance(value, dict | list) or not value or choice.random() < 0.05:
         return copy.deepcopy(choice.choice(STRANGE))
-    place: Any = choice.choice(list(value)) if isinstance(value, dict) else choice.randrange(len(value))
+    key: Any = choice.choice(list(value)) if isinstance(value, dict) else choice.randrange(len(value))
     kind = choice.randrange(10)
     if kind == 0:
-        del value[place]
+        del value[key]
     elif kind == 1:
-        value[place] = copy.deepcopy(value[choice.choice(list(value))] if isinstance(value, dict) else value[0])
+        value[key] = copy.deepcopy(value[choice.choice(list(value))] if isinstance(value, dict) else value[0])
     elif kind == 2 and isinstance(value, list):
-        value.append(copy.deepcopy(value[place]))
+        value.append(copy.deepcopy(value[key]))
     elif kind == 3 and isinstance(value, dict):
-        value[choice.choice([text for text in STRANGE if isinstance(text, str)])] = value.pop(place)
-    elif kind == 4 and isinstance(value[place], int | float):
-        value[place] = value[place] * choice.choice([-1, 0, 2, 1000]) + choice.choice([-1, 0, 1, 0.5])
+        value[choice.choice([text for text in STRANGE if isinstance(text, str)])] = value.pop(key)
+    elif kind == 4 and isinstance(value[key], int | float):
+        value[key] = value[key] * choice.choice([-1, 0, 2, 1000]) + choice.choice([-1, 0, 1, 0.5])
     else:
-        value[place] = _other(value[place], choice)
+        value[key] = _other(value[key], choice)
     return value
 
 

@@ -31,7 +31,7 @@ class Mirror:
     #: Bytes after which the connections of the next GET requests drop.
     drop: list[int] = field(default_factory=list)
     ranges: bool = True
-    #: Honour a range whatever If-Range says.
+    #: Send the range regardless of If-Range.
     ignore_validator: bool = False
     validators: tuple[str, ...] = ("ETag", "Last-Modified")
     #: Send Content-Length.

@@ -189,8 +189,8 @@ def feat(arrays: dict[str, np.ndarray], node: int, *columns: str) -> list[float]
     return [float(arrays["node_feat"][node, FEAT_ID[column]]) for column in columns]
 
 
-def assert_same(got: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
-    for key, array in wanted.items():
+def assert_same(got: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    for key, array in expected.items():
         assert got[key].dtype == array.dtype, key
         assert got[key].shape == array.shape, key
         if key == "node_feat" and not np.array_equal(got[key], array):

@@ -42,7 +42,7 @@ def leftovers(root: Path) -> list[str]:
 
 
 def first_equal(rows: np.ndarray) -> list[int]:
-    """Naive twin: every row against every earlier one."""
+    """Naive implementation: compare every row with all earlier rows."""
     return [next(at for at in range(row + 1) if np.array_equal(rows[at], rows[row])) for row in range(len(rows))]
 
 

@@ -87,7 +87,7 @@ def convolved(x, f):
 
 @pytest.mark.skipif(bool(numba_config.DISABLE_JIT), reason="needs the JIT")
 @pytest.mark.parametrize(
-    ("name", "twin"),
+    ("name", "naive"),
     [
         ("matmul_bias_relu", lambda a, b, bias: np.maximum(a @ b + bias, 0)),
         ("attention_scores", lambda u, v: np.einsum("hsd,htd->hst", u, v) / np.sqrt(u.shape[2])),
@@ -102,10 +102,10 @@ def convolved(x, f):
         ("gated_mix", lambda x, gate, z: gate[:, None] * x + (1 - gate[:, None]) * z),
     ],
 )
-def test_compiled_kernel_equals_numpy(name, twin):
+def test_compiled_kernel_equals_numpy(name, naive):
     family = FAMILIES[name]
     operands = operands_of(family)
-    expected = twin(*(operand.astype(np.float64) for operand in operands))
+    expected = naive(*(operand.astype(np.float64) for operand in operands))
 
     @settings(max_examples=25, deadline=None)
     @given(st.tuples(*(st.integers(1, extent) for extent in extents_of(family))))
@@ -169,7 +169,7 @@ def test_sampled_tiles_are_of_all_kinds():
     assert len(sizes) == 96
     full = sizes == extents
     power = (sizes & (sizes - 1)) == 0
-    assert (full.sum(1) == 2).any(), "one loop tiled alone"
+    assert (full.sum(1) == 2).any(), "only one loop tiled"
     assert (~full).all(1).any(), "every loop tiled"
     assert (power | full).all(1).sum() >= 24
     assert ((sizes % 2 == 1) & ~full & (sizes > 1)).any(0).all(), "odd sizes in every loop"

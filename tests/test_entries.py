@@ -1,4 +1,4 @@
-"""The manifest of a store that came with it: every place in it is looked at before anything is read by it."""
+"""The manifest of a foreign store is validated before it is used."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_more_rows_than_memory_holds_are_a_one_line_error(store: FeatureStore, t
 
 
 @pytest.mark.parametrize(
-    ("column", "values", "told"),
+    ("column", "values", "message"),
     [
         ("tile.m", pl.Series(["a"] * 4), r"column tile\.m: expected Float32, got String"),
         ("tile.m", pl.Series([[1.0]] * 4), r"column tile\.m: expected Float32, got List\(Float64\)"),
@@ -103,12 +103,12 @@ def test_more_rows_than_memory_holds_are_a_one_line_error(store: FeatureStore, t
     ],
 )
 def test_tables_of_other_types_are_refused(
-    store: FeatureStore, tmp_path: Path, column: str, values: pl.Series, told: str
+    store: FeatureStore, tmp_path: Path, column: str, values: pl.Series, message: str
 ) -> None:
     shutil.copytree(store.root, tmp_path, dirs_exist_ok=True)
     path = FeatureStore(tmp_path, "tile:xla").path("train", "train_0")
     pl.read_parquet(path).with_columns(values.alias(column)).write_parquet(path)
-    with pytest.raises(StoreError, match=f"{told}.*; run `python -m gbr.features build"):
+    with pytest.raises(StoreError, match=f"{message}.*; run `python -m gbr.features build"):
         FeatureStore(tmp_path, "tile:xla").load("train")
 
 

@@ -65,9 +65,9 @@ def test_lazy_is_the_same_and_reads_what_is_asked_for(root: Path, monkeypatch: p
         return load(self, split, stems, columns)
 
     monkeypatch.setattr(FeatureStore, "load", spy)
-    wanted = (pl.col("geometry.tiles") > 3) & (pl.col("row") < 20)
-    found = lazy.filter(wanted).select("graph", "geometry.waste").collect()
-    assert found.equals(whole.filter(wanted).select("graph", "geometry.waste"))
+    predicate = (pl.col("geometry.tiles") > 3) & (pl.col("row") < 20)
+    found = lazy.filter(predicate).select("graph", "geometry.waste").collect()
+    assert found.equals(whole.filter(predicate).select("graph", "geometry.waste"))
     assert 0 < len(found) < 80
     assert {name for _, columns in reads for name in columns} == {"geometry.tiles", "geometry.waste"}
     reads.clear()
@@ -116,7 +116,7 @@ def test_polars_pandas_and_numpy_score_alike_and_wrong_columns_are_named(root: P
     pandas = pd.DataFrame(polars.to_numpy(), columns=polars.columns, index=np.arange(len(valid))[::-1] + 7)
     expected = ranker.predict(polars)
     assert len(np.unique(expected)) > 10
-    # Scores come in the order of the rows, whatever an index says, and by name whatever the order of the columns.
+    # Rows are scored in their order, regardless of an index; columns are selected by name, regardless of their order.
     for same in (pandas, pandas[pandas.columns[::-1]], polars.to_numpy(), polars.select(polars.columns[::-1])):
         np.testing.assert_array_equal(ranker.predict(same), expected)
     shuffled = np.random.default_rng(0).permutation(len(valid))

@@ -1,6 +1,6 @@
 """Files that cannot grow, and folders that take nothing: one line, nothing lost, the same result once there is room.
 
-A limit on the size of files stands in for a full disk.
+A full disk is simulated by a limit on the size of files.
 """
 
 from __future__ import annotations
@@ -120,11 +120,11 @@ def test_a_command_without_room_says_so_and_goes_on_later(
         with file_size_limit(limit):
             status = started(name)
         faults = [line for line in capsys.readouterr().err.splitlines() if ": error: " in line]
-        assert status in (1, 2)  # 2: a report that was asked for in a place that does not take it
+        assert status in (1, 2)  # 2: the report cannot be written
         assert len(faults) == 1
         assert "File too large" in faults[0]
         assert not [path for path in folder.rglob("*") if path.name.endswith(".part")]
-        left(folder)  # whatever is there is whole
+        left(folder)  # existing files are complete
         Ranker.load("model")
         assert started(name) == 0
     assert left(folder) == expected

@@ -121,13 +121,13 @@ def test_blocks_are_read_only_and_may_be_kept(archive: Path) -> None:
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(place=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255), library=st.sampled_from(["isal", "zlib"]))
-def test_a_changed_byte_never_changes_a_value(archive: Path, place: float, flip: int, library: str) -> None:
+@given(position=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255), library=st.sampled_from(["isal", "zlib"]))
+def test_a_changed_byte_never_changes_a_value(archive: Path, position: float, flip: int, library: str) -> None:
     content = bytearray(archive.read_bytes())
-    content[int(place * len(content))] ^= flip
+    content[int(position * len(content))] ^= flip
     torn = archive.with_name("torn.npz")
     torn.write_bytes(content)
-    found, told = {}, None
+    found, message = {}, None
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # zipfile and NumPy may warn about what they then refuse
         if library == "zlib":
@@ -137,8 +137,8 @@ def test_a_changed_byte_never_changes_a_value(archive: Path, place: float, flip:
             for key in read.keys:
                 found[key] = read.read(key)
         except DataError as fault:
-            told = str(fault)
-    assert told is None or (told.startswith(f"{torn}: ") and "\n" not in told)
+            message = str(fault)
+    assert message is None or (message.startswith(f"{torn}: ") and "\n" not in message)
     for key in found.keys() & ARRAYS.keys():
         np.testing.assert_array_equal(found[key], ARRAYS[key])
 

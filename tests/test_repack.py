@@ -248,13 +248,13 @@ def test_indices_within_nodes_become_indices_of_rows() -> None:
 
 def test_a_table_that_adopts_rows_continues_like_their_own() -> None:
     configs = network(40)["node_config_feat"]
-    table, twin = RowTable(len(IDS)), RowTable(len(IDS))
-    codes, _ = twin.encode(configs[:30])
-    table.adopt(twin.rows, twin.owner)
+    table, other = RowTable(len(IDS)), RowTable(len(IDS))
+    codes, _ = other.encode(configs[:30])
+    table.adopt(other.rows, other.owner)
     digests = table.tally(codes)
-    np.testing.assert_array_equal(table.counts, twin.counts)
+    np.testing.assert_array_equal(table.counts, other.counts)
     assert len(np.unique(digests, axis=0)) == len(np.unique(configs[:30], axis=0))
-    for found, expected in zip(table.encode(configs[20:]), twin.encode(configs[20:]), strict=True):
+    for found, expected in zip(table.encode(configs[20:]), other.encode(configs[20:]), strict=True):
         np.testing.assert_array_equal(found, expected)
-    np.testing.assert_array_equal(table.rows, twin.rows)
-    np.testing.assert_array_equal(np.concatenate([rows for rows, _ in table.discovered()]), twin.rows)
+    np.testing.assert_array_equal(table.rows, other.rows)
+    np.testing.assert_array_equal(np.concatenate([rows for rows, _ in table.discovered()]), other.rows)

@@ -47,36 +47,36 @@ def store(tmp_path: Path) -> FeatureStore:
 
 
 def test_what_is_written_is_loaded_one_graph_after_the_other(store: FeatureStore) -> None:
-    slates = store.load("train")
-    assert slates.names == ("a", "b", "c")
-    assert slates.columns == COLUMNS
-    assert slates.indptr.tolist() == [0, 3, 7, 8]
-    assert slates.X.dtype == np.float32
-    assert slates.X.flags.c_contiguous
-    np.testing.assert_array_equal(slates.X, np.concatenate([features(3, 2), features(4, 1), features(1, 3)]))
-    assert slates.runtime is not None
-    assert slates.normalizer is not None
-    assert slates.repeat is not None
-    assert slates.runtime.tolist() == [0, 0, 0, *(np.arange(1, 5) * 10**12), 5]
-    assert slates.normalizer.tolist() == [0, 0, 0, 7, 7, 7, 7, 0]
-    assert slates.repeat.tolist() == [0] * 7 + [6]
-    assert slates.duplicate_of.tolist() == [0, 0, 2, 0, 1, 2, 3, 0]
-    assert slates.is_labelled.tolist() == [False, True, True]
-    assert {values.dtype.name for values in (slates.runtime, slates.duplicate_of, slates.indptr)} == {"int64"}
+    groups = store.load("train")
+    assert groups.names == ("a", "b", "c")
+    assert groups.columns == COLUMNS
+    assert groups.indptr.tolist() == [0, 3, 7, 8]
+    assert groups.X.dtype == np.float32
+    assert groups.X.flags.c_contiguous
+    np.testing.assert_array_equal(groups.X, np.concatenate([features(3, 2), features(4, 1), features(1, 3)]))
+    assert groups.runtime is not None
+    assert groups.normalizer is not None
+    assert groups.repeat is not None
+    assert groups.runtime.tolist() == [0, 0, 0, *(np.arange(1, 5) * 10**12), 5]
+    assert groups.normalizer.tolist() == [0, 0, 0, 7, 7, 7, 7, 0]
+    assert groups.repeat.tolist() == [0] * 7 + [6]
+    assert groups.duplicate_of.tolist() == [0, 0, 2, 0, 1, 2, 3, 0]
+    assert groups.is_labelled.tolist() == [False, True, True]
+    assert {values.dtype.name for values in (groups.runtime, groups.duplicate_of, groups.indptr)} == {"int64"}
 
 
 def test_graphs_are_loaded_in_the_order_asked(store: FeatureStore) -> None:
-    slates = store.load("train", ["b", "a"])
-    assert slates.names == ("b", "a")
-    np.testing.assert_array_equal(slates.X, np.concatenate([features(4, 1), features(3, 2)]))
+    groups = store.load("train", ["b", "a"])
+    assert groups.names == ("b", "a")
+    np.testing.assert_array_equal(groups.X, np.concatenate([features(4, 1), features(3, 2)]))
     assert store.load("train", ["a"]).runtime is None
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(wanted=st.sets(st.sampled_from([*COLUMNS, "nodes", "geometry"])))
-def test_columns_are_those_of_the_whole_matrix(store: FeatureStore, wanted: set[str]) -> None:
-    whole, some = store.load("train"), store.load("train", columns=sorted(wanted))
-    expected = whole.select(sorted(wanted))
+@given(names=st.sets(st.sampled_from([*COLUMNS, "nodes", "geometry"])))
+def test_columns_are_those_of_the_whole_matrix(store: FeatureStore, names: set[str]) -> None:
+    whole, some = store.load("train"), store.load("train", columns=sorted(names))
+    expected = whole.select(sorted(names))
     assert some.columns == expected.columns
     np.testing.assert_array_equal(some.X, expected.X)
     assert some.X.flags.c_contiguous
@@ -203,9 +203,9 @@ def lacking_shared(path: Path) -> None:
 )
 def test_a_torn_file_is_one_line(store: FeatureStore, harm: Any, message: str) -> None:
     harm(store.path("train", "b"))
-    with pytest.raises(StoreError, match=rf"b\.parquet: {message}.*; run `python -m gbr\.features build") as told:
+    with pytest.raises(StoreError, match=rf"b\.parquet: {message}.*; run `python -m gbr\.features build") as error:
         store.load("train")
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -258,9 +258,9 @@ def test_columns_that_are_not_shared_are_not_written_once(tmp_path: Path) -> Non
 
 
 @settings(max_examples=60, deadline=None)
-@given(places=st.sets(st.integers(0, 30)))
-def test_runs_cover_every_place_once(places: set[int]) -> None:
-    ascending = np.array(sorted(places), np.int64)
+@given(indices=st.sets(st.integers(0, 30)))
+def test_runs_cover_every_index_once(indices: set[int]) -> None:
+    ascending = np.array(sorted(indices), np.int64)
     covered: list[int] = []
     for first, run in stores._runs(ascending):
         assert first == len(covered)

@@ -1,4 +1,4 @@
-"""Two processes at one folder: both finish and the result is whole, or the second is told of the first."""
+"""Two processes in one folder: both finish with a complete result, or the second reports that the folder is in use."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def run_both(folder: Path, *lines: str) -> list[tuple[int, str]]:
 
 @pytest.mark.parametrize("subset", ["tile:cpu", LAYOUT])
 def test_two_builds_make_one_store(folder: Path, subset: str) -> None:
-    build(Subset(subset), folder / "data", folder / "alone", jobs=1)
+    build(Subset(subset), folder / "data", folder / "single", jobs=1)
     line = BUILD.format(subset=subset, store="store")
     for status, message in run_both(folder, line, line):
         assert status == 0, message
     check_stores(folder)
-    assert digests(folder / "store", "**/*.parquet") == digests(folder / "alone", "**/*.parquet")
-    stores = [FeatureStore(folder / name, subset).manifest for name in ("store", "alone")]
+    assert digests(folder / "store", "**/*.parquet") == digests(folder / "single", "**/*.parquet")
+    stores = [FeatureStore(folder / name, subset).manifest for name in ("store", "single")]
     assert stores[0] == stores[1]
     assert not temporary_files(folder)
 
@@ -87,22 +87,22 @@ def test_two_trainings_leave_one_whole_run(folder: Path) -> None:
     assert len(list((folder / "run").glob("model-*"))) == 1
 
 
-def told_of(capsys: Capture, main: Callable[[list[str]], int], line: str) -> str:
+def error_of(capsys: Capture, main: Callable[[list[str]], int], line: str) -> str:
     """The one line with which a command gives way."""
     assert main(line.split()) == 1
-    (told,) = [each for each in capsys.readouterr().err.splitlines() if ": error: " in each]
-    return told
+    (error,) = [each for each in capsys.readouterr().err.splitlines() if ": error: " in each]
+    return error
 
 
 def test_the_second_is_told_of_the_first(folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     with exclusive_lock(folder / "run"):
-        told = told_of(capsys, train.main, "--subset tile:cpu --data data --store store --out run")
-        assert told.startswith("gbr train: error: run: another gbr.train is using this folder; wait until")
+        error = error_of(capsys, train.main, "--subset tile:cpu --data data --store store --out run")
+        assert error.startswith("gbr train: error: run: another gbr.train is using this folder; wait until")
     with exclusive_lock(folder / "data2/npz/tile/cpu"):
-        told = told_of(capsys, collect.main, "tile --out data2 --families vecmat")
-        assert "data2/npz/tile/cpu: another gbr.collect is using this folder" in told
+        error = error_of(capsys, collect.main, "tile --out data2 --families vecmat")
+        assert "data2/npz/tile/cpu: another gbr.collect is using this folder" in error
     with exclusive_lock(folder / "data2/archives"):
         for name in ("tile:xla", "eval-indices"):
-            told = told_of(capsys, download, f"{name} --data data2 --base-url http://127.0.0.1:9")
-            assert "data2/archives: another gbr.download is using this folder" in told
+            error = error_of(capsys, download, f"{name} --data data2 --base-url http://127.0.0.1:9")
+            assert "data2/archives: another gbr.download is using this folder" in error

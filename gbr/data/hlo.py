@@ -1,4 +1,4 @@
-"""HLO modules (protobuf) -> the arrays of a TpuGraphs file, cell for cell those of Google's own feature extractor.
+"""Encode HLO modules (protobuf) as arrays of a TpuGraphs file, equal to those of Google's feature extractor.
 
 Field numbers are those of xla/service/hlo.proto and xla/xla_data.proto (openxla/xla).  Order and formulas follow
 ``process_data/xla/{hlo_encoder.cc,featurizers.h}`` of google-research-datasets/tpu_graphs (Apache-2.0), task
@@ -24,13 +24,13 @@ IntArray = NDArray[np.int64]
 Arrays = dict[str, NDArray[Any]]
 Ints = Sequence[int]
 
-#: More instructions would need over half a gigabyte of node features; the largest graph of TpuGraphs has 43,615.
+#: Maximum number of instructions: over half a gigabyte of node features; the largest graph of TpuGraphs has 43,615.
 MAX_INSTRUCTIONS: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """LayoutProto: dimension numbers from the fastest varying to the slowest."""
+    """LayoutProto: dimensions, minor to major."""
 
     minor_to_major: tuple[int, ...] = integers(1)
 
@@ -176,7 +176,7 @@ def read_module(data: bytes) -> Module:
     Raises
     ------
     HloError
-        When the bytes are something else or break the rules of HLO.
+        If the bytes are not an HLO module, or the module is invalid.
     """
     if data.startswith(b"HloModule "):
         raise HloError(f"expected an HLO protobuf, got HLO text; {HINT}")
@@ -193,12 +193,12 @@ def read_module(data: bytes) -> Module:
 
 
 def _is_module(fields: dict[int, tuple[int, int]]) -> bool:
-    # Computations and the entry's name.  The messages that wrap a module have no text as field 2.
+    # Fields of a module: computations and name of the entry.  In messages that wrap a module, field 2 is not text.
     return 3 in fields and 2 in fields
 
 
 def check(module: Module) -> Module:
-    """Return ``module`` if its graph is acyclic and operands precede their users, as HLO requires.
+    """Validate a module, whose graph must be acyclic with operands before their users, and return it.
 
     Raises
     ------
@@ -252,13 +252,13 @@ def graph_arrays(data: bytes) -> Arrays:
     return encode(read_module(data))
 
 
-#: Opcodes whose operands' and result's layouts TpuGraphs lets a configuration choose.
+#: Opcodes of configurable nodes in TpuGraphs.
 CONFIGURABLE: Final = frozenset(("convolution", "dot", "reshape"))
 
-#: A computation so named is a part of the program of its own; the others (regions, fusions) belong to the next.
+#: Prefixes of computations that are separate parts of the program; others (regions, fusions) belong to the next part.
 _MAJOR: Final = ("cluster", "while", "cond")
 
-#: Values of xla.PrimitiveType (xla/xla_data.proto) by the names of their columns; later types (fp8, 4 bits) have none.
+#: Values of xla.PrimitiveType (xla/xla_data.proto) by name of their column; newer types (fp8, 4 bits) have no column.
 _PRIMITIVE_TYPES: Final = {
     **{name: value for value, name in enumerate("invalid_type pred s8 s16 s32 s64 u8 u16 u32 u64 f16 f32 f64".split())},
     "tuple": 13,
@@ -290,7 +290,7 @@ _NUMBERS: Final[dict[str, Callable[[Instruction], int]]] = {
     "is_stable": lambda each: each.is_stable,
 }
 
-#: First column -> how many, and what fills them.
+#: Number of columns and function for their values, by first column.
 _SLOTS: Final[dict[str, tuple[int, Callable[[Instruction], Ints]]]] = {
     "dimensions_0": (MAX_RANK, lambda each: each.dimensions),
     "window_window_reversal_0": (MAX_RANK, lambda each: [d.window_reversal for d in each.window.dimensions]),

@@ -1,7 +1,7 @@
-"""The protobuf wire format, decoded into dataclasses; every length is checked against the bytes.
+"""Decoder of the protobuf wire format into dataclasses, with all lengths checked.
 
-Only what HLO needs: varints, packed and unpacked repeated integers, text, nested messages.  Fields that a dataclass
-does not declare are skipped by their length, so literals cost nothing.
+Supports what HLO uses: varints, packed and unpacked repeated integers, text, nested messages.  Fields that a dataclass
+does not declare are skipped by their length, so that large literals take no time.
 Source: https://protobuf.dev/programming-guides/encoding/
 """
 
@@ -15,7 +15,7 @@ from gbr.errors import HloError
 
 T = TypeVar("T")
 
-#: How deep messages may nest; the limit of Google's own parsers.
+#: Maximum nesting depth of messages, as in Google's parsers.
 MAX_DEPTH: Final = 100
 
 HINT: Final = (
@@ -53,7 +53,7 @@ def integers(number: int) -> Any:
 
 
 def one(number: int, message: type[Any]) -> Any:
-    """A message field; absent, it is an empty message."""
+    """A message field; an empty message if absent."""
     return _field(number, _ONE, message(), message)
 
 
@@ -64,7 +64,7 @@ def many(number: int, message: type[Any] | None = None) -> Any:
 
 @cache
 def _fields(record: type[Any]) -> dict[int, tuple[str, int, type[Any]]]:
-    """Field number -> attribute, kind and message class."""
+    """Attribute, kind and message class by field number."""
     found = {}
     for each in dataclasses.fields(record):
         about = each.metadata
