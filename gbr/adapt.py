@@ -156,12 +156,12 @@ def _fit(
         within.choices(graph.kind, block[rows[(rows >= first) & (rows < first + len(block))] - first])
         for first, block in _blocks(graph)
     ]
-    learner = within.Learner(X, order, rows, np.concatenate(chosen), within.ranks(target), seed)
+    regressor = within.Regressor(X, order, rows, np.concatenate(chosen), within.ranks(target), seed)
     parts = [
-        learner(X[first : first + len(block)], within.choices(graph.kind, block), order[first : first + len(block)])
+        regressor(X[first : first + len(block)], within.choices(graph.kind, block), order[first : first + len(block)])
         for first, block in _blocks(graph)
     ]
-    return Adapted(np.concatenate(parts), len(rows), learner.trust)
+    return Adapted(np.concatenate(parts), len(rows), regressor.trust)
 
 
 def _blocks(graph: Graph) -> Iterator[tuple[int, NDArray[Any]]]:

@@ -129,8 +129,8 @@ def test_damaged_model(damage: Callable[[Path], str], tile_run: Path, tmp_path: 
 def test_damaged_store_is_rebuilt_or_reported(tile_run: Path, tmp_path: Path, capsys: Capture) -> None:
     store = Path(shutil.copytree(tile_run / "store", tmp_path / "store")) / "tile/cpu"
     paths = ["--subset", "tile:cpu", "--data", tile_run, "--store", tmp_path / "store"]
-    torn = next((store / "valid").glob("*.parquet"))
-    torn.write_bytes(torn.read_bytes()[:-20])
+    truncated = next((store / "valid").glob("*.parquet"))
+    truncated.write_bytes(truncated.read_bytes()[:-20])
     assert evaluate.main([*map(str, ["--model", tile_run / "run", *paths, "--jobs", 1, "--json"])]) == 0
     again = json.loads(capsys.readouterr().out)
     assert again["valid"]["graphs"] == json.loads((tile_run / "run/metrics.json").read_text())["valid"]["graphs"]
@@ -146,9 +146,9 @@ def test_damaged_store_is_rebuilt_or_reported(tile_run: Path, tmp_path: Path, ca
 
 
 def test_file_at_the_path_of_the_store(tile_run: Path, tmp_path: Path, capsys: Capture) -> None:
-    (tmp_path / "store").write_text("mine")
+    (tmp_path / "store").write_text("text")
     paths = ["--subset", "tile:cpu", "--data", tile_run, "--store", tmp_path / "store", "--jobs", 1]
     for main, options in ((features.main, ["build"]), (train.main, ["--out", tmp_path / "run"])):
         assert str(tmp_path / "store") in error_of(main, *options, *paths, capsys=capsys)
-    assert (tmp_path / "store").read_text() == "mine"
+    assert (tmp_path / "store").read_text() == "text"
     assert not (tmp_path / "run").exists()

@@ -31,7 +31,7 @@ def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess
 @pytest.mark.parametrize(
     ("error", "status", "line"),
     [
-        (DataError("a.npz: torn;\n fetch it"), 1, "gbr x: error: a.npz: torn;\\n fetch it"),
+        (DataError("a.npz: truncated;\n fetch it"), 1, "gbr x: error: a.npz: truncated;\\n fetch it"),
         (UsageError("--k: no"), 2, "gbr x: error: --k: no"),
         (MemoryError("Unable to allocate 9 TiB"), 1, "gbr x: error: out of memory (Unable to allocate 9 TiB); free"),
         (KeyboardInterrupt(), 130, "gbr x: interrupted; completed files are kept"),

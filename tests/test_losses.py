@@ -21,18 +21,18 @@ JITTER = np.random.default_rng(0).random(OFFSETS)
 def naive_loss(relevance: np.ndarray, rank: np.ndarray) -> float:
     """Of one group; a row contributes the mean over its pairs."""
     first, second = np.triu_indices(len(rank), k=1)
-    apart = np.sign(rank[first] - rank[second]) * (relevance[first] - relevance[second])
-    return float(-log_expit(apart[rank[first] != rank[second]]).sum() / max(1, len(rank) - 1))
+    margin = np.sign(rank[first] - rank[second]) * (relevance[first] - relevance[second])
+    return float(-log_expit(margin[rank[first] != rank[second]]).sum() / max(1, len(rank) - 1))
 
 
 def naive_derivatives(relevance: np.ndarray, rank: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     gradient, curvature = np.zeros(len(rank)), np.zeros(len(rank))
     for first, second in zip(*np.triu_indices(len(rank), k=1), strict=True):
         sign = np.sign(rank[first] - rank[second])
-        chance = expit(sign * (relevance[second] - relevance[first]))
-        gradient[first] -= sign * chance
-        gradient[second] += sign * chance
-        curvature[[first, second]] += abs(sign) * chance * (1 - chance)
+        probability = expit(sign * (relevance[second] - relevance[first]))
+        gradient[first] -= sign * probability
+        gradient[second] += sign * probability
+        curvature[[first, second]] += abs(sign) * probability * (1 - probability)
     return gradient / max(1, len(rank) - 1), curvature / max(1, len(rank) - 1)
 
 

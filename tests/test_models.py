@@ -331,7 +331,7 @@ def test_libraries_read_the_model_file(fitted: Ranker, tmp_path: Path) -> None:
 
 def test_saving_again_replaces_the_model(fitted: Ranker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     X, runtime, qid = problem(6)
-    (tmp_path / "notes.md").write_text("mine")
+    (tmp_path / "notes.md").write_text("text")
     for name in BACKENDS:
         Ranker(name, **QUICK).fit(X, runtime, qid=qid).save(tmp_path)
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".json", ".md"]

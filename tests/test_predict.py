@@ -74,12 +74,12 @@ def test_runtimes_are_not_used(tile_run: Path, graphs: list[Path], tmp_path: Pat
 def test_no_output_if_a_file_is_damaged(
     tile_run: Path, graphs: list[Path], tmp_path: Path, jobs: int, capsys: Capture
 ) -> None:
-    (tmp_path / "torn.npz").write_bytes(graphs[0].read_bytes()[:100])
+    (tmp_path / "truncated.npz").write_bytes(graphs[0].read_bytes()[:100])
     line = ["--model", tile_run / "run", graphs[0], tmp_path, "--jobs", jobs]
     assert command.main([*map(str, line)]) == 1
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.splitlines()[-1].startswith(f"gbr predict: error: {tmp_path}/torn.npz: ")
+    assert err.splitlines()[-1].startswith(f"gbr predict: error: {tmp_path}/truncated.npz: ")
 
 
 @pytest.mark.parametrize(

@@ -213,7 +213,7 @@ def test_out_must_be_new_empty_or_a_run(tile_run: Path, tmp_path: Path) -> None:
     command.check_out(tmp_path / "new")
     command.check_out(tmp_path)
     command.check_out(tile_run / "run")
-    (tmp_path / "file").write_text("mine")
+    (tmp_path / "file").write_text("text")
     with pytest.raises(UsageError, match="not a gbr run directory"):
         command.check_out(tmp_path)
     with pytest.raises(UsageError, match="is a file; name a folder"):

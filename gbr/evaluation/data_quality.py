@@ -24,10 +24,10 @@ FloatArray = NDArray[np.float64]
 WINDOWS: Final = (24, 48, 96, 192)
 #: Minimum |t| (Student) and minimum difference of mean ranks, as a share of all ranks, of a jump.  For independent rows
 #: |t| > 7 at 46 degrees of freedom has a probability below 1e-8 per index.
-LEAST_T: Final = 7.0
-LEAST_SHIFT: Final = 0.25
+MIN_T: Final = 7.0
+MIN_SHIFT: Final = 0.25
 #: Minimum share of the shift that remains after the ranks predicted by a model are subtracted.
-LEAST_LEFT: Final = 0.6
+MIN_RESIDUAL: Final = 0.6
 
 #: Below these a graph contains little information on the order of its configurations.
 FEW_DISTINCT: Final = 20
@@ -77,17 +77,17 @@ def jumps(target: FloatArray, scores: FloatArray | None = None) -> list[Jump]:
         In the order of the file; none for fewer than 48 rows.
     """
     ranks = normalised_ranks(target)
-    left = None if scores is None else ranks - normalised_ranks(scores)
+    residual = None if scores is None else ranks - normalised_ranks(scores)
     strength = np.zeros(len(target) + 1)
     for window in WINDOWS:
         if 2 * window > len(target):
             break
         shift, t = _compared(ranks, window)
         # A jump raises |t| at all indices nearby; it is at the maximum.
-        counts = np.abs(t) >= np.maximum(LEAST_T, maximum_filter1d(np.abs(t), 2 * window + 1))
-        counts &= np.abs(shift) >= LEAST_SHIFT
-        if left is not None:
-            counts &= np.sign(shift) * _compared(left, window)[0] >= LEAST_LEFT * np.abs(shift)
+        counts = np.abs(t) >= np.maximum(MIN_T, maximum_filter1d(np.abs(t), 2 * window + 1))
+        counts &= np.abs(shift) >= MIN_SHIFT
+        if residual is not None:
+            counts &= np.sign(shift) * _compared(residual, window)[0] >= MIN_RESIDUAL * np.abs(shift)
         inner = slice(window, len(target) - window + 1)
         strength[inner] = np.maximum(strength[inner], np.where(counts, np.abs(t), 0.0))
     found: list[Jump] = []

@@ -1,1 +1,1 @@
-"""What learns and ranks, behind one protocol: LightGBM, XGBoost, the cost model and their ensembles."""
+"""Models behind one protocol: LightGBM, XGBoost, the cost model and their ensembles."""

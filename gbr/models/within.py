@@ -50,7 +50,7 @@ _BASE: Final = LAYOUT_RANGE[1] - LAYOUT_RANGE[0] + 1
 _BOUNDS: Final = tuple(8 * group + slot for group in range(3) for slot in range(6))
 
 
-class Learner:
+class Regressor:
     """Trees and ridge, fitted on the measured rows of one graph.
 
     Parameters

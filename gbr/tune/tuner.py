@@ -173,7 +173,7 @@ class Tuner:
 
     def _acquisition(self, free: IntArray, rng: np.random.Generator) -> FloatArray:
         """Mean of the trees minus their weighted standard deviation, float64 (free,): lower is better."""
-        from gbr.models.within import Learner, ranks  # scikit-learn, not for --help
+        from gbr.models.within import Regressor, ranks  # scikit-learn, not for --help
 
         known = self.runtimes
         slow = 2 * max(known.values())
@@ -181,11 +181,11 @@ class Tuner:
         rows = np.array(sorted(results), np.int64)
         target = ranks(np.array([min(results[row], slow) for row in rows.tolist()]))
         seed = int(rng.integers(1 << 31))
-        learner = Learner(self._X, self._order, rows, self.space.choices[rows], target, seed, _TREES)
+        regressor = Regressor(self._X, self._order, rows, self.space.choices[rows], target, seed, _TREES)
         parts = []
         for first in range(0, len(free), _BLOCK):
             block = free[first : first + _BLOCK]
-            trees = learner.members(self._X[block], self.space.choices[block], self._order[block])
+            trees = regressor.members(self._X[block], self.space.choices[block], self._order[block])
             parts.append(trees.mean(axis=0) - _EXPLORATION * trees.std(axis=0))
         return np.concatenate(parts)
 
