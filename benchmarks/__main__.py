@@ -1,4 +1,4 @@
-"""Run the speed benchmarks, and compare their results with the targets: one table, ``results/bench.md``."""
+"""Run the speed benchmarks and compare their results with targets: one table, ``results/bench.md``."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, NamedTuple
 
-from benchmarks.common import FOLDER, FOLDER_VARIABLE, Section, machine, publish
+from benchmarks.common import FOLDER, FOLDER_VARIABLE, Row, Section, machine, publish
 
-Found = dict[str, Any]
+Results = dict[str, Any]
 
 
 class Bench(NamedTuple):
@@ -22,27 +22,27 @@ class Bench(NamedTuple):
 
     name: str
     quick: str | None = None
-    long: bool = False
+    slow: bool = False
 
 
 BENCHES: Final = (
     Bench("layout_build", "--configs 2000 4000 --nodes 300 --rounds 1"),
     Bench("features", "--configs 100 --every 20 --nodes 60"),
-    Bench("predict", "--only search --backends xgboost"),
-    Bench("fit", "--rounds 40", long=True),
-    Bench("adapt", long=True),
+    Bench("predict", "--backends xgboost"),
+    Bench("fit", "--rounds 40", slow=True),
+    Bench("adapt", slow=True),
 )
 
 
 class Figure(NamedTuple):
-    """A row of the table: a figure of the results ``<page>.json`` and its target.
+    """A row of the table: a figure from the results ``<page>.json``, and its target.
 
-    ``of`` raises KeyError, IndexError or StopIteration where the results do not have the figure.
+    ``value`` raises KeyError, IndexError or StopIteration if the results lack the figure.
     """
 
-    what: str
+    title: str
     page: str
-    of: Callable[[Found], float]
+    value: Callable[[Results], float]
     at_most: float | None = None
     at_least: float | None = None
 
@@ -61,83 +61,76 @@ class Figure(NamedTuple):
         return "yes" if good else "no"
 
 
-def _last(column: str) -> Callable[[Found], float]:
-    return lambda found: float(found["rows"][-1][column])
+def _last(column: str) -> Callable[[Results], float]:
+    return lambda results: float(results["rows"][-1][column])
 
 
-def _fit(plain: str, library: str) -> Callable[[Found], float]:
-    def of(found: Found) -> float:
-        table = found["tables"]["At equal tau"]
-        value = next(row for row in table if (row["library"], row["call"]) == (library, "gbr"))[f"{plain} / this"]
-        return float("nan") if isinstance(value, str) else float(value)
+def _fit(plain: str, library: str) -> Callable[[Results], float]:
+    def value(results: Results) -> float:
+        table = results["tables"]["At equal tau"]
+        ratio = next(row for row in table if (row["library"], row["call"]) == (library, "gbr"))[f"{plain} / this"]
+        return float("nan") if isinstance(ratio, str) else float(ratio)
 
-    return of
+    return value
 
 
-def _slope(library: str) -> Callable[[Found], float]:
-    def of(found: Found) -> float:
-        rows = found["tables"]["Over rows"]
+def _growth(library: str) -> Callable[[Results], float]:
+    def value(results: Results) -> float:
+        rows = results["tables"]["Over rows"]
         return float(rows[-1][f"{library}, gbr, s"] / rows[0][f"{library}, gbr, s"])
 
-    return of
+    return value
 
 
-def _search(backend: str, *columns: str) -> Callable[[Found], float]:
-    def of(found: Found) -> float:
-        table = found["tables"]["One graph, batch after batch"]
+def _search(backend: str, *columns: str) -> Callable[[Results], float]:
+    def value(results: Results) -> float:
+        table = results["tables"]["One graph, batch after batch"]
         row = next(row for row in table if row["backend"] == backend)
         return sum(float(row[column]) for column in columns)
 
-    return of
+    return value
 
 
-def _memory_growth(found: Found) -> float:
-    return float(found["rows"][-1]["peak, MiB"] / found["rows"][0]["peak, MiB"])
+def _memory_growth(results: Results) -> float:
+    return float(results["rows"][-1]["peak, MiB"] / results["rows"][0]["peak, MiB"])
 
 
-def _per_core(found: Found) -> float:
-    row = found["rows"][-1]
+def _memory(results: Results) -> float:
+    return _last("peak, MiB")(results) - _last("libraries, MiB")(results)
+
+
+def _per_core(results: Results) -> float:
+    row = results["rows"][-1]
     return float(1 / (1 / row["code, configs/s"] + 1 / row["describe, configs/s"]))
 
 
 FIGURES: Final = (
     Figure("Layout build of a large file / inflating it with isal", "layout_build", _last("build / inflate"), 1.15),
     Figure("numpy.load of it / layout build", "layout_build", _last("numpy.load / build"), at_least=2),
-    Figure("Peak memory of that build at twice the configurations / at one time", "layout_build", _memory_growth, 1.15),
-    Figure(
-        "Peak memory of that build, MiB over the interpreter with libraries",
-        "layout_build",
-        lambda found: _last("peak, MiB")(found) - _last("libraries, MiB")(found),
-        954,
-    ),
+    Figure("Peak memory of that build, twice the configurations / once", "layout_build", _memory_growth, 1.15),
+    Figure("Peak memory of that build, MiB above the interpreter with libraries", "layout_build", _memory, 954),
     Figure("Layout columns in whole-array NumPy / by kernels", "layout_features", _last("ratio"), at_least=20),
     Figure("Tile geometry in whole-array NumPy / by kernels", "features", _last("ratio"), at_least=20),
     Figure("Tile caches in whole-array NumPy / by kernels", "features", _last("ratio of caches"), at_least=20),
     Figure("Layout configurations per second and core, 1,000 configurable nodes", "layout_features", _per_core),
     Figure("Tile configurations per second and core, all columns", "features", _last("all, configs/s")),
-    Figure(
-        "Plain LightGBM / LightGBM in gbr, time to equal valid tau", "fit", _fit("lightgbm", "lightgbm"), at_least=2
+    *(
+        Figure(f"Plain {first} / {second} in gbr, time to equal valid tau", "fit",
+               _fit(first.lower(), second.lower()), at_least=2)
+        for first, second in (("LightGBM", "LightGBM"), ("XGBoost", "XGBoost"), ("LightGBM", "XGBoost"))
     ),
-    Figure("Plain XGBoost / XGBoost in gbr, time to equal valid tau", "fit", _fit("xgboost", "xgboost"), at_least=2),
-    Figure("Plain LightGBM / XGBoost in gbr, time to equal valid tau", "fit", _fit("lightgbm", "xgboost"), at_least=2),
-    Figure("LightGBM in gbr, fit of four times the graphs / of one time", "fit", _slope("lightgbm")),
-    Figure("XGBoost in gbr, fit of four times the graphs / of one time", "fit", _slope("xgboost")),
-    Figure(
-        "Ranking 1,000 configurations of a graph in memory, ensemble, ms",
-        "predict",
-        _search("ensemble", "further calls, ms"),
-        100,
+    *(
+        Figure(f"{library} in gbr, fit of four times the graphs / of one time", "fit", _growth(library.lower()))
+        for library in ("LightGBM", "XGBoost")
     ),
+    Figure("Ranking 1,000 configurations of a graph in memory, ensemble, ms", "predict",
+           _search("ensemble", "further calls, ms"), 100),
     Figure("The same with XGBoost only, ms", "predict", _search("xgboost", "further calls, ms"), 100),
-    Figure(
-        "Graph new to the scorer, with its first call, ensemble, ms",
-        "predict",
-        _search("ensemble", "scorer, made, ms", "first call, ms"),
-    ),
-)
-COLUMNS: Final = ("what", "figure", "target", "reached", "measured", "page")
+    Figure("New graph: scorer and its first call, ensemble, ms", "predict",
+           _search("ensemble", "scorer, made, ms", "first call, ms")),
+)  # fmt: skip
 TEXT: Final = """\
-Each figure is of one run on one machine; its page says how it was measured. *measured* is the day of that run.
+Each figure is from one run on one machine; its page describes the measurement. *measured* is the date of that run.
 `python -m benchmarks` measures again, except for what takes hours; `--all` includes it, `--quick` takes minutes and
 leaves these pages unchanged, `--table` only writes this page."""
 QUICK_TEXT: Final = "A quick run with small files and few rounds, in which fixed costs weigh more."
@@ -150,20 +143,20 @@ def run(bench: Bench, arguments: str, environment: dict[str, str]) -> bool:
     return subprocess.run(line, stdout=sys.stderr, env=os.environ | environment).returncode == 0
 
 
-def rows_of(folder: Path) -> list[tuple[Any, ...]]:
+def summary(folder: Path) -> list[Row]:
     """The table, from a folder of results."""
-    rows: list[tuple[Any, ...]] = []
+    rows: list[Row] = []
     for figure in FIGURES:
+        row = {"what": figure.title, "figure": "–", "target": figure.target}
         try:
-            found = json.loads((folder / f"{figure.page}.json").read_text())
-            value = figure.of(found)
+            results = json.loads((folder / f"{figure.page}.json").read_text())
+            value = figure.value(results)
         except (OSError, KeyError, IndexError, StopIteration):
-            rows.append((figure.what, "–", figure.target, "not measured", "–", "–"))
+            rows.append(row | {"reached": "not measured", "measured": "–", "page": "–"})
             continue
-        known = value == value
-        shown, reached = (value, figure.reached(value)) if known else ("never", "no")
-        date = found["machine"].get("date", "undated")
-        rows.append((figure.what, shown, figure.target, reached, date, f"[{figure.page}]({figure.page}.md)"))
+        shown, reached = (value, figure.reached(value)) if value == value else ("never", "no")
+        date, page = results["machine"].get("date", "undated"), f"[{figure.page}]({figure.page}.md)"
+        rows.append(row | {"figure": shown, "reached": reached, "measured": date, "page": page})
     return rows
 
 
@@ -172,18 +165,19 @@ def main() -> int:
     arguments = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     which = arguments.add_mutually_exclusive_group()
     which.add_argument("--quick", action="store_true", help="a quick run; stores nothing")
-    which.add_argument("--all", action="store_true", help="include what takes hours")
-    which.add_argument("--table", action="store_true", help="run nothing")
+    which.add_argument("--all", action="store_true", help="include benchmarks that take hours")
+    which.add_argument("--table", action="store_true", help="run nothing, only write the table")
     args = arguments.parse_args()
     failed: list[str] = []
     with TemporaryDirectory() as name:
         folder = Path(name) if args.quick else FOLDER
         for bench in () if args.table else BENCHES:
-            given, environment = (bench.quick, {FOLDER_VARIABLE: name}) if args.quick else ("", {})
-            if given is not None and (args.quick or args.all or not bench.long) and not run(bench, given, environment):
+            line, environment = (bench.quick, {FOLDER_VARIABLE: name}) if args.quick else ("", {})
+            selected = args.quick or args.all or not bench.slow
+            if line is not None and selected and not run(bench, line, environment):
                 failed.append(bench.name)
         title, text = ("Speed, a quick run", QUICK_TEXT) if args.quick else ("Speed", TEXT)
-        publish("bench", title, text, [Section("", "", COLUMNS, rows_of(folder))], machine(), folder)
+        publish("bench", title, text, [Section("", "", summary(folder))], machine(), folder)
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return int(bool(failed))

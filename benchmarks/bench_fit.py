@@ -1,4 +1,4 @@
-"""Time of a fit until it ranks other graphs as well as the library called plainly does, and over the number of rows."""
+"""Time of a fit until it ranks other graphs as well as a plain call of the library does, and by the number of rows."""
 
 from __future__ import annotations
 
@@ -17,61 +17,63 @@ import numpy as np
 import xgboost as xgb
 from numpy.typing import NDArray
 
-from benchmarks.common import Section, machine, publish
-from gbr.data.collection import resolve as subset_of
-from gbr.data.groups import QueryGroups
+from benchmarks.common import Row, Section, machine, parser, publish
+from gbr.data.collection import resolve as resolve_subset
 from gbr.evaluate import update_store
 from gbr.models import base, rows
 from gbr.models.params import resolve
 from gbr.models.rows import Rows
 from gbr.models.training_set import distinct
 
-#: Pairs of a row that plain XGBoost compares.
+SUBSET: Final = "tile:cpu"
+#: Rounds without a better tau before a fit stops.
+PATIENCE: Final = 100
+#: Pairs per row that plain XGBoost compares.
 PAIRS: Final = 16
+#: Rounds of the fits on a quarter and a half of the graphs, compared with as many on all.
 EARLY: Final = 50
-#: One graph of so many, beside all.
 SHARES: Final = (4, 2)
-SIDES: Final = ("plain", "gbr")
 TEXT: Final = """\
 {subset}: {size:,} distinct configurations of {train} graphs, {columns} columns; tau on the {valid} graphs of valid
-after every round. *plain* is the library's own call on the same matrix with its defaults and the settings that tau
+after every round. *plain* is a call of the library on the same matrix with its defaults and the settings that tau
 needs: LightGBM's `lambdarank` with linear gains and pairs over the whole group, XGBoost's `rank:pairwise` with
-{pairs} random pairs per row. *gbr* is `Ranker(backend=...)` with its defaults. Seconds of CPU in one thread, with
-binning, without the taus; all four run at the same time. At most {rounds:,} rounds, stopped after {patience}
+{pairs} random pairs per row. *gbr* is `Ranker(backend=...)` with its defaults. CPU seconds in one thread, with
+binning, without computing tau; all four run at the same time. At most {rounds:,} rounds, stopped after {patience}
 without a better tau; *to lightgbm* is the time until a call first reaches the best tau of plain LightGBM, *lightgbm
-/ this* how many times as long plain LightGBM takes, a dash where this call does not reach it; the same for XGBoost."""
-SLOPE: Final = """\
-{early} rounds on the first quarter and the first half of the graphs, and on all."""
+/ this* how many times as long plain LightGBM takes, a dash if this call does not reach it; the same for XGBoost."""
+GROWTH_TEXT: Final = f"{EARLY} rounds on the first quarter and the first half of the graphs, and on all."
+
+FloatArray = NDArray[np.float64]
 
 
-class Watch:
-    """Replaces :class:`gbr.models.base.ValidTau`; records tau and the seconds of CPU, without its own, every round."""
+class Recorder:
+    """Replaces :class:`gbr.models.base.ValidTau`; records tau and CPU seconds, without those of tau, every round."""
 
     def __init__(self) -> None:
         self.curve: list[tuple[float, float]] = []
-        self._own = 0.0
+        self._overhead = 0.0
         self._start = time.process_time()
 
     def __call__(self, valid: Rows, seed: int) -> base.ValidTau:
         """Create a recording ValidTau."""
-        watch = self
+        recorder = self
 
         class Recording(base.ValidTau):
             def __call__(self, relevance: NDArray[Any]) -> float:
                 before = time.process_time()
-                found = super().__call__(relevance)
-                watch.curve.append((before - watch._start - watch._own, found))
-                watch._own += time.process_time() - before
-                return found
+                tau = super().__call__(relevance)
+                recorder.curve.append((before - recorder._start - recorder._overhead, tau))
+                recorder._overhead += time.process_time() - before
+                return tau
 
         return Recording(valid, seed)
 
 
-Fit = Callable[[Rows, Rows, int, int, Watch], object]
+Fit = Callable[[Rows, Rows, int, Recorder], object]
 
 
-def plain_lightgbm(train: Rows, valid: Rows, rounds: int, patience: int, watch: Watch) -> None:
-    """LightGBM with its defaults and what tau needs."""
+def plain_lightgbm(train: Rows, valid: Rows, rounds: int, recorder: Recorder) -> None:
+    """LightGBM with its defaults and the settings that tau needs."""
     label = rows.ranks(train.target, train.indptr)
     params = {
         "objective": "lambdarank",
@@ -81,7 +83,7 @@ def plain_lightgbm(train: Rows, valid: Rows, rounds: int, patience: int, watch: 
         "metric": "None",
         "verbosity": -1,
     }
-    tau = watch(valid, 0)
+    tau = recorder(valid, 0)
     data = lgb.Dataset(train.X, label=label, group=train.sizes, params=params)
     held_out = lgb.Dataset(tau.X, label=np.zeros(len(tau.X)), group=tau.rows.sizes, reference=data, params=params)
     lgb.train(
@@ -90,12 +92,12 @@ def plain_lightgbm(train: Rows, valid: Rows, rounds: int, patience: int, watch: 
         rounds,
         valid_sets=[held_out],
         feval=lambda relevance, _: ("tau", tau(relevance), True),
-        callbacks=[lgb.early_stopping(patience, verbose=False)],
+        callbacks=[lgb.early_stopping(PATIENCE, verbose=False)],
     )
 
 
-def plain_xgboost(train: Rows, valid: Rows, rounds: int, patience: int, watch: Watch) -> None:
-    """XGBoost with its defaults and what tau needs."""
+def plain_xgboost(train: Rows, valid: Rows, rounds: int, recorder: Recorder) -> None:
+    """XGBoost with its defaults and the settings that tau needs."""
     params = {
         "objective": "rank:pairwise",
         "lambdarank_pair_method": "mean",
@@ -103,7 +105,7 @@ def plain_xgboost(train: Rows, valid: Rows, rounds: int, patience: int, watch: W
         "nthread": 1,
         "disable_default_eval_metric": True,
     }
-    tau = watch(valid, 0)
+    tau = recorder(valid, 0)
     qid = np.repeat(np.arange(len(train.sizes)), train.sizes)
     data = xgb.QuantileDMatrix(train.X, label=rows.ranks(train.target, train.indptr), qid=qid)
     held_out = xgb.QuantileDMatrix(tau.X, label=np.zeros(len(tau.X)), ref=data)
@@ -113,138 +115,119 @@ def plain_xgboost(train: Rows, valid: Rows, rounds: int, patience: int, watch: W
         rounds,
         evals=[(held_out, "valid")],
         custom_metric=lambda relevance, _: ("tau", tau(relevance)),
-        callbacks=[xgb.callback.EarlyStopping(rounds=patience, maximize=True)],
+        callbacks=[xgb.callback.EarlyStopping(rounds=PATIENCE, maximize=True)],
         verbose_eval=False,
     )
 
 
-def own(name: str) -> Fit:
-    """Give the fit of a backend of gbr."""
+def backend_fit(name: str) -> Fit:
+    """The fit of a backend of gbr."""
 
-    def fit(train: Rows, valid: Rows, rounds: int, patience: int, watch: Watch) -> None:
+    def fit(train: Rows, valid: Rows, rounds: int, recorder: Recorder) -> None:
         settings = resolve(
-            name, None, capacity={"n_estimators": rounds}, early_stopping_rounds=patience, seed=0, n_jobs=1,
+            name, None, capacity={"n_estimators": rounds}, early_stopping_rounds=PATIENCE, seed=0, n_jobs=1,
             params={}, n_groups=len(train.sizes), n_rows=len(train.X),
         )  # fmt: skip
         module: Any = import_module(f"gbr.models.{name}")
-        before, module.ValidTau = module.ValidTau, watch
-        try:
-            module.fit(train, valid, settings)
-        finally:
-            module.ValidTau = before
+        module.ValidTau = recorder  # the process ends after this call
+        module.fit(train, valid, settings)
 
     return fit
 
 
-#: Library -> its plain call and gbr's.
-CALLS: Final[dict[str, tuple[Fit, Fit]]] = {
-    "lightgbm": (plain_lightgbm, own("lightgbm")),
-    "xgboost": (plain_xgboost, own("xgboost")),
+LIBRARIES: Final = ("lightgbm", "xgboost")
+#: Fits by library and call.
+FITS: Final[dict[tuple[str, str], Fit]] = {
+    ("lightgbm", "plain"): plain_lightgbm,
+    ("lightgbm", "gbr"): backend_fit("lightgbm"),
+    ("xgboost", "plain"): plain_xgboost,
+    ("xgboost", "gbr"): backend_fit("xgboost"),
 }
 
 
-def curve(fit: Fit, train: Rows, valid: Rows, rounds: int, patience: int) -> NDArray[np.float64]:
-    """Seconds of CPU and tau after every round, float64 (rounds, 2)."""
-    watch = Watch()
-    fit(train, valid, rounds, patience, watch)
-    return np.array(watch.curve)
+def reached(curve: FloatArray, tau: float) -> float:
+    """Seconds until a curve, float64 (rounds, 2) of seconds and tau, first reaches a tau; infinite if it never does."""
+    found = np.flatnonzero(curve[:, 1] >= tau)
+    return float(curve[found[0], 0]) if len(found) else np.inf
 
 
-def reached(curve: NDArray[np.float64], tau: float) -> float:
-    """Seconds until a curve first reaches a tau; infinite where it never does."""
-    rounds = np.flatnonzero(curve[:, 1] >= tau)
-    return float(curve[rounds[0], 0]) if len(rounds) else np.inf
-
-
-def learnt(groups: QueryGroups) -> Rows:
-    """Distinct configurations."""
-    selection = distinct(groups)
-    return Rows(groups.X[selection.rows], selection.target, selection.indptr)
-
-
-def first(rows: Rows, share: int) -> Rows:
-    """Rows of the first of the graphs, one of ``share`` of them."""
-    graphs = len(rows.sizes) // share
-    return rows.take(np.arange(rows.indptr[graphs]), rows.indptr[: graphs + 1])
-
-
-def one(args: argparse.Namespace, library: str, side: str) -> dict[str, Any]:
-    """Measure one call in this process: its curve, and the first rounds on a part of the graphs."""
-    subset = subset_of(args.subset, args.data)
-    store, _ = update_store(subset, args.data, args.store, ("train", "valid"), 1)
-    train, held_out = learnt(store.load("train").labelled()), store.load("valid").labelled()
+def measure(args: argparse.Namespace, fit: Fit) -> dict[str, Any]:
+    """Measure one fit in this process: its curve on all graphs, and the first rounds on a part of them."""
+    store, _ = update_store(resolve_subset(SUBSET, args.data), args.data, args.store, ("train", "valid"), 1)
+    known, held_out = store.load("train").labelled(), store.load("valid").labelled()
+    selection = distinct(known)
+    train = Rows(known.X[selection.rows], selection.target, selection.indptr)
     valid = Rows(held_out.X, held_out.target, held_out.indptr)
-    call = CALLS[library][SIDES.index(side)]
-    parts = [first(train, share) for share in SHARES]
-    early = [curve(call, part, valid, EARLY, EARLY) for part in parts]
-    whole = curve(call, train, valid, args.rounds, args.patience)
+
+    def curve(train: Rows, rounds: int) -> list[tuple[float, float]]:
+        recorder = Recorder()
+        fit(train, valid, rounds, recorder)
+        return recorder.curve
+
+    early, sizes = [], []
+    for share in SHARES:
+        bounds = train.indptr[: len(train.sizes) // share + 1]
+        sizes.append(int(bounds[-1]))
+        early.append(curve(train.take(np.arange(bounds[-1]), bounds), EARLY)[-1][0])
+    whole = curve(train, args.rounds)
     return {
         "graphs": (len(train.sizes), len(valid.sizes)),
         "shape": train.X.shape,
-        "rows": [*(len(part.X) for part in parts), len(train.X)],
-        "early": [*(float(part[-1, 0]) for part in early), float(whole[: len(early[0])][-1, 0])],
-        "curve": whole.tolist(),
+        "rows": [*sizes, len(train.X)],
+        "early": [*early, whole[: min(EARLY, len(whole))][-1][0]],
+        "curve": whole,
     }
+
+
+def write_page(results: dict[tuple[str, str], dict[str, Any]], rounds: int) -> None:
+    """Write the page from the measurements by library and call."""
+    curves = {key: np.array(result["curve"]) for key, result in results.items()}
+    table: list[Row] = []
+    for (library, call), curve in curves.items():
+        best = int(curve[:, 1].argmax())
+        row: Row = {"library": library, "call": call, "rounds": len(curve), "best tau": float(curve[best, 1])}
+        row["until then, s"] = float(curve[best, 0])
+        for other in LIBRARIES:
+            plain = curves[other, "plain"]
+            tau = float(plain[:, 1].max())
+            equal = reached(curve, tau)
+            finite = np.isfinite(equal)
+            row |= {f"to {other}, s": equal if finite else "–"}
+            row |= {f"{other} / this": reached(plain, tau) / equal if finite else "–"}
+        table.append(row)
+    some = next(iter(results.values()))
+    growth = [
+        {"rows": f"{size:,}"} | {f"{', '.join(key)}, s": result["early"][part] for key, result in results.items()}
+        for part, size in enumerate(some["rows"])
+    ]
+    text = TEXT.format(
+        subset=SUBSET, size=some["shape"][0], columns=some["shape"][1], train=some["graphs"][0],
+        valid=some["graphs"][1], pairs=PAIRS, rounds=rounds, patience=PATIENCE,
+    )  # fmt: skip
+    sections = [Section("At equal tau", "", table), Section("Over rows", GROWTH_TEXT, growth)]
+    publish("fit", "Fitting", text, sections, machine("numpy", "lightgbm", "xgboost-cpu"))
 
 
 def main() -> None:
-    """Fit with every library plainly and by gbr, all at once, and leave the results."""
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--subset", default="tile:cpu")
-    arguments.add_argument("--data", type=Path, default=Path("data"), metavar="ROOT")
+    """Run all four fits at the same time, each in its process, and write the page."""
+    arguments = parser(__doc__)
     arguments.add_argument("--store", type=Path, default=Path("data/store"), metavar="DIR")
-    arguments.add_argument("--rounds", type=int, default=1000, metavar="N")
-    arguments.add_argument("--patience", type=int, default=100, metavar="N")
-    arguments.add_argument("--one", nargs=2, metavar=("LIBRARY", "CALL"), help=argparse.SUPPRESS)
+    arguments.add_argument("--rounds", type=int, default=1000, metavar="N", help="default: %(default)s")
+    arguments.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     args = arguments.parse_args()
     if args.one:
-        print(json.dumps(one(args, *args.one)))
+        print(json.dumps(measure(args, FITS[args.one[0], args.one[1]])))
         return
-    subset = subset_of(args.subset, args.data)
-    update_store(subset, args.data, args.store, ("train", "valid"), 1)
+    update_store(resolve_subset(SUBSET, args.data), args.data, args.store, ("train", "valid"), 1)
     line = [sys.executable, "-m", "benchmarks.bench_fit", *sys.argv[1:], "--one"]
-    every = {
-        (library, side): subprocess.Popen([*line, library, side], stdout=subprocess.PIPE, text=True)
-        for library in CALLS
-        for side in SIDES
-    }
-    found: dict[tuple[str, str], dict[str, Any]] = {}
-    for which, process in every.items():
+    started = {key: subprocess.Popen([*line, *key], stdout=subprocess.PIPE, text=True) for key in FITS}
+    results = {}
+    for key, process in started.items():
         output = process.communicate()[0]
         if process.returncode:
-            raise SystemExit(f"bench_fit: {' '.join(which)} failed")
-        found[which] = json.loads(output)
-    leave(found, subset.name, args.rounds, args.patience)
-
-
-def leave(found: dict[tuple[str, str], dict[str, Any]], subset: str, rounds: int, patience: int) -> None:
-    """Write the page."""
-    curves = {which: np.array(each["curve"]) for which, each in found.items()}
-    plain = {library: float(curves[library, "plain"][:, 1].max()) for library in CALLS}
-    table: list[tuple[Any, ...]] = []
-    for which, each in curves.items():
-        best = int(each[:, 1].argmax())
-        to: list[Any] = []
-        for library, tau in plain.items():
-            needed, equal = reached(curves[library, "plain"], tau), reached(each, tau)
-            to += [equal, needed / equal] if np.isfinite(equal) else ["–", "–"]
-        table.append((*which, len(each), float(each[best, 1]), float(each[best, 0]), *to))
-    some = next(iter(found.values()))
-    slope = [
-        [f"{size:,}", *(each["early"][index] for each in found.values())] for index, size in enumerate(some["rows"])
-    ]
-    text = TEXT.format(
-        subset=subset, size=some["shape"][0], train=some["graphs"][0], columns=some["shape"][1],
-        valid=some["graphs"][1], pairs=PAIRS, rounds=rounds, patience=patience,
-    )  # fmt: skip
-    equal_to = (title for library in CALLS for title in (f"to {library}, s", f"{library} / this"))
-    titles = ("library", "call", "rounds", "best tau", "until then, s", *equal_to)
-    over = ("rows", *(f"{library}, {side}, s" for library, side in found))
-    sections = [
-        Section("At equal tau", "", titles, table),
-        Section("Over rows", SLOPE.format(early=EARLY), over, slope),
-    ]
-    publish("fit", "Fitting", text, sections, machine("numpy", "lightgbm", "xgboost-cpu"))
+            raise SystemExit(f"bench_fit: {' '.join(key)} failed")
+        results[key] = json.loads(output)
+    write_page(results, args.rounds)
 
 
 if __name__ == "__main__":

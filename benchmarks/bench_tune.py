@@ -1,6 +1,6 @@
 """How many measurements a search needs: replayed on the test split of both measured collections.
 
-Every graph's result is kept under ``--work``, so that the bench goes on where it stopped.
+The results of every graph are kept under ``--work``, so that an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -8,12 +8,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -21,43 +21,42 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 
-from benchmarks.common import FOLDER, Section, machine, publish
+from benchmarks.common import FOLDER, Row, Section, default_model, machine, parser, publish
 from gbr import Ranker
 from gbr.data.collection import family, graph_files, resolve
 from gbr.data.files import atomic_write, write_json
-from gbr.train import train
+from gbr.evaluation.metrics import bootstrap_interval
 from gbr.tune import Replay, Tuner
 
 FloatArray = NDArray[np.float64]
 Order = list[int]
+#: Slowdown of the best so far, float64 (seeds, measurements) of every graph, by method.
+Curves = dict[str, list[FloatArray]]
 
-COLLECTIONS: Final = ("tile:cpu", "layout:cpu:random")
-METHODS: Final = ("random", "TPE", "tune", "model alone", "tune with model")
+COLLECTIONS: Final = {"tile": "tile:cpu", "layout": "layout:cpu:random"}
 SHOWN: Final = (1, 2, 3, 5, 8, 12, 20, 32, 48)
 MOST: Final = 48
 WITHIN: Final = 0.02
-#: Draws that cost next to nothing.
 RANDOM_SEEDS: Final = 200
-RESAMPLES: Final = 2000
 #: Random configurations before TPE, as many as the tuner takes.
 STARTUP: Final = 5
 COLOURS: Final = ("#808890", "#8a6fc0", "#4a90c4", "#d0a030", "#e5694a")
 TEXT: Final = """\
 Replayed on the test splits of the embedded collections: {graphs}, 96 configurations each, of families that the
-model has not seen. A measurement is the file's first one. *random* draws without repetition ({random} seeds). *TPE*
-is that of optuna {optuna} (multivariate, {startup} random ones first, logarithm of the runtime) over the tile sizes
-or the layouts of every tensor; the nearest measured configuration replaces what it suggests. *tune* is
-`gbr.tune.Tuner` without a model, *tune with model* with the default ensemble trained on `train`; *model alone*
-measures in the order of that model. {seeds} seeds each, except for the model's order. The constants of the tuner
-were chosen on graphs of `valid`.
+model has not seen. A measurement is the first one in the file. *random* draws without repetition ({random} seeds).
+*TPE* is that of optuna {optuna} (multivariate, {startup} random ones first, logarithm of the runtime) over the tile
+sizes or the layouts of every tensor; its suggestion is replaced by the nearest measured configuration. *tune* is
+`gbr.tune.Tuner` without a model, *tune with model* with the default ensemble trained on `train`; *model only*
+measures in the order of that model. {seeds} seeds each, except for *model only*. The constants of the tuner were
+chosen on graphs of `valid`.
 
 ![Slowdown of the best so far](tune.svg)"""
 NEEDED: Final = """\
-Measurements until one is within {within:.0f} % of the fastest of the file, mean over graphs and seeds with a 95 %
+Measurements until one is within {within:.0f} % of the fastest in the file, mean over graphs and seeds with a 95 %
 bootstrap interval over graphs; a search that does not reach it in {most} measurements counts as {more}."""
 CURVES: Final = """\
-How much slower than the fastest configuration of the file the best so far is [%], mean over graphs and seeds, with
-a 95 % bootstrap interval over graphs."""
+Slowdown of the best so far relative to the fastest configuration in the file [%], mean over graphs and seeds, with a
+95 % bootstrap interval over graphs."""
 
 
 def tpe(replay: Replay, seed: int) -> Order:
@@ -87,7 +86,7 @@ def tpe(replay: Replay, seed: int) -> Order:
         else:
             distance = (codes != suggested).sum(axis=1).astype(np.float64)
         row = int(np.where(left, distance, np.inf).argmin())
-        # The suggestion was not measured; the sampler learns from the configuration that was.
+        # The sampler learns from the measured configuration instead of its suggestion.
         study.tell(trial, state=optuna.trial.TrialState.FAIL)
         params = dict(zip(distributions, codes[row].tolist(), strict=True))
         value = float(np.log(replay(row)))
@@ -100,10 +99,10 @@ def tpe(replay: Replay, seed: int) -> Order:
 
 
 def _parameters(replay: Replay) -> tuple[list[NDArray[Any]], NDArray[np.int64]]:
-    """Values and codes of what configurations choose; parameters that always change together are one."""
+    """Values and codes of the parameters of a space; parameters that always change together are one."""
     choices = replay.space.choices
     if replay.space.graph.kind == "layout":
-        choices = choices[:, : choices.shape[1] * 3 // 4]  # the layouts of tensors; the rest follows from them
+        choices = choices[:, : choices.shape[1] * 3 // 4]  # the layouts of tensors; the others follow from them
     found: dict[bytes, tuple[NDArray[Any], NDArray[np.int64]]] = {}
     for column in choices.T:
         values, codes = np.unique(column, return_inverse=True)
@@ -114,14 +113,9 @@ def _parameters(replay: Replay) -> tuple[list[NDArray[Any]], NDArray[np.int64]]:
 
 
 def _positions(values: NDArray[Any]) -> NDArray[np.float64]:
-    """Logarithms scaled to 0 ... 1: a step from 2 to 4 is as far as one from 64 to 128."""
+    """Logarithms scaled to 0 ... 1: 2 is as far from 4 as 64 is from 128."""
     logs = np.log2(np.maximum(values.astype(np.float64), 1))
     return np.asarray((logs - logs[0]) / (np.ptp(logs) or 1.0))
-
-
-def random_order(replay: Replay, seed: int) -> Order:
-    """All configurations, shuffled."""
-    return [int(row) for row in np.random.default_rng(seed).permutation(len(replay.space))][:MOST]
 
 
 def tuned(replay: Replay, model: Ranker | None, seed: int) -> Order:
@@ -139,69 +133,87 @@ def tuned(replay: Replay, model: Ranker | None, seed: int) -> Order:
 
 def best_so_far(replay: Replay, order: Order) -> FloatArray:
     """Slowdown of the fastest of the first 1, 2, … :data:`MOST` measurements."""
-    so_far = np.minimum.accumulate(replay.runtime[order]) / replay.runtime.min() - 1
+    so_far = np.minimum.accumulate(replay.runtime[order[:MOST]]) / replay.runtime.min() - 1
     return np.concatenate([so_far, np.full(MOST - len(so_far), so_far[-1])])
 
 
-def one_graph(task: tuple[str, Path, Path, int, Path]) -> None:
-    """Measure all methods on one graph; curves to ``out``."""
-    name, path, run, seeds, out = task
+def replay_graph(task: tuple[Path, Path, Path, int, Path]) -> None:
+    """Replay all methods on one graph, and write their curves to the last path of the task."""
+    path, data, work, seeds, out = task
     if out.exists():
         return
     replay = Replay(path)
-    model = Ranker.load(run).set_params(n_jobs=1)
+    model = default_model(COLLECTIONS[replay.space.graph.kind], data, work)
     ranked: Order = np.argsort(replay.space.scores(model), kind="stable").tolist()
+    rows = np.arange(len(replay.space))
     methods: dict[str, tuple[int, Callable[[int], Order]]] = {
-        "random": (RANDOM_SEEDS, lambda seed: random_order(replay, seed)),
+        "random": (RANDOM_SEEDS, lambda seed: cast(Order, np.random.default_rng(seed).permutation(rows).tolist())),
         "TPE": (seeds, lambda seed: tpe(replay, seed)),
         "tune": (seeds, lambda seed: tuned(replay, None, seed)),
-        "model alone": (1, lambda _: ranked[:MOST]),
+        "model only": (1, lambda _: ranked),
         "tune with model": (seeds, lambda seed: tuned(replay, model, seed)),
     }
-    found = {
+    curves = {
         method: [best_so_far(replay, order(seed)).tolist() for seed in range(count)]
         for method, (count, order) in methods.items()
     }
-    write_json(out, {"collection": name, "graph": path.stem, "curves": found})
+    write_json(out, curves)
+
+
+def replay_collection(name: str, args: argparse.Namespace) -> Curves:
+    """Curves of one collection; graphs that an earlier run has replayed are read."""
+    subset = resolve(name, args.data)
+    default_model(name, args.data, args.work)
+    taken = Counter[str]()
+    tasks = []
+    for path in graph_files(subset, args.data, "test"):
+        taken[family(subset.kind, path.stem)] += 1
+        if args.per_family is None or taken[family(subset.kind, path.stem)] <= args.per_family:
+            out = args.work / "replay" / name.replace(":", "-") / f"{path.stem}.json"
+            tasks.append((path, args.data, args.work, args.seeds, out))
+    with ProcessPoolExecutor(args.jobs, get_context("spawn")) as pool:
+        for count, _ in enumerate(pool.map(replay_graph, tasks), 1):
+            print(f"{name}: {count} of {len(tasks)} graphs", flush=True)
+    curves = defaultdict(list)
+    for *_, out in tasks:
+        for method, values in json.loads(out.read_text()).items():
+            curves[method].append(np.array(values))
+    return curves
 
 
 def needed(curves: FloatArray) -> FloatArray:
-    """Measurements until the slowdown is at most :data:`WITHIN`; ``MOST + 1`` where it never is."""
+    """Measurements until the slowdown is at most :data:`WITHIN`; ``MOST + 1`` if it never is."""
     reached = curves <= WITHIN
     return np.asarray(np.where(reached.any(axis=-1), reached.argmax(axis=-1) + 1, MOST + 1), np.float64)
 
 
-def interval(values: FloatArray) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean over graphs (the first axis)."""
-    drawn = np.random.default_rng(0).choice(values, (RESAMPLES, len(values))).mean(axis=1)
-    low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
-    return low, high
+def with_interval(values: FloatArray) -> str:
+    """The mean over graphs with its bootstrap interval."""
+    low, high = bootstrap_interval(values) or (np.nan, np.nan)
+    return f"{values.mean():.1f} ({low:.1f}–{high:.1f})"
 
 
-def with_interval(values: FloatArray, form: str) -> str:
-    """The mean with its interval."""
-    low, high = interval(values)
-    return f"{values.mean():{form}} ({low:{form}}–{high:{form}})"
-
-
-def sections(curves: dict[str, list[FloatArray]], name: str) -> Iterator[Section]:
-    """Tables of one collection; ``curves`` has seeds x measurements per graph, by method."""
-    counts = {method: np.array([needed(each).mean() for each in of]) for method, of in curves.items()}
-    reached = {method: np.mean([(needed(each) <= MOST).mean() for each in of]) for method, of in curves.items()}
-    rows = [
-        (
-            method,
-            with_interval(count, ".1f"),
-            f"{count.mean() / counts['random'].mean():.2f}",
-            f"{100 * reached[method]:.0f} %",
-        )
-        for method, count in counts.items()
-    ]
+def sections(curves: Curves, name: str) -> Iterator[Section]:
+    """Tables of one collection."""
+    counts = {method: np.array([needed(each).mean() for each in graphs]) for method, graphs in curves.items()}
+    rows: list[Row] = []
+    for method, graphs in curves.items():
+        reached = np.mean([(needed(each) <= MOST).mean() for each in graphs])
+        share = counts[method].mean() / counts["random"].mean()
+        row = {"search": method, "needed": with_interval(counts[method]), "relative to random": f"{share:.2f}"}
+        rows.append(row | {"reached": f"{100 * reached:.0f} %"})
     text = NEEDED.format(within=100 * WITHIN, most=MOST, more=MOST + 1)
-    yield Section(f"{name}: measurements needed", text, ("search", "needed", "of random's", "reached"), rows)
-    means = {method: 100 * np.array([each.mean(axis=0) for each in of]) for method, of in curves.items()}
-    table = [(method, *(with_interval(mean[:, count - 1], ".1f") for count in SHOWN)) for method, mean in means.items()]
-    yield Section(f"{name}: best so far", CURVES, ("search", *map(str, SHOWN)), table)
+    yield Section(f"{name}: measurements needed", text, rows)
+    table = [
+        {"search": method} | {str(count): with_interval(mean[:, count - 1]) for count in SHOWN}
+        for method, mean in means_of(curves).items()
+    ]
+    yield Section(f"{name}: best so far", CURVES, table)
+
+
+def means_of(curves: Curves) -> dict[str, FloatArray]:
+    """Mean slowdown over seeds [%], float64 (graphs, measurements) by method."""
+    return {method: 100 * np.array([each.mean(axis=0) for each in graphs]) for method, graphs in curves.items()}
 
 
 def picture(means: dict[str, dict[str, FloatArray]]) -> str:
@@ -231,72 +243,22 @@ def picture(means: dict[str, dict[str, FloatArray]]) -> str:
     return "\n".join([f'{head}fill="#808890">', *lines, "</svg>", ""])
 
 
-def some_of(paths: list[Path], kind: str, per_family: int | None) -> list[Path]:
-    """The first graphs of every family."""
-    taken = Counter[str]()
-    kept = []
-    for path in paths:
-        taken[family(kind, path.stem)] += 1
-        if per_family is None or taken[family(kind, path.stem)] <= per_family:
-            kept.append(path)
-    return kept
-
-
-def trained_run(name: str, data: Path, work: Path) -> Path:
-    """Folder of the default model of a collection, trained if it does not exist."""
-    run = work / name.replace(":", "-")
-    if not (run / "metrics.json").exists():
-        train(resolve(name, data), data, work / "store", run, jobs=1)
-    return run
-
-
-def trained_model(name: str, data: Path, work: Path) -> Ranker:
-    """The model, on one thread."""
-    return Ranker.load(trained_run(name, data, work)).set_params(n_jobs=1)  # type: ignore[no-any-return]
-
-
-def replayed(name: str, args: argparse.Namespace) -> dict[str, list[FloatArray]]:
-    """Curves of one collection by method; graphs measured by an earlier run are kept."""
-    subset = resolve(name, args.data)
-    run = trained_run(name, args.data, args.work)
-    paths = some_of(graph_files(subset, args.data, args.split), subset.kind, args.per_family)
-    folder = args.work / f"replay-{args.split}" / name.replace(":", "-")
-    tasks = [(name, path, run, args.seeds, folder / f"{path.stem}.json") for path in paths]
-    with ProcessPoolExecutor(args.jobs, get_context("spawn")) as pool:
-        for count, _ in enumerate(pool.map(one_graph, tasks), 1):
-            print(f"{name}: {count} of {len(tasks)} graphs", flush=True)
-    found: dict[str, list[FloatArray]] = {method: [] for method in METHODS}
-    for *_, out in tasks:
-        for method, curves in json.loads(out.read_text())["curves"].items():
-            found[method].append(np.array(curves))
-    return found
-
-
 def main() -> None:
-    """Replay both collections and leave the page and the picture."""
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--data", type=Path, default=Path("data"), metavar="ROOT")
+    """Replay both collections, and write the page and the picture."""
+    arguments = parser(__doc__)
     arguments.add_argument("--work", type=Path, default=Path("runs/tune"), metavar="DIR", help="models and curves")
-    arguments.add_argument("--split", default="test", choices=("valid", "test"))
     arguments.add_argument("--seeds", type=int, default=10, metavar="N")
-    arguments.add_argument("--per-family", type=int, default=None, metavar="N", help="graphs per family (default: all)")
-    arguments.add_argument("--only", choices=COLLECTIONS, default=None, help="replay one collection; no page")
+    arguments.add_argument("--per-family", type=int, metavar="N", help="graphs per family (default: all)")
     arguments.add_argument("--jobs", type=int, default=2, metavar="N")
     args = arguments.parse_args()
-    found = {name: replayed(name, args) for name in ((args.only,) if args.only else COLLECTIONS)}
-    if args.only:
-        return
-    pages: list[Section] = [section for name, curves in found.items() for section in sections(curves, name)]
-    graphs = " and ".join(f"{len(next(iter(curves.values())))} graphs of {name}" for name, curves in found.items())
-    on: dict[str, Any] = machine("optuna", "scikit-learn", "lightgbm", "xgboost-cpu")
-    text = TEXT.format(graphs=graphs, random=RANDOM_SEEDS, seeds=args.seeds, optuna=on["optuna"], startup=STARTUP)
-    publish("tune", "Measurements that a search needs", text, pages, on)
+    curves = {name: replay_collection(name, args) for name in COLLECTIONS.values()}
+    pages = [section for name, each in curves.items() for section in sections(each, name)]
+    graphs = " and ".join(f"{len(each['random'])} graphs of {name}" for name, each in curves.items())
+    setup = machine("optuna", "scikit-learn", "lightgbm", "xgboost-cpu")
+    text = TEXT.format(graphs=graphs, random=RANDOM_SEEDS, seeds=args.seeds, optuna=setup["optuna"], startup=STARTUP)
+    publish("tune", "Measurements that a search needs", text, pages, setup)
     with atomic_write(FOLDER / "tune.svg") as part:
-        means = {
-            name: {method: 100 * np.array([each.mean(axis=0) for each in of]) for method, of in curves.items()}
-            for name, curves in found.items()
-        }
-        part.write_text(picture(means), encoding="utf-8")
+        part.write_text(picture({name: means_of(each) for name, each in curves.items()}), encoding="utf-8")
 
 
 if __name__ == "__main__":

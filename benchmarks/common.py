@@ -1,29 +1,56 @@
-"""Timing, and results as tables on the screen, as Markdown and as JSON."""
+"""What the benchmarks share: arguments, default models, timing, and result tables as text, Markdown and JSON."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-#: Environment variable that names another folder for results, for quick runs.
+if TYPE_CHECKING:
+    from gbr import Ranker
+
+#: Environment variable that names another folder for the results, for quick runs.
 FOLDER_VARIABLE: Final = "GBR_BENCH_RESULTS"
 FOLDER: Final = Path(os.environ.get(FOLDER_VARIABLE, Path(__file__).parent / "results"))
 _ROUNDS: Final = 15
 _SECONDS: Final = 0.02
 
+Row = dict[str, Any]
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Create a parser with ``--data``."""
+    arguments = argparse.ArgumentParser(description=description)
+    arguments.add_argument("--data", type=Path, default=Path("data"), metavar="ROOT", help="default: %(default)s")
+    return arguments
+
+
+def default_model(collection: str, data: Path, work: Path, backend: str = "ensemble") -> Ranker:
+    """Default model of a collection on one thread; trained below ``work`` unless an earlier call has done so."""
+    # Imported here: benchmarks of memory must not load the libraries of models.
+    from gbr import Ranker
+    from gbr.data.collection import resolve
+    from gbr.train import train
+
+    run = work / f"{collection.replace(':', '-')}-{backend}"
+    if not (run / "metrics.json").exists():
+        train(resolve(collection, data), data, work / "store", run, backend=backend, jobs=1)
+    ranker: Ranker = Ranker.load(run).set_params(n_jobs=1)
+    return ranker
+
 
 def seconds(call: Callable[[], object]) -> float:
-    """Seconds of one call: the least mean over several rounds, after a call that compiles and warms up.
+    """CPU time of one call in seconds: the least mean of several rounds, after a call that compiles and warms up.
 
-    CPU time of the process, which other work on the machine does not stretch: for calls in one thread.
+    For calls in one thread.  Unlike wall time, CPU time does not depend on other processes.
     """
     call()
     start = time.process_time()
@@ -39,7 +66,7 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def machine(*libraries: str) -> dict[str, Any]:
-    """Describe the machine and the versions of some libraries."""
+    """Describe the machine, and the versions of some libraries."""
     cpu = platform.processor() or platform.machine()
     with suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -62,33 +89,25 @@ class Section:
     ----------
     title, text : str
         May be empty.
-    columns, rows : sequences
-        Numbers are rounded to three digits in the tables, but not in the JSON.
+    rows : sequence of dict
+        Values by column, the same columns in every row.  Markdown rounds numbers to three digits, JSON does not.
     """
 
     title: str
     text: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[Any]]
+    rows: Sequence[Row]
 
     @property
     def lines(self) -> list[str]:
         """The table in Markdown."""
-        columns = zip(*self.rows, strict=True)
-        return [
-            f"| {' | '.join(self.columns)} |",
-            f"|{'|'.join('---' if all(isinstance(value, str) for value in column) else '---:' for column in columns)}|",
-            *(f"| {' | '.join(map(_rounded, row))} |" for row in self.rows),
-        ]
-
-    @property
-    def records(self) -> list[dict[str, Any]]:
-        """The rows by column."""
-        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+        names = list(self.rows[0])
+        rules = ["---" if all(isinstance(row[name], str) for row in self.rows) else "---:" for name in names]
+        cells = [map(_rounded, row.values()) for row in self.rows]
+        return [f"| {' | '.join(names)} |", f"|{'|'.join(rules)}|", *(f"| {' | '.join(row)} |" for row in cells)]
 
 
 def publish(
-    name: str, title: str, text: str, sections: Sequence[Section], on: dict[str, Any], folder: Path = FOLDER
+    name: str, title: str, text: str, sections: Sequence[Section], setup: Mapping[str, Any], folder: Path = FOLDER
 ) -> None:
     """Print tables and write them to ``<folder>/<name>.md`` and ``<folder>/<name>.json``.
 
@@ -96,9 +115,9 @@ def publish(
     ----------
     name, title, text : str
     sections : sequence of Section
-        In the JSON, ``tables`` by title; a single one without a title is ``rows``.
-    on : dict
-        As :func:`machine`.
+        In the JSON, ``tables`` by title; a single section without a title is ``rows``.
+    setup : dict
+        From :func:`machine`.
     folder : Path
     """
     lines = [f"# {title}", "", text, ""]
@@ -106,12 +125,12 @@ def publish(
         print(f"\n{section.title or title}\n", *section.lines, sep="\n")
         lines += [f"## {section.title}", ""] if section.title else []
         lines += [*([section.text, ""] if section.text else []), *section.lines, ""]
-    tables = {section.title: section.records for section in sections}
-    found = {"rows": tables[""]} if list(tables) == [""] else {"tables": tables}
-    where = ", ".join(f"{key} {value}" for key, value in on.items())
+    tables = {section.title: section.rows for section in sections}
+    results = {"rows": tables[""]} if list(tables) == [""] else {"tables": tables}
+    measured_on = ", ".join(f"{key} {value}" for key, value in setup.items())
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.md").write_text("\n".join([*lines, f"Measured on: {where}.", ""]))
-    (folder / f"{name}.json").write_text(json.dumps({"machine": on, **found}, indent=1) + "\n")
+    (folder / f"{name}.md").write_text("\n".join([*lines, f"Measured on: {measured_on}.", ""]))
+    (folder / f"{name}.json").write_text(json.dumps({"machine": setup, **results}, indent=1) + "\n")
 
 
 def _rounded(value: object) -> str:

@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks.__main__ import BENCHES, FIGURES, Bench, Figure, rows_of
+from benchmarks import bench_fit
+from benchmarks.__main__ import BENCHES, FIGURES, Bench, Figure, summary
 from benchmarks.common import FOLDER, FOLDER_VARIABLE, Section
 
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("bench", BENCHES)
-def test_benchmarks_exist(bench: Bench) -> None:
-    assert find_spec(f"benchmarks.bench_{bench.name}") is not None
+def test_benchmarks_exist() -> None:
+    assert all(find_spec(f"benchmarks.bench_{bench.name}") for bench in BENCHES)
 
 
 @pytest.mark.parametrize(
@@ -31,18 +31,18 @@ def test_benchmarks_exist(bench: Bench) -> None:
         ("layout_build", "--configs 300 --nodes 30 --rounds 1", "layout_build"),
     ],
 )
-def test_tiny_runs(name: str, arguments: str, page: str, tmp_path: Path) -> None:
+def test_benchmarks_run_on_tiny_input(name: str, arguments: str, page: str, tmp_path: Path) -> None:
     line = [sys.executable, "-m", f"benchmarks.bench_{name}", *arguments.split()]
     subprocess.run(line, check=True, cwd=ROOT, env=os.environ | {FOLDER_VARIABLE: str(tmp_path)}, capture_output=True)
     found = json.loads((tmp_path / f"{page}.json").read_text())
     for figure in FIGURES:
         if figure.page == page:
-            assert figure.of(found) > 0, figure.what
+            assert figure.value(found) > 0, figure.title
 
 
-@pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: figure.what)
-def test_stored_results_have_the_figures(figure: Figure) -> None:
-    assert isinstance(figure.of(json.loads((FOLDER / f"{figure.page}.json").read_text())), float | int)
+@pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: figure.title)
+def test_stored_results_contain_every_figure(figure: Figure) -> None:
+    assert isinstance(figure.value(json.loads((FOLDER / f"{figure.page}.json").read_text())), float | int)
 
 
 def test_targets() -> None:
@@ -51,16 +51,16 @@ def test_targets() -> None:
     assert [most.reached(1.15), most.reached(1.2), least.reached(2.0), least.reached(1.9)] == ["yes", "no"] * 2
 
 
-def test_the_table_shows_what_was_measured(tmp_path: Path) -> None:
+def test_summary_shows_measured_and_missing_figures(tmp_path: Path) -> None:
     found = {"machine": {"date": "2020-02-02"}, "rows": [{"ratio": 9.0}, {"ratio": 21.0}]}
     (tmp_path / "features.json").write_text(json.dumps(found))
     never = {"tables": {"At equal tau": [{"library": "lightgbm", "call": "gbr", "lightgbm / this": "–"}]}}
     (tmp_path / "fit.json").write_text(json.dumps({"machine": {}} | never))
-    rows = {row[0]: row[1:] for row in rows_of(tmp_path)}
+    rows = {row[0]: row[1:] for row in map(list, map(dict.values, summary(tmp_path)))}
     geometry = rows["Tile geometry in whole-array NumPy / by kernels"]
-    assert geometry == (21.0, "≥ 20", "yes", "2020-02-02", "[features](features.md)")
+    assert geometry == [21.0, "≥ 20", "yes", "2020-02-02", "[features](features.md)"]
     fit = rows["Plain LightGBM / LightGBM in gbr, time to equal valid tau"]
-    assert fit == ("never", "≥ 2", "no", "undated", "[fit](fit.md)")
+    assert fit == ["never", "≥ 2", "no", "undated", "[fit](fit.md)"]
     assert sum(row[2] == "not measured" for row in rows.values()) == len(FIGURES) - 2
 
 
@@ -76,7 +76,7 @@ def test_which_benchmarks_run(argument: str, ran: list[str], tmp_path: Path, mon
         assert bool(environment) == (argument == "--quick")
         return bench.name != "hours"
 
-    monkeypatch.setattr(command, "BENCHES", (Bench("short", "--few 1"), Bench("hours", long=True)))
+    monkeypatch.setattr(command, "BENCHES", (Bench("short", "--few 1"), Bench("hours", slow=True)))
     monkeypatch.setattr(command, "run", run)
     monkeypatch.setattr(command, "FOLDER", tmp_path)
     monkeypatch.setattr(sys, "argv", ["benchmarks", *argument.split()])
@@ -85,14 +85,12 @@ def test_which_benchmarks_run(argument: str, ran: list[str], tmp_path: Path, mon
     assert (tmp_path / "bench.md").exists() == (argument != "--quick")
 
 
-def test_tables_round_numbers_and_align_them_to_the_right() -> None:
-    section = Section("Title", "", ("name", "value"), [("a", ""), ("b", 0.12345)])
+def test_tables_align_rounded_numbers_right() -> None:
+    section = Section("Title", "", [{"name": "a", "value": ""}, {"name": "b", "value": 0.12345}])
     assert section.lines == ["| name | value |", "|---|---:|", "| a |  |", "| b | 0.123 |"]
 
 
 def test_time_until_a_tau_is_reached() -> None:
-    from benchmarks import bench_fit
-
     curve = np.array([[1.0, 0.2], [2.0, 0.5], [3.0, 0.4], [4.0, 0.6]])
     assert [bench_fit.reached(curve, tau) for tau in (0.1, 0.5, 0.55, 0.6)] == [1, 2, 4, 4]
     assert bench_fit.reached(curve, 0.7) == float("inf")
