@@ -1,4 +1,4 @@
-"""The quality bench: what is held out, what is chosen, what is resumed, and its page."""
+"""The quality benchmark: folds, baselines, resuming, and its page."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def collection(root: Path) -> Path:
         folder = root / "npz/tile/cpu" / split
         folder.mkdir(parents=True)
         for letter in letters:
-            for place in range(2):
+            for copy in range(2):
                 m, n, k = SHAPES[number % len(SHAPES)]
                 arrays = matmul_arrays((m, n, k + number), 20, seed=number)
-                write_graph(folder / f"matmul_{letter}_{place}.npz", arrays)
+                write_graph(folder / f"matmul_{letter}_{copy}.npz", arrays)
                 number += 1
     return root
 
@@ -67,14 +67,11 @@ def made_groups(sizes: list[int], columns: int, seed: int) -> QueryGroups:
     counts=st.lists(st.integers(1, 5), min_size=3, max_size=12),
     n_folds=st.sampled_from([0, 2, 3, 10]),
     kind=st.sampled_from(["tile", "layout"]),
-    stop=st.booleans(),
 )
-def test_held_out_graphs_take_no_part(counts: list[int], n_folds: int, kind: str, stop: bool) -> None:
+def test_folds_are_disjoint(counts: list[int], n_folds: int, kind: str) -> None:
     families = np.repeat([f"f{number}" for number in range(len(counts))], counts)
     splits = np.resize(["train", "valid", "test"], len(families))
-    found = {
-        protocol.name: protocol for protocol in protocols(kind, families, splits, n_folds, stop=stop) if protocol.folds
-    }
+    found = {protocol.name: protocol for protocol in protocols(kind, families, splits, n_folds)}
     for protocol in found.values():
         times = np.zeros(len(families), int)
         for fold in protocol.folds:
@@ -89,8 +86,8 @@ def test_held_out_graphs_take_no_part(counts: list[int], n_folds: int, kind: str
                 assert set(families[fold.held]) <= set(families[fold.known])
                 assert len(set(families[fold.held])) == fold.held.sum()
             if protocol.name != "official":
-                lonely = protocol.name == "family" and len(set(families[fold.known])) == 1
-                assert (fold.stop is not None) == (stop and not lonely)
+                single = protocol.name == "family" and len(set(families[fold.known])) == 1
+                assert (fold.stop is None) == single
         assert times.max() == 1
         np.testing.assert_array_equal(times > 0, protocol.held)
     assert found["family"].held.all()
@@ -102,9 +99,9 @@ def test_held_out_graphs_take_no_part(counts: list[int], n_folds: int, kind: str
         assert not found["graph"].held[np.repeat(np.array(counts) == 1, counts)].any()
 
 
-def test_two_families_cannot_be_held_out() -> None:
-    with pytest.raises(UsageError, match="has 2 families of graphs; want at least 3"):
-        protocols("tile", np.array(["a", "b"]), np.array(["train", "test"]), 10, stop=True)
+def test_two_families_are_too_few() -> None:
+    with pytest.raises(UsageError, match="expected at least 3 families of graphs, got 2"):
+        protocols("tile", np.array(["a", "b"]), np.array(["train", "test"]), 10)
 
 
 def test_one_graph_of_each_family_per_fold() -> None:
@@ -114,7 +111,7 @@ def test_one_graph_of_each_family_per_fold() -> None:
     assert len(one_of_each(families, 2, seed=0)) == 2
 
 
-def test_the_best_column_is_that_of_a_plain_loop() -> None:
+def test_best_column_equals_naive_loop() -> None:
     pool = made_groups([12, 2, 30, 7], 6, seed=1)
     pool.X[:, 2] = 1
     pool.X[3, 4] = np.nan
@@ -139,7 +136,7 @@ def test_the_best_column_is_that_of_a_plain_loop() -> None:
     assert best_column(taus, known) == (best, sign)
 
 
-def test_the_bootstrap_draws_families_and_pairs_graphs() -> None:
+def test_bootstrap_draws_families_and_pairs_graphs() -> None:
     rng = np.random.default_rng(3)
     families = np.repeat([f"f{number}" for number in range(30)], rng.integers(1, 8, 30))
     common, shift = rng.normal(size=len(families)), rng.normal(0.2, 0.5, 30)
@@ -154,14 +151,14 @@ def test_the_bootstrap_draws_families_and_pairs_graphs() -> None:
         drawn = [np.flatnonzero((families == family) & kept) for family in rng.choice(np.unique(families), 30)]
         means.append(float((values - base)[np.concatenate(drawn)].mean()))
     assert found.interval == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), abs=0.02)
-    # Graphs drawn one by one would look surer than they are.
-    alone = [float(rng.choice((values - base)[kept], int(kept.sum())).mean()) for _ in range(2000)]
+    # Drawing single graphs would give a narrower interval.
+    independent = [float(rng.choice((values - base)[kept], int(kept.sum())).mean()) for _ in range(2000)]
     assert found.interval is not None
-    assert np.ptp(found.interval) > 1.3 * np.ptp(np.quantile(alone, [0.025, 0.975]))
+    assert np.ptp(found.interval) > 1.3 * np.ptp(np.quantile(independent, [0.025, 0.975]))
     assert figures.difference(values[:1], base[:1], families[:1]).interval is None
 
 
-def test_figures_are_those_of_the_metrics() -> None:
+def test_figures_equal_the_metrics() -> None:
     pool = made_groups([9, 14, 5], 1, seed=4)
     scores = np.random.default_rng(5).normal(size=28)
     scores[20] = np.nan
@@ -173,7 +170,7 @@ def test_figures_are_those_of_the_metrics() -> None:
     assert found["slowdown@5"][0] == slowdown_at_k(scores[:9], target, 5)
 
 
-def test_groups_of_several_splits_are_joined_in_order() -> None:
+def test_groups_of_splits_are_joined_in_order() -> None:
     first, second = made_groups([3, 4], 2, seed=6), made_groups([5], 2, seed=7)
     second = QueryGroups(**{**vars(second), "repeat": second.runtime})
     both = joined([first, second])
@@ -184,19 +181,15 @@ def test_groups_of_several_splits_are_joined_in_order() -> None:
     assert both.normalizer is None
 
 
-def test_contenders_are_fitted_once(root: Path) -> None:
+def test_every_contender_has_one_fit(root: Path) -> None:
     pool = load(resolve("tile:cpu", root), root, root / "store", 1)
     names = [name for fit in fits(pool) for name in fit.names]
     assert len(names) == len(set(names))
     assert {COLUMN, RAW, "ensemble mixed", "ensemble mixed-top", "lightgbm speed", "xgboost l2"} <= set(names)
-    fewer = [name for fit in fits(pool, ["xgboost l2", "lightgbm speed"]) for name in fit.names]
-    assert set(names) - set(fewer) == {"xgboost l2", "lightgbm speed"}
-    with pytest.raises(UsageError, match="--without ensemble mixed: want one of best single column, "):
-        fits(pool, ["ensemble mixed"])
     assert set(pool.families) == {f"matmul_{letter}" for letters in FAMILIES.values() for letter in letters}
 
 
-def test_other_options_have_other_predictions(tmp_path: Path) -> None:
+def test_folder_of_predictions_depends_on_options(tmp_path: Path) -> None:
     folders = {Predictions(tmp_path, "tile:cpu", {"seed": seed}).folder for seed in (0, 0, 1)}
     assert len(folders) == 2
 
@@ -208,14 +201,14 @@ def test_an_interrupted_run_resumes(
     line = ["--subset", "tile:cpu", "--data", str(root), "--store", str(root / "store"), "--runs", str(runs)]
     line += ["--quick", "--jobs", "1"]
     monkeypatch.setattr(command, "QUICK_TREES", 5)
-    whole = Predictions.write
-    left = [12]
+    write = Predictions.write
+    left = [13]  # twelve folds, and the taus of columns
 
     def interrupted(self: Predictions, *arguments: Any) -> None:
         left[0] -= 1
         if left[0] < 0:
             raise KeyboardInterrupt
-        whole(self, *arguments)
+        write(self, *arguments)
 
     monkeypatch.setattr(Predictions, "write", interrupted)
     assert command.main(line) == 130
@@ -223,7 +216,7 @@ def test_an_interrupted_run_resumes(
     assert len(written) == 12
     assert not list(runs.glob("quick/*"))
 
-    monkeypatch.setattr(Predictions, "write", whole)
+    monkeypatch.setattr(Predictions, "write", write)
     assert command.main([*line, "--protocol", "official", "--protocol", "graph"]) == 0
     page = (runs / "quick/quality-tile-cpu.md").read_text()
     assert "## Graph held out" in page
@@ -232,7 +225,7 @@ def test_an_interrupted_run_resumes(
     assert command.main(line) == 0
     assert re.search(r"tile:cpu, family .*: \d+ fits left, about", capsys.readouterr().err)
     again = {path: path.stat().st_mtime_ns for path in written}
-    # The fit that was interrupted is made again; all others are taken as they are.
+    # Only the interrupted fit is repeated.
     assert sum(again[path] == written[path] for path in written) >= 12 - 7
 
     tables = json.loads((runs / "quick/quality-tile-cpu.json").read_text())["tables"]
@@ -257,13 +250,13 @@ def test_an_interrupted_run_resumes(
     assert np.mean(taus) == pytest.approx(default["tau"])
 
     def refused(*_: Any) -> None:
-        raise AssertionError("a whole bench fits nothing")
+        raise AssertionError("a complete run fits nothing")
 
     monkeypatch.setattr(Predictions, "write", refused)
     assert command.main(line) == 0
 
 
 @pytest.mark.parametrize("folds", ["1", "-2"])
-def test_folds_that_cannot_be_are_refused(folds: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_number_of_folds(folds: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["--folds", folds]) == 2
     assert f"--folds {folds}: expected 0 or at least 2" in capsys.readouterr().err

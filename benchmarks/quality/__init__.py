@@ -1,5 +1,5 @@
-"""How well held-out graphs are ranked, by everything that gbr offers and by baselines.
+"""How well held-out graphs are ranked, by all models of gbr and by baselines.
 
-Protocols say which graphs are learnt from and which are ranked (:mod:`.folds`), a contender is one way to rank them
-(:mod:`.contenders`); predictions are kept (:mod:`.run`), then scored and written as a page (:mod:`.page`).
+:mod:`.folds` has the protocols (which graphs are trained on and which are ranked), :mod:`.contenders` the models and
+baselines, :mod:`.run` fits them and stores predictions, :mod:`.page` scores those and writes the page.
 """

@@ -1,4 +1,4 @@
-"""How well held-out graphs are ranked: protocols of cross-validation and the official split, all contenders.
+"""How well held-out graphs are ranked: cross-validation and the official split, all contenders.
 
 python -m benchmarks.quality --subset tile:cpu
 """
@@ -31,24 +31,16 @@ FOLDS: Final = 10
 @click.option("--subset", multiple=True, metavar="NAME", help=f"May be repeated.  [default: {', '.join(COLLECTIONS)}]")
 @cli.data_option
 @cli.store_option
-@click.option("--folds", type=int, metavar="N", help="Groups of families; 0: one family each.")
+@click.option("--folds", type=int, metavar="N", help=f"Groups of families; 0: one family each.  [default: {FOLDS}]")
 @click.option(
     "--protocol",
     type=click.Choice(PROTOCOLS),
     multiple=True,
-    help="Fit only this one; the page shows all that are complete; may be repeated.  [default: all]",
-)
-@click.option("--without", multiple=True, metavar="NAME", help="A contender to leave out; may be repeated.")
-@click.option("--no-blocks", is_flag=True, help="Leave out the feature blocks.")
-@click.option(
-    "--stop",
-    type=click.Choice(("inner", "never")),
-    default="inner",
-    help="Inside cross-validation, stop early on a tenth of the training graphs, or not at all.",
+    help="Fit only this protocol; the page shows every complete one; may be repeated.  [default: all]",
 )
 @cli.seed_option
 @click.option("--runs", type=cli.PATH, default=Path("runs/quality"), metavar="DIR", help="Folder of predictions.")
-@click.option("--quick", is_flag=True, help="2 folds and 30 trees; the page is written below --runs.")
+@click.option("--quick", is_flag=True, help="2 folds and 30 trees; page below --runs.")
 @cli.jobs_option
 def main(**options: Any) -> None:
     """Measure how well held-out graphs are ranked: cross-validation and the official split, all contenders."""
@@ -58,43 +50,38 @@ def main(**options: Any) -> None:
         raise UsageError(f"--folds {n_folds}: expected 0 or at least 2")
     known = [subset.name for subset in available(args.data)]
     for name in args.subset or [name for name in COLLECTIONS if name in known]:
-        _collection(resolve(name, args.data), args, n_folds)
+        _run_collection(resolve(name, args.data), args, n_folds)
 
 
-def _collection(subset: Subset, args: SimpleNamespace, n_folds: int) -> None:
-    graphs = folds.load(subset, args.data, args.store, args.jobs)
+def _run_collection(subset: Subset, args: SimpleNamespace, n_folds: int) -> None:
+    pool = folds.load(subset, args.data, args.store, args.jobs)
     options = contenders.Options(QUICK_TREES if args.quick else None, args.seed, args.jobs)
-    stop = args.stop == "inner"
-    offered = folds.protocols(subset.kind, graphs.families, graphs.splits, n_folds, stop=stop, seed=args.seed)
+    protocols = folds.protocols(subset.kind, pool.families, pool.splits, n_folds, args.seed)
     if args.quick:
-        offered = [replace(protocol, folds=protocol.folds[:QUICK_FOLDS]) for protocol in offered]
+        protocols = [replace(protocol, folds=protocol.folds[:QUICK_FOLDS]) for protocol in protocols]
     about = {
         "collection": subset.name,
-        "schema": graphs.schema_hash,
-        "data": graphs.data,
+        "schema": pool.schema_hash,
+        "data": pool.data,
         "folds": n_folds,
-        "stop": args.stop,
         "trees": options.trees,
         "seed": options.seed,
     }
-    fits = contenders.fits(graphs, args.without)
-    plans = [Plan(protocol, fits) for protocol in offered]
-    blocks = None if args.no_blocks else Plan(offered[0], contenders.block_fits(graphs))
-    bench = Bench(graphs, Predictions(args.runs, subset.name, about), options)
-    wanted = [plan for plan in plans if not args.protocol or plan.protocol.name in args.protocol]
-    if blocks is not None and plans[0] in wanted:
-        wanted.append(blocks)
-    bench.run(wanted)
+    fits = contenders.fits(pool)
+    plans = [Plan(protocol, fits) for protocol in protocols]
+    blocks = Plan(protocols[0], contenders.block_fits(pool))
+    bench = Bench(pool, Predictions(args.runs, subset.name, about), options)
+    bench.run([plan for plan in (*plans, blocks) if not args.protocol or plan.protocol.name in args.protocol])
     tables = page.sections(bench, plans, blocks)
     if not tables:
-        cli.note(f"{subset.name}: no protocol is whole yet; predictions are in {bench.predictions.folder}")
+        cli.note(f"{subset.name}: no protocol is complete yet; predictions are in {bench.predictions.folder}")
         return
     publish(
         f"quality-{subset.name.replace(':', '-')}",
         f"Quality of ranking on {subset.name}",
-        page.introduction(bench, stop=stop),
+        page.introduction(pool),
         tables,
-        machine("lightgbm", "numpy", "scipy") | {"features": graphs.schema_hash},
+        machine("lightgbm", "numpy", "scipy") | {"features": pool.schema_hash},
         args.runs / "quick" if args.quick else FOLDER,
     )
 

@@ -1,14 +1,14 @@
-"""What is compared: every objective of every backend, the baselines, and the feature blocks.
+"""Contenders: every objective of every backend, baselines, and feature blocks.
 
-One fit can serve several contenders: the members of an ensemble are contenders themselves, and so is a mixture whose
-members are the first ones of a larger mixture.
+One fit can serve several contenders: the members of an ensemble are contenders themselves, and so is an ensemble whose
+members are the first ones of a larger ensemble.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Final, cast
 
@@ -16,11 +16,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from benchmarks.quality.folds import BoolArray, Fold, Pool
+from benchmarks.quality.folds import Fold, Pool
 from gbr import Ranker
 from gbr.data.build import schema_of
 from gbr.data.groups import QueryGroups, block_names
-from gbr.errors import UsageError
 from gbr.evaluation.baselines import CONFIGURED
 from gbr.models.ensemble import EnsembleModel
 from gbr.models.params import GOALS, MEMBERS, OBJECTIVES, resolve
@@ -29,26 +28,208 @@ from gbr.models.training_set import distinct
 from gbr.train import fit_raw, raw_blocks
 
 FloatArray = NDArray[np.float64]
+Scores = dict[str, FloatArray]
 
-#: Rows of a group that are compared: enough for a tau, and pairs do not grow beyond memory.
+COLUMN: Final = "best single column"
+RAW: Final = "raw columns, L2"
+COUNTING: Final = "fewest nodes set"
+RETEST: Final = "retest"
+ALL_BLOCKS: Final = "all blocks"
+BLOCK_TREES: Final = 300
+#: Rows of a group for the tau of its columns; more pairs would not fit into memory.
 _ROWS: Final = 200
 _COLUMNS_AT_ONCE: Final = 128
 
 
-def column_taus(groups: QueryGroups, seed: int = 0) -> FloatArray:
-    """Kendall's tau, equal values as in random order, of every column in every group, float64 (groups, columns).
+@dataclass(frozen=True)
+class Options:
+    """Options of the fits.
 
-    Groups of more than 200 rows are represented by as many random ones; a missing value counts as 0.
+    Parameters
+    ----------
+    trees : int or None
+        Maximum number of rounds; None for the defaults.
+    seed : int
+    jobs : int or None
+        Threads; no result depends on them.
+    """
+
+    trees: int | None = None
+    seed: int = 0
+    jobs: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """The data of one fold.
+
+    Parameters
+    ----------
+    pool : Pool
+    fold : Fold
+    options : Options
+    taus : callable
+        Returns :func:`column_taus` of the pool.
+    """
+
+    pool: Pool
+    fold: Fold
+    options: Options
+    taus: Callable[[], FloatArray]
+
+    @cached_property
+    def learn(self) -> tuple[pd.DataFrame, FloatArray, NDArray[np.int64]]:
+        """Distinct configurations of the training graphs: columns, target, query group of each row."""
+        return _distinct(self.pool.groups.take(self.fold.learn))
+
+    @cached_property
+    def stop(self) -> tuple[pd.DataFrame, FloatArray, NDArray[np.int64]] | None:
+        """All rows of the graphs for early stopping."""
+        if self.fold.stop is None:
+            return None
+        groups = self.pool.groups.take(self.fold.stop)
+        return _frame(groups), groups.target, groups.qid
+
+    @cached_property
+    def held(self) -> QueryGroups:
+        """The graphs to rank."""
+        return self.pool.groups.take(self.fold.held)
+
+    @cached_property
+    def known(self) -> QueryGroups:
+        """All graphs that may be used."""
+        return self.pool.groups.take(self.fold.known)
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """One fit and its contenders.
+
+    Parameters
+    ----------
+    key : str
+    names : tuple of str
+        Contenders.
+    run : callable
+        Returns their scores of the held-out rows, lower is predicted faster, float64 (rows,) by name.
+    """
+
+    key: str
+    names: tuple[str, ...]
+    run: Callable[[Task], Scores]
+
+
+def fits(pool: Pool) -> list[Fit]:
+    """Fits for every objective of every backend and the baselines; every contender once."""
+    costs = costs_of(pool)
+    ensembles = [
+        objective
+        for objective in OBJECTIVES["ensemble"]
+        if costs or all(backend != "costmodel" for backend, _ in MEMBERS[objective])
+    ]
+    served: set[str] = set()
+    found: list[Fit] = []
+
+    def add(names: Sequence[str], run: Callable[[Task], Scores]) -> None:
+        new = tuple(name for name in names if name not in served)
+        if new:
+            served.update(new)
+            found.append(Fit(names[0], new, run))
+
+    # The largest first: its fit serves the smaller ones.
+    for objective in sorted(ensembles, key=lambda name: -len(MEMBERS[name])):
+        inside = [name for name in ensembles if MEMBERS[objective][: len(MEMBERS[name])] == MEMBERS[name]]
+        inside.sort(key=lambda name: name != objective)
+        names = [f"ensemble {name}" for name in inside]
+        names += [f"{backend} {member}" for backend, member in MEMBERS[objective]]
+        add(names, partial(_ensemble, objective=objective, inside=inside))
+    for backend, objectives in OBJECTIVES.items():
+        if backend != "ensemble" and (costs or backend != "costmodel"):
+            for objective in objectives:
+                add([f"{backend} {objective}"], partial(_single, backend=backend, objective=objective))
+    add([COLUMN], _column)
+    add([RAW], _raw)
+    if CONFIGURED in pool.groups.columns:
+        add([COUNTING], _counting)
+    return found
+
+
+def block_fits(pool: Pool) -> list[Fit]:
+    """LightGBM on the speed with a fixed number of trees: all blocks, only one block, all blocks but one.
+
+    A block with equal values for all configurations of a graph cannot rank by itself and is only left out.
+    """
+    blocks = list(block_names(pool.groups.columns))
+    per_config = {block.name for block in schema_of(pool.subset.kind).blocks if block.per_config}
+    chosen = {ALL_BLOCKS: blocks}
+    for block in blocks:
+        if block in per_config:
+            chosen[only(block)] = [block]
+        if len(blocks) > 1:
+            chosen[without(block)] = [other for other in blocks if other != block]
+    return [Fit(name, (name,), partial(_blocks, name=name, blocks=taken)) for name, taken in chosen.items()]
+
+
+def only(block: str) -> str:
+    """Name of the contender with this block only."""
+    return f"only {block}"
+
+
+def without(block: str) -> str:
+    """Name of the contender with all other blocks."""
+    return f"without {block}"
+
+
+def costs_of(pool: Pool) -> list[str] | None:
+    """Columns that are costs; None if there are none."""
+    return [name for name in schema_of(pool.subset.kind).costs if name in pool.groups.columns] or None
+
+
+def goals(task: Task) -> dict[str, str]:
+    """Contender that is the default ranker for each goal, with this training set."""
+    table, _, qid = task.learn
+    costs = [list(table.columns).index(name) for name in costs_of(task.pool) or ()]
+    found = {}
+    for goal in GOALS:
+        settings = resolve(
+            "ensemble", None, goal=goal, capacity={}, early_stopping_rounds=100, seed=0, n_jobs=None, params=None,
+            n_groups=len(np.unique(qid)), n_rows=len(table), costs=costs,
+        )  # fmt: skip
+        found[goal] = f"ensemble {settings.objective}"
+    return found
+
+
+def retest(pool: Pool) -> FloatArray | None:
+    """The second measurement as scores, float64 (rows,), NaN for a graph without one; None if no graph has one."""
+    if pool.groups.repeat is None:
+        return None
+    scores = pool.groups.repeat.astype(np.float64)
+    scores[scores == 0] = np.nan
+    return scores
+
+
+def column_taus(groups: QueryGroups, seed: int = 0) -> FloatArray:
+    """Kendall's tau of every column in every group, ties in random order, float64 (groups, columns).
+
+    A group of more than 200 rows is represented by a random sample; a missing value counts as 0.
     """
     rng = np.random.default_rng(seed)
-    found = np.zeros((len(groups), len(groups.columns)))
+    taus = np.zeros((len(groups), len(groups.columns)))
     for number in range(len(groups)):
         part = groups.rows(number)
         rows = np.arange(part.start, part.stop)
         if len(rows) > _ROWS:
             rows = np.sort(rng.choice(rows, _ROWS, replace=False))
-        found[number] = _taus(as_scores(groups.X[rows]), groups.target[rows])
-    return found
+        X, target = as_scores(groups.X[rows]), groups.target[rows]
+        first, second = np.triu_indices(len(target), 1)
+        order = np.sign(target[first] - target[second]).astype(np.float32)
+        first, second, order = first[order != 0], second[order != 0], order[order != 0]
+        varied = np.flatnonzero(np.ptp(X, axis=0)) if len(order) else np.empty(0, np.intp)
+        for start in range(0, len(varied), _COLUMNS_AT_ONCE):
+            columns = varied[start : start + _COLUMNS_AT_ONCE]
+            agreed = order @ np.sign(X[:, columns][first] - X[:, columns][second])
+            taus[number, columns] = agreed.astype(np.float64) / len(order)
+    return taus
 
 
 def as_scores(values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -63,258 +244,39 @@ def best_column(taus: FloatArray, known: NDArray[np.bool_]) -> tuple[int, float]
     return column, 1.0 if means[column] >= 0 else -1.0
 
 
-def _taus(X: NDArray[np.float32], target: FloatArray) -> FloatArray:
-    first, second = np.triu_indices(len(target), 1)
-    order = np.sign(target[first] - target[second]).astype(np.float32)
-    first, second, order = first[order != 0], second[order != 0], order[order != 0]
-    found = np.zeros(X.shape[1])
-    varied = np.flatnonzero(np.ptp(X, axis=0))
-    if not len(order):
-        return found
-    for start in range(0, len(varied), _COLUMNS_AT_ONCE):
-        columns = varied[start : start + _COLUMNS_AT_ONCE]
-        values = X[:, columns]
-        agreed = order @ np.sign(values[first] - values[second])
-        found[columns] = agreed.astype(np.float64) / len(order)
-    return found
-
-
-Scores = dict[str, FloatArray]
-
-COLUMN: Final = "best single column"
-RAW: Final = "raw columns, L2"
-COUNTING: Final = "fewest nodes set"
-RETEST: Final = "retest"
-ALL_BLOCKS: Final = "all blocks"
-BLOCK_TREES: Final = 300
-
-
-@dataclass(frozen=True)
-class Options:
-    """What shapes the fits besides the data.
-
-    Parameters
-    ----------
-    trees : int or None
-        Rounds at most; None for the defaults.
-    seed : int
-    jobs : int or None
-        Threads; changes no result.
-    """
-
-    trees: int | None = None
-    seed: int = 0
-    jobs: int | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Task:
-    """One fold of a pool, cut when it is first asked for.
-
-    Parameters
-    ----------
-    pool : Pool
-    fold : Fold
-    options : Options
-    taus : callable
-        Gives :func:`benchmarks.quality.contenders.column_taus` of the pool.
-    """
-
-    pool: Pool
-    fold: Fold
-    options: Options
-    taus: Callable[[], FloatArray]
-
-    @cached_property
-    def learn(self) -> tuple[pd.DataFrame, FloatArray, NDArray[np.int64]]:
-        """Distinct configurations of the graphs to learn from: columns, target, query group of each row."""
-        return _distinct(self.pool.groups.take(self.fold.learn))
-
-    @cached_property
-    def stop(self) -> tuple[pd.DataFrame, FloatArray, NDArray[np.int64]] | None:
-        """All rows of the graphs to stop on."""
-        if self.fold.stop is None:
-            return None
-        groups = self.pool.groups.take(self.fold.stop)
-        return _frame(groups.X, groups.columns), groups.target, groups.qid
-
-    @cached_property
-    def held(self) -> QueryGroups:
-        """The graphs to rank."""
-        return self.pool.groups.take(self.fold.held)
-
-
-@dataclass(frozen=True, eq=False)
-class Fit:
-    """One fit and the contenders that it serves.
-
-    Parameters
-    ----------
-    key : str
-    names : tuple of str
-        Contenders.
-    run : callable
-        Gives their scores for the held-out rows, lower is predicted faster, float64 (rows,) by name.
-    """
-
-    key: str
-    names: tuple[str, ...]
-    run: Callable[[Task], Scores]
-
-
-def fits(pool: Pool, left_out: Sequence[str] = ()) -> list[Fit]:
-    """Fits that serve every objective of every backend and the baselines, none of them twice.
-
-    Parameters
-    ----------
-    pool : Pool
-    left_out : sequence of str
-        Contenders that are not wanted.  Ensembles stay: one of them is the default that all are compared with.
-
-    Raises
-    ------
-    UsageError
-        For a name that is none of these.
-    """
-    costs = costs_of(pool)
-    mixtures = [
-        objective
-        for objective in OBJECTIVES["ensemble"]
-        if costs or all(backend != "costmodel" for backend, _ in MEMBERS[objective])
-    ]
-    found: list[Fit] = []
-    served: set[str] = set()
-
-    def add(key: str, names: Sequence[str], run: Callable[[Task], Scores]) -> None:
-        new = tuple(name for name in names if name not in served)
-        if new:
-            served.update(new)
-            found.append(Fit(key, new, run))
-
-    # The largest first: it serves the smaller ones that it begins with.
-    for objective in sorted(mixtures, key=lambda mixture: -len(MEMBERS[mixture])):
-        inside = [name for name in mixtures if MEMBERS[objective][: len(MEMBERS[name])] == MEMBERS[name]]
-        names = [f"ensemble {name}" for name in inside]
-        names += [f"{backend} {member}" for backend, member in MEMBERS[objective]]
-        add(f"ensemble {objective}", names, partial(_ensemble, objective=objective, inside=inside))
-    for backend, objectives in OBJECTIVES.items():
-        if backend != "ensemble" and (costs or backend != "costmodel"):
-            for objective in objectives:
-                name = f"{backend} {objective}"
-                add(name, [name], partial(_single, name=name, backend=backend, objective=objective))
-    add(COLUMN, [COLUMN], _column)
-    add(RAW, [RAW], _raw)
-    if CONFIGURED in pool.groups.columns:
-        add(COUNTING, [COUNTING], _counting)
-    removable = sorted(name for name in served if not name.startswith("ensemble "))
-    for name in left_out:
-        if name not in removable:
-            raise UsageError(f"--without {name}: want one of {', '.join(removable)}")
-    kept = [replace(fit, names=tuple(name for name in fit.names if name not in left_out)) for fit in found]
-    return [fit for fit in kept if fit.names]
-
-
-def block_fits(pool: Pool) -> list[Fit]:
-    """LightGBM on the speed with a fixed number of trees: on all blocks, on each alone, on all but each.
-
-    A block that all configurations of a graph share cannot rank alone and is only left out.
-    """
-    blocks = list(block_names(pool.groups.columns))
-    own = {block.name for block in schema_of(pool.subset.kind).blocks if block.per_config}
-    chosen = {ALL_BLOCKS: blocks}
-    for block in blocks:
-        if block in own:
-            chosen[alone(block)] = [block]
-        if len(blocks) > 1:
-            chosen[without(block)] = [other for other in blocks if other != block]
-    return [Fit(name, (name,), partial(_blocks, name=name, blocks=taken)) for name, taken in chosen.items()]
-
-
-def alone(block: str) -> str:
-    """Name of the contender that has this block only."""
-    return f"{block} alone"
-
-
-def without(block: str) -> str:
-    """Name of the contender that lacks this block only."""
-    return f"without {block}"
-
-
-def costs_of(pool: Pool) -> list[str] | None:
-    """Columns that are amounts of cost; None where there are none."""
-    return [name for name in schema_of(pool.subset.kind).costs if name in pool.groups.columns] or None
-
-
-def goals(task: Task) -> dict[str, str]:
-    """Contender that the default ranker is for each goal, on this training set."""
-    table, _, qid = task.learn
-    costs = [list(table.columns).index(name) for name in costs_of(task.pool) or ()]
-    found = {}
-    for goal in GOALS:
-        settings = resolve(
-            "ensemble", None, goal=goal, capacity={}, early_stopping_rounds=100, seed=0, n_jobs=None, params=None,
-            n_groups=len(np.unique(qid)), n_rows=len(table), costs=costs,
-        )  # fmt: skip
-        found[goal] = f"ensemble {settings.objective}"
-    return found
-
-
-def retest(pool: Pool) -> FloatArray | None:
-    """The second measurement as scores, NaN where a graph has none, float64 (rows,); None where no graph has one."""
-    if pool.groups.repeat is None:
-        return None
-    scores = pool.groups.repeat.astype(np.float64)
-    scores[scores == 0] = np.nan
-    return scores
-
-
-def chosen_column(pool: Pool, known: BoolArray, taus: FloatArray) -> tuple[str, float]:
-    """Name and sign of the best single column of the ``known`` graphs."""
-    column, sign = best_column(taus, known)
-    return pool.groups.columns[column], sign
-
-
 def _fitted(task: Task, backend: str, objective: str) -> Ranker:
-    options = task.options
     ranker = Ranker(
         backend,
         objective,
-        n_estimators=options.trees,
+        n_estimators=task.options.trees,
         costs=costs_of(task.pool),
-        random_state=options.seed,
-        n_jobs=options.jobs,
+        random_state=task.options.seed,
+        n_jobs=task.options.jobs,
     )
     table, target, qid = task.learn
     return ranker.fit(table, target, qid=qid, eval_set=task.stop)
 
 
-def _predicted(ranker: Ranker, groups: QueryGroups) -> FloatArray:
-    """Scores of all rows, float64 (rows,)."""
-    return ranker.predict(_frame(groups.X, groups.columns))
+def _predicted(ranker: Ranker, groups: QueryGroups, model: Any = None) -> FloatArray:
+    """Scores of all rows, float64 (rows,), by the ranker or with another model in it."""
+    if model is not None:
+        ranker = copy(ranker)
+        ranker.model_ = model
+    return ranker.predict(_frame(groups))
 
 
-def _single(task: Task, *, name: str, backend: str, objective: str) -> Scores:
-    return {name: _predicted(_fitted(task, backend, objective), task.held)}
+def _single(task: Task, *, backend: str, objective: str) -> Scores:
+    return {f"{backend} {objective}": _predicted(_fitted(task, backend, objective), task.held)}
 
 
 def _ensemble(task: Task, *, objective: str, inside: Sequence[str]) -> Scores:
     ranker = _fitted(task, "ensemble", objective)
     members = cast(EnsembleModel, ranker.model_).members
-    found = {}
-    for member in members:
-        name = f"{member.settings.backend} {member.settings.objective}"
-        found[name] = _predicted(_with(ranker, member.model), task.held)
-    for name in inside:
-        part = EnsembleModel(members[: len(MEMBERS[name])], None)
-        found[f"ensemble {name}"] = _predicted(_with(ranker, part), task.held)
-    return found
-
-
-def _with(ranker: Ranker, model: Any) -> Ranker:
-    """Give the ranker another model."""
-    other = copy(ranker)
-    other.model_ = model
-    return other
+    models: dict[str, Any] = {
+        f"{member.settings.backend} {member.settings.objective}": member.model for member in members
+    }
+    models |= {f"ensemble {name}": EnsembleModel(members[: len(MEMBERS[name])], None) for name in inside}
+    return {name: _predicted(ranker, task.held, model) for name, model in models.items()}
 
 
 def _column(task: Task) -> Scores:
@@ -326,11 +288,10 @@ def _raw(task: Task) -> Scores:
     blocks = raw_blocks(task.held.columns)
     if not blocks:
         return {RAW: np.zeros(len(task.held.X))}
-    known = task.pool.groups.take(task.fold.known).select(blocks)
+    known = task.known.select(blocks)
     rows = Rows(known.X, known.target, known.indptr)
     ranker = fit_raw(rows, known.columns, task.options.seed, task.options.jobs)
-    part = task.held.select(blocks)
-    return {RAW: _predicted(ranker, part)}
+    return {RAW: _predicted(ranker, task.held.select(blocks))}
 
 
 def _counting(task: Task) -> Scores:
@@ -338,7 +299,7 @@ def _counting(task: Task) -> Scores:
 
 
 def _blocks(task: Task, *, name: str, blocks: Sequence[str]) -> Scores:
-    table, target, qid = _distinct(task.pool.groups.take(task.fold.known).select(blocks))
+    table, target, qid = _distinct(task.known.select(blocks))
     options = task.options
     settings: dict[str, Any] = {"n_estimators": options.trees or BLOCK_TREES, "random_state": options.seed}
     ranker = Ranker("lightgbm", "speed", n_jobs=options.jobs, **settings).fit(table, target, qid=qid)
@@ -348,8 +309,8 @@ def _blocks(task: Task, *, name: str, blocks: Sequence[str]) -> Scores:
 def _distinct(groups: QueryGroups) -> tuple[pd.DataFrame, FloatArray, NDArray[np.int64]]:
     selection = distinct(groups)
     qid = np.repeat(np.arange(len(groups), dtype=np.int64), np.diff(selection.indptr))
-    return _frame(groups.X[selection.rows], groups.columns), selection.target, qid
+    return _frame(groups).iloc[selection.rows], selection.target, qid
 
 
-def _frame(X: NDArray[np.float32], columns: Sequence[str]) -> pd.DataFrame:
-    return pd.DataFrame(X, columns=list(columns))
+def _frame(groups: QueryGroups) -> pd.DataFrame:
+    return pd.DataFrame(groups.X, columns=list(groups.columns))

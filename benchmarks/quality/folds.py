@@ -1,7 +1,7 @@
-"""Graphs of a collection, and protocols: which graphs are learnt from, which are stopped on, and which are ranked.
+"""Graphs of a collection, and protocols: which graphs are trained on, stop training early, and are ranked.
 
-Nothing about a held-out graph is used before it is scored: early stopping uses graphs that were taken from the training
-graphs in the way in which the protocol takes the held-out ones.
+Held-out graphs are not used before they are scored: early stopping uses graphs taken from the training graphs in the
+same way as the protocol takes the held-out ones.
 """
 
 from __future__ import annotations
@@ -22,16 +22,22 @@ from gbr.errors import DataError, UsageError
 from gbr.search import folds as family_groups
 from gbr.train import fingerprint
 
+BoolArray = NDArray[np.bool_]
+Names = NDArray[np.str_]
+
+#: Early stopping takes one group of this many from the training graphs.
+INNER: Final = 10
+
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """Graphs to learn from and to rank.
+    """All rankable graphs of a collection.
 
     Parameters
     ----------
     subset : Subset
     groups : QueryGroups
-        Rankable query groups with runtimes, split after split.
+        Rankable query groups with runtimes, in the order of splits.
     splits, families : str (graphs,)
     schema_hash : str
         Of the features.
@@ -41,19 +47,19 @@ class Pool:
 
     subset: Subset
     groups: QueryGroups
-    splits: NDArray[np.str_]
-    families: NDArray[np.str_]
+    splits: Names
+    families: Names
     schema_hash: str
     data: dict[str, str]
 
 
 def load(subset: Subset, data: Path, store_root: Path, jobs: int | None) -> Pool:
-    """Build the features that the store lacks and read all splits.
+    """Build missing features and read all splits.
 
     Raises
     ------
     DataError
-        When no graph can be ranked.
+        If no graph can be ranked.
     """
     splits = splits_present(subset, data)
     build(subset, data, store_root, splits, jobs)
@@ -64,7 +70,7 @@ def load(subset: Subset, data: Path, store_root: Path, jobs: int | None) -> Pool
         bounds = [known.rows(number) for number in range(len(known))]
         parts.append(known.take([not unrankable(known.target[rows], known.duplicate_of[rows]) for rows in bounds]))
     if not sum(map(len, parts)):
-        raise DataError(f"{subset.folder(data)}: no graph can be ranked; name another collection with --subset")
+        raise DataError(f"{subset.folder(data)}: no graph can be ranked; choose another collection with --subset")
     merged = joined(parts)
     return Pool(
         subset=subset,
@@ -78,7 +84,6 @@ def load(subset: Subset, data: Path, store_root: Path, jobs: int | None) -> Pool
 
 def joined(parts: list[QueryGroups]) -> QueryGroups:
     """Concatenate query groups with the same columns."""
-    sizes = np.concatenate([part.sizes for part in parts])
 
     def measured(name: str) -> NDArray[np.int64] | None:
         values = [getattr(part, name) for part in parts]
@@ -89,7 +94,7 @@ def joined(parts: list[QueryGroups]) -> QueryGroups:
 
     return QueryGroups(
         names=tuple(name for part in parts for name in part.names),
-        indptr=np.concatenate(([0], np.cumsum(sizes))).astype(np.int64),
+        indptr=np.cumsum([0, *(size for part in parts for size in part.sizes)], dtype=np.int64),
         columns=parts[0].columns,
         X=np.concatenate([part.X for part in parts]),
         runtime=measured("runtime"),
@@ -99,22 +104,15 @@ def joined(parts: list[QueryGroups]) -> QueryGroups:
     )
 
 
-BoolArray = NDArray[np.bool_]
-Names = NDArray[np.str_]
-
-#: The share of the training graphs that a booster stops on is one of so many groups.
-INNER: Final = 10
-
-
 @dataclass(frozen=True, eq=False)
 class Fold:
-    """One training and what it is scored on.
+    """Graphs of one training, and those that it is scored on.
 
     Parameters
     ----------
     learn, held : bool (graphs,)
     stop : bool (graphs,) or None
-        What early stopping looks at; None for a fixed number of rounds.
+        Graphs for early stopping; None for a fixed number of rounds.
     """
 
     learn: BoolArray
@@ -135,7 +133,7 @@ class Protocol:
     ----------
     name, title : str
     folds : list of Fold
-        No graph is held out twice.
+        A graph is held out at most once.
     """
 
     name: str
@@ -144,12 +142,12 @@ class Protocol:
 
     @property
     def held(self) -> BoolArray:
-        """Graphs that are ranked in any fold, bool (graphs,)."""
+        """Graphs that any fold holds out, bool (graphs,)."""
         return np.asarray(np.any([fold.held for fold in self.folds], axis=0))
 
 
-def protocols(kind: str, families: Names, splits: Names, n_folds: int, *, stop: bool, seed: int = 0) -> list[Protocol]:
-    """Protocols of a kind of collection, the first of them families held out.
+def protocols(kind: str, families: Names, splits: Names, n_folds: int, seed: int = 0) -> list[Protocol]:
+    """Protocols of a kind of collection; the first one holds out families.
 
     Parameters
     ----------
@@ -157,39 +155,46 @@ def protocols(kind: str, families: Names, splits: Names, n_folds: int, *, stop: 
         ``tile`` or ``layout``.
     families, splits : str (graphs,)
     n_folds : int
-        Groups of families; 0 leaves out one family at a time.
-    stop : bool
-        Whether cross-validation sets graphs aside to stop on.  The official split stops on ``valid`` in any case.
+        Groups of families; 0 holds out one family at a time.
     seed : int
 
     Raises
     ------
     UsageError
-        With fewer than three families there is nothing to hold out and to stop on.
+        With fewer than three families: one to hold out, one for early stopping, one to train on.
     """
-    several = len(np.unique(families))
-    if several < 3:
-        raise UsageError(f"quality: the collection has {several} families of graphs; want at least 3 to hold some out")
+    n_families = len(np.unique(families))
+    if n_families < 3:
+        raise UsageError(f"quality: expected at least 3 families of graphs, got {n_families}; use a larger collection")
 
-    def families_apart(known: Names, groups: int) -> list[BoolArray]:
-        # One family alone has none to set aside: nothing is stopped on.
-        return family_groups(list(known), groups, seed) if len(np.unique(known)) > 1 else []
+    def by_family(known: Names, n_groups: int) -> list[BoolArray]:
+        return family_groups(list(known), n_groups, seed) if len(np.unique(known)) > 1 else []
 
-    def graphs_apart(known: Names, groups: int) -> list[BoolArray]:
-        return family_groups([str(number) for number in range(len(known))], groups, seed)
+    def by_graph(known: Names, n_groups: int) -> list[BoolArray]:
+        return family_groups([str(number) for number in range(len(known))], n_groups, seed)
 
-    by_family = families_apart(families, n_folds or several)
-    held = "one family" if len(by_family) == several else f"one of {len(by_family)} groups of families"
-    found = [_crossed("family", f"Family held out ({held} at a time)", by_family, families, families_apart, stop)]
+    def crossed(name: str, title: str, masks: list[BoolArray], inner: Callable[..., list[BoolArray]]) -> Protocol:
+        folds = []
+        for held in masks:
+            known = np.flatnonzero(~held)
+            groups = inner(families[known], INNER)
+            stop = np.zeros(len(held), bool)
+            if groups:
+                stop[known[groups[0]]] = True
+            folds.append(Fold(~held & ~stop, stop if groups else None, held))
+        return Protocol(name, title, folds)
+
+    masks = by_family(families, n_folds or n_families)
+    unit = "one family" if len(masks) == n_families else f"one of {len(masks)} groups of families"
+    found = [crossed("family", f"Family held out ({unit} at a time)", masks, by_family)]
     if kind == "tile":
         masks = one_of_each(families, n_folds, seed)
-        found.append(_crossed("graph", "Graph held out, family seen", masks, families, graphs_apart, stop))
+        found.append(crossed("graph", "Graph held out, family seen", masks, by_graph))
     else:
         masks = list(np.eye(len(families), dtype=bool))
-        found.append(_crossed("program", "Program held out (one at a time)", masks, families, graphs_apart, stop))
-    there = set(splits.tolist())
-    if {"train", "test"} <= there:
-        valid = splits == "valid" if "valid" in there else None
+        found.append(crossed("program", "Program held out (one at a time)", masks, by_graph))
+    if {"train", "test"} <= set(splits.tolist()):
+        valid = splits == "valid" if (splits == "valid").any() else None
         official = Fold(splits == "train", valid, splits == "test")
         found.append(Protocol("official", "Official split (train, stopped on valid, scored on test)", [official]))
     return [protocol for protocol in found if protocol.folds]
@@ -198,32 +203,13 @@ def protocols(kind: str, families: Names, splits: Names, n_folds: int, *, stop: 
 def one_of_each(families: Names, n_folds: int, seed: int) -> list[BoolArray]:
     """One graph of each family per fold, bool (graphs,) each.
 
-    A graph alone in its family is never held out; at most ``n_folds`` (0: all) graphs of a family are.
+    A family of one graph is never held out; of any other, at most ``n_folds`` (0: all) graphs are.
     """
     rng = np.random.default_rng(seed)
-    place = np.full(len(families), -1)
+    fold_of = np.full(len(families), -1)
     for name in np.unique(families):
         members = np.flatnonzero(families == name)
         if len(members) > 1:
-            place[rng.permutation(members)] = np.arange(len(members))
-    count = int(place.max()) + 1
-    return [place == number for number in range(min(count, n_folds) if n_folds else count)]
-
-
-def _crossed(
-    name: str,
-    title: str,
-    masks: list[BoolArray],
-    families: Names,
-    inner: Callable[[Names, int], list[BoolArray]],
-    stop: bool,
-) -> Protocol:
-    folds = []
-    for held in masks:
-        known = np.flatnonzero(~held)
-        aside = np.zeros(len(held), bool)
-        groups = inner(families[known], INNER) if stop else []
-        if groups:
-            aside[known[groups[0]]] = True
-        folds.append(Fold(~held & ~aside, aside if groups else None, held))
-    return Protocol(name, title, folds)
+            fold_of[rng.permutation(members)] = np.arange(len(members))
+    count = int(fold_of.max()) + 1
+    return [fold_of == number for number in range(min(count, n_folds) if n_folds else count)]
