@@ -28,7 +28,7 @@ class Bench(NamedTuple):
 BENCHES: Final = (
     Bench("layout_build", "--configs 2000 4000 --nodes 300 --rounds 1"),
     Bench("features", "--configs 100 --every 20 --nodes 60"),
-    Bench("predict", "--backends xgboost"),
+    Bench("predict", "--backends xgboost --no-files"),
     Bench("fit", "--rounds 40", slow=True),
     Bench("adapt", slow=True),
 )

@@ -108,6 +108,7 @@ def main() -> None:
     arguments.add_argument("--configs", type=int, default=1000, metavar="N", help="default: %(default)s")
     arguments.add_argument("--nodes", type=int, default=800, metavar="N", help="configurable nodes of the graph")
     arguments.add_argument("--backends", nargs="+", choices=BACKENDS, default=BACKENDS)
+    arguments.add_argument("--no-files", action="store_true", help="skip the table of kernels read from files")
     args = arguments.parse_args()
     searches, kernels = [], []
     with TemporaryDirectory() as name:
@@ -115,15 +116,15 @@ def main() -> None:
         for backend in args.backends:
             ranker = default_model("layout:cpu:random", args.data, folder, backend)
             searches.append(measure_search(ranker, args.nodes, args.configs))
-            ranker = default_model("tile:cpu", args.data, folder, backend)
-            paths = graph_files(resolve("tile:cpu", args.data), args.data, "test")[::6]
-            kernels += [measure_file(ranker, enlarged(path, args.configs, folder)) for path in paths]
+            if not args.no_files:
+                ranker = default_model("tile:cpu", args.data, folder, backend)
+                paths = graph_files(resolve("tile:cpu", args.data), args.data, "test")[::6]
+                kernels += [measure_file(ranker, enlarged(path, args.configs, folder)) for path in paths]
     size = len(made_layout.network(args.nodes, between=4)[0])
     text = SEARCH_TEXT.format(rows=args.configs, graph=size, nodes=args.nodes)
-    sections = [
-        Section("One graph, batch after batch", text, searches),
-        Section("Kernels", TEXT.format(rows=args.configs), kernels),
-    ]
+    sections = [Section("One graph, batch after batch", text, searches)]
+    if kernels:
+        sections.append(Section("Kernels", TEXT.format(rows=args.configs), kernels))
     publish("predict", "Prediction", PAGE_TEXT, sections, machine("numba", "lightgbm", "xgboost-cpu"))
 
 

@@ -42,7 +42,7 @@ def default_model(collection: str, data: Path, work: Path, backend: str = "ensem
 
     run = work / f"{collection.replace(':', '-')}-{backend}"
     if not (run / "metrics.json").exists():
-        train(resolve(collection, data), data, work / "store", run, backend=backend, jobs=1)
+        train(resolve(collection, data), data, work / "store", run, backend=backend)
     ranker: Ranker = Ranker.load(run).set_params(n_jobs=1)
     return ranker
 

@@ -1,9 +1,9 @@
-"""Coverage-guided fuzzing of the readers: every input is read, or refused by one of gbr's errors in one line.
+"""Coverage-guided fuzzing of the readers: every input must be read, or refused with a one-line error of gbr.
 
 python -m tests.soak.fuzz [npz arrays packed hlo store archive csv journal profile manifest model lists] [--seconds 600]
 
-Needs atheris (extra ``soak``).  An input that is neither stays in ``--corpus`` as ``found-…``, and its kind goes into
-tests/test_damage.py, which tries a few inputs of every target with each run of the suite.
+Needs atheris (extra ``soak``).  A failing input stays in ``--corpus`` as ``found-…``; add its kind to
+tests/test_damage.py, which tries a few inputs of every target in each run of the test suite.
 """
 
 from __future__ import annotations
@@ -22,16 +22,15 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout, suppress
-from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import polars as pl
 
-from features.hardware import PROFILES
-from gbr import Ranker, predict, submit
+from features.hardware import PROFILES, Hardware
+from gbr import Graph, Ranker, predict, submit
 from gbr.data import hardware
 from gbr.data.archive import unpack
 from gbr.data.build import extract, schema_of
@@ -54,11 +53,11 @@ ROOT: Final = Path(__file__).parents[2]
 #: Between a manifest and its model file, in one input.
 _SEPARATOR: Final = b"\0\0\0\0"
 _MAX_MESSAGE: Final = 2000
+Mutator = Callable[[bytes, random.Random], bytes]
 _PARTS: Final = (("tile:xla", "train"), ("layout:nlp:random", "valid"))
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """One kind of input.
 
     Parameters
@@ -66,18 +65,18 @@ class Target:
     seeds : callable
         Returns valid inputs.
     mutate : callable
-        Damages an input; may raise for one that is too damaged already.
+        Returns a damaged copy of an input; may raise any exception for an input that is too damaged already.
     read : callable
-        Reads an input, given a folder of its own; raises for anything but success or a clean refusal.
+        Reads an input, given an empty folder; raises for anything but success or an error of gbr.
     """
 
     seeds: Callable[[], list[bytes]]
-    mutate: Callable[[bytes, random.Random], bytes]
+    mutate: Mutator
     read: Callable[[bytes, Path], None]
 
 
 def damaged(target: Target, data: bytes, seed: int) -> bytes:
-    """An input damaged by its target, or in its bytes if the target cannot take it apart any more."""
+    """A copy of an input damaged by its target, or in its bytes if the target cannot parse it any more."""
     choice = random.Random(seed)
     try:
         return target.mutate(data, choice)
@@ -88,7 +87,7 @@ def damaged(target: Target, data: bytes, seed: int) -> bytes:
 
 
 def refused(read: Callable[[], object], error: type[GbrError] = GbrError) -> bool:
-    """Whether gbr refuses an input; its message must be one line."""
+    """Whether gbr refuses an input; its message must be one printable line."""
     try:
         read()
     except error as fault:
@@ -111,8 +110,8 @@ def run_command(main: Callable[[list[str]], int], *arguments: str | Path) -> int
     return status
 
 
-def rarely(data: bytes, one_in: int) -> bool:
-    """Whether an input is one of few, decided by its bytes so that it is reproducible."""
+def selected(data: bytes, one_in: int) -> bool:
+    """Whether to run an expensive check, decided by the hash of the input so that it is reproducible."""
     return hashlib.sha256(data).digest()[0] % one_in == 0
 
 
@@ -122,6 +121,11 @@ def _text(data: bytes, choice: random.Random) -> bytes:
 
 def _json(data: bytes, choice: random.Random) -> bytes:
     return damaged_json(data, choice) if choice.random() < 0.85 else _text(data, choice)
+
+
+def half_bytes(mutate: Mutator) -> Mutator:
+    """Mutator that damages arbitrary bytes in half of the cases, so that checksums are wrong, too."""
+    return lambda data, choice: (damaged_bytes if choice.random() < 0.5 else mutate)(data, choice)
 
 
 @cache
@@ -137,11 +141,8 @@ def made() -> tuple[Path, list[Path]]:
     return root, [*runs, root / "costmodel"]
 
 
-# Graph files and their copies.
-
-
 def _graph_files() -> list[bytes]:
-    """Graph files of both kinds, with few configurations."""
+    """Small graph files of both kinds, with three configurations."""
     found = []
     for folder in ("tile/cpu/test", "layout/cpu/random/test"):
         for path in sorted((ROOT / "data/npz" / folder).glob("*.npz"))[::4]:
@@ -150,48 +151,47 @@ def _graph_files() -> list[bytes]:
                     key: stored[key][:3] if "config_" in key and key != "node_config_ids" else stored[key]
                     for key in stored.files
                 }
-            found.append(_packed_arrays(arrays))
+            found.append(_zipped_arrays(arrays))
     return [data for data in found if len(data) < 40_000]
 
 
-def _packed_arrays(arrays: dict[str, Any]) -> bytes:
+def _zipped_arrays(arrays: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     return buffer.getvalue()
 
 
 def _damage_member(data: bytes, choice: random.Random) -> bytes:
-    """Damage an archive, or the header of one array under a checksum that fits."""
-    if choice.random() < 0.5:
-        return damaged_bytes(data, choice)
+    """Damage the header of one array, with a valid checksum."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as new:
-        victim = choice.choice(old.namelist())
+        chosen = choice.choice(old.namelist())
         for name in old.namelist():
             member = old.read(name)
-            new.writestr(name, damaged_bytes(member[:128], choice) + member[128:] if name == victim else member)
+            new.writestr(name, damaged_bytes(member[:128], choice) + member[128:] if name == chosen else member)
     return buffer.getvalue()
 
 
 def _damage_arrays(data: bytes, choice: random.Random) -> bytes:
-    """Damage arrays and pack them again, so that checksums and sizes are right."""
+    """Damage values, shapes or types of arrays, with valid checksums."""
     with np.load(io.BytesIO(data)) as stored:
         arrays = damaged_arrays({key: stored[key] for key in stored.files}, choice)
     if choice.random() < 0.3:
         key = choice.choice(list(arrays))
         arrays[key] = choice.choice([arrays[key][:0], arrays[key].T, arrays[key].astype(np.float64), arrays[key][None]])
-    return _packed_arrays(arrays)
+    return _zipped_arrays(arrays)
 
 
 def _read_graph_file(data: bytes, folder: Path) -> None:
     (folder / "input.npz").write_bytes(data)
-    _extract(folder / "input.npz")
+    _extract(lambda: read_graph(folder / "input.npz"))
 
 
-def _extract(path: Path) -> None:
-    tables: list[Any] = []
-    if not refused(lambda: tables.append(extract(read_graph(path))[1])):
-        assert np.isfinite(tables[0]).all(), "features that are not finite"
+def _extract(graph: Callable[[], Graph], profile: Hardware | None = None) -> None:
+    def check() -> None:
+        assert np.isfinite(extract(graph(), profile)[1]).all(), "features are not finite"
+
+    refused(check)
 
 
 @cache
@@ -203,9 +203,7 @@ def _repacked() -> Path:
 
 
 def _damage_copy(data: bytes, choice: random.Random) -> bytes:
-    """Damage the bytes of a copy, or the values of one array under a checksum that fits."""
-    if choice.random() < 0.5:
-        return damaged_bytes(data, choice)
+    """Damage the values of one array, with a valid checksum."""
     with np.load(io.BytesIO(data)) as copy:
         arrays = {key: copy[key] for key in copy.files}
     key = choice.choice([name for name in arrays if arrays[name].ndim])
@@ -227,25 +225,11 @@ def _read_copy(data: bytes, folder: Path) -> None:
         copy.configs(np.zeros(min(1, copy.shape[0]), np.int64))
 
     refused(use, DataError)
-    _extract(path)
-
-
-# HLO, stores and archives.
-
-
-def _programs() -> list[bytes]:
-    return [path.read_bytes() for path in (ROOT / "tests/data").glob("*.hlo.pb")] + [SMALL]
-
-
-def _read_program(data: bytes, _folder: Path) -> None:
-    """Read bytes as a serialised HLO module."""
-    refused(lambda: graph_arrays(data), HloError)
+    _extract(lambda: read_graph(path))
 
 
 def _damage_table(data: bytes, choice: random.Random) -> bytes:
-    """Damage bytes, or a column of a table that is complete again: its type, its values, or whether it exists."""
-    if choice.random() < 0.4:
-        return damaged_bytes(data, choice)
+    """Remove, cast or fill a column of a table, or change its rows."""
     frame = pl.read_parquet(io.BytesIO(data))
     name, kind = choice.choice(frame.columns), choice.randrange(4)
     if kind == 0:
@@ -264,7 +248,6 @@ def _damage_table(data: bytes, choice: random.Random) -> bytes:
 
 
 def _read_table(data: bytes, folder: Path) -> None:
-    """Read bytes as one graph of a store."""
     root = folder / "store"
     shutil.copytree(made()[0] / "store", root, dirs_exist_ok=True)
     next(root.rglob("train/*.parquet")).write_bytes(data)
@@ -287,9 +270,9 @@ def _archives() -> list[bytes]:
 
 
 def _damage_archive(data: bytes, choice: random.Random) -> bytes:
-    """Damage bytes, or a field of a tar header under a checksum that fits."""
+    """Damage a field of a tar header, with a valid checksum."""
     heads = [at for at in range(0, len(data), 512) if data[at + 257 : at + 262] == b"ustar"]
-    if not heads or choice.random() < 0.4:
+    if not heads:
         return damaged_bytes(data, choice)
     at = choice.choice(heads)
     head = bytearray(data[at : at + 512])
@@ -310,9 +293,6 @@ def _read_archive(data: bytes, folder: Path) -> None:
     written = [each for each in folder.rglob("*") if not each.is_dir() and each not in (path, folder / "seed")]
     assert all(each.parent in allowed and not each.is_symlink() for each in written), written
     shutil.rmtree(root, ignore_errors=True)
-
-
-# Submissions, journals, profiles and lists.
 
 
 @cache
@@ -339,7 +319,7 @@ def _read_submission(data: bytes, folder: Path) -> None:
     root, sets = _test_graphs()
     report = submit.check(path, sets)
     assert all(fault.isprintable() for fault in report.faults), report.faults
-    if rarely(data, 20):
+    if selected(data, 20):
         assert run_command(submit.main, "--check", path, "--data", root) == min(1, len(report.faults))
 
 
@@ -394,24 +374,11 @@ def _profiles() -> list[bytes]:
 def _read_profile(data: bytes, folder: Path) -> None:
     path = folder / "hardware.toml"
     path.write_bytes(data)
-    found: list[Any] = []
-    if refused(lambda: found.append(hardware.load(path)), DataError):
-        return
-    hardware.save(path, found[0])
-    assert hardware.load(path) == found[0]
-    tables: list[Any] = []
-    if not refused(lambda: tables.append(extract(graph_from_arrays("made", tile_arrays(3)), found[0])[1])):
-        assert np.isfinite(tables[0]).all(), "features that are not finite"
-
-
-def _lists() -> list[bytes]:
-    return [
-        json.dumps(value).encode()
-        for value in (
-            {"unet_3d.4x4.bf16": [3, 1, 4, 1], "bert": [0]},
-            {"archive": "npz_tile_xla_train.tar", "files": {"a.npz": 3, "b.npz": 5}},
-        )
-    ]
+    found: list[Hardware] = []
+    if not refused(lambda: found.append(hardware.load(path)), DataError):
+        hardware.save(path, found[0])
+        assert hardware.load(path) == found[0]
+        _extract(lambda: graph_from_arrays("made", tile_arrays(3)), found[0])
 
 
 def _read_list(data: bytes, folder: Path) -> None:
@@ -421,16 +388,6 @@ def _read_list(data: bytes, folder: Path) -> None:
     (folder / "xla_default.json").write_bytes(data)
     refused(lambda: indices_of(Subset("layout:xla:default"), "valid", folder), DataError)
     Archive("tile:xla", "train").complete(folder)
-
-
-# Manifests and models.
-
-
-def _manifests() -> list[bytes]:
-    root, runs = made()
-    return [
-        path.read_bytes() for path in (root / "store/tile/cpu/manifest.json", *(run / "manifest.json" for run in runs))
-    ]
 
 
 def _read_manifest(data: bytes, folder: Path) -> None:
@@ -459,7 +416,7 @@ def _models() -> list[bytes]:
 
 
 def _damage_model(data: bytes, choice: random.Random) -> bytes:
-    """Damage the model file, which no longer has the SHA-256 of its manifest, or the manifest."""
+    """Damage the model file, whose SHA-256 is in its manifest, or the manifest."""
     manifest, _, model = data.partition(_SEPARATOR)
     if choice.random() < 0.5:
         return manifest + _SEPARATOR + damaged_bytes(model, choice)
@@ -467,10 +424,9 @@ def _damage_model(data: bytes, choice: random.Random) -> bytes:
 
 
 def _read_model(data: bytes, folder: Path) -> None:
-    """Read bytes as the manifest of a model and, after four NULs, its file; rank with it."""
     manifest, _, model = data.partition(_SEPARATOR)
     files = {}
-    with suppress(Exception):  # a manifest that names no file needs none
+    with suppress(Exception):  # the manifest may name no file
         files[Path(json.loads(manifest)["model"]["file"]).name] = model
     _use_model(manifest, files, folder)
 
@@ -480,7 +436,7 @@ def _use_model(manifest: bytes, files: dict[str, bytes], folder: Path) -> None:
     shutil.rmtree(run, ignore_errors=True)
     run.mkdir()
     for name, contents in {"manifest.json": manifest, **files}.items():
-        with suppress(OSError, ValueError):  # a damaged manifest may name a file that cannot exist
+        with suppress(OSError, ValueError):  # the name may be invalid
             (run / name).write_bytes(contents)
 
     def use() -> None:
@@ -490,25 +446,44 @@ def _use_model(manifest: bytes, files: dict[str, bytes], folder: Path) -> None:
         repr(ranker)
 
     refused(use)
-    if rarely(manifest, 8):
+    if selected(manifest, 8):
         run_command(predict.main, "--model", run, next((made()[0] / "npz/tile/cpu/test").glob("*.npz")))
 
 
+def _read_program(data: bytes, _folder: Path) -> None:
+    refused(lambda: graph_arrays(data), HloError)
+
+
+LISTS: Final = (
+    b'{"unet_3d.4x4.bf16": [3, 1, 4, 1], "bert": [0]}',
+    b'{"archive": "npz_tile_xla_train.tar", "files": {"a.npz": 3, "b.npz": 5}}',
+)
+
+
+def _files(*patterns: str) -> list[bytes]:
+    """Contents of the generated files that match."""
+    return [path.read_bytes() for pattern in patterns for path in sorted(made()[0].glob(pattern))]
+
+
 TARGETS: Final[dict[str, Target]] = {
-    "npz": Target(_graph_files, _damage_member, _read_graph_file),
+    "npz": Target(_graph_files, half_bytes(_damage_member), _read_graph_file),
     "arrays": Target(_graph_files, _damage_arrays, _read_graph_file),
-    "packed": Target(lambda: [_repacked().with_suffix(REPACKED_SUFFIX).read_bytes()], _damage_copy, _read_copy),
-    "hlo": Target(_programs, damaged_bytes, _read_program),
-    "store": Target(
-        lambda: [path.read_bytes() for path in (made()[0] / "store").rglob("*.parquet")], _damage_table, _read_table
+    "packed": Target(
+        lambda: [_repacked().with_suffix(REPACKED_SUFFIX).read_bytes()], half_bytes(_damage_copy), _read_copy
     ),
-    "archive": Target(_archives, _damage_archive, _read_archive),
+    "hlo": Target(
+        lambda: [*(path.read_bytes() for path in (ROOT / "tests/data").glob("*.hlo.pb")), SMALL],
+        damaged_bytes,
+        _read_program,
+    ),
+    "store": Target(lambda: _files("store/**/*.parquet"), half_bytes(_damage_table), _read_table),
+    "archive": Target(_archives, half_bytes(_damage_archive), _read_archive),
     "csv": Target(_submissions, _text, _read_submission),
     "journal": Target(_journals, _damage_journal, _read_journal),
     "profile": Target(_profiles, _text, _read_profile),
-    "manifest": Target(_manifests, _json, _read_manifest),
+    "manifest": Target(lambda: _files("store/**/manifest.json", "*/manifest.json"), _json, _read_manifest),
     "model": Target(_models, _damage_model, _read_model),
-    "lists": Target(_lists, _json, _read_list),
+    "lists": Target(lambda: list(LISTS), _json, _read_list),
 }
 
 
