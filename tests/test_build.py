@@ -102,26 +102,23 @@ def test_duplicate_configurations_are_found(kind: str) -> None:
     assert duplicate_of.tolist() == first_equal(arrays[key])
     assert duplicate_of.dtype == np.int64
     np.testing.assert_array_equal(X, X[duplicate_of])
-
-
-def test_zero_equals_minus_zero() -> None:
-    arrays = tile_arrays(2)
-    arrays["config_feat"] = np.zeros((2, 24), np.float32)
-    arrays["config_feat"][1, 3] = -0.0
-    _, X, duplicate_of = extract(graph_from_arrays("x", arrays))
-    assert duplicate_of.tolist() == [0, 0]
-    assert X[0].tobytes() == X[1].tobytes()
+    if kind == "tile":  # 0.0 and -0.0 are equal
+        arrays = tile_arrays(2) | {"config_feat": np.zeros((2, 24), np.float32)}
+        arrays["config_feat"][1, 3] = -0.0
+        _, X, duplicate_of = extract(graph_from_arrays("x", arrays))
+        assert duplicate_of.tolist() == [0, 0]
+        assert X[0].tobytes() == X[1].tobytes()
 
 
 def test_layout_features_do_not_depend_on_block_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = graph_from_arrays("x", layout_arrays(50))
-    _, whole, duplicates = extract(graph)
+    _, expected, duplicates = extract(graph)
     monkeypatch.setattr(builds, "ROWS_PER_GROUP", 7)
     monkeypatch.setattr(builds, "_CODES_AT_ONCE", 5)
     monkeypatch.setattr(builds, "_SPOOL_BYTES", 100)
     monkeypatch.setattr(graphs, "BLOCK_BYTES", 3 * 72)
     _, parts, again = extract(graph)
-    np.testing.assert_array_equal(parts, whole)
+    np.testing.assert_array_equal(parts, expected)
     np.testing.assert_array_equal(again, duplicates)
 
 
@@ -179,8 +176,8 @@ def test_only_missing_and_stale_graphs_are_built(tmp_path: Path) -> None:
     assert int(stored(tmp_path).load("train", ["train_1"]).sizes[0]) == 9
     stored(tmp_path).path("valid", "valid_0").unlink()
     assert counts() == (1, 4, 0)
-    with stored(tmp_path).path("valid", "valid_1").open("ab") as torn:
-        torn.write(b"?")
+    with stored(tmp_path).path("valid", "valid_1").open("ab") as stream:
+        stream.write(b"?")
     assert counts() == (1, 4, 0)
     (folder / "train_0.npz").unlink()
     assert counts() == (0, 4, 1)
@@ -206,7 +203,7 @@ def test_another_schema_rebuilds_everything(tmp_path: Path, monkeypatch: pytest.
     assert built(tmp_path).built == 1
 
 
-@pytest.mark.parametrize("content", ["", "{}", '{"format": 0}', "\x00"])
+@pytest.mark.parametrize("content", ["", '{"format": 0}'])
 def test_a_damaged_manifest_is_rebuilt(tmp_path: Path, content: str) -> None:
     collection(tmp_path, train=1)
     built(tmp_path)
@@ -318,7 +315,7 @@ def test_a_feature_that_is_not_finite_is_refused(monkeypatch: pytest.MonkeyPatch
         extract(graph_from_arrays("x", tile_arrays()))
 
 
-def test_requests_that_cannot_be_right(tmp_path: Path) -> None:
+def test_invalid_arguments(tmp_path: Path) -> None:
     collection(tmp_path, train=1)
     with pytest.raises(UsageError, match="jobs: expected at least 1, got 0"):
         built(tmp_path, jobs=0)
@@ -360,7 +357,7 @@ def test_a_streamed_layout_file_equals_one_pass_over_everything(
         stored(tmp_path, LAYOUT).load("train")
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
+@pytest.mark.parametrize("dtype", [np.float32, np.int64])
 @pytest.mark.parametrize("value", [7, -3])
 def test_an_invalid_layout_value_stops_the_build(tmp_path: Path, dtype: Any, value: int) -> None:
     arrays = layout_arrays(40)

@@ -32,7 +32,7 @@ def test_available_lists_folders_with_graphs(tmp_path: Path) -> None:
     assert [subset.name for subset in available(tmp_path)] == ["layout:cpu:random", "layout:xla:default", "tile:cpu"]
 
 
-def test_a_kind_alone_prefers_the_official_collection_and_says_so(tmp_path: Path) -> None:
+def test_a_short_name_prefers_the_official_collection(tmp_path: Path) -> None:
     touch(tmp_path, "tile/cpu/train/a.npz", "layout/cpu/random/train/a.npz")
     assert resolve("tile", tmp_path) == Subset("tile:cpu", "tile means tile:cpu here")
     assert resolve("layout", tmp_path).name == "layout:cpu:random"
@@ -56,7 +56,7 @@ def test_the_corrupted_graphs_are_known_by_collection() -> None:
 
 
 @pytest.mark.parametrize("name", ["tile:xla", "tiles", "tile:", "../tile:cpu", "layout", ""])
-def test_a_name_that_matches_nothing_lists_what_there_is(tmp_path: Path, name: str) -> None:
+def test_a_name_that_matches_nothing_lists_available_collections(tmp_path: Path, name: str) -> None:
     touch(tmp_path, "tile/cpu/train/a.npz", "tile/gpu/train/a.npz")
     with pytest.raises(
         UsageError, match=r"no such collection below .*; there is tile:cpu, tile:gpu; give one of these"
@@ -69,7 +69,7 @@ def test_no_data_at_all_says_where_it_looked(tmp_path: Path) -> None:
         resolve("tile", tmp_path / "nowhere")
 
 
-def test_graph_files_are_sorted_and_whole(tmp_path: Path) -> None:
+def test_graph_files_are_sorted_without_partial_files(tmp_path: Path) -> None:
     touch(tmp_path, *(f"tile/xla/train/{name}" for name in ("b.npz", "a.npz", ".c.npz", "d.npz.part", "a[1].npz")))
     subset = Subset("tile:xla")
     assert [path.name for path in graph_files(subset, tmp_path, "train")] == ["a.npz", "a[1].npz", "b.npz"]

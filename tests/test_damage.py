@@ -63,14 +63,14 @@ def check_features(arrays: dict[str, Any]) -> None:
 
 @settings(max_examples=400, deadline=None)
 @given(st.sampled_from(TILES), st.randoms(use_true_random=False))
-def test_damaged_tile_graphs(whole: dict[str, Any], choice: random.Random) -> None:
-    check_features(damaged_arrays(whole, choice))
+def test_damaged_tile_graphs(valid: dict[str, Any], choice: random.Random) -> None:
+    check_features(damaged_arrays(valid, choice))
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(LAYOUTS), st.randoms(use_true_random=False))
-def test_damaged_layout_graphs(whole: dict[str, Any], choice: random.Random) -> None:
-    check_features(damaged_arrays(whole, choice))
+def test_damaged_layout_graphs(valid: dict[str, Any], choice: random.Random) -> None:
+    check_features(damaged_arrays(valid, choice))
 
 
 def test_a_transpose_of_two_operands_is_refused() -> None:
@@ -185,8 +185,8 @@ def test_a_journal_with_foreign_lines_is_left_unchanged(tmp_path: Path, line: st
 )
 def test_invalid_hardware_profiles_are_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "hardware.toml"
-    whole = '\nname = "x"\nvector_bytes = 16\n[[caches]]\nbytes = "32 KiB"\nways = 8\n'
-    path.write_text(text + ("\nline_bytes = 64" if "line_bytes" not in text else "") + whole)
+    valid = '\nname = "x"\nvector_bytes = 16\n[[caches]]\nbytes = "32 KiB"\nways = 8\n'
+    path.write_text(text + ("\nline_bytes = 64" if "line_bytes" not in text else "") + valid)
     with pytest.raises(DataError, match=message):
         load(path)
 

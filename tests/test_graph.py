@@ -178,28 +178,18 @@ def new(*values: Any) -> Change:
 
 FAULTS: list[tuple[str, str, Change | None, str]] = [
     ("tile", "node_feat", None, "expected node_feat among the keys, got keys "),
-    ("tile", "node_feat", lambda a: a[:, :139], r"expected shape \(\*, 140\), got \(3, 139\)"),
     ("tile", "node_feat", lambda a: a[:0], "expected at least one node, got none"),
     ("tile", "node_feat", put((1, 7), np.nan), r"expected finite numbers up to .*, got nan at \(1, 7\)"),
-    ("tile", "node_feat", lambda a: a + np.float64(1e39), r"got inf at \(0, 0\)"),
-    ("tile", "node_feat", lambda a: a > 0, "expected numbers, got bool"),
     ("tile", "node_opcode", new(0, -1, 0), r"expected 0 or more, got -1 at \(1,\)"),
-    ("tile", "node_opcode", lambda a: a / 2, "expected integers, got float64"),
     ("tile", "edge_index", new((1, 0), (3, 0)), r"expected 0 to 2, got 3 at \(1, 0\)"),
     ("tile", "edge_index", new((1, 1)), r"expected \(consumer, operand\) .*, got \(1, 1\) in row 0"),
     ("tile", "config_feat", None, r"expected config_feat \(tile\) or node_config_feat \(layout\), got "),
-    ("tile", "config_feat", put((4, 2), np.inf), r"got inf at \(4, 2\)"),
     ("tile", "config_feat", lambda a: a[:0], "expected configurations, got none"),
-    ("tile", "config_runtime", lambda a: a[:3], r"expected shape \(7\), got \(3,\)"),
     ("tile", "config_runtime", put(2, 0), "expected all positive, or all 0 if unknown, got 0 at 2"),
-    ("tile", "config_runtime", lambda a: np.full(7, 2**63, np.uint64), "got -9223372036854775808"),
     ("tile", "config_runtime_normalizers", put(6, 0), r"expected 1 or more, got 0 at \(6,\)"),
     ("layout", "node_config_ids", None, "expected it beside node_config_feat, got keys"),
-    ("layout", "node_config_ids", new(9), r"expected 0 to 8, got 9 at \(0,\)"),
     ("layout", "node_config_ids", new(3, 3), "expected distinct nodes, got a duplicate"),
-    ("layout", "node_config_ids", lambda a: a[:0], "expected distinct nodes, got none"),
     ("layout", "node_config_feat", lambda a: a[:, :, :17], r"expected shape \(\*, 1, 18\), got \(7, 1, 17\)"),
-    ("layout", "node_config_feat", lambda a: a[:0], "expected configurations, got none"),
     ("layout", "config_feat", lambda _: np.zeros((7, 24)), "got both"),
     ("layout", "node_splits", new((0, 10)), r"expected 0 to 9, got 10 at \(0, 1\)"),
 ]
@@ -223,7 +213,7 @@ def test_invalid_arrays_are_refused(tmp_path: Path, kind: str, key: str, change:
     assert os.listdir(tmp_path) == ["broken.npz"]
 
 
-@pytest.mark.parametrize("value", [6, -2, 0.5, np.nan, 256 + 3, 1e30])
+@pytest.mark.parametrize("value", [6, 0.5, np.nan, 256 + 3])
 def test_layout_values_are_checked_while_they_are_read(tmp_path: Path, value: float) -> None:
     arrays = layout_arrays(50)
     arrays["node_config_feat"][33, 0, 5] = value

@@ -82,25 +82,12 @@ def test_profiles_round_trip(profile: Hardware, tmp_path: Path) -> None:
     ("before", "after", "message"),
     [
         ('name = "small"\n', "", r"name is missing; expected name, vector_bytes, line_bytes, caches$"),
-        ('"small"', "7", r"name: expected a string, got 7$"),
-        (
-            "vector_bytes = 16",
-            "vector_bytes = true",
-            r"vector_bytes: expected bytes as a positive integer .*, got True",
-        ),
         ("vector_bytes = 16", "vector_bytes = 17", r"a vector of 17 bytes does not hold 1 rows"),
         ("line_bytes = 32", 'line_bytes = "64 kB"', r"line_bytes: expected .* like \"48 KiB\", got '64 kB'$"),
         ("line_bytes = 32", "lines = 32\nline_bytes = 32", r"unknown key lines; expected name, "),
-        (
-            "line_bytes = 32",
-            "sublanes = 0\nline_bytes = 32",
-            r"sublanes: expected an integer from 1 to 1048576, got 0$",
-        ),
         ("line_bytes = 32", 'tile_bounds = "x"\nline_bytes = 32', r"tile_bounds: expected 'elements' or .*, got 'x'"),
         ("ways = 2", "ways = 1.5", r"caches\[0\].ways: expected an integer from 0 to 1048576, got 1.5$"),
-        ("ways = 2", "", r"caches\[0\]: ways is missing; expected bytes, ways$"),
         ("[[caches]]\nbytes = 4096\nways = 2", "caches = []", r"caches: expected one to 3 \[\[caches\]\], got 0$"),
-        ("[[caches]]\nbytes = 4096\nways = 2", "caches = [3]", r"caches\[0\]: expected bytes and ways, got 3$"),
         ("line_bytes = 32", "line_bytes = ", r"not TOML \(.*\); fix this line$"),
     ],
 )
@@ -187,7 +174,7 @@ def test_an_unknown_machine_falls_back_to_the_generic_cpu(
     assert hardware.choose("machine", Subset("tile:cpu"), tmp_path) == hardware.Choice(XEON)
 
 
-def test_the_machine_is_noted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_profile_of_this_machine_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "machine", lambda: XEON)
     collection = Path("npz/layout/cpu/random")
     hardware.note_machine(tmp_path / collection, tmp_path / "npz")

@@ -141,7 +141,7 @@ def test_more_than_six_dimensions_keep_the_first_six_and_count_all():
     assert feat(arrays, transpose, *(f"layout_minor_to_major_{slot}" for slot in range(6))) == [0, 1, 2, 3, 4, 5]
 
 
-def test_what_the_vocabulary_lacks_is_zero():
+def test_unknown_opcodes_and_types_are_zero():
     arrays = graph_arrays(data("odds"))
     instructions = [each for part in read_module(data("odds")).computations for each in part.instructions]
     (erf,) = (node for node, each in enumerate(instructions) if each.opcode == "erf")
@@ -294,11 +294,11 @@ def test_a_module_too_large_is_refused(monkeypatch):
 
 @pytest.mark.parametrize("pb", [data("conv_grad"), SMALL], ids=["conv_grad", "small"])
 def test_truncated_modules_are_refused(pb):
-    whole = graph_arrays(pb)
+    expected = graph_arrays(pb)
     readable = 0
     for size in range(len(pb)):
         try:
-            assert_same(graph_arrays(pb[:size]), whole)
+            assert_same(graph_arrays(pb[:size]), expected)
             readable += 1
         except HloError:
             pass

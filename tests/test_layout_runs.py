@@ -26,10 +26,10 @@ def run(root: Path, data: Path, subset: str, *extra: str) -> dict[str, object]:
 def test_layouts_are_set_beside_counting_and_raw_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     collection(tmp_path, "layout:made:random", train=4, valid=2)
     run(tmp_path, tmp_path, "layout:made:random")
-    told = capsys.readouterr().out
-    assert "fewest nodes set" in told
-    assert "raw columns, L2" in told
-    assert max(map(len, told.splitlines())) <= 80
+    printed = capsys.readouterr().out
+    assert "fewest nodes set" in printed
+    assert "raw columns, L2" in printed
+    assert max(map(len, printed.splitlines())) <= 80
 
 
 def test_real_layouts_train_and_skip_what_cannot_be_ranked(shared_data: Path, tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_known_bad_graphs_are_left_out_with_the_reason(
     assert "'unet' is not one of 'known-bad'" in capsys.readouterr().err
 
 
-def test_a_slate_of_one_configuration_is_skipped_with_its_reason(shared_data: Path, tmp_path: Path) -> None:
+def test_a_group_of_identical_configurations_is_skipped_with_its_reason(shared_data: Path, tmp_path: Path) -> None:
     source = shared_data / "npz/layout/xla"
     folder = tmp_path / "npz/layout/xla/random"
     for split, path in (
@@ -61,7 +61,7 @@ def test_a_slate_of_one_configuration_is_skipped_with_its_reason(shared_data: Pa
     assert skipped == {"openai_v0_rnn_optimized": "all configurations are identical"}
 
 
-def test_a_real_test_file_is_ranked_whole(
+def test_all_configurations_of_a_real_test_file_are_ranked(
     shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(tmp_path, shared_data, "layout:xla:default")

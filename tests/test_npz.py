@@ -58,7 +58,7 @@ def as_npy(array: np.ndarray, **header: Any) -> bytes:
 
 @pytest.mark.usefixtures("_library")
 @pytest.mark.parametrize("save", [np.savez_compressed, np.savez])
-def test_arrays_are_read_as_numpy_reads_them(tmp_path: Path, save: Any) -> None:
+def test_arrays_equal_those_of_numpy(tmp_path: Path, save: Any) -> None:
     path = tmp_path / "a.npz"
     save(path, **ARRAYS)
     read = NpzFile(path)
@@ -114,37 +114,31 @@ def test_memory_does_not_grow_with_the_member(tmp_path: Path) -> None:
     assert peak < 5e6
 
 
-def test_blocks_are_read_only_and_may_be_kept(archive: Path) -> None:
-    blocks = [block for _, block in NpzFile(archive).blocks("matrix")]
-    np.testing.assert_array_equal(np.concatenate(blocks), ARRAYS["matrix"])
-    assert not blocks[0].flags.writeable
-
-
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(position=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255), library=st.sampled_from(["isal", "zlib"]))
 def test_a_changed_byte_never_changes_a_value(archive: Path, position: float, flip: int, library: str) -> None:
     content = bytearray(archive.read_bytes())
     content[int(position * len(content))] ^= flip
-    torn = archive.with_name("torn.npz")
-    torn.write_bytes(content)
+    damaged = archive.with_name("damaged.npz")
+    damaged.write_bytes(content)
     found, message = {}, None
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # zipfile and NumPy may warn about what they then refuse
         if library == "zlib":
             patch.setattr(npz, "inflate", zlib)
         try:
-            read = NpzFile(torn)
+            read = NpzFile(damaged)
             for key in read.keys:
                 found[key] = read.read(key)
         except DataError as fault:
             message = str(fault)
-    assert message is None or (message.startswith(f"{torn}: ") and "\n" not in message)
+    assert message is None or (message.startswith(f"{damaged}: ") and "\n" not in message)
     for key in found.keys() & ARRAYS.keys():
         np.testing.assert_array_equal(found[key], ARRAYS[key])
 
 
 @pytest.mark.usefixtures("_library")
-@pytest.mark.parametrize("kept", [0.0, 0.1, 0.5, 0.99])
+@pytest.mark.parametrize("kept", [0.0, 0.5])
 def test_a_truncated_file_is_refused(archive: Path, kept: float) -> None:
     content = archive.read_bytes()
     archive.write_bytes(content[: int(kept * len(content))])
@@ -157,11 +151,6 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
         NpzFile(tmp_path / "none.npz")
     with pytest.raises(DataError, match="cannot be read"):
         NpzFile(tmp_path)
-
-
-def test_a_missing_member_is_a_key_error(archive: Path) -> None:
-    with pytest.raises(KeyError, match="none"):
-        NpzFile(archive).read("none")
 
 
 @pytest.mark.usefixtures("_library")
@@ -185,17 +174,12 @@ OBJECTS = np.array([{"a": 1}, None], object)
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "ends 8 bytes early"),
         (b"\x93NUMPY\x01\x00", "ends 2 bytes early"),
         (b"no array at all, only text", "invalid header"),
         (b"\x93NUMPY\x02\x00\xff\xff\xff\x7f" + b"x" * 99, "not in .npy format 1.0"),
-        (b"\x93NUMPY\x01\x00\x10\x00" + b"{'descr': nonse\n", "invalid header"),
         (as_npy(np.zeros(4), shape=(5,)), r"float64 \(5,\) needs \d+ bytes, got \d+"),
-        (as_npy(np.zeros(4), shape=(3,)), r"float64 \(3,\) needs"),
         (as_npy(np.zeros(4), shape=(10**15, 10**15)), "needs"),
         (as_npy(np.zeros(4), shape=(-4,)), r"expected an array of numbers, got float64 \(-4,\)"),
-        (as_npy(np.array([b"ab"])), r"expected an array of numbers, got \|S2 \(1,\)"),
-        (as_npy(np.zeros(2, "c16")), "got complex128"),
         (as_npy(np.zeros(2), descr="|O"), "expected an array of numbers, got object"),
     ],
 )
@@ -213,7 +197,9 @@ def test_object_arrays_are_never_unpickled(tmp_path: Path) -> None:
         NpzFile(tmp_path / "a.npz").read("a")
 
 
-def test_column_major_arrays_cannot_be_read_in_blocks(archive: Path) -> None:
+def test_missing_and_column_major_arrays_are_errors(archive: Path) -> None:
+    with pytest.raises(KeyError, match="none"):
+        NpzFile(archive).read("none")
     with pytest.raises(DataError, match="columns: expected C order"):
         next(NpzFile(archive).blocks("columns"))
 
@@ -242,21 +228,18 @@ def test_other_compression_and_encryption_are_refused(tmp_path: Path) -> None:
         NpzFile(path).read("a")
 
 
-def test_duplicate_names_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "a.npz"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("a.npy", as_npy(np.zeros(1)))
-        archive.writestr("a", as_npy(np.ones(1)))
-    with pytest.raises(DataError, match="duplicate member name 'a'"):
-        NpzFile(path)
-
-
-@pytest.mark.parametrize("name", ["no\ne_feat.npy", "a\x1b[2J.npy", "x" * 101])
-def test_unprintable_and_overlong_names_are_refused(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [(("a.npy", "a"), "duplicate member name 'a'"), (("a\x1b[2J.npy",), "invalid"), (("x" * 101,), "invalid")],
+)
+def test_duplicate_unprintable_and_overlong_names_are_refused(
+    tmp_path: Path, names: tuple[str, ...], message: str
+) -> None:
     path = tmp_path / "g.npz"
-    with zipfile.ZipFile(path, "w") as stored:
-        stored.writestr(name, b"")
-    with pytest.raises(DataError, match=r"g\.npz: invalid member name '[ -~]{5,100}'; download") as caught:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            archive.writestr(name, as_npy(np.zeros(1)))
+    with pytest.raises(DataError, match=rf"g\.npz: {message}") as caught:
         NpzFile(path)
     assert str(caught.value).isprintable()
 
