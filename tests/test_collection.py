@@ -64,7 +64,7 @@ def test_a_name_that_matches_nothing_lists_available_collections(tmp_path: Path,
         resolve(name, tmp_path)
 
 
-def test_no_data_at_all_says_where_it_looked(tmp_path: Path) -> None:
+def test_an_empty_data_root_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"nowhere/npz holds no collection at all; name another folder with --data"):
         resolve("tile", tmp_path / "nowhere")
 

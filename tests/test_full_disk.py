@@ -107,7 +107,7 @@ def left(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("name", "limit"), [(name, limit) for name, case in CASES.items() for limit in case[1]])
-def test_a_command_without_room_says_so_and_goes_on_later(
+def test_a_command_reports_a_full_disk_and_resumes_later(
     prepared: Path, whole: Callable[[str], Mapping[str, Any]], tmp_path: Path, capsys: Capture, name: str, limit: int
 ) -> None:
     if name == "collect":
@@ -131,7 +131,7 @@ def test_a_command_without_room_says_so_and_goes_on_later(
 
 
 @pytest.mark.parametrize("name", list(CASES))
-def test_a_command_on_a_read_only_disk_says_so(
+def test_a_command_reports_a_read_only_disk(
     prepared: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     if name == "collect":
@@ -153,7 +153,7 @@ def test_a_command_on_a_read_only_disk_says_so(
     assert {path for path in folder.rglob("*") if path.is_file()} == before
 
 
-def test_figures_are_told_though_their_report_finds_no_room(prepared: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_metrics_are_printed_when_the_report_cannot_be_written(prepared: Path, tmp_path: Path, capsys: Capture) -> None:
     folder = tmp_path / "work"
     shutil.copytree(prepared, folder)
     with at(folder):
@@ -166,7 +166,7 @@ def test_figures_are_told_though_their_report_finds_no_room(prepared: Path, tmp_
     assert "page.html: cannot be written (File too large)" in err
 
 
-def test_an_old_run_survives_a_new_one_without_room(prepared: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_an_old_run_survives_when_a_new_one_fills_the_disk(prepared: Path, tmp_path: Path, capsys: Capture) -> None:
     folder = tmp_path / "work"
     shutil.copytree(prepared, folder)
     with at(folder):
@@ -193,7 +193,7 @@ def test_a_complete_store_is_not_written_to(prepared: Path, tmp_path: Path) -> N
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
-def test_results_that_cannot_be_printed_are_told_and_a_full_log_stops_nothing(stream: str) -> None:
+def test_full_stdout_is_an_error_and_full_stderr_is_ignored(stream: str) -> None:
     with open("/dev/full", "w") as full:
         sent: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | {stream: full}
         done = subprocess.run([sys.executable, "-m", top.__package__], text=True, check=False, **sent)

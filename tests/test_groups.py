@@ -86,7 +86,7 @@ def test_consecutive_groups_are_views() -> None:
     ("picked", "message"),
     [([3], "expected indices from 0 to 2, got 3"), ([0, -1], "got -1"), ([True, False], r"shape \(3,\), got \(2,\)")],
 )
-def test_take_refuses_what_is_out_of_range(picked: list[int], message: str) -> None:
+def test_take_refuses_indices_out_of_range(picked: list[int], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         make([1, 1, 1]).take(picked)
 

@@ -32,7 +32,7 @@ def test_layouts_are_set_beside_counting_and_raw_columns(tmp_path: Path, capsys:
     assert max(map(len, printed.splitlines())) <= 80
 
 
-def test_real_layouts_train_and_skip_what_cannot_be_ranked(shared_data: Path, tmp_path: Path) -> None:
+def test_training_skips_unrankable_real_layouts(shared_data: Path, tmp_path: Path) -> None:
     figures = run(tmp_path, shared_data, "layout:xla:default")
     assert figures["valid"]["graphs"].keys() == {"unet_3d.4x4.bf16"}  # type: ignore[index]
 

@@ -76,7 +76,7 @@ def test_two_builds_for_different_hardware_never_mix(folder: Path) -> None:
     assert digests(folder / "store/tile/cpu", "**/*.parquet") == expected[built_for]
 
 
-def test_two_trainings_leave_one_whole_run(folder: Path) -> None:
+def test_two_trainings_leave_one_complete_run(folder: Path) -> None:
     line = "gbr.train --subset tile:cpu --data data --store store --out run --jobs 1 --set n_estimators=30 --seed "
     results = run_both(folder, f"{line}1", f"{line}2")
     assert 0 in [status for status, _ in results]
@@ -94,7 +94,7 @@ def error_of(capsys: Capture, main: Callable[[list[str]], int], line: str) -> st
     return error
 
 
-def test_the_second_is_told_of_the_first(folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_locked_folder_is_an_error(folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     with exclusive_lock(folder / "run"):
         error = error_of(capsys, train.main, "--subset tile:cpu --data data --store store --out run")

@@ -262,7 +262,7 @@ def build(
         if any(gone.values()):
             store.record(described, removed=gone)
         _sweep(store, files)
-        n_jobs = min(jobs or _worth(subset.kind, len(tasks)), max(1, len(tasks)))
+        n_jobs = min(jobs or min(cores(), len(tasks) // _GRAPHS_PER_PROCESS[subset.kind]) or 1, max(1, len(tasks)))
         if tasks:
             with progress(len(tasks)) if progress else nullcontext(lambda steps: None) as advance:
                 _run(store, described, tasks, n_jobs, advance, workers)
@@ -309,10 +309,6 @@ def _is_fresh(store: FeatureStore, split: str, path: Path) -> bool:
         return store.path(split, path.stem).stat().st_size == int(entry["bytes"])
     except OSError:
         return False
-
-
-def _worth(kind: str, n_tasks: int) -> int:
-    return max(1, min(cores(), n_tasks // _GRAPHS_PER_PROCESS[kind]))
 
 
 def _run(
@@ -387,13 +383,9 @@ def _tile(graph: Graph, hardware: Hardware | None) -> Features:
     assert graph.config_feat is not None
     # Adding zero turns -0.0 into 0.0, so that equal rows have equal bytes.
     rows = np.ascontiguousarray(graph.config_feat + np.float32(0))
-    return extractor.schema, extractor(rows), _first_rows(row.tobytes() for row in rows)
-
-
-def _first_rows(keys: Iterable[bytes]) -> NDArray[np.int64]:
-    """Index of the first key equal to each, int64 (keys,)."""
     first: dict[bytes, int] = {}
-    return np.array([first.setdefault(key, row) for row, key in enumerate(keys)], np.int64)
+    duplicate_of = [first.setdefault(values.tobytes(), row) for row, values in enumerate(rows)]
+    return extractor.schema, extractor(rows), np.array(duplicate_of, np.int64)
 
 
 class LayoutColumns:
