@@ -1,4 +1,4 @@
-"""One run of a fuzzer in a process of its own: atheris instruments what is imported after it, and never returns.
+"""One run of a fuzzer in a separate process: atheris instruments later imports and never returns.
 
 python -m tests.soak.guided TARGET SECONDS CORPUS, as started by ``tests.soak.fuzz``.
 """
@@ -17,7 +17,7 @@ _LIMITS = ["-rss_limit_mb=3000", "-timeout=20", "-max_len=131072"]
 
 
 def main(name: str, seconds: str, corpus: Path) -> None:
-    """Fuzz one reader until something is found or the time is over."""
+    """Fuzz one reader until an input fails or the time is over."""
     # Compiled kernels must not be instrumented.
     with atheris.instrument_imports(include=["gbr"], exclude=["gbr.models.losses"]):
         from tests.soak.fuzz import TARGETS, damaged

@@ -1,9 +1,9 @@
-"""Commands killed at random moments and started again: the result is that of an undisturbed run.
+"""Commands killed at random moments and started again: the result equals that of an uninterrupted run.
 
 python -m tests.soak.kills [build train collect download tune submit ...] [--kills 50]
 
-SIGKILL goes to the whole process group.  After every kill, each file that a reader would open is read; finished files
-never change; at the end the result equals that of an undisturbed run and no temporary file is left.
+SIGKILL goes to the whole process group.  After every kill, each file that a reader would open is read, and finished
+files are compared with before; at the end, no temporary file is left.
 """
 
 from __future__ import annotations
@@ -88,11 +88,11 @@ class Work:
     Parameters
     ----------
     arguments : sequence of str
-        Of ``python -m``; paths are relative to the folder it is started in.
+        Of ``python -m``; paths are relative to the working directory.
     prepare : callable
-        Writes what the command starts from; every run gets a copy.
+        Writes the input of the command; every run gets a copy.
     result : callable
-        From the folder to what all runs have in common.
+        From the folder to values that are equal for all runs.
     finished : sequence of str
         Patterns of files that no later run may change.
     serve : callable
@@ -152,7 +152,7 @@ def _served(prepared: Path) -> Iterator[Sequence[str]]:
 
 
 def _outcomes(folder: Path) -> Mapping[str, Any]:
-    """Measurements of every journal, in order; none is made twice."""
+    """Measurements of every journal, in order; none is repeated."""
     found = {}
     for path in sorted((folder / "out").rglob("journal.jsonl")):
         records = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
@@ -262,7 +262,7 @@ def soak(name: str, kills: int, seed: int) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``kills``, those of them ``amid_a_file``, ``runs`` that finished, ``seconds`` of an undisturbed run.
+        ``kills``, those of them ``amid_a_file``, ``runs`` that finished, ``seconds`` of an uninterrupted run.
     """
     work, choice = WORKS[name], random.Random(seed)
     with tempfile.TemporaryDirectory(prefix="gbr-soak-") as top:
@@ -270,7 +270,7 @@ def soak(name: str, kills: int, seed: int) -> dict[str, Any]:
         work.prepare(prepared)
         expected, span = {}, 0.0
         for run in range(2):  # the first also compiles kernels
-            folder = Path(top) / f"undisturbed-{run}"
+            folder = Path(top) / f"uninterrupted-{run}"
             shutil.copytree(prepared, folder)
             with work.serve(prepared) as further:
                 begin = time.monotonic()
@@ -304,7 +304,7 @@ def soak(name: str, kills: int, seed: int) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Kill the named commands, or all, and print what they survived."""
+    """Kill the given commands, or all, and print a summary of each."""
     parser = argparse.ArgumentParser(prog="tests.soak.kills", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("commands", nargs="*", choices=[*WORKS, []], metavar="COMMAND", help=", ".join(WORKS))
     parser.add_argument("--kills", type=int, default=50)
