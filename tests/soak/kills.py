@@ -284,9 +284,10 @@ def soak(name: str, kills: int, seed: int) -> dict[str, Any]:
             finished: dict[str, str] = {}
             with work.serve(prepared) as further:
                 for _ in range(_MAX_KILLS_PER_RUN):
+                    if done >= kills:
+                        break
                     process = start([*work.arguments, *further], folder)
-                    moment = span * choice.uniform(0, 1.05)
-                    if done >= kills or not _kill(process, folder, moment, choice.random() < 1 / 3):
+                    if not _kill(process, folder, span * choice.uniform(0, 1.05), choice.random() < 1 / 3):
                         break
                     done += 1
                     amid += bool(temporary_files(folder))
