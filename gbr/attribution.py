@@ -24,7 +24,7 @@ from features.layout.copies import STRIDES
 from features.layout.extractor import LayoutTrace
 from features.layout.metagraph import INSIDE
 from features.layout.nodes import TENSOR_ROLES
-from features.layout.slate import REPLACED, replaced
+from features.layout.slate import RECOMPUTED, recomputed
 from features.schema import Column, Schema
 from features.tensors import Tensors
 from features.tile import extractor as tile
@@ -318,8 +318,8 @@ def _layout_parts(graph: Graph, hardware: Hardware, pair: IntArray, X: Float32Ar
     traced = extractor.trace(configs)
     codes, _ = extractor.observe(configs)
     column = {name: index for index, name in enumerate(layout.schema().names)}
-    relative = [column[name] for name in REPLACED]
-    compared = layout.compared()
+    relative = [column[name] for name in RECOMPUTED]
+    inputs = layout.slate_inputs()
 
     def swapped(own: int, other: int) -> Float32Array:
         rows = np.repeat(X[pair[own]][None], len(differ), axis=0)
@@ -328,7 +328,7 @@ def _layout_parts(graph: Graph, hardware: Hardware, pair: IntArray, X: Float32Ar
             mixed = np.repeat(codes[own : own + 1], len(nodes), axis=0)
             mixed[np.arange(len(nodes)), nodes] = codes[other, nodes]
             extractor.describe(mixed, rows[first : first + len(nodes), : layout.N_OWN])
-        rows[:, relative] = replaced(X[:, compared], int(pair[own]), rows[:, compared])
+        rows[:, relative] = recomputed(X[:, inputs], int(pair[own]), rows[:, inputs])
         return rows
 
     def fields(effects: Mapping[str, float]) -> dict[str, Any]:

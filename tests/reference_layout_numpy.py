@@ -15,7 +15,7 @@ from features.operations import KINDS
 Array = NDArray[np.float64]
 
 _UNCOVERED = len(KINDS) + 1
-#: What a configuration says, what its layouts are worth, and where they disagree.
+#: Columns of slots, of layout values and of disagreements.
 COVERED = (
     *CONFIG.names,
     *LAYOUT.names[:-_UNCOVERED],
@@ -27,13 +27,13 @@ def values(nodes: ConfigurableNodes, configs: NDArray[np.int8]) -> tuple[Array, 
     """The ten values, float64 (c, nodes, 3, 10), and the two minor-most dimensions in effect, (c, nodes, 3, 2)."""
     slots = configs.reshape(*configs.shape[:2], 3, 6).astype(np.int64)
     rank, own = nodes.rank[None], nodes.own[None]
-    place = np.arange(6)
-    within = (slots >= 0) & (slots < rank[..., None]) & (place < rank[..., None])
+    position = np.arange(6)
+    within = (slots >= 0) & (slots < rank[..., None]) & (position < rank[..., None])
     named = np.cumprod(within, axis=-1).sum(axis=-1)
-    compared = np.where((named == 0)[..., None], place < rank[..., None], place < named[..., None])
+    effective = np.where((named == 0)[..., None], position < rank[..., None], position < named[..., None])
     order = np.where((named == 0)[..., None], own, slots)
-    kept = ((order == own) | ~compared).all(axis=-1)
-    row_major = ((order == rank[..., None] - 1 - place) | ~compared).all(axis=-1)
+    kept = ((order == own) | ~effective).all(axis=-1)
+    row_major = ((order == rank[..., None] - 1 - position) | ~effective).all(axis=-1)
     minor = np.where(rank > 0, np.where(named > 0, slots[..., 0], own[..., 0]), -1)
     left = np.where(own[..., 0] == minor, own[..., 1], own[..., 0])
     second = np.where(rank > 1, np.where(named > 1, slots[..., 1], left), -1)
@@ -46,28 +46,28 @@ def values(nodes: ConfigurableNodes, configs: NDArray[np.int8]) -> tuple[Array, 
 
     low, high = extent(dims, minor), extent(dims, second)
     wide, tall = -(-low // 128) * 128, -(-high // 8) * 8
-    there = np.broadcast_to(rank >= 0, low.shape)
+    exists = np.broadcast_to(rank >= 0, low.shape)
     of = [
         named > 0, kept, row_major, (rank == 0) | (minor == own[..., 0]), np.log2(low), np.log2(high),
         low / wide, high / tall, np.log2(wide * tall / (low * high)), np.log2(extent(strides, minor)),
     ]  # fmt: skip
-    return np.where(there[..., None], np.stack(np.broadcast_arrays(*of), axis=-1), 0.0), np.stack([minor, second], -1)
+    return np.where(exists[..., None], np.stack(np.broadcast_arrays(*of), axis=-1), 0.0), np.stack([minor, second], -1)
 
 
 def layout_columns(nodes: ConfigurableNodes, of: Array) -> Array:
     """Columns of the layout block, float64 (c, columns), of the values."""
-    there = nodes.rank >= 0
-    weights = np.stack([there, nodes.nbytes, np.where(there, nodes.flops[:, None], 0.0)], axis=2)
+    exists = nodes.rank >= 0
+    weights = np.stack([exists, nodes.nbytes, np.where(exists, nodes.flops[:, None], 0.0)], axis=2)
     members = [nodes.classes == number for number in range(len(NODE_CLASSES))]
     parts, sums, largest = [], [], []
-    kept, minor_kept, padding, jump = (of[..., place] for place in (1, 3, 8, 9))
-    moved = np.where(there, 1 - kept, 0) * nodes.nbytes
+    kept, minor_kept, padding, jump = (of[..., position] for position in (1, 3, 8, 9))
+    moved = np.where(exists, 1 - kept, 0) * nodes.nbytes
     tensors = np.stack(
         [
             moved,
-            np.where(there, 1 - minor_kept, 0) * nodes.nbytes,
+            np.where(exists, 1 - minor_kept, 0) * nodes.nbytes,
             nodes.nbytes * jump,
-            np.where(there, (2.0**padding - 1) * nodes.nbytes, 0.0),
+            np.where(exists, (2.0**padding - 1) * nodes.nbytes, 0.0),
             np.stack([nodes.flops * (2.0 ** padding[..., 0] - 1), *[np.zeros(of.shape[:2])] * 2], axis=-1),
         ]
     ).sum(axis=-1)
@@ -90,12 +90,12 @@ def layout_columns(nodes: ConfigurableNodes, of: Array) -> Array:
 
 def copies_columns(of: Links, named: NDArray[np.bool_], minors: NDArray[np.int64]) -> Array:
     """Columns of the copies block, float64 (c, columns)."""
-    (producer, consumer), (here, there) = of.nodes.T, of.roles.T
-    first, wanted = minors[:, producer, here], minors[:, consumer, there]
+    (producer, consumer), (here, exists) = of.nodes.T, of.roles.T
+    first, expected = minors[:, producer, here], minors[:, consumer, exists]
     link = np.arange(len(producer))[:, None]
     carried = np.where(first >= 0, of.origin[link, np.maximum(first, 0)], -1)
-    differs = (carried >= 0) & (wanted >= 0) & (carried != wanted)
-    both = named[:, producer, here] & named[:, consumer, there]
+    differs = (carried >= 0) & (expected >= 0) & (carried != expected)
+    both = named[:, producer, here] & named[:, consumer, exists]
     found = np.stack([both & differs[..., 0], both & differs.any(axis=-1), differs[..., 0]], axis=-1)
     out = []
     for group in GROUPS:

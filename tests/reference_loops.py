@@ -86,12 +86,12 @@ class Reference:
 
     def asked(self, config: np.ndarray) -> tuple[dict[int, Order], dict[tuple[int, int], Order]]:
         leaving, asking = {}, {}
-        for place, node in enumerate(self.nodes.ids.tolist()):
-            tensors = (node, *self.nodes.operands[place].tolist())
+        for index, node in enumerate(self.nodes.ids.tolist()):
+            tensors = (node, *self.nodes.operands[index].tolist())
             for role, tensor in enumerate(tensors):
                 if tensor < 0:
                     continue
-                rank, row = len(self.shape[tensor]), config[place, 6 * role : 6 * role + 6].tolist()
+                rank, row = len(self.shape[tensor]), config[index, 6 * role : 6 * role + 6].tolist()
                 named = list(dict.fromkeys(row[: next((at for at, dim in enumerate(row) if not 0 <= dim < rank), 6)]))
                 if not named:
                     continue
@@ -149,8 +149,8 @@ class Reference:
         sets: dict[int, list[int]] = {}
         before: set[int] = set()
         again = 0
-        for place, touched in enumerate(lines):
-            if place and touched == lines[place - 1]:
+        for index, touched in enumerate(lines):
+            if index and touched == lines[index - 1]:
                 continue
             stack = sets.setdefault(touched % n_sets, [])
             if touched in stack:

@@ -1,4 +1,4 @@
-"""Layout features against their slow twins, on hand-made programs with whole, partial and absent layouts."""
+"""Layout features against their naive twins, on small programs with full, partial and absent layouts."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from scipy.stats import rankdata, zscore
 from features.graph import Program
 from features.hardware import TPU
 from features.layout import copies, slate
-from features.layout.aggregate import Columns
-from features.layout.extractor import LAYOUT, N_OWN, N_PER_CONFIG, LayoutExtractor, compared, schema
+from features.layout.aggregate import CompactColumns
+from features.layout.extractor import N_OWN, N_PER_CONFIG, LayoutExtractor, schema, slate_inputs
 from features.layout.metagraph import INSIDE, links
 from features.layout.nodes import configurable_nodes
 from features.layout.rows import first_equal
-from features.layout.slate import MAIN, REPLACED, mean_ranks, replaced, slate_columns
-from features.operations import node_kinds
+from features.layout.slate import RANKED, RECOMPUTED, mean_ranks, recomputed, slate_columns
+from features.operations import KINDS, node_kinds
 from features.tensors import Tensors
 from tests import reference_layout, reference_layout_numpy
 from tests.programs import Sketch
@@ -43,16 +43,16 @@ def network() -> tuple[Program, np.ndarray]:
     filters = sketch.node("parameter", (3, 3, 3, 16))
     conv = sketch.node("convolution", (2, 8, 8, 16), image, filters, **numbers)
     active = sketch.node("maximum", (2, 8, 8, 16), conv)
-    turned = sketch.node("transpose", (2, 16, 8, 8), active, dimensions=(0, 3, 1, 2))
-    flat = sketch.node("reshape", (2, 1024), turned)
+    transposed = sketch.node("transpose", (2, 16, 8, 8), active, dimensions=(0, 3, 1, 2))
+    flat = sketch.node("reshape", (2, 1024), transposed)
     weight = sketch.node("parameter", (1024, 130))
     first = sketch.node("dot", (2, 130), flat, weight)
     bias = sketch.node("parameter", (130,))
     wide = sketch.node("broadcast", (2, 130), bias, dimensions=(1,))
     total = sketch.node("add", (2, 130), first, wide)
     last = sketch.node("parameter", (7, 130))
-    turned_last = sketch.node("transpose", (130, 7), last, dimensions=(1, 0))
-    second = sketch.node("dot", (2, 7), total, turned_last)
+    transposed_last = sketch.node("transpose", (130, 7), last, dimensions=(1, 0))
+    second = sketch.node("dot", (2, 7), total, transposed_last)
     pooled = sketch.node("reduce", (2, 16), active, dimensions=(1, 2))
     small = sketch.node("parameter", (16, 7))
     third = sketch.node("dot", (2, 7), pooled, small)
@@ -66,7 +66,7 @@ TENSORS = Tensors.of(PROGRAM)
 NODES = configurable_nodes(PROGRAM, TENSORS, IDS)
 
 
-#: Configurations at random.
+#: Random configurations.
 any_configs = st.builds(
     lambda n_configs, seed: reference_layout.random_configs(NODES, n_configs, seed),
     st.integers(1, 6),
@@ -83,42 +83,44 @@ def vectors(configs: np.ndarray, block: int | None = None) -> np.ndarray:
     out = np.empty((len(configs), len(schema())), np.float32)
     for first in range(0, len(configs), block):
         extract.describe(codes[first : first + block], out[first : first + block, :N_OWN])
-    of_slate = slate_columns(out[:, compared()], *extract.frequencies(codes, extract.usual()), first_equal(digests))
-    out[:, N_OWN:N_PER_CONFIG] = of_slate
+    relative = slate_columns(
+        out[:, slate_inputs()], *extract.frequency_columns(codes, extract.frequencies()), first_equal(digests)
+    )
+    out[:, N_OWN:N_PER_CONFIG] = relative
     out[:, N_PER_CONFIG:] = extract.shared
     return out
 
 
 def section(rows: np.ndarray, name: str) -> np.ndarray:
     names = schema().names
-    places = [number for number, column in enumerate(names) if column.split(".")[0] == name]
-    return rows[:, places]
+    indices = [number for number, column in enumerate(names) if column.split(".")[0] == name]
+    return rows[:, indices]
+
+
+@settings(max_examples=25, deadline=None)
+@given(any_configs)
+def test_columns_equal_the_numpy_twin(configs: np.ndarray) -> None:
+    found = links(PROGRAM, TENSORS, NODES)
+    expected = reference_layout_numpy.own_columns(NODES, found, configs)
+    covered = [schema().names.index(name) for name in reference_layout_numpy.COVERED]
+    np.testing.assert_allclose(vectors(configs)[:, covered], expected, rtol=2e-5, atol=2e-5)
 
 
 @settings(max_examples=10, deadline=None)
 @given(any_configs)
-def test_layout_and_copies_blocks_equal_their_twins(configs: np.ndarray) -> None:
+def test_copies_and_paddings_equal_the_naive_twin(configs: np.ndarray) -> None:
     rows = vectors(configs)
-    of, kinds = links(PROGRAM, TENSORS, NODES), node_kinds(PROGRAM, TENSORS, IDS)
-    for row, expected in zip(
-        section(rows, "layout"), reference_layout.layout_features(NODES, kinds, configs), strict=True
-    ):
-        full = [expected.get(column.name, 0.0) for column in LAYOUT.columns]
-        np.testing.assert_allclose(row, full, rtol=2e-5, atol=2e-5)
-    disagreements = reference_layout.disagreement_features(NODES, of, configs)
-    copied = reference_layout.copy_features(NODES, of, configs)
-    for row, one, other in zip(section(rows, "copies"), disagreements, copied, strict=True):
-        expected = [(one | other)[column.name] for column in copies.BLOCK.columns]
-        np.testing.assert_allclose(row, expected, rtol=1e-5, atol=1e-5)
-
-
-@settings(max_examples=15, deadline=None)
-@given(any_configs)
-def test_config_block_pools_the_slots(configs: np.ndarray) -> None:
-    wide = configs.astype(float)
-    configured = (configs >= 0).any(axis=2)
-    expected = [wide.mean(axis=1), wide.std(axis=1), configured.mean(axis=1)[:, None], ~configured.any(axis=1)[:, None]]
-    np.testing.assert_allclose(section(vectors(configs), "config"), np.concatenate(expected, axis=1), atol=1e-5)
+    copied = reference_layout.copy_features(NODES, links(PROGRAM, TENSORS, NODES), configs)
+    for row, expected in zip(section(rows, "copies"), copied, strict=True):
+        columns = [expected[column.name] for column in copies.BLOCK.columns[copies.N_DISAGREEMENTS :]]
+        np.testing.assert_allclose(row[copies.N_DISAGREEMENTS :], columns, rtol=1e-5, atol=1e-5)
+    kinds, values = node_kinds(PROGRAM, TENSORS, IDS), reference_layout_numpy.values(NODES, configs)[0]
+    for number, kind in enumerate(KINDS):
+        flops = np.where(kinds == number, NODES.flops, 0.0)
+        padded = (2.0 ** values[:, :, 0, 8] * flops).sum(axis=1)
+        expected = np.log2(padded / flops.sum()) if flops.any() else np.zeros(len(configs))
+        column = schema().names.index(f"layout.{kind}.output_padding")
+        np.testing.assert_allclose(rows[:, column], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_meta_graph_of_the_network() -> None:
@@ -134,7 +136,7 @@ def test_meta_graph_of_the_network() -> None:
         (0, 1, 1): [0, 2, 3, 1, -1, -1],  # conv (N, H, W, C) reaches the reshape as (N, C, H, W)
         (1, 2, 1): [0, 1, -1, -1, -1, -1],
         (2, 3, 1): [0, 1, -1, -1, -1, -1],
-        (0, 4, 1): [0, -1, -1, 1, -1, -1],  # height and width are summed away
+        (0, 4, 1): [0, -1, -1, 1, -1, -1],  # height and width are reduced
     }
     stops = {node for node in range(len(PROGRAM)) if len(PROGRAM.operands.of(node)) == 0}
     assert set(got) == reference_layout.meta_edges(PROGRAM, NODES.operands, IDS, stops)
@@ -178,21 +180,21 @@ def test_permuted_configurations_give_permuted_vectors(configs: np.ndarray, rand
 
 @settings(max_examples=25, deadline=None)
 @given(any_configs)
-def test_slate_block_is_relative_to_the_whole_group(configs: np.ndarray) -> None:
+def test_slate_block_equals_statistics_of_the_group(configs: np.ndarray) -> None:
     rows = vectors(configs)
     value = {name: rows[:, number].astype(float) for number, name in enumerate(schema().names)}
     shares = np.array(
-        [[(configs[:, place] == own[place]).all(axis=1).mean() for place in range(len(IDS))] for own in configs]
+        [[(configs[:, node] == own[node]).all(axis=1).mean() for node in range(len(IDS))] for own in configs]
     )
     np.testing.assert_allclose(value["slate.all.frequency.count"], np.log2(shares).mean(axis=1), atol=1e-5)
     np.testing.assert_allclose(value["slate.rarest"], np.log2(shares.min(axis=1)), atol=1e-5)
-    copies_of = [(configs == own).all(axis=(1, 2)).sum() for own in configs]
-    np.testing.assert_allclose(value["slate.duplicates"], np.log2(copies_of), atol=1e-6)
+    duplicates = [(configs == own).all(axis=(1, 2)).sum() for own in configs]
+    np.testing.assert_allclose(value["slate.duplicates"], np.log2(duplicates), atol=1e-6)
     layouts = reference_layout.effective_layouts(NODES, configs)
     np.testing.assert_allclose(value["slate.alike"], np.log2([layouts.count(own) for own in layouts]), atol=1e-6)
     for name in slate.PADDED:
         np.testing.assert_allclose(value[f"slate.over_least.{name}"], value[name] - value[name].min(), atol=1e-6)
-    for name in MAIN:
+    for name in RANKED:
         own = value[name]
         if len(own) > 1:
             np.testing.assert_allclose(value[f"slate.rank.{name}"], (rankdata(own) - 1) / (len(own) - 1), atol=1e-6)
@@ -200,7 +202,7 @@ def test_slate_block_is_relative_to_the_whole_group(configs: np.ndarray) -> None
             np.testing.assert_allclose(value[f"slate.z.{name}"], zscore(own), rtol=1e-3, atol=1e-3)
 
 
-def test_mean_ranks_of_ties_and_singles() -> None:
+def test_mean_ranks_of_ties_and_single_values() -> None:
     assert mean_ranks(np.array([3.0, 1.0, 3.0])).tolist() == [0.75, 0.0, 0.75]
     assert mean_ranks(np.array([2.0])).tolist() == [0.5]
     assert mean_ranks(np.array([2.0, 2.0])).tolist() == [0.5, 0.5]
@@ -242,23 +244,14 @@ def test_invalid_input_is_refused() -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(any_configs)
-def test_columns_equal_the_whole_array_twin(configs: np.ndarray) -> None:
-    of = links(PROGRAM, TENSORS, NODES)
-    expected = reference_layout_numpy.own_columns(NODES, of, configs)
-    covered = [schema().names.index(name) for name in reference_layout_numpy.COVERED]
-    np.testing.assert_allclose(vectors(configs)[:, covered], expected, rtol=2e-5, atol=2e-5)
-
-
-@settings(max_examples=25, deadline=None)
 @given(count=st.integers(1, 9), seed=st.integers(0, 99), data=st.data())
 def test_replaced_columns_equal_those_of_a_changed_group(count: int, seed: int, data: st.DataObject) -> None:
     rng = np.random.default_rng(seed)
-    own = rng.integers(0, 4, (count, len(compared()))).astype(np.float32)
+    own = rng.integers(0, 4, (count, len(slate_inputs()))).astype(np.float32)
     row = data.draw(st.integers(0, count - 1))
-    others = rng.integers(0, 4, (3, len(compared()))).astype(np.float32)
-    found = replaced(own, row, others)
-    columns = [slate.BLOCK.names.index(name) for name in REPLACED]
+    others = rng.integers(0, 4, (3, len(slate_inputs()))).astype(np.float32)
+    found = recomputed(own, row, others)
+    columns = [slate.BLOCK.names.index(name) for name in RECOMPUTED]
     for value, actual in zip(others, found, strict=True):
         changed = own.copy()
         changed[row] = value
@@ -273,22 +266,22 @@ def test_replaced_columns_equal_those_of_a_changed_group(count: int, seed: int, 
 
 @given(seed=st.integers(0, 2**32 - 1), n_rows=st.integers(0, 12))
 @settings(max_examples=30, deadline=None)
-def test_kept_columns_give_back_every_column(seed: int, n_rows: int) -> None:
+def test_stored_columns_restore_every_column(seed: int, n_rows: int) -> None:
     rng = np.random.default_rng(seed)
     table = rng.integers(0, 2, (n_rows, 6)).astype(np.float32)[:, rng.integers(0, 6, 9)]
     classes = np.sort(rng.integers(0, 3, n_rows))
-    found = Columns.of(table, classes, 3)
+    found = CompactColumns.of(table, classes, 3)
     ends = np.searchsorted(classes, np.arange(4))
     picked = found.pick(table, ends)
     for own in range(3):
         rows = slice(ends[own], ends[own + 1])
         kept = np.column_stack([picked[rows], np.zeros(ends[own + 1] - ends[own], np.float32)])
-        assert (kept[:, found.place[own]] == table[rows]).all()
+        assert (kept[:, found.index[own]] == table[rows]).all()
 
 
-def test_equal_columns_are_kept_once_and_zeros_not_at_all() -> None:
+def test_equal_columns_are_stored_once_and_zeros_not_at_all() -> None:
     table = np.array([[1, 0, 1, 2], [3, 0, 3, 0], [0, 0, 5, 5]], np.float64)
-    found = Columns.of(table, np.array([0, 0, 1]), 2)
+    found = CompactColumns.of(table, np.array([0, 0, 1]), 2)
     assert [kept.tolist() for kept in found.kept] == [[0, 3], [2]]
-    assert found.place.tolist() == [[0, 2, 0, 1], [2, 2, 0, 0]]
+    assert found.index.tolist() == [[0, 2, 0, 1], [2, 2, 0, 0]]
     assert found.width == 2

@@ -1,4 +1,4 @@
-"""Loops that layouts cause: by hand on small programs, and against the slow twin on measured ones."""
+"""Loops that layouts cause: small programs with known counts, and measured programs against the naive twin."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.conftest import ROOT
 from tests.programs import Sketch
 from tests.reference_loops import NAMES, Reference
 
-#: Two sets of four lines: little stays.
+#: Two sets of four lines.
 TINY = Hardware("tiny", 16, 64, (Cache(512, 4),))
 COLLECTION = ROOT / "data/npz/layout/cpu/random"
 
@@ -58,57 +58,57 @@ def config(**layouts: list[int]) -> np.ndarray:
     return out
 
 
-def told(hardware: Hardware = CPU, *, pooled: bool = False, **layouts: list[int]) -> dict[str, float]:
+def counts(hardware: Hardware = CPU, *, pooled: bool = False, **layouts: list[int]) -> dict[str, float]:
     amounts = counted(*program_of(pooled=pooled), config(**layouts), hardware)[0]
     return {name: amount for name, amount in zip(NAMES, amounts.tolist(), strict=True) if amount}
 
 
-def test_without_layouts_one_loop_runs_along_memory() -> None:
-    assert told() == {"contiguous": 2048, "loops": 1}
+def test_without_layouts_there_is_one_contiguous_loop() -> None:
+    assert counts() == {"contiguous": 2048, "loops": 1}
 
 
-def test_a_result_that_is_set_is_written_at_steps_and_spreads_until_it_is_turned_back() -> None:
-    # The copy to columns; tanh, which the second dot wants in rows, reads it at steps.
-    assert told(output0=[0, 1]) == {
+def test_layout_of_a_result_propagates_forwards() -> None:
+    # A copy to columns; tanh, whose result the second dot reads in rows, reads it at strides.
+    assert counts(output0=[0, 1]) == {
         "strided": 4096, "loops": 2, "written": 2048, "read": 2048, "arithmetic": 2048, "transcendental": 2048,
     }  # fmt: skip
 
 
-def test_an_operand_that_is_set_spreads_backwards() -> None:
-    # tanh writes columns, while it reads rows; a copy turns them back.
-    assert told(input1=[0, 1]) == {
+def test_layout_of_an_operand_propagates_backwards() -> None:
+    # tanh reads rows and writes columns; a copy converts them to rows.
+    assert counts(input1=[0, 1]) == {
         "strided": 4096, "loops": 2, "written": 2048, "read": 2048, "arithmetic": 2048, "transcendental": 2048,
     }  # fmt: skip
 
 
-def test_layouts_that_meet_run_along_memory() -> None:
+def test_loop_between_equal_layouts_is_contiguous() -> None:
     # Only the copies to columns and back are strided; tanh reads and writes columns.
-    assert told(output0=[0, 1], input1=[0, 1]) == {
+    assert counts(output0=[0, 1], input1=[0, 1]) == {
         "contiguous": 2048, "strided": 4096, "loops": 3, "written": 2048, "read": 2048,
     }  # fmt: skip
 
 
-def test_a_layout_that_is_the_graphs_own_costs_nothing() -> None:
-    assert told(output0=[1, 0], input1=[1, 0]) == told()
+def test_the_layout_of_the_graph_adds_no_loops() -> None:
+    assert counts(output0=[1, 0], input1=[1, 0]) == counts()
 
 
 def test_a_partial_layout_is_completed_by_the_graphs_own() -> None:
-    assert told(output0=[0]) == told(output0=[0, 1])
+    assert counts(output0=[0]) == counts(output0=[0, 1])
 
 
-def test_pooling_takes_the_layout_it_is_asked_for() -> None:
-    assert told(pooled=True, input1=[0, 1])["pooled"] == 2048 * 9
-    assert "pooled" not in told(pooled=True)
+def test_pooling_computes_in_the_layout_of_its_consumer() -> None:
+    assert counts(pooled=True, input1=[0, 1])["pooled"] == 2048 * 9
+    assert "pooled" not in counts(pooled=True)
 
 
-def test_lines_are_missed_where_they_do_not_stay() -> None:
+def test_evicted_cache_lines_are_counted() -> None:
     # Columns of 64 floats are four lines apart: all lines of a row fall into one set of the tiny cache.
-    assert "missed" not in told(output0=[0, 1])
-    # 15 of 16 elements of a line find it gone.
-    assert told(TINY, output0=[0, 1])["missed"] == pytest.approx(2048 * 15 / 16)
+    assert "missed" not in counts(output0=[0, 1])
+    # The line is evicted before 15 of its 16 elements are written.
+    assert counts(TINY, output0=[0, 1])["missed"] == pytest.approx(2048 * 15 / 16)
 
 
-def test_reductions_read_at_steps() -> None:
+def test_reductions_read_at_strides() -> None:
     sketch = Sketch()
     dot = sketch.node("dot", (64, 32), sketch.node("parameter", (64, 16)), sketch.node("parameter", (16, 32)))
     sketch.node("reduce", (64,), dot, sketch.node("constant", ()), dimensions=(1,))
@@ -116,29 +116,31 @@ def test_reductions_read_at_steps() -> None:
     assert amounts[0, NAMES.index("reduced")] == 2048
 
 
-def test_registers_with_sublanes_compute_in_the_layouts_that_are_set() -> None:
-    assert told(TPU, output0=[0, 1]) == {}
+def test_targets_with_sublanes_have_no_loops() -> None:
+    assert counts(TPU, output0=[0, 1]) == {}
 
 
-def test_large_programs_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_programs_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loops, "MAX_NODES", len(program_of()[0]))
-    assert told(output0=[0, 1])
+    assert counts(output0=[0, 1])
     monkeypatch.setattr(loops, "MAX_NODES", len(program_of()[0]) - 1)
-    assert told(output0=[0, 1]) == {}
+    assert counts(output0=[0, 1]) == {}
 
 
 def test_a_layout_that_names_a_dimension_twice_counts_it_once() -> None:
-    assert told(output0=[0, 0]) == told(output0=[0, 1])
+    assert counts(output0=[0, 0]) == counts(output0=[0, 1])
 
 
-def test_dimensions_are_followed_through_one_operation() -> None:
+def test_operand_origins_of_single_operations() -> None:
     sketch = Sketch()
     x = sketch.node("parameter", (2, 3, 4))
-    turned = sketch.node("transpose", (4, 2, 3), x, dimensions=(2, 0, 1))
-    spread = sketch.node("broadcast", (4, 5, 2, 3), turned, dimensions=(0, 2, 3))
+    transposed = sketch.node("transpose", (4, 2, 3), x, dimensions=(2, 0, 1))
+    spread = sketch.node("broadcast", (4, 5, 2, 3), transposed, dimensions=(0, 2, 3))
     split = sketch.node("reshape", (20, 6), spread)
     program = sketch.program()
-    found = operand_origins(program, Tensors.of(program), np.array([[turned, x], [spread, turned], [split, spread]]))
+    found = operand_origins(
+        program, Tensors.of(program), np.array([[transposed, x], [spread, transposed], [split, spread]])
+    )
     assert found[:, :4].tolist() == [[1, 2, 0, -1], [0, 2, 3, -1], [-1, 0, -1, 1]]
 
 
@@ -146,11 +148,11 @@ def test_columns_are_the_amounts_and_their_shares() -> None:
     program, ids = program_of()
     configs = np.concatenate([config(), config(output0=[0, 1])])
     row = LayoutExtractor(program, ids).vectors(configs.astype(np.int8))
-    place = [schema().names.index(name) for name in BLOCK.names]
+    columns = [schema().names.index(name) for name in BLOCK.names]
     amounts = counted(program, ids, configs)
-    np.testing.assert_allclose(row[:, place[:N_AMOUNTS]], np.log2(1 + amounts), rtol=1e-6)
-    wanted = amounts / np.where(np.array(NAMES) == "loops", 1, 2048)
-    np.testing.assert_allclose(row[:, place[N_AMOUNTS:]], wanted, rtol=1e-6)
+    np.testing.assert_allclose(row[:, columns[:N_AMOUNTS]], np.log2(1 + amounts), rtol=1e-6)
+    expected = amounts / np.where(np.array(NAMES) == "loops", 1, 2048)
+    np.testing.assert_allclose(row[:, columns[N_AMOUNTS:]], expected, rtol=1e-6)
     assert [column.name for column in BLOCK.columns[:N_AMOUNTS]] == list(NAMES) == list(AMOUNTS)
 
 
@@ -166,8 +168,8 @@ def measured(name: str) -> tuple[Program, np.ndarray, np.ndarray]:
 def test_the_twin_counts_the_same(name: str, hardware: Hardware) -> None:
     program, ids, configs = measured(name)
     twin = Reference(program, *nodes_of(program, ids), hardware)
-    wanted = [list(twin.amounts(config).values()) for config in configs[:12]]
-    np.testing.assert_allclose(counted(program, ids, configs[:12], hardware), wanted, rtol=1e-9)
+    expected = [list(twin.amounts(config).values()) for config in configs[:12]]
+    np.testing.assert_allclose(counted(program, ids, configs[:12], hardware), expected, rtol=1e-9)
 
 
 @settings(max_examples=15, deadline=None)
@@ -176,10 +178,10 @@ def test_the_twin_counts_the_same_of_any_layouts(data: st.DataObject) -> None:
     program, ids, _ = measured("fourier_radix")
     _, nodes = nodes_of(program, ids)
     drawn = np.full((1, len(ids), 18), -1)
-    for place, role in data.draw(st.lists(st.tuples(st.integers(0, len(ids) - 1), st.integers(0, 2)), max_size=12)):
-        rank = int(nodes.rank[place, role])
+    for columns, role in data.draw(st.lists(st.tuples(st.integers(0, len(ids) - 1), st.integers(0, 2)), max_size=12)):
+        rank = int(nodes.rank[columns, role])
         if rank > 0:
             named = data.draw(st.integers(1, rank))
-            drawn[0, place, 6 * role : 6 * role + named] = data.draw(st.permutations(range(rank)))[:named]
+            drawn[0, columns, 6 * role : 6 * role + named] = data.draw(st.permutations(range(rank)))[:named]
     twin = Reference(program, *nodes_of(program, ids), CPU)
     np.testing.assert_allclose(counted(program, ids, drawn), [list(twin.amounts(drawn[0]).values())], rtol=1e-9)

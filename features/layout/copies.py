@@ -1,10 +1,10 @@
 """Copies that a configuration implies, and what they cost.
 
 Where the layouts of two connected configurable nodes disagree, data is moved.  Disagreements are counted along every
-edge of the meta-graph and between the two sides of a configurable reshape; partial layouts are compared as far as they
-go.  There are four kinds of copies: a result that must leave in a layout of its own (*out*), an operand that comes in
-one although the operation computes in the graph's (*back*), such an operand from outside (*entry*), and a tensor that
-one configurable node hands on in another layout than the next one expects (*edge*).
+edge of the meta-graph and between the two sides of a configurable reshape; partial layouts are compared in the
+dimensions they name.  There are four kinds of copies: a result whose layout is set (*out*), an operand whose layout is
+set although the operation computes in the graph's (*back*), such an operand that no configurable node produces
+(*entry*), and a tensor that one configurable node produces in another layout than the next one expects (*edge*).
 
 A copy reads along the dimension that used to be contiguous and writes it at a stride: the product of the extents that
 come before that dimension in the new order.  With a short stride cache lines are still filled whole; the longer it is,
@@ -484,7 +484,7 @@ class Copies:
         self._first = np.searchsorted(np.sort(producer), np.arange(len(nodes) + 1))
         slot = np.full(len(links.group), -1, np.int64)
         slot[self._edges] = np.arange(len(edges)) - self._first[links.nodes[self._edges, 0]]
-        # Seven dimensions of three bits each; the last stands for "no dimension" and leads to itself.
+        # Seven dimensions of three bits each; the last is "no dimension" and maps to itself.
         origin = np.where(links.origin < 0, _NONE, links.origin)
         dims = ((origin << 3 * np.arange(MAX_RANK)).sum(axis=1) | _NONE << 3 * _NONE).astype(np.int32)
         part = links.nbytes * links.share
@@ -557,7 +557,7 @@ class Copies:
         return pairs
 
     def _own_copies(self, owner: IntArray, found: Orders) -> FloatArray:
-        """Copies of every row that concern its node alone, float64 (rows, N_OWN_COPIES)."""
+        """Copies of every row at its own node, float64 (rows, N_OWN_COPIES)."""
         nbytes = self._nodes.nbytes[owner]
         out = np.zeros((len(owner), N_OWN_COPIES))
         for number, (copied, strides) in enumerate(self.tensor_copies(owner, found)):
@@ -569,7 +569,7 @@ class Copies:
         return out
 
     def tensor_copies(self, owner: IntArray, found: Orders) -> list[tuple[NDArray[np.bool_], IntArray]]:
-        """Copies of rows that concern their node alone, tensor by tensor, for each of :data:`OWN_KINDS`.
+        """Copies of rows at their own node, tensor by tensor, for each of :data:`OWN_KINDS`.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""Features of layout configurations: what is set on which tensors, what it copies, pads and resembles."""
+"""Features of layout configurations: which layouts are set, and the copies, padding and loops they cause."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ from features.tensors import Tensors
 IntArray = NDArray[np.int64]
 Run = Callable[[Callable[[int], None], Iterable[int]], Iterable[None]]
 
-#: Configurations of a group that are described at once.
+#: Configurations of a group per batch.
 _VECTORS_AT_ONCE: Final = 128
 _GROUPS: Final = (*NODE_CLASSES, "all")
 _WEIGHTS: Final = (("count", "tensors"), ("bytes", "tensors by bytes"), ("flops", "tensors by their node's operations"))
 _RADII: Final = (1, 2, 3)
-#: What of a configurable node's surroundings is summed over the nodes that are set.
+#: Opcode classes in the surroundings of a node that are summed over the nodes that are set.
 _REACHED: Final = tuple(
     CLASS_NAMES.index(name) for name in ("convolution", "dot", "reduce", "transcendental", "transpose")
 )
@@ -69,7 +69,7 @@ _LARGEST: Final = (
 
 
 def _value_columns() -> tuple[Column, ...]:
-    means = {"share": "Part of the {} {} {} that {}", "log2": "Mean over the {} {} {} of the {}"}
+    means = {"share": "Share of the {} {} {} that {}", "log2": "Mean over the {} {} {} of the {}"}
     return tuple(
         Column(f"{group}.{role}.{name}.{weight}", unit, means[unit].format(group, role, weighted, doc))
         for group in _GROUPS
@@ -89,19 +89,19 @@ LAYOUT: Final = Block(
         *(Column(f"{group}.max.{name}", unit, f"{group}: {doc}") for group in _GROUPS for name, unit, doc in _LARGEST),
         *(
             Column(
-                f"{name}.{place}.bin{number}",
+                f"{name}.{which}.bin{number}",
                 "share",
-                f"Part of the {name} outputs whose {place} extent is in bin {number}",
+                f"Share of the {name} outputs whose {which} extent is in bin {number}",
             )
             for name in NODE_CLASSES
-            for place in ("minor", "second")
+            for which in ("minor", "second")
             for number in range(N_BINS)
         ),
         *(
             Column(f"{kind}.output_padding", "log2", f"Padding factor of the outputs of {doc}, mean by operations")
             for kind, doc in KINDS.items()
         ),
-        Column("effective", "share", "Part of the nodes with a layout that is not the graph's in effect"),
+        Column("effective", "share", "Share of the nodes with a layout that is not the graph's in effect"),
     ),
     per_config=True,
 )
@@ -110,7 +110,7 @@ TYPES: Final = Block(
     1,
     "Node types (class, ranks, dimension numbers and row) counted in hashed buckets.",
     tuple(
-        Column(f"bucket{number}", "share", f"Part of the nodes whose type falls into bucket {number}")
+        Column(f"bucket{number}", "share", f"Share of the nodes whose type falls into bucket {number}")
         for number in range(N_BUCKETS)
     ),
     per_config=True,
@@ -179,7 +179,7 @@ def _sections() -> dict[str, slice]:
     return {block.name: slice(*ends[at : at + 2]) for at, block in enumerate(schema().blocks)}
 
 
-#: Columns of each block; those of the slate come after all that do not depend on other configurations.
+#: Columns of each block; the slate block follows all blocks that do not depend on other configurations.
 _AT: Final = _sections()
 N_OWN: Final = _AT[slate.BLOCK.name].start
 N_PER_CONFIG: Final = _AT[slate.BLOCK.name].stop
@@ -189,10 +189,9 @@ class LayoutExtractor:
     """Feature vectors of one graph's layout configurations.
 
     Block by block, :meth:`observe` codes configurations and :meth:`describe` writes the columns of each that do not
-    depend on the others.  When the whole group has been observed, :meth:`frequencies` and
-    :func:`features.layout.slate.slate_columns` give the rest.  What concerns the graph is computed once, and what
-    concerns one node's row once per distinct row.
-    Several threads may describe at a time.
+    depend on the others.  When the whole group has been observed, :meth:`frequency_columns` and
+    :func:`features.layout.slate.slate_columns` return the rest.  Values of the graph are computed once, and values of
+    one node's row once per distinct row.  Several threads may call :meth:`describe` at a time.
 
     Parameters
     ----------
@@ -201,14 +200,14 @@ class LayoutExtractor:
     node_config_ids : int64 (nodes,)
         The configurable nodes.
     table : RowTable, optional
-        Where configurations are coded, possibly by another thread that is ahead.
+        Codes the configurations; another thread may be using it, too.
     hardware : Hardware
-        The machine that the runtimes are of.
+        The machine on which the runtimes were measured.
 
     Attributes
     ----------
     schema : Schema
-        Its columns: ``N_OWN`` by :meth:`describe`, then those of the slate up to ``N_PER_CONFIG``, then ``shared``.
+        ``N_OWN`` columns by :meth:`describe`, then the slate block up to ``N_PER_CONFIG``, then ``shared``.
     shared : float32 (len(schema) - N_PER_CONFIG,)
         Values that all configurations of the graph share.
 
@@ -242,7 +241,7 @@ class LayoutExtractor:
         self._rows = np.zeros((0, len(LAYOUT_CONFIG)), np.int64)
         kinds = node_kinds(program, tensors, self._nodes.ids)
         self._terms = Terms(self._nodes, kinds, self._copies.fed, reached)
-        self._first_alike: dict[tuple[int, bytes], int] = {}
+        self._first_equal: dict[tuple[int, bytes], int] = {}
         self._same_as: list[int] = []
         self._growing = Lock()
 
@@ -272,15 +271,15 @@ class LayoutExtractor:
         return self._table.encode(block)
 
     def describe(self, codes: Codes, out: Float32Array) -> None:
-        """Write all columns that do not need the whole group.
+        """Write all columns that do not depend on the whole group.
 
         Parameters
         ----------
         codes : uint32 (b, nodes)
-            Of :meth:`observe`.
+            From :meth:`observe`.
         out : float32 (b, N_OWN)
         """
-        with self._growing:  # tables only grow: whoever comes later finds at least what is needed
+        with self._growing:  # tables only grow, so a later caller finds all its rows
             self._catch_up()
         self._describe(self._terms, codes, out)
 
@@ -291,8 +290,8 @@ class LayoutExtractor:
         self._loops.write(codes, self._rows, out[:, _AT["loops"]])
         self._copies.write(codes, own_copies, out[:, _AT["copies"]])
 
-    def usual(self) -> slate.Frequencies:
-        """How usual each row is among all configurations, which must have been observed and described."""
+    def frequencies(self) -> slate.Frequencies:
+        """Frequency of each row among all configurations, which must have been observed and described."""
         return slate.frequencies(
             self._table.counts,
             self._table.owner,
@@ -301,29 +300,29 @@ class LayoutExtractor:
             self._nodes.classes,
         )
 
-    def frequencies(
-        self, codes: NDArray[np.unsignedinteger[Any]], usual: slate.Frequencies
+    def frequency_columns(
+        self, codes: NDArray[np.unsignedinteger[Any]], frequencies: slate.Frequencies
     ) -> tuple[Float32Array, NDArray[np.uint64]]:
-        """How usual the rows of configurations are, and what tells which come to the same layouts.
+        """Frequency columns of configurations, and digests of their layouts in effect.
 
         Returns
         -------
         frequency : float32 (b, slate.N_FREQUENCY)
-        alike : uint64 (b,)
+        layouts : uint64 (b,)
         """
-        return slate.row_frequencies(codes, self._nodes.classes, usual)
+        return slate.frequency_columns(codes, self._nodes.classes, frequencies)
 
     def vectors(self, configs: NDArray[np.float32] | NDArray[np.int8], run: Run = map) -> Float32Array:
         """Feature vectors, float32 (c, len(schema)), of a whole group at once.
 
-        May be called again for another group, which is described as if it were the first; what its rows mean is not
-        worked out anew.
+        May be called again for another group, with the same result as a new extractor; values of rows that are
+        already known are not computed again.
 
         Parameters
         ----------
         configs : float32 or int8 (c, nodes, 18)
         run : callable
-            As ``map``, which it is by default: that of a pool of threads works on parts of the group side by side.
+            Function like ``map`` (the default); that of a thread pool processes parts of the group in parallel.
         """
         self._table.forget_counts()
         codes, digests = self.observe(configs)
@@ -338,13 +337,13 @@ class LayoutExtractor:
         for _ in run(work, range(0, len(codes), _VECTORS_AT_ONCE)):
             pass
         out[:, N_OWN:N_PER_CONFIG] = slate.slate_columns(
-            out[:, compared()], *self.frequencies(codes, self.usual()), first_equal(digests)
+            out[:, slate_inputs()], *self.frequency_columns(codes, self.frequencies()), first_equal(digests)
         )
         out[:, N_PER_CONFIG:] = self.shared
         return out
 
     def _catch_up(self) -> None:
-        """Work out what rows that were discovered since the last block mean."""
+        """Compute the values of rows that were discovered since the last call."""
         found = list(self._table.discovered())
         if not found:
             return
@@ -356,7 +355,7 @@ class LayoutExtractor:
         self._terms.add(rows, owner, values, differs, own_copies)
         for node, packed in zip(owner.tolist(), orders.packed, strict=True):
             number = len(self._same_as)
-            self._same_as.append(self._first_alike.setdefault((node, packed.tobytes()), number))
+            self._same_as.append(self._first_equal.setdefault((node, packed.tobytes()), number))
 
     def trace(self, configs: NDArray[np.float32] | NDArray[np.int8]) -> LayoutTrace:
         """Explain a few configurations, float32 or int8 (b, nodes, 18), node by node and link by link."""
@@ -382,15 +381,15 @@ class LayoutExtractor:
 
 
 class LayoutTrace(NamedTuple):
-    """What configurations do to the tensors of the configurable nodes: the terms of which features are sums.
+    """Effects of configurations on the tensors of the configurable nodes: the terms of the features' sums.
 
     Parameters
     ----------
     nodes : ConfigurableNodes
     minor, padding : float64 (b, nodes, 3)
-        Extent of the minor-most dimension, and volume in whole registers over volume; 1 where there is no tensor.
+        Extent of the minor-most dimension, and volume in whole registers over volume; 1 if there is no tensor.
     copied : dict of str to int64 (b, nodes, 3)
-        Copies that concern one node, by kind (``out``, ``back``, ``entry``): 0 for none, else
+        Copies at one node, by kind (``out``, ``back``, ``entry``): 0 for none, else
         :func:`features.layout.copies.levels` of the stride.
     links : Links
         Pairs of tensors whose layouts should agree.
@@ -410,10 +409,10 @@ class LayoutTrace(NamedTuple):
 
 
 @cache
-def compared() -> list[int]:
-    """Indices of the columns of :data:`features.layout.slate.COMPARED` in the schema."""
-    place = {name: number for number, name in enumerate(schema().names)}
-    return [place[name] for name in slate.COMPARED]
+def slate_inputs() -> list[int]:
+    """Indices of the columns of :data:`features.layout.slate.INPUTS` in the schema."""
+    index = {name: number for number, name in enumerate(schema().names)}
+    return [index[name] for name in slate.INPUTS]
 
 
 def _configurable(nodes: ConfigurableNodes) -> Float32Array:
@@ -425,7 +424,7 @@ def _configurable(nodes: ConfigurableNodes) -> Float32Array:
 
 
 def _surroundings(program: Program, tensors: Tensors, nodes: ConfigurableNodes) -> tuple[Float32Array, Float32Array]:
-    """Neighbourhoods of each class together, and of every node by itself as shares of the sum over nodes."""
+    """Neighbourhoods of each class as a whole, and of every single node as shares of the sum over nodes."""
     around = [
         neighborhood(program, tensors, nodes.ids[nodes.classes == number], _RADII).reshape(-1)
         for number in range(len(NODE_CLASSES))

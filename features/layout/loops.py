@@ -1,16 +1,15 @@
-"""Loops that a program runs under a configuration: how many, over how much, and which of them go against memory.
+"""Loops that a program runs under a configuration: their number, elements, and accesses at strides.
 
 On CPUs and GPUs the compiler computes a dot or a convolution in the graph's own layouts, not in those that are set: a
-tensor whose layout is set is written out in it, and read back.  Elementwise operations, broadcasts, transposes,
-reshapes and pooling take any layout: layouts spread through them, backwards from tensors that must come in one, then
-forwards from those that leave in one, until they meet.  Operations that nothing separates share one loop.  A loop whose
-operands are not contiguous along the same dimension as its result loses its vector instructions, which costs most where
-it computes transcendental functions.  What it writes at large steps is written line by line, and line by line again
-where lines leave the first cache before their other elements are written.
+tensor whose layout is set is written in that layout and copied back.  Elementwise operations, broadcasts, transposes,
+reshapes and pooling take any layout: layouts propagate through them, first backwards from operands whose layout is set,
+then forwards from results whose layout is set, until they meet.  Fused operations share one loop.  A loop whose
+operands are not contiguous along the same dimension as its result loses its vector instructions, which costs most
+where it computes transcendental functions.  If it writes at large strides, it touches one cache line per element, and
+fetches the line again if it was evicted from the first cache before its other elements were written.
 
-Terms: a *loop* writes one tensor; it is *strided* where one of its operands, or its result, is contiguous along another
-dimension.  Layouts spread and loops are split as in XLA's compiler for CPUs, whose rules for layouts and fusion this
-follows in outline.
+A *loop* writes one tensor; it is *strided* if one of its operands, or its result, is contiguous along another
+dimension.  Layout propagation and fusion follow the rules of XLA's compiler for CPUs in outline.
 """
 
 from __future__ import annotations
@@ -33,19 +32,19 @@ from features.tensors import Tensors, slots
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 
-#: What is counted.
+#: Amounts that are counted, with their descriptions.
 _DOCS: Final = {
-    "contiguous": "elements written by loops whose operands and result are contiguous along one dimension",
+    "contiguous": "elements written by loops whose operands and result are contiguous along the same dimension",
     "strided": "elements written by strided loops",
     "loops": "loops",
     "arithmetic": "elementwise operations in strided loops",
     "transcendental": "transcendental operations in strided loops",
-    "written": "elements written at steps",
-    "missed": "elements written at steps, of tensors whose lines do not stay in the first cache",
-    "paged": "elements written at steps of a page and more",
-    "read": "elements of tensors that are read at steps and written in order",
-    "reduced": "elements that reductions read at steps",
-    "pooled": "elements times window of pooling in another layout than the graph's",
+    "written": "elements written at strides",
+    "missed": "elements written at strides whose cache line was evicted from the first cache since its last use",
+    "paged": "elements written at strides of a page or more",
+    "read": "elements read at strides and written contiguously",
+    "reduced": "elements that reductions read at strides",
+    "pooled": "elements times window size of pooling in another layout than the graph's",
 }
 AMOUNTS: Final = tuple(_DOCS)
 N_AMOUNTS: Final = len(AMOUNTS)
@@ -56,7 +55,7 @@ N_AMOUNTS: Final = len(AMOUNTS)
 BLOCK: Final = Block(
     "loops",
     1,
-    "Loops that layouts cause, and what of them goes against memory, where operations keep the graph's layouts.",
+    "Loops that layouts cause, and their strided accesses, on targets whose operations keep the graph's layouts.",
     (
         *(Column(name, "log2", f"Number of {doc}", cost=True) for name, doc in _DOCS.items()),
         *(
@@ -68,51 +67,51 @@ BLOCK: Final = Block(
     per_config=True,
 )
 
-#: Every configuration has its own loops, and counting them takes a third of a microsecond per node: larger programs,
-#: which come with many configurations, are left out.
+#: Larger programs, which have many configurations, are skipped: counting takes a third of a microsecond per node and
+#: configuration.
 MAX_NODES: Final = 2000
 #: Tensors of fewer elements are ignored.
-_LEAST: Final = 256
-#: Operands with fewer elements than this part of a loop's result stay in cache while it runs.
-_SMALL: Final = 0.25
+_MIN_ELEMENTS: Final = 256
+#: Operands with fewer elements than this share of a loop's result stay in the cache while it runs.
+_MIN_SHARE: Final = 0.25
 #: Bytes of a page.
 _PAGE: Final = 4096.0
-#: Elements that are walked to see whether lines stay, and orders of a tensor for which it is remembered.
+#: Elements simulated to find evicted cache lines, and orders per shape whose result is memoized.
 _WINDOW: Final = 4096
-_REMEMBERED: Final = 16
-#: Operations of one loop that may be waiting on the stack.
-_WAITING: Final = 1024
+_MEMO_SLOTS: Final = 16
+#: Capacity of the stack of one loop's operations.
+_STACK_SIZE: Final = 1024
 
-#: What an operation does with layouts: computes in the graph's own; takes any and is part of the loop that needs its
-#: result; the same in a loop of its own, over windows; takes any and gives the graph's own, in a loop of its own.
+#: How an operation treats layouts: computes in the graph's own; takes any, and may be fused into its consumer's loop;
+#: takes any, in a separate loop over windows; reads any and writes the graph's own, in a separate loop.
 _FIXED, _FLEXIBLE, _SLIDING, _REDUCE = range(4)
-#: What an operation computes per element of its result.
+#: Work per element of an operation's result.
 _NOTHING, _ELEMENTARY, _FUNCTION = range(3)
 _ELEMENTWISE: Final = [CLASS_NAMES.index(name) for name in ("transcendental", "arithmetic", "logic", "convert")]
 _MOVES: Final = [CLASS_NAMES.index(name) for name in ("broadcast", "reshape", "transpose")]
 
 
 class _Flow(NamedTuple):
-    """Operations and the tensors between them, as layouts flow through them.
+    """Operations and the tensors between them.
 
     kind, work : int64 (n,), :data:`_FIXED` ..., :data:`_NOTHING` ...
-    turns, splits : bool (n,), transposes and reshapes, free where the layouts of operand and result go together
-    constant : bool (n,), constants and the like, which no loop has to read
-    dims, rank, own : int64 (n, 6), (n,), (n, 6), extents, dimensions and the graph's own minor-to-major order
-    elements, width, window : float64 (n,), elements, bytes of one, and elements of the sliding window
-    first : int64 (n + 1,), where the edges of every consumer begin; its largest operands come first
+    is_transpose, is_reshape : bool (n,), operations that are free if the layouts of operand and result correspond
+    constant : bool (n,), constants and similar, which loops do not read from memory
+    dims, rank, own : int64 (n, 6), (n,), (n, 6), extents, rank and the graph's own minor-to-major order
+    elements, width, window : float64 (n,), elements, bytes per element, and elements of the sliding window
+    first : int64 (n + 1,), first edge of every consumer, whose largest operands come first
     consumer, operand : int64 (edges,)
     origin : int64 (edges, 6), per dimension of the operand, the result's dimension, or -1
-    feeds_first, feeds : int64 (n + 1,), (edges,), edges by operand
+    user_first, user_edges : int64 (n + 1,), (edges,), edges grouped by operand
     number : int64 (n,), position among the configurable nodes, or -1
     expects : bool (edges, 2), whether the operand is the input, and the kernel, of a configurable node
-    like : int64 (n,), first node with a result of the same extents and width
+    same_shape : int64 (n,), first node whose result has the same extents and width
     """
 
     kind: IntArray
     work: IntArray
-    turns: NDArray[np.bool_]
-    splits: NDArray[np.bool_]
+    is_transpose: NDArray[np.bool_]
+    is_reshape: NDArray[np.bool_]
     constant: NDArray[np.bool_]
     dims: IntArray
     rank: IntArray
@@ -124,11 +123,11 @@ class _Flow(NamedTuple):
     consumer: IntArray
     operand: IntArray
     origin: IntArray
-    feeds_first: IntArray
-    feeds: IntArray
+    user_first: IntArray
+    user_edges: IntArray
     number: IntArray
     expects: NDArray[np.bool_]
-    like: IntArray
+    same_shape: IntArray
 
 
 def _flow(program: Program, tensors: Tensors, nodes: ConfigurableNodes) -> _Flow:
@@ -152,13 +151,13 @@ def _flow(program: Program, tensors: Tensors, nodes: ConfigurableNodes) -> _Flow
     number[nodes.ids] = np.arange(len(nodes))
     expecting = number[consumer]
     shapes = np.concatenate([tensors.dims, tensors.width[:, None].astype(np.int64)], axis=1)
-    _, first_alike, alike = np.unique(shapes, axis=0, return_index=True, return_inverse=True)
+    _, first_equal, shape_index = np.unique(shapes, axis=0, return_index=True, return_inverse=True)
     by_operand = np.lexsort((consumer, operand))
     return _Flow(
         kind=kind,
         work=work,
-        turns=opcode == OPCODE_ID["transpose"],
-        splits=np.isin(opcode, [OPCODE_ID["reshape"], OPCODE_ID["bitcast"]]),
+        is_transpose=opcode == OPCODE_ID["transpose"],
+        is_reshape=np.isin(opcode, [OPCODE_ID["reshape"], OPCODE_ID["bitcast"]]),
         constant=(classes == CLASS_NAMES.index("source")) & (opcode != OPCODE_ID["parameter"]),
         dims=np.ascontiguousarray(tensors.dims),
         rank=tensors.rank,
@@ -170,35 +169,35 @@ def _flow(program: Program, tensors: Tensors, nodes: ConfigurableNodes) -> _Flow
         consumer=consumer,
         operand=operand,
         origin=operand_origins(program, tensors, edges),
-        feeds_first=np.searchsorted(operand[by_operand], np.arange(n_nodes + 1)),
-        feeds=by_operand,
+        user_first=np.searchsorted(operand[by_operand], np.arange(n_nodes + 1)),
+        user_edges=by_operand,
         number=number,
         expects=(nodes.operands[expecting] == operand[:, None]) & (expecting >= 0)[:, None],
-        like=first_alike[alike.reshape(-1)],
+        same_shape=first_equal[shape_index.reshape(-1)],
     )
 
 
 class _State(NamedTuple):
-    """What one configuration makes of a program; orders are minor to major.
+    """The layouts of a program under one configuration; orders are minor to major.
 
-    order, seen : int64 (n, 6), in which a result is computed, and in which its consumers see it
-    leaves, leaving : bool (n,), int64 (n, 6), whether a result's layout is set, and to what
-    asked, asking : bool (edges,), int64 (edges, 6), whether an operand's layout is set, and to what
+    order, seen : int64 (n, 6), order in which a result is computed, and in which its consumers read it
+    result_set, result_order : bool (n,), int64 (n, 6), whether a result's layout is set, and the layout
+    operand_set, operand_order : bool (edges,), int64 (edges, 6), the same for an operand's layout
     known, stored : bool (n,), whether a result's order is known, and whether it is written to memory
     """
 
     order: IntArray
     seen: IntArray
-    leaves: NDArray[np.bool_]
-    leaving: IntArray
-    asked: NDArray[np.bool_]
-    asking: IntArray
+    result_set: NDArray[np.bool_]
+    result_order: IntArray
+    operand_set: NDArray[np.bool_]
+    operand_order: IntArray
     known: NDArray[np.bool_]
     stored: NDArray[np.bool_]
 
 
 class _Cache(NamedTuple):
-    """Bytes of a line, sets and ways of the first cache."""
+    """Bytes per line, sets and ways of the first cache."""
 
     line: int
     sets: int
@@ -225,7 +224,7 @@ def _last(dims, rank):  # type: ignore[no-untyped-def]
 
 @kernel()
 def _same(a, b, dims, rank):  # type: ignore[no-untyped-def]
-    """Whether two orders are the same, apart from dimensions of one element."""
+    """Whether two orders are equal, ignoring dimensions of one element."""
     j = 0
     for i in range(rank):
         if dims[a[i]] > 1:
@@ -257,7 +256,7 @@ def _packed(order, rank):  # type: ignore[no-untyped-def]
 
 @kernel()
 def _complete(slots, own, rank, out):  # type: ignore[no-untyped-def]
-    """Write the order that slots name, completed by the graph's own; returns whether they name a dimension."""
+    """Write the order named by slots, completed by the graph's own; return whether they name any dimension."""
     count, position = 0, 0
     while position < rank and 0 <= slots[position] < rank:
         count = _append(slots[position], out, count)
@@ -271,7 +270,7 @@ def _complete(slots, own, rank, out):  # type: ignore[no-untyped-def]
 
 @kernel()
 def _kept(origin, dims, in_dims, in_rank):  # type: ignore[no-untyped-def]
-    """Whether every dimension of an operand, but those of one element, is one of the result."""
+    """Whether every dimension of an operand with more than one element is a dimension of the result."""
     for dim in range(in_rank):
         if in_dims[dim] > 1 and (origin[dim] < 0 or dims[origin[dim]] != in_dims[dim]):
             return False
@@ -279,9 +278,9 @@ def _kept(origin, dims, in_dims, in_rank):  # type: ignore[no-untyped-def]
 
 
 @kernel()
-def _onto_operand(order, origin, splits, dims, rank, in_dims, in_rank, out):  # type: ignore[no-untyped-def]
-    """Write the order of an operand that goes together with the result's; False where a reshape has none."""
-    if splits:
+def _onto_operand(order, origin, is_reshape, dims, rank, in_dims, in_rank, out):  # type: ignore[no-untyped-def]
+    """Write the operand order that corresponds to a result's order; return False if a reshape has none."""
+    if is_reshape:
         if not _kept(origin, dims, in_dims, in_rank):
             return False
         for dim in range(rank):
@@ -304,9 +303,9 @@ def _onto_operand(order, origin, splits, dims, rank, in_dims, in_rank, out):  # 
 
 
 @kernel()
-def _onto_result(order, origin, splits, dims, rank, in_dims, in_rank, out):  # type: ignore[no-untyped-def]
-    """Write the order of a result that goes together with an operand's; False where a reshape has none."""
-    if splits and not _kept(origin, dims, in_dims, in_rank):
+def _onto_result(order, origin, is_reshape, dims, rank, in_dims, in_rank, out):  # type: ignore[no-untyped-def]
+    """Write the result order that corresponds to an operand's order; return False if a reshape has none."""
+    if is_reshape and not _kept(origin, dims, in_dims, in_rank):
         return False
     count = 0
     for position in range(in_rank):
@@ -319,10 +318,9 @@ def _onto_result(order, origin, splits, dims, rank, in_dims, in_rank, out):  # t
 
 @kernel()
 def _missed(order, dims, rank, width, line, sets, ways):  # type: ignore[no-untyped-def]
-    """Part of the elements whose line has left the cache before it is written again, when written in ``order``.
+    """Share of the elements whose line was evicted between two writes, for a tensor stored in ``order``.
 
-    A window of elements is walked as the dimensions are numbered, the last innermost, through a cache that replaces
-    what was used least recently.
+    Simulates a least-recently-used cache for a window of elements, with the last dimension innermost.
     """
     if ways >= _WINDOW:
         return 0.0
@@ -364,8 +362,8 @@ def _missed(order, dims, rank, width, line, sets, ways):  # type: ignore[no-unty
 
 
 @kernel()
-def _write_at_steps(order, dims, rank, width, elements, cache, memo, amounts):  # type: ignore[no-untyped-def]
-    """Count elements written in ``order`` while the dimensions run as they are numbered, the last innermost."""
+def _count_strided_writes(order, dims, rank, width, elements, cache, memo, amounts):  # type: ignore[no-untyped-def]
+    """Count strided writes of a tensor stored in ``order`` by a loop with the last dimension innermost."""
     inner = _last(dims, rank)
     if _minor(order, dims, rank) == inner:
         return
@@ -375,10 +373,10 @@ def _write_at_steps(order, dims, rank, width, elements, cache, memo, amounts):  
             break
         step *= dims[order[position]]
     slot = 0
-    while slot < _REMEMBERED and memo[slot, 0] != packed and memo[slot, 0] != 0:
+    while slot < _MEMO_SLOTS and memo[slot, 0] != packed and memo[slot, 0] != 0:
         slot += 1
-    if slot == _REMEMBERED or memo[slot, 0] == 0:
-        slot = min(slot, _REMEMBERED - 1)
+    if slot == _MEMO_SLOTS or memo[slot, 0] == 0:
+        slot = min(slot, _MEMO_SLOTS - 1)
         missed = _missed(order, dims, rank, width, cache.line, cache.sets, cache.ways)
         memo[slot, 0], memo[slot, 1] = packed, missed
     amounts[_WRITTEN] += elements
@@ -388,10 +386,10 @@ def _write_at_steps(order, dims, rank, width, elements, cache, memo, amounts):  
 
 
 @kernel()
-def _copy(come, want, dims, rank, width, elements, cache, memo, amounts):  # type: ignore[no-untyped-def]
+def _copy(source, target, dims, rank, width, elements, cache, memo, amounts):  # type: ignore[no-untyped-def]
     """Count a loop that copies a result from one order into another."""
-    inner, read, written = _last(dims, rank), _minor(come, dims, rank), _minor(want, dims, rank)
-    _write_at_steps(want, dims, rank, width, elements, cache, memo, amounts)
+    inner, read, written = _last(dims, rank), _minor(source, dims, rank), _minor(target, dims, rank)
+    _count_strided_writes(target, dims, rank, width, elements, cache, memo, amounts)
     if read != inner and written == inner:
         amounts[_READ] += elements
     amounts[_STRIDED if read != inner or written != inner else _CONTIGUOUS] += elements
@@ -399,65 +397,66 @@ def _copy(come, want, dims, rank, width, elements, cache, memo, amounts):  # typ
 
 
 @kernel()
-def _spread(flow, state):  # type: ignore[no-untyped-def]
-    """Write the order that every result is computed in, and the one that is seen of it.
+def _propagate(flow, state):  # type: ignore[no-untyped-def]
+    """Write the order in which every result is computed, and the order in which consumers read it.
 
-    Of several orders the one whose dimensions come first is taken, so that the numbers of the nodes do not matter.
+    Of several candidate orders the lexicographically first is taken, so that the result does not depend on the
+    numbering of the nodes.
     """
-    kind, splits, dims, rank = flow.kind, flow.splits, flow.dims, flow.rank
+    kind, is_reshape, dims, rank = flow.kind, flow.is_reshape, flow.dims, flow.rank
     own, elements, first, consumer = flow.own, flow.elements, flow.first, flow.consumer
-    operand, origin, feeds_first, feeds = flow.operand, flow.origin, flow.feeds_first, flow.feeds
-    order, seen, leaves, leaving = state.order, state.seen, state.leaves, state.leaving
-    asked, asking, known = state.asked, state.asking, state.known
-    turned = np.empty(8, np.int64)
+    operand, origin, user_first, user_edges = flow.operand, flow.origin, flow.user_first, flow.user_edges
+    order, seen, result_set, result_order = state.order, state.seen, state.result_set, state.result_order
+    operand_set, operand_order, known = state.operand_set, state.operand_order, state.known
+    mapped = np.empty(8, np.int64)
     for node in range(len(kind) - 1, -1, -1):
         known[node] = True
         if kind[node] == _FIXED or kind[node] == _REDUCE:
             order[node] = own[node]
-        elif leaves[node]:
-            order[node] = leaving[node]
+        elif result_set[node]:
+            order[node] = result_order[node]
         else:
-            known[node], least, is_set = False, 0, False
-            for at in range(feeds_first[node], feeds_first[node + 1]):
-                edge = feeds[at]
+            known[node], best, is_set = False, 0, False
+            for at in range(user_first[node], user_first[node + 1]):
+                edge = user_edges[at]
                 user, found = consumer[edge], False
-                if asked[edge]:
-                    turned[:6], found = asking[edge], True
-                    if not is_set:  # what is set comes before what spreads
-                        is_set, least = True, 0
+                if operand_set[edge]:
+                    mapped[:6], found = operand_order[edge], True
+                    if not is_set:  # set layouts take precedence over propagated ones
+                        is_set, best = True, 0
                 elif kind[user] == _FIXED:
                     known[node] = True
                 elif not is_set and kind[user] != _REDUCE and known[user]:
                     found = not _same(order[user], own[user], dims[user], rank[user]) and _onto_operand(
-                        order[user], origin[edge], splits[user], dims[user], rank[user], dims[node],
-                        rank[node], turned,
+                        order[user], origin[edge], is_reshape[user], dims[user], rank[user], dims[node],
+                        rank[node], mapped,
                     )  # fmt: skip
-                if found and (least == 0 or _packed(turned, rank[node]) < least):
-                    order[node], least = turned[:6], _packed(turned, rank[node])
-            if least > 0:
+                if found and (best == 0 or _packed(mapped, rank[node]) < best):
+                    order[node], best = mapped[:6], _packed(mapped, rank[node])
+            if best > 0:
                 known[node] = True
             elif known[node]:
                 order[node] = own[node]
     for node in range(len(kind)):
         if not known[node]:
-            order[node], least, size = own[node], 0, elements[node]
+            order[node], best, size = own[node], 0, elements[node]
             for edge in range(first[node], first[node + 1]):
                 x = operand[edge]
                 if rank[x] == 0 or elements[x] < size or _same(seen[x], own[x], dims[x], rank[x]):
                     continue
                 if _onto_result(
-                    seen[x], origin[edge], splits[node], dims[node], rank[node], dims[x], rank[x], turned
-                ) and (least == 0 or _packed(turned, rank[node]) < least):
-                    order[node], least, size = turned[:6], _packed(turned, rank[node]), elements[x]
-        seen[node] = leaving[node] if leaves[node] else order[node]
+                    seen[x], origin[edge], is_reshape[node], dims[node], rank[node], dims[x], rank[x], mapped
+                ) and (best == 0 or _packed(mapped, rank[node]) < best):
+                    order[node], best, size = mapped[:6], _packed(mapped, rank[node]), elements[x]
+        seen[node] = result_order[node] if result_set[node] else order[node]
 
 
 @kernel(inline=True)
 def _loop(root, parts, stamp, stack, mark):  # type: ignore[no-untyped-def]
-    """Operations per element of one loop: elementwise, transcendental; and whether an operand is read at steps."""
+    """Elementwise and transcendental operations per element of one loop, and whether an operand is read at strides."""
     work, constant, dims, rank, elements, first, operand, origin, order, seen, stored = parts
     stack[0, 0], stack[0, 1] = root, _minor(order[root], dims[root], rank[root])
-    count, arithmetic, transcendental, against = 1, 0, 0, False
+    count, arithmetic, transcendental, strided = 1, 0, 0, False
     while count > 0:
         count -= 1
         node, along = stack[count, 0], stack[count, 1]
@@ -465,9 +464,9 @@ def _loop(root, parts, stamp, stack, mark):  # type: ignore[no-untyped-def]
             continue
         stamp[node, along + 1] = mark
         if node != root and stored[node]:
-            if rank[node] > 0 and elements[node] >= elements[root] * _SMALL and not constant[node]:
+            if rank[node] > 0 and elements[node] >= elements[root] * _MIN_SHARE and not constant[node]:
                 minor = _minor(seen[node], dims[node], rank[node])
-                against = against or (minor >= 0 and minor != along)
+                strided = strided or (minor >= 0 and minor != along)
             continue
         arithmetic += work[node] >= _ELEMENTARY
         transcendental += work[node] >= _FUNCTION
@@ -480,45 +479,50 @@ def _loop(root, parts, stamp, stack, mark):  # type: ignore[no-untyped-def]
                         carried = dim
                 stack[count, 0], stack[count, 1] = x, carried
                 count += 1
-    return arithmetic, transcendental, against
+    return arithmetic, transcendental, strided
 
 
 @kernel()
 def _read_config(codes, rows, flow, state):  # type: ignore[no-untyped-def]
-    """Fill in the layouts that a configuration sets, codes uint32 (nodes,), and which results are stored."""
+    """Write the layouts that a configuration, codes uint32 (nodes,), sets, and which results are stored."""
     kind, work, rank, own = flow.kind, flow.work, flow.rank, flow.own
-    consumer, operand, feeds_first, feeds = flow.consumer, flow.operand, flow.feeds_first, flow.feeds
+    consumer, operand, user_first, user_edges = flow.consumer, flow.operand, flow.user_first, flow.user_edges
     number, expects = flow.number, flow.expects
-    leaves, leaving, asked, asking = state.leaves, state.leaving, state.asked, state.asking
+    result_set, result_order, operand_set, operand_order = (
+        state.result_set,
+        state.result_order,
+        state.operand_set,
+        state.operand_order,
+    )
     stored = state.stored
     for node in range(len(kind)):
         if number[node] >= 0:
             row = rows[codes[number[node]]]
-            leaves[node] = _complete(row[:6], own[node], rank[node], leaving[node])
+            result_set[node] = _complete(row[:6], own[node], rank[node], result_order[node])
     for edge in range(len(operand)):
         if expects[edge, 0] or expects[edge, 1]:
             row, x = rows[codes[number[consumer[edge]]]], operand[edge]
-            found = expects[edge, 1] and _complete(row[12:], own[x], rank[x], asking[edge])
+            found = expects[edge, 1] and _complete(row[12:], own[x], rank[x], operand_order[edge])
             if not found:
-                found = expects[edge, 0] and _complete(row[6:12], own[x], rank[x], asking[edge])
-            asked[edge] = found
+                found = expects[edge, 0] and _complete(row[6:12], own[x], rank[x], operand_order[edge])
+            operand_set[edge] = found
     for node in range(len(kind)):
-        first, last = feeds_first[node], feeds_first[node + 1]
-        is_stored = kind[node] != _FLEXIBLE or leaves[node] or first == last
+        first, last = user_first[node], user_first[node + 1]
+        is_stored = kind[node] != _FLEXIBLE or result_set[node] or first == last
         is_stored = is_stored or (last - first > 1 and work[node] == _FUNCTION)
         for at in range(first, last):
-            user = kind[consumer[feeds[at]]]
-            is_stored = is_stored or asked[feeds[at]] or user in (_FIXED, _SLIDING)
+            user = kind[consumer[user_edges[at]]]
+            is_stored = is_stored or operand_set[user_edges[at]] or user in (_FIXED, _SLIDING)
         stored[node] = is_stored
 
 
 @kernel(inline=True)
-def _is_free(node, x, origin, flow, order, seen, turned):  # type: ignore[no-untyped-def]
-    """Whether a stored transpose or reshape of ``x`` costs nothing: operand and result go together in memory."""
-    dims, rank, own, splits = flow.dims, flow.rank, flow.own, flow.splits[node]
-    free = _onto_operand(order[node], origin, splits, dims[node], rank[node], dims[x], rank[x], turned)
-    free = free and _same(turned, seen[x], dims[x], rank[x])
-    if not free and splits and _same(seen[x], own[x], dims[x], rank[x]):
+def _is_free(node, x, origin, flow, order, seen, mapped):  # type: ignore[no-untyped-def]
+    """Whether a stored transpose or reshape of ``x`` is free: operand and result have the same order in memory."""
+    dims, rank, own, is_reshape = flow.dims, flow.rank, flow.own, flow.is_reshape[node]
+    free = _onto_operand(order[node], origin, is_reshape, dims[node], rank[node], dims[x], rank[x], mapped)
+    free = free and _same(mapped, seen[x], dims[x], rank[x])
+    if not free and is_reshape and _same(seen[x], own[x], dims[x], rank[x]):
         free = _same(order[node], own[node], dims[node], rank[node])
     return free
 
@@ -526,26 +530,26 @@ def _is_free(node, x, origin, flow, order, seen, turned):  # type: ignore[no-unt
 @kernel()
 def _count(codes, rows, flow, state, cache, out):  # type: ignore[no-untyped-def]
     """Count the loops of configurations, codes uint32 (b, nodes), rows int64 (rows, 18); out float64 (b, N_AMOUNTS)."""
-    kind, turns, splits, dims, rank = flow.kind, flow.turns, flow.splits, flow.dims, flow.rank
-    width, like, memo = flow.width, flow.like, np.zeros((len(flow.kind), _REMEMBERED, 2))
+    kind, is_transpose, is_reshape, dims, rank = flow.kind, flow.is_transpose, flow.is_reshape, flow.dims, flow.rank
+    width, same_shape, memo = flow.width, flow.same_shape, np.zeros((len(flow.kind), _MEMO_SLOTS, 2))
     own, elements, window, first = flow.own, flow.elements, flow.window, flow.first
     consumer, operand, origin = flow.consumer, flow.operand, flow.origin
-    order, seen, leaves, leaving = state.order, state.seen, state.leaves, state.leaving
-    asked, asking, stored = state.asked, state.asking, state.stored
+    order, seen, result_set, result_order = state.order, state.seen, state.result_set, state.result_order
+    operand_set, operand_order, stored = state.operand_set, state.operand_order, state.stored
     parts = flow.work, flow.constant, dims, rank, elements, first, operand, origin, order, seen, stored
     n_nodes, n_edges = len(kind), len(operand)
-    stamp, stack = np.full((n_nodes, 7), -1, np.int64), np.empty((_WAITING, 2), np.int64)
-    turned, mark = np.empty(8, np.int64), 0
+    stamp, stack = np.full((n_nodes, 7), -1, np.int64), np.empty((_STACK_SIZE, 2), np.int64)
+    mapped, mark = np.empty(8, np.int64), 0
     for config in range(len(codes)):
         amounts = out[config]
         amounts[:] = 0
         _read_config(codes[config], rows, flow, state)
-        _spread(flow, state)
+        _propagate(flow, state)
         for node in range(n_nodes):
             if rank[node] == 0 or first[node] == first[node + 1]:
                 continue
             largest = max(elements[node], elements[operand[first[node]]])
-            if largest < _LEAST:
+            if largest < _MIN_ELEMENTS:
                 continue
             if kind[node] == _SLIDING:
                 if not _same(order[node], own[node], dims[node], rank[node]):
@@ -553,65 +557,75 @@ def _count(codes, rows, flow, state, cache, out):  # type: ignore[no-untyped-def
             elif kind[node] == _REDUCE:
                 for edge in range(first[node], first[node + 1]):
                     x = operand[edge]
-                    if elements[x] >= _LEAST and _minor(seen[x], dims[x], rank[x]) != _last(dims[x], rank[x]):
+                    if elements[x] >= _MIN_ELEMENTS and _minor(seen[x], dims[x], rank[x]) != _last(dims[x], rank[x]):
                         amounts[_REDUCED] += elements[x]
             if kind[node] == _FIXED or kind[node] == _REDUCE:
-                if leaves[node] and not _same(leaving[node], own[node], dims[node], rank[node]):
+                if result_set[node] and not _same(result_order[node], own[node], dims[node], rank[node]):
                     _copy(
                         own[node],
-                        leaving[node],
+                        result_order[node],
                         dims[node],
                         rank[node],
                         width[node],
                         elements[node],
                         cache,
-                        memo[like[node]],
+                        memo[same_shape[node]],
                         amounts,
                     )
             elif kind[node] != _SLIDING and stored[node]:
-                if (turns[node] or splits[node]) and stored[operand[first[node]]]:
+                if (is_transpose[node] or is_reshape[node]) and stored[operand[first[node]]]:
                     edge = first[node]
-                    if _is_free(node, operand[edge], origin[edge], flow, order, seen, turned):
+                    if _is_free(node, operand[edge], origin[edge], flow, order, seen, mapped):
                         continue
                 mark += 1
-                arithmetic, transcendental, against = _loop(node, parts, stamp, stack, mark)
+                arithmetic, transcendental, strided = _loop(node, parts, stamp, stack, mark)
                 amounts[_LOOPS] += 1
-                if against:
+                if strided:
                     amounts[_STRIDED] += elements[node]
                     amounts[_ARITHMETIC] += elements[node] * arithmetic
                     amounts[_TRANSCENDENTAL] += elements[node] * transcendental
                     if _minor(order[node], dims[node], rank[node]) == _last(dims[node], rank[node]):
                         amounts[_READ] += elements[node]
-                    _write_at_steps(
+                    _count_strided_writes(
                         order[node],
                         dims[node],
                         rank[node],
                         width[node],
                         elements[node],
                         cache,
-                        memo[like[node]],
+                        memo[same_shape[node]],
                         amounts,
                     )
                 else:
                     amounts[_CONTIGUOUS] += elements[node]
         for edge in range(n_edges):
             x, user = operand[edge], consumer[edge]
-            if rank[x] == 0 or elements[x] < _LEAST:
+            if rank[x] == 0 or elements[x] < _MIN_ELEMENTS:
                 continue
-            come, is_set = seen[x], asked[edge]
+            source, is_set = seen[x], operand_set[edge]
             if is_set:
-                if not _same(asking[edge], come, dims[x], rank[x]):
-                    _copy(come, asking[edge], dims[x], rank[x], width[x], elements[x], cache, memo[like[x]], amounts)
-                come = asking[edge]
-            turned[:6] = come
+                if not _same(operand_order[edge], source, dims[x], rank[x]):
+                    _copy(
+                        source,
+                        operand_order[edge],
+                        dims[x],
+                        rank[x],
+                        width[x],
+                        elements[x],
+                        cache,
+                        memo[same_shape[x]],
+                        amounts,
+                    )
+                source = operand_order[edge]
+            mapped[:6] = source
             if kind[user] == _FIXED or (
                 is_set
-                and splits[user]
-                and not _onto_operand(order[user], origin[edge], True, dims[user], rank[user], dims[x], rank[x], turned)
+                and is_reshape[user]
+                and not _onto_operand(order[user], origin[edge], True, dims[user], rank[user], dims[x], rank[x], mapped)
             ):
-                turned[:6] = own[x]
-            if not _same(turned, come, dims[x], rank[x]):
-                _copy(come, turned, dims[x], rank[x], width[x], elements[x], cache, memo[like[x]], amounts)
+                mapped[:6] = own[x]
+            if not _same(mapped, source, dims[x], rank[x]):
+                _copy(source, mapped, dims[x], rank[x], width[x], elements[x], cache, memo[same_shape[x]], amounts)
 
 
 class Loops:
@@ -623,8 +637,8 @@ class Loops:
     tensors : Tensors
     nodes : ConfigurableNodes
     hardware : Hardware
-        With its first cache.  Where registers have sublanes, operations compute in the layouts that are set: there is
-        nothing to count, and all columns are 0.  So they are for programs of more than :data:`MAX_NODES` nodes.
+        Target with at least one cache.  All columns are 0 if its registers have sublanes (operations then compute in
+        the layouts that are set), and for programs of more than :data:`MAX_NODES` nodes.
     """
 
     def __init__(self, program: Program, tensors: Tensors, nodes: ConfigurableNodes, hardware: Hardware) -> None:
@@ -645,7 +659,7 @@ class Loops:
         codes : uint32 (b, nodes)
             Coded configurations.
         rows : int64 (rows, 18)
-            What the codes stand for.
+            The rows that the codes refer to.
         """
         out = np.zeros((len(codes), N_AMOUNTS))
         if self._flow is not None:
@@ -654,10 +668,10 @@ class Loops:
             state = _State(
                 order=orders[0],
                 seen=orders[1],
-                leaves=flags[0],
-                leaving=orders[2],
-                asked=np.zeros(m, np.bool_),
-                asking=np.empty((m, MAX_RANK), np.int64),
+                result_set=flags[0],
+                result_order=orders[2],
+                operand_set=np.zeros(m, np.bool_),
+                operand_order=np.empty((m, MAX_RANK), np.int64),
                 known=flags[1],
                 stored=flags[2],
             )

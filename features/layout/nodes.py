@@ -1,7 +1,7 @@
-"""What one layout of one configurable node means: set or not, kept or moved, and how well it fills a register tile.
+"""Values of a layout of one configurable node: whether it is set, what it moves, and how well it fills register tiles.
 
-These are values of a (node, row) pair; a configuration's features are their sums over nodes, so they are worked out
-once per distinct row and not once per configuration.
+They depend on the (node, row) pair only.  A configuration's features are their sums over nodes, so they are computed
+once per distinct row instead of once per configuration.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NODE_CLASSES: Final = ("convolution", "dot", "reshape")
 #: Tensors of a configurable node, in the order of its row's slots.
 TENSOR_ROLES: Final = ("output", "input", "kernel")
 
-#: Values of one tensor's layout: name, unit, meaning.
+#: Values of one tensor's layout: name, unit, description.
 VALUES: Final = (
     ("set", "share", "have their layout set"),
     ("kept", "share", "keep the layout that the graph gives them"),
@@ -57,15 +57,15 @@ class ConfigurableNodes:
     classes : int64 (nodes,)
         Position in :data:`NODE_CLASSES`; another opcode counts as the last.
     operands : int64 (nodes, 2)
-        Input and kernel operand, -1 where there is none.
+        Input and kernel operand, -1 if missing.
     dims, rank, own : int64 (nodes, 3, 6), (nodes, 3), (nodes, 3, 6)
-        Extents, dimensions and the graph's own minor-to-major order per tensor role; rank -1: no such tensor.
+        Extents, rank and the graph's minor-to-major order per tensor role; rank -1 if there is no such tensor.
     strides : int64 (nodes, 3, 6)
-        Elements between neighbours along each dimension under the own layout.
+        Strides, in elements, of each dimension in the graph's layout.
     nbytes : float64 (nodes, 3)
     flops : float64 (nodes,)
     kind : uint64 (nodes,)
-        Hash of class, ranks and dimension numbers: nodes of one kind differ in extents only.
+        Hash of class, ranks and dimension numbers: nodes of one kind differ only in extents.
     """
 
     ids: IntArray
@@ -84,7 +84,7 @@ class ConfigurableNodes:
 
 
 def configurable_nodes(program: Program, tensors: Tensors, ids: IntArray) -> ConfigurableNodes:
-    """Look up the tensors of the configurable nodes.
+    """Collect the tensors of the configurable nodes.
 
     Parameters
     ----------
@@ -101,34 +101,34 @@ def configurable_nodes(program: Program, tensors: Tensors, ids: IntArray) -> Con
     strides = np.zeros((n_nodes, 3, MAX_RANK), np.int64)
     nbytes, flops = np.zeros((n_nodes, 3)), np.zeros(n_nodes)
     kind = np.zeros(n_nodes, np.uint64)
-    # Networks repeat their layers: what is told of a node is told of all that look alike, as their operands do.
+    # Networks repeat their layers: nodes with equal features and equal operands share the values of the first of them.
     first = np.arange(n_nodes)
     seen: dict[tuple[int, bytes, bytes, bool], int] = {}
-    for place, node in enumerate(ids.tolist()):
+    for index, node in enumerate(ids.tolist()):
         found = program.operands.of(node)
         same = len(found) > 0 and bool(found[0] == found[-1])
-        looks = int(program.opcode[node]), program.feat[node].tobytes(), program.feat[found].tobytes(), same
-        first[place] = like = seen.setdefault(looks, place)
-        if like < place:
-            known = program.operands.of(int(ids[like]))
-            for slot, each in enumerate(operands[like].tolist()):
+        key = int(program.opcode[node]), program.feat[node].tobytes(), program.feat[found].tobytes(), same
+        first[index] = original = seen.setdefault(key, index)
+        if original < index:
+            known = program.operands.of(int(ids[original]))
+            for slot, each in enumerate(operands[original].tolist()):
                 if each >= 0:
-                    operands[place, slot] = found[0] if each == known[0] else found[-1]
+                    operands[index, slot] = found[0] if each == known[0] else found[-1]
             continue
-        name = _class_name(looks[0])
-        classes[place] = NODE_CLASSES.index(name)
-        operands[place] = _operand_pair(program, tensors, node, name)
-        flops[place] = node_flops(program, tensors, node)
-        for role, tensor in enumerate((node, *operands[place].tolist())):
+        name = _class_name(key[0])
+        classes[index] = NODE_CLASSES.index(name)
+        operands[index] = _operand_pair(program, tensors, node, name)
+        flops[index] = node_flops(program, tensors, node)
+        for role, tensor in enumerate((node, *operands[index].tolist())):
             if tensor < 0:
                 continue
             size = int(tensors.rank[tensor])
-            rank[place, role] = size
-            dims[place, role, :size] = tensors.shape(tensor)
-            own[place, role, :size] = tensors.layout(tensor)
-            strides[place, role, :size] = tensors.strides(tensor)
-            nbytes[place, role] = tensors.nbytes[tensor]
-        kind[place] = _hash([classes[place], *rank[place], *_numbers(program, node, name)])
+            rank[index, role] = size
+            dims[index, role, :size] = tensors.shape(tensor)
+            own[index, role, :size] = tensors.layout(tensor)
+            strides[index, role, :size] = tensors.strides(tensor)
+            nbytes[index, role] = tensors.nbytes[tensor]
+        kind[index] = _hash([classes[index], *rank[index], *_numbers(program, node, name)])
     return ConfigurableNodes(
         ids,
         classes[first],
@@ -194,20 +194,20 @@ def _row_values(  # type: ignore[no-untyped-def]
             while named < size and 0 <= rows[row, 6 * role + named] < size:
                 named += 1
             kept, row_major = True, True
-            for place in range(size):
-                dim = rows[row, 6 * role + place] if place < named else -1
+            for index in range(size):
+                dim = rows[row, 6 * role + index] if index < named else -1
                 if named == 0:
-                    dim = own[node, role, place]
+                    dim = own[node, role, index]
                 if dim >= 0:
-                    kept = kept and dim == own[node, role, place]
-                    row_major = row_major and dim == size - 1 - place
+                    kept = kept and dim == own[node, role, index]
+                    row_major = row_major and dim == size - 1 - index
             minor, second = -1, -1
             if size > 0:
                 minor = rows[row, 6 * role] if named > 0 else own[node, role, 0]
             if size > 1:
                 if named > 1:
                     second = rows[row, 6 * role + 1]
-                else:  # the first of the graph's own order that is not minor-most already
+                else:  # the first of the graph's order that is not the minor-most
                     second = own[node, role, 1] if own[node, role, 0] == minor else own[node, role, 0]
             minors[row, role, 0], minors[row, role, 1] = minor, second
             is_set[row, role] = named > 0
@@ -241,7 +241,7 @@ class RowValues:
     values : float64 (rows, 3, 10)
         Columns of :data:`VALUES` per tensor role; 0 where the node has no such tensor.
     minors : int64 (rows, 3, 2)
-        Minor-most and second minor dimension in effect, -1 where there is none.
+        Minor-most and second minor dimension in effect, -1 if missing.
     is_set : bool (rows, 3)
     bins : int64 (rows, 2)
         Bins of the extents of the output's two minor dimensions.
@@ -265,8 +265,8 @@ def register_tiles(nodes: ConfigurableNodes, hardware: Hardware) -> FloatArray:
 def row_values(nodes: ConfigurableNodes, rows: IntArray, owner: IntArray, hardware: Hardware = CPU) -> RowValues:
     """Values of every distinct row.
 
-    A layout that names only the minor-most dimensions is compared as far as it goes.  Where none is named, the
-    compiler decides, and the graph's own layout stands in.
+    A partial layout is compared in the minor-most dimensions that it names.  Without a named dimension the compiler
+    decides, and the graph's own layout is assumed.
 
     Parameters
     ----------
@@ -275,9 +275,9 @@ def row_values(nodes: ConfigurableNodes, rows: IntArray, owner: IntArray, hardwa
     owner : int64 (rows,)
         Position of each row's node in ``nodes``.
     hardware : Hardware
-        Whose registers the tensors are padded to.
+        Tensors are padded to its registers.
     """
-    with np.errstate(over="ignore"):  # the hash wraps round; without the compiler NumPy would warn of it
+    with np.errstate(over="ignore"):  # the hash overflows; without the compiler NumPy would warn
         found = _row_values(
             rows,
             owner,

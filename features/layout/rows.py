@@ -24,7 +24,7 @@ IntArray = NDArray[np.int64]
 Codes = NDArray[np.uint32]
 
 _WIDTH: Final = len(LAYOUT_CONFIG)
-#: log2 of the chains per node: with the usual two to nine rows most chains hold one.
+#: log2 of the chains per node: with two to nine rows, which are typical, most chains hold one.
 _CHAIN_BITS: Final = 6
 _FIRST_CAPACITY: Final = 1024
 #: Rows, and at least so many configurations, that are looked up at a time.
@@ -33,7 +33,7 @@ _CONFIGS_AT_ONCE: Final = 32
 #: Nodes that are looked up at a time.
 _TILE: Final = 64
 _LOW, _HIGH = np.float32(-1), np.float32(MAX_RANK)
-#: Stands for a value that is out of range; not an integer, so that it is found to be invalid.
+#: Replaces a value out of range; not an integer, so that it is reported as invalid.
 _INVALID: Final = np.float32(MAX_RANK + 0.5)
 _OUT_OF_RANGE: Final = np.uint32(0xFFFFFFF8)
 #: Odd; the golden ratio's bits spread neighbours furthest (Knuth, TAOCP 6.4).

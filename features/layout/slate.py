@@ -1,7 +1,7 @@
 """A configuration relative to the other configurations of its graph.
 
 The search that made a ``default`` collection is genetic, so a row that many configurations share is probably good
-(11th place of the Kaggle competition).  Frequencies, ranks and z-scores need the whole group.
+(11th index of the Kaggle competition).  Frequencies, ranks and z-scores need the whole group.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 
 #: Aggregates that are ranked within the group, by full column name.
-MAIN: Final = (
+RANKED: Final = (
     "layout.all.output.set.count",
     "layout.all.output.kept.bytes",
     "layout.all.sum.moved",
@@ -37,10 +37,10 @@ MAIN: Final = (
     "copies.all.cost",
     "slate.all.frequency.count",
 )
-#: Padding that is compared with the least of the group.
+#: Padding columns whose excess over the minimum of the group is a feature.
 PADDED: Final = tuple(f"layout.{kind}.output_padding" for kind in KINDS)
-#: Columns of other blocks that are compared within the group; the last of MAIN comes with the frequencies.
-COMPARED: Final = (*MAIN[:-1], *PADDED)
+#: Columns of other blocks that the relative columns are computed from; the last of RANKED is a frequency column.
+INPUTS: Final = (*RANKED[:-1], *PADDED)
 _GROUPS: Final = (*NODE_CLASSES, "all")
 N_FREQUENCY: Final = 3 * len(_GROUPS) + 1
 
@@ -55,18 +55,18 @@ BLOCK: Final = Block(
             for name, unit, doc in (
                 ("frequency.count", "log2", "mean log share of the group that has the same row"),
                 ("frequency.bytes", "log2", "the same, weighted by the nodes' bytes"),
-                ("modal", "share", "part whose row is the group's most frequent"),
+                ("modal", "share", "share whose row is the group's most frequent"),
             )
         ),
         Column("rarest", "log2", "Log share of the group that has the rarest row of this configuration"),
         Column("duplicates", "log2", "Configurations of the group that are identical to this one"),
-        Column("alike", "log2", "Configurations of the slate with the same layouts in effect"),
+        Column("alike", "log2", "Configurations of the group with the same layouts in effect"),
         *(
             Column(f"{kind}.{name}", unit, f"{doc} of {name} within the group")
-            for name in MAIN
+            for name in RANKED
             for kind, unit, doc in (("rank", "share", "Mean rank from 0 to 1"), ("z", "deviations", "Z-score"))
         ),
-        *(Column(f"over_least.{name}", "log2", f"{name} over the group's least") for name in PADDED),
+        *(Column(f"over_least.{name}", "log2", f"{name} minus the group's minimum") for name in PADDED),
     ),
     per_config=True,
 )
@@ -74,20 +74,20 @@ BLOCK: Final = Block(
 
 @dataclass(frozen=True)
 class Frequencies:
-    """How usual every distinct row is.
+    """Frequency of every distinct row within the group.
 
     Parameters
     ----------
-    of_row : float64 (rows, 4)
+    per_row : float64 (rows, 4)
         log2 of the share of configurations that hold the row, times the node's weight within its class by count and by
-        bytes; the weight by count where no other row of the node is more frequent, else 0; the bare log2.
+        bytes; the weight by count if no other row of the node is more frequent, else 0; the unweighted log2.
     ratio : float64 (classes, 2)
         Weight of each class within all nodes.
     marks : uint64 (rows,)
-        Random words, the same for rows that come to the same layouts.
+        Random words, equal for rows with the same layouts in effect.
     """
 
-    of_row: FloatArray
+    per_row: FloatArray
     ratio: FloatArray
     marks: NDArray[np.uint64]
 
@@ -95,14 +95,14 @@ class Frequencies:
 def frequencies(
     counts: IntArray, owner: IntArray, same_as: IntArray, nbytes: FloatArray, classes: IntArray
 ) -> Frequencies:
-    """Work out how usual every distinct row is.
+    """Compute the frequency of every distinct row within the group.
 
     Parameters
     ----------
     counts, owner : int64 (rows,)
         Configurations that hold each row, and the row's node.
     same_as : int64 (rows,)
-        First row of the node that comes to the same layouts.
+        First row of the node with the same layouts in effect.
     nbytes : float64 (nodes,)
     classes : int64 (nodes,)
     """
@@ -113,7 +113,7 @@ def frequencies(
     weight = np.stack([np.ones(n_nodes), nbytes], axis=1)
     of_class = np.stack([weight[classes == number].sum(axis=0) for number in range(len(NODE_CLASSES))])
     whole = of_class.sum(axis=0)
-    share = np.log2(np.maximum(counts, 1) / total[owner])  # no configuration asks for a row that none holds
+    share = np.log2(np.maximum(counts, 1) / total[owner])  # rows without configurations are never read
     within = (weight / np.where(of_class > 0, of_class, 1.0)[classes])[owner]
     modal = np.where(counts == top[owner], within[:, 0], 0.0)
     return Frequencies(
@@ -124,7 +124,7 @@ def frequencies(
 
 
 @kernel()
-def _row_frequencies(codes, classes, of_row, ratio, marks, out, digests):  # type: ignore[no-untyped-def]
+def _frequency_columns(codes, classes, per_row, ratio, marks, out, digests):  # type: ignore[no-untyped-def]
     n_configs, n_nodes = codes.shape
     n_classes = len(ratio)
     sums = np.empty((n_classes + 1, 3))
@@ -134,8 +134,8 @@ def _row_frequencies(codes, classes, of_row, ratio, marks, out, digests):  # typ
         for node in range(n_nodes):
             row, own = codes[config, node], classes[node]
             for kind in range(3):
-                sums[own, kind] += of_row[row, kind]
-            rarest = min(rarest, of_row[row, 3])
+                sums[own, kind] += per_row[row, kind]
+            rarest = min(rarest, per_row[row, 3])
             digest += marks[row]
         for own in range(n_classes):
             for kind in range(3):
@@ -147,81 +147,81 @@ def _row_frequencies(codes, classes, of_row, ratio, marks, out, digests):  # typ
         digests[config] = digest
 
 
-def row_frequencies(
-    codes: NDArray[np.unsignedinteger[Any]], classes: IntArray, of: Frequencies
+def frequency_columns(
+    codes: NDArray[np.unsignedinteger[Any]], classes: IntArray, found: Frequencies
 ) -> tuple[Float32Array, NDArray[np.uint64]]:
-    """Frequency columns of the block, and what tells which configurations come to the same layouts.
+    """Frequency columns of the block, and digests of the layouts in effect.
 
     Parameters
     ----------
     codes : uint16 or uint32 (b, nodes)
     classes : int64 (nodes,)
-    of : Frequencies
+    found : Frequencies
 
     Returns
     -------
     frequency : float32 (b, N_FREQUENCY)
-    alike : uint64 (b,)
-        Equal for configurations that come to the same layouts.
+    layouts : uint64 (b,)
+        Digests, equal for configurations with the same layouts in effect.
     """
     out = np.empty((len(codes), N_FREQUENCY), np.float32)
     digests = np.empty(len(codes), np.uint64)
-    with np.errstate(over="ignore"):  # the sum wraps round; without the compiler NumPy would warn of it
-        _row_frequencies(codes, classes, of.of_row, of.ratio, of.marks, out, digests)
+    with np.errstate(over="ignore"):  # the sum overflows; without the compiler NumPy would warn
+        _frequency_columns(codes, classes, found.per_row, found.ratio, found.marks, out, digests)
     return out, digests
 
 
 def slate_columns(
-    own: Float32Array, frequency: Float32Array, alike: NDArray[np.uint64], duplicate_of: IntArray
+    own: Float32Array, frequency: Float32Array, layouts: NDArray[np.uint64], duplicate_of: IntArray
 ) -> Float32Array:
     """All columns of the block, float32 (c, len(BLOCK)).
 
     Parameters
     ----------
-    own : float32 (c, len(COMPARED))
-        Columns :data:`COMPARED` of the whole group.
+    own : float32 (c, len(INPUTS))
+        Columns :data:`INPUTS` of the whole group.
     frequency : float32 (c, N_FREQUENCY)
-    alike : uint64 (c,)
-        Of :func:`row_frequencies`.
+    layouts : uint64 (c,)
+        From :func:`frequency_columns`.
     duplicate_of : int64 (c,)
         First identical configuration of each.
     """
     out = np.empty((len(own), len(BLOCK)), np.float32)
     out[:, :N_FREQUENCY] = frequency
-    relative = relative_columns(own.T.__getitem__, frequency.T.__getitem__, alike, duplicate_of)
-    for place, column in enumerate(relative, N_FREQUENCY):
-        out[:, place] = column
+    relative = relative_columns(own.T.__getitem__, frequency.T.__getitem__, layouts, duplicate_of)
+    for index, column in enumerate(relative, N_FREQUENCY):
+        out[:, index] = column
     return out
 
 
 def relative_columns(
     own: Callable[[int], Float32Array],
     frequency: Callable[[int], Float32Array],
-    alike: NDArray[np.uint64],
+    layouts: NDArray[np.uint64],
     duplicate_of: IntArray,
 ) -> Iterator[NDArray[np.floating[Any]]]:
-    """Columns of the block after those of the frequencies, one by one: no more of the slate is needed at a time.
+    """Columns of the block after the frequency columns, one at a time, so that one column is in memory at a time.
 
     Parameters
     ----------
     own, frequency : callable
-        Gives a column of those that :func:`slate_columns` takes by its number, float32 (c,).
-    alike, duplicate_of : uint64 (c,), int64 (c,)
-        As :func:`slate_columns` takes them.
+        Return a column of the arguments of :func:`slate_columns`, float32 (c,), by its index.
+    layouts, duplicate_of : uint64 (c,), int64 (c,)
+        As for :func:`slate_columns`.
     """
     yield np.log2(np.bincount(duplicate_of, minlength=len(duplicate_of))[duplicate_of])
-    _, group, sizes = np.unique(alike, return_inverse=True, return_counts=True)
+    _, group, sizes = np.unique(layouts, return_inverse=True, return_counts=True)
     yield np.log2(sizes[group.reshape(-1)])
-    for place, name in enumerate(MAIN):
-        column = own(place) if name in COMPARED else frequency(BLOCK.names.index(name))
+    for index, name in enumerate(RANKED):
+        column = own(index) if name in INPUTS else frequency(BLOCK.names.index(name))
         values = column.astype(np.float64)
         yield mean_ranks(values)
         spread = values.std()
-        # Sums of equal terms in float32 leave rounding errors; a spread that small is none.
+        # Sums of equal terms in float32 have rounding errors; a spread that small counts as zero.
         scale = spread if spread > 1e-6 * max(1.0, float(np.abs(values).max(initial=0.0))) else np.inf
         yield (values - values.mean()) / scale
     for name in PADDED:
-        padded = own(COMPARED.index(name))
+        padded = own(INPUTS.index(name))
         yield padded - padded.min()
 
 
@@ -247,47 +247,47 @@ def mean_ranks(values: FloatArray) -> FloatArray:
     return ranks / (len(values) - 1)
 
 
-#: Columns of the slate block that :func:`replaced` gives, by full name.
-REPLACED: Final = (
-    *(f"slate.{kind}.{name}" for name in MAIN[:-1] for kind in ("rank", "z")),
+#: Columns of the slate block that :func:`recomputed` returns, by full name.
+RECOMPUTED: Final = (
+    *(f"slate.{kind}.{name}" for name in RANKED[:-1] for kind in ("rank", "z")),
     *(f"slate.over_least.{name}" for name in PADDED),
 )
-_RANKED: Final = len(COMPARED) - len(PADDED)
+_N_RANKED: Final = len(INPUTS) - len(PADDED)
 
 
-def replaced(own: Float32Array, row: int, values: Float32Array) -> Float32Array:
-    """What :data:`REPLACED` would be for one configuration of a group, were its own columns others.
+def recomputed(own: Float32Array, row: int, values: Float32Array) -> Float32Array:
+    """The columns :data:`RECOMPUTED` of one configuration if its own columns had other values.
 
-    As :func:`features.layout.slate.slate_columns` would say of the whole group, without going through it for each.
+    Equal to :func:`slate_columns` of the group with the replaced row, without a pass over the group for each value.
 
     Parameters
     ----------
-    own : float32 (c, len(COMPARED))
-        Columns :data:`features.layout.slate.COMPARED` of the whole group.
+    own : float32 (c, len(INPUTS))
+        Columns :data:`INPUTS` of the whole group.
     row : int
         The configuration.
-    values : float32 (b, len(COMPARED))
-        What its columns might be, each by itself.
+    values : float32 (b, len(INPUTS))
+        Replacement values, evaluated independently of each other.
 
     Returns
     -------
-    float32 (b, len(REPLACED))
+    float32 (b, len(RECOMPUTED))
     """
     others = np.delete(own, row, axis=0).astype(np.float64)
     count = len(own)
-    out = np.empty((len(values), len(REPLACED)), np.float32)
-    for place in range(_RANKED):
-        rest, value = np.sort(others[:, place]), values[:, place].astype(np.float64)
+    out = np.empty((len(values), len(RECOMPUTED)), np.float32)
+    for index in range(_N_RANKED):
+        rest, value = np.sort(others[:, index]), values[:, index].astype(np.float64)
         low, high = np.searchsorted(rest, value, "left"), np.searchsorted(rest, value, "right")
-        out[:, 2 * place] = (low + high) / 2 / (count - 1) if count > 1 else 0.5
+        out[:, 2 * index] = (low + high) / 2 / (count - 1) if count > 1 else 0.5
         level = rest.mean() if len(rest) else 0.0
         mean = (rest.sum() + value) / count
         squares = ((rest - level) ** 2).sum() + len(rest) * (level - mean) ** 2 + (value - mean) ** 2
         spread = np.sqrt(squares / count)
         largest = np.maximum(np.abs(rest).max(initial=0.0), np.abs(value))
-        # A spread of rounding errors counts as none, as it does there.
+        # A spread of rounding errors counts as zero, as in relative_columns.
         scale = np.where(spread > 1e-6 * np.maximum(1.0, largest), spread, np.inf)
-        out[:, 2 * place + 1] = (value - mean) / scale
-    least = others[:, _RANKED:].min(axis=0, initial=np.inf)
-    out[:, 2 * _RANKED :] = values[:, _RANKED:] - np.minimum(least, values[:, _RANKED:])
+        out[:, 2 * index + 1] = (value - mean) / scale
+    minimum = others[:, _N_RANKED:].min(axis=0, initial=np.inf)
+    out[:, 2 * _N_RANKED :] = values[:, _N_RANKED:] - np.minimum(minimum, values[:, _N_RANKED:])
     return out

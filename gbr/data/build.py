@@ -535,8 +535,8 @@ class LayoutColumns:
         self.schema: Schema = extractor.schema
         self.shared: FloatArray = extractor.shared
         n_configs, n_nodes = self._graph.n_configs, len(self._graph.node_config_ids)  # type: ignore[arg-type]
-        alike = np.empty(n_configs, np.uint64)
-        usual = extractor.usual()
+        layout_digests = np.empty(n_configs, np.uint64)
+        frequencies = extractor.frequencies()
 
         def read() -> Iterator[NDArray[Any]]:
             self._codes.seek(0)
@@ -546,13 +546,14 @@ class LayoutColumns:
                 yield codes
 
         done = 0
-        for found, marks in _in_order(pool, lambda codes: extractor.frequencies(codes, usual), read(), ahead):
-            alike[done : done + len(found)] = marks
+        coded = _in_order(pool, lambda codes: extractor.frequency_columns(codes, frequencies), read(), ahead)
+        for found, digests in coded:
+            layout_digests[done : done + len(found)] = digests
             self._of_group.write(0, done, found.T)
             done += len(found)
-        compared = layout.compared()
+        inputs = layout.slate_inputs()
         relative = slate.relative_columns(
-            lambda index: self._column(compared[index]), self._of_group.column, alike, self.duplicate_of
+            lambda index: self._column(inputs[index]), self._of_group.column, layout_digests, self.duplicate_of
         )
         for index, column in enumerate(relative, slate.N_FREQUENCY):
             self._of_group.write(index, 0, column[None].astype(np.float32))
