@@ -252,13 +252,13 @@ def explain(
 
 
 def _check_rows(graph: Graph, config: int, against: int | None) -> None:
+    if graph.n_configs < 2:
+        raise UsageError(f"{graph.source}: expected at least two configurations to compare, got {graph.n_configs}")
     for name, row in (("config", config), ("against", against)):
         if row is not None and not 0 <= row < graph.n_configs:
             raise UsageError(f"{graph.source}: {name}: expected 0 to {graph.n_configs - 1}, got {row}")
     if config == against:
         raise UsageError(f"{graph.source}: config and against: expected two configurations, got {config} twice")
-    if graph.n_configs < 2:
-        raise UsageError(f"{graph.source}: expected at least two configurations to compare, got one")
 
 
 def _counterpart(schema: Schema, X: Float32Array, order: IntArray, config: int) -> tuple[int, str]:

@@ -1,4 +1,4 @@
-"""The loops of a configuration, told slowly: one dictionary per question, orders as tuples."""
+"""Naive reference of the loop analysis: one dictionary per question, orders as tuples."""
 
 from __future__ import annotations
 

@@ -229,5 +229,5 @@ def test_invalid_models_and_graphs(tiles: Collection) -> None:
         explain(Ranker("lightgbm", n_estimators=2).fit(X, runtime, qid=qid), tiles.path, 0, 1)
     with np.load(tiles.path) as stored:
         arrays = {key: value[:1] if key.startswith("config_") else value for key, value in stored.items()}
-    with pytest.raises(UsageError, match=r"expected at least two configurations to compare, got one"):
+    with pytest.raises(UsageError, match=r"expected at least two configurations to compare, got 1"):
         explain(tiles.fit(n_estimators=2), graph_from_arrays("x", arrays), 0)
