@@ -135,7 +135,7 @@ def test_source_of_a_kernel():
 
 def test_a_traceback_shows_the_generated_source():
     kernel = getattr(FAMILIES["matvec"].kernel, "py_func", FAMILIES["matvec"].kernel)
-    with pytest.raises(IndexError) as caught:
+    with pytest.raises(IndexError, match="out of bounds") as caught:
         kernel(np.ones((3, 4)), np.ones(2), np.ones(3), np.uint64(3), np.uint64(4))
     assert "a[m, k] * x[k]" in "".join(traceback.format_exception(caught.value))
 
