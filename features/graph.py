@@ -1,4 +1,4 @@
-"""A tensor program as arrays: adjacency in both directions, depth, distances."""
+"""A tensor program as arrays: adjacency in both directions, and depth."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from features._numba import kernel
 
@@ -23,11 +23,6 @@ class Csr(NamedTuple):
     def of(self, node: int) -> IntArray:
         """Neighbours of ``node``, in the order of the edges."""
         return self.items[self.indptr[node] : self.indptr[node + 1]]
-
-    @property
-    def counts(self) -> IntArray:
-        """Neighbours per node, int64 (n,)."""
-        return np.diff(self.indptr)
 
 
 def _csr(keys: IntArray, items: IntArray, n_nodes: int) -> Csr:
@@ -47,21 +42,11 @@ def _depth(operands):  # type: ignore[no-untyped-def]
 
 @dataclass(frozen=True)
 class Program:
-    """A tensor program as arrays, the common input of every extractor.
+    """A tensor program as arrays, the common input of every extractor."""
 
-    Parameters
-    ----------
-    opcode : uint8 (n,)
-        Opcode ids, see :data:`features.hlo.OPCODES`.
-    feat : float32 (n, 140)
-        Columns of :data:`features.hlo.NODE_FEAT`.
-    edges : int64 (m, 2)
-        Row (u, v): u consumes the output of v; operands come first, so v < u.
-    """
-
-    opcode: NDArray[np.uint8]
-    feat: NDArray[np.float32]
-    edges: IntArray
+    opcode: NDArray[np.uint8]  # (n,): ids, see features.hlo.OPCODES
+    feat: NDArray[np.float32]  # (n, 140): columns of features.hlo.NODE_FEAT
+    edges: IntArray  # (m, 2): row (u, v): u consumes the output of v; operands come first, so v < u
 
     def __len__(self) -> int:
         return len(self.opcode)
@@ -80,13 +65,3 @@ class Program:
     def depth(self) -> IntArray:
         """Length of the longest path from a node without operands, in edges, int64 (n,)."""
         return np.asarray(_depth(self.operands))
-
-    def hops(self, seeds: ArrayLike, k: int) -> IntArray:
-        """Undirected distance to the nearest of ``seeds`` in edges, int64 (n,); -1 beyond ``k``."""
-        distance = np.full(len(self), -1, np.int64)
-        distance[np.asarray(seeds, np.int64).reshape(-1)] = 0
-        ends, others = np.concatenate([self.edges, self.edges[:, ::-1]]).T
-        for step in range(k):
-            near = others[distance[ends] == step]
-            distance[near[distance[near] < 0]] = step + 1
-        return distance

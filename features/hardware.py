@@ -18,49 +18,22 @@ _WORD: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """One level of cache.
-
-    Parameters
-    ----------
-    nbytes : int
-    ways : int
-        Lines per set; 0 for a fully associative cache or a scratchpad.
-    """
+    """One level of cache."""
 
     nbytes: int
-    ways: int
+    ways: int  # lines per set; 0 for a fully associative cache or a scratchpad
 
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """The properties of a machine that features depend on.
-
-    Parameters
-    ----------
-    name : str
-    vector_bytes : int
-        Width of the widest vector register: all of its sublanes.
-    line_bytes : int
-        Size of a cache line.
-    caches : tuple of Cache
-        From the fastest to the largest, up to three.
-    sublanes : int
-        Rows of a register, along the second minor dimension; 1 if a register holds one row.
-    tile_bounds : str
-        Unit of the bounds of a tile configuration, one of :data:`TILE_BOUNDS`.
-
-    Raises
-    ------
-    ValueError
-        For sizes that are not positive or inconsistent, or an invalid number of caches.
-    """
+    """The properties of a machine that features depend on; inconsistent ones raise a ValueError."""
 
     name: str
-    vector_bytes: int
-    line_bytes: int
-    caches: tuple[Cache, ...]
-    sublanes: int = 1
-    tile_bounds: str = TILE_BOUNDS[0]
+    vector_bytes: int  # width of the widest vector register: all of its sublanes
+    line_bytes: int  # size of a cache line
+    caches: tuple[Cache, ...]  # from the fastest to the largest, up to three
+    sublanes: int = 1  # rows of a register, along the second minor dimension
+    tile_bounds: str = TILE_BOUNDS[0]  # unit of the bounds of a tile configuration, one of TILE_BOUNDS
 
     def __post_init__(self) -> None:
         sizes = [self.vector_bytes, self.line_bytes, self.sublanes, *(cache.nbytes for cache in self.caches)]
@@ -77,16 +50,11 @@ class Hardware:
             raise ValueError(f"hardware {self.name!r}: tile_bounds must be one of {', '.join(TILE_BOUNDS)}")
 
     def register_tile(self, width: float) -> tuple[int, int]:
-        """Extents of a register along the second minor and the minor-most dimension, for elements of ``width`` bytes.
+        """Sublanes and lanes of a register (extents along the two minor dimensions) for elements of ``width`` bytes.
 
         With sublanes, elements shorter than four bytes share a lane (16 x 128 elements of two bytes on a TPU) and
         longer elements take several registers.  Without sublanes, the number of lanes is the register width divided by
         the element width.
-
-        Returns
-        -------
-        int, int
-            Sublanes and lanes, at least 1.
         """
         lanes = self.vector_bytes // (_WORD * self.sublanes)
         if self.sublanes > 1:

@@ -40,11 +40,7 @@ _FORWARD, _INPUT, _WEIGHT, _DOT = range(len(KINDS))
 
 
 class DotDims(NamedTuple):
-    """Roles of the dimensions of a dot.
-
-    Dimensions of the operands are in the order of the corresponding dimensions of the result; ``left_k`` and
-    ``right_k`` are in the same order.
-    """
+    """Roles of the dimensions of a dot; those of the operands are in the order of the result, or of each other (k)."""
 
     swapped: bool  # whether the second operand is the left one
     batch: Dims  # batch, m and n are dimensions of the result
@@ -96,15 +92,14 @@ def dot_roles(program: Program, tensors: Tensors, node: int) -> DotDims | None:
         found = [_assign_dot(shapes, result, n_batch, (shared - n_batch) // 2, swapped) for swapped in (False, True)]
         fitting = [dims for dims in found if dims is not None]
         if fitting:
-            return min(fitting, key=lambda dims: not _is_plain(dims))
+            return max(
+                fitting,
+                key=lambda dims: (
+                    min(dims.left_k, default=6) > max(dims.left_m, default=-1)
+                    and max(dims.right_k, default=-1) < min(dims.right_n, default=6)
+                ),
+            )
     return None
-
-
-def _is_plain(dims: DotDims) -> bool:
-    """Whether the last dimensions of the left and the first free dimensions of the right operand are contracted."""
-    return all(k > m for k in dims.left_k for m in dims.left_m) and all(
-        k < n for k in dims.right_k for n in dims.right_n
-    )
 
 
 def _assign_dot(shapes: list[Shape], result: Shape, n_batch: int, n_k: int, swapped: bool) -> DotDims | None:
@@ -249,19 +244,19 @@ def parameter_operands(program: Program, tensors: Tensors) -> dict[int, int]:
     """Map parameters of called computations to operands of the callers.
 
     In TpuGraphs, the nodes of a called computation precede its caller, and an edge links the caller to the root of the
-    computation; no edge links the parameters of the computation to the operands of the caller.
-
-    Returns
-    -------
-    dict of int to int
-        Operand node by parameter node, where exactly one parameter of the computation and one operand of its only
-        caller have the same element type and shape.
+    computation, but none links its parameters to the operands of the caller.  A parameter is mapped if it alone has
+    the element type and shape that a single operand of its only caller has.
     """
     links: dict[int, int] = {}
     assigned: set[int] = set()
     for caller in np.flatnonzero(np.isin(program.opcode, _CALLS)).tolist():  # callees come before their callers
         roots = body_roots(program, caller).tolist()
-        body = _ancestors(program, roots) - assigned
+        body, stack = set(roots), list(roots)
+        while stack:  # the roots and all nodes that they depend on
+            new = set(program.operands.of(stack.pop()).tolist()) - body
+            body |= new
+            stack.extend(new)
+        body -= assigned
         assigned |= body
         if any(len(program.users.of(root)) > 1 for root in roots):
             continue
@@ -271,16 +266,6 @@ def parameter_operands(program: Program, tensors: Tensors) -> dict[int, int]:
             if len(nodes) == len(operands[kind]) == 1:
                 links[nodes[0]] = operands[kind][0]
     return links
-
-
-def _ancestors(program: Program, roots: list[int]) -> set[int]:
-    """The roots and all nodes that they depend on."""
-    found, stack = set(roots), list(roots)
-    while stack:
-        new = set(program.operands.of(stack.pop()).tolist()) - found
-        found |= new
-        stack.extend(new)
-    return found
 
 
 def _by_type(tensors: Tensors, nodes: list[int]) -> defaultdict[tuple[int, ...], list[int]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from features._numba import kernel
-from features.graph import Program
+from features.graph import Csr, Program
 from features.hlo import FEAT_ID, N_OPCODES, NODE_FEAT, OPCODE_ID, OPCODES
 from features.operations import anchor_of, result_of
 from features.schema import Block, Column, Float32Array
@@ -42,6 +43,7 @@ CLASSES: Final[dict[str, tuple[str, ...]]] = {
     }.items()
 }
 CLASS_NAMES: Final[tuple[str, ...]] = (*CLASSES, "other")
+_N_CLASSES: Final = len(CLASS_NAMES)
 
 #: Index into :data:`CLASS_NAMES` by opcode id, int64 (256,).
 CLASS_OF: Final = np.full(256, len(CLASSES), np.int64)
@@ -86,11 +88,11 @@ NODES_BLOCK: Final = Block(
 
 _TOTALS: Final = (("bytes", "Bytes of all outputs"), ("largest", "Bytes of the largest output"))
 _SEEDS: Final = (("root", "the result"), ("heavy", "the heaviest operation"))
-_RADII: Final = (1, 2, 3)
+RADII: Final = (1, 2, 3)
 
 
 def neighborhood_columns(seed: str, long: str, radius: int) -> tuple[Column, ...]:
-    """Columns of one row of :func:`neighborhood`: counts by opcode class, then totals."""
+    """Columns of one row of :func:`neighborhoods`: counts by opcode class, then totals."""
     where = f"within {radius} edges of {long}"
     return (
         *(Column(f"{seed}.{radius}hop.{name}", "count", f"Nodes of class {name} {where}") for name in CLASS_NAMES),
@@ -102,7 +104,7 @@ NEIGHBORHOOD_BLOCK: Final = Block(
     "neighborhood",
     2,
     "k-hop neighbourhoods of the result and of the heaviest operation.",
-    tuple(column for seed, long in _SEEDS for radius in _RADII for column in neighborhood_columns(seed, long, radius)),
+    tuple(column for seed, long in _SEEDS for radius in RADII for column in neighborhood_columns(seed, long, radius)),
     per_config=False,
 )
 
@@ -149,41 +151,18 @@ def node_statistics(program: Program) -> Float32Array:
     return np.asarray(_log_signed_statistics(program.feat, _SELECTED), np.float32).reshape(-1)
 
 
-def neighborhood(program: Program, tensors: Tensors, seeds: ArrayLike, radii: tuple[int, ...] = _RADII) -> Float32Array:
-    """Summaries of the nodes within each radius of ``seeds``, edges taken in both directions.
-
-    Returns
-    -------
-    float32 (len(radii), len(CLASS_NAMES) + 2)
-        Counts by opcode class, log2(1 + bytes) of all outputs and of the largest.
-    """
-    distance = program.hops(seeds, max(radii))
-    classes, nbytes = CLASS_OF[program.opcode], tensors.nbytes
-    rows = []
-    for radius in radii:
-        near = (distance >= 0) & (distance <= radius)
-        counts = np.bincount(classes[near], minlength=len(CLASS_NAMES))
-        sizes = np.log2(1.0 + np.array([nbytes[near].sum(), nbytes[near].max(initial=0.0)]))
-        rows.append(np.concatenate([counts, sizes]))
-    return np.array(rows, np.float32)
-
-
-def kernel_neighborhood(program: Program, tensors: Tensors) -> Float32Array:
-    """Values of :data:`NEIGHBORHOOD_BLOCK`, float32 (len(NEIGHBORHOOD_BLOCK),)."""
-    seeds = (result_of(program, tensors), anchor_of(program, tensors))
-    return np.concatenate([neighborhood(program, tensors, seed).reshape(-1) for seed in seeds])
-
-
 @kernel()
-def _neighborhood_each(operands, users, classes, nbytes, seeds, radius, n_classes):  # type: ignore[no-untyped-def]
+def _neighborhoods(operands, users, classes, nbytes, seeds):  # type: ignore[no-untyped-def]
     seen_by = np.full(len(classes), -1, np.int64)
     queue = np.empty(len(classes), np.int64)
-    out = np.zeros((len(seeds), radius, n_classes + 1))
-    for seed in range(len(seeds)):
-        queue[0] = seeds[seed]
-        seen_by[seeds[seed]] = seed
-        head, tail = 0, 1
-        for hop in range(radius):
+    out = np.zeros((len(seeds.indptr) - 1, len(RADII), _N_CLASSES + 2))
+    for group in range(len(out)):
+        head, tail = 0, 0
+        for index in range(seeds.indptr[group], seeds.indptr[group + 1]):
+            queue[tail] = seeds.items[index]
+            seen_by[queue[tail]] = group
+            tail += 1
+        for hop in range(len(RADII)):
             end = tail
             while head < end:
                 node = queue[head]
@@ -191,26 +170,39 @@ def _neighborhood_each(operands, users, classes, nbytes, seeds, radius, n_classe
                 for neighbors in (operands, users):
                     for index in range(neighbors.indptr[node], neighbors.indptr[node + 1]):
                         other = neighbors.items[index]
-                        if seen_by[other] != seed:
-                            seen_by[other] = seed
+                        if seen_by[other] != group:
+                            seen_by[other] = group
                             queue[tail] = other
                             tail += 1
+            row = out[group, hop]
             for index in range(tail):
-                out[seed, hop, classes[queue[index]]] += 1
-                out[seed, hop, n_classes] += nbytes[queue[index]]
+                row[classes[queue[index]]] += 1
+                row[_N_CLASSES] += nbytes[queue[index]]
+                row[_N_CLASSES + 1] = max(row[_N_CLASSES + 1], nbytes[queue[index]])
     return out
 
 
-def neighborhood_each(program: Program, tensors: Tensors, seeds: ArrayLike, radius: int) -> NDArray[np.float64]:
-    """Counts by opcode class and total bytes around each of ``seeds``.
+def neighborhoods(program: Program, tensors: Tensors, seeds: Iterable[ArrayLike]) -> NDArray[np.float64]:
+    """Summaries of the nodes around each set of distinct nodes in ``seeds``, edges taken in both directions.
 
     Returns
     -------
-    float64 (seeds, radius, len(CLASS_NAMES) + 1)
-        Within 1, 2, … ``radius`` edges.
+    float64 (sets, len(RADII), len(CLASS_NAMES) + 2)
+        Within 1, 2 and 3 edges: counts by opcode class, bytes of all outputs and of the largest.
     """
-    start = np.asarray(seeds, np.int64).reshape(-1)
+    sets = [np.asarray(each, np.int64).reshape(-1) for each in seeds]
+    flat = Csr(np.cumsum([0, *map(len, sets)]), np.concatenate([np.empty(0, np.int64), *sets]))
     classes = CLASS_OF[program.opcode]
-    return np.asarray(
-        _neighborhood_each(program.operands, program.users, classes, tensors.nbytes, start, radius, len(CLASS_NAMES))
-    )
+    return np.asarray(_neighborhoods(program.operands, program.users, classes, tensors.nbytes, flat))
+
+
+def neighborhood_values(summaries: NDArray[np.float64]) -> Float32Array:
+    """Values of :func:`neighborhood_columns`, float32, of :func:`neighborhoods`: bytes become log2(1 + bytes)."""
+    counts, sizes = np.split(summaries, [_N_CLASSES], axis=-1)
+    return np.concatenate([counts, np.log2(1.0 + sizes)], axis=-1).astype(np.float32).reshape(-1)
+
+
+def kernel_neighborhood(program: Program, tensors: Tensors) -> Float32Array:
+    """Values of :data:`NEIGHBORHOOD_BLOCK`, float32 (len(NEIGHBORHOOD_BLOCK),)."""
+    seeds = (result_of(program, tensors), anchor_of(program, tensors))
+    return neighborhood_values(neighborhoods(program, tensors, seeds))

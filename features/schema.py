@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -17,48 +15,23 @@ Float32Array = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One feature.
+    """One feature."""
 
-    Parameters
-    ----------
-    name : str
-        Unique within its block.
-    unit : str
-        ``count``, ``share``, ``log2``, ``elements``, ``bytes``, ``flag``, ``id`` …
-    doc : str
-        One-line description.
-    cost : bool
-        Whether the value is log2(1 + amount) of a quantity that adds to the runtime in proportion to its amount.
-    """
-
-    name: str
-    unit: str
-    doc: str
-    cost: bool = False
+    name: str  # unique within its block
+    unit: str  # count, share, log2, elements, bytes, flag, id …
+    doc: str  # one line
+    cost: bool = False  # whether it is log2(1 + amount) of a quantity that costs time in proportion to its amount
 
 
 @dataclass(frozen=True)
 class Block:
-    """Columns that are computed together.
+    """Columns that are computed together."""
 
-    Parameters
-    ----------
-    name : str
-        Prefix of the full column names, ``<block>.<column>``.
-    version : int
-        Incremented when the values of a column change while its name stays.
-    doc : str
-        One-line description.
-    columns : tuple of Column
-    per_config : bool
-        False if all configurations of a graph share the values.
-    """
-
-    name: str
-    version: int
-    doc: str
+    name: str  # prefix of the full column names, <block>.<column>
+    version: int  # incremented when the values of a column change while its name stays
+    doc: str  # one line
     columns: tuple[Column, ...]
-    per_config: bool
+    per_config: bool  # False if all configurations of a graph share the values
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -69,28 +42,17 @@ class Block:
         return len(self.columns)
 
 
+@dataclass(frozen=True, eq=False)
 class Schema:
-    """The blocks of one kind of collection, in the order of the feature matrix.
+    """The blocks of one kind of collection (``tile`` or ``layout``), in the order of the feature matrix."""
 
-    Parameters
-    ----------
-    kind : str
-        ``tile`` or ``layout``.
-    blocks : iterable of Block
+    kind: str
+    blocks: tuple[Block, ...]
 
-    Raises
-    ------
-    ValueError
-        If two columns share a name.
-    """
-
-    def __init__(self, kind: str, blocks: Iterable[Block]) -> None:
-        self.kind = kind
-        self.blocks = tuple(blocks)
-        self.names: tuple[str, ...] = tuple(name for block in self.blocks for name in block.names)
-        repeated = sorted(name for name, count in Counter(self.names).items() if count > 1)
-        if repeated:
-            raise ValueError(f"schema {kind}: duplicate columns: {', '.join(repeated)}")
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Full column names, in order."""
+        return tuple(name for block in self.blocks for name in block.names)
 
     @property
     def columns(self) -> tuple[Column, ...]:

@@ -25,8 +25,7 @@ _BYTES: Final = {
     **dict.fromkeys(("s64", "u64", "f64", "c64"), 8),
     "c128": 16,
 }
-#: Element counts and strides are int64.
-MAX_ELEMENTS: Final = 2.0**62
+_MAX_ELEMENTS: Final = 2.0**62  # element counts and strides are int64
 #: Bytes of one element by type.
 _WIDTH: Final = np.array([_BYTES.get(name, 1) for name in ELEMENT_TYPES], np.float64)
 
@@ -53,17 +52,10 @@ def minor_to_major(layout: Sequence[int] | IntArray, rank: int) -> IntArray:
 
 @dataclass(frozen=True)
 class Tensors:
-    """The output tensor of every node.
+    """The output tensor of every node."""
 
-    Parameters
-    ----------
-    feat : float32 (n, 140)
-    row_major : bool
-        Treat every tensor as row-major and ignore the layout columns.
-    """
-
-    feat: NDArray[np.float32]
-    row_major: bool = False
+    feat: NDArray[np.float32]  # (n, 140)
+    row_major: bool = False  # treat every tensor as row-major and ignore the layout columns
 
     @classmethod
     def of(cls, program: Program) -> Tensors:
@@ -81,16 +73,10 @@ class Tensors:
 
     @cached_property
     def dims(self) -> IntArray:
-        """Extents, int64 (n, 6), 0-padded.
-
-        Raises
-        ------
-        ValueError
-            For a tensor with more than 2**62 elements.
-        """
+        """Extents, int64 (n, 6), 0-padded; a tensor of more than 2**62 elements raises a ValueError."""
         extents = self.feat[:, _DIMS : _DIMS + MAX_RANK]
         elements = np.maximum(extents, 1).prod(axis=1, dtype=np.float64)
-        if (elements > MAX_ELEMENTS).any():
+        if elements.max(initial=0) > _MAX_ELEMENTS:
             node = int(elements.argmax())
             raise ValueError(f"node {node}: expected a tensor of at most 2**62 elements, got {elements[node]:.3g}")
         return extents.astype(np.int64)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
@@ -15,18 +14,6 @@ from features.tensors import Tensors
 from features.tile import cpu, geometry
 from features.tile.loops import LoopNest
 from features.tile.operands import CLASS_LOOPS, MISSING, ROLES, SLOT_DOC, LoopSlots
-
-Edges = Sequence[tuple[int, int]]
-
-
-def operands(edges: Edges, n_nodes: int) -> list[list[int]]:
-    """Nodes that each node consumes, in the order of the edges."""
-    return [[v for u, v in edges if u == node] for node in range(n_nodes)]
-
-
-def users(edges: Edges, n_nodes: int) -> list[list[int]]:
-    """Nodes that consume each node, in the order of the edges."""
-    return [[u for u, v in edges if v == node] for node in range(n_nodes)]
 
 
 def node_statistics(feat: np.ndarray) -> np.ndarray:

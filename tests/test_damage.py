@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from features.hlo import FEAT_ID, OPCODE_ID
+from features.hlo import FEAT_ID
 from gbr import Ranker
 from gbr.data.build import extract
 from gbr.data.collection import Subset
@@ -71,14 +71,6 @@ def test_damaged_tile_graphs(valid: dict[str, Any], choice: random.Random) -> No
 @given(st.sampled_from(LAYOUTS), st.randoms(use_true_random=False))
 def test_damaged_layout_graphs(valid: dict[str, Any], choice: random.Random) -> None:
     check_features(damaged_arrays(valid, choice))
-
-
-def test_a_transpose_of_two_operands_is_refused() -> None:
-    stored = arrays_of(DATA / "tile/cpu/test/matmul_nt_64x960x144.npz")
-    (node,) = np.flatnonzero(stored["node_opcode"] == OPCODE_ID["transpose"])
-    stored["edge_index"] = np.vstack([stored["edge_index"], [[node, 0]]])
-    with pytest.raises(DataError, match=rf"node {node}: expected 1 operands of transpose, got 2"):
-        extract(graph_from_arrays("damaged", stored, "damaged.npz"))
 
 
 def test_a_tensor_too_large_to_count_is_refused() -> None:

@@ -20,9 +20,9 @@ from features.program import (
     CLASSES,
     NEIGHBORHOOD_BLOCK,
     OPCODES_BLOCK,
+    RADII,
     kernel_neighborhood,
-    neighborhood,
-    neighborhood_each,
+    neighborhoods,
     node_statistics,
     opcode_histogram,
 )
@@ -31,14 +31,8 @@ from features.tile.loops import loop_nest
 from tests import programs, reference
 from tests.programs import Sketch
 
-Edges = list[tuple[int, int]]
 Shape = tuple[int, ...]
 few = settings(max_examples=30, deadline=None)
-
-
-def program_of(edges: Edges, n_nodes: int) -> Program:
-    feat = np.zeros((n_nodes, N_FEAT), np.float32)
-    return Program(np.ones(n_nodes, np.uint8), feat, np.array(edges, np.int64).reshape(-1, 2))
 
 
 @st.composite
@@ -57,46 +51,32 @@ def any_program(draw: st.DrawFn) -> Program:
 # --- graph -----------------------------------------------------------------------------------------------------------
 
 
-@given(any_program(), st.data())
+@given(any_program())
 @few
-def test_adjacency_depth_and_hops_match_naive_code_and_networkx(program: Program, data: st.DataObject) -> None:
-    edges, n_nodes = [tuple(edge) for edge in program.edges.tolist()], len(program)
-    operands, users = reference.operands(edges, n_nodes), reference.users(edges, n_nodes)
-    assert [program.operands.of(node).tolist() for node in range(n_nodes)] == operands
-    assert [program.users.of(node).tolist() for node in range(n_nodes)] == users
-    assert program.operands.counts.tolist() == [len(of) for of in operands]
+def test_adjacency_and_depth_match_networkx(program: Program) -> None:
+    edges, n_nodes = program.edges.tolist(), len(program)
+    assert [program.operands.of(node).tolist() for node in range(n_nodes)] == [
+        [v for u, v in edges if u == node] for node in range(n_nodes)
+    ]
+    assert [program.users.of(node).tolist() for node in range(n_nodes)] == [
+        [u for u, v in edges if v == node] for node in range(n_nodes)
+    ]
     graph = nx.DiGraph()
     graph.add_nodes_from(range(n_nodes))
     graph.add_edges_from((v, u) for u, v in edges)
     levels = {node: depth for depth, nodes in enumerate(nx.topological_generations(graph)) for node in nodes}
     assert program.depth.tolist() == [levels[node] for node in range(n_nodes)]
-    seeds, k = data.draw(st.lists(st.integers(0, n_nodes - 1), min_size=1, max_size=4)), data.draw(st.integers(0, 5))
-    nearest = nx.multi_source_dijkstra_path_length(graph.to_undirected(), set(seeds), cutoff=k, weight=None)
-    assert program.hops(seeds, k).tolist() == [int(nearest.get(node, -1)) for node in range(n_nodes)]
 
 
-def test_depth_and_hops_of_a_chain() -> None:
-    program = program_of([(1, 0), (2, 1), (3, 2), (3, 0)], 5)  # node 4 is isolated
-    assert program.depth.tolist() == [0, 1, 2, 3, 0]
-    assert program.hops([0], 2).tolist() == [0, 1, 2, 1, -1]
-    assert program.hops([2, 4], 0).tolist() == [-1, -1, 0, -1, 0]
-
-
-@pytest.mark.parametrize("n_nodes", [0, 3])
-def test_a_program_without_edges(n_nodes: int) -> None:
-    program = program_of([], n_nodes)
-    assert program.operands.indptr.tolist() == [0] * (n_nodes + 1)
-    assert program.depth.tolist() == [0] * n_nodes
-    assert program.hops([], 3).tolist() == [-1] * n_nodes
-
-
-def test_read_only_and_strided_edges() -> None:
+def test_read_only_strided_and_empty_edges() -> None:
     edges = np.array([(1, 0), (2, 0), (3, 1), (3, 2)], np.int64)
     for given_edges in (np.asfortranarray(edges), np.concatenate([edges, edges], axis=1)[:, :2]):
         given_edges.flags.writeable = False
         program = Program(np.ones(4, np.uint8), np.zeros((4, N_FEAT), np.float32), given_edges)
         assert program.depth.tolist() == [0, 1, 1, 2]
         assert program.users.of(0).tolist() == [1, 2]
+    alone = Program(np.ones(3, np.uint8), np.zeros((3, N_FEAT), np.float32), edges[:0])
+    assert (alone.operands.indptr.tolist(), alone.depth.tolist()) == ([0] * 4, [0] * 3)
 
 
 # --- tensors ---------------------------------------------------------------------------------------------------------
@@ -229,7 +209,9 @@ def fusion(*, same_shape: bool = False, callers: int = 1) -> tuple[Program, dict
 def test_parameters_of_a_fusion_are_linked_to_the_operands_of_its_caller() -> None:
     program, at = fusion()
     assert parameter_operands(program, Tensors.of(program)) == {at["inner"]: at["sum"], at["scale"]: at["c"]}
-    read = {access.node: access.coefficients.tolist() for access in loop_nest(program).accesses[1:]}
+    read = {
+        access.node: access.coefficients.tolist() for access in loop_nest(program, Tensors.of(program)).accesses[1:]
+    }
     assert read[at["a"]] == read[at["b"]] == [[0, 1], [1, 0]]  # through the transpose in the body
     assert set(read) == {at["a"], at["b"], at["c"]}
 
@@ -238,7 +220,7 @@ def test_parameters_of_a_fusion_are_linked_to_the_operands_of_its_caller() -> No
 def test_ambiguous_parameters_are_not_linked(ambiguous: dict[str, Any]) -> None:
     program, at = fusion(**ambiguous)
     assert parameter_operands(program, Tensors.of(program)) == {}
-    assert at["inner"] in {access.node for access in loop_nest(program).accesses}
+    assert at["inner"] in {access.node for access in loop_nest(program, Tensors.of(program)).accesses}
 
 
 def test_parameters_of_nested_fusions() -> None:
@@ -252,16 +234,14 @@ def test_parameters_of_nested_fusions() -> None:
     sketch.node("fusion", (4, 8), root, outer)
     program = sketch.program()
     assert parameter_operands(program, Tensors.of(program)) == {innermost: middle, middle: outer}
-    assert [access.node for access in loop_nest(program).accesses[1:]] == [outer]
+    assert [access.node for access in loop_nest(program, Tensors.of(program)).accesses[1:]] == [outer]
 
 
 # --- features of a graph ---------------------------------------------------------------------------------------------
 
 
 def test_every_opcode_has_at_most_one_class() -> None:
-    members = Counter(name for names in CLASSES.values() for name in names)
-    assert set(members) <= set(OPCODES)
-    assert max(members.values()) == 1
+    assert max(Counter(name for names in CLASSES.values() for name in names).values()) == 1
 
 
 @few
@@ -277,21 +257,24 @@ def test_histogram_counts_nodes(program: Program) -> None:
 
 @few
 @given(any_program(), st.data())
-def test_neighborhood_matches_networkx(program: Program, data: st.DataObject) -> None:
-    seed = data.draw(st.integers(0, len(program) - 1))
+def test_neighborhoods_match_networkx(program: Program, data: st.DataObject) -> None:
+    nodes = st.integers(0, len(program) - 1)
+    sets = data.draw(st.lists(st.lists(nodes, max_size=3, unique=True), min_size=1, max_size=3))
     tensors = Tensors.of(program)
     graph = nx.Graph(program.edges.tolist())
     graph.add_nodes_from(range(len(program)))
-    rows, (each,) = neighborhood(program, tensors, seed), neighborhood_each(program, tensors, seed, 3)
-    for radius, row, own in zip((1, 2, 3), rows, each, strict=True):
-        near = list(nx.single_source_shortest_path_length(graph, seed, cutoff=radius))
-        counts = Counter(CLASS_OF[program.opcode[node]] for node in near)
-        expected = [counts[number] for number in range(len(CLASS_NAMES))]
-        assert row[:-2].tolist() == own[:-1].tolist() == expected
-        sizes = [float(np.prod(program.feat[node, 21:23])) * 4 for node in near]
-        np.testing.assert_allclose(row[-2:], np.log2(1 + np.array([sum(sizes), max(sizes)])), rtol=1e-6)
-        assert own[-1] == sum(sizes)
-    assert len(kernel_neighborhood(program, tensors)) == len(NEIGHBORHOOD_BLOCK)
+    for seeds, summary in zip(sets, neighborhoods(program, tensors, sets), strict=True):
+        for radius, row in enumerate(summary, 1):
+            near = nx.multi_source_dijkstra_path_length(graph, seeds, radius, lambda *_: 1) if seeds else ()
+            counts = Counter(CLASS_OF[program.opcode[node]] for node in near)
+            sizes = [float(np.prod(program.feat[node, 21:23])) * 4 for node in near]
+            expected = [*(counts[number] for number in range(len(CLASS_NAMES))), sum(sizes), max(sizes, default=0)]
+            assert row.tolist() == expected
+    values = kernel_neighborhood(program, tensors).reshape(2, len(RADII), -1)
+    seeds = result_of(program, tensors), anchor_of(program, tensors)
+    counts, sizes = np.split(neighborhoods(program, tensors, seeds), [len(CLASS_NAMES)], axis=-1)
+    np.testing.assert_allclose(values, np.concatenate([counts, np.log2(1 + sizes)], axis=-1), rtol=1e-6)
+    assert values.size == len(NEIGHBORHOOD_BLOCK)
 
 
 @few

@@ -20,7 +20,6 @@ from features.tile.extractor import TileExtractor, schema
 from features.tile.geometry import Geometry, bound_units, loop_tiles, tensor_tiles
 from features.tile.loops import LoopNest, loop_nest
 from features.tile.operands import LoopSlots, loop_slots
-from gbr import read_graph
 from gbr.data.hlo import encode
 from tests import programs, reference
 from tests.programs import Sketch
@@ -71,49 +70,51 @@ def random_tiles(data: st.DataObject, nest: LoopNest, rows: int, largest: int = 
 # --- loops -----------------------------------------------------------------------------------------------------------
 
 
-def test_loops_of_matrix_products() -> None:
-    nest = loop_nest(programs.matmul(12, 20, 7))
-    assert (nest.extents.tolist(), nest.roles, nest.flops) == ([12, 20, 7], ("m", "n", "k"), 2 * 12 * 20 * 7)
-    assert steps(nest, "left") == [[1, 0, 0], [0, 0, 1]]
-    assert steps(nest, "right") == [[0, 0, 1], [0, 1, 0]]
-    batched = loop_nest(programs.batched_matmul(3, 5, 8, 6))
+@pytest.mark.parametrize(
+    ("name", "extents", "roles", "left", "right"),
+    [
+        ("matmul", [12, 20, 7], "m n k", [[1, 0, 0], [0, 0, 1]], [[0, 0, 1], [0, 1, 0]]),
+        ("matmul transposed", [12, 20, 7], "m n k", [[1, 0, 0], [0, 0, 1]], [[0, 1, 0], [0, 0, 1]]),  # as in memory
+        ("softmax", [6, 10], "m n", [[1, 0], [0, 1]], None),  # the sum runs over a loop of the result
+        ("max pool", [5, 4, 3, 3], "m n k k", [[2, 0, 1, 0], [0, 2, 0, 1]], None),
+        ("column sum", [10, 6], "n k", [[0, 1], [1, 0]], None),
+        ("reshape", [3, 4, 5], "m m n", [[4, 1, 0], [0, 0, 1]], None),
+    ],
+)
+def test_loops_of_kernels(name: str, extents: list[int], roles: str, left: object, right: object) -> None:
+    nest = read(programs.KERNELS[name])[0]
+    assert (nest.extents.tolist(), " ".join(nest.roles)) == (extents, roles)
+    for role, expected in (("left", left), ("right", right)):
+        assert expected is None or steps(nest, role) == expected
+
+
+def test_loops_of_batched_products_and_strided_convolutions() -> None:
+    batched = read(programs.batched_matmul(3, 5, 8, 6))[0]
     assert batched.roles == ("batch", "m", "n", "k")
     assert steps(batched, "right") == [[1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0]]
-
-
-def test_a_transposed_operand_is_addressed_as_in_memory() -> None:
-    nest = loop_nest(programs.matmul(12, 20, 7, transposed=True))
-    assert steps(nest, "right") == [[0, 1, 0], [0, 0, 1]]
-    assert nest.operands["right"][1].tolist() == [[0, 0, 1], [0, 1, 0]]
-
-
-def test_swapped_operands_are_recognised_by_shape() -> None:
-    sketch = Sketch()
-    right, left = sketch.node("parameter", (7, 20)), sketch.node("parameter", (12, 7))
-    sketch.node("dot", (12, 20), right, left)
-    access = loop_nest(sketch.program()).first("left")
-    assert access is not None
-    assert (access.node, access.coefficients.tolist()) == (left, [[1, 0, 0], [0, 0, 1]])
-
-
-def test_gram_matrix_reads_its_operand_and_its_transpose() -> None:
-    sketch = Sketch()
-    a = sketch.node("parameter", (7, 12))
-    transposed = sketch.node("transpose", (12, 7), a, dimensions=(1, 0))
-    sketch.node("dot", (12, 12), a, transposed)  # edges are sorted: the left operand is the transpose
-    program = sketch.program()
-    assert loop_nest(program).operands["left"][0] == transposed
-    assert tiles_of(program, output=(4, 6), kernel=(3, 6)) == [4, 6, 3]
-
-
-def test_loops_of_a_strided_convolution() -> None:
-    nest = loop_nest(programs.conv2d(2, 9, 3, 4, 3, stride=2))
+    nest = read(programs.conv2d(2, 9, 3, 4, 3, stride=2))[0]
     assert nest.extents.tolist() == [2, 4, 4, 4, 3, 3, 3]
     assert nest.roles == ("batch", "m", "m", "n", "k", "k", "k")
     assert steps(nest, "left")[1] == [0, 2, 0, 0, 0, 1, 0]
     assert steps(nest, "left")[3] == [0, 0, 0, 0, 1, 0, 0]
     assert steps(nest, "right")[3] == [0, 0, 0, 1, 0, 0, 0]
     assert steps(nest, "extra") == [[0, 0, 0, 1, 0, 0, 0]]  # the bias
+
+
+def test_operands_are_recognised_by_shape() -> None:
+    sketch = Sketch()
+    right, left = sketch.node("parameter", (7, 20)), sketch.node("parameter", (12, 7))
+    sketch.node("dot", (12, 20), right, left)
+    access = read(sketch.program())[0].first("left")
+    assert access is not None
+    assert (access.node, access.coefficients.tolist()) == (left, [[1, 0, 0], [0, 0, 1]])
+    sketch = Sketch()
+    a = sketch.node("parameter", (7, 12))
+    transposed = sketch.node("transpose", (12, 7), a, dimensions=(1, 0))
+    sketch.node("dot", (12, 12), a, transposed)  # edges are sorted: the left operand is the transpose
+    program = sketch.program()
+    assert read(program)[0].operands["left"][0] == transposed
+    assert tiles_of(program, output=(4, 6), kernel=(3, 6)) == [4, 6, 3]
 
 
 def test_a_depthwise_convolution_reads_its_own_channel() -> None:
@@ -126,32 +127,23 @@ def test_a_depthwise_convolution_reads_its_own_channel() -> None:
         convolution_dim_numbers_kernel_output_feature_dim=2, convolution_dim_numbers_output_feature_dim=2,
         feature_group_count=6,
     )  # fmt: skip
-    left = steps(loop_nest(sketch.program()), "left")
+    left = steps(read(sketch.program())[0], "left")
     assert left[2][2] == 1
     assert left[1] == [0, 1, 0, 0, 1]
 
 
-def test_loops_of_reductions_and_windows() -> None:
-    softmax = loop_nest(programs.softmax(6, 10))  # the sum runs over a loop of the result
-    assert (softmax.extents.tolist(), steps(softmax, "left")) == ([6, 10], [[1, 0], [0, 1]])
-    nest, _, slots = read(programs.column_sum(6, 10))
-    assert (nest.extents.tolist(), steps(nest, "left")) == ([10, 6], [[0, 1], [1, 0]])
+def test_slots_of_a_reduction() -> None:
+    _, _, slots = read(programs.column_sum(6, 10))
     assert (slots.out, slots.reduced) == ((0, -1, -1, -1), (1, -1, -1))
     assert slots.fast[:2] == (0, 1)  # the row-wise loop is contiguous for both operands
-    pool = loop_nest(programs.max_pool(11, 9, 3, 2))
-    assert (pool.extents.tolist(), steps(pool, "left")) == ([5, 4, 3, 3], [[2, 0, 1, 0], [0, 2, 0, 1]])
 
 
-def test_a_reshape_splits_a_dimension() -> None:
-    nest = loop_nest(programs.reshaped_sum(3, 4, 5))
-    split = next(access for access in nest.accesses if access.node == 0)
-    assert split.coefficients.tolist() == [[4, 1, 0], [0, 0, 1]]
-
-
-def test_an_unsupported_operation_keeps_the_loops_of_the_result() -> None:
+@pytest.mark.parametrize(("opcode", "n_operands"), [("gather", 2), ("transpose", 2), ("select-and-scatter", 3)])
+def test_an_unsupported_operation_keeps_the_loops_of_the_result(opcode: str, n_operands: int) -> None:
     sketch = Sketch()
-    sketch.node("gather", (5, 8), sketch.node("parameter", (100, 8)), sketch.node("parameter", (5,)))
-    nest = loop_nest(sketch.program())
+    operands = [sketch.node("parameter", shape) for shape in ((100, 8), (5,), (5, 8))[:n_operands]]
+    sketch.node(opcode, (5, 8), *operands)
+    nest = read(sketch.program())[0]
     assert nest.extents.tolist() == [5, 8]
     assert all(np.isfinite(access.coefficients).all() for access in nest.accesses)
 
@@ -267,7 +259,7 @@ def test_bounds_of_measured_kernels_fit_their_tensors(measured: list[tuple[Tunin
     n_tensors, covered, permuted, too_large_in_logical_order = 0, 0, 0, 0
     for kernel, program in measured:
         name, tensors = kernel.module.name, Tensors.of(program)
-        decoded = tensor_tiles(loop_nest(program, tensors), tensors, kernel.config, TPU)
+        decoded = tensor_tiles(read(program)[0], tensors, kernel.config, TPU)
         owners = [(OPCODES[int(program.opcode[each.node])], tensors.shape(each.node)) for each in decoded]
         assert owners == OWNERS[name], name
         given_bounds = [part for first in (8, 0, 16) if (part := kernel.config[:, first : first + 6].astype(int)).any()]
@@ -290,22 +282,6 @@ def test_bounds_of_measured_kernels_fit_their_tensors(measured: list[tuple[Tunin
         assert nbytes.max() <= TPU.caches[0].nbytes, name
     # If the search reached the whole tensor, the largest bounds are exactly its registers.
     assert (n_tensors, covered, permuted, too_large_in_logical_order) == (16, 13, 7, 6)
-
-
-def test_bounds_of_stored_kernels_fit_their_tensors(shared_data: Path) -> None:
-    n_tensors = 0
-    for path in sorted(shared_data.glob("npz/tile/xla/*/*.npz")):
-        graph = read_graph(path)
-        assert graph.config_feat is not None
-        program = Program(graph.node_opcode, graph.node_feat, graph.edge_index)
-        nest, tensors, _ = read(program)
-        for each in tensor_tiles(nest, tensors, graph.config_feat, TPU):
-            first = {"convolution": 8, "copy": 8, "fusion": 0}[OPCODES[int(program.opcode[each.node])]]
-            order = tensors.layout(each.node)[::-1]
-            registers = -(-np.array(tensors.shape(each.node))[order] // bound_units(tensors, each.node, TPU))
-            assert (graph.config_feat[:, first : first + each.tiles.shape[1]] <= registers).all()
-            n_tensors += 1
-    assert n_tensors == 3  # output and kernel of a convolution, output of a copy
 
 
 def test_traffic_of_decoded_tiles_correlates_with_the_runtime(measured: list[tuple[Tuning, Program]]) -> None:
@@ -404,10 +380,3 @@ def test_vectors_are_finite_and_independent_of_the_block(name: str) -> None:
     shared = sum(len(block) for block in schema().blocks if not block.per_config)
     assert (rows[:, -shared:] == rows[0, -shared:]).all()
     np.testing.assert_array_equal(rows, np.concatenate([extract(row[None]) for row in configs]))
-
-
-def test_invalid_input_is_rejected() -> None:
-    with pytest.raises(ValueError, match=r"expected shape \(c, 24\), got \(3, 18\)"):
-        TileExtractor(programs.matmul(12, 20, 7))(np.zeros((3, 18), np.float32))
-    with pytest.raises(ValueError, match="at least one node"):
-        TileExtractor(Program(np.zeros(0, np.uint8), np.zeros((0, 140), np.float32), np.zeros((0, 2), np.int64)))

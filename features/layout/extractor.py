@@ -34,9 +34,10 @@ from features.program import (
     CLASS_NAMES,
     NODES_BLOCK,
     OPCODES_BLOCK,
-    neighborhood,
+    RADII,
     neighborhood_columns,
-    neighborhood_each,
+    neighborhood_values,
+    neighborhoods,
     node_statistics,
     opcode_histogram,
 )
@@ -50,7 +51,6 @@ Run = Callable[[Callable[[int], None], Iterable[int]], Iterable[None]]
 _VECTORS_AT_ONCE: Final = 128
 _GROUPS: Final = (*NODE_CLASSES, "all")
 _WEIGHTS: Final = (("count", "tensors"), ("bytes", "tensors by bytes"), ("flops", "tensors by their node's operations"))
-_RADII: Final = (1, 2, 3)
 #: Opcode classes in the surroundings of a node that are summed over the nodes that are set.
 _REACHED: Final = tuple(
     CLASS_NAMES.index(name) for name in ("convolution", "dot", "reduce", "transcendental", "transpose")
@@ -123,7 +123,7 @@ REACH: Final = Block(
         Column(
             f"{radius}hop.{name}", "share", f"{name} within {radius} edges of a set node, over the same of all nodes"
         )
-        for radius in _RADII
+        for radius in RADII
         for name in (*(CLASS_NAMES[number] for number in _REACHED), "bytes")
     ),
     per_config=True,
@@ -135,7 +135,7 @@ SURROUNDINGS: Final = Block(
     tuple(
         column
         for name in NODE_CLASSES
-        for radius in _RADII
+        for radius in RADII
         for column in neighborhood_columns(name, f"a configurable {name}", radius)
     ),
     per_config=False,
@@ -425,11 +425,8 @@ def _configurable(nodes: ConfigurableNodes) -> Float32Array:
 
 def _surroundings(program: Program, tensors: Tensors, nodes: ConfigurableNodes) -> tuple[Float32Array, Float32Array]:
     """Neighbourhoods of each class as a whole, and of every single node as shares of the sum over nodes."""
-    around = [
-        neighborhood(program, tensors, nodes.ids[nodes.classes == number], _RADII).reshape(-1)
-        for number in range(len(NODE_CLASSES))
-    ]
-    each = neighborhood_each(program, tensors, nodes.ids, max(_RADII))
+    sets = [*(nodes.ids[nodes.classes == number] for number in range(len(NODE_CLASSES))), *nodes.ids]
+    around, each = np.split(neighborhoods(program, tensors, sets), [len(NODE_CLASSES)])
     kept = each[:, :, [*_REACHED, len(CLASS_NAMES)]].reshape(len(nodes), -1)
     total = kept.sum(axis=0)
-    return np.concatenate(around), (kept / np.where(total > 0, total, 1.0)).astype(np.float32)
+    return neighborhood_values(around), (kept / np.where(total > 0, total, 1.0)).astype(np.float32)

@@ -291,26 +291,13 @@ def _ordered(tiles, extents, memory, order, out):  # type: ignore[no-untyped-def
 
 
 class CacheModel:
-    """The cache model of one kernel on one machine.
-
-    Parameters
-    ----------
-    geometry : Geometry
-        Operands and loops of the kernel.
-    slots : LoopSlots
-    hardware : Hardware
-
-    Attributes
-    ----------
-    sequences : list of int64 (loops,)
-        Order of the loops inside a tile, innermost last, one per candidate.
-    """
+    """The cache model of one kernel on one machine."""
 
     def __init__(self, geometry: Geometry, slots: LoopSlots, hardware: Hardware) -> None:
         nest, operands = geometry.nest, geometry.operands
         self._extents = nest.extents
         left = next((row for row, access in enumerate(nest.accesses) if access.role == "left"), 0)
-        self.sequences = [
+        self.sequences = [  # order of the loops inside a tile, innermost last, one per candidate
             _innermost(list(range(len(nest.extents))), slots.fast[0]),
             _innermost(_by_step(geometry, left), _contiguous(geometry, left)),
             _innermost(_by_step(geometry, 0), _contiguous(geometry, 0)),

@@ -44,24 +44,12 @@ def schema() -> Schema:
 
 
 class TileExtractor:
-    """Feature vectors of the tile configurations of one kernel.
+    """Feature vectors of the tile configurations of one kernel, a program of at least one node.
 
-    Parameters
-    ----------
-    program : Program
-        The kernel, at least one node.
-    hardware : Hardware
-        The machine that the runtimes were measured on.
-
-    Raises
-    ------
-    ValueError
-        For a program without nodes, or configurations of another shape than (c, 24).
+    The hardware is the machine that the runtimes were measured on.
     """
 
     def __init__(self, program: Program, hardware: Hardware = CPU) -> None:
-        if len(program) == 0:
-            raise ValueError("program: expected at least one node, got none")
         self.schema = schema()
         self._hardware = hardware
         self._tensors = tensors = Tensors.of(program)
@@ -81,8 +69,6 @@ class TileExtractor:
     def __call__(self, configs: NDArray[np.generic], /) -> Float32Array:
         """Feature vectors, float32 (c, len(schema)), of float (c, 24) tile configurations."""
         given = np.ascontiguousarray(configs, np.float32)
-        if given.ndim != 2 or given.shape[1] != len(TILE_CONFIG):
-            raise ValueError(f"tile configurations: expected shape (c, {len(TILE_CONFIG)}), got {given.shape}")
         tiles = loop_tiles(self._nest, self._tensors, given, self._hardware)
         static = np.broadcast_to(self._static, (len(given), len(self._static)))
         return np.concatenate([given, self._geometry(tiles), self._caches(tiles), static], axis=1)

@@ -48,22 +48,9 @@ class TensorTiles(NamedTuple):
 def tensor_tiles(
     nest: LoopNest, tensors: Tensors, configs: NDArray[np.floating], hardware: Hardware = CPU
 ) -> list[TensorTiles]:
-    """Tiles of the tensors that the bounds apply to.
+    """Tiles of the tensors that the bounds of float (c, 24) configurations apply to, in units of the hardware.
 
-    Parameters
-    ----------
-    nest : LoopNest
-    tensors : Tensors
-        Tensors of the same program.
-    configs : float (c, 24)
-        Columns of :data:`features.hlo.TILE_CONFIG`.
-    hardware : Hardware
-        Defines the unit of the bounds.
-
-    Returns
-    -------
-    list of TensorTiles
-        Of the output, the reduced input, the right operand and the left operand, those with bounds, in this order.
+    Those of the output, the reduced input, the right operand and the left operand that have bounds, in this order.
     """
     in_registers = hardware.tile_bounds == "registers"
     written = nest.accesses[0].node, nest.accesses[0].coefficients
@@ -83,23 +70,22 @@ def tensor_tiles(
         if tensor is None or not (bounds > 0).any():
             continue
         node, coefficients = tensor
-        elements = _from_registers(tensors, node, bounds, hardware) if in_registers else bounds
-        rank = min(len(coefficients), MAX_RANK)
-        tiles = np.minimum(np.ceil(elements[:, :rank]), tensors.dims[node, :rank]).astype(np.int64)
+        rank = len(coefficients)
+        elements = bounds[:, :rank]
+        if in_registers:  # a number of bounds other than the rank does not count
+            elements, given = np.zeros_like(elements), (bounds > 0).sum(axis=1, keepdims=True) == rank
+            in_memory_order = bounds[:, :rank] * bound_units(tensors, node, hardware)
+            elements[:, tensors.layout(node)[::-1]] = np.where(given, in_memory_order, 0)
+        tiles = np.minimum(np.ceil(elements), tensors.dims[node, :rank]).astype(np.int64)
         found.append(TensorTiles(node, coefficients, tiles))
     return found
 
 
 def loop_tiles(nest: LoopNest, tensors: Tensors, configs: NDArray[np.floating], hardware: Hardware = CPU) -> IntArray:
-    """Tile of every loop under every configuration.
+    """Tile of every loop under every configuration, int64 (c, loops), between 1 and the extent of the loop.
 
     If several bounds apply to a loop, the first tensor of :func:`tensor_tiles` takes precedence.  A loop without a
     bound is not tiled.
-
-    Returns
-    -------
-    int64 (c, loops)
-        Between 1 and the extent of the loop.
     """
     tiles = np.repeat(nest.extents[None, :], len(configs), axis=0)
     bounded = np.zeros(tiles.shape, bool)
@@ -125,19 +111,6 @@ def bound_units(tensors: Tensors, node: int, hardware: Hardware) -> IntArray:
     units = np.ones(int(tensors.rank[node]), np.int64)
     units[-2:] = (sublanes, lanes) if len(units) > 1 else sublanes * lanes
     return units
-
-
-def _from_registers(
-    tensors: Tensors, node: int, bounds: NDArray[np.floating], hardware: Hardware
-) -> NDArray[np.floating]:
-    """Bounds in elements along the logical dimensions; 0 if the number of bounds differs from the rank."""
-    units = bound_units(tensors, node, hardware)
-    elements = np.zeros_like(bounds)
-    if len(units):
-        order = tensors.layout(node)[::-1]  # major to minor
-        elements[:, order] = bounds[:, : len(units)] * units
-        elements[(bounds > 0).sum(axis=1) != len(units)] = 0
-    return elements
 
 
 _PER_ROLE: Final = (
@@ -332,21 +305,7 @@ def _tile_geometry(tiles, extents, operands, classes, slots, line):  # type: ign
 
 
 class Geometry:
-    """The geometry of the tiles of one kernel.
-
-    Parameters
-    ----------
-    nest : LoopNest
-    tensors : Tensors
-    slots : LoopSlots
-    hardware : Hardware
-        Defines the size of a line.
-
-    Attributes
-    ----------
-    nest : LoopNest
-    operands : Operands
-    """
+    """The geometry of the tiles of one kernel; the hardware defines the size of a line."""
 
     def __init__(self, nest: LoopNest, tensors: Tensors, slots: LoopSlots, hardware: Hardware = CPU) -> None:
         self.nest, self.operands = nest, _operand_arrays(nest, tensors)

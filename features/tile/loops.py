@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.graph import Program
-from features.hlo import FEAT_ID, OPCODE_ID, OPCODES
+from features.hlo import FEAT_ID, OPCODE_ID
 from features.operations import (
+    ConvDims,
+    DotDims,
     anchor_of,
     body_roots,
     conv_roles,
@@ -45,61 +47,34 @@ _EXTREMA: Final = tuple(OPCODE_ID[name] for name in ("maximum", "minimum"))
 
 @dataclass(frozen=True)
 class Access:
-    """One tensor in memory and how the loops address it.
+    """One tensor in memory and how the loops address it."""
 
-    Parameters
-    ----------
-    node : int
-        The node whose output is read, or written for the result.
-    role : str
-        ``out``, ``left``, ``right`` or ``extra``.
-    coefficients : float64 (rank, loops)
-        Step along each dimension per step of each loop.
-    """
-
-    node: int
-    role: str
-    coefficients: NDArray[np.float64]
+    node: int  # whose output is read, or written for the result
+    role: str  # out, left, right or extra
+    coefficients: NDArray[np.float64]  # (rank, loops): step along each dimension per step of each loop
 
 
 @dataclass(frozen=True)
 class LoopNest:
-    """Loops and operands of a kernel.
+    """Loops and operands of a kernel."""
 
-    Parameters
-    ----------
-    anchor : int
-        The heaviest operation, to which the tiles apply.
-    extents : int64 (loops,)
-        Trip counts of the untiled loops; loops over dimensions of the result first, in logical order.
-    roles : tuple of str
-        Per loop: ``batch``, ``m``, ``n`` or ``k`` (reduced).  In a kernel without dot or convolution, the minor-most
-        dimension of the result is ``n``, the others are ``m``.
-    n_out : int
-        Number of loops over the dimensions of the result.
-    accesses : tuple of Access
-        The result first, then the operands, largest first within a role.
-    operands : dict of str to (int, float64 (rank, loops))
-        Node and coefficients of the anchor (``out``) and its direct operands (``left``, ``right``), which the kernel
-        computes from the tensors of ``accesses``.
-    flops : float
-        Floating-point operations of the anchor.
-    reduces : bool (loops,)
-        Whether the loop is reduced: loops from ``n_out`` on, and loops of the result that an earlier pass over the same
-        data reduces (softmax, normalisations).
-    extremum : float
-        Share of the reductions that compute a maximum or minimum.  Compilers often do not reorder extrema, so that
-        every step of such a loop depends on the previous one.
-    """
-
-    anchor: int
+    anchor: int  # the heaviest operation, to which the tiles apply
+    #: (loops,): trip counts of the untiled loops; loops over dimensions of the result first, in logical order.
     extents: NDArray[np.int64]
+    #: Per loop: batch, m, n or k (reduced).  In a kernel without dot or convolution, the minor-most dimension of the
+    #: result is n, the others are m.
     roles: tuple[str, ...]
-    n_out: int
-    accesses: tuple[Access, ...]
+    n_out: int  # number of loops over the dimensions of the result
+    accesses: tuple[Access, ...]  # the result first, then the operands, largest first within a role
+    #: Node and coefficients of the anchor (out) and its direct operands (left, right), which the kernel computes from
+    #: the tensors of ``accesses``.
     operands: dict[str, tuple[int, NDArray[np.float64]]]
-    flops: float
+    flops: float  # floating-point operations of the anchor
+    #: (loops,): loops from ``n_out`` on, and loops of the result that an earlier pass over the same data reduces
+    #: (softmax, normalisations).
     reduces: NDArray[np.bool_]
+    #: Share of the reductions that compute a maximum or minimum.  Compilers often do not reorder extrema, so that every
+    #: step of such a loop depends on the previous one.
     extremum: float
 
     def first(self, role: str) -> Access | None:
@@ -107,34 +82,25 @@ class LoopNest:
         return next((access for access in self.accesses if access.role == role), None)
 
 
-def loop_nest(program: Program, tensors: Tensors | None = None) -> LoopNest:
-    """Read a kernel as one loop nest.
+def loop_nest(program: Program, tensors: Tensors) -> LoopNest:
+    """Read a kernel of at least one node as one loop nest.
 
-    Parameters
-    ----------
-    program : Program
-        At least one node.
-    tensors : Tensors, optional
-        ``Tensors.of(program)``.
-
-    Returns
-    -------
-    LoopNest
-        For a kernel with unsupported operations (data-dependent indices, calls), the loops are those of its result, and
-        the operands are matched to them by extent.
+    With unsupported operations (data-dependent indices, calls), the loops are those of the result, and the operands are
+    matched to them by extent.
     """
-    tensors = tensors or Tensors.of(program)
     anchor, result = anchor_of(program, tensors), result_of(program, tensors)
     trace = _Trace(program, tensors, anchor, result)
     if "out" not in trace.operands:  # a fusion or call hides the path to the anchor: trace from the anchor itself
         result = anchor
         trace = _Trace(program, tensors, anchor, anchor)
     n_out, n_loops = int(tensors.rank[result]), len(trace.extents)
+    reductions = np.flatnonzero(np.isin(program.opcode, _REDUCTIONS)).tolist()
+    extrema = [np.isin(program.opcode[program.operands.of(node)], _EXTREMA).any() for node in reductions]
     if n_out and not {"n", "batch"} & set(trace.roles[:n_out]):
         trace.roles[int(tensors.layout(result)[0])] = "n"
     reads = [(node, _matrix(index, n_loops)) for (node, _), index in trace.reads.items()]
     reads.sort(key=lambda read: -tensors.nbytes[read[0]])
-    accesses = [Access(result, "out", _matrix(_identity(n_out), n_loops))]
+    accesses = [Access(result, "out", np.eye(n_out, n_loops))]
     for role in ("left", "right", "extra"):
         accesses += [Access(node, role, matrix) for node, matrix in reads if trace.side[node] == role]
     for node, matrix in reads:
@@ -151,19 +117,8 @@ def loop_nest(program: Program, tensors: Tensors | None = None) -> LoopNest:
         operands={side: (node, _matrix(index, n_loops)) for side, (node, index) in trace.operands.items()},
         flops=node_flops(program, tensors, anchor),
         reduces=np.isin(np.arange(n_loops), list(trace.reduced.values())),
-        extremum=_extremum(program),
+        extremum=float(np.mean(extrema)) if extrema else 0.0,
     )
-
-
-def _extremum(program: Program) -> float:
-    """Share of reduce and reduce-window nodes whose called computation ends in a maximum or minimum."""
-    reductions = np.flatnonzero(np.isin(program.opcode, _REDUCTIONS)).tolist()
-    extrema = [np.isin(program.opcode[program.operands.of(node)], _EXTREMA).any() for node in reductions]
-    return float(np.mean(extrema)) if extrema else 0.0
-
-
-def _identity(rank: int) -> Index:
-    return tuple({dim: 1.0} for dim in range(rank))
 
 
 def _matrix(index: Index, n_loops: int) -> NDArray[np.float64]:
@@ -175,32 +130,18 @@ def _matrix(index: Index, n_loops: int) -> NDArray[np.float64]:
 
 
 class _Trace:
-    """Trace of the index of ``start`` back to the tensors in memory.
-
-    Attributes
-    ----------
-    extents, roles
-        Loops found so far.
-    reads
-        Index of every read from memory, by node and index key.
-    side
-        Per node read: ``left`` or ``right`` operand of the anchor, ``extra``, or ``""`` if it is used after the anchor.
-    operands
-        Node and index of the anchor (``out``, if it is reached) and of its direct operands.
-    reduced
-        Loop by node and reduced dimension.
-    """
+    """Trace of the index of ``start`` back to the tensors in memory."""
 
     def __init__(self, program: Program, tensors: Tensors, anchor: int, start: int) -> None:
         self.program, self.tensors, self.anchor = program, tensors, anchor
         self.extents = [max(extent, 1) for extent in tensors.shape(start)]
         self.roles = ["m"] * len(self.extents)
-        self.reads: dict[tuple[int, _IndexKey], Index] = {}
-        self.side: dict[int, str] = {}
-        self.operands: dict[str, tuple[int, Index]] = {}
-        self.reduced: dict[tuple[int, int], int] = {}
+        self.reads: dict[tuple[int, _IndexKey], Index] = {}  # every read from memory, by node and index key
+        self.side: dict[int, str] = {}  # per node read: operand of the anchor, or "" if it is used after the anchor
+        self.operands: dict[str, tuple[int, Index]] = {}  # the anchor ("out", if it is reached) and its operands
+        self.reduced: dict[tuple[int, int], int] = {}  # loop by node and reduced dimension
         operand_of_parameter = parameter_operands(program, tensors)
-        stack = [(start, _identity(int(tensors.rank[start])), "")]
+        stack: list[tuple[int, Index, str]] = [(start, tuple({dim: 1.0} for dim in range(len(self.roles))), "")]
         seen: set[tuple[tuple[int, _IndexKey], str]] = set()
         while stack and len(seen) < _MAX_VISITS:
             node, index, side = stack.pop()
@@ -213,7 +154,9 @@ class _Trace:
             if node in operand_of_parameter:
                 stack.append((operand_of_parameter[node], index, side))
                 continue
-            operands = self._operands_of(node)
+            operands = [each for each in program.operands.of(node).tolist() if tensors.elements[each] > 0]
+            if program.opcode[node] == _FUSION:  # the root of its body links to the other operands
+                operands = [root for root in body_roots(program, node).tolist() if root in operands] or operands
             if operands:
                 stack += self._step(node, operands, index, side)
             elif tensors.elements[node] > 1 and program.opcode[node] not in _SOURCES:
@@ -221,34 +164,26 @@ class _Trace:
                 if side or node not in self.side:
                     self.side[node] = side
 
-    def _operands_of(self, node: int) -> list[int]:
-        """Operands that are arrays; for a fusion, the root of its body, which links to the other operands."""
-        operands = [each for each in self.program.operands.of(node).tolist() if self.tensors.elements[each] > 0]
-        if self.program.opcode[node] == _FUSION:
-            return [root for root in body_roots(self.program, node).tolist() if root in operands] or operands
-        return operands
-
     def _step(self, node: int, operands: list[int], index: Index, side: str) -> list[tuple[int, Index, str]]:
         """Operands with their indices and the side of the anchor that they are on."""
-        indices = _RULES.get(int(self.program.opcode[node]), _Trace._elementwise)(self, node, operands, index)
-        if len(indices) != len(operands):
-            opcode = OPCODES[self.program.opcode[node]]
-            raise ValueError(f"node {node}: expected {len(indices)} operands of {opcode}, got {len(operands)}")
-        sides = [side] * len(operands)
-        if node == self.anchor:
-            sides = self._sides(node, operands)
-            for operand, item in zip(operands, indices, strict=True):
-                self.operands.setdefault(sides[operands.index(operand)], (operand, item))
-        return list(zip(operands, indices, sides, strict=True))
-
-    def _sides(self, node: int, operands: list[int]) -> list[str]:
-        """Left and right operand of the anchor (input and kernel of a convolution)."""
         opcode = int(self.program.opcode[node])
-        if opcode in (_DOT, _CONVOLUTION) and len(operands) == 2:
-            dims = (dot_roles if opcode == _DOT else conv_roles)(self.program, self.tensors, node)
-            return ["right", "left"] if dims is not None and dims.swapped else ["left", "right"]
-        largest = max(operands, key=lambda operand: self.tensors.elements[operand])
-        return ["left" if operand == largest else "extra" for operand in operands]
+        sides = ["left", "right"]
+        dims: DotDims | ConvDims | None = None
+        if opcode == _DOT and (dims := dot_roles(self.program, self.tensors, node)):
+            indices = self._dot(node, operands, index, dims)
+        elif opcode == _CONVOLUTION and (dims := conv_roles(self.program, self.tensors, node)):
+            indices = self._convolution(node, operands, index, dims)
+        else:
+            indices = [_RULES.get(opcode, _Trace._same)(self, node, operand, index) for operand in operands]
+        if dims is not None and dims.swapped:
+            indices, sides = indices[::-1], sides[::-1]
+        elif opcode not in (_DOT, _CONVOLUTION) or len(operands) != 2:
+            largest = max(operands, key=lambda operand: self.tensors.elements[operand])
+            sides = ["left" if operand == largest else "extra" for operand in operands]
+        found = list(zip(operands, indices, sides if node == self.anchor else [side] * len(operands), strict=False))
+        for operand, item, own in found if node == self.anchor else ():
+            self.operands.setdefault(own, (operand, item))
+        return found
 
     def _reduced_loop(self, node: int, dim: int, extent: int) -> int:
         """The loop over a reduced dimension of ``node``, the same on every path."""
@@ -258,11 +193,10 @@ class _Trace:
             self.reduced[node, dim] = len(self.extents) - 1
         return self.reduced[node, dim]
 
-    def _set_roles(self, index: Index, **dims_by_role: tuple[int, ...]) -> None:
-        for role, dims in dims_by_role.items():
-            for dim in dims:
-                for loop in index[dim]:
-                    self.roles[loop] = role
+    def _set_roles(self, node: int, index: Index, **dims_by_role: tuple[int, ...]) -> None:
+        for role, dims in dims_by_role.items() if node == self.anchor else ():
+            for loop in (loop for dim in dims for loop in index[dim]):
+                self.roles[loop] = role
 
     def _same(self, node: int, operand: int, index: Index) -> Index:
         """Same index; if the shapes differ, dimensions are matched by extent, each once."""
@@ -275,31 +209,27 @@ class _Trace:
             match = next((dim for dim in free if out[dim] == extent), None)
             if match is not None:
                 free.remove(match)
-            terms.append(index[match] if match is not None and match < len(index) else {})
+            terms.append({} if match is None else index[match])
         return tuple(terms)
 
-    def _elementwise(self, node: int, operands: list[int], index: Index) -> list[Index]:
-        return [self._same(node, operand, index) for operand in operands]
-
-    def _broadcast(self, node: int, operands: list[int], index: Index) -> list[Index]:
-        shape, out = self.tensors.shape(operands[0]), self.tensors.shape(node)
+    def _broadcast(self, node: int, operand: int, index: Index) -> Index:
+        shape, out = self.tensors.shape(operand), self.tensors.shape(node)
         dims = slots(self.program.feat[node], "dimensions")[: len(shape)].tolist()
         if all(dim < len(out) and out[dim] == extent for dim, extent in zip(dims, shape, strict=True)):
-            return [tuple(index[dim] for dim in dims)]
-        return [self._same(node, operands[0], index)]
+            return tuple(index[dim] for dim in dims)
+        return self._same(node, operand, index)
 
-    def _transpose(self, node: int, operands: list[int], index: Index) -> list[Index]:
-        rank = int(self.tensors.rank[node])
-        order = slots(self.program.feat[node], "dimensions")[:rank].tolist()
-        if sorted(order) != list(range(rank)) or self.tensors.rank[operands[0]] != rank:
-            return [self._same(node, operands[0], index)]
-        return [tuple(index[order.index(dim)] for dim in range(rank))]
+    def _transpose(self, node: int, operand: int, index: Index) -> Index:
+        order = slots(self.program.feat[node], "dimensions")[: len(index)].tolist()
+        if sorted(order) != list(range(len(index))) or self.tensors.rank[operand] != len(index):
+            return self._same(node, operand, index)
+        return tuple(index[order.index(dim)] for dim in range(len(index)))
 
-    def _reshape(self, node: int, operands: list[int], index: Index) -> list[Index]:
+    def _reshape(self, node: int, operand: int, index: Index) -> Index:
         """Dimensions form groups of equal running products; within a group the flat offset is split again."""
-        out, shape = self.tensors.shape(node), self.tensors.shape(operands[0])
+        out, shape = self.tensors.shape(node), self.tensors.shape(operand)
         if np.prod(out) != np.prod(shape):
-            return [self._same(node, operands[0], index)]
+            return self._same(node, operand, index)
         terms: list[Terms] = [{} for _ in shape]
         dim_out, dim_in = len(out) - 1, len(shape) - 1
         while dim_out >= 0 and dim_in >= 0:
@@ -326,82 +256,66 @@ class _Trace:
                     if coefficient < span and coefficient * self.extents[loop] > divisor
                 }
                 divisor = span
-        return [tuple(terms)]
+        return tuple(terms)
 
-    def _reduce(self, node: int, operands: list[int], index: Index) -> list[Index]:
-        out = self.tensors.shape(node)
-        indices: list[Index] = []
-        for operand in operands:
-            shape = self.tensors.shape(operand)
-            n_reduced = len(shape) - len(out)
-            if n_reduced <= 0 or len(index) < len(out):
-                indices.append(() if not shape else self._same(node, operand, index))
-                continue
-            reduced = slots(self.program.feat[node], "dimensions")[:n_reduced].tolist()
-            if tuple(extent for dim, extent in enumerate(shape) if dim not in reduced) != out:
-                reduced = _match_extents(shape, out)
-            kept = [dim for dim in range(len(shape)) if dim not in reduced]
-            terms: list[Terms] = [{} for _ in shape]
-            for out_dim, dim in enumerate(kept[: len(out)]):
-                terms[dim] = index[out_dim]
-            used = {loop for item in terms for loop in item}
-            for dim in reduced:
-                if (node, dim) not in self.reduced:
-                    # If the reduced value is broadcast again (softmax), the result already has this loop.
-                    same = [loop for loop, size in enumerate(self.extents) if size == shape[dim] and loop not in used]
-                    if same:
-                        self.reduced[node, dim] = same[-1]
-                loop = self._reduced_loop(node, dim, shape[dim])
-                used.add(loop)
-                terms[dim] = {loop: 1.0}
-            indices.append(tuple(terms))
-        return indices
+    def _reduce(self, node: int, operand: int, index: Index) -> Index:
+        shape, out = self.tensors.shape(operand), self.tensors.shape(node)
+        if len(shape) <= len(out):
+            return self._same(node, operand, index)
+        reduced = slots(self.program.feat[node], "dimensions")[: len(shape) - len(out)].tolist()
+        kept = [dim for dim in range(len(shape)) if dim not in reduced]
+        if tuple(shape[dim] for dim in kept) != out:  # match the extents of the result from the front
+            kept = []
+            for dim, extent in enumerate(shape):
+                if len(kept) < len(out) and out[len(kept)] == extent:
+                    kept.append(dim)
+            reduced = [dim for dim in range(len(shape)) if dim not in kept]
+        terms: list[Terms] = [{} for _ in shape]
+        for dim, moved in zip(kept, index, strict=False):
+            terms[dim] = moved
+        used = {loop for item in terms for loop in item}
+        for dim in reduced:
+            # If the reduced value is broadcast again (softmax), the result already has this loop.
+            same = [loop for loop, size in enumerate(self.extents) if size == shape[dim] and loop not in used]
+            if same:
+                self.reduced.setdefault((node, dim), same[-1])
+            loop = self._reduced_loop(node, dim, shape[dim])
+            used.add(loop)
+            terms[dim] = {loop: 1.0}
+        return tuple(terms)
 
-    def _window(self, node: int, operands: list[int], index: Index) -> list[Index]:
-        rank, feat = int(self.tensors.rank[node]), self.program.feat[node]
+    def _window(self, node: int, operand: int, index: Index) -> Index:
+        rank, feat = len(index), self.program.feat[node]
         size, stride = slots(feat, "window_size").tolist(), slots(feat, "window_stride").tolist()
         dilation = slots(feat, "window_window_dilation").tolist()
         inside = {dim: self._reduced_loop(node, dim, size[dim]) for dim in range(rank) if size[dim] > 1}
-        indices: list[Index] = []
-        for operand in operands:
-            if self.tensors.rank[operand] != rank or self.tensors.elements[operand] <= 1:
-                indices.append(() if self.tensors.rank[operand] == 0 else self._same(node, operand, index))
-                continue
-            terms = [{loop: step * max(stride[dim], 1) for loop, step in index[dim].items()} for dim in range(rank)]
-            for dim, loop in inside.items():
-                terms[dim][loop] = float(max(dilation[dim], 1))
-            indices.append(tuple(terms))
-        return indices
+        if self.tensors.rank[operand] != rank or self.tensors.elements[operand] <= 1:
+            return self._same(node, operand, index)
+        terms = [{loop: step * max(stride[dim], 1) for loop, step in index[dim].items()} for dim in range(rank)]
+        for dim, loop in inside.items():
+            terms[dim][loop] = float(max(dilation[dim], 1))
+        return tuple(terms)
 
-    def _dot(self, node: int, operands: list[int], index: Index) -> list[Index]:
-        roles = dot_roles(self.program, self.tensors, node)
-        if roles is None:
-            return self._elementwise(node, operands, index)
-        pair = [operands[0], operands[-1]]
-        left_shape, right_shape = (self.tensors.shape(each) for each in (reversed(pair) if roles.swapped else pair))
+    def _dot(self, node: int, operands: list[int], index: Index, dims: DotDims) -> list[Index]:
+        left_shape, right_shape = self._left_and_right(operands, dims)
         left: list[Terms] = [{} for _ in left_shape]
         right: list[Terms] = [{} for _ in right_shape]
-        for out, dim in zip(roles.batch + roles.m, roles.left_batch + roles.left_m, strict=True):
+        for out, dim in zip(dims.batch + dims.m, dims.left_batch + dims.left_m, strict=True):
             left[dim] = index[out]
-        for out, dim in zip(roles.batch + roles.n, roles.right_batch + roles.right_n, strict=True):
+        for out, dim in zip(dims.batch + dims.n, dims.right_batch + dims.right_n, strict=True):
             right[dim] = index[out]
-        for left_dim, right_dim in zip(roles.left_k, roles.right_k, strict=True):
+        for left_dim, right_dim in zip(dims.left_k, dims.right_k, strict=True):
             left[left_dim] = right[right_dim] = {self._reduced_loop(node, left_dim, left_shape[left_dim]): 1.0}
-        if node == self.anchor:
-            self._set_roles(index, batch=roles.batch, m=roles.m, n=roles.n)
-        return [tuple(terms) for terms in ((right, left) if roles.swapped else (left, right))][: len(operands)]
+        self._set_roles(node, index, batch=dims.batch, m=dims.m, n=dims.n)
+        return [tuple(left), tuple(right)]
 
-    def _convolution(self, node: int, operands: list[int], index: Index) -> list[Index]:
-        dims = conv_roles(self.program, self.tensors, node)
-        if dims is None:
-            return self._elementwise(node, operands, index)
+    def _convolution(self, node: int, operands: list[int], index: Index, dims: ConvDims) -> list[Index]:
         feat = self.program.feat[node]
         stride, dilation, base = (
             np.maximum(slots(feat, name), 1).tolist()
             for name in ("window_stride", "window_window_dilation", "window_base_dilation")
         )
-        pair = [operands[0], operands[-1]]
-        input_shape, kernel_shape = (self.tensors.shape(each) for each in (reversed(pair) if dims.swapped else pair))
+        input_shape, kernel_shape = self._left_and_right(operands, dims)
         channel = self._reduced_loop(node, dims.kernel_input, kernel_shape[dims.kernel_input])
         left: list[Terms] = [{} for _ in input_shape]
         right: list[Terms] = [{} for _ in kernel_shape]
@@ -419,29 +333,19 @@ class _Trace:
                 tap: dilation[at] / base[at]
             }
             right[kernel_dim] = {tap: 1.0}
-        if node == self.anchor:
-            self._set_roles(index, batch=(dims.output_batch,), m=dims.output_spatial, n=(dims.output_feature,))
-        return [tuple(terms) for terms in ((right, left) if dims.swapped else (left, right))][: len(operands)]
+        self._set_roles(node, index, batch=(dims.output_batch,), m=dims.output_spatial, n=(dims.output_feature,))
+        return [tuple(left), tuple(right)]
+
+    def _left_and_right(self, operands: list[int], dims: DotDims | ConvDims) -> list[tuple[int, ...]]:
+        """Shapes of the left and the right operand (input and kernel), which may be one tensor."""
+        return [self.tensors.shape(operands[at]) for at in ((-1, 0) if dims.swapped else (0, -1))]
 
 
-def _match_extents(shape: tuple[int, ...], out: tuple[int, ...]) -> list[int]:
-    """Dimensions of ``shape`` that are missing from its subsequence ``out``, matched from the front."""
-    reduced, matched = [], 0
-    for dim, extent in enumerate(shape):
-        if matched < len(out) and out[matched] == extent:
-            matched += 1
-        else:
-            reduced.append(dim)
-    return reduced
-
-
-_RULES: Final[dict[int, Callable[[_Trace, int, list[int], Index], list[Index]]]] = {
+_RULES: Final[dict[int, Callable[[_Trace, int, int, Index], Index]]] = {
     OPCODE_ID["broadcast"]: _Trace._broadcast,
     OPCODE_ID["transpose"]: _Trace._transpose,
     OPCODE_ID["reshape"]: _Trace._reshape,
     OPCODE_ID["bitcast"]: _Trace._reshape,
     OPCODE_ID["reduce"]: _Trace._reduce,
     OPCODE_ID["reduce-window"]: _Trace._window,
-    _DOT: _Trace._dot,
-    _CONVOLUTION: _Trace._convolution,
 }

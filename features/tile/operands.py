@@ -6,8 +6,7 @@ strides.  Loops are assigned to slots in three orders.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -18,45 +17,29 @@ from features.schema import Block, Column, Float32Array
 from features.tensors import Tensors
 from features.tile.loops import Access, LoopNest
 
-#: Value of a column for a loop or operand that a kernel does not have.
-MISSING: Final = -1.0
-#: Loop roles with columns; the loops of a role are combined.
-CLASS_LOOPS: Final = ("batch", "m", "n", "k")
-ROLES: Final = ("out", "left", "right", "extra")
+MISSING: Final = -1.0  # value of a column for a loop or operand that a kernel does not have
+CLASS_LOOPS: Final = ("batch", "m", "n", "k")  # roles of loops, which are combined
 ROLE_DOC: Final = {
     "out": "the result",
     "left": "the left (or largest) operand",
     "right": "the right operand (the kernel of a convolution)",
     "extra": "the largest further operand",
 }
-N_OUT: Final = 4
-N_REDUCED: Final = 3
-N_FAST: Final = 4
-#: Slots of loops with their descriptions.
-SLOT_DOC: Final = {
-    **{f"out{slot}": f"result loop {slot} (minor-most first)" for slot in range(N_OUT)},
-    **{f"red{slot}": f"reduced loop {slot} (smallest stride first)" for slot in range(N_REDUCED)},
-    **{f"fast{slot}": f"loop {slot} (fewest strided operands first)" for slot in range(N_FAST)},
-}
+ROLES: Final = tuple(ROLE_DOC)
+_ORDERS: Final = (
+    ("out", 4, "result loop {} (minor-most first)"),
+    ("red", 3, "reduced loop {} (smallest stride first)"),
+    ("fast", 4, "loop {} (fewest strided operands first)"),
+)
+SLOT_DOC: Final = {f"{name}{slot}": text.format(slot) for name, size, text in _ORDERS for slot in range(size)}
 
 
-@dataclass(frozen=True, slots=True)
-class LoopSlots:
-    """Loop numbers by slot, -1 for empty slots.
+class LoopSlots(NamedTuple):
+    """Loop numbers by slot, -1 for empty slots."""
 
-    Parameters
-    ----------
-    out : tuple of int
-        Loops of the result, minor-most dimension first.
-    reduced : tuple of int
-        Reduced loops, smallest stride first.
-    fast : tuple of int
-        All loops by the number of strided operands, fewest first; a compiler would vectorise the first of them.
-    """
-
-    out: tuple[int, ...]
-    reduced: tuple[int, ...]
-    fast: tuple[int, ...]
+    out: tuple[int, ...]  # loops of the result, minor-most dimension first
+    reduced: tuple[int, ...]  # reduced loops, smallest stride first
+    fast: tuple[int, ...]  # all loops, fewest strided operands first; a compiler would vectorise the first of them
 
     @property
     def all(self) -> tuple[int, ...]:
@@ -69,18 +52,24 @@ def loop_slots(nest: LoopNest, tensors: Tensors) -> LoopSlots:
     n_loops = len(nest.extents)
     strided, step = np.zeros(n_loops), np.zeros(n_loops)
     for access in nest.accesses:
-        if len(access.coefficients):
-            strides = np.abs(access.coefficients).T @ tensors.strides(access.node)
-            strided += strides > 1
-            step += np.log2(1 + strides)
+        strides = np.abs(access.coefficients).T @ tensors.strides(access.node)
+        strided += strides > 1
+        step += np.log2(1 + strides)
     out = tensors.layout(nest.accesses[0].node).tolist()
     reduced = sorted(range(nest.n_out, n_loops), key=lambda loop: (step[loop], -loop))
     fast = sorted(np.flatnonzero(nest.extents > 1).tolist(), key=lambda loop: (strided[loop], step[loop], -loop))
-    return LoopSlots(
-        *(tuple((loops + [-1] * size)[:size]) for loops, size in ((out, N_OUT), (reduced, N_REDUCED), (fast, N_FAST)))
-    )
+    orders = zip((out, reduced, fast), _ORDERS, strict=True)
+    return LoopSlots(*(tuple((loops + [-1] * size)[:size]) for loops, (_, size, _) in orders))
 
 
+_PER_OPERAND: Final = (
+    *((f"dim{dim}", "log2", f"Extent {dim} of {{}}, minor-most first") for dim in range(MAX_RANK)),
+    ("rank", "count", f"Dimensions of {{}}; {MISSING} if missing"),
+    ("bytes", "log2", "Bytes of {}"),
+    ("width", "bytes", "Element size of {}"),
+    ("type", "id", "Element type of {}"),
+    ("row_major", "flag", "Whether the layout of {} is row-major"),
+)
 BLOCK: Final = Block(
     "roles",
     3,
@@ -100,14 +89,7 @@ BLOCK: Final = Block(
         *(
             Column(f"{role}.{name}", unit, text.format(doc))
             for role, doc in ROLE_DOC.items()
-            for name, unit, text in (
-                *((f"dim{dim}", "log2", f"Extent {dim} of {{}}, minor-most first") for dim in range(MAX_RANK)),
-                ("rank", "count", f"Dimensions of {{}}; {MISSING} if missing"),
-                ("bytes", "log2", "Bytes of {}"),
-                ("width", "bytes", "Element size of {}"),
-                ("type", "id", "Element type of {}"),
-                ("row_major", "flag", "Whether the layout of {} is row-major"),
-            )
+            for name, unit, text in _PER_OPERAND
         ),
         *(
             Column(f"stride.{slot}.{role}", "log2", f"Step in bytes through {ROLE_DOC[role]} per step of {doc}")
@@ -145,7 +127,7 @@ def operand_roles(program: Program, tensors: Tensors, nest: LoopNest, slots: Loo
 
 def _operand(tensors: Tensors, access: Access | None) -> list[float]:
     if access is None:
-        return [MISSING] * (MAX_RANK + 5)
+        return [MISSING] * len(_PER_OPERAND)
     node, shape, order = access.node, tensors.shape(access.node), tensors.layout(access.node)
     return [
         *(np.log2(shape[dim]) for dim in order),
@@ -161,7 +143,5 @@ def _operand(tensors: Tensors, access: Access | None) -> list[float]:
 def _stride(tensors: Tensors, access: Access | None, loop: int) -> float:
     if access is None or loop < 0:
         return MISSING
-    step = 0.0
-    if len(access.coefficients):
-        step = float(np.abs(access.coefficients[:, loop]) @ tensors.strides(access.node))
+    step = float(np.abs(access.coefficients[:, loop]) @ tensors.strides(access.node))
     return float(np.log2(1 + step * tensors.width[access.node]))
