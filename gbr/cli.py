@@ -152,22 +152,6 @@ def _one_line(text: str) -> str:
 # Options --------------------------------------------------------------------------------------------------------------
 
 
-class PositiveFloat(click.ParamType):  # type: ignore[type-arg]
-    """A finite number above 0."""
-
-    name = "number"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Convert a command-line value."""
-        try:
-            number = float(value)
-        except ValueError:
-            number = 0.0
-        if not 0 < number < float("inf"):
-            self.fail(f"expected a positive number, got {value!r}", param, ctx)
-        return number
-
-
 class CommaList(click.ParamType):  # type: ignore[type-arg]
     """Names separated by commas, converted to a tuple without duplicates; only ``choices`` are valid if given."""
 
@@ -178,21 +162,17 @@ class CommaList(click.ParamType):  # type: ignore[type-arg]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
         """Convert a command-line value."""
-        if isinstance(value, tuple):
-            return value
-        names = tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
+        names = tuple(dict.fromkeys(filter(None, map(str.strip, value.split(",")))))
         if not names or (self.choices and not set(names) <= set(self.choices)):
-            self.fail(
-                f"expected {'some of ' + ','.join(self.choices) if self.choices else 'names'}, got {value!r}",
-                param,
-                ctx,
-            )
+            expected = f"some of {','.join(self.choices)}" if self.choices else "names"
+            self.fail(f"expected {expected}, got {value!r}", param, ctx)
         return names
 
 
 #: Types of options.
 PATH: Final = click.Path(path_type=Path)
 POSITIVE: Final = click.IntRange(min=1)
+POSITIVE_FLOAT: Final = click.FloatRange(0, 1e9, min_open=True)
 
 
 def variadic(name: str, **attributes: Any) -> Callable[[Function], Function]:
@@ -243,7 +223,7 @@ jobs_option = click.option(
 seed_option = click.option("--seed", type=click.IntRange(min=0), default=0, metavar="N", help="Random seed.")
 memory_option = click.option(
     "--memory",
-    type=PositiveFloat(),
+    type=POSITIVE_FLOAT,
     metavar="GIB",
     callback=lambda _ctx, _param, value: None if value is None else int(value * GIB),
     help="Memory limit of the training features in GiB; larger features are read in batches, and rows of each graph "
@@ -262,13 +242,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON i
 
 
 def find_collection(subset: str | Subset, data: str | Path) -> Subset:
-    """Find a collection by its name; a note on stderr reports how a short name was resolved.
-
-    Raises
-    ------
-    UsageError
-        If no collection or several match; the message lists them.
-    """
+    """Find a collection by its name; a note on stderr reports how a short name was resolved."""
     if isinstance(subset, Subset):
         return subset
     found = resolve(subset, Path(data))
@@ -291,7 +265,7 @@ def progress(total: int, label: str) -> AbstractContextManager[Advance]:
 def transfer(label: str) -> AbstractContextManager[Report]:
     """Show the progress of a transfer as :func:`progress` does; yields ``report(done, total)``, both in bytes.
 
-    ``total`` is None if it is unknown.  The rate excludes bytes that are present at the first report.
+    ``total`` is None if it is unknown.  The time left ignores bytes that are present at the first report.
     """
     return _shown(_Task(label, None, size_text), lambda task: task.report)
 
@@ -302,45 +276,33 @@ def busy(label: str) -> AbstractContextManager[None]:
 
 
 class _Task:
-    """State of a task: label, steps or bytes done, and elapsed time."""
+    """State of a task: label, steps or bytes done, and when it began with how many."""
 
     def __init__(self, label: str, total: int | None, text: Callable[[float], str] | None = None) -> None:
         self.label = label
         self.total = total
         self.done = 0
         self.text = text
-        self._restart(0)
-        self._started = False
-
-    def _restart(self, done: int) -> None:
-        self.first, self.start, self._started = done, time.monotonic(), True
+        self.start, self.first = time.monotonic(), 0 if text is None else None
 
     def advance(self, steps: int = 1) -> None:
         self.done += steps
 
     def report(self, done: int, total: int | None) -> None:
-        if not self._started or done < self.done:
-            self._restart(done)
+        if self.first is None or done < self.done:  # the first report, or a restart
+            self.start, self.first = time.monotonic(), done
         self.done, self.total = done, total
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self.start
 
     def line(self, *, ended: bool = False) -> str:
         """Log line with the amount done and, while the task runs, the time left."""
-        seconds = self.seconds
-        rate = (self.done - self.first) / seconds if seconds else 0.0
-        left = f", about {duration((self.total - self.done) / rate)} left" if self.total and rate and not ended else ""
-        if self.text:
-            of = f" of {self.text(self.total)}" if self.total and not ended else ""
-            took = f" in {duration(seconds)}" if ended else ""
-            return f"{self.label}: {self.text(self.done)}{of}{took}, {self.text(rate)}/s{left}"
-        if self.total is None:
-            return (
-                f"{self.label}: done in {duration(seconds)}" if ended else f"{self.label}: {duration(seconds)} so far"
-            )
-        return f"{self.label}: {self.done} of {self.total} {'in' if ended else 'after'} {duration(seconds)}{left}"
+        seconds, text = time.monotonic() - self.start, self.text or str
+        parts = [f"{text(self.done)} of {text(self.total)}" if self.total else text(self.done)]
+        if self.total is None and self.text is None:
+            parts = []
+        parts.append(f"done in {duration(seconds)}" if ended else f"{duration(seconds)} so far")
+        if self.total and not ended and (gained := self.done - (self.first or 0)):
+            parts.append(f"about {duration((self.total - self.done) * seconds / gained)} left")
+        return f"{self.label}: {', '.join(parts)}"
 
 
 @contextmanager
@@ -423,43 +385,32 @@ def emit_json(value: Any) -> None:
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table on stdout, as wide as the terminal; long text is wrapped, not truncated.
 
-    If the terminal is too narrow for the columns, every row is printed as a paragraph of ``column: value`` lines.
-
-    Parameters
-    ----------
-    title : str
-    columns : sequence of str
-    rows : sequence of sequences
-        Numbers are right-aligned (floats with four decimals); None is printed as a dash.
+    ``rows`` are values in the order of ``columns``: numbers are right-aligned (floats with four decimals), None is a
+    dash.
     """
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    width = shutil.get_terminal_size((_DEFAULT_WIDTH, 24)).columns
+    width = 0
     cells = [[_cell(value) for value in row] for row in rows]
     sheet = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    least = 0
     for index, name in enumerate(columns):
         numeric = all(row[index] is None or isinstance(row[index], int | float) for row in rows)
-        widest = max((len(text) for text in (name, *(row[index] for row in cells))), default=0)
-        least += 2 + (widest if numeric else min(widest, _MIN_COLUMN))
-        justify, overflow = ("right", "ellipsis") if numeric else ("left", "fold")
-        sheet.add_column(Text(name), justify=justify, overflow=overflow, no_wrap=numeric)  # type: ignore[arg-type]
+        widest = max(len(text) for text in (name, *(row[index] for row in cells)))
+        width += 2 + (widest if numeric else min(widest, _MIN_COLUMN))
+        sheet.add_column(Text(name), justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
     for row in cells:
         sheet.add_row(*map(Text, row))
-    narrow = least > width
+    # Wider than a terminal that is too narrow for the numbers.
+    width = max(width, shutil.get_terminal_size((_DEFAULT_WIDTH, 24)).columns)
     # https://no-color.org: neither colours nor bold text.
     console = Console(width=width, highlight=False, color_system=None if os.environ.get("NO_COLOR") else "auto")
     # Written by print() and not by rich, which would exit on a closed pipe.
     with console.capture() as text:
         console.print(Text(title, overflow="fold", style="bold"))
-        for row in cells if narrow else ():
-            lines = (f"{name}: {value}" if name else value for name, value in zip(columns, row, strict=True))
-            console.print(Text("\n".join(lines), overflow="fold"), end="\n\n")
-        if not narrow:
-            console.print(sheet)
+        console.print(sheet)
     print(text.get())
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 PROTOCOLS: Final = ("full", "official")
 #: Features held in memory at once while predicting: 512 MiB of float32.
 _CELLS_AT_ONCE: Final = 1 << 27
-
-Table = tuple[str, list[str], list[list[object]]]
 
 
 @cli.command("gbr.evaluate")
@@ -102,19 +100,12 @@ def evaluate(
         Run directory written by :func:`gbr.train`.
     subset : str or Subset
         Any collection of the model's kind.
-    split : str
-    data, store : path
-        Data root, feature store.
-    jobs : int, optional
-        Processes while building, threads while predicting.
-    skip_known_bad : bool
-        Leave out the graphs of :data:`gbr.data.collection.KNOWN_BAD`.
+    split, data, store, jobs, skip_known_bad, scored
+        As :func:`gbr.train` takes them.
     protocol : str
         One of :data:`PROTOCOLS`; ``official`` adds the figures of the TpuGraphs scripts, from the same scores.
     indices : path, optional
         Folder of the listed configurations; ``eval_indices`` in ``data`` by default.
-    scored : list, optional
-        The predictions are appended to it, for a report.
 
     Returns
     -------
@@ -177,20 +168,10 @@ def update_store(
 def labelled_groups(
     store: FeatureStore, subset: Subset, split: str, skip_known_bad: bool
 ) -> tuple[QueryGroups, dict[str, str]]:
-    """Graphs of a split that have runtimes, with the columns of the baselines only, and the graphs left out.
+    """Graphs of a split that have runtimes, with the columns of the baselines only; and why which are left out."""
+    from gbr.evaluation.baselines import COLUMNS
 
-    Returns
-    -------
-    groups : QueryGroups
-    left_out : dict
-        Name -> reason of the graphs that ``skip_known_bad`` excludes.
-    """
-    from gbr.evaluation import baselines
-
-    columns = [
-        name for name in (baselines.DEFAULT_FLAG, baselines.CONFIGURED) if name in store.manifest["schema"]["columns"]
-    ]
-    groups = store.load(split, columns=columns).labelled()
+    groups = store.load(split, columns=COLUMNS.intersection(store.manifest["schema"]["columns"])).labelled()
     bad = [name for name in groups.names if skip_known_bad and known_bad(subset, name)]
     if bad:
         groups = groups.take([index for index, name in enumerate(groups.names) if name not in bad])
@@ -231,16 +212,8 @@ def score_split(
 ) -> tuple[dict[str, Any], float]:
     """Figures of a split and its baselines, as in ``metrics.json``, and the seconds the model took.
 
-    Parameters
-    ----------
-    ranker, raw : Ranker
-        The model, and the baseline on raw columns.
-    store, groups, split, kind, left_out
-        As :func:`labelled_groups` takes and returns them.
-    official : callable, optional
-        Called with the scores and the groups; its result becomes ``official``.
-    scored : list, optional
-        The predictions are appended to it.
+    ``raw`` is the baseline on raw columns, ``groups`` and ``left_out`` are those of :func:`labelled_groups`,
+    ``official`` is called with the scores and the groups.  The predictions are appended to ``scored``.
     """
     from gbr.evaluation import baselines, metrics
 
@@ -265,18 +238,12 @@ def score_split(
 
 def print_figures(figures: dict[str, Any], splits: Sequence[str], kind: str, *, as_json: bool) -> None:
     """Print figures on stdout, as JSON or as one table per split that has figures."""
-    if as_json:
-        cli.emit_json(figures)
-        return
-    for table in tables(figures, splits, kind):
-        cli.table(*table)
-
-
-def tables(figures: dict[str, Any], splits: Sequence[str], kind: str) -> Iterator[Table]:
-    """Tables of the figures in ``metrics.json``: the model and its baselines, a split each."""
     from gbr.evaluation import baselines
     from gbr.evaluation.metrics import TOP
 
+    if as_json:
+        cli.emit_json(figures)
+        return
     # The layout score is the mean tau, which is a column already.
     names = ["kendall_tau", "kendall_tau_ci", "opa", *(f"slowdown@{k}" for k in TOP[kind])]
     names += ["score"] if kind == "tile" else []
@@ -284,14 +251,14 @@ def tables(figures: dict[str, Any], splits: Sequence[str], kind: str) -> Iterato
     for split in (split for split in splits if split in figures):
         found = figures[split]
         skipped = f", {len(found['skipped'])} cannot be ranked" if found["skipped"] else ""
-        rows = {"model": found} | {
-            text: found["baselines"][key] for key, text in baselines.NAMES.items() if key in found["baselines"]
-        }
-        yield (
-            f"{figures['subset']} {split}: {found['n_graphs']} graphs{skipped}  (@K: slowdown@K)",
-            columns,
-            [[text, *(_cell(values.get(name)) for name in names)] for text, values in rows.items()],
-        )
+        title = f"{figures['subset']} {split}: {found['n_graphs']} graphs{skipped}  (@K: slowdown@K)"
+        named = {text: found["baselines"].get(key) for key, text in baselines.NAMES.items()}
+        rows = [
+            [text, *(_cell(values.get(name)) for name in names)]
+            for text, values in ({"model": found} | named).items()
+            if values
+        ]
+        cli.table(title, columns, rows)
 
 
 def _cell(value: Any) -> str | None:

@@ -23,8 +23,10 @@ from gbr.data.collection import Subset, family, splits_present
 from gbr.data.files import LOCK, atomic_write, exclusive_lock, json_text, put_aside
 from gbr.errors import DataError, GbrError, ModelError, UsageError
 from gbr.evaluate import labelled_groups, print_figures, score_split, update_store
+from gbr.models import training_set
 from gbr.models.params import CAPACITY, GOALS, OBJECTIVES
-from gbr.models.rows import POLICIES
+from gbr.models.rows import POLICIES, Rows, StreamedMatrix
+from gbr.models.training_set import Sample, Selection
 
 if TYPE_CHECKING:
     from features.hardware import Hardware
@@ -32,8 +34,6 @@ if TYPE_CHECKING:
     from gbr.data.groups import QueryGroups
     from gbr.data.store import FeatureStore
     from gbr.evaluation.metrics import Scored
-    from gbr.models.rows import Rows
-    from gbr.models.training_set import Sample, Selection
     from gbr.ranker import Ranker
 
 METRICS: Final = "metrics.json"
@@ -136,8 +136,6 @@ def _parse_setting(text: str) -> tuple[str, Any]:
 
 
 def _parse_sample(text: str) -> Sample:
-    from gbr.models.training_set import Sample
-
     most, colon, policy = text.partition(":")
     if not most.isdecimal() or int(most) < 2 or (colon and policy not in POLICIES):
         raise UsageError(
@@ -151,12 +149,7 @@ def _default_out(subset: Subset) -> Path:
 
 
 def check_out(out: Path) -> None:
-    """Check that a run can be written to a folder: new, empty or a gbr run, and writable.
-
-    Raises
-    ------
-    UsageError
-    """
+    """Check that a run can be written to a folder: new, empty or a gbr run, and writable; else UsageError."""
     from gbr.models import io
 
     nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
@@ -202,7 +195,6 @@ def train(
     Parameters
     ----------
     subset : str or Subset
-        Collection.
     data, store, out : path
         Data root, feature store and run directory; ``out`` is ``runs/<subset>/<time>`` by default.
     backend, objective, goal, seed
@@ -244,7 +236,6 @@ def train(
     """
     from gbr.data.build import schema_of
     from gbr.data.hardware import choose
-    from gbr.models import training_set
     from gbr.ranker import Ranker
 
     if trials and workers is not None:
@@ -293,15 +284,33 @@ def train(
                 f"graph ({chosen.sample.policy}){reason}"
             )
         ranker.set_params(costs=[name for name in schema_of(collection.kind).costs if name in names] or None)
+        streamed = False
+        start = time.monotonic()
         if workers is None:
-            fit_seconds, streamed = _fit(ranker, opened, groups, chosen, names, memory, collection.kind, trials, seed)
-        else:
-            from gbr.cluster import fit
-
+            X = training_set.features(opened, "train", groups["train"], chosen.rows, names, memory)
+            rows, streamed = Rows(X, chosen.target, chosen.indptr), isinstance(X, StreamedMatrix)
+            valid = None
+            if "valid" in groups:
+                valid = training_set.held_out(opened, "valid", groups["valid"], names, memory, seed)
             start = time.monotonic()
-            fit(workers, ranker, opened, groups["train"], chosen, groups.get("valid"), names, memory, seed)
-            fit_seconds, streamed = time.monotonic() - start, False
-        raw = _fit_raw_baseline(opened, groups["train"], chosen, memory, seed, jobs, streamed, workers is not None)
+            if trials:
+                families = [family(collection.kind, name) for name in groups["train"].names]
+                ranker.set_params(**_search(ranker, rows, names, families, trials, seed))
+            with cli.busy(f"fitting {backend} on {len(chosen.rows):,} rows"):
+                ranker._fit_rows(rows, names, valid)
+        else:
+            from gbr.cluster import TrainingSet, fit
+
+            graphs = groups["train"].names, groups["valid"].names if "valid" in groups else ()
+            root = opened.root.absolute()
+            fit(
+                workers, ranker, TrainingSet(root, collection.name, *graphs, names, memory, chosen.sample, seed), chosen
+            )
+        fit_seconds = time.monotonic() - start
+        plain = chosen
+        if not chosen.sample and not streamed:  # a plain baseline does not merge identical configurations
+            plain = Selection(np.arange(len(groups["train"].target)), groups["train"].target, groups["train"].indptr)
+        raw = _fit_raw_baseline(opened, groups["train"], plain, memory, seed, jobs)
 
         figures: dict[str, Any] = {"subset": collection.name}
         predict_seconds = 0.0
@@ -328,71 +337,38 @@ def train(
     return figures
 
 
-def _fit(
-    ranker: Ranker,
-    store: FeatureStore,
-    groups: dict[str, QueryGroups],
-    chosen: Selection,
-    names: tuple[str, ...],
-    memory: int,
-    kind: str,
-    trials: int,
-    seed: int,
-) -> tuple[float, bool]:
-    """Fit on this machine; returns the seconds it took, and whether features were read in batches."""
+def _search(
+    ranker: Ranker, rows: Rows, names: tuple[str, ...], families: list[str], trials: int, seed: int
+) -> dict[str, Any]:
+    """Parameters found by a hyperparameter search."""
     from sklearn.base import clone
 
-    from gbr.models import training_set
-    from gbr.models.rows import Rows
     from gbr.search import search
 
-    X = training_set.features(store, "train", groups["train"], chosen.rows, names, memory)
-    rows = Rows(X, chosen.target, chosen.indptr)
-    valid = None
-    if "valid" in groups:
-        valid = training_set.held_out(store, "valid", groups["valid"], names, memory, seed)
-    start = time.monotonic()
-    if trials:
-        costs = [names.index(str(name)) for name in ranker.costs or ()] or None
-        with cli.progress(trials, "hyperparameter search") as advance:
-            best = search(
-                lambda **settings: clone(ranker).set_params(costs=costs, **settings),
-                training_set.in_memory(rows, seed),
-                [family(kind, name) for name in groups["train"].names],
-                trials,
-                goal=ranker.goal,
-                seed=seed,
-                on_trial=lambda _number, _best: advance(1),
-            )
-        cli.note(f"search: {best or 'nothing beat the defaults'}")
-        ranker.set_params(**best)
-    with cli.busy(f"fitting {ranker.backend} on {len(rows.target):,} rows"):
-        ranker._fit_rows(rows, names, valid)
-    return time.monotonic() - start, not isinstance(X, np.ndarray)
+    costs = [names.index(str(name)) for name in ranker.costs or ()] or None
+    with cli.progress(trials, "hyperparameter search") as advance:
+        best = search(
+            lambda **settings: clone(ranker).set_params(costs=costs, **settings),
+            training_set.in_memory(rows, seed),
+            families,
+            trials,
+            goal=ranker.goal,
+            seed=seed,
+            on_trial=lambda _number, _best: advance(1),
+        )
+    cli.note(f"search: {best or 'nothing beat the defaults'}")
+    return best
 
 
 def _fit_raw_baseline(
-    store: FeatureStore,
-    groups: QueryGroups,
-    chosen: Selection,
-    memory: int,
-    seed: int,
-    jobs: int | None,
-    streamed: bool,
-    on_cluster: bool,
+    store: FeatureStore, groups: QueryGroups, chosen: Selection, memory: int, seed: int, jobs: int | None
 ) -> Ranker | None:
-    """Fit the baseline on the raw columns; None if the store has none."""
-    from gbr.models import training_set
-    from gbr.models.rows import Rows
-
+    """Fit the baseline on the raw columns, as far as they fit in memory; None if the store has none."""
     blocks = raw_blocks(store.manifest["schema"]["columns"])
     if not blocks:
         return None
     names = training_set.columns_of(store, blocks)
-    if not streamed and not chosen.sample:  # a plain baseline does not merge identical configurations
-        chosen = training_set.Selection(np.arange(len(groups.target)), groups.target, groups.indptr)
-    if on_cluster:  # whose workers may have more memory than this machine
-        chosen = training_set.fit_memory(chosen, len(names), memory, None, seed)
+    chosen = training_set.fit_memory(chosen, len(names), memory, None, seed)
     X = training_set.features(store, "train", groups, chosen.rows, names, memory)
     with cli.busy("fitting the baseline on raw columns"):
         return fit_raw(Rows(X, chosen.target, chosen.indptr), names, seed, jobs)

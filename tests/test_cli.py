@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 
 import gbr
@@ -71,7 +70,6 @@ def parse(*arguments: str) -> tuple[int, dict[str, Any]]:
     @cli.memory_option
     @cli.json_option
     @cli.variadic("--models")
-    @click.option("--seconds", type=cli.PositiveFloat())
     def main(**options: Any) -> None:
         parsed.update(options)
 
@@ -83,14 +81,14 @@ def test_shared_options() -> None:
     assert status == 0
     assert parsed == {
         "subset": "tile", "data": Path("data"), "splits": None, "skip_known_bad": False, "jobs": None,
-        "memory": None, "as_json": False, "models": (), "seconds": None,
+        "memory": None, "as_json": False, "models": (),
     }  # fmt: skip
     line = "--subset tile --data d --split test,train,test --skip known-bad --memory 0.5 --models a b --json --models c"
     status, parsed = parse(*line.split(), "--jobs", "3")
     assert status == 0
     assert parsed == {
         "subset": "tile", "data": Path("d"), "splits": ("test", "train"), "skip_known_bad": True, "jobs": 3,
-        "memory": cli.GIB // 2, "as_json": True, "models": ("a", "b", "c"), "seconds": None,
+        "memory": cli.GIB // 2, "as_json": True, "models": ("a", "b", "c"),
     }  # fmt: skip
 
 
@@ -101,8 +99,7 @@ def test_shared_options() -> None:
         ("--subset tile --split train,dev", "'--split': expected some of train,valid,test, got 'train,dev'"),
         ("--subset tile --split ,", "'--split': expected some of train,valid,test, got ','"),
         ("--subset tile --jobs 0", "'--jobs': 0 is not in the range x>=1"),
-        ("--subset tile --seconds nan", "'--seconds': expected a positive number, got 'nan'"),
-        ("--subset tile --memory much", "'--memory': expected a positive number, got 'much'"),
+        ("--subset tile --memory 0", "'--memory': 0.0 is not in the range 0<x<="),
         ("--subset tile --sub x", "No such option '--sub'"),
         ("--subset tile --models", "Option '--models' requires an argument"),
     ],
@@ -123,12 +120,8 @@ def test_short_tasks_log_nothing(capsys: Capture) -> None:
 @pytest.mark.parametrize(
     ("task", "running", "ended"),
     [
-        ("progress", r"graphs: 2 of 5 after [01] s, about \d+ s left", "graphs: 2 of 5 in [01] s"),
-        (
-            "transfer",
-            r"a\.tar: 800\.0 MB of 5\.5 GB, .* [kMG]B/s, about \d+ s left",
-            r"a\.tar: 800\.0 MB in [01] s, .*B/s",
-        ),
+        ("progress", r"graphs: 2 of 5, [01] s so far, about \d+ s left", "graphs: 2 of 5, done in [01] s"),
+        ("transfer", r"a\.tar: 9 bytes, [01] s so far", r"a\.tar: 9 bytes, done in [01] s"),
         ("busy", "fitting: [01] s so far", "fitting: done in [01] s"),
     ],
 )
@@ -142,8 +135,7 @@ def test_progress_is_logged_at_increasing_intervals_without_a_terminal(
             time.sleep(0.4)
     elif task == "transfer":
         with cli.transfer("a.tar") as report:
-            report(500_000_000, 5_500_000_000)
-            report(800_000_000, 5_500_000_000)
+            report(9, None)
             time.sleep(0.4)
     else:
         with cli.busy("fitting"):
@@ -157,18 +149,18 @@ def test_progress_is_logged_at_increasing_intervals_without_a_terminal(
     assert re.fullmatch(f"gbr: {ended}", last)
 
 
-def test_rate_of_a_transfer_ignores_what_was_present_and_restarts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_left_of_a_transfer_ignores_what_was_present_and_restarts(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr(cli.time, "monotonic", lambda: clock[0])
     task = cli._Task("a", None, cli.size_text)
-    task.report(5000, None)
+    task.report(5000, 20_000)
     clock[0] = 5
-    task.report(10_000, None)
-    assert task.line() == "a: 10.0 kB, 1.0 kB/s"
+    task.report(10_000, 20_000)
+    assert task.line() == "a: 10.0 kB of 20.0 kB, 5 s so far, about 10 s left"
     task.report(0, 800)
     clock[0] = 9
     task.report(400, 800)
-    assert task.line() == "a: 400 bytes of 800 bytes, 100 bytes/s, about 4 s left"
+    assert task.line() == "a: 400 bytes of 800 bytes, 4 s so far, about 4 s left"
 
 
 def test_terminal_gets_a_bar_on_stderr_only(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,10 +185,9 @@ def test_tables_fit_the_terminal_and_lose_nothing(
     cli.table("What [bold]is[/bold] there", names, [[name, 0.51239, 7, 0.5, 1.5], ["[b]", None, 12345678, 1.0, 2.0]])
     out = capsys.readouterr().out
     lines = out.splitlines()
-    assert max(map(len, lines)) <= columns
+    assert max(map(len, lines)) <= max(columns, 56)
     assert lines[0] == "What [bold]is[/bold] there"
-    pieces = lines[1:] if columns == 40 else [line.split("  ")[0] for line in lines]
-    assert name in "".join("".join(pieces).split())
+    assert name in "".join(line.split("  ")[0] for line in lines)
     for text in ("0.5124", "[b]", "–", "12345678", "slowdown@1"):
         assert text in out
     assert "\x1b" not in out

@@ -92,12 +92,6 @@ def test_known_bad_graph_of_tpugraphs_is_found(shared_data: Path) -> None:
     assert data_quality.jumps(good.astype(np.float64)) == []
 
 
-def test_normalised_ranks_match_scipy() -> None:
-    values = np.random.default_rng(0).integers(0, 9, 50).astype(np.float64)
-    assert data_quality.normalised_ranks(values) == pytest.approx((rankdata(values) - 1) / 49)
-    assert data_quality.normalised_ranks(np.array([3.0])) == pytest.approx([0])
-
-
 def test_group_quality_and_doubts() -> None:
     target = np.array([100.0, 102.0, 101.0, 109.0, 104.0, 103.0])
     repeat = np.array([103.0, 100.0, 109.0, 101.0, 104.0, 102.0])

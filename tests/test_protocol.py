@@ -121,7 +121,7 @@ def test_official_lists_are_read(shared_data: Path, search: str) -> None:
         ("layout:xla:random", "train", "{}", UsageError, "listed for valid, not for train; use --split valid"),
         ("layout:nlp:random", "valid", "{}", DataError, r"nlp_random\.json: cannot be read .*eval-indices"),
         ("layout:xla:random", "valid", "[", DataError, r"xla_random\.json: invalid JSON"),
-        ("layout:xla:random", "valid", "[1]", DataError, "expected an object of graph -> .*, got list"),
+        ("layout:xla:random", "valid", "[1]", DataError, "expected an object of graph -> list of row indices"),
         ("layout:xla:random", "valid", '{"g": [1, -1]}', DataError, "g: expected a list of row indices"),
         ("layout:xla:random", "valid", '{"g": [99999999999999999999]}', DataError, "invalid number 9999"),
     ],

@@ -22,6 +22,7 @@ NAMES: Final = {
 DEFAULT_FLAG: Final = "config.is_default"
 #: Column of the share of nodes that a layout configuration sets.
 CONFIGURED: Final = "config.configured"
+COLUMNS: Final = {DEFAULT_FLAG, CONFIGURED}
 
 
 def random_order(groups: QueryGroups, kind: str) -> dict[str, Any]:
@@ -62,26 +63,14 @@ def default_configuration(groups: QueryGroups, kind: str) -> dict[str, Any] | No
 
 
 def fewest_configured(groups: QueryGroups, kind: str) -> dict[str, Any] | None:
-    """Rank layout configurations by the number of nodes that they set, fewest first.
-
-    Returns
-    -------
-    dict or None
-        In the format of :func:`gbr.evaluation.metrics.evaluate`; None without that column.
-    """
+    """Figures of layout configurations ranked by the number of nodes that they set; None without that column."""
     if CONFIGURED not in groups.columns:
         return None
     return metrics.evaluate(groups.X[:, groups.columns.index(CONFIGURED)].astype(np.float64), groups, kind)
 
 
 def retest(groups: QueryGroups, kind: str) -> dict[str, Any] | None:
-    """Rank by a second, independent measurement, which bounds what a perfect model of the machine can reach.
-
-    Returns
-    -------
-    dict or None
-        In the format of :func:`gbr.evaluation.metrics.evaluate`; None if no graph was measured twice.
-    """
+    """Figures of a second, independent measurement, a bound for models; None if no graph was measured twice."""
     if groups.repeat is None:
         return None
     twice = groups.take([group for group in range(len(groups)) if groups.repeat[groups.rows(group)].all()])

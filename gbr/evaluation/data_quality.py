@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter1d
+from scipy.stats import rankdata
 
 from gbr.data.groups import unrankable
 from gbr.evaluation.metrics import kendall_tau
@@ -39,17 +40,7 @@ _MOST_JUMPS: Final = 20
 
 @dataclass(frozen=True)
 class Jump:
-    """An index at which all runtimes change.
-
-    Parameters
-    ----------
-    row : int
-        First row of the new level, in the order of the file.
-    ratio : float
-        Median runtime after it divided by that before it.
-    t : float
-        Student's t of the ranks.
-    """
+    """A row at which all runtimes change, the median runtime after it over that before it, and |t| of the ranks."""
 
     row: int
     ratio: float
@@ -102,9 +93,7 @@ def jumps(target: FloatArray, scores: FloatArray | None = None) -> list[Jump]:
 
 def normalised_ranks(values: FloatArray) -> FloatArray:
     """Ranks scaled to 0 (smallest) ... 1, float64 (n,); equal values have their mean rank."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    middle = np.cumsum(counts) - (counts + 1) / 2
-    return np.asarray(middle[inverse] / max(1, len(values) - 1))
+    return np.asarray((rankdata(values) - 1) / max(1, len(values) - 1))
 
 
 def group_quality(
@@ -124,7 +113,7 @@ def group_quality(
     repeat : float64 (n,), optional
         An independent second measurement.
     scores : float64 (n,), optional
-        Predictions of a model.
+        As for :func:`jumps`.
 
     Returns
     -------
@@ -134,11 +123,15 @@ def group_quality(
         both measurements; None without the second), ``unrankable`` (reason or None), ``jumps``.
     """
     reason = unrankable(target, duplicate_of)
+    highest, lowest = target.copy(), target.copy()
+    np.maximum.at(highest, duplicate_of, target)
+    np.minimum.at(lowest, duplicate_of, target)
+    repeated = np.bincount(duplicate_of, minlength=len(target)) > 1
     return {
         "configs": len(target),
         "distinct": len(np.unique(duplicate_of)),
         "spread": float(target.max() / target.min()) if len(target) else 1.0,
-        "duplicate_spread": _duplicate_spread(target, duplicate_of),
+        "duplicate_spread": float(np.median(highest[repeated] / lowest[repeated]) - 1) if repeated.any() else None,
         "retest": None if repeat is None or reason else kendall_tau(repeat, target),
         "unrankable": reason,
         "jumps": [vars(jump) for jump in jumps(target, scores)],
@@ -172,11 +165,3 @@ def _compared(values: FloatArray, window: int) -> tuple[FloatArray, FloatArray]:
     # Ranks of n values have steps of 1 / n; this lower bound avoids a division by zero where both sides are constant.
     pooled = np.maximum((variance[window:] + variance[:-window]) / 2, 1.0 / max(1, len(values)) ** 2)
     return shift, shift / np.sqrt(2 * pooled / (window - 1))
-
-
-def _duplicate_spread(target: FloatArray, duplicate_of: NDArray[np.int64]) -> float | None:
-    highest, lowest = np.full(len(target), -np.inf), np.full(len(target), np.inf)
-    np.maximum.at(highest, duplicate_of, target)
-    np.minimum.at(lowest, duplicate_of, target)
-    repeated = np.bincount(duplicate_of, minlength=len(target)) > 1
-    return float(np.median(highest[repeated] / lowest[repeated]) - 1) if repeated.any() else None

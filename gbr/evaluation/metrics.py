@@ -20,12 +20,10 @@ from gbr.errors import UsageError
 
 FloatArray = NDArray[np.float64]
 
-#: Values of K reported per kind of collection; the competition's tile score uses K = 5.
+#: Values of K reported per kind of collection.
 TOP: Final[dict[str, tuple[int, ...]]] = {"tile": (1, 5, 10), "layout": (1, 5, 10, 100)}
-TILE_SCORE_TOP: Final = 5
 
 _RESAMPLES: Final = 5_000
-_RESAMPLES_AT_ONCE: Final = 250
 #: Rows and resamples of :func:`tau_interval`.
 _TAU_ROWS: Final = 256
 _TAU_RESAMPLES: Final = 400
@@ -95,7 +93,7 @@ class Pairs:
 
     @property
     def opa(self) -> float:
-        """Share of the ordered pairs in the right order; equal scores count as wrong; 0 without ordered pairs."""
+        """Ordered pair accuracy as TpuGraphs defines it, in [0, 1]: equal targets ignored, equal scores wrong."""
         return self.concordant / self.ordered if self.ordered else 0.0
 
 
@@ -141,11 +139,6 @@ def kendall_tau(scores: FloatArray, target: FloatArray) -> float:
     return count_pairs(scores, target).kendall_tau
 
 
-def opa(scores: FloatArray, target: FloatArray) -> float:
-    """Ordered pair accuracy in [0, 1], as TpuGraphs defines it: equal targets ignored, equal scores wrong."""
-    return count_pairs(scores, target).opa
-
-
 def slowdown_at_k(scores: FloatArray, target: FloatArray, k: int) -> float:
     """How much slower than the best row the best of the ``k`` lowest scores is: (min of those - best) / best.
 
@@ -180,10 +173,7 @@ def slowdown_at_k(scores: FloatArray, target: FloatArray, k: int) -> float:
 
 def score(kind: str, per_graph: Iterable[dict[str, float]]) -> float:
     """Score of the competition: mean of 1 - slowdown@5 for tile, mean Kendall tau for layout; 1 is perfect."""
-    values = [
-        1 - graph[f"slowdown@{TILE_SCORE_TOP}"] if kind == "tile" else graph["kendall_tau"] for graph in per_graph
-    ]
-    return float(np.mean(values))
+    return float(np.mean([1 - graph["slowdown@5"] if kind == "tile" else graph["kendall_tau"] for graph in per_graph]))
 
 
 def bootstrap_interval(values: Iterable[float], level: float = 0.95, seed: int = 0) -> list[float] | None:
@@ -196,13 +186,8 @@ def bootstrap_interval(values: Iterable[float], level: float = 0.95, seed: int =
     sample = np.fromiter(values, np.float64)
     if len(sample) < 2:
         return None
-    rng = np.random.default_rng(seed)
-    means = np.concatenate(
-        [
-            sample[rng.integers(len(sample), size=(_RESAMPLES_AT_ONCE, len(sample)))].mean(axis=1)
-            for _ in range(_RESAMPLES // _RESAMPLES_AT_ONCE)
-        ]
-    )
+    rng, n = np.random.default_rng(seed), len(sample)
+    means = [sample[rng.integers(n, size=(250, n))].mean(axis=1) for _ in range(_RESAMPLES // 250)]
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return [float(low), float(high)]
 
@@ -222,9 +207,6 @@ def tau_interval(
         Tau of all configurations.
     scores, target : float64 (n,)
         Without NaN.
-    level : float
-        Share of the resamples in the interval.
-    seed : int
 
     Returns
     -------
@@ -288,7 +270,9 @@ def evaluate(scores: FloatArray, groups: QueryGroups, kind: str) -> dict[str, An
         if reason := unrankable(target, groups.duplicate_of[rows]):
             skipped[name] = reason
             continue
-        graphs[name] = _group_figures(scores[rows], target, TOP[kind])
+        pairs = count_pairs(scores[rows], target)
+        slowdowns = {f"slowdown@{k}": slowdown_at_k(scores[rows], target, k) for k in TOP[kind]}
+        graphs[name] = {"kendall_tau": pairs.kendall_tau, "opa": pairs.opa, **slowdowns}
     return summarise(graphs, skipped, kind)
 
 
@@ -304,15 +288,6 @@ def summarise(graphs: dict[str, dict[str, float]], skipped: dict[str, str], kind
         "graphs": graphs,
         "n_graphs": len(graphs),
         "skipped": skipped,
-    }
-
-
-def _group_figures(scores: FloatArray, target: FloatArray, top: Iterable[int]) -> dict[str, float]:
-    pairs = count_pairs(scores, target)
-    return {
-        "kendall_tau": pairs.kendall_tau,
-        "opa": pairs.opa,
-        **{f"slowdown@{k}": slowdown_at_k(scores, target, k) for k in top},
     }
 
 

@@ -12,7 +12,7 @@ kernel counts even if all its runtimes are equal.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,13 +44,8 @@ TableOf = tuple[str, list[str], list[list[object]]]
 def indices_of(subset: Subset, split: str, folder: Path) -> dict[str, IntArray] | None:
     """Read which configurations of each graph the protocol scores; None for tile, where it scores all.
 
-    Parameters
-    ----------
-    subset : Subset
-    split : str
-    folder : Path
-        Holds ``xla_default.json``, ``xla_random.json``, ``nlp_default.json``, ``nlp_random.json``: graph -> row
-        indices, which may repeat.
+    ``folder`` holds ``xla_default.json``, ``xla_random.json``, ``nlp_default.json``, ``nlp_random.json``: graph -> row
+    indices, which may repeat.
 
     Returns
     -------
@@ -75,22 +70,18 @@ def indices_of(subset: Subset, split: str, folder: Path) -> dict[str, IntArray] 
             f"--protocol official: configurations are listed for {SPLIT}, not for {split}; use --split {SPLIT}"
         )
     path = folder / f"{'_'.join(subset.parts[1:])}.json"
+    advice = "run `python -m gbr.download eval-indices`, or pass its folder as --indices"
     try:
         found = parse_json(path.read_bytes())
     except OSError as fault:
-        raise DataError(
-            f"{path}: cannot be read ({fault.strerror or fault}); run `python -m gbr.download eval-indices`, or pass "
-            "its folder as --indices"
-        ) from fault
+        raise DataError(f"{path}: cannot be read ({fault.strerror or fault}); {advice}") from fault
     except ValueError as fault:
-        raise DataError(f"{path}: invalid JSON ({fault}); run `python -m gbr.download eval-indices`") from fault
+        raise DataError(f"{path}: invalid JSON ({fault}); {advice}") from fault
     if not isinstance(found, dict) or not found:
-        raise DataError(f"{path}: expected an object of graph -> list of row indices, got {type(found).__name__}")
+        raise DataError(f"{path}: expected an object of graph -> list of row indices; {advice}")
     for name, rows in found.items():
-        if not isinstance(rows, list) or not rows or not all(type(row) is int and 0 <= row < 1 << 62 for row in rows):
-            raise DataError(
-                f"{path}: {name}: expected a list of row indices; run `python -m gbr.download eval-indices`"
-            )
+        if not isinstance(rows, list) or not rows or not all(type(row) is int and row >= 0 for row in rows):
+            raise DataError(f"{path}: {name}: expected a list of row indices; {advice}")
     return {name: np.array(rows, np.int64) for name, rows in found.items()}
 
 
@@ -124,104 +115,71 @@ def evaluate(
     DataError
         When a listed row is out of range.
     """
-    if kind == "tile":
-        return _tile(scores, groups)
-    assert indices is not None
-    return _layout(scores, groups, indices)
-
-
-def top_error(scores: FloatArray, target: FloatArray, k: int) -> float:
-    """(Best of the first ``k`` - best) / best, equal scores in the order of the rows, as ``tf.argsort`` sorts."""
-    best = float(target.min())
-    return (float(target[np.argsort(scores, kind="stable")[:k]].min()) - best) / best
-
-
-def _tile(scores: FloatArray, groups: QueryGroups) -> dict[str, Any]:
     target = groups.target
     graphs: dict[str, dict[str, float]] = {}
     skipped: dict[str, str] = {}
     unranked: dict[str, str] = {}
-    benchmarks: dict[str, list[dict[str, float]]] = defaultdict(list)
+    repeated: dict[str, int] = {}
     for group, name in enumerate(groups.names):
-        rows = groups.rows(group)
+        rows = np.arange(groups.indptr[group], groups.indptr[group + 1])
+        if indices is not None:
+            if name not in indices:
+                skipped[name] = "none of its configurations are listed"
+                continue
+            if indices[name].max() >= len(rows):
+                raise DataError(
+                    f"{name}: listed row {indices[name].max()} is out of range, the graph has {len(rows)}; "
+                    "download graphs and lists of the same collection"
+                )
+            rows = rows[indices[name]]
+            if (distinct := len(np.unique(rows))) < len(rows):
+                repeated[name] = distinct
         if reason := unrankable(target[rows], groups.duplicate_of[rows]):
-            if groups.sizes[group] < _FEWEST_CONFIGS:
+            if kind == "layout" or len(rows) < _FEWEST_CONFIGS:
                 skipped[name] = reason
                 continue
             unranked[name] = reason
-        graphs[name] = _errors(scores[rows], target[rows], "tile")
-        benchmarks[name.rsplit("_", 1)[0]].append(graphs[name])
-    names = _names("tile")
-    by_benchmark = {benchmark: _means(kernels, names) for benchmark, kernels in sorted(benchmarks.items())}
-    return {
-        **_means(graphs.values(), names),
-        "score": metrics.score("tile", graphs.values()) if graphs else None,
-        "over_benchmarks": _means(by_benchmark.values(), names),
-        "benchmarks": {name: found | {"n_graphs": len(benchmarks[name])} for name, found in by_benchmark.items()},
+        tau = {"kendall_tau": metrics.kendall_tau(scores[rows], target[rows])} if kind == "layout" else {}
+        # Equal scores in the order of the rows, as tf.argsort sorts.
+        ordered, best = target[rows[np.argsort(scores[rows], kind="stable")]], float(target[rows].min())
+        graphs[name] = tau | {f"slowdown@{k}": (float(ordered[:k].min()) - best) / best for k in TOP[kind]}
+    found = _means(graphs.values(), kind) | {
+        "score": metrics.score(kind, graphs.values()) if graphs else None,
         "graphs": graphs,
         "n_graphs": len(graphs),
         "skipped": skipped,
-        "unrankable": unranked,
     }
-
-
-def _layout(scores: FloatArray, groups: QueryGroups, indices: Mapping[str, IntArray]) -> dict[str, Any]:
-    target = groups.target
-    graphs: dict[str, dict[str, float]] = {}
-    skipped: dict[str, str] = {}
-    repeated: dict[str, int] = {}
-    for group, name in enumerate(groups.names):
-        if name not in indices:
-            skipped[name] = "none of its configurations are listed"
-            continue
-        if indices[name].max() >= groups.sizes[group]:
-            raise DataError(
-                f"{name}: listed row {indices[name].max()} is out of range, the graph has {groups.sizes[group]}; "
-                "download graphs and lists of the same collection"
-            )
-        rows = groups.indptr[group] + indices[name]
-        distinct = len(np.unique(rows))
-        if distinct < len(rows):
-            repeated[name] = distinct
-        if reason := unrankable(target[rows], groups.duplicate_of[rows]):
-            skipped[name] = reason
-            continue
-        tau = metrics.kendall_tau(scores[rows], target[rows])
-        graphs[name] = {"kendall_tau": tau, **_errors(scores[rows], target[rows], "layout")}
-    means = _means(graphs.values(), ("kendall_tau", *_names("layout")))
-    return {
-        "kendall_tau": means.pop("kendall_tau"),
-        "kendall_tau_ci": metrics.bootstrap_interval(graph["kendall_tau"] for graph in graphs.values()),
-        **means,
-        "score": metrics.score("layout", graphs.values()) if graphs else None,
-        "graphs": graphs,
-        "n_graphs": len(graphs),
-        "skipped": skipped,
-        "repeated": repeated,
-        "absent": sorted(set(indices) - set(groups.names)),
+    if kind == "layout":
+        interval = metrics.bootstrap_interval(graph["kendall_tau"] for graph in graphs.values())
+        absent = sorted(set(indices or ()) - set(groups.names))
+        return found | {"kendall_tau_ci": interval, "repeated": repeated, "absent": absent}
+    benchmarks: dict[str, list[dict[str, float]]] = defaultdict(list)
+    for name, figures in graphs.items():
+        benchmarks[name.rsplit("_", 1)[0]].append(figures)
+    by_benchmark = {
+        name: _means(kernels, kind) | {"n_graphs": len(kernels)} for name, kernels in sorted(benchmarks.items())
     }
+    means = _means(by_benchmark.values(), kind)
+    return found | {"over_benchmarks": means, "benchmarks": by_benchmark, "unrankable": unranked}
 
 
 def tables(found: Mapping[str, Any], subset: Subset, split: str) -> Iterator[TableOf]:
     """Tables of the figures of :func:`evaluate`: title, columns, rows."""
     names = _names(subset.kind)
-    columns = [name.removeprefix("slowdown") for name in names]
+    columns = ["", *(name.removeprefix("slowdown").replace("kendall_tau", "tau") for name in names)]
     title = f"{subset.name} {split}, official protocol: {found['n_graphs']} graphs"
+
+    def row(name: str, figures: Mapping[str, Any]) -> list[object]:
+        return [name, *(figures[each] for each in names)]
+
     if subset.kind == "tile":
-        rows = [
-            [f"{name} ({figures['n_graphs']})", *_of(figures, names)] for name, figures in found["benchmarks"].items()
-        ]
-        means: list[list[object]] = [
-            ["mean over benchmarks", *_of(found["over_benchmarks"], names)],
-            ["mean over kernels", *_of(found, names)],
-        ]
-        yield f"{title}, {len(rows)} benchmarks  (@K: top-K error)", ["", *columns], means
-        yield "Top-K error by benchmark (kernels)", ["", *columns], rows
-        return
-    taken = ("kendall_tau", *names)
-    rows = [[name, *_of(figures, taken)] for name, figures in found["graphs"].items()]
-    rows.append(["mean", *_of(found, taken)])
-    yield f"{title}  (@K: slowdown@K on the listed configurations)", ["", "tau", *columns], rows
+        means = [row("mean over benchmarks", found["over_benchmarks"]), row("mean over kernels", found)]
+        rows = [row(f"{name} ({figures['n_graphs']})", figures) for name, figures in found["benchmarks"].items()]
+        yield f"{title}, {len(rows)} benchmarks  (@K: top-K error)", columns, means
+        yield "Top-K error by benchmark (kernels)", columns, rows
+    else:
+        rows = [row(name, figures) for name, figures in (*found["graphs"].items(), ("mean", found))]
+        yield f"{title}  (@K: slowdown@K on the listed configurations)", columns, rows
 
 
 def notes(found: Mapping[str, Any]) -> Iterator[str]:
@@ -234,17 +192,9 @@ def notes(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"{name}: the official list repeats rows, {distinct} are distinct"
 
 
-def _errors(scores: FloatArray, target: FloatArray, kind: str) -> dict[str, float]:
-    return {f"slowdown@{k}": top_error(scores, target, k) for k in TOP[kind]}
+def _names(kind: str) -> list[str]:
+    return [*(["kendall_tau"] if kind == "layout" else []), *(f"slowdown@{k}" for k in TOP[kind])]
 
 
-def _names(kind: str) -> tuple[str, ...]:
-    return tuple(f"slowdown@{k}" for k in TOP[kind])
-
-
-def _means(figures: Collection[Mapping[str, Any]], names: Sequence[str]) -> dict[str, float | None]:
-    return {name: float(np.mean([one[name] for one in figures])) if figures else None for name in names}
-
-
-def _of(figures: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
-    return [figures[name] for name in names]
+def _means(figures: Collection[Mapping[str, Any]], kind: str) -> dict[str, Any]:
+    return {name: float(np.mean([one[name] for one in figures])) if figures else None for name in _names(kind)}

@@ -42,9 +42,9 @@ Spaces:
 @click.option("--space", required=True, metavar="KIND:NAME", help="Space to search, see below.")
 @click.option("--model", type=cli.PATH, metavar="DIR", help="Run directory written by gbr train, of the space's kind.")
 @click.option("--budget", type=cli.POSITIVE, default=40, metavar="N", help="Number of configurations to measure.")
-@click.option("--seconds", type=cli.PositiveFloat(), metavar="S", help="Start no measurement after S seconds.")
+@click.option("--seconds", type=cli.POSITIVE_FLOAT, metavar="S", help="Start no measurement after S seconds.")
 @click.option(
-    "--timeout", type=cli.PositiveFloat(), default=60.0, metavar="S", help="Time limit of one measurement in seconds."
+    "--timeout", type=cli.POSITIVE_FLOAT, default=60.0, metavar="S", help="Time limit of one measurement in seconds."
 )
 @click.option(
     "--candidates",
