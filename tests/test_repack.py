@@ -154,11 +154,11 @@ def test_a_truncated_copy_is_one_error(path: Path, kept: int) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rows": np.zeros((3, 18), np.float32)}, "arrays of the wrong type"),
-        ({"rows": np.full((3, 18), 6, np.int8)}, "a layout value outside -1 to 5"),
-        ({"owner": np.array([0, 2, 1])}, "a row of an unknown node"),
+        ({"rows": np.zeros((3, 18), np.float32)}, "not a complete repacked copy"),
+        ({"rows": np.full((3, 18), 6, np.int8)}, "not a complete repacked copy"),
+        ({"owner": np.array([0, 2, 1])}, "not a complete repacked copy"),
         ({"codes": np.array([[1, 1]], np.uint8)}, "a code out of range"),
-        ({"codes": np.array([0, 1], np.uint8)}, "arrays of the wrong shape"),
+        ({"codes": np.array([0, 1], np.uint8)}, "not a complete repacked copy"),
     ],
 )
 def test_an_invalid_copy_is_one_error(tmp_path: Path, change: dict[str, Any], message: str) -> None:

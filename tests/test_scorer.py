@@ -116,7 +116,7 @@ def test_models_that_do_not_match_the_graph_are_refused(runs: dict[str, Path], t
         plain.scorer(graph)
     with pytest.raises(ModelError, match="a tile collection, but the model ranks layout"):
         Ranker.load(runs["layout"]).scorer(graph)
-    with pytest.raises(DataError, match=r"gone\.npz: no such file"):
+    with pytest.raises(DataError, match=r"gone\.npz: cannot be read"):
         Ranker.load(runs["tile"]).scorer(tmp_path / "gone.npz")
 
 

@@ -6,7 +6,6 @@ Format: Phothilimthana et al., "TpuGraphs: A Performance Prediction Dataset on L
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from features.hlo import ELEMENT_TYPES, FEAT_ID, OPCODES
+from features.hlo import ELEMENT_TYPES, FEAT_ID, LAYOUT_CONFIG, N_FEAT, N_OPCODES, OPCODES, TILE_CONFIG
 from gbr.data import hlo
 from gbr.data.files import atomic_write
 from gbr.data.npz import BLOCK_BYTES, NpzFile
@@ -24,13 +23,11 @@ from gbr.errors import DataError, HloError, MissingLibraryError, UsageError
 if TYPE_CHECKING:
     from features.tensors import Tensors
 
-N_FEAT: Final = 140
-N_TILE: Final = 24
+N_TILE: Final = len(TILE_CONFIG)
 #: Slots of the layouts of a configurable node: output, input and kernel, six dimensions each.
-N_LAYOUT: Final = 18
+N_LAYOUT: Final = len(LAYOUT_CONFIG)
 #: A slot holds a dimension, or -1 for none.
 LAYOUT_RANGE: Final = (-1, 5)
-MAX_OPCODE: Final = 120
 
 #: Largest valid value: floats represent integers up to it exactly, and real programs have values up to about 2**30.
 LARGEST: Final = 2.0**53
@@ -38,8 +35,6 @@ LARGEST: Final = 2.0**53
 #: Suffix of repacked copies (:mod:`gbr.data.repack`).
 REPACKED_SUFFIX: Final = ".gbr"
 _HLO_SUFFIXES: Final = (".pb", ".hlo")
-#: Size of a block of layout configurations, as int8.
-_CONFIG_BLOCK_BYTES: Final = 8 * BLOCK_BYTES
 
 #: dtypes of the files of TpuGraphs, by key.
 DTYPES: Final[Mapping[str, type[np.generic]]] = {
@@ -111,35 +106,14 @@ class Graph:
     def __repr__(self) -> str:
         return f"<Graph {self.name}: {self.kind}, {len(self.node_opcode):,} nodes, {self.n_configs:,} configurations>"
 
-    def __str__(self) -> str:
-        """Readable description of the graph in a few lines."""
-        lines = {
-            "file": self.source,
-            "nodes": f"{len(self.node_opcode):,} ({_opcode_counts(self.node_opcode)})",
-            "edges": f"{len(self.edge_index):,}",
-            "configurations": f"{self.n_configs:,}" if self.n_configs else "none",
-        }
-        if self.node_config_ids is not None:
-            ids = self.node_config_ids
-            lines["configurable"] = (
-                f"{len(ids):,} nodes ({_opcode_counts(self.node_opcode[ids])})" if len(ids) else "none"
-            )
-        if self.runtime is not None:
-            low, high = self.runtime.min() / 1e3, self.runtime.max() / 1e3
-            twice = ", measured twice" if self.repeat is not None else ""
-            lines["runtimes"] = f"{low:,.6g} to {high:,.6g} µs{twice}"
-        elif self.n_configs:
-            lines["runtimes"] = "not measured"
-        return "\n".join([f"{self.name} ({self.kind})", *(f"  {key:<15} {value}" for key, value in lines.items())])
-
     def config_blocks(self, rows: int | None = None) -> Blocks:
         """Configurations in blocks of rows, in order.
 
         Parameters
         ----------
         rows : int, optional
-            Configurations per block (the last may have fewer).  By default all at once for ``tile`` and about 4 MiB
-            for ``layout``.
+            Configurations per block (the last may have fewer).  By default all at once for ``tile``, and a block that
+            fits in the cache of a core for ``layout``.
 
         Yields
         ------
@@ -151,58 +125,21 @@ class Graph:
         DataError
             For an invalid layout value or a corrupt stream.  The CRC is checked after the last block.
         """
-        if self.config_feat is not None:
-            step = rows or self.n_configs
-            for first in range(0, self.n_configs, step):
-                yield first, self.config_feat[first : first + step]
-        elif self.node_config_ids is not None and self.n_configs:
-            yield from self._layout_blocks(
-                rows or max(1, _CONFIG_BLOCK_BYTES // (len(self.node_config_ids) * N_LAYOUT))
-            )
-
-    def _layout_blocks(self, rows: int) -> Blocks:
-        if self.repacked is not None:
-            for first in range(0, self.n_configs, rows):
-                yield first, self.repacked.configs(slice(first, first + rows))
+        if self.arrays is not None and self.repacked is None:
+            for first, block in self.arrays.blocks("node_config_feat", rows):
+                yield first, self.narrow(first, block)
             return
-        assert self.node_config_ids is not None
-        start = filled = 0
-        block = np.empty((min(rows, self.n_configs), len(self.node_config_ids), N_LAYOUT), np.int8)
-        for first, piece in self.stored_blocks():
-            narrow = self.narrow(first, piece)
-            while len(narrow):
-                part, narrow = narrow[: len(block) - filled], narrow[len(block) - filled :]
-                block[filled : filled + len(part)] = part
-                filled += len(part)
-                if filled == len(block):
-                    yield start, block
-                    start, filled = start + filled, 0
-                    block = np.empty((min(rows, self.n_configs - start), *block.shape[1:]), np.int8)
+        step = rows or max(1, self.n_configs if self.repacked is None else BLOCK_BYTES // self.repacked.shape[1])
+        for first in range(0, self.n_configs, step):
+            yield first, self.configs(np.arange(first, min(first + step, self.n_configs)))
 
     def stored_blocks(self) -> Blocks:
-        """Configurations of a ``layout`` graph as stored: of any number type, and not validated.
-
-        Yields
-        ------
-        int, array (b, nc, 18)
-            Index of the first row, and about 512 KiB of configurations.
-
-        Raises
-        ------
-        DataError
-            For a corrupt stream.
-        """
+        """Configurations of a ``layout`` graph as stored, of any number type and not validated, as config_blocks."""
         assert self.arrays is not None
         return self.arrays.blocks("node_config_feat")
 
     def narrow(self, first: int, block: NDArray[Any]) -> NDArray[np.int8]:
-        """Validate a block of :meth:`stored_blocks` that starts at row ``first``, and convert it to int8.
-
-        Raises
-        ------
-        DataError
-            For a layout value that is not an integer from -1 to 5.
-        """
+        """Validate a block of :meth:`stored_blocks` that starts at row ``first``, and convert it to int8."""
         with np.errstate(invalid="ignore"):
             narrow = block.astype(np.int8)
         low, high = LAYOUT_RANGE
@@ -266,13 +203,11 @@ class Graph:
         DataError
             For an invalid configuration.
         """
-        arrays = {name: getattr(self, name) for name in ("node_feat", "node_opcode", "edge_index")}
+        program = {name: getattr(self, name) for name in ("node_feat", "node_opcode", "edge_index")}
         if np.ndim(configs) == 2:
-            return graph_from_arrays(self.name, arrays | {"config_feat": configs}, self.source)
-        if self.node_config_ids is None:
-            raise DataError(f"{self.source}: a {self.kind} graph has no configurable nodes; expected configs (c, 24)")
-        arrays |= {"node_config_ids": self.node_config_ids, "node_config_feat": configs}
-        return graph_from_arrays(self.name, arrays, self.source)
+            return graph_from_arrays(self.name, program | {"config_feat": configs}, self.source)
+        ids = {} if self.node_config_ids is None else {"node_config_ids": self.node_config_ids}
+        return graph_from_arrays(self.name, program | ids | {"node_config_feat": configs}, self.source)
 
     def to_networkx(self) -> Any:
         """Convert the program to a ``networkx.DiGraph``.
@@ -310,12 +245,6 @@ class Graph:
             )
         digraph.add_edges_from((int(producer), int(consumer)) for consumer, producer in self.edge_index)
         return digraph
-
-
-def _opcode_counts(opcodes: NDArray[np.uint8]) -> str:
-    """The most frequent opcodes: ``dot 12, reshape 3, ...``."""
-    counts = Counter(OPCODES[each] for each in opcodes.tolist()).most_common()
-    return ", ".join(f"{name} {count:,}" for name, count in counts[:4]) + (", ..." if len(counts) > 4 else "")
 
 
 def node_names(opcode: NDArray[np.uint8]) -> list[str]:
@@ -359,16 +288,14 @@ def read_graph(path: Path | str, *, use_copy: bool = True) -> Graph:
         If a ``.pb`` or ``.hlo`` file is not an HLO module.
     """
     path = Path(path)
-    if path.suffix in _HLO_SUFFIXES:
-        try:
-            return graph_from_arrays(path.stem, hlo.graph_arrays(path.read_bytes()), str(path))
-        except OSError as fault:
-            raise DataError(f"{path}: cannot be read ({fault.strerror or fault})") from fault
-        except HloError as fault:
-            raise HloError(f"{path}: {fault}") from fault
-    file = NpzFile(path)
-    repacked = find_repacked(path, file.fingerprint) if use_copy else None
-    return _validated(path.stem, str(path), file, repacked)
+    if path.suffix not in _HLO_SUFFIXES:
+        return _validated(path.stem, str(path), NpzFile(path), with_configs=True, use_copy=use_copy)
+    try:
+        return graph_from_arrays(path.stem, hlo.graph_arrays(path.read_bytes()), str(path))
+    except OSError as fault:
+        raise DataError(f"{path}: cannot be read ({fault.strerror or fault})") from fault
+    except HloError as fault:
+        raise HloError(f"{path}: {fault}") from fault
 
 
 def graph_from_arrays(name: str, arrays: Mapping[str, NDArray[Any]], source: str = "<memory>") -> Graph:
@@ -381,7 +308,7 @@ def graph_from_arrays(name: str, arrays: Mapping[str, NDArray[Any]], source: str
     DataError
         As for :func:`read_graph`.
     """
-    return _validated(name, source, _Memory(arrays), None)
+    return _validated(name, source, _Memory(arrays), with_configs=False)
 
 
 def write_graph(path: Path | str, graph_arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -407,9 +334,7 @@ def write_graph(path: Path | str, graph_arrays: Mapping[str, NDArray[Any]]) -> N
     unknown = [key for key in graph_arrays if key not in DTYPES]
     if unknown:
         raise DataError(f"{path}: unknown key {unknown[0]}; the keys of a graph file are {', '.join(DTYPES)}")
-    if not graph_arrays.keys() & {"config_feat", "node_config_feat"}:
-        raise _invalid(path, "config_feat", "config_feat (tile) or node_config_feat (layout)", ", ".join(graph_arrays))
-    graph = graph_from_arrays(path.stem, graph_arrays, str(path))
+    graph = _validated(path.stem, str(path), _Memory(graph_arrays), with_configs=True)
     for _ in graph.config_blocks():
         pass  # validates every configuration
     arrays = {key: np.asarray(graph_arrays[key]).astype(dtype) for key, dtype in DTYPES.items() if key in graph_arrays}
@@ -417,47 +342,52 @@ def write_graph(path: Path | str, graph_arrays: Mapping[str, NDArray[Any]]) -> N
         np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
 
 
-def _validated(name: str, source: str, arrays: NpzFile | _Memory, repacked: Repacked | None) -> Graph:
+def _validated(
+    name: str, source: str, arrays: NpzFile | _Memory, *, with_configs: bool, use_copy: bool = False
+) -> Graph:
     check = _Checker(source, arrays)
-    kind = check.kind()
-    node_feat = check.floats("node_feat", (None, N_FEAT))
-    n = len(node_feat)
+    tile, layout = "config_feat" in arrays.keys, "node_config_feat" in arrays.keys
+    if tile == layout and (tile or with_configs):
+        got = "both" if tile else check.keys
+        raise _invalid(source, "config_feat", "config_feat (tile) or node_config_feat (layout)", got)
+    node_feat = check.array("node_feat", (None, N_FEAT), -LARGEST, LARGEST, np.float32)
+    n, n_configs = len(node_feat), 0
     if not n:
-        raise check.invalid("node_feat", "at least one node", "none")
-    opcode = check.integers("node_opcode", (n,), low=0)
-    edges = check.integers("edge_index", (None, 2), low=0, high=n - 1)
+        raise _invalid(source, "node_feat", "at least one node", "none")
+    opcode = check.array("node_opcode", (n,), 0)
+    edges = check.array("edge_index", (None, 2), 0, n - 1)
     backward = edges[:, 1] >= edges[:, 0]
     if backward.any():
         row = int(backward.argmax())
         expected = "(consumer, operand) with operands numbered first"
-        raise check.invalid("edge_index", expected, f"{tuple(edges[row].tolist())} in row {row}")
-    config_feat = ids = splits = normalizer = None
-    n_configs = 0
-    if kind == "tile":
-        config_feat = check.floats("config_feat", (None, N_TILE))
+        raise _invalid(source, "edge_index", expected, f"{tuple(edges[row].tolist())} in row {row}")
+    config_feat = ids = splits = normalizer = repacked = None
+    if tile:
+        config_feat = check.array("config_feat", (None, N_TILE), -LARGEST, LARGEST, np.float32)
         n_configs = len(config_feat)
-    elif "node_config_ids" in arrays.keys:
-        ids = check.integers("node_config_ids", (None,), low=0, high=n - 1)
-        if len(np.unique(ids)) < len(ids) or (kind == "layout" and not len(ids)):
-            raise check.invalid("node_config_ids", "distinct nodes", "a duplicate" if len(ids) else "none")
+    elif layout or "node_config_ids" in arrays.keys:
+        ids = check.array("node_config_ids", (None,), 0, n - 1)
+        if len(np.unique(ids)) < len(ids) or (layout and not len(ids)):
+            raise _invalid(source, "node_config_ids", "distinct nodes", "a duplicate" if len(ids) else "none")
         if "node_splits" in arrays.keys:
-            splits = check.integers("node_splits", (1, None), low=0, high=n)[0]
-    if kind == "layout":
-        if ids is None:
-            raise check.invalid("node_config_ids", "it beside node_config_feat", check.keys())
-        n_configs, *_ = check.shape("node_config_feat", (None, len(ids), N_LAYOUT), "iuf")
-        if repacked is not None and repacked.shape != (n_configs, len(ids)):
-            raise DataError(f"{repacked.path}: expected {(n_configs, len(ids))} codes, got {repacked.shape}; delete it")
-    if kind != "program" and not n_configs:
-        raise check.invalid("config_feat" if kind == "tile" else "node_config_feat", "configurations", "none")
+            splits = check.array("node_splits", (1, None), 0, n)[0]
+        if layout:
+            n_configs, *_ = check.header("node_config_feat", (None, len(ids), N_LAYOUT), "iuf")
+            if use_copy and isinstance(arrays, NpzFile):
+                repacked = find_repacked(arrays.path, arrays.fingerprint)
+            if repacked is not None and repacked.shape != (n_configs, len(ids)):
+                got = f"{repacked.shape}; delete it"
+                raise DataError(f"{repacked.path}: expected {(n_configs, len(ids))} codes, got {got}")
+    if (tile or layout) and not n_configs:
+        raise _invalid(source, "config_feat" if tile else "node_config_feat", "configurations", "none")
     if "config_runtime_normalizers" in arrays.keys:
-        normalizer = check.integers("config_runtime_normalizers", (n_configs,), low=1)
+        normalizer = check.array("config_runtime_normalizers", (n_configs,), 1)
     return Graph(
         name=name,
         source=source,
-        kind=kind,
+        kind="tile" if tile else "layout" if layout else "program",
         node_feat=node_feat,
-        node_opcode=np.where(opcode > MAX_OPCODE, 0, opcode).astype(np.uint8),
+        node_opcode=np.where(opcode < N_OPCODES, opcode, 0).astype(np.uint8),
         edge_index=edges,
         n_configs=n_configs,
         config_feat=config_feat,
@@ -466,7 +396,7 @@ def _validated(name: str, source: str, arrays: NpzFile | _Memory, repacked: Repa
         runtime=check.runtimes("config_runtime", n_configs),
         normalizer=normalizer,
         repeat=check.runtimes("config_runtime_repeat", n_configs),
-        arrays=arrays if kind == "layout" else None,
+        arrays=arrays if layout else None,
         repacked=repacked,
     )
 
@@ -482,15 +412,14 @@ class _Memory:
         self._arrays = {key: np.asarray(value) for key, value in arrays.items()}
         self.keys = tuple(self._arrays)
 
-    def member(self, key: str) -> NDArray[Any]:
-        return self._arrays[key]
-
     def read(self, key: str) -> NDArray[Any]:
         return self._arrays[key]
 
-    def blocks(self, key: str) -> Blocks:
+    member = read
+
+    def blocks(self, key: str, rows: int | None = None) -> Blocks:
         array = self._arrays[key]
-        step = max(1, BLOCK_BYTES // max(1, array[:1].nbytes))
+        step = rows or max(1, BLOCK_BYTES // max(1, array[:1].nbytes))
         for first in range(0, len(array), step):
             yield first, array[first : first + step]
 
@@ -501,67 +430,46 @@ class _Checker:
     def __init__(self, source: str, arrays: NpzFile | _Memory) -> None:
         self._source = source
         self._arrays = arrays
+        self.keys = f"keys {', '.join(arrays.keys) or 'none'}"
 
-    def invalid(self, key: str, expected: object, got: object) -> DataError:
-        return _invalid(self._source, key, expected, got)
-
-    def keys(self) -> str:
-        few = self._arrays.keys[: len(DTYPES)]
-        return f"keys {', '.join(few) or 'none'}" + (", ..." if len(few) < len(self._arrays.keys) else "")
-
-    def kind(self) -> str:
-        tile, layout = "config_feat" in self._arrays.keys, "node_config_feat" in self._arrays.keys
-        if tile == layout and (tile or isinstance(self._arrays, NpzFile)):
-            got = "both" if tile else self.keys()
-            raise self.invalid("config_feat", "config_feat (tile) or node_config_feat (layout)", got)
-        return "tile" if tile else "layout" if layout else "program"
-
-    def shape(self, key: str, expected: tuple[int | None, ...], kinds: str) -> tuple[int, ...]:
+    def header(self, key: str, expected: tuple[int | None, ...], kinds: str) -> tuple[int, ...]:
         """Check the shape (None: any extent) and kind of dtype of an array without reading its values."""
         if key not in self._arrays.keys:
-            raise self.invalid(key, f"{key} among the keys", self.keys())
+            raise _invalid(self._source, key, f"{key} among the keys", self.keys)
         about = self._arrays.member(key)
         shape = about.shape
         if len(shape) != len(expected) or any(b not in (None, a) for a, b in zip(shape, expected, strict=True)):
             extents = ", ".join("*" if extent is None else str(extent) for extent in expected)
-            raise self.invalid(key, f"shape ({extents})", shape)
+            raise _invalid(self._source, key, f"shape ({extents})", shape)
         if about.dtype.kind not in kinds:
-            raise self.invalid(key, "integers" if kinds == "iu" else "numbers", about.dtype)
+            raise _invalid(self._source, key, "integers" if kinds == "iu" else "numbers", about.dtype)
         return shape
 
-    def floats(self, key: str, expected: tuple[int | None, ...]) -> NDArray[np.float32]:
-        self.shape(key, expected, "iuf")
+    def array(
+        self,
+        key: str,
+        expected: tuple[int | None, ...],
+        low: float,
+        high: float = np.inf,
+        dtype: type[np.generic] = np.int64,
+    ) -> NDArray[Any]:
+        self.header(key, expected, "iu" if dtype is np.int64 else "iuf")
         with np.errstate(over="ignore"):
-            values = np.ascontiguousarray(self._arrays.read(key), np.float32)
-        valid = np.abs(values) <= LARGEST  # also false for NaN
+            values = np.ascontiguousarray(self._arrays.read(key), dtype)
+        valid = (values >= low) & (values <= high)  # False for NaN
         if not valid.all():
             at = tuple(np.argwhere(~valid)[0].tolist())
-            raise self.invalid(key, "finite numbers up to 2**53", f"{values[at]} at {at}")
-        return values
-
-    def integers(
-        self, key: str, expected: tuple[int | None, ...], low: int | None = None, high: int | None = None
-    ) -> IntArray:
-        self.shape(key, expected, "iu")
-        values = np.ascontiguousarray(self._arrays.read(key), np.int64)
-        outside = np.zeros(values.shape, bool)
-        if low is not None:
-            outside |= values < low
-        if high is not None:
-            outside |= values > high
-        if outside.any():
-            at = tuple(np.argwhere(outside)[0].tolist())
-            limits = f"{low} or more" if high is None else f"{low} to {high}"
-            raise self.invalid(key, limits, f"{values[at]} at {at}")
+            limits = "finite numbers up to 2**53" if high == LARGEST else f"{low} to {high}"
+            raise _invalid(self._source, key, limits, f"{values[at]} at {at}")
         return values
 
     def runtimes(self, key: str, n_configs: int) -> IntArray | None:
         if key not in self._arrays.keys:
             return None
-        values = self.integers(key, (n_configs,), low=0)
+        values = self.array(key, (n_configs,), 0)
         zero = values == 0
         if zero.any() and not zero.all():
-            raise self.invalid(key, "all positive, or all 0 if unknown", f"0 at {int(zero.argmax())}")
+            raise _invalid(self._source, key, "all positive, or all 0 if unknown", f"0 at {int(zero.argmax())}")
         return None if zero.all() else values
 
 
@@ -574,7 +482,7 @@ class Repacked:
 
     Attributes
     ----------
-    fingerprint : int
+    fingerprint : str
         :attr:`gbr.data.npz.NpzFile.fingerprint` of the graph file.
     shape : tuple of int
         Configurations and configurable nodes.
@@ -598,23 +506,24 @@ class Repacked:
         try:
             file = NpzFile(path)
             self._codes = file.map("codes")
+            self.shape: tuple[int, int] = self._codes.shape
             self.rows, self.owner = file.read("rows"), file.read("owner").astype(np.int64)
-            self.fingerprint = int(file.read("source"))
-        except (DataError, KeyError, TypeError, ValueError) as fault:
+            self.fingerprint = f"{int(file.read('source')):016x}"
+            low, high = LAYOUT_RANGE
+            if not (
+                self._codes.dtype.kind == "u"
+                and self.rows.dtype == np.int8
+                and self.rows.shape == (len(self.owner), N_LAYOUT)
+                and ((self.rows >= low) & (self.rows <= high)).all()
+                and ((self.owner >= 0) & (self.owner < self.shape[1])).all()
+            ):
+                raise ValueError("invalid arrays")
+            self._counts = np.bincount(self.owner, minlength=self.shape[1])
+        except (DataError, LookupError, TypeError, ValueError) as fault:
             raise self._error(f"not a complete repacked copy ({fault})") from fault
-        if (self._codes.ndim, self.owner.ndim) != (2, 1) or self.rows.shape != (len(self.owner), N_LAYOUT):
-            raise self._error("arrays of the wrong shape")
-        if self._codes.dtype.kind != "u" or self.rows.dtype != np.int8:
-            raise self._error("arrays of the wrong type")
-        self.shape: tuple[int, int] = self._codes.shape
-        if not ((self.owner >= 0) & (self.owner < self.shape[1])).all():
-            raise self._error("a row of an unknown node")
-        if not ((self.rows >= LAYOUT_RANGE[0]) & (self.rows <= LAYOUT_RANGE[1])).all():
-            raise self._error(f"a layout value outside {LAYOUT_RANGE[0]} to {LAYOUT_RANGE[1]}")
         self.order = np.argsort(self.owner, kind="stable").astype(np.int32)
-        counts = np.bincount(self.owner, minlength=self.shape[1])
-        self.first = np.concatenate(([0], np.cumsum(counts)))
-        self._counts, self._table = counts, self.rows[self.order]
+        self.first = np.concatenate(([0], np.cumsum(self._counts)))
+        self._table = self.rows[self.order]
 
     def codes(self, rows: slice | NDArray[np.int64]) -> NDArray[np.unsignedinteger[Any]]:
         """Codes of some configurations: the index of each node's row among the rows of that node.
@@ -648,15 +557,9 @@ class Repacked:
 
 
 def find_repacked(path: Path, fingerprint: str) -> Repacked | None:
-    """Open the repacked copy of a graph file, or return None if it is missing or outdated.
-
-    Raises
-    ------
-    DataError
-        If the copy is damaged.
-    """
+    """Open the repacked copy of a graph file, or return None if it is missing or outdated."""
     copy = path.with_suffix(REPACKED_SUFFIX)
     if not copy.exists():
         return None
     repacked = Repacked(copy)
-    return repacked if repacked.fingerprint == int(fingerprint, 16) else None
+    return repacked if repacked.fingerprint == fingerprint else None

@@ -11,12 +11,10 @@ import hashlib
 import math
 import struct
 import zipfile
-import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final
+from typing import Any, BinaryIO, Final, NamedTuple
 
 import numpy as np
 from numpy.lib import format as npy
@@ -26,9 +24,8 @@ from gbr.errors import DataError
 
 try:
     from isal import isal_zlib as inflate
-    from isal.igzip_lib import DECOMP_DEFLATE, IgzipDecompressor
 except ImportError:  # isal has wheels for x86-64 and arm64 only
-    inflate = zlib  # type: ignore[misc]
+    import zlib as inflate  # type: ignore[no-redef]
 
 #: Uncompressed bytes per block, 512 KiB: a block stays in the cache of a core while it is checked and read.
 BLOCK_BYTES: Final = 1 << 19
@@ -38,22 +35,10 @@ _LOCAL_HEADER: Final = struct.Struct("<4s22xHH")
 #: Maximum compression ratio of deflate: at least 2 bits for 258 bytes.
 _MAX_RATIO: Final = 1032
 _MAX_HEADER: Final = 1 << 16
-_MAX_NAME: Final = 100
 
 
-@dataclass(frozen=True)
-class Member:
-    """The header of one array of an archive.
-
-    Parameters
-    ----------
-    shape : tuple of int
-    dtype : numpy.dtype
-    fortran : bool
-        Column-major order.
-    header_bytes : int
-        Size of the header that precedes the values.
-    """
+class Member(NamedTuple):
+    """The header of one array of an archive, ``header_bytes`` long; ``fortran`` is column-major order."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -67,7 +52,7 @@ class Member:
 
 
 class NpzFile:
-    """An ``.npz`` archive whose directory has been read and checked; the file is not kept open.
+    """An ``.npz`` archive whose directory has been read; the file is not kept open.
 
     Parameters
     ----------
@@ -82,29 +67,20 @@ class NpzFile:
     Raises
     ------
     DataError
-        If the file is missing, not a complete zip archive, or has duplicate or unprintable member names.
+        If the file is missing or not a complete zip archive.
     """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         try:
             with zipfile.ZipFile(self.path) as archive:
-                entries = archive.infolist()
-        except FileNotFoundError as fault:
-            raise DataError(f"{self.path}: no such file; expected an .npz graph file") from fault
+                self._entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
         except OSError as fault:
             raise DataError(f"{self.path}: cannot be read ({fault.strerror or fault})") from fault
         except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, EOFError) as fault:
             raise DataError(
                 f"{self.path}: not a complete .npz archive ({fault}); download or write it again"
             ) from fault
-        self._entries: dict[str, zipfile.ZipInfo] = {}
-        for entry in entries:
-            name = entry.filename.removesuffix(".npy")
-            if name in self._entries or not name.isprintable() or len(name) > _MAX_NAME:
-                fault_text = "duplicate" if name in self._entries else "invalid"
-                raise DataError(f"{self.path}: {fault_text} member name {name[:_MAX_NAME]!r}; download the file again")
-            self._entries[name] = entry
         self.keys = tuple(self._entries)
         self._members: dict[str, Member] = {}
 
@@ -124,143 +100,93 @@ class NpzFile:
         DataError
             If it is corrupt, holds Python objects, or its size disagrees with the directory of the archive.
         """
-        if name not in self._members:
-            with self._open(name) as stream:
-                self._header(name, stream)
-        return self._members[name]
+        with self._open(name) as (_, member):
+            return member
 
     def read(self, name: str) -> NDArray[Any]:
-        """Read a whole array, in C order, and check its CRC.
-
-        Raises
-        ------
-        KeyError, DataError
-            As for :meth:`member`, and for values that cannot be decompressed or fail the CRC.
-        """
-        with self._open(name) as stream:
-            member = self._header(name, stream)
-            values = np.empty(math.prod(member.shape), member.dtype)
-            view = memoryview(values.view(np.uint8))  # type: ignore[arg-type]
-            for first in range(0, len(view), BLOCK_BYTES):
-                part = view[first : first + BLOCK_BYTES]
-                part[:] = stream.read(len(part))
+        """Read a whole array, in C order, and check its CRC; errors as for :meth:`member`."""
+        with self._open(name) as (stream, member):
+            values = np.frombuffer(stream.read(member.nbytes), member.dtype)
             stream.finish()
-        return np.asarray(values.reshape(member.shape, order="F" if member.fortran else "C"), order="C")
+            return np.array(values.reshape(member.shape, order="F" if member.fortran else "C"), order="C")
 
-    def blocks(self, name: str) -> Iterator[tuple[int, NDArray[Any]]]:
-        """Read an array in blocks of rows of about :data:`BLOCK_BYTES`; memory does not grow with its size.
+    def blocks(self, name: str, rows: int | None = None) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Read an array in blocks of rows; memory does not grow with its size.
 
-        The CRC is checked after the last block.
+        The CRC is checked after the last block.  Errors as for :meth:`member`, also for column-major arrays.
+
+        Parameters
+        ----------
+        name : str
+        rows : int, optional
+            By default as many as fit in :data:`BLOCK_BYTES`.
 
         Yields
         ------
         int, array (rows, ...)
             Index of the first row, and a read-only block.
-
-        Raises
-        ------
-        KeyError, DataError
-            As for :meth:`read`, and for column-major arrays.
         """
-        with self._open(name) as stream:
-            member = self._header(name, stream)
+        with self._open(name) as (stream, member):
             if member.fortran and len(member.shape) > 1:
-                raise DataError(
-                    f"{self.path}: {name}: expected C order, got column-major order; "
-                    "convert it with numpy.ascontiguousarray"
-                )
+                raise ValueError("expected C order, got column-major order")
             row_bytes = math.prod(member.shape[1:]) * member.dtype.itemsize
-            step = max(1, BLOCK_BYTES // max(1, row_bytes))
+            step = rows or max(1, BLOCK_BYTES // max(1, row_bytes))
             for first in range(0, member.shape[0], step):
-                rows = min(step, member.shape[0] - first)
-                block = np.frombuffer(stream.read(rows * row_bytes), member.dtype)
-                yield first, block.reshape(rows, *member.shape[1:])
+                count = min(step, member.shape[0] - first)
+                block = np.frombuffer(stream.read(count * row_bytes), member.dtype)
+                yield first, block.reshape(count, *member.shape[1:])
             stream.finish()
 
     def map(self, name: str) -> NDArray[Any]:
-        """Memory-map an uncompressed array, read-only.  Its CRC is not checked.
-
-        Raises
-        ------
-        KeyError, DataError
-            As for :meth:`member`, and for a compressed or column-major array.
-        """
-        with self._open(name) as stream:
-            member = self._header(name, stream)
+        """Memory-map an uncompressed array in C order, read-only; its CRC is not checked.  Errors as for read."""
+        with self._open(name) as (stream, member):
             if not stream.is_stored or member.fortran or not member.nbytes:
-                raise stream.error("it cannot be memory-mapped")
+                raise ValueError("it cannot be memory-mapped")
             return np.memmap(self.path, member.dtype, "r", stream.offset + member.header_bytes, member.shape)
 
-    def _open(self, name: str) -> _Stream:
-        return _Stream(f"{self.path}: {name}", self.path, self._entries[name])
-
-    def _header(self, name: str, stream: _Stream) -> Member:
-        if name in self._members:
-            stream.read(self._members[name].header_bytes)
-            return self._members[name]
+    @contextmanager
+    def _open(self, name: str) -> Iterator[tuple[_Stream, Member]]:
+        """Open an array and read its header; any failure in the body is a DataError."""
+        entry = self._entries[name]
         try:
-            if npy.read_magic(stream) != (1, 0):  # the version that NumPy writes for arrays of numbers
-                raise stream.error("not in .npy format 1.0")
-            shape, fortran, dtype = npy.read_array_header_1_0(stream, max_header_size=_MAX_HEADER)
-        except DataError:
+            with open(self.path, "rb") as file:
+                stream = _Stream(file, entry)
+                if name in self._members:
+                    stream.read(self._members[name].header_bytes)
+                else:
+                    self._members[name] = _header(stream, entry.file_size)
+                yield stream, self._members[name]
+        except MemoryError:
             raise
-        except Exception as fault:  # any exception of NumPy's parser
-            raise stream.error(f"invalid header: {' '.join(str(fault).split())[:80]}") from fault
-        if dtype.kind not in "iufb" or any(extent < 0 for extent in shape):
-            raise DataError(f"{self.path}: {name}: expected an array of numbers, got {dtype} {shape}")
-        member = Member(tuple(shape), dtype, bool(fortran), stream.position)
-        declared = self._entries[name].file_size
-        if member.header_bytes + member.nbytes != declared:
-            raise stream.error(f"{dtype} {shape} needs {member.header_bytes + member.nbytes} bytes, got {declared}")
-        self._members[name] = member
-        return member
+        except Exception as fault:  # NumPy's parser raises many
+            raise DataError(
+                f"{self.path}: {name}: corrupt ({fault or type(fault).__name__}); download or write the file again"
+            ) from fault
 
 
 class _Stream:
-    """Sequential reader of one archive member that decompresses it and computes its CRC.  A context manager."""
+    """Sequential reader of one archive member that decompresses it and computes its CRC."""
 
-    def __init__(self, where: str, path: Path, entry: zipfile.ZipInfo) -> None:
-        self._where, self._entry = where, entry
-        self.position = 0
+    def __init__(self, file: BinaryIO, entry: zipfile.ZipInfo) -> None:
         self.is_stored = entry.compress_type == zipfile.ZIP_STORED
-        self._crc = 0
-        self._remaining = entry.compress_size
-        self._inflater: Any = None if self.is_stored else _decompressor()
-        if entry.flag_bits & 1:
-            raise self.error("encrypted")
-        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise self.error(f"unsupported compression method {entry.compress_type}")
         largest = entry.compress_size if self.is_stored else entry.compress_size * _MAX_RATIO + _READ_BYTES
+        if entry.flag_bits & 1:
+            raise ValueError("encrypted")
+        if not self.is_stored and entry.compress_type != zipfile.ZIP_DEFLATED:
+            raise ValueError(f"unsupported compression method {entry.compress_type}")
         if entry.file_size > largest:
-            raise self.error(f"{entry.compress_size} bytes cannot hold {entry.file_size}")
-        try:
-            self._file = open(path, "rb")  # noqa: SIM115 -- closed by __exit__
-        except OSError as fault:
-            raise DataError(f"{path}: cannot be read ({fault.strerror or fault})") from fault
-        try:
-            size = self._file.seek(0, 2)
-            self._file.seek(max(0, entry.header_offset))
-            header = self._file.read(_LOCAL_HEADER.size)
-            magic, *lengths = _LOCAL_HEADER.unpack(header) if len(header) == _LOCAL_HEADER.size else (b"",)
-            #: Position of the member's contents in the file.
-            self.offset = entry.header_offset + _LOCAL_HEADER.size + sum(lengths)
-            if magic != b"PK\x03\x04" or entry.header_offset < 0 or self.offset + entry.compress_size > size:
-                raise self.error("truncated or without a local header")
-            self._file.seek(self.offset)
-        except BaseException:
-            self._file.close()
-            raise
-
-    def __enter__(self) -> _Stream:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
-
-    def error(self, what: object) -> DataError:
-        return DataError(f"{self._where}: corrupt ({what}); download or write the file again")
+            raise ValueError(f"{entry.compress_size} bytes cannot hold {entry.file_size}")
+        file.seek(entry.header_offset)
+        magic, *lengths = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
+        if magic != b"PK\x03\x04":
+            raise ValueError("without a local header")
+        #: Position of the member's contents in the file.
+        self.offset = file.seek(sum(lengths), 1)
+        #: Bytes read.
+        self.position = 0
+        self._file, self._expected_crc, self._remaining = file, entry.CRC, entry.compress_size
+        self._inflater: Any = None if self.is_stored else inflate.decompressobj(-15)
+        self._crc = 0
 
     def read(self, count: int = 0, /) -> bytes:
         """Exactly the next ``count`` bytes; not copied if they are decompressed in one piece."""
@@ -269,61 +195,43 @@ class _Stream:
         while missing:
             pieces.append(piece := self._next(missing))
             if not piece:
-                raise self.error(f"ends {missing} bytes early")
+                raise EOFError(f"ends {missing} bytes early")
             missing -= len(piece)
         self.position += count
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def finish(self) -> None:
         """Check that the member ends here, and its CRC."""
-        if self._next(1) or self._remaining or (self._inflater and not self._inflater.eof):
-            raise self.error("more data than the directory declares")
-        if self._crc != self._entry.CRC:
-            raise self.error(f"CRC {self._crc:08x}, expected {self._entry.CRC:08x}")
+        if self._next(1) or self._remaining or not (self.is_stored or self._inflater.eof):
+            raise ValueError("more data than the directory declares")
+        if self._crc != self._expected_crc:
+            raise ValueError(f"CRC {self._crc:08x}, expected {self._expected_crc:08x}")
 
     def _next(self, limit: int) -> bytes:
         """At least one byte and at most ``limit``; none at the end."""
-        if self._inflater is None:
+        piece, given = b"", b"more"
+        if self.is_stored:
             piece = self._raw(limit)
         else:
-            piece = b""
-            while not piece and not self._inflater.eof:
-                given = self._raw(_READ_BYTES) if self._inflater.needs_input else b""
-                try:
-                    piece = self._inflater.decompress(given, limit)
-                except inflate.error as fault:  # type: ignore[misc]
-                    raise self.error(fault) from fault
-                if not piece and not given and not self._remaining:
-                    break
+            while not piece and given and not self._inflater.eof:
+                given = self._inflater.unconsumed_tail or self._raw(_READ_BYTES)
+                piece = self._inflater.decompress(given, limit)
         self._crc = inflate.crc32(piece, self._crc)
         return piece
 
     def _raw(self, limit: int) -> bytes:
-        try:
-            chunk = self._file.read(min(limit, self._remaining))
-        except OSError as fault:
-            raise self.error(fault.strerror or fault) from fault
+        chunk = self._file.read(min(limit, self._remaining))
         self._remaining -= len(chunk)
         return chunk
 
 
-class _Zlib:
-    """A ``zlib`` decompressor with the interface of ``isal``, which keeps its unconsumed input."""
-
-    def __init__(self) -> None:
-        self._inflater = zlib.decompressobj(-15)
-
-    @property
-    def eof(self) -> bool:
-        return self._inflater.eof
-
-    @property
-    def needs_input(self) -> bool:
-        return not self._inflater.unconsumed_tail
-
-    def decompress(self, given: bytes, limit: int) -> bytes:
-        return self._inflater.decompress(self._inflater.unconsumed_tail + given, limit)
-
-
-def _decompressor() -> Any:
-    return _Zlib() if inflate is zlib else IgzipDecompressor(flag=DECOMP_DEFLATE)
+def _header(stream: _Stream, declared: int) -> Member:
+    if npy.read_magic(stream) != (1, 0):  # the version that NumPy writes for arrays of numbers
+        raise ValueError("not in .npy format 1.0")
+    shape, fortran, dtype = npy.read_array_header_1_0(stream, max_header_size=_MAX_HEADER)
+    if dtype.kind not in "iufb" or any(extent < 0 for extent in shape):
+        raise ValueError(f"expected an array of numbers, got {dtype} {shape}")
+    member = Member(tuple(shape), dtype, bool(fortran), stream.position)
+    if (needed := member.header_bytes + member.nbytes) != declared:
+        raise ValueError(f"{dtype} {shape} needs {needed} bytes, got {declared}")
+    return member
