@@ -22,10 +22,9 @@ from gbr.data.collection import Subset
 from gbr.data.graph import graph_from_arrays
 from gbr.data.hardware import load
 from gbr.data.npz import NpzFile
-from gbr.errors import DataError, ModelError, TuneError
+from gbr.errors import DataError, ModelError
 from gbr.evaluation.protocol import indices_of
 from gbr.models import cost_model
-from gbr.tune import Journal, ParameterSpace
 from tests.damage import damaged_arrays
 from tests.soak.fuzz import TARGETS, damaged
 
@@ -153,17 +152,6 @@ def test_invalid_cost_models_are_refused(price: float, n_features: object) -> No
     content = json.dumps({"costmodel": 1, "features": n_features, "prices": {"0": price}})
     with pytest.raises(ValueError, match="not a cost model"):
         cost_model.load(content.encode(), None)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("line", ['{"begin": 12}', '{"stopped": -1}', '{"begin":1,"begin":2}'])
-def test_a_journal_with_foreign_lines_is_left_unchanged(tmp_path: Path, line: str) -> None:
-    space = ParameterSpace({"a": [1, 2, 3, 4], "b": [1, 2, 3]})
-    Journal(tmp_path / "j", space).close()
-    held = (tmp_path / "j").read_text() + f"{line}\n{line}\n"
-    (tmp_path / "j").write_text(held)
-    with pytest.raises(TuneError, match="line 2 is not a journal entry"):
-        Journal(tmp_path / "j", space)
-    assert (tmp_path / "j").read_text() == held
 
 
 @pytest.mark.parametrize(

@@ -76,15 +76,15 @@ def test_unknown_kernels_are_rejected(name: str, message: str) -> None:
         tile_space(name)
 
 
-def test_tune_layout_returns_an_equivalent_function(tmp_path: Path) -> None:
-    function, args = named("dlrm_interaction")
-    with pinned():
-        tuned = tune_layout(function, args, budget=4, candidates=8, journal=tmp_path / "journal.jsonl")
-    assert tuned.found.measured == 4
+def test_tune_layout_returns_an_equivalent_function(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str
+) -> None:
+    monkeypatch.setattr("gbr.tune.jax._ROUNDS", 1)
+    function, args = named(program)
+    tuned = tune_layout(function, args, budget=3, candidates=6, journal=tmp_path / "journal.jsonl")
+    assert tuned.found.measured == 3
     assert "default" in str(tuned)
-    pairs = zip(jax.tree.leaves(jax.jit(tuned.function)(*args)), jax.tree.leaves(function(*args)), strict=True)
-    for got, expected in pairs:
-        np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(jax.jit(tuned.function)(*args)["twice"], function(*args)["twice"], rtol=1e-4)
 
 
 def test_a_function_with_layouts_is_equivalent(program: str) -> None:
@@ -115,7 +115,7 @@ def test_a_program_of_a_file_is_measured_in_a_child(program: str) -> None:
         ("resnet", "unknown program; expected FILE.py:NAME or one of .*lenet_nhwc"),
         ("nowhere.py:f", "nowhere.py: no such Python file"),
         ("{}:nothing", "expected a function without arguments .* got TypeError"),
-        ("{}:absent", "expected a function without arguments .* got AttributeError"),
+        ("{}:absent", "expected a function without arguments .* got KeyError"),
     ],
 )
 def test_unknown_programs_are_rejected(program: str, name: str, message: str) -> None:

@@ -30,7 +30,9 @@ needs_sigkill = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SI
 PARENT = """
 import threading, time
 from tests.test_tune_runner import make
-from gbr.tune import Child
+from gbr.tune import Child, runner
+
+runner._GRACE = 0.1  # also in the child, which imports this script
 
 if __name__ == "__main__":
     child = Child(make, 0.5)
@@ -106,11 +108,11 @@ def test_crashes_hangs_and_wrong_results_are_recorded_as_failures(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     tuner, journal = Tuner(BEHAVIOURS), tmp_path / "journal.jsonl"
-    with Child(make, timeout=2.0) as child:
+    with Child(make, timeout=1.0) as child:
         found = search(tuner, child, budget=len(BEHAVIOURS), journal=journal, rounds=4)
     assert {BEHAVIOURS.describe(config)["what"]: reason for config, reason in tuner.failures.items()} == {
         "crash": "crashed: signal SIGSEGV",
-        "hang": "timed out after 2 s",
+        "hang": "timed out after 1 s",
         "exit": "crashed: exit status 3",
         "wrong": "off by 1.5 from the reference",
         "loud": "ValueError: no good",
@@ -176,6 +178,8 @@ def test_a_truncated_journal_keeps_its_complete_lines(
             journal.write(config, outcome)
             assert entries(path)[-1]["config"] == config  # in the file at once
     assert outcomes(path) == written
+    with Journal(path, SPACE), pytest.raises(TuneError, match="in use by another process"):
+        Journal(path, SPACE)
     content = path.read_bytes()
     path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
     kept = max(0, path.read_bytes().count(b"\n") - 1)
@@ -190,7 +194,7 @@ def test_a_journal_of_another_space_is_rejected(tmp_path: Path) -> None:
     with Journal(path, SPACE) as journal:
         journal.write(0, 1.0)
     other = ParameterSpace({"a": [1, 2, 3, 5], "b": [1, 2, 3]})
-    with pytest.raises(TuneError, match=r"journal.jsonl: expected a journal of .* fingerprint .*another folder"):
+    with pytest.raises(TuneError, match=r"journal.jsonl: expected a journal of .*'fingerprint'.*another folder"):
         Journal(path, other)
     assert outcomes(path) == [(0, 1.0)]
 
@@ -203,15 +207,18 @@ def test_a_journal_of_another_space_is_rejected(tmp_path: Path) -> None:
         '{"config": 12, "runtime": 1.0}',
         '{"config": 1, "runtime": -1.0}',
         '{"config": 1, "failed": 3}',
+        '{"stopped": -1}',
+        '{"begin":1,"begin":2}',
     ],
 )
-def test_an_invalid_line_is_named(tmp_path: Path, line: str) -> None:
+def test_an_invalid_line_is_named_and_kept(tmp_path: Path, line: str) -> None:
     path = tmp_path / "journal.jsonl"
-    with Journal(path, SPACE):
-        pass
-    path.write_text(path.read_text() + line + "\n")
+    assert outcomes(path) == []
+    held = path.read_text() + f"{line}\n{line}"
+    path.write_text(held)
     with pytest.raises(TuneError, match="line 2 is not a journal entry"):
         Journal(path, SPACE)
+    assert path.read_text() == held
 
 
 def test_other_files_are_not_changed(tmp_path: Path) -> None:
@@ -223,13 +230,6 @@ def test_other_files_are_not_changed(tmp_path: Path) -> None:
         assert path.read_text() == text
     with pytest.raises(TuneError, match="cannot be written"):
         Journal(tmp_path, SPACE)
-
-
-def test_a_journal_is_locked(tmp_path: Path) -> None:
-    path = tmp_path / "journal.jsonl"
-    with Journal(path, SPACE), pytest.raises(TuneError, match="in use by another process"):
-        Journal(path, SPACE)
-    assert outcomes(path) == []
 
 
 def test_a_configuration_that_killed_the_process_twice_is_skipped(tmp_path: Path) -> None:

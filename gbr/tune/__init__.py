@@ -45,8 +45,4 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module("gbr.tune.jax"), name)  # needs JAX and Numba
 
 
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
-
-
 callable_module(__name__)

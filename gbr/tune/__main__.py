@@ -64,23 +64,22 @@ def main(space: str, model: Path | None, out: Path | None, as_json: bool, **opti
     if kind not in ("tile", "layout", "replay") or not name:
         raise UsageError(f"--space: expected tile:KERNEL, layout:PROGRAM or replay:GRAPH.npz, got {space!r}")
     folder = out or Path("runs") / "tune" / f"{kind}-{Path(name.replace(':', '-')).name.removesuffix('.npz')}"
-    ranker = _load(model)
+    ranker = None
+    if model is not None:
+        from gbr.ranker import Ranker  # boosting libraries, not for --help
+
+        ranker = Ranker.load(model).set_params(n_jobs=1)
     if kind == "replay" and Path(name).is_dir():
         paths = sorted(path for path in Path(name).glob("*.npz") if not path.name.startswith("."))
         if not paths:
             raise UsageError(f"--space {space}: expected a folder with .npz files, found none")
-        results = [_search(kind, str(path), folder / path.stem, ranker, **options)[0] for path in paths]
+        searches = [_search(kind, str(path), folder / path.stem, ranker, **options) for path in paths]
         if as_json:
-            cli.emit_json(results)
+            cli.emit_json([result for result, _, _ in searches])
         else:
             rows = [
-                (
-                    each["space"],
-                    each["measured"],
-                    each["best"]["config"],
-                    _speedup(each["default"], each["best"]["runtime"]),
-                )
-                for each in results
+                (tuner.space.name, found.measured, found.best.config, _speedup(found, found.best.runtime))
+                for _, tuner, found in searches
             ]
             cli.table("Replayed", ("graph", "measured", "best", "speedup"), rows)
         return
@@ -90,14 +89,6 @@ def main(space: str, model: Path | None, out: Path | None, as_json: bool, **opti
     else:
         _print(tuner, found, unit=1.0 if kind == "replay" else 1e3)
     cli.note(f"journal and result are in {folder}")
-
-
-def _load(folder: Path | None) -> Ranker | None:
-    if folder is None:
-        return None
-    from gbr.ranker import Ranker  # boosting libraries, not for --help
-
-    return Ranker.load(folder).set_params(n_jobs=1)  # type: ignore[no-any-return]
 
 
 def _search(
@@ -140,7 +131,7 @@ def _search(
 def _print(tuner: Tuner, found: Found, unit: float) -> None:
     space = tuner.space
     rows = [
-        (rank, _short(space.describe(best.config)), best.runtime / unit, _speedup(found.default, best.runtime))
+        (rank, _short(space.describe(best.config)), best.runtime / unit, _speedup(found, best.runtime))
         for rank, best in enumerate(tuner.leaders(_SHOWN), 1)
     ]
     title = f"{space.name}: {found.measured} of {len(space)} measured"
@@ -160,8 +151,8 @@ def _print(tuner: Tuner, found: Found, unit: float) -> None:
             print(f"The default is already best, within noise: the best other configuration is {ratio}.")
 
 
-def _speedup(default: float | None, runtime: float) -> float | None:
-    return None if default is None else default / runtime
+def _speedup(found: Found, runtime: float) -> float | None:
+    return None if found.default is None else found.default / runtime
 
 
 def _short(choice: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import runpy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ def _measure_tiles(family: str, shape: Shape, tiles: IntArray, seed: int) -> Mea
 
 
 def tile_space(kernel: str, *, candidates: int = 512, seed: int = 0) -> tuple[GraphSpace, Callable[[], Measure]]:
-    """Tiles of one kernel; the first configuration is untiled.
+    """Tiles of one kernel, of which the first is untiled, and the argument of :class:`gbr.tune.Child` to measure them.
 
     Parameters
     ----------
@@ -72,18 +72,6 @@ def tile_space(kernel: str, *, candidates: int = 512, seed: int = 0) -> tuple[Gr
         Number of configurations.
     seed : int
         For tiles and operands.
-
-    Returns
-    -------
-    GraphSpace, callable
-        The space, and the argument of :class:`gbr.tune.Child`.
-
-    Raises
-    ------
-    UsageError
-        For an unknown kernel.
-    MissingLibraryError
-        If JAX is not installed.
     """
     name, _, text = kernel.rpartition("_")
     if name not in FAMILIES:
@@ -150,7 +138,7 @@ def _space(program: Relayout, name: str, candidates: int, seed: int) -> tuple[Gr
 
 
 def layout_space(program: str, *, candidates: int = 1024, seed: int = 0) -> tuple[GraphSpace, Callable[[], Measure]]:
-    """Layouts of one program; the first configuration leaves all layouts to the compiler.
+    """Layouts of one program, of which the first leaves all to the compiler, and the argument of :class:`Child`.
 
     Parameters
     ----------
@@ -160,20 +148,6 @@ def layout_space(program: str, *, candidates: int = 1024, seed: int = 0) -> tupl
     candidates : int
         Number of configurations.
     seed : int
-
-    Returns
-    -------
-    GraphSpace, callable
-        The space, and the argument of :class:`gbr.tune.Child`.
-
-    Raises
-    ------
-    UsageError
-        For an unknown program.
-    CollectError
-        If JAX cannot trace it, or it has no layouts to choose.
-    MissingLibraryError
-        If JAX is not installed, or too old.
     """
     load_with_layouts()
     space, configs = _space(Relayout(*named(program)), program.rpartition(":")[2], candidates, seed)
@@ -182,20 +156,11 @@ def layout_space(program: str, *, candidates: int = 1024, seed: int = 0) -> tupl
 
 @dataclass(frozen=True)
 class TunedLayout:
-    """The result of tuning the layouts of a function.
-
-    Parameters
-    ----------
-    found : Found
-    choice : dict
-        Layouts by tensor of the configuration to use, minor to major; empty for those of the compiler.
-    function : callable
-        The function with these layouts, for ``jax.jit``; the original one if those of the compiler are best.
-    """
+    """The result of tuning the layouts of a function."""
 
     found: Found
-    choice: Configuration
-    function: Callable[..., Any]
+    choice: Configuration  # layouts by tensor, minor to major; empty for those of the compiler
+    function: Callable[..., Any]  # with these layouts, for jax.jit; the original one if those of the compiler are best
 
     def __str__(self) -> str:
         """One line with the speedup."""
@@ -239,18 +204,10 @@ def tune_layout(
         Number of configurations.
     seed : int
 
-    Returns
-    -------
-    TunedLayout
-
     Raises
     ------
-    CollectError
-        If JAX cannot trace the function, or it has no layouts to choose.
-    UsageError, ModelError, TuneError
-        As for :func:`gbr.tune.search` and :class:`gbr.tune.Tuner`.
-    MissingLibraryError
-        If JAX is not installed, or too old.
+    GbrError
+        If JAX is missing or cannot trace the function, or for the reasons of :func:`gbr.tune.search`.
     """
     with pinned():
         load_with_layouts()
@@ -265,37 +222,26 @@ def tune_layout(
 
 
 def named(program: str) -> tuple[Callable[..., Any], Sequence[Any]]:
-    """Function and arguments of a program of the collection or of a file, see :func:`layout_space`.
-
-    Raises
-    ------
-    UsageError
-        For an unknown program, or a file that does not define one.
-    """
+    """Function and arguments of a program of the collection or of a file, see :func:`layout_space`."""
     file, colon, name = program.rpartition(":")
-    if colon:
-        return _from_file(Path(file), name)
-    for family in PROGRAMS.values():
-        for stem, variant in zip(family.stems, family.variants.split(), strict=True):
-            if stem == program:
-                return build(family.name, variant)
-    stems = ", ".join(stem for family in PROGRAMS.values() for stem in family.stems)
-    raise UsageError(f"{program}: unknown program; expected FILE.py:NAME or one of {stems}")
-
-
-def _from_file(path: Path, name: str) -> tuple[Callable[..., Any], Sequence[Any]]:
-    spec = importlib.util.spec_from_file_location("gbr_tuned", path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise UsageError(f"{path}: no such Python file")
-    module = importlib.util.module_from_spec(spec)
-    expected = f"{path}:{name}: expected a function without arguments that returns (function, tuple of its arguments)"
+    if not colon:
+        stems = {
+            stem: (family.name, variant)
+            for family in PROGRAMS.values()
+            for stem, variant in zip(family.stems, family.variants.split(), strict=True)
+        }
+        if program not in stems:
+            raise UsageError(f"{program}: unknown program; expected FILE.py:NAME or one of {', '.join(stems)}")
+        return build(*stems[program])
+    if not Path(file).is_file():
+        raise UsageError(f"{file}: no such Python file")
     try:
-        spec.loader.exec_module(module)
-        function, args = getattr(module, name)()
+        function, args = runpy.run_path(file)[name]()
     except GbrError:
         raise
     except Exception as fault:  # any exception of user code
-        raise UsageError(f"{expected}, got {type(fault).__name__}: {fault}") from fault
-    if not callable(function) or not isinstance(args, tuple | list):
-        raise UsageError(f"{expected}, got ({type(function).__name__}, {type(args).__name__})")
+        raise UsageError(
+            f"{program}: expected a function without arguments that returns (function, tuple of its arguments), got "
+            f"{type(fault).__name__}: {fault}"
+        ) from fault
     return function, args

@@ -11,21 +11,20 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import IO, Any, Final, Self
+from typing import IO, Any, Final, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gbr.data.files import parse_json
-from gbr.data.graph import Graph, read_graph
+from gbr.data.graph import Graph
 from gbr.errors import DataError, GbrError, TuneError, UsageError
-from gbr.tune.space import FloatArray, GraphSpace, Space, sampled
-from gbr.tune.tuner import Best, Tuner
+from gbr.tune.space import FloatArray, GraphSpace, Space
+from gbr.tune.tuner import Best, Tuner, outcome_of
 
 #: Maps the index of a configuration to its runtime, or to the reason of its failure.
 Measure = Callable[[int], "float | str | None"]
@@ -47,7 +46,7 @@ _LEAST_GAIN: Final = 0.01
 # --- child process ---------------------------------------------------------------------------------------------------
 
 
-class Child:
+class Child(AbstractContextManager["Child"]):
     """Measures configurations in a child process, one at a time, and replaces the child after a crash or timeout.
 
     Parameters
@@ -67,35 +66,24 @@ class Child:
         self._pipe: Connection | None = None
 
     def __call__(self, config: int) -> float | str:
-        """Runtime of a configuration, or the reason why it failed.
-
-        Raises
-        ------
-        TuneError
-            If the child cannot be started.
-        """
+        """Runtime of a configuration, or the reason why it failed; a child that cannot start raises a TuneError."""
         pipe = self._pipe or self._start()
         try:
             pipe.send(config)
             if not pipe.poll(self._timeout):
                 self.close()
                 return f"timed out after {self._timeout:g} s"
-            outcome = pipe.recv()
+            return cast("float | str", pipe.recv())
         except (EOFError, OSError):
             return f"crashed: {self._exit_reason()}"
-        return outcome if isinstance(outcome, str) else float(outcome)
 
     def close(self) -> None:
         """Terminate the child."""
-        if self._process is not None:
+        if self._process is not None and self._pipe is not None:
             self._process.kill()
             self._process.join()
-        if self._pipe is not None:
             self._pipe.close()
         self._process = self._pipe = None
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -115,10 +103,9 @@ class Child:
         return self._pipe
 
     def _exit_reason(self) -> str:
-        process = self._process
-        assert process is not None
-        process.join(_GRACE)
-        code = process.exitcode
+        assert self._process is not None
+        self._process.join(_GRACE)
+        code = self._process.exitcode
         self.close()
         if code is not None and code < 0:
             with suppress(ValueError):
@@ -160,27 +147,17 @@ def _one_line(fault: BaseException) -> str:
 # --- journal ---------------------------------------------------------------------------------------------------------
 
 
-class Journal:
+class Journal(AbstractContextManager["Journal"]):
     """The measurements of one search in a file of JSON lines, opened by one process at a time.
 
     The first line describes the space.  A ``begin`` entry precedes each measurement, and its outcome is written to disk
-    before the next measurement starts.  An incomplete last line is removed.
-
-    Parameters
-    ----------
-    path : Path
-        Created if missing.
-    space : Space
+    before the next measurement starts.  An incomplete last line is removed.  A file that cannot be written, is open in
+    another process, belongs to another space or is not a journal raises a TuneError and stays unchanged.
 
     Attributes
     ----------
     outcomes : list of (int, float or str)
         Entries of the file when it was opened, in order: a configuration and its runtime, or the reason of its failure.
-
-    Raises
-    ------
-    TuneError
-        If the file cannot be written, is open in another process, belongs to another space or is not a journal.
     """
 
     def __init__(self, path: Path, space: Space) -> None:
@@ -210,15 +187,8 @@ class Journal:
         """Record an outcome: a runtime, or the reason of a failure."""
         self._append({"config": config, "failed" if isinstance(outcome, str) else "runtime": outcome})
 
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self._file.close()
 
     def _lock(self) -> None:
         with suppress(ImportError):  # no lock on systems without fcntl
@@ -236,58 +206,42 @@ class Journal:
         content = self._file.read()
         complete = content[: content.rfind(b"\n") + 1]
         header = {"gbr.tune": _FORMAT, "space": space.name, "configs": len(space), "fingerprint": space.fingerprint}
-        if not complete:
-            if not _json_line(header).startswith(content):
-                raise self._invalid(1)
+        if not complete and _json_line(header).startswith(content):
             self._file.truncate(0)
             self._append(header)
             return []
-        lines = [self._parse(number, line) for number, line in enumerate(complete.splitlines(), 1)]
-        if "gbr.tune" not in lines[0]:
-            raise self._invalid(1)
-        if lines[0] != header:
-            found = ", ".join(f"{key} {lines[0].get(key)!r}" for key in header)
-            raise TuneError(
-                f"{self.path}: expected a journal of {space.name!r} with {len(space)} configurations, fingerprint "
-                f"{space.fingerprint}, got {found}; choose another folder, or delete it"
-            )
         begun: Counter[int] = Counter()
         outcomes: list[tuple[int, float | str]] = []
-        for number, line in enumerate(lines[1:], 2):
-            config = line.get("begin", line.get("stopped", line.get("config")))
-            if type(config) is not int or not 0 <= config < len(space):
-                raise self._invalid(number)
-            match line:
-                case {"begin": _}:
-                    begun[config] += 1
-                case {"stopped": _}:
-                    begun[config] -= 1
-                case {"runtime": float() | int() as outcome} if (
-                    not isinstance(outcome, bool) and 0 < outcome < math.inf
-                ):
-                    begun[config] = 0
-                    outcomes.append((config, float(outcome)))
-                case {"failed": str(outcome)}:
+        for number, line in enumerate((complete or content).splitlines(), 1):
+            try:
+                entry = parse_json(line)
+            except ValueError:
+                entry = None
+            match entry:
+                case {"gbr.tune": _} if number == 1:
+                    if entry != header:
+                        raise TuneError(
+                            f"{self.path}: expected a journal of {header}, got {entry}; choose another folder, or "
+                            "delete it"
+                        )
+                case {"begin": config} | {"stopped": config} if number > 1 and _is_index(config, space):
+                    begun[config] += 1 if "begin" in entry else -1
+                case {"config": config, "runtime": float() | int() as outcome} | {
+                    "config": config,
+                    "failed": str(outcome),
+                } if number > 1 and _is_index(config, space) and (isinstance(outcome, str) or outcome > 0):
                     begun[config] = 0
                     outcomes.append((config, outcome))
                 case _:
-                    raise self._invalid(number)
+                    raise TuneError(
+                        f"{self.path}: line {number} is not a journal entry; fix or delete it, or choose another folder"
+                    )
         self._file.truncate(len(complete))  # after validation, so that a file that is not a journal stays unchanged
         for config, times in begun.items():
             if times >= _MAX_CRASHES:
-                reason = f"killed the process {times} times"
-                self.write(config, reason)
-                outcomes.append((config, reason))
+                outcomes.append((config, f"killed the process {times} times"))
+                self.write(*outcomes[-1])
         return outcomes
-
-    def _parse(self, number: int, line: bytes) -> dict[str, Any]:
-        try:
-            found = parse_json(line)
-        except ValueError as fault:
-            raise self._invalid(number) from fault
-        if not isinstance(found, dict):
-            raise self._invalid(number)
-        return found
 
     def _append(self, line: dict[str, Any], *, durable: bool = True) -> None:
         try:
@@ -298,15 +252,14 @@ class Journal:
         except OSError as fault:
             raise self._not_writable(fault) from fault
 
-    def _invalid(self, number: int) -> TuneError:
-        return TuneError(
-            f"{self.path}: line {number} is not a journal entry; fix or delete it, or choose another folder"
-        )
-
     def _not_writable(self, fault: OSError) -> TuneError:
         return TuneError(
             f"{self.path}: cannot be written ({fault.strerror or fault}); choose a writable folder with free space"
         )
+
+
+def _is_index(config: Any, space: Space) -> bool:
+    return type(config) is int and 0 <= config < len(space)
 
 
 def _json_line(value: dict[str, Any]) -> bytes:
@@ -320,22 +273,15 @@ def _json_line(value: dict[str, Any]) -> bytes:
 class Verdict:
     """The best configuration compared with the default, measured again in alternation.
 
-    Parameters
-    ----------
-    config : int
-        The fastest configuration; the default if no other is faster by more than noise.
-    speedup, low, high : float
-        Runtime of the default over that of the best finalist: median over rounds, and a 95 % bootstrap interval.  The
-        finalist is selected in the first half of the rounds and compared in the second half.
-    rounds : int
-        Number of rounds, both halves together.
+    The speedup is the runtime of the default over that of the best finalist: median over rounds, and a 95 % bootstrap
+    interval.  The finalist is selected in the first half of the rounds and compared in the second half.
     """
 
-    config: int
+    config: int  # the fastest configuration; the default if no other is faster by more than noise
     speedup: float
     low: float
     high: float
-    rounds: int
+    rounds: int  # both halves together
 
     @property
     def faster(self) -> bool:
@@ -345,26 +291,13 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Found:
-    """The result of a search.
+    """The result of a search."""
 
-    Parameters
-    ----------
-    best : Best
-        The fastest configuration by single measurements.
-    default : float or None
-        Runtime of the default in the search; None if there is no default or it failed.
-    verdict : Verdict or None
-        None without a default, or if all other configurations failed.
-    measured, resumed, failed : int
-        Number of measured configurations, how many of them were read from the journal, and how many failed.
-    seconds : float
-    """
-
-    best: Best
-    default: float | None
-    verdict: Verdict | None
+    best: Best  # the fastest configuration by single measurements
+    default: float | None  # runtime of the default in the search; None if there is no default or it failed
+    verdict: Verdict | None  # None without a default, or if all other configurations failed
     measured: int
-    resumed: int
+    resumed: int  # read from the journal
     failed: int
     seconds: float
 
@@ -403,17 +336,6 @@ def search(
         Repetitions of the default and of each finalist for the comparison; 0 for none.
     on_outcome : callable
         Called with every configuration and outcome.
-
-    Returns
-    -------
-    Found
-
-    Raises
-    ------
-    UsageError
-        For a budget below 1, or negative seconds or rounds.
-    TuneError
-        If every configuration failed, or the journal belongs to another search.
     """
     if budget < 1 or rounds < 0 or (seconds is not None and not seconds >= 0):
         raise UsageError(
@@ -430,17 +352,15 @@ def search(
             proposed = [default] if default is not None and not len(tuner) else tuner.ask(1)
             if not proposed:
                 break
-            outcome = _measure_and_record(measure, proposed[0], log)
+            outcome = _measure(measure, proposed[0], log)
             tuner.tell(proposed, [outcome])
             on_outcome(proposed[0], outcome)
         if default is not None and rounds:
             verdict = _compare(tuner, getattr(measure, "again", measure), default, rounds, log)
     best = tuner.best
     if best is None:
-        reasons = list(tuner.failures.values())
-        problem = (
-            f"all {len(reasons)} configurations failed, the first with: {reasons[0]}" if reasons else "no measurements"
-        )
+        reason = next(iter(tuner.failures.values()), None)
+        problem = f"all {len(tuner)} configurations failed, the first with: {reason}" if reason else "no measurements"
         raise TuneError(f"{tuner.space.name}: {problem}; fix the measurement, or increase the budget or the time")
     return Found(
         best, None if default is None else tuner.runtimes.get(default), verdict,
@@ -448,31 +368,21 @@ def search(
     )  # fmt: skip
 
 
-def _measure_and_record(measure: Measure, config: int, log: Journal | None) -> float | str:
-    if log is None:
-        return _measure(measure, config)
-    log.begin(config)
+def _measure(measure: Measure, config: int, log: Journal | None) -> float | str:
+    """Positive runtime, or one line with the reason of the failure; recorded in the journal."""
+    if log is not None:
+        log.begin(config)
     try:
-        outcome = _measure(measure, config)
-    except (KeyboardInterrupt, GbrError):
-        log.stopped(config)
-        raise
-    log.write(config, outcome)
-    return outcome
-
-
-def _measure(measure: Measure, config: int) -> float | str:
-    """Runtime, or one line with the reason of the failure."""
-    try:
-        outcome: Any = measure(config)
-    except TuneError:
+        outcome = outcome_of(measure(config)) or "runtime 0.0"
+    except (KeyboardInterrupt, TuneError):
+        if log is not None:
+            log.stopped(config)
         raise
     except Exception as fault:  # any exception of user code
-        return _one_line(fault)
-    if outcome is None or isinstance(outcome, str):
-        return outcome or "failed"
-    runtime = float(outcome)
-    return runtime if math.isfinite(runtime) and runtime > 0 else f"runtime {runtime}"
+        outcome = _one_line(fault)
+    if log is not None:
+        log.write(config, outcome)
+    return outcome
 
 
 def _compare(tuner: Tuner, measure: Measure, default: int, rounds: int, log: Journal | None) -> Verdict | None:
@@ -492,7 +402,7 @@ def _compare(tuner: Tuner, measure: Measure, default: int, rounds: int, log: Jou
             medians = {config: float(np.median(values)) for config, values in runtimes.items() if config != default}
             runtimes = {config: runtimes[config] for config in (default, min(medians, key=medians.__getitem__))}
         for config in rng.permutation(list(runtimes)).tolist():
-            outcome = _measure(measure, config)
+            outcome = _measure(measure, config, None)
             if isinstance(outcome, str):
                 tuner.tell([config], [outcome])
                 if log is not None:
@@ -527,21 +437,21 @@ class Replay:
     space : GraphSpace
     runtime : float64 (c,)
         Runtime by configuration, in nanoseconds or relative to the normalizer.
-
-    Raises
-    ------
-    DataError
-        If the file is missing, damaged, violates its format or holds no runtimes.
     """
 
     def __init__(self, graph: Graph | str | os.PathLike[str]) -> None:
-        whole = graph if isinstance(graph, Graph) else read_graph(Path(graph))
-        rows, some = sampled(whole)
+        self.space = GraphSpace(graph, default=None)
+        some = self.space.graph
         if some.runtime is None:
-            raise DataError(f"{whole.source}: expected runtimes to replay, got none (TpuGraphs' test files have none)")
-        self.space = GraphSpace(some, default=_default(some), describe=lambda config: {"row": int(rows[config])})
-        self.runtime = _normalized(some, some.runtime)
-        self._repeat = self.runtime if some.repeat is None else _normalized(some, some.repeat)
+            raise DataError(f"{some.source}: expected runtimes to replay, got none (TpuGraphs' test files have none)")
+        if some.kind == "layout":
+            unset = (some.configs(np.arange(some.n_configs)) < 0).all(axis=(1, 2))
+        else:
+            unset = np.asarray(some.runtime == some.normalizer)
+        self.space.default = int(self.space.duplicate_of[unset.argmax()]) if unset.any() else None
+        unit = 1 if some.normalizer is None else some.normalizer
+        self.runtime: FloatArray = some.runtime / unit
+        self._repeat = self.runtime if some.repeat is None else some.repeat / unit
 
     def __call__(self, config: int) -> float:
         """The first measurement."""
@@ -550,17 +460,3 @@ class Replay:
     def again(self, config: int) -> float:
         """The second, independent measurement if the file has one, else the first."""
         return float(self._repeat[config])
-
-
-def _default(graph: Graph) -> int | None:
-    if graph.kind == "layout":
-        unset = (graph.configs(np.arange(graph.n_configs)) < 0).all(axis=(1, 2))
-    elif graph.normalizer is None:
-        return None
-    else:
-        unset = np.asarray(graph.runtime == graph.normalizer)
-    return int(unset.argmax()) if unset.any() else None
-
-
-def _normalized(graph: Graph, runtime: NDArray[np.int64]) -> FloatArray:
-    return np.asarray(runtime / (1 if graph.normalizer is None else graph.normalizer), np.float64)

@@ -9,6 +9,7 @@ import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -16,11 +17,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gbr.data.graph import DTYPES, Graph, graph_from_arrays, read_graph
-from gbr.errors import ModelError, UsageError
+from gbr.data.graph import Graph, read_graph
+from gbr.errors import UsageError
 
 if TYPE_CHECKING:
-    from features.hardware import Hardware
+    from features.schema import Schema
     from gbr.ranker import Ranker
 
 Columns = NDArray[np.float32]
@@ -38,21 +39,17 @@ _COMBINATIONS: Final = 20_000_000
 class Space(ABC):
     """Configurations, numbered from 0.
 
-    Parameters
-    ----------
-    name : str
-        Name in messages.
-    choices : (c, attributes)
-        The choices of every configuration, as numbers; equal choices have equal numbers.
-    default : int or None
-        The baseline: the configuration without tuning.
-    identity : bytes
-        Part of the fingerprint that distinguishes this space from others with the same choices.
-
     Attributes
     ----------
+    name : str
+    choices : (c, attributes)
+        The choices of every configuration, as numbers; equal choices have equal numbers.
     duplicate_of : int64 (c,)
         Index of the first equal configuration, for the first one its own.
+    default : int or None
+        The baseline: the configuration without tuning.
+    fingerprint : str
+        Hash of the choices, in order, of the default and of ``identity``.
     """
 
     def __init__(self, name: str, choices: NDArray[Any], default: int | None, identity: bytes) -> None:
@@ -61,18 +58,12 @@ class Space(ABC):
         _, first, inverse = np.unique(choices, axis=0, return_index=True, return_inverse=True)
         self.duplicate_of: IntArray = first[inverse.reshape(-1)].astype(np.int64)
         self.default = None if default is None else int(self.duplicate_of[default])
-        self._identity = identity
+        digest = hashlib.sha256(identity + np.ascontiguousarray(choices).tobytes())
+        digest.update(f"{choices.shape} {choices.dtype} {self.default}".encode())
+        self.fingerprint = digest.hexdigest()[:16]
 
     def __len__(self) -> int:
         return len(self.choices)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Hash of the configurations, in order."""
-        digest = hashlib.sha256(self._identity)
-        digest.update(np.ascontiguousarray(self.choices).tobytes())
-        digest.update(f"{self.choices.shape} {self.choices.dtype} {self.default}".encode())
-        return digest.hexdigest()[:16]
 
     @abstractmethod
     def columns(self, model: Ranker | None) -> Columns:
@@ -94,8 +85,6 @@ class GraphSpace(Space):
     ----------
     graph : Graph or path-like
         If it has more than :data:`MOST` configurations, the first and a fixed sample are searched.
-    hardware : Hardware, optional
-        Hardware profile for the features; by default that of the model if there is one, else a generic CPU.
     default : int or None
         Row of the graph.
     describe : callable, optional
@@ -103,89 +92,62 @@ class GraphSpace(Space):
 
     Attributes
     ----------
-    rows : int64 (c,)
-        Row of the graph by configuration.
-
-    Raises
-    ------
-    DataError
-        If the file is missing, damaged or violates its format.
+    graph : Graph
+        The program with the configurations of the space.
     """
 
     def __init__(
         self,
         graph: Graph | str | os.PathLike[str],
         *,
-        hardware: Hardware | None = None,
         default: int | None = 0,
         describe: Callable[[int], Configuration] | None = None,
     ) -> None:
         from gbr.models.within import choices  # scikit-learn, not for --help
 
-        whole = graph if isinstance(graph, Graph) else read_graph(Path(graph))
-        self.rows, self.graph = sampled(whole)
-        self._hardware = hardware
+        self._rows, self.graph = _sampled(graph if isinstance(graph, Graph) else read_graph(Path(graph)))
         self._describe = describe
-        self._features: dict[str, tuple[Any, Columns]] = {}
+        self._features: dict[str, tuple[Schema, Columns]] = {}
         configs = self.graph.configs(np.arange(self.graph.n_configs))
         program = self.graph.node_opcode, self.graph.node_feat, self.graph.edge_index
         identity = b"".join(array.tobytes() for array in program)
-        super().__init__(whole.name, choices(self.graph.kind, configs), default, identity)
+        super().__init__(self.graph.name, choices(self.graph.kind, configs), default, identity)
 
     def columns(self, model: Ranker | None) -> Columns:
-        """Engineered features, float32 (c, columns)."""
+        """Engineered features for the hardware of the model, or for a generic CPU, float32 (c, columns)."""
         return self._extracted(model)[1]
 
     def scores(self, model: Ranker) -> FloatArray:
-        """Scores of a model trained by ``python -m gbr.train``, float64 (c,).
-
-        Raises
-        ------
-        ModelError
-            If the model was trained on a plain table or on other features.
-        """
+        """Scores of a model trained by ``python -m gbr.train``, float64 (c,); others raise a ModelError."""
         schema, X = self._extracted(model)
         return np.asarray(model._predict(X[:, model._columns_in(schema, self.graph.source)]))
 
     def describe(self, config: int) -> Configuration:
         """Row of the graph, or the description given at construction."""
-        return {"row": int(self.rows[config])} if self._describe is None else self._describe(config)
+        return {"row": int(self._rows[config])} if self._describe is None else self._describe(config)
 
-    def _extracted(self, model: Ranker | None) -> tuple[Any, Columns]:
+    def _extracted(self, model: Ranker | None) -> tuple[Schema, Columns]:
         from gbr.data.build import extract  # numba, not for --help
 
-        if model is not None and getattr(model, "trained_on_", None) is None:
-            raise ModelError("expected a model trained on graphs, got one trained on a table; train it with gbr.train")
-        hardware = self._hardware if model is None else model._hardware(self.graph.source)
-        key = repr(hardware)
-        if key not in self._features:
+        hardware = None
+        if model is not None:
+            model._check_knows_graphs()
+            hardware = model._hardware(self.graph.source)
+        if repr(hardware) not in self._features:
             schema, X, _ = extract(self.graph, hardware)
-            self._features[key] = schema, X
-        return self._features[key]
+            self._features[repr(hardware)] = schema, X
+        return self._features[repr(hardware)]
 
 
-def sampled(graph: Graph) -> tuple[IntArray, Graph]:
+def _sampled(graph: Graph) -> tuple[IntArray, Graph]:
     """Rows of at most :data:`MOST` configurations, including the first, and the graph with these configurations."""
     if graph.n_configs <= MOST:
         return np.arange(graph.n_configs), graph
     drawn = np.random.default_rng(0).choice(np.arange(1, graph.n_configs), MOST - 1, replace=False)
     rows = np.concatenate([[0], np.sort(drawn)])
-    key = "config_feat" if graph.kind == "tile" else "node_config_feat"
-    per_config = {
-        "config_runtime": graph.runtime,
-        "config_runtime_normalizers": graph.normalizer,
-        "config_runtime_repeat": graph.repeat,
-    }
-    arrays = {
-        "node_feat": graph.node_feat,
-        "node_opcode": graph.node_opcode,
-        "edge_index": graph.edge_index,
-        "node_config_ids": graph.node_config_ids,
-        key: graph.configs(rows).astype(DTYPES[key]),
-        **{name: None if values is None else values[rows] for name, values in per_config.items()},
-    }
-    present = {name: values for name, values in arrays.items() if values is not None}
-    return rows, graph_from_arrays(graph.name, present, graph.source)
+    runtimes = {name: getattr(graph, name) for name in ("runtime", "normalizer", "repeat")}
+    kept = {name: values[rows] for name, values in runtimes.items() if values is not None}
+    return rows, replace(graph.with_configs(graph.configs(rows)), **kept)
 
 
 class ParameterSpace(Space):
@@ -194,7 +156,7 @@ class ParameterSpace(Space):
     Parameters
     ----------
     parameters : mapping of str to sequence
-        Values of each parameter: numbers, strings or booleans.
+        Distinct values of each parameter: numbers, strings or booleans.
     constraints : iterable of callable
         Each takes a configuration, a dict of value by parameter, and returns whether it is allowed.
     default : mapping, optional
@@ -203,12 +165,6 @@ class ParameterSpace(Space):
         From a configuration to a sequence of numbers, always as many, that add to its parameters, such as the size of
         a tile in bytes.  A model must be fitted on the same numbers.
     name : str
-
-    Raises
-    ------
-    UsageError
-        If a parameter has no or equal values, no combination is allowed, the default is not among the allowed ones, or
-        features are not finite numbers.
 
     Notes
     -----
@@ -231,7 +187,6 @@ class ParameterSpace(Space):
         features: Callable[[Configuration], Sequence[float]] | None = None,
         name: str = "parameters",
     ) -> None:
-        self.name = name
         self.parameters = {key: list(values) for key, values in parameters.items()}
         self._features = features
         for key, values in self.parameters.items():
@@ -247,9 +202,12 @@ class ParameterSpace(Space):
         codes = [code for code in product if all(rule(self._decode(code)) for rule in rules)]
         if not codes:
             raise UsageError(f"{name}: no configuration satisfies the constraints; relax them")
-        baseline = None if default is None else self._encode(default)
-        if baseline is not None and baseline not in codes:
-            raise UsageError(f"{name}: the default {default} violates the constraints")
+        baseline = None if default is None else next((code for code in codes if self._decode(code) == default), None)
+        if default is not None and baseline is None:
+            raise UsageError(
+                f"{name}: expected a default with an allowed value of each parameter, got {default}: it violates the "
+                f"constraints or is not in {self.parameters}"
+            )
         if len(codes) > MOST:
             drawn = np.random.default_rng(0).choice(len(codes), MOST, replace=False)
             kept = [codes[at] for at in np.sort(drawn).tolist()]
@@ -266,13 +224,7 @@ class ParameterSpace(Space):
         return np.column_stack([self._table, own]).astype(np.float32)
 
     def scores(self, model: Ranker) -> FloatArray:
-        """Scores of a ranker that was fitted on the features, float64 (c,).
-
-        Raises
-        ------
-        UsageError
-            If there are no features, or another number than the model was fitted on.
-        """
+        """Scores of a ranker that was fitted on the features, float64 (c,)."""
         if self._features is None:
             raise UsageError(f"{self.name}: the model requires the features that it was fitted on; pass features=")
         return np.asarray(model.predict(self._table))
@@ -280,19 +232,6 @@ class ParameterSpace(Space):
     def describe(self, config: int) -> Configuration:
         """Value by parameter."""
         return self._decode(self.choices[config].tolist())
-
-    def number(self, configuration: Configuration) -> int:
-        """Index of a configuration given as a dict.
-
-        Raises
-        ------
-        UsageError
-            If it is not in the space.
-        """
-        found = np.flatnonzero((self.choices == self._encode(configuration)).all(axis=1))
-        if not len(found):
-            raise UsageError(f"{self.name}: {configuration} is not in the space: it violates the constraints")
-        return int(found[0])
 
     @cached_property
     def _table(self) -> FloatArray:
@@ -303,22 +242,12 @@ class ParameterSpace(Space):
             table = np.array([list(self._features(self.describe(at))) for at in range(len(self))], np.float64)
         except (TypeError, ValueError) as fault:
             raise UsageError(f"{expected} ({fault})") from fault
-        if table.ndim != 2 or not np.isfinite(table).all():
+        if not np.isfinite(table).all():
             raise UsageError(expected)
         return table
 
     def _decode(self, code: Sequence[int]) -> Configuration:
         return {key: values[at] for (key, values), at in zip(self.parameters.items(), code, strict=True)}
-
-    def _encode(self, configuration: Configuration) -> tuple[int, ...]:
-        try:
-            if set(configuration) != set(self.parameters):
-                raise ValueError
-            return tuple(values.index(configuration[key]) for key, values in self.parameters.items())
-        except ValueError:
-            raise UsageError(
-                f"{self.name}: expected a value of each parameter in {self.parameters}, got {configuration}"
-            ) from None
 
 
 def _scale(values: Sequence[Any]) -> FloatArray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -44,13 +44,9 @@ class Tuner:
     space : Space
     model : Ranker, optional
         Model trained on other programs.  The first proposals follow its order; measurements gradually outweigh it.
+        A UsageError or ModelError is raised if it does not fit the space.
     seed : int
         The same seed and outcomes give the same proposals.
-
-    Raises
-    ------
-    UsageError, ModelError
-        If the model does not fit the space.
 
     Examples
     --------
@@ -66,8 +62,6 @@ class Tuner:
     """
 
     def __init__(self, space: Space, model: Ranker | None = None, *, seed: int = 0) -> None:
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise UsageError(f"seed: expected a non-negative integer, got {seed!r}")
         self.space = space
         self._seed = seed
         columns = space.columns(model)
@@ -80,22 +74,20 @@ class Tuner:
         self._distinct = space.duplicate_of == np.arange(len(space))
         self._free = self._distinct.copy()
         self._runtimes: dict[int, list[float]] = {}
-        self._failures: dict[int, str] = {}
+        self.failures: dict[int, str] = {}  # reasons of failed configurations
 
     def __len__(self) -> int:
         """Number of distinct configurations that were measured or failed."""
-        return len(self._runtimes.keys() | self._failures.keys())
+        return len(self._runtimes.keys() | self.failures.keys())
 
     @property
     def runtimes(self) -> dict[int, float]:
         """Mean runtime of the configurations that never failed, in the order of measurement."""
-        kept = {config: runtimes for config, runtimes in self._runtimes.items() if config not in self._failures}
-        return {config: sum(runtimes) / len(runtimes) for config, runtimes in kept.items()}
-
-    @property
-    def failures(self) -> dict[int, str]:
-        """Reasons of failed configurations."""
-        return dict(self._failures)
+        return {
+            config: sum(runtimes) / len(runtimes)
+            for config, runtimes in self._runtimes.items()
+            if config not in self.failures
+        }
 
     @property
     def best(self) -> Best | None:
@@ -107,24 +99,11 @@ class Tuner:
         return [Best(*each) for each in sorted(self.runtimes.items(), key=lambda each: each[1])[:count]]
 
     def ask(self, n: int = 1) -> list[int]:
-        """Propose configurations to measure.
+        """Propose ``n`` configurations to measure, the most promising first; fewer if the space is exhausted.
 
-        Parameters
-        ----------
-        n : int
-            Size of the batch.  Small batches need fewer measurements, as proposals do not use outcomes of their batch.
-
-        Returns
-        -------
-        list of int
-            Indices of configurations, the most promising first; fewer than ``n`` if the space is exhausted.
-
-        Raises
-        ------
-        UsageError
-            For ``n`` below 1.
+        Small batches need fewer measurements, as proposals do not use outcomes of their batch.
         """
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        if n < 1:
             raise UsageError(f"ask: expected a positive integer, got {n!r}")
         free = np.flatnonzero(self._free)
         if not len(free):
@@ -147,29 +126,21 @@ class Tuner:
         ----------
         configs : iterable of int
         outcomes : sequence of float, str or None
-            A runtime in any unit, lower is faster; for a failure the reason, None, NaN or infinity.  Runtimes of equal
-            configurations are averaged; a configuration with a single failure counts as failed.
-
-        Raises
-        ------
-        UsageError
-            For a wrong number of outcomes, an invalid configuration or an invalid outcome; no outcome is then used.
+            A runtime in any unit, lower is faster; for a failure the reason, None or any other number.  Runtimes of
+            equal configurations are averaged; a configuration with a single failure counts as failed.
         """
         indices = list(configs)
         if len(indices) != len(outcomes):
             raise UsageError(f"tell: expected an outcome per configuration, got {len(outcomes)} for {len(indices)}")
-        results = [(self._first_equal(config), _outcome(each)) for config, each in zip(indices, outcomes, strict=True)]
-        for config, outcome in results:
+        for config in indices:
+            if not 0 <= config < len(self.space):
+                raise UsageError(f"tell: {self.space.name}: expected 0 to {len(self.space) - 1}, got {config!r}")
+        for config, outcome in zip(self.space.duplicate_of[indices].tolist(), map(outcome_of, outcomes), strict=True):
             self._free[config] = False
             if isinstance(outcome, str):
-                self._failures.setdefault(config, outcome)
+                self.failures.setdefault(config, outcome)
             else:
                 self._runtimes.setdefault(config, []).append(outcome)
-
-    def _first_equal(self, config: Any) -> int:
-        if isinstance(config, bool) or not isinstance(config, int | np.integer) or not 0 <= config < len(self.space):
-            raise UsageError(f"tell: {self.space.name}: expected 0 to {len(self.space) - 1}, got {config!r}")
-        return int(self.space.duplicate_of[config])
 
     def _acquisition(self, free: IntArray, rng: np.random.Generator) -> FloatArray:
         """Mean of the trees minus their weighted standard deviation, float64 (free,): lower is better."""
@@ -177,7 +148,7 @@ class Tuner:
 
         known = self.runtimes
         slow = 2 * max(known.values())
-        results = known | dict.fromkeys(self._failures, math.inf)
+        results = known | dict.fromkeys(self.failures, math.inf)
         rows = np.array(sorted(results), np.int64)
         target = ranks(np.array([min(results[row], slow) for row in rows.tolist()]))
         seed = int(rng.integers(1 << 31))
@@ -208,15 +179,8 @@ class Tuner:
         return np.array(chosen, np.int64)
 
 
-def _outcome(given: Outcome) -> float | str:
+def outcome_of(given: Outcome) -> float | str:
+    """A finite, non-negative runtime, or the reason of a failure."""
     if given is None or isinstance(given, str):
         return given or "failed"
-    try:
-        runtime = float(given)
-    except (TypeError, ValueError):
-        raise UsageError(f"tell: expected a runtime or the reason of a failure, got {given!r}") from None
-    if not math.isfinite(runtime):
-        return f"runtime {runtime}"
-    if runtime < 0:
-        raise UsageError(f"tell: expected a non-negative runtime, got {runtime}")
-    return runtime
+    return float(given) if 0 <= given < math.inf else f"runtime {float(given)}"
