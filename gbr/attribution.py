@@ -9,10 +9,11 @@ configurations; with two parts it is the Shapley value.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,21 +26,19 @@ from features.layout.extractor import LayoutTrace
 from features.layout.metagraph import INSIDE
 from features.layout.nodes import TENSOR_ROLES
 from features.layout.slate import RECOMPUTED, recomputed
-from features.schema import Column, Schema
+from features.schema import Schema
 from features.tensors import Tensors
 from features.tile import extractor as tile
 from features.tile.cpu import CacheModel
 from features.tile.geometry import Geometry, loop_tiles
-from features.tile.loops import LoopNest, loop_nest
+from features.tile.loops import loop_nest
 from features.tile.operands import loop_slots
 from gbr.data.build import extract
 from gbr.data.graph import Graph, layout_text, node_names, read_graph, shape_text
 from gbr.errors import UsageError
 from gbr.evaluation.baselines import DEFAULT_FLAG
 from gbr.models.params import threads
-
-if TYPE_CHECKING:
-    from gbr.ranker import Ranker
+from gbr.ranker import Ranker
 
 FloatArray = NDArray[np.float64]
 Float32Array = NDArray[np.float32]
@@ -48,9 +47,8 @@ IntArray = NDArray[np.int64]
 #: Maximum number of parts listed for a column, and minimum change relative to the largest change of the column.
 _MAX_BEHIND: Final = 3
 _MIN_CHANGE: Final = 0.1
-#: Layout configurations extracted at a time.
-_BATCH: Final = 128
-_SLOTS: Final = 6
+#: Elements that the stride of a copy exceeds, by its level.
+_EXCEEDED: Final = np.array([0, 0, *STRIDES])
 #: Description by kind of a copy at one node.
 _COPIES: Final = {
     "out": "{node} output: from the graph's layout to the configured one",
@@ -166,19 +164,13 @@ class Explanation:
         return asdict(replace(self, columns=self.columns[:top], nodes=self.nodes[:top], copies=self.copies[:top]))
 
 
-@dataclass(frozen=True, eq=False)
-class _Parts:
-    """The nodes or loops in which two configurations differ.
+class _Parts(NamedTuple):
+    """The nodes or loops of a graph."""
 
-    ``forward``, float32 (parts, columns), holds the features of the second configuration with one part taken from the
-    first; ``backward`` holds those of the first configuration with one part taken from the second.  ``fields`` maps the
-    effects of the parts to fields of the explanation.
-    """
-
-    names: tuple[str, ...]
-    forward: Float32Array
-    backward: Float32Array
-    fields: Callable[[Mapping[str, float]], dict[str, Any]]
+    names: list[str]
+    choices: NDArray[Any]  # int (2, parts): of the two configurations
+    mix: Callable[[NDArray[Any], Float32Array, int], None]  # mixed choices, features of a row to update, that row
+    fields: Callable[[Mapping[str, float]], dict[str, Any]]  # effects of the parts -> fields of the explanation
 
 
 def explain(
@@ -206,52 +198,6 @@ def explain(
     """
     ranker._check_knows_graphs()
     graph = graph if isinstance(graph, Graph) else read_graph(Path(graph))
-    _check_rows(graph, config, against)
-    hardware = ranker._hardware(graph.source)
-    schema, X, _ = extract(graph, hardware)
-    used = ranker._columns_in(schema, graph.source)
-    scores = ranker._predict(X[:, used])
-    order = np.argsort(scores, kind="stable")
-    other, chosen = _counterpart(schema, X, order, config) if against is None else (against, "given")
-    pair = np.array([config, other])
-    n_jobs = threads(ranker.n_jobs)
-    effects = ranker.model_.compare(X[:, used], config, other, n_jobs)
-    parts = (_layout_parts if graph.kind == "layout" else _tile_parts)(graph, hardware, pair, X)
-    part_effects: dict[str, float] = {}
-    if parts.names:
-
-        def lead(rows: Float32Array) -> FloatArray:
-            return ranker.model_.predict(rows[:, used], n_jobs)
-
-        first, second = lead(X[pair])
-        forward, backward = np.split(lead(np.concatenate([parts.forward, parts.backward])), 2)
-        mean = (forward - second + first - backward) / 2
-        part_effects = dict(zip(parts.names, mean.tolist(), strict=True))
-    columns = [schema.columns[index] for index in used]
-    ranks = np.argsort(order, kind="stable") + 1
-    runtimes = None
-    if graph.runtime is not None:
-        runtimes = _two(graph.runtime[pair] / (1 if graph.normalizer is None else graph.normalizer[pair]))
-    return Explanation(
-        graph=graph.source,
-        kind=graph.kind,
-        n_configs=graph.n_configs,
-        configs=(config, other),
-        chosen=chosen,
-        scores=_two(scores[pair]),
-        places=(int(ranks[config]), int(ranks[other])),
-        runtimes=runtimes,
-        lead=float(scores[other] - scores[config]),
-        blocks=_blocks(schema, columns, effects),
-        columns=_columns(columns, effects, X[pair], used, parts),
-        alike=float(effects[X[config, used] == X[other, used]].sum()),
-        parts="configurable nodes" if graph.kind == "layout" else "loops",
-        n_parts=len(parts.names),
-        **parts.fields(part_effects),
-    )
-
-
-def _check_rows(graph: Graph, config: int, against: int | None) -> None:
     if graph.n_configs < 2:
         raise UsageError(f"{graph.source}: expected at least two configurations to compare, got {graph.n_configs}")
     for name, row in (("config", config), ("against", against)):
@@ -259,6 +205,61 @@ def _check_rows(graph: Graph, config: int, against: int | None) -> None:
             raise UsageError(f"{graph.source}: {name}: expected 0 to {graph.n_configs - 1}, got {row}")
     if config == against:
         raise UsageError(f"{graph.source}: config and against: expected two configurations, got {config} twice")
+    hardware = ranker._hardware(graph.source)
+    schema, X, _ = extract(graph, hardware)
+    used = ranker._columns_in(schema, graph.source)
+    scores = ranker._predict(X[:, used])
+    order = np.argsort(scores, kind="stable")
+    other, chosen = _counterpart(schema, X, order, config) if against is None else (against, "given")
+    pair = np.array([config, other])
+    parts = (_layout_parts if graph.kind == "layout" else _tile_parts)(graph, hardware, pair, X)
+    differ = np.flatnonzero(parts.choices[0] != parts.choices[1])
+    names = [parts.names[part] for part in differ]
+
+    def swapped(own: int, other: int) -> Float32Array:
+        """Features of one configuration with one part at a time taken from the other, float32 (parts, columns)."""
+        mixed = np.repeat(parts.choices[[own]], len(differ), axis=0)
+        mixed[np.arange(len(differ)), differ] = parts.choices[other, differ]
+        rows = np.repeat(X[pair[[own]]], len(differ), axis=0)
+        parts.mix(mixed, rows, int(pair[own]))
+        return rows
+
+    rows = np.concatenate([X[pair], swapped(1, 0), swapped(0, 1)])
+    n_jobs = threads(ranker.n_jobs)
+
+    def mean_change(values: NDArray[Any]) -> NDArray[Any]:
+        """Change of a value of ``rows`` towards the first configuration, by part."""
+        (first, second), (forward, backward) = values[:2], np.split(values[2:], 2)
+        return np.asarray((forward - second + first - backward) / 2)
+
+    part_effects = mean_change(ranker.model_.predict(rows[:, used], n_jobs))
+    effects = ranker.model_.compare(X[:, used], config, other, n_jobs)
+    runtimes = graph.runtime
+    if runtimes is not None:
+        runtimes = runtimes[pair] / (1 if graph.normalizer is None else graph.normalizer[pair])
+    ranks = np.argsort(order, kind="stable") + 1
+    values = rows[:, used].astype(np.float64)
+    sums: Counter[str] = Counter()
+    for index, effect in zip(used, effects.tolist(), strict=True):
+        sums[schema.names[index].split(".", 1)[0]] += effect
+    blocks = [BlockEffect(block.name, block.doc, sums[block.name]) for block in schema.blocks if sums[block.name]]
+    return Explanation(
+        graph=graph.source,
+        kind=graph.kind,
+        n_configs=graph.n_configs,
+        configs=(config, other),
+        chosen=chosen,
+        scores=_pair(scores[pair]),
+        places=_pair(ranks[pair]),
+        runtimes=None if runtimes is None else _pair(runtimes),
+        lead=float(scores[other] - scores[config]),
+        blocks=tuple(sorted(blocks, key=lambda block: -abs(block.effect))),
+        columns=_columns(schema, used, effects, values[:2], mean_change(values), names),
+        alike=float(effects[values[0] == values[1]].sum()),
+        parts="configurable nodes" if graph.kind == "layout" else "loops",
+        n_parts=len(names),
+        **parts.fields(dict(zip(names, part_effects.tolist(), strict=True))),
+    )
 
 
 def _counterpart(schema: Schema, X: Float32Array, order: IntArray, config: int) -> tuple[int, str]:
@@ -271,125 +272,92 @@ def _counterpart(schema: Schema, X: Float32Array, order: IntArray, config: int) 
     return (median, "median") if median != config else (int(order[0]), "best")
 
 
-def _blocks(schema: Schema, columns: Sequence[Column], effects: FloatArray) -> tuple[BlockEffect, ...]:
-    sums: dict[str, float] = {}
-    for column, effect in zip(columns, effects.tolist(), strict=True):
-        name = column.name.split(".", 1)[0]
-        sums[name] = sums.get(name, 0.0) + effect
-    found = [BlockEffect(block.name, block.doc, sums[block.name]) for block in schema.blocks if sums.get(block.name)]
-    return tuple(sorted(found, key=lambda block: -abs(block.effect)))
-
-
 def _columns(
-    columns: Sequence[Column], effects: FloatArray, X: Float32Array, used: IntArray, parts: _Parts
+    schema: Schema, used: IntArray, effects: FloatArray, values: FloatArray, changes: FloatArray, names: Sequence[str]
 ) -> tuple[ColumnEffect, ...]:
-    """Effects of the columns that differ; ``X``, float32 (2, all columns), and ``used``, indices of ``columns``."""
-    values = X.astype(np.float64)
-    changes = (parts.forward - values[1] + values[0] - parts.backward) / 2
-    shown = np.flatnonzero((X[0, used] != X[1, used]) & (effects != 0))
+    """Effects of the columns that differ in ``values``, float64 (2, used); ``changes``, float64 (parts, used)."""
+    columns = schema.columns
+    shown = np.flatnonzero((values[0] != values[1]) & (effects != 0))
     found = []
     for number in shown[np.argsort(-np.abs(effects[shown]), kind="stable")].tolist():
-        column, index = columns[number], used[number]
-        change = changes[:, index]
+        column, change = columns[used[number]], changes[:, number]
         size = np.abs(change)
-        behind = [
-            (parts.names[part], float(change[part]))
-            for part in np.argsort(-size, kind="stable")[:_MAX_BEHIND]
-            if size[part] > _MIN_CHANGE * size.max()
-        ]
+        largest = np.argsort(-size, kind="stable")[:_MAX_BEHIND].tolist()
+        behind = tuple((names[part], float(change[part])) for part in largest if size[part] > _MIN_CHANGE * size.max())
         effect = float(effects[number])
-        found.append(ColumnEffect(column.name, column.unit, column.doc, _two(values[:, index]), effect, tuple(behind)))
+        found.append(ColumnEffect(column.name, column.unit, column.doc, _pair(values[:, number]), effect, behind))
     return tuple(found)
 
 
 def _layout_parts(graph: Graph, hardware: Hardware, pair: IntArray, X: Float32Array) -> _Parts:
-    """Configurable nodes whose layouts differ; ``X``: features of the whole group.
+    """Configurable nodes; ``X``: features of the whole group.
 
     A configuration with a swapped node keeps its frequencies within the group; its ranks and z-scores are computed as
     if it replaced the original.
     """
     assert graph.node_config_ids is not None
     program = Program(graph.node_opcode, graph.node_feat, graph.edge_index)
-    ids, configs = graph.node_config_ids, graph.configs(pair)
-    names = node_names(graph.node_opcode)
-    differ = np.flatnonzero((configs[0] != configs[1]).any(axis=1))
-    tensors = Tensors.of(program)
-    extractor = layout.LayoutExtractor(program, ids, hardware=hardware)
+    configs = graph.configs(pair)
+    all_names = node_names(graph.node_opcode)
+    names = [all_names[node] for node in graph.node_config_ids]
+    extractor = layout.LayoutExtractor(program, graph.node_config_ids, hardware=hardware)
     traced = extractor.trace(configs)
     codes, _ = extractor.observe(configs)
-    column = {name: index for index, name in enumerate(layout.schema().names)}
-    relative = [column[name] for name in RECOMPUTED]
-    inputs = layout.slate_inputs()
+    relative, inputs = [layout.schema().names.index(name) for name in RECOMPUTED], layout.slate_inputs()
 
-    def swapped(own: int, other: int) -> Float32Array:
-        rows = np.repeat(X[pair[own]][None], len(differ), axis=0)
-        for first in range(0, len(differ), _BATCH):
-            nodes = differ[first : first + _BATCH]
-            mixed = np.repeat(codes[own : own + 1], len(nodes), axis=0)
-            mixed[np.arange(len(nodes)), nodes] = codes[other, nodes]
-            extractor.describe(mixed, rows[first : first + len(nodes), : layout.N_OWN])
-        rows[:, relative] = recomputed(X[:, inputs], int(pair[own]), rows[:, inputs])
-        return rows
+    def mix(mixed: NDArray[Any], rows: Float32Array, row: int) -> None:
+        extractor.describe(mixed, rows[:, : layout.N_OWN])
+        rows[:, relative] = recomputed(X[:, inputs], row, rows[:, inputs])
 
     def fields(effects: Mapping[str, float]) -> dict[str, Any]:
+        tensors = Tensors.of(program)
         nodes = [
-            NodeChange(names[ids[node]], effects[names[ids[node]]], tuple(_tensors(tensors, traced, configs, node)))
-            for node in differ.tolist()
+            NodeChange(name, effects[name], tuple(_tensors(tensors, traced, configs[:, node], node)))
+            for node, name in enumerate(names)
+            if name in effects
         ]
         nodes.sort(key=lambda node: -abs(node.effect))
-        return {"nodes": tuple(nodes), "copies": tuple(layout_copies([names[node] for node in ids], traced))}
+        copies = sorted(_copies(names, traced), key=lambda copy: -abs(copy.nbytes[0] - copy.nbytes[1]))
+        return {"nodes": tuple(nodes), "copies": tuple(copies)}
 
-    return _Parts(tuple(names[ids[node]] for node in differ), swapped(1, 0), swapped(0, 1), fields)
+    return _Parts(names, codes, mix, fields)
 
 
 def _tensors(tensors: Tensors, traced: LayoutTrace, configs: NDArray[np.int8], node: int) -> Iterator[TensorChange]:
-    """Tensors of a configurable node whose layouts differ."""
+    """Tensors of a configurable node whose layouts differ; ``configs``, int8 (2, 18), are those of the node."""
     nodes = traced.nodes
-    for role, name in enumerate(TENSOR_ROLES):
-        dims = configs[:, node, _SLOTS * role : _SLOTS * (role + 1)]
+    for role, (name, dims) in enumerate(zip(TENSOR_ROLES, np.split(configs, 3, axis=1), strict=True)):
         if nodes.rank[node, role] < 0 or (dims[0] == dims[1]).all():
             continue
-        layouts = [None if row[0] < 0 else layout_text(row[row >= 0]) for row in dims]
-        minor = traced.minor[:, node, role].round().astype(int).tolist()
+        first, second = (None if row[0] < 0 else layout_text(row[row >= 0]) for row in dims)
         tensor = int(nodes.ids[node] if role == 0 else nodes.operands[node, role - 1])
-        padding = _two(traced.padding[:, node, role])
-        yield TensorChange(name, shape_text(tensors, tensor), (layouts[0], layouts[1]), (minor[0], minor[1]), padding)
+        minor = traced.minor[:, node, role].round().astype(int)
+        padding = _pair(traced.padding[:, node, role])
+        yield TensorChange(name, shape_text(tensors, tensor), (first, second), _pair(minor), padding)
 
 
-def layout_copies(names: Sequence[str], traced: LayoutTrace) -> list[Copy]:
-    """Copies that differ between two traced configurations, largest difference in bytes first.
+def _copies(names: Sequence[str], traced: LayoutTrace) -> Iterator[Copy]:
+    """Copies that differ between two traced configurations of nodes ``names``."""
 
-    Parameters
-    ----------
-    names : sequence of str
-        Names of the configurable nodes.
-    traced : LayoutTrace
-    """
-    exceeded = (0, 0, *STRIDES)
-    found = []
-
-    def add(kind: str, what: str, nbytes: float, levels: IntArray) -> None:
-        first, second = levels.tolist()
-        bytes_copied = (float(nbytes) if first else 0.0, float(nbytes) if second else 0.0)
-        found.append(Copy(kind, what, bytes_copied, (exceeded[first], exceeded[second])))
+    def copy(kind: str, what: str, nbytes: float, levels: NDArray[Any]) -> Copy:
+        return Copy(kind, what, _pair(np.where(levels, float(nbytes), 0.0)), _pair(_EXCEEDED[levels]))
 
     for kind, level in traced.copied.items():
         for node, role in np.argwhere(level[0] != level[1]).tolist():
             what = _COPIES[kind].format(node=names[node], role=TENSOR_ROLES[role])
-            add(kind, what, traced.nodes.nbytes[node, role], level[:, node, role])
+            yield copy(kind, what, traced.nodes.nbytes[node, role], level[:, node, role])
     links = traced.links
     for link in np.flatnonzero(traced.level[:, 0] != traced.level[:, 1]):
         (producer, consumer), role = links.nodes[link], links.roles[link, 1]
         what = f"{names[producer]} -> {names[consumer]} {TENSOR_ROLES[role]}: layouts disagree"
-        add("edge", what, links.nbytes[link] * links.share[link], traced.level[link])
+        yield copy("edge", what, links.nbytes[link] * links.share[link], traced.level[link])
     for link in np.flatnonzero((links.group == INSIDE) & (traced.disagree[:, 0] != traced.disagree[:, 1])):
         what = f"{names[links.nodes[link, 0]]}: layouts of input and output disagree"
-        add("inside", what, links.nbytes[link], traced.disagree[link].astype(np.int64))
-    return sorted(found, key=lambda copy: -abs(copy.nbytes[0] - copy.nbytes[1]))
+        yield copy("inside", what, links.nbytes[link], traced.disagree[link].astype(np.int64))
 
 
 def _tile_parts(graph: Graph, hardware: Hardware, pair: IntArray, X: Float32Array) -> _Parts:
-    """Loops whose tiles differ; ``X``: features of the whole group.
+    """Loops of the kernel; ``X``: features of the whole group.
 
     For a configuration with a swapped loop, only the blocks ``geometry`` and ``cache`` are recomputed.
     """
@@ -400,69 +368,48 @@ def _tile_parts(graph: Graph, hardware: Hardware, pair: IntArray, X: Float32Arra
     geometry = Geometry(nest, tensors, slots, hardware)
     cache = CacheModel(geometry, slots, hardware)
     tiles = loop_tiles(nest, tensors, graph.configs(pair), hardware)
-    differ = np.flatnonzero(tiles[0] != tiles[1])
-    columns = tile.schema().names
+    columns, nodes = tile.schema().names, node_names(graph.node_opcode)
+    names = [f"{role}{loop}" for loop, role in enumerate(nest.roles)]
+    largest: dict[str, tuple[int, int]] = {}  # by role: index and node of its largest access
+    for index, access in enumerate(nest.accesses):
+        largest.setdefault(access.role, (index, access.node))
 
-    def swapped(own: int, other: int) -> Float32Array:
-        mixed = np.repeat(tiles[own : own + 1], len(differ), axis=0)
-        mixed[np.arange(len(differ)), differ] = tiles[other, differ]
-        rows = np.repeat(X[pair[own]][None], len(differ), axis=0)
-        if len(differ):
-            for block, features in (("geometry", geometry), ("cache", cache)):
-                rows[:, [name.startswith(f"{block}.") for name in columns]] = features(mixed)
-        return rows
+    def mix(mixed: NDArray[Any], rows: Float32Array, _row: int) -> None:
+        for block, features in (("geometry", geometry(mixed)), ("cache", cache(mixed))):
+            rows[:, [name.startswith(f"{block}.") for name in columns]] = features
 
-    names = node_names(graph.node_opcode)
+    def loop_change(loop: int, effect: float) -> LoopChange:
+        coefficients, strides = geometry.operands.coefficients[..., loop], geometry.operands.strides
+        extent, trips = int(nest.extents[loop]), -(-nest.extents[loop] // tiles[:, loop])
+        return LoopChange(
+            name=names[loop],
+            runs_over=f"{nodes[nest.accesses[0].node]} dimension {loop}" if loop < nest.n_out else "reduced",
+            extent=extent,
+            tiles=_pair(tiles[:, loop]),
+            trips=_pair(trips),
+            waste=_pair(trips * tiles[:, loop] / extent - 1),
+            strides={role: float(coefficients[index] @ strides[index]) for role, (index, _) in largest.items()},
+            effect=effect,
+        )
+
+    def operand_change(role: str, node: int) -> OperandChange:
+        footprint, run, reload = (
+            2.0 ** X[pair, columns.index(f"geometry.{role}.{name}")].astype(np.float64)
+            for name in ("footprint", "run", "reload")
+        )
+        nbytes, shape = float(tensors.nbytes[node]), shape_text(tensors, node)
+        return OperandChange(nodes[node], role, shape, nbytes, _pair(footprint), _pair(run), _pair(reload * nbytes))
 
     def fields(effects: Mapping[str, float]) -> dict[str, Any]:
         return {
-            "kernel": names[nest.anchor],
-            "loops": tuple(_loops(nest, geometry, tiles, names, effects)),
-            "operands": tuple(_operands(nest, tensors, names, X[pair])),
+            "kernel": nodes[nest.anchor],
+            "loops": tuple(loop_change(loop, effects.get(name, 0.0)) for loop, name in enumerate(names)),
+            "operands": tuple(operand_change(role, node) for role, (_, node) in largest.items()),
         }
 
-    loops = tuple(f"{nest.roles[loop]}{loop}" for loop in differ)
-    return _Parts(loops, swapped(1, 0), swapped(0, 1), fields)
+    return _Parts(names, tiles, mix, fields)
 
 
-def _loops(
-    nest: LoopNest, geometry: Geometry, tiles: IntArray, names: Sequence[str], effects: Mapping[str, float]
-) -> Iterator[LoopChange]:
-    """Loops of the kernel under ``tiles``, int64 (2, loops)."""
-    result = names[nest.accesses[0].node]
-    for loop, extent in enumerate(nest.extents.tolist()):
-        (first, second), trips = tiles[:, loop].tolist(), (-(-extent // tiles[:, loop])).tolist()
-        name = f"{nest.roles[loop]}{loop}"
-        strides: dict[str, float] = {}
-        for row, access in enumerate(nest.accesses):
-            step = np.abs(geometry.operands.coefficients[row, :, loop]) @ geometry.operands.strides[row]
-            strides.setdefault(access.role, float(step))
-        yield LoopChange(
-            name=name,
-            runs_over=f"{result} dimension {loop}" if loop < nest.n_out else "reduced",
-            extent=extent,
-            tiles=(first, second),
-            trips=(trips[0], trips[1]),
-            waste=(trips[0] * first / extent - 1, trips[1] * second / extent - 1),
-            strides=strides,
-            effect=effects.get(name, 0.0),
-        )
-
-
-def _operands(nest: LoopNest, tensors: Tensors, names: Sequence[str], X: Float32Array) -> Iterator[OperandChange]:
-    """Operands of the kernel, from the features of two configurations, float32 (2, columns)."""
-    column = {name: index for index, name in enumerate(tile.schema().names)}
-    for role in dict.fromkeys(access.role for access in nest.accesses):
-        access = nest.first(role)
-        assert access is not None
-        footprint, run, reload = (
-            2.0 ** X[:, column[f"geometry.{role}.{name}"]].astype(np.float64) for name in ("footprint", "run", "reload")
-        )
-        nbytes = float(tensors.nbytes[access.node])
-        shape = shape_text(tensors, access.node)
-        moved = _two(reload * nbytes)
-        yield OperandChange(names[access.node], role, shape, nbytes, _two(footprint), _two(run), moved)
-
-
-def _two(values: NDArray[Any]) -> tuple[float, float]:
-    return float(values[0]), float(values[1])
+def _pair(values: NDArray[Any]) -> Any:
+    """Two numbers as a tuple."""
+    return tuple(values.tolist())
