@@ -236,9 +236,24 @@ cluster_option = click.option(
     "paths (needs gbr[cluster]).",
 )
 report_option = click.option(
-    "--report", type=PATH, metavar="FILE.html", help="Also write a self-contained HTML report."
+    "--report",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    metavar="FILE.html",
+    callback=lambda _ctx, _param, path: path and _in_writable_folder(path),
+    help="Also write a self-contained HTML report.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+
+
+def _in_writable_folder(path: Path) -> Path:
+    """Create the folder of a file that is written after hours of work, and check that it is writable."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        raise click.BadParameter(f"cannot create {path.parent} ({fault.strerror})") from fault
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise click.BadParameter(f"{path.parent} is not writable; choose another folder")
+    return path
 
 
 def find_collection(subset: str | Subset, data: str | Path) -> Subset:

@@ -61,11 +61,9 @@ def main(
 ) -> None:
     """Score a trained model on a split of a collection."""
     from gbr.evaluation import protocol
-    from gbr.report.report import check_report_path, summarise_run, write_report
+    from gbr.report.report import summarise_run, write_report
 
     collection = cli.find_collection(subset, data)
-    if report:
-        check_report_path(report)
     scored: list[Scored] | None = [] if report else None
     figures = evaluate(model, collection, split, data, store, scored=scored, **options)
     print_figures(figures, (split,), collection.kind, as_json=as_json)
@@ -76,7 +74,6 @@ def main(
             cli.table(*table)
     if report and scored:
         write_report(report, summarise_run("evaluate", model, collection, figures, scored, store))
-        cli.note(f"the report is {report}")
 
 
 def evaluate(

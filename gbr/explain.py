@@ -45,17 +45,13 @@ def main(
     """Explain which features, nodes and loops make a model rank one configuration before another."""
     from gbr.attribution import explain
     from gbr.ranker import Ranker
+    from gbr.report.report import summarise_explanation, write_report
     from gbr.report.tables import TOP, explanation_tables, explanation_text
 
-    if report:
-        from gbr.report.report import check_report_path, summarise_explanation, write_report
-
-        check_report_path(report)
     ranker = Ranker.load(model)
     found = explain(ranker, graph, config, against)
     if report:
         write_report(report, summarise_explanation(model, ranker, found, top or TOP))
-        cli.note(f"report: {report}")
     if as_json:
         cli.emit_json(found.as_dict(top))
         return

@@ -38,10 +38,8 @@ def main(*, model: Path, graphs: Sequence[Path], top: int | None, jobs: int, rep
 
     The output has the row index and the score of each configuration, best first.
     """
-    from gbr.report.report import check_report_path, summarise_prediction, write_report
+    from gbr.report.report import summarise_prediction, write_report
 
-    if report:
-        check_report_path(report)
     rankings = predict(model, graphs, None if report else top, jobs)
     shown = [ranking | {"configs": ranking["configs"][:top], "scores": ranking["scores"][:top]} for ranking in rankings]
     if form == "json":
@@ -54,7 +52,6 @@ def main(*, model: Path, graphs: Sequence[Path], top: int | None, jobs: int, rep
             writer.writerows((ranking["graph"], i, config, repr(score)) for i, (config, score) in enumerate(pairs, 1))
     if report:
         write_report(report, summarise_prediction(model, rankings, top))
-        cli.note(f"the report is {report}")
 
 
 def predict(

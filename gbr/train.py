@@ -106,15 +106,13 @@ def main(
 ) -> None:
     """Train a ranker on a collection and score every split that has runtimes."""
     from gbr.cluster import connected
-    from gbr.report.report import check_report_path, summarise_run, write_report
+    from gbr.report.report import summarise_run, write_report
 
     options["settings"] = dict(map(_parse_setting, settings))
     options["sample"] = None if sample is None else _parse_sample(sample)
     collection = cli.find_collection(subset, data)
     out = out or _default_out(collection)
     check_out(out)
-    if report:
-        check_report_path(report)
     scored: list[Scored] | None = [] if report else None
     with connected(cluster, collection, data, store) as workers:
         figures = train(collection, data, store, out, workers=workers, scored=scored, **options)
@@ -122,7 +120,6 @@ def main(
     cli.note(f"model, manifest and metrics are in {out}")
     if report and scored:
         write_report(report, summarise_run("train", out, collection, figures, scored, store))
-        cli.note(f"the report is {report}")
 
 
 def _parse_setting(text: str) -> tuple[str, Any]:

@@ -33,10 +33,6 @@ class Scale:
     flip: bool = False
 
     def __call__(self, value: float) -> float:
-        """Position of a value in percent, clipped to the ends of the scale."""
-        return self.unclipped(min(max(value, self.low), self.high))
-
-    def unclipped(self, value: float) -> float:
         """Position of a value in percent; outside 0 to 100 for a value beyond the ends."""
         start, stop = self.transform(self.low), self.transform(self.high)
         share = (self.transform(value) - start) / (stop - start) if stop > start else 0.5
@@ -80,4 +76,4 @@ def square_root(high: float, *, flip: bool = False) -> Scale:
 
 def curve(xs: Sequence[float], ys: Sequence[float], x: Scale, y: Scale) -> str:
     """SVG path through points, for a viewBox of 100 by 100; points may be outside the plot."""
-    return "M" + "L".join(f"{x.unclipped(a):g} {y.unclipped(b):g}" for a, b in zip(xs, ys, strict=True))
+    return "M" + "L".join(f"{x(a):g} {y(b):g}" for a, b in zip(xs, ys, strict=True))

@@ -6,12 +6,11 @@ Each report is summarised as a dict of JSON values, and :func:`write_report` ren
 from __future__ import annotations
 
 import base64
-import os
 import platform
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
 import gbr
+from features.layout.nodes import TENSOR_ROLES
 from gbr import cli
 from gbr.attribution import Explanation, explain
 from gbr.data.build import schema_of
@@ -43,7 +43,6 @@ from gbr.report import plots
 from gbr.report.tables import explanation_summary
 
 FloatArray = NDArray[np.float64]
-Advance = Callable[[int], None]
 
 #: Splits in the order of a report: unseen data first.
 _SPLITS: Final = ("test", "valid", "train")
@@ -66,46 +65,52 @@ _TOP, _MAX_TOP = 10, 100
 _EXPLAINED: Final = 12
 _BINS: Final = 40
 _MAX_NODES: Final = 60
-#: Index of the first of six bounds per tensor in a tile configuration, and of six dimensions in a node's layouts.
-_BOUNDS: Final = (("output", 8), ("kernel", 0), ("input", 16))
-_LAYOUTS: Final = (("output", 0), ("input", 6), ("kernel", 12))
+#: Index of the first of six bounds per tensor in a tile configuration.
+_BOUNDS: Final = {"output": 8, "kernel": 0, "input": 16}
 _SLOTS: Final = 6
-
-
-def check_report_path(path: Path) -> None:
-    """Create the folder of a report and check, before any other work, that the report can be written.
-
-    Raises
-    ------
-    UsageError
-        For a folder, or a path that cannot be written.
-    """
-    if path.is_dir():
-        raise UsageError(f"--report {path}: expected a file, got a folder; use for example {path / 'report.html'}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as fault:
-        raise UsageError(f"--report {path}: cannot create {path.parent} ({fault.strerror})") from fault
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise UsageError(f"--report {path}: {path.parent} is not writable; choose another folder")
+#: Formats of numbers in the template; None is a dash.
+_FORMATS: Final[dict[str, Callable[[float], str]]] = {
+    "two": "{:.2f}".format,
+    "three": "{:.3f}".format,
+    "short": "{:.6g}".format,
+    "signed": "{:+.4f}".format,
+    "whole": "{:,.0f}".format,
+    "percent": lambda share: f"{100 * share:.{0 if share >= 0.9995 else 1}f}\u00a0%",
+    "rounded": lambda share: f"{100 * share:g}\u00a0%",
+    "times": lambda ratio: f"{ratio:.{3 if ratio < 1.5 else 1}f}×",
+}
 
 
 def write_report(path: Path, summary: dict[str, Any]) -> None:
-    """Write a report as one self-contained HTML file.
-
-    Parameters
-    ----------
-    path : Path
-        The HTML file; replaced if it exists.
-    summary : dict
-        Result of :func:`summarise_run`, :func:`summarise_prediction` or :func:`summarise_explanation`.
-
-    Raises
-    ------
-    UsageError
-        If the file cannot be written.
-    """
+    """Write the result of one of the functions below as one self-contained HTML file, or raise UsageError."""
     write_text(path, render(summary), UsageError)
+    cli.note(f"the report is {path}")
+
+
+def render(summary: dict[str, Any]) -> str:
+    """Render the template with a summary; returns a self-contained HTML page."""
+    environment = Environment(
+        loader=PackageLoader("gbr.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+
+    def formatter(text: Callable[[float], str]) -> Callable[[float | None], str]:
+        return lambda value: "–" if value is None else text(value)
+
+    formats: dict[str, Any] = {name: formatter(text) for name, text in _FORMATS.items()}
+    # Parts of a name that end in a separator, after which a line may be broken.
+    environment.filters |= formats | {"parts": lambda name: re.split(r"(?<=[_.:/-])", name)}
+    environment.globals |= formats | {
+        "plots": plots,
+        "baseline_names": BASELINE_NAMES,
+        "top_k": metrics.TOP,
+        "quality": data_quality,
+    }
+    return environment.get_template("page.html").render(summary)
 
 
 def summarise_run(
@@ -116,12 +121,11 @@ def summarise_run(
     scored: Sequence[Scored],
     store_root: Path,
 ) -> dict[str, Any]:
-    """Summarise a run of ``train`` or ``evaluate``.
+    """Summarise a run of ``command`` (``train`` or ``evaluate``).
 
     Parameters
     ----------
     command : str
-        ``train`` or ``evaluate``.
     model : Path
         Folder of the model.
     subset : Subset
@@ -135,29 +139,26 @@ def summarise_run(
     Returns
     -------
     dict
-        Common keys of all reports (``title``, ``model``, ``command``, ``version``, ``made``, ``settings``), ``kind``,
-        ``figures`` (per split as in ``metrics.json``, unseen data first, and ``training``: whether the model was
-        trained on it), ``splits`` (of :func:`summarise_split`, in the same order; a training split has no graphs,
-        unless it is the only split), ``learning``, ``importance``.
+        Common keys of all reports (:func:`_header`), ``kind``, ``figures`` (per split as in ``metrics.json``, unseen
+        data first, and ``training``: whether the model was trained on it), ``splits`` (of :func:`summarise_split`, in
+        the same order; a training split has no graphs, unless it is the only split), ``learning``, ``importance``.
     """
-    store = FeatureStore(store_root, subset.name)
-    ranker, manifest = Ranker.load(model), io.read_manifest(model)
-    same = (manifest["trained_on"] or {}).get("subset") == subset.name
-    training_graphs = store.stems("train") if same else None
+    store, ranker = FeatureStore(store_root, subset.name), Ranker.load(model)
     scored = sorted(scored, key=lambda each: _SPLITS.index(each.split))
-    detailed = [each for each in scored if not (same and each.split == "train") or len(scored) == 1]
-    by_split = {each.split: each for each in scored}
-    max_points = points_per_graph(sum(len(each.groups) for each in detailed))
-    splits = []
-    with cli.progress(sum(len(each.groups) for each in scored), "report") as advance:
-        for each in scored:
-            own = figures[each.split] if each in detailed else None
-            splits.append(summarise_split(each, subset.kind, own, training_graphs, max_points, advance))
-    return _header(subset.name, command, ranker, manifest, figures, training_graphs) | {
+    same = (ranker.trained_on_ or {}).get("subset") == subset.name
+    training_graphs = store.stems("train") if same else None
+    families = None if training_graphs is None else {family(subset.kind, name) for name in training_graphs}
+    shown = {each.split: {**figures[each.split], "training": same and each.split == "train"} for each in scored}
+    detailed = [each for each in scored if not shown[each.split]["training"] or len(scored) == 1]
+    max_points = max(_MIN_POINTS, min(_MAX_POINTS, _POINTS // max(1, sum(len(each.groups) for each in detailed))))
+    return _header(subset.name, command, ranker, model, figures, training_graphs) | {
         "kind": subset.kind,
-        "figures": {each.split: {**figures[each.split], "training": same and each.split == "train"} for each in scored},
-        "splits": splits,
-        "learning": _learning(ranker, store, by_split, command),
+        "figures": shown,
+        "splits": [
+            summarise_split(each, subset.kind, shown[each.split] if each in detailed else None, families, max_points)
+            for each in scored
+        ],
+        "learning": _learning(ranker, store, {each.split: each for each in scored}, command),
         "importance": _importance(ranker, subset.kind),
     }
 
@@ -170,7 +171,7 @@ def summarise_prediction(model: Path, rankings: Sequence[Mapping[str, Any]], top
     model : Path
         Folder of the model.
     rankings : sequence of mapping
-        Rankings of all configurations by :func:`gbr.predict.ranking`.
+        Rankings of all configurations by :func:`gbr.predict.predict`.
     top : int or None
         Number of configurations listed per graph; 10 by default, 100 at most.
 
@@ -178,55 +179,33 @@ def summarise_prediction(model: Path, rankings: Sequence[Mapping[str, Any]], top
     -------
     dict
         Common keys of all reports, ``graphs`` (:func:`summarise_ranking`, and ``why``: explanation of the first
-        configuration, or None for a graph of one configuration or beyond the maximum number), ``explained`` (maximum
-        number of graphs to explain).
+        configuration, or None for a graph of one configuration or beyond the maximum number ``explained``).
     """
     ranker = Ranker.load(model)
     graphs = []
     with cli.progress(len(rankings), "report") as advance:
         for number, each in enumerate(rankings):
-            path = Path(each["graph"])
-            configs, scores = np.array(each["configs"], np.int64), np.array(each["scores"], np.float64)
+            path, configs = Path(each["graph"]), each["configs"]
             why = None
             if number < _EXPLAINED and len(configs) > 1:
-                why = explanation_summary(replace(explain(ranker, path, int(configs[0])), runtimes=None))
-            graphs.append(summarise_ranking(path, configs, scores, top or _TOP) | {"why": why})
+                why = explanation_summary(replace(explain(ranker, path, configs[0]), runtimes=None))
+            graphs.append(summarise_ranking(path, configs, np.array(each["scores"]), top or _TOP) | {"why": why})
             advance(1)
     title = ", ".join(graph["name"] for graph in graphs) if len(graphs) <= 3 else f"{len(graphs)} graphs"
-    header = _header(title, "predict", ranker, io.read_manifest(model))
-    return header | {"graphs": graphs, "explained": _EXPLAINED}
+    return _header(title, "predict", ranker, model) | {"graphs": graphs, "explained": _EXPLAINED}
 
 
 def summarise_explanation(model: Path, ranker: Ranker, found: Explanation, top: int) -> dict[str, Any]:
-    """Summarise an explanation.
-
-    Parameters
-    ----------
-    model : Path
-        Folder of the model.
-    ranker : Ranker
-        The model.
-    found : Explanation
-        Result of :func:`gbr.attribution.explain`.
-    top : int
-        Number of features, nodes and copies to show.
-
-    Returns
-    -------
-    dict
-        Common keys of all reports, and ``why`` (:func:`gbr.report.tables.explanation_summary`).
-    """
-    header = _header(Path(found.graph).stem, "explain", ranker, io.read_manifest(model))
-    return header | {"why": explanation_summary(found, top)}
+    """Summarise an explanation by ``ranker``, loaded from folder ``model``, with ``top`` features, nodes and copies."""
+    return _header(Path(found.graph).stem, "explain", ranker, model) | {"why": explanation_summary(found, top)}
 
 
 def summarise_split(
     scored: Scored,
     kind: str,
     figures: Mapping[str, Any] | None,
-    training_graphs: Iterable[str] | None = None,
+    families: set[str] | None = None,
     max_points: int = _MAX_POINTS,
-    advance: Advance = lambda _: None,
 ) -> dict[str, Any]:
     """Summarise one split.
 
@@ -237,89 +216,68 @@ def summarise_split(
         ``tile`` or ``layout``.
     figures : mapping or None
         Figures of the split, as in ``metrics.json``; None to summarise the runtimes only.
-    training_graphs : iterable of str, optional
-        Names of the training graphs, if known.
+    families : set of str, optional
+        Families of the training graphs, if known.
     max_points : int
         Maximum number of configurations drawn per graph; graphs with more are sampled.
-    advance : callable
-        Called with 1 after each graph.
 
     Returns
     -------
     dict
-        ``name``; ``graphs`` (each with ``name``, ``split``, ``quality``, ``doubts``, ``figures``, ``interval``,
-        ``points``, ``family`` and ``seen``: whether its family is among the training graphs; best tau first; empty
-        without figures); ``data`` (totals over all graphs); ``suspects`` (graphs with jumps in their runtimes, with
-        ``points``); ``budget`` (:func:`slowdown_by_budget`); ``unseen`` (share of graphs of families not in the
-        training graphs, or None); ``worst``.
+        ``graphs``: those with figures, best tau first; ``suspects``: those with jumps in their runtimes; ``data``:
+        totals over all graphs; ``unseen``: share of graphs of families that are not in training, or None.
     """
     groups = scored.groups
-    families = None if training_graphs is None else {family(kind, name) for name in training_graphs}
-    every: list[dict[str, Any]] = []
+    qualities: list[dict[str, Any]] = []
     graphs: list[dict[str, Any]] = []
     suspects: list[dict[str, Any]] = []
-    for number, name in enumerate(groups.names):
-        rows = groups.rows(number)
-        target, scores = groups.target[rows], scored.scores[rows]
-        quality = data_quality.group_quality(target, groups.duplicate_of[rows], _retest(groups, rows), scores)
-        graph: dict[str, Any] = {"name": name, "split": scored.split, "quality": quality}
-        graph["doubts"] = data_quality.doubts(quality)
-        every.append(quality)
-        if quality["jumps"] and len(suspects) < _MAX_SUSPECTS:
-            suspects.append(graph | {"points": points(scores, target, max_points)})
-        if figures is not None and name in figures["graphs"]:
-            own = figures["graphs"][name]
-            graphs.append(
-                graph
-                | {
-                    "figures": own,
-                    "interval": tau_interval(own["kendall_tau"], scores, target),
-                    "points": points(scores, target, max_points),
-                    "family": family(kind, name),
-                    "seen": None if families is None else family(kind, name) in families,
-                }
-            )
-        advance(1)
+    with cli.progress(len(groups), f"report of {scored.split}") as advance:
+        for number, name in enumerate(groups.names):
+            rows = groups.rows(number)
+            target, scores = groups.target[rows], scored.scores[rows]
+            quality = data_quality.group_quality(target, groups.duplicate_of[rows], _retest(groups, rows), scores)
+            qualities.append(quality)
+            plot = points(scores, target, max_points) | {"jumps": [jump["row"] for jump in quality["jumps"]]}
+            graph = {"name": name, "split": scored.split, "quality": quality, "plot": plot}
+            graph["doubts"] = data_quality.doubts(quality)
+            if quality["jumps"]:
+                suspects.append(graph)
+            if figures is not None and name in figures["graphs"]:
+                own, relatives = figures["graphs"][name], family(kind, name)
+                graphs.append(
+                    graph
+                    | {
+                        "figures": own,
+                        "interval": tau_interval(own["kendall_tau"], scores, target),
+                        "family": relatives,
+                        "seen": None if families is None else relatives in families,
+                    }
+                )
+            advance(1)
     graphs.sort(key=lambda graph: -graph["figures"]["kendall_tau"])
     n_worst = min(_N_WORST, max(3, len(graphs) // 4))
     unseen = float(np.mean([not graph["seen"] for graph in graphs])) if graphs and families is not None else None
     return {
         "name": scored.split,
         "graphs": graphs,
-        "data": _data_totals(every),
-        "suspects": suspects,
+        "data": _data_totals(qualities),
+        "suspects": suspects[:_MAX_SUSPECTS],
         "budget": slowdown_by_budget(groups, scored.scores, [graph["name"] for graph in graphs]),
         "unseen": unseen,
         "worst": [graph | {"why": _reasons(graph, graphs, unseen)} for graph in graphs[: -1 - n_worst : -1]],
     }
 
 
-def points_per_graph(n_graphs: int) -> int:
-    """Number of configurations drawn per graph, which limits a report of many graphs to a few megabytes."""
-    return max(_MIN_POINTS, min(_MAX_POINTS, _POINTS // max(1, n_graphs)))
-
-
 def slowdown_by_budget(groups: QueryGroups, scores: FloatArray, names: Sequence[str]) -> dict[str, Any] | None:
-    """Slowdown of the best of the first K configurations over the best of all, for many K.
+    """Slowdown of the best of the first K configurations over the best of all, for many K; None without graphs.
 
-    Parameters
-    ----------
-    groups : QueryGroups
-    scores : float64 (rows,)
-    names : sequence of str
-        Graphs that can be ranked.
-
-    Returns
-    -------
-    dict or None
-        ``k``; means over graphs: ``model``, ``random`` (expectation over all orders) and ``retest`` (None unless every
-        graph was measured twice); ``most``: the 90th percentile of the model; ``enough``: the smallest K at which that
-        percentile is at most 1, 2, 5 or 10 %, and this bound, or None.  The result is None without graphs.
+    The graphs ``names`` are those that can be ranked.  The result has ``k``; means over graphs: ``model``, ``random``
+    (expectation over all orders) and ``retest`` (None unless every graph was measured twice); ``most``: the 90th
+    percentile of the model; ``enough``: the smallest K at which that is at most 1, 2, 5 or 10 %, and this bound.
     """
     if not names:
         return None
-    index = {name: number for number, name in enumerate(groups.names)}
-    chosen = [groups.rows(index[name]) for name in names]
+    chosen = [groups.rows(groups.names.index(name)) for name in names]
     largest = max(rows.stop - rows.start for rows in chosen)
     k = sorted({*(budget for budget in _BUDGETS if budget <= largest), min(largest, _BUDGETS[-1])})
 
@@ -332,28 +290,26 @@ def slowdown_by_budget(groups: QueryGroups, scores: FloatArray, names: Sequence[
 
     model = slowdowns([scores[rows] for rows in chosen])
     most = np.quantile(model, 0.9, axis=0)
-    shares = [share for share in (0.01, 0.02, 0.05, 0.1) if (most[:-1] <= share).any()]
+    enough = [
+        (k[int((most <= share).argmax())], share) for share in (0.01, 0.02, 0.05, 0.1) if (most[:-1] <= share).any()
+    ]
     retests = [retest for rows in chosen if (retest := _retest(groups, rows)) is not None]
     return {
         "k": k,
         "model": model.mean(axis=0).tolist(),
         "most": most.tolist(),
-        "enough": (k[int(np.argmax(most <= shares[0]))], shares[0]) if shares else None,
+        "enough": enough[0] if enough else None,
         "random": slowdowns([np.zeros(rows.stop - rows.start) for rows in chosen]).mean(axis=0).tolist(),
         "retest": slowdowns(retests).mean(axis=0).tolist() if len(retests) == len(chosen) else None,
     }
 
 
 def points(scores: FloatArray, target: FloatArray, max_points: int) -> dict[str, Any]:
-    """Points of a graph's scatter plots.
+    """Points of a graph's scatter plots, in the order of the file, always with the five that are predicted fastest.
 
-    Returns
-    -------
-    dict
-        ``n`` (configurations), ``shown`` (number of points), ``slowest`` (slowest shown over fastest runtime), and
-        :func:`packed` arrays in the order of the file: ``row``, ``predicted`` and ``measured`` (normalised ranks) and
-        ``over`` (logarithm of the runtime over the fastest, divided by that of ``slowest``).  The five configurations
-        that are predicted fastest are always included.
+    ``n`` is the number of configurations, ``shown`` that of the points, ``slowest`` the slowest over the fastest
+    runtime; ``row``, ``predicted`` and ``measured`` are normalised ranks, ``over`` is the log of the runtime, from 0
+    (fastest) to 1 (slowest).
     """
     rows = np.arange(len(target))
     if len(rows) > max_points:
@@ -361,20 +317,17 @@ def points(scores: FloatArray, target: FloatArray, max_points: int) -> dict[str,
         others = np.random.default_rng(0).choice(np.setdiff1d(rows, first), max_points - len(first), replace=False)
         rows = np.sort(np.concatenate([first, others]))
     over = np.log(target[rows] / target.min())
-    return {
-        "n": len(target),
-        "shown": len(rows),
-        "row": packed(rows / max(1, len(target) - 1)),
-        "predicted": packed(normalised_ranks(scores)[rows]),
-        "measured": packed(normalised_ranks(target)[rows]),
-        "over": packed(over / (over.max() or 1.0)),
-        "slowest": float(np.exp(over.max())),
+    slowest = float(np.exp(over.max()))
+    arrays = {
+        "row": rows / max(1, len(target) - 1),
+        "predicted": normalised_ranks(scores)[rows],
+        "measured": normalised_ranks(target)[rows],
+        "over": over / (over.max() or 1.0),
     }
-
-
-def packed(values: FloatArray) -> str:
-    """Values in [0, 1] as base64 of little-endian uint16: a quarter of the size of decimal digits."""
-    return base64.b64encode(np.round(np.clip(values, 0, 1) * 65535).astype("<u2").tobytes()).decode()
+    ticks = (plots.linear if slowest < 3 else plots.logarithmic)(1.0, slowest).ticks
+    # Base64 of little-endian uint16: a quarter of the size of decimal digits.
+    packed = {name: base64.b64encode(np.round(each * 65535).astype("<u2")).decode() for name, each in arrays.items()}
+    return {"n": len(target), "shown": len(rows), "slowest": slowest, "ticks": ticks} | packed
 
 
 def _retest(groups: QueryGroups, rows: slice) -> FloatArray | None:
@@ -420,14 +373,6 @@ def _reasons(graph: Mapping[str, Any], graphs: Sequence[Mapping[str, Any]], unse
     return reasons
 
 
-def learning_rounds(last: int) -> list[int]:
-    """Rounds at which a learning curve is evaluated, at increasing distances up to ``last``."""
-    found = [1]
-    while found[-1] < last:
-        found.append(min(last, max(found[-1] + 1, round(found[-1] * _CURVE_STEP))))
-    return found
-
-
 def learning_rows(store: FeatureStore, split: str, names: Sequence[str], ranker: Ranker) -> tuple[Rows, int]:
     """About :data:`CURVE_ROWS` rows of a split, from whole graphs evenly spaced in ``names``, and their number."""
     entries = store.entries(split)
@@ -441,49 +386,26 @@ def learning_rows(store: FeatureStore, split: str, names: Sequence[str], ranker:
 
 
 def learning_curves(ranker: Ranker, rows: Rows) -> list[dict[str, Any]]:
-    """Mean tau after numbers of boosting rounds, of the model and of each member of an ensemble.
+    """Mean tau after numbers of boosting rounds, of the model and of each member of an ensemble, on ``rows``.
 
-    Parameters
-    ----------
-    ranker : Ranker
-    rows : Rows
-        Rows with the columns of the model, in its order.
-
-    Returns
-    -------
-    list of dict
-        ``name``, ``rounds``, ``tau``; the whole model first.  A member with fewer rounds contributes all its rounds.
-        Ties and large groups are handled as in early stopping (:class:`gbr.models.base.ValidTau`).
-
-    Raises
-    ------
-    UsageError
-        If no group has two different runtimes.
+    Ties and large groups are handled as in early stopping (:class:`gbr.models.base.ValidTau`).  Raises UsageError if no
+    group has two different runtimes.
     """
-    tau = ValidTau(rows, ranker.settings_.seed)
+    tau, n_jobs = ValidTau(rows, ranker.settings_.seed), threads(ranker.n_jobs)
     members = getattr(ranker.model_, "members", ())
-    models = [(each.settings, each.model) for each in members] or [(ranker.settings_, ranker.model_)]
-    rounds = learning_rounds(max(model.n_iterations for _, model in models))
-    points = [sorted({min(count, model.n_iterations) for count in rounds}) for _, model in models]
-    curves: list[dict[str, Any]] = []
-    scores: list[dict[int, FloatArray]] = []
-    with cli.progress(sum(map(sum, points)), "learning curve") as advance:
-        for (settings, model), counts in zip(models, points, strict=True):
-            own = {}
-            for count in counts:
-                own[count] = model.stopped_at(count).predict(tau.X, threads(ranker.n_jobs))
-                advance(count)
-            name = f"{settings.backend}, {settings.objective}"
-            curves.append({"name": name, "rounds": list(own), "tau": [tau(each) for each in own.values()]})
-            scores.append(own)
-    if not members:
-        return curves
-    # Combine the scores of the members, as predicting with the ensemble would triple the time.
-    whole = [
-        tau(sum(own[min(count, max(own))] / each.spread for each, own in zip(members, scores, strict=True)))
-        for count in rounds
-    ]
-    return [{"name": ranker.backend, "rounds": rounds, "tau": whole}, *curves]
+    models = [(f"{each.settings.backend}, {each.settings.objective}", each.model) for each in members]
+    last = max((model.n_iterations for _, model in models), default=ranker.best_iteration_)
+    whole = ranker.backend if members else f"{ranker.backend}, {ranker.settings_.objective}"
+    curves = []
+    with cli.busy("learning curve"):
+        for name, model in [(whole, ranker.model_), *models]:
+            rounds = [1]
+            while rounds[-1] < min(last, model.n_iterations):
+                following = max(rounds[-1] + 1, round(rounds[-1] * _CURVE_STEP))
+                rounds.append(min(last, model.n_iterations, following))
+            taus = [tau.of(model.stopped_at(count), n_jobs) for count in rounds]
+            curves.append({"name": name, "rounds": rounds, "tau": taus})
+    return curves
 
 
 def _learning(ranker: Ranker, store: FeatureStore, scored: Mapping[str, Scored], command: str) -> dict[str, Any] | None:
@@ -520,34 +442,38 @@ def _header(
     title: str,
     command: str,
     ranker: Ranker,
-    manifest: Mapping[str, Any],
+    model: Path,
     figures: Mapping[str, Any] | None = None,
     training_graphs: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Common keys of all reports."""
+    """Common keys of all reports: ``title``, ``model``, ``command``, ``version``, ``made``, ``settings``."""
+    manifest = io.read_manifest(model)
     settings, trained_on = manifest["settings"], manifest["trained_on"] or {}
-    model = f"{ranker.backend}, objective {ranker.settings_.objective}, {ranker.best_iteration_:,} rounds kept"
-    rounds = f"at most {settings['n_estimators']}, stopped after {settings['early_stopping_rounds']} without gain"
+
+    def listed(values: Mapping[str, Any], pattern: str) -> str:
+        return ", ".join(pattern.format(*item) for item in values.items())
+
     values: dict[str, Any] = {
         "backend, objective": f"{settings['backend']}, {settings['objective']}",
-        "rounds": rounds,
+        "rounds": f"at most {settings['n_estimators']}, stopped after {settings['early_stopping_rounds']} without gain",
         "leaves, learning rate": f"{settings['num_leaves']}, {settings['learning_rate']}",
         "rows per leaf": settings["min_child_samples"],
         "seed": manifest["seed"],
-        "further parameters": ", ".join(f"{name}={value}" for name, value in settings["params"].items()),
+        "further parameters": listed(settings["params"], "{}={}"),
         "features": f"{manifest['features']['count']} columns, schema {trained_on.get('schema_hash')}",
         "hardware": (trained_on.get("hardware") or {}).get("name"),
         "trained on": trained_on.get("subset"),
         "training rows": f"{trained_on['rows']:,}" if trained_on.get("rows") else None,
-        "data": ", ".join(f"{split} {digest}" for split, digest in trained_on.get("data", {}).items()),
+        "data": listed(trained_on.get("data", {}), "{} {}"),
         "model": manifest["model"]["sha256"][:16],
-        "versions": ", ".join(f"{name} {version}" for name, version in manifest["versions"].items()),
-        "seconds": ", ".join(f"{name} {value:.1f}" for name, value in (figures or {}).get("seconds", {}).items()),
+        "versions": listed(manifest["versions"], "{} {}"),
+        "seconds": listed((figures or {}).get("seconds", {}), "{} {:.1f}"),
         "report created on": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
     }
+    kept = f"{ranker.backend}, objective {ranker.settings_.objective}, {ranker.best_iteration_:,} rounds kept"
     return {
         "title": title,
-        "model": model + (f"; trained on {len(training_graphs):,} graphs" if training_graphs else ""),
+        "model": kept + (f"; trained on {len(training_graphs):,} graphs" if training_graphs else ""),
         "command": command,
         "version": gbr.__version__,
         "made": time.strftime("%Y-%m-%d %H:%M"),
@@ -555,14 +481,13 @@ def _header(
     }
 
 
-def summarise_ranking(path: Path, configs: NDArray[np.int64], scores: FloatArray, top: int = _TOP) -> dict[str, Any]:
-    """Summarise the prediction of one graph.
+def summarise_ranking(path: Path, configs: Sequence[int], scores: FloatArray, top: int = _TOP) -> dict[str, Any]:
+    """Summarise the prediction of the graph at ``path``.
 
     Parameters
     ----------
     path : Path
-        The graph file.
-    configs : int64 (n,)
+    configs : sequence of int
         Rows of the file, best first.
     scores : float64 (n,)
         Scores in that order, lower is faster.
@@ -572,14 +497,12 @@ def summarise_ranking(path: Path, configs: NDArray[np.int64], scores: FloatArray
     Returns
     -------
     dict
-        ``name``, ``path``, ``n_configs``, ``n_nodes``, ``n_configurable`` (None for ``tile``), ``distinct`` (number of
-        distinct scores), ``histogram`` (``counts`` per bin; ``top``: counts of the listed configurations; ``width`` of
-        all bins in standard deviations), ``best`` (``rank``, ``config``, ``behind``: distance from the first in
-        standard deviations, ``text``, ``nodes``).
+        ``histogram``: counts of the scores per bin, those of the listed configurations, and the width of all bins;
+        ``best``: the listed configurations.  Distances are in standard deviations.
     """
     graph = read_graph(path)
     top = min(top, _MAX_TOP, len(configs))
-    spread = float(scores.std()) or 1.0
+    spread = float(scores.std() if len(scores) else 0.0) or 1.0
     width = float(np.ptp(scores)) if len(scores) else 0.0
     counts, edges = np.histogram(scores, bins=_BINS if width else 1)
     return {
@@ -595,9 +518,9 @@ def summarise_ranking(path: Path, configs: NDArray[np.int64], scores: FloatArray
             "width": width / spread,
         },
         "best": [
-            {"rank": rank + 1, "config": int(configs[rank]), "behind": float((scores[rank] - scores[0]) / spread)}
+            {"rank": rank + 1, "config": configs[rank], "behind": float((scores[rank] - scores[0]) / spread)}
             | description
-            for rank, description in enumerate(_describe_configs(graph, configs[:top]))
+            for rank, description in enumerate(_describe_configs(graph, np.array(configs[:top])))
         ],
     }
 
@@ -619,93 +542,11 @@ def _describe_configs(graph: Graph, rows: NDArray[np.int64]) -> list[dict[str, A
 
 def tile_text(row: NDArray[np.float32]) -> str:
     """Bounds of a tile configuration, float32 (24,), as ``output 8×128; input 8×64``."""
-    bounds = {name: [f"{bound:g}" for bound in row[first : first + _SLOTS] if bound] for name, first in _BOUNDS}
+    bounds = {name: [f"{bound:g}" for bound in row[first : first + _SLOTS] if bound] for name, first in _BOUNDS.items()}
     return "; ".join(f"{name} {'×'.join(own)}" for name, own in bounds.items() if own) or "no bounds"
 
 
 def layout_texts(row: NDArray[np.int8]) -> str:
     """Layouts of one node, int8 (18,), as ``output {1,0}, input {0,1}``; empty if left to the compiler."""
-    orders = {name: [dim for dim in row[first : first + _SLOTS] if dim >= 0] for name, first in _LAYOUTS}
-    return ", ".join(f"{name} {layout_text(order)}" for name, order in orders.items() if order)
-
-
-def render(summary: dict[str, Any]) -> str:
-    """Render the template with a summary; returns a self-contained HTML page."""
-    environment = Environment(
-        loader=PackageLoader("gbr.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
-    filters = {
-        "two": _formatter(".2f"),
-        "three": _formatter(".3f"),
-        "short": _formatter(".6g"),
-        "whole": _formatter(",.0f"),
-        "percent": percent,
-        "rounded": lambda share: f"{100 * share:g}\u00a0%",
-        "times": _times,
-        # Parts of a name that end in a separator, after which a line may be broken.
-        "parts": lambda name: re.split(r"(?<=[_.:/-])", name),
-    }
-    environment.filters |= filters
-    environment.globals |= filters | {
-        "linear": plots.linear,
-        "logarithmic": plots.logarithmic,
-        "square_root": plots.square_root,
-        "curve": plots.curve,
-        "baseline_names": BASELINE_NAMES,
-        "top_k": metrics.TOP,
-        "quality": data_quality,
-        "plot_data": _plot_data,
-    }
-    return environment.get_template("page.html").render(summary)
-
-
-def percent(value: float | None) -> str:
-    """A share as text: 0.017 -> 1.7 %."""
-    return "–" if value is None else f"{100 * value:.{0 if value >= 0.9995 else 1}f}\u00a0%"
-
-
-def _times(value: float | None) -> str:
-    return "–" if value is None else f"{value:.{3 if value < 1.5 else 1}f}×"
-
-
-def _formatter(spec: str) -> Callable[[float | None], str]:
-    return lambda value: "–" if value is None else format(value, spec)
-
-
-def _plot_data(splits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Data for the script of the page."""
-
-    def plotted(graph: Mapping[str, Any]) -> dict[str, Any]:
-        return {**graph["points"], "jumps": [jump["row"] for jump in graph["quality"]["jumps"]]}
-
-    return {
-        "graphs": {
-            f"{split['name']}/{graph['name']}": plotted(graph) | {"facts": list(_facts(graph))}
-            for split in splits
-            for graph in split["graphs"]
-        },
-        "suspects": [plotted(graph) for split in splits for graph in split["suspects"]],
-        "first": len(splits[0]["graphs"]),
-    }
-
-
-def _facts(graph: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    own, quality, interval = graph["figures"], graph["quality"], graph["interval"]
-    yield "Kendall tau", f"{own['kendall_tau']:.3f}" + (f" ({interval[0]:.2f}–{interval[1]:.2f})" if interval else "")
-    yield "first choice", f"{percent(own['slowdown@1'])} slower"
-    yield "best of first five", f"{percent(own['slowdown@5'])} slower"
-    yield "configurations", f"{quality['configs']:,}"
-    yield "slowest over fastest", _times(quality["spread"])
-    if quality["distinct"] < quality["configs"]:
-        yield "distinct", f"{quality['distinct']:,}"
-    if quality["retest"] is not None:
-        yield "retest tau", f"{quality['retest']:.3f}"
-    if graph["seen"] is not None:
-        yield "family", f"{graph['family']}, {'seen' if graph['seen'] else 'not seen'} in training"
-    if graph["doubts"]:
-        yield "doubts", "; ".join(graph["doubts"])
+    orders = {name: dims[dims >= 0] for name, dims in zip(TENSOR_ROLES, np.split(row, len(TENSOR_ROLES)), strict=True)}
+    return ", ".join(f"{name} {layout_text(order)}" for name, order in orders.items() if len(order))

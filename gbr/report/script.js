@@ -1,6 +1,5 @@
 "use strict";
 (() => {
-  const data = JSON.parse(document.getElementById("graph-data").textContent);
   const byId = (id) => document.getElementById(id);
   const percent = (share) => `${(100 * share).toFixed(2)}%`;
   const number = (value, digits = 0) => value.toLocaleString("en", { maximumFractionDigits: digits });
@@ -51,22 +50,12 @@
     }));
   }
 
-  // Ticks from 1 to the slowest: equal steps if it is close to 1, else powers.
-  function factors(slowest) {
-    for (const step of [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5]) {
-      const count = Math.floor((slowest - 1) / step + 1e-9);
-      if (count <= 5) return Array.from({ length: count + 1 }, (_, at) => 1 + at * step);
-    }
-    for (const step of [2, 4, 8, 16, 32, 64, 256, 1024, 65536]) {
-      const count = Math.floor(Math.log(slowest) / Math.log(step) + 1e-9);
-      if (count <= 5) return Array.from({ length: count + 1 }, (_, power) => step ** power);
-    }
-    return [1];
-  }
-
   function show(id) {
-    const graph = data.graphs[id];
-    if (!graph) return;
+    const choose = byId("choose");
+    choose.value = id;
+    const template = document.querySelectorAll("template")[choose.selectedIndex];
+    const graph = JSON.parse(template.dataset.plot);
+    byId("facts").replaceChildren(template.content.cloneNode(true));
     const [predicted, measured, row, over] = ["predicted", "measured", "row", "over"].map((name) => unpack(graph[name]));
     const order = predicted.map((_, at) => at).sort((a, b) => predicted[a] - predicted[b] || a - b);
     const first = new Set(order.slice(0, 5)), last = Math.max(1, graph.n - 1);
@@ -83,12 +72,9 @@
     dots(ranks, predicted, measured, first, title);
     ticks(byId("ranks-x"), "left", ends);
     ticks(byId("ranks-y"), "top", ends.map(([share, label]) => [1 - share, label]));
-    byId("ranks-frame").setAttribute("aria-label",
-      `Measured against predicted rank of ${graph.n} configurations, Kendall tau ${graph.facts[0][1]}`);
 
     const runs = byId("runs"), height = Math.log(graph.slowest) || 1;
-    const steps = factors(graph.slowest).map((factor) =>
-      [1 - Math.log(factor) / height, `${factor >= 10 ? factor.toFixed(0) : Math.round(factor * 1000) / 1000}×`]);
+    const steps = graph.ticks.map((factor) => [1 - Math.log(factor) / height, `${number(factor, 4)}×`]);
     runs.replaceChildren();
     steps.forEach(([y]) => line(runs, "grid", 0, 1, y, y));
     jumps(runs, graph);
@@ -96,25 +82,17 @@
     ticks(byId("runs-x"), "left", [[0, "0"], [0.5, number(last / 2)], [1, number(last)]]);
     ticks(byId("runs-y"), "top", steps);
 
-    byId("facts").replaceChildren(...graph.facts.map(([name, value]) => {
-      const pair = document.createElement("div"), term = document.createElement("dt"), text = document.createElement("dd");
-      term.textContent = name;
-      text.textContent = value;
-      pair.append(term, text);
-      return pair;
-    }));
     byId("shown").textContent = (graph.shown < graph.n
       ? `${number(graph.shown)} of ${number(graph.n)} configurations are drawn: the first five, and a random sample. ` : "") +
       (graph.jumps.length ? "Dashed lines: jumps in the runtimes." : "");
-    byId("choose").value = id;
     document.querySelectorAll(".pick").forEach((mark) => mark.classList.toggle("on", mark.dataset.graph === id));
   }
 
-  data.suspects.forEach((graph, at) => {
-    const area = document.querySelector(`[data-suspect="${at}"]`);
+  for (const area of document.querySelectorAll("[data-suspect]")) {
+    const graph = JSON.parse(area.dataset.suspect);
     jumps(area, graph);
     dots(area, unpack(graph.row), unpack(graph.over));
-  });
+  }
 
   byId("choose").addEventListener("change", (event) => show(event.target.value));
   document.addEventListener("click", (event) => {
@@ -123,6 +101,6 @@
     show(chosen.dataset.graph);
     if (!chosen.closest("a")) byId("one").scrollIntoView();
   });
-  const median = byId("choose").options[Math.floor((data.first - 1) / 2)];
-  if (median) show(median.value);
+  const first = document.querySelectorAll("#choose optgroup:first-child option");
+  if (first.length) show(first[Math.floor((first.length - 1) / 2)].value);
 })();

@@ -21,17 +21,15 @@ _CHOSEN: Final = {
     "best": (" (predicted fastest)", "the predicted fastest"),
 }
 
-Table = tuple[str, list[str], list[list[str | None]]]
+#: Text of a value, by the unit of its column.
+_VALUES: Final = {"log2": "2^{:.2f}".format, "share": "{:.1%}".format, "flag": lambda value: "yes" if value else "no"}
+
+Rows = list[list[str | None]]
+Table = tuple[str, list[str], Rows]
 
 
 def explanation_summary(found: Explanation, top: int = TOP) -> dict[str, Any]:
-    """Summarise an explanation for a report, as JSON values.
-
-    Parameters
-    ----------
-    found : Explanation
-    top : int
-        Number of features, nodes and copies to show.
+    """Summarise an explanation for a report, as JSON values, with ``top`` features, nodes and copies.
 
     Returns
     -------
@@ -40,13 +38,18 @@ def explanation_summary(found: Explanation, top: int = TOP) -> dict[str, Any]:
         both, best first), ``sentences``, ``blocks`` (``name``, ``doc``, ``effect``; largest effect first), ``tables``
         (title, columns, rows; the lines of a cell after the first are remarks).
     """
-    tables = [list(table) for table in explanation_tables(found, top)]
+    own, other = (f"configuration {config}" for config in found.configs)
+    own = "the first" if found.places[0] == 1 else own
+    other = _CHOSEN[found.chosen][1] or other
+    order = "before" if found.places[0] < found.places[1] else "after"
+    tied = found.scores[0] == found.scores[1]
+    tables = list(explanation_tables(found, top))
     return {
-        "title": _title(found),
+        "title": f"A tie: {own} and {other}" if tied else f"Why {own} is ranked {order} {other}",
         "graph": found.graph,
         "n_configs": found.n_configs,
-        "configs": list(found.configs),
-        "ranks": [list(each) for each in _ranks(found)],
+        "configs": found.configs,
+        "ranks": _ranks(found),
         "sentences": list(_sentences(found)),
         "blocks": [asdict(block) for block in found.blocks] if found.columns else [],
         "tables": tables[1:] if found.columns else tables,  # the report draws the blocks as bars
@@ -56,29 +59,8 @@ def explanation_summary(found: Explanation, top: int = TOP) -> dict[str, Any]:
 def explanation_text(found: Explanation) -> Iterator[str]:
     """Lines with the compared configurations and the result."""
     yield f"{Path(found.graph).stem}: {found.n_configs} configurations"
-    for rank, config in _ranks(found):
-        yield f"rank {rank}: configuration {config}"
+    yield from (f"rank {rank}: configuration {config}" for rank, config in _ranks(found))
     yield from _sentences(found)
-
-
-def explanation_tables(found: Explanation, top: int) -> Iterator[Table]:
-    """Tables of an explanation (title, columns, rows), with the first ``top`` rows of the long ones."""
-    own, other = map(str, found.configs)
-    if found.columns:
-        rows: list[list[str | None]] = [[f"{block.effect:+.4f}", block.name, block.doc] for block in found.blocks]
-        yield f"Feature blocks: + favours {own}, - favours {other}", ["effect", "block", "description"], rows
-        yield _column_table(found, top, own, other)
-    yield from _layout_tables(found, top, own, other) if found.kind == "layout" else _tile_tables(found, own, other)
-
-
-def _title(found: Explanation) -> str:
-    own, other = (f"configuration {config}" for config in found.configs)
-    first, second = found.places
-    own = "the first" if first == 1 else own
-    other = _CHOSEN[found.chosen][1] or other
-    if found.scores[0] == found.scores[1]:
-        return f"A tie: {own} and {other}"
-    return f"Why {own} is ranked {'before' if first < second else 'after'} {other}"
 
 
 def _ranks(found: Explanation) -> list[tuple[int, str]]:
@@ -97,64 +79,64 @@ def _sentences(found: Explanation) -> Iterator[str]:
         yield f"Measured: {own} takes {found.runtimes[0] / found.runtimes[1]:.3f} times as long as {other}."
 
 
-def _column_table(found: Explanation, top: int, own: str, other: str) -> Table:
-    rows: list[list[str | None]] = []
-    for column in found.columns[:top]:
-        unit = f" ({column.unit})" if column.unit else ""
-        parts = ", ".join(name for name, _ in column.behind)
-        name = f"{column.name}\n{column.doc}{unit}" + (f"\ndue to {parts}" if parts else "")
-        rows.append([f"{column.effect:+.4f}", name, *(_value(column.unit, value) for value in column.values)])
-    if rest := found.columns[top:]:
-        total = sum(column.effect for column in rest)
-        rows.append([f"{total:+.4f}", f"{len(rest)} other features with different values", "", ""])
-    if found.alike:
-        rows.append([f"{found.alike:+.4f}", "features with equal values, through interactions", "", ""])
-    return "Features", ["effect", "feature", own, other], rows
-
-
-def _layout_tables(found: Explanation, top: int, own: str, other: str) -> Iterator[Table]:
-    rows: list[list[str | None]] = []
+def explanation_tables(found: Explanation, top: int) -> Iterator[Table]:
+    """Tables of an explanation (title, columns, rows), with the first ``top`` rows of the long ones."""
+    own, other = map(str, found.configs)
+    if found.columns:
+        rows: Rows = [[f"{block.effect:+.4f}", block.name, block.doc] for block in found.blocks]
+        yield f"Feature blocks: + favours {own}, - favours {other}", ["effect", "block", "description"], rows
+        yield "Features", ["effect", "feature", own, other], _feature_rows(found, top)
+    rows = []
     for node in found.nodes[:top]:
-        effect = f"{node.effect:+.4f}"
         for tensor in node.tensors:
-            layouts = [_layout(tensor, side) for side in (0, 1)]
-            rows.append([effect, f"{node.name} {tensor.role}\n{tensor.shape}", *layouts])
-            effect = ""
+            effect = f"{node.effect:+.4f}" if tensor is node.tensors[0] else ""
+            rows.append([effect, f"{node.name} {tensor.role}\n{tensor.shape}", _layout(tensor, 0), _layout(tensor, 1)])
     if rows:
         title = f"Nodes with different layouts: {_count(len(found.nodes), top)}; effect of swapping one node"
         yield title, ["effect", "tensor", own, other], rows
     if found.copies:
-        rows = [[copy.what, *(_copied(copy, side) for side in (0, 1))] for copy in found.copies[:top]]
+        rows = [[copy.what, _copied(copy, 0), _copied(copy, 1)] for copy in found.copies[:top]]
         rows.append(["total", *(size_text(sum(copy.nbytes[side] for copy in found.copies)) for side in (0, 1))])
         title = f"Copies that differ: {_count(len(found.copies), top)}; bytes, > minimum stride in elements"
         yield title, ["copy", own, other], rows
-
-
-def _tile_tables(found: Explanation, own: str, other: str) -> Iterator[Table]:
-    rows: list[list[str | None]] = []
+    rows = []
     for loop in found.loops:
-        if loop.extent == 1:
-            continue
-        strides = ", ".join(f"{role} {size_text(step)}" for role, step in loop.strides.items() if step) or "none"
-        tiles = [
-            f"{tile} x {trips}" + (f"\n{waste:.1%} waste" if waste else "")
-            for tile, trips, waste in zip(loop.tiles, loop.trips, loop.waste, strict=True)
-        ]
-        effect = "" if loop.tiles[0] == loop.tiles[1] else f"{loop.effect:+.4f}"
-        rows.append([effect, f"{loop.name}: {loop.runs_over}\nextent {loop.extent}\nstrides: {strides}", *tiles])
+        if loop.extent > 1:
+            strides = ", ".join(f"{role} {size_text(step)}" for role, step in loop.strides.items() if step) or "none"
+            tiles = [
+                f"{tile} x {trips}" + (f"\n{waste:.1%} waste" if waste else "")
+                for tile, trips, waste in zip(loop.tiles, loop.trips, loop.waste, strict=True)
+            ]
+            effect = "" if loop.tiles[0] == loop.tiles[1] else f"{loop.effect:+.4f}"
+            rows.append([effect, f"{loop.name}: {loop.runs_over}\nextent {loop.extent}\nstrides: {strides}", *tiles])
     if rows:
         title = f"Loops of {found.kernel}: tile size x tiles; effect of swapping one loop"
         yield title, ["effect", "loop", own, other], rows
     rows = []
     for operand in found.operands:
-        name = f"{operand.name} ({operand.role})\n{operand.shape}, {size_text(operand.nbytes)}"
         amounts = [
             f"{size_text(footprint)} in runs of {size_text(run)}\n{size_text(moved)} moved"
             for footprint, run, moved in zip(operand.footprint, operand.run, operand.moved, strict=True)
         ]
+        name = f"{operand.name} ({operand.role})\n{operand.shape}, {size_text(operand.nbytes)}"
         rows.append([name, *amounts])
     if rows:
         yield "Operands: bytes touched by one tile, and moved by all tiles", ["operand", own, other], rows
+
+
+def _feature_rows(found: Explanation, top: int) -> Rows:
+    rows: Rows = []
+    for column in found.columns[:top]:
+        unit = f" ({column.unit})" if column.unit else ""
+        parts = ", ".join(name for name, _ in column.behind)
+        name = f"{column.name}\n{column.doc}{unit}" + (f"\ndue to {parts}" if parts else "")
+        rows.append([f"{column.effect:+.4f}", name, *map(_VALUES.get(column.unit, "{:.4g}".format), column.values)])
+    if rest := found.columns[top:]:
+        total = sum(column.effect for column in rest)
+        rows.append([f"{total:+.4f}", f"{len(rest)} other features with different values", "", ""])
+    if found.alike:
+        rows.append([f"{found.alike:+.4f}", "features with equal values, through interactions", "", ""])
+    return rows
 
 
 def _layout(tensor: TensorChange, side: int) -> str:
@@ -162,21 +144,13 @@ def _layout(tensor: TensorChange, side: int) -> str:
     remarks = [f"minor {tensor.minor[side]}"] if tensor.minor[0] != tensor.minor[1] else []
     if tensor.padding[0] != tensor.padding[1]:
         remarks.append(f"padded x{tensor.padding[side]:.3g}")
-    return "\n".join([tensor.layouts[side] or "unset", *([", ".join(remarks)] if remarks else [])])
+    return f"{tensor.layouts[side] or 'unset'}\n{', '.join(remarks)}".rstrip()
 
 
 def _copied(copy: Copy, side: int) -> str | None:
     if not copy.nbytes[side]:
         return None
     return size_text(copy.nbytes[side]) + (f", > {copy.stride[side]}" if copy.stride[side] else "")
-
-
-def _value(unit: str, value: float) -> str:
-    if unit == "log2":
-        return f"2^{value:.2f}"
-    if unit == "share":
-        return f"{value:.1%}"
-    return ("yes" if value else "no") if unit == "flag" else f"{value:.4g}"
 
 
 def _count(count: int, top: int) -> str:
