@@ -95,7 +95,7 @@ def measure_layout(path: Path, n_configs: int) -> Row:
     numpy = seconds(lambda: reference_layout_numpy.own_columns(nodes, edges, configs))
     return {
         "graph": graph.name,
-        "nodes": len(nodes),
+        "nodes": len(ids),
         "prepare, ms": 1e3 * seconds(lambda: LayoutExtractor(program, ids)),
         "code, configs/s": len(codes) / code,
         "describe, configs/s": len(codes) / describe,

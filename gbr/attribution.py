@@ -303,7 +303,7 @@ def _layout_parts(graph: Graph, hardware: Hardware, pair: IntArray, X: Float32Ar
     extractor = layout.LayoutExtractor(program, graph.node_config_ids, hardware=hardware)
     traced = extractor.trace(configs)
     codes, _ = extractor.observe(configs)
-    relative, inputs = [layout.schema().names.index(name) for name in RECOMPUTED], layout.slate_inputs()
+    relative, inputs = [layout.schema().names.index(name) for name in RECOMPUTED], layout.SLATE_INPUTS
 
     def mix(mixed: NDArray[Any], rows: Float32Array, row: int) -> None:
         extractor.describe(mixed, rows[:, : layout.N_OWN])

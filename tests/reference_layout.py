@@ -16,7 +16,7 @@ from features.layout.nodes import NODE_CLASSES, ConfigurableNodes
 def random_configs(nodes: ConfigurableNodes, n_configs: int, seed: int, *, set_share: float = 0.7) -> np.ndarray:
     """Configurations with absent, partial and whole layouts, and some that name a dimension twice."""
     rng = np.random.default_rng(seed)
-    configs = np.full((n_configs, len(nodes), 18), -1, np.int8)
+    configs = np.full((n_configs, len(nodes.ids), 18), -1, np.int8)
     for config in configs:
         for node, role in np.argwhere(nodes.rank > 0).tolist():
             if rng.random() < set_share:
@@ -118,7 +118,7 @@ def copy_features(nodes: ConfigurableNodes, of: Links, configs: np.ndarray) -> l
                         sums[f"{group}.cost"] += nbytes * part * weight
         out: dict[str, float] = {}
         for number, group in enumerate((*NODE_CLASSES, "all")):
-            own_nodes = nodes.classes == number if group != "all" else np.ones(len(nodes), bool)
+            own_nodes = nodes.classes == number if group != "all" else np.ones(len(nodes.ids), bool)
             for kind in ("out", "back", "entry", "edge"):
                 for name in ("bytes", "strided", "strided16", "strided100"):
                     out[f"{group}.{kind}.{name}"] = math.log2(1 + sums[f"{group}.{kind}.{name}"])

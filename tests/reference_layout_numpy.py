@@ -71,7 +71,7 @@ def layout_columns(nodes: ConfigurableNodes, of: Array) -> Array:
             np.stack([nodes.flops * (2.0 ** padding[..., 0] - 1), *[np.zeros(of.shape[:2])] * 2], axis=-1),
         ]
     ).sum(axis=-1)
-    for own in (*members, np.ones(len(nodes), bool)):
+    for own in (*members, np.ones(len(nodes.ids), bool)):
         total = weights[own].sum(axis=0)
         share = weights[own] / np.where(total > 0, total, 1.0)
         parts.append(np.einsum("cnrv,nrw->crvw", of[:, own], share).reshape(len(of), -1))

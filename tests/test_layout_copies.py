@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from benchmarks import made_layout
 from features.graph import Program
 from features.layout import copies
-from features.layout.copies import BLOCK, N_DISAGREEMENTS, levels, orders, own_orders, weights
+from features.layout.copies import BLOCK, N_DISAGREEMENTS, Copies, levels, orders, weights
 from features.layout.extractor import LayoutExtractor, LayoutTrace, schema
 from features.layout.metagraph import INSIDE, links
 from features.layout.nodes import NODE_CLASSES, configurable_nodes
@@ -165,7 +165,7 @@ def test_weights_rise_between_16_and_181_elements() -> None:
 
 
 def test_orders_are_packed_minor_most_first() -> None:
-    own = own_orders(NODES)
+    own = Copies(NODES, LINKS).own
     assert own.packed[0, 0] == (0b000_001 | 0o777700) | 0o77 << 18
     assert own.packed[4, 0] == (0b001_010 | 0o777700) | 0o77 << 18  # without the extent of one
     assert own.packed[3, 2] == 0o777777  # a reshape has no kernel

@@ -13,8 +13,7 @@ from scipy.stats import rankdata, zscore
 from features.graph import Program
 from features.hardware import TPU
 from features.layout import copies, slate
-from features.layout.aggregate import CompactColumns
-from features.layout.extractor import N_OWN, N_PER_CONFIG, LayoutExtractor, schema, slate_inputs
+from features.layout.extractor import N_OWN, N_PER_CONFIG, SLATE_INPUTS, LayoutExtractor, schema
 from features.layout.metagraph import INSIDE, links
 from features.layout.nodes import configurable_nodes
 from features.layout.rows import first_equal
@@ -83,9 +82,7 @@ def vectors(configs: np.ndarray, block: int | None = None) -> np.ndarray:
     out = np.empty((len(configs), len(schema())), np.float32)
     for first in range(0, len(configs), block):
         extract.describe(codes[first : first + block], out[first : first + block, :N_OWN])
-    relative = slate_columns(
-        out[:, slate_inputs()], *extract.frequency_columns(codes, extract.frequencies()), first_equal(digests)
-    )
+    relative = slate_columns(out[:, SLATE_INPUTS], *extract.frequencies().columns(codes), first_equal(digests))
     out[:, N_OWN:N_PER_CONFIG] = relative
     out[:, N_PER_CONFIG:] = extract.shared
     return out
@@ -247,9 +244,9 @@ def test_invalid_input_is_refused() -> None:
 @given(count=st.integers(1, 9), seed=st.integers(0, 99), data=st.data())
 def test_replaced_columns_equal_those_of_a_changed_group(count: int, seed: int, data: st.DataObject) -> None:
     rng = np.random.default_rng(seed)
-    own = rng.integers(0, 4, (count, len(slate_inputs()))).astype(np.float32)
+    own = rng.integers(0, 4, (count, len(SLATE_INPUTS))).astype(np.float32)
     row = data.draw(st.integers(0, count - 1))
-    others = rng.integers(0, 4, (3, len(slate_inputs()))).astype(np.float32)
+    others = rng.integers(0, 4, (3, len(SLATE_INPUTS))).astype(np.float32)
     found = recomputed(own, row, others)
     columns = [slate.BLOCK.names.index(name) for name in RECOMPUTED]
     for value, actual in zip(others, found, strict=True):
@@ -262,26 +259,3 @@ def test_replaced_columns_equal_those_of_a_changed_group(count: int, seed: int, 
             np.arange(count),
         )
         np.testing.assert_allclose(actual, expected[row, columns], rtol=1e-5, atol=1e-6)
-
-
-@given(seed=st.integers(0, 2**32 - 1), n_rows=st.integers(0, 12))
-@settings(max_examples=30, deadline=None)
-def test_stored_columns_restore_every_column(seed: int, n_rows: int) -> None:
-    rng = np.random.default_rng(seed)
-    table = rng.integers(0, 2, (n_rows, 6)).astype(np.float32)[:, rng.integers(0, 6, 9)]
-    classes = np.sort(rng.integers(0, 3, n_rows))
-    found = CompactColumns.of(table, classes, 3)
-    ends = np.searchsorted(classes, np.arange(4))
-    picked = found.pick(table, ends)
-    for own in range(3):
-        rows = slice(ends[own], ends[own + 1])
-        kept = np.column_stack([picked[rows], np.zeros(ends[own + 1] - ends[own], np.float32)])
-        assert (kept[:, found.index[own]] == table[rows]).all()
-
-
-def test_equal_columns_are_stored_once_and_zeros_not_at_all() -> None:
-    table = np.array([[1, 0, 1, 2], [3, 0, 3, 0], [0, 0, 5, 5]], np.float64)
-    found = CompactColumns.of(table, np.array([0, 0, 1]), 2)
-    assert [kept.tolist() for kept in found.kept] == [[0, 3], [2]]
-    assert found.index.tolist() == [[0, 2, 0, 1], [2, 2, 0, 0]]
-    assert found.width == 2

@@ -28,6 +28,7 @@ from features._numba import kernel
 from features.hlo import LAYOUT_CONFIG, MAX_RANK
 from features.layout.metagraph import GROUPS, INSIDE, Links
 from features.layout.nodes import NODE_CLASSES, ConfigurableNodes, RowValues
+from features.layout.rows import grown
 from features.schema import Block, Column, Float32Array
 
 IntArray = NDArray[np.int64]
@@ -65,8 +66,6 @@ _N_SUMS: Final = 2 * _N_KINDS + 2 * _N_LEVELS + 1
 #: Words are tabulated for links whose nodes have few rows, and for so many pairs of rows together.
 _MOST_ROWS: Final = 256
 _MOST_PAIRS: Final = 1 << 20
-#: Nodes that are transposed at a time: as many codes as a cache line holds.
-_TILE: Final = 16
 
 
 def _columns() -> tuple[Column, ...]:
@@ -136,50 +135,29 @@ class Orders(NamedTuple):
     strides: IntArray
 
 
-class _Links(NamedTuple):
-    """Links as kernels take them.
-
-    nodes, roles : int64 (links, 2); group : int64 (links,); nbytes, share : float64 (links,) of :class:`Links`; nbytes
-    of an operand that several nodes feed are divided in ``part``, float64 (links,); dims : int32 (links,), the origin
-    packed into three bits per dimension; slot : int64 (links,), position among the edges that leave the producer, or -1
-    inside a reshape.
-    """
-
-    nodes: IntArray
-    roles: IntArray
-    group: IntArray
-    nbytes: FloatArray
-    share: FloatArray
-    part: FloatArray
-    dims: NDArray[np.int32]
-    slot: IntArray
-
-
 class _Rows(NamedTuple):
     """Facts of every distinct row.
 
-    states : int32 (rows, 3), minor-most and second minor dimension, three bits each, and one bit: the layout is set;
-    packed : int64 (rows, 3); level : int8 and weight : float32 (rows, 3, 8), of a copy whose contiguous dimension was
-    the given one; base : int64 (rows,), where in ``arrivals``, int64 (arrivals,), the orders begin in which the row's
-    output reaches the operands that its node feeds; position : uint8 (rows,), among the rows of its node, modulo 256.
+    slots : int64 (rows, 18); states : int32 (rows, 3), minor-most and second minor dimension, three bits each, and one
+    bit: the layout is set; packed : int64 (rows, 3); level : int8 and weight : float32 (rows, 3, 8), of a copy whose
+    contiguous dimension was the given one.
     """
 
+    slots: IntArray
     states: NDArray[np.int32]
     packed: IntArray
     level: NDArray[np.int8]
     weight: Float32Array
-    base: IntArray
-    position: NDArray[np.uint8]
-    arrivals: IntArray
 
 
 class _Pairs(NamedTuple):
     """Words of pairs of rows.
 
-    first : int64 (links + 1,), each link's first pair, none where its words are not tabulated; width : int64 (links,),
-    rows of the consumer; words : int64 (pairs,).
+    position : uint8 (rows,), among the rows of the node, modulo 256; first : int64 (links + 1,), each link's first
+    pair, none where its words are not tabulated; width : int64 (links,), rows of the consumer; words : int64 (pairs,).
     """
 
+    position: NDArray[np.uint8]
     first: IntArray
     width: IntArray
     words: IntArray
@@ -238,13 +216,13 @@ def _in_effect(slots, own, dims, rank, order):  # type: ignore[no-untyped-def]
 
 
 @kernel()
-def _orders(rows, owner, dims, rank, own, packed, strides):  # type: ignore[no-untyped-def]
+def _orders(rows, owner, nodes, packed, strides):  # type: ignore[no-untyped-def]
     order = np.empty(8, np.int64)
     for row in range(len(rows)):
         node = owner[row]
         for role in range(3):
-            slots, extents = rows[row, 6 * role : 6 * role + 6], dims[node, role]
-            count = _in_effect(slots, own[node, role], extents, rank[node, role], order)
+            slots, extents = rows[row, 6 * role : 6 * role + 6], nodes.dims[node, role]
+            count = _in_effect(slots, nodes.own[node, role], extents, nodes.rank[node, role], order)
             packed[row, role] = _packed(order, count)
             step = 1
             for position in range(count):
@@ -256,62 +234,50 @@ def _orders(rows, owner, dims, rank, own, packed, strides):  # type: ignore[no-u
 
 
 @kernel()
-def _arrive(rows, owner, packed, base, dims, rank, own, own_packed, links, origin, first, edges, out):  # type: ignore[no-untyped-def]
-    """Write the order in which every row's output reaches each operand that its node feeds.
-
-    ``edges[first[node]:first[node + 1]]`` are the links that leave a node; ``base`` is where a row's orders go.
-    """
+def _arrival(link, row, links, rows, nodes, own):  # type: ignore[no-untyped-def]
+    """Order, packed, in which a row of a link's producer reaches the consumer; ``own`` : int64 (nodes, 3), packed."""
+    producer, consumer, role = links.nodes[link, 0], links.nodes[link, 1], links.roles[link, 1]
+    if rows.packed[row, 0] == own[producer, 0]:
+        return own[consumer, role]
     named, come = np.empty(8, np.int64), np.empty(8, np.int64)
-    for row in range(len(rows)):
-        node = owner[row]
-        for at in range(first[node], first[node + 1]):
-            link = edges[at]
-            consumer, role = links.nodes[link, 1], links.roles[link, 1]
-            slot = base[row] + links.slot[link]
-            if packed[row, 0] == own_packed[node, 0]:
-                out[slot] = own_packed[consumer, role]
-                continue
-            size, extents = rank[node, 0], dims[consumer, role]
-            count, left = 0, 0
-            for position in range(_n_named(rows[row], size)):
-                count = _append(rows[row, position], named, count)
-            for dim in range(size):
-                left += dims[node, 0, dim] > 1
-            for position in range(count):
-                left -= dims[node, 0, named[position]] > 1
-            # Dimensions that are not named follow in the graph's order where there is only one way.
-            if left <= 1:
-                for position in range(size):
-                    count = _append(own[node, 0, position], named, count)
-            reached = 0
-            for position in range(count):
-                dim = origin[link, named[position]]
-                if dim >= 0 and extents[dim] > 1:
-                    reached = _append(dim, come, reached)
-            if left <= 1:
-                for position in range(rank[consumer, role]):
-                    dim = own[consumer, role, position]
-                    if extents[dim] > 1:
-                        reached = _append(dim, come, reached)
-            out[slot] = _packed(come, reached)
+    size, extents = nodes.rank[producer, 0], nodes.dims[consumer, role]
+    count, left = 0, 0
+    for position in range(_n_named(rows.slots[row], size)):
+        count = _append(rows.slots[row, position], named, count)
+    for dim in range(size):
+        left += nodes.dims[producer, 0, dim] > 1
+    for position in range(count):
+        left -= nodes.dims[producer, 0, named[position]] > 1
+    # Dimensions that are not named follow in the graph's order where there is only one way.
+    if left <= 1:
+        for position in range(size):
+            count = _append(nodes.own[producer, 0, position], named, count)
+    reached = 0
+    for position in range(count):
+        dim = links.origin[link, named[position]]
+        if dim != _NONE and extents[dim] > 1:
+            reached = _append(dim, come, reached)
+    if left <= 1:
+        for position in range(nodes.rank[consumer, role]):
+            dim = nodes.own[consumer, role, position]
+            if extents[dim] > 1:
+                reached = _append(dim, come, reached)
+    return _packed(come, reached)
 
 
 @kernel()
-def _word(link, producer, consumer, links, rows):  # type: ignore[no-untyped-def]
-    """What a link contributes where its nodes take two given rows."""
-    first, second = rows.states[producer, links.roles[link, 0]], rows.states[consumer, links.roles[link, 1]]
-    dims = links.dims[link]
-    minor, next_minor = dims >> 3 * (first & 7) & 7, dims >> 3 * (first >> 3 & 7) & 7
-    expected, next_expected = second & 7, second >> 3 & 7
+def _word(link, producer, consumer, come, links, rows):  # type: ignore[no-untyped-def]
+    """What a link contributes where its nodes take two given rows, the first of which arrives as ``come``."""
+    role = links.roles[link, 1]
+    first, second, origin = rows.states[producer, links.roles[link, 0]], rows.states[consumer, role], links.origin[link]
+    minor, next_minor, expected, next_expected = origin[first & 7], origin[first >> 3 & 7], second & 7, second >> 3 & 7
     soft = (minor != _NONE) & (expected != _NONE) & (minor != expected)
     differs = soft | (next_minor != _NONE) & (next_expected != _NONE) & (next_minor != next_expected)
     both = (first & second) >> 6
     word = np.int64(both & soft) | np.int64(both & differs) << _FIELD | np.int64(soft) << 2 * _FIELD
-    if links.slot[link] >= 0:
-        role = links.roles[link, 1]
-        come, expected_order = rows.arrivals[rows.base[producer] + links.slot[link]], rows.packed[consumer, role]
-        known = (come >> _ORDER_BITS) & (expected_order >> _ORDER_BITS) & _ORDER
-        if ((come ^ expected_order) & known) != 0:
+    if links.nodes[link, 0] != links.nodes[link, 1]:  # not inside a reshape
+        known = (come >> _ORDER_BITS) & (rows.packed[consumer, role] >> _ORDER_BITS) & _ORDER
+        if ((come ^ rows.packed[consumer, role]) & known) != 0:
             field = _N_KINDS - 1 + np.int64(rows.level[consumer, role, come & 7])
             word |= np.int64(rows.weight[consumer, role, come & 7] * _WEIGHT_UNITS) << _FIELD * _N_FIELDS
             word |= 1 << _FIELD * field
@@ -319,36 +285,34 @@ def _word(link, producer, consumer, links, rows):  # type: ignore[no-untyped-def
 
 
 @kernel()
-def _tabulate(by_node, first_row, links, rows, pairs):  # type: ignore[no-untyped-def]
+def _tabulate(by_node, first_row, links, rows, nodes, own, pairs):  # type: ignore[no-untyped-def]
     """Fill the table; ``by_node`` are row numbers node by node, those of a node from ``first_row[node]`` on."""
-    for link in range(len(links.slot)):
+    for link in range(len(links.group)):
         at, producer, consumer = pairs.first[link], links.nodes[link, 0], links.nodes[link, 1]
         if at < pairs.first[link + 1]:
-            for one in range(first_row[producer], first_row[producer + 1]):
-                for two in range(first_row[consumer], first_row[consumer + 1]):
-                    pairs.words[at] = _word(link, by_node[one], by_node[two], links, rows)
+            for one in by_node[first_row[producer] : first_row[producer + 1]]:
+                come = _arrival(link, one, links, rows, nodes, own)
+                for two in by_node[first_row[consumer] : first_row[consumer + 1]]:
+                    pairs.words[at] = _word(link, one, two, come, links, rows)
                     at += 1
 
 
 @kernel()
 def _transpose(codes, position, out):  # type: ignore[no-untyped-def]
-    n_configs, n_nodes = codes.shape
-    for first in range(0, n_nodes, _TILE):
-        last = min(first + _TILE, n_nodes)
-        for config in range(n_configs):
-            for node in range(first, last):
-                out[node, config] = position[codes[config, node]]
+    for node in range(codes.shape[1]):
+        for config in range(len(codes)):
+            out[node, config] = position[codes[config, node]]
 
 
 @kernel()
-def _add_up(codes, positions, links, rows, pairs, sums):  # type: ignore[no-untyped-def]
+def _add_up(codes, positions, links, rows, pairs, nodes, own, sums):  # type: ignore[no-untyped-def]
     """Add the links' words to ``sums``, float64 (groups, _N_SUMS, b), of configurations.
 
     Links of one group and size follow each other; until the last of them they are only counted.
 
     codes : uint32 (b, nodes); positions : uint8 (nodes, b), those of the rows among the rows of the node.
     """
-    n_configs, n_links = len(codes), len(links.slot)
+    n_configs, n_links = len(codes), len(links.group)
     words, counts = np.zeros(n_configs, np.int64), np.zeros((_N_FIELDS + 1, n_configs), np.int64)
     waiting = 0
     for link in range(n_links):
@@ -360,7 +324,8 @@ def _add_up(codes, positions, links, rows, pairs, sums):  # type: ignore[no-unty
                 words[config] += table[one[config] * width + two[config]]
         else:
             for config in range(n_configs):
-                words[config] += _word(link, codes[config, producer], codes[config, consumer], links, rows)
+                come = _arrival(link, codes[config, producer], links, rows, nodes, own)
+                words[config] += _word(link, codes[config, producer], codes[config, consumer], come, links, rows)
         waiting += 1
         group, nbytes, share, after = links.group[link], links.nbytes[link], links.share[link], link + 1
         ends = after == n_links or links.group[after] != group
@@ -375,7 +340,7 @@ def _add_up(codes, positions, links, rows, pairs, sums):  # type: ignore[no-unty
         words[:] = 0
         waiting = 0
         if ends:
-            added, part = sums[group], links.part[link]
+            added, part = sums[group], nbytes * share
             for kind in range(_N_KINDS):
                 for config in range(n_configs):
                     added[kind, config] += counts[kind, config]
@@ -390,62 +355,11 @@ def _add_up(codes, positions, links, rows, pairs, sums):  # type: ignore[no-unty
             counts[:] = 0
 
 
-@kernel()
-def _write(sums, totals, own, own_totals, out):  # type: ignore[no-untyped-def]
-    """Turn sums into the block's columns.
-
-    totals : float64 (groups + 1, 2), links and their bytes; own : float64 (b, classes, N_OWN_COPIES); own_totals :
-    float64 (classes + 1,), bytes.
-    """
-    n_own = own.shape[2]
-    values = np.empty((_N_CLASSES + 1, n_own + _N_KIND))
-    for config in range(len(out)):
-        column = 0
-        for group in range(_N_GROUPS + 1):
-            for kind in range(_N_KINDS):
-                count, size = 0.0, 0.0
-                for each in range(_N_GROUPS):
-                    if group in (each, _N_GROUPS):
-                        count += sums[each, kind, config]
-                        size += sums[each, _N_KINDS + kind, config]
-                out[config, column] = count / max(totals[group, 0], 1.0)
-                out[config, column + 1] = size / max(totals[group, 1], 1.0)
-                out[config, column + 2] = np.log2(1.0 + size)
-                column += 3
-        values[:] = 0
-        for group in range(_N_CLASSES):
-            for at in range(n_own - 1):
-                values[group, at] = own[config, group, at]
-            nbytes, copies = 0.0, 0.0
-            for level in range(_N_LEVELS - 1, -1, -1):  # bytes above a stride are those of all higher levels
-                nbytes += sums[group, 2 * _N_KINDS + level, config]
-                copies += sums[group, 2 * _N_KINDS + _N_LEVELS + level, config]
-                values[group, n_own - 1 + level] = nbytes
-            values[group, n_own + _N_LEVELS - 1] = copies
-            values[group, n_own + _N_LEVELS] = own[config, group, n_own - 1] + sums[group, _N_SUMS - 1, config]
-            for at in range(n_own + _N_KIND):
-                values[_N_CLASSES, at] += values[group, at]
-        for group in range(_N_CLASSES + 1):
-            for at in range(n_own + _N_LEVELS):
-                value = values[group, at]
-                out[config, column] = value if at % _N_KIND == _N_KIND - 1 else np.log2(1.0 + value)
-                column += 1
-            cost = values[group, n_own + _N_LEVELS]
-            out[config, column] = np.log2(1.0 + cost)
-            out[config, column + 1] = cost / max(own_totals[group], 1.0)
-            column += 2
-
-
 def orders(nodes: ConfigurableNodes, rows: IntArray, owner: IntArray) -> Orders:
     """Layouts in effect under rows, int64 (rows, 18), of the nodes ``owner``, int64 (rows,)."""
     packed, strides = np.zeros((len(rows), 3), np.int64), np.zeros((len(rows), 3, 8), np.int64)
-    _orders(rows, owner, nodes.dims, nodes.rank, nodes.own, packed, strides)
+    _orders(rows, owner, nodes, packed, strides)
     return Orders(packed, strides)
-
-
-def own_orders(nodes: ConfigurableNodes) -> Orders:
-    """The graph's own layouts, one row per node."""
-    return orders(nodes, np.full((len(nodes), len(LAYOUT_CONFIG)), -1, np.int64), np.arange(len(nodes)))
 
 
 def levels(strides: IntArray) -> IntArray:
@@ -475,32 +389,21 @@ class Copies:
     """
 
     def __init__(self, nodes: ConfigurableNodes, links: Links) -> None:
-        self._nodes, self.links, self.own = nodes, links, own_orders(nodes)
-        edges = np.flatnonzero(links.group != INSIDE)
-        self.fed = np.zeros((len(nodes), 3), np.bool_)
+        unset = np.full((len(nodes.ids), len(LAYOUT_CONFIG)), -1, np.int64)
+        self._nodes, self.links, self.own = nodes, links, orders(nodes, unset, np.arange(len(unset)))
+        edges = links.group != INSIDE
+        self.fed = np.zeros((len(unset), 3), np.bool_)
         self.fed[links.nodes[edges, 1], links.roles[edges, 1]] = True
-        producer = links.nodes[edges, 0]
-        self._edges = edges[np.argsort(producer, kind="stable")]
-        self._first = np.searchsorted(np.sort(producer), np.arange(len(nodes) + 1))
-        slot = np.full(len(links.group), -1, np.int64)
-        slot[self._edges] = np.arange(len(edges)) - self._first[links.nodes[self._edges, 0]]
-        # Seven dimensions of three bits each; the last is "no dimension" and maps to itself.
-        origin = np.where(links.origin < 0, _NONE, links.origin)
-        dims = ((origin << 3 * np.arange(MAX_RANK)).sum(axis=1) | _NONE << 3 * _NONE).astype(np.int32)
-        part = links.nbytes * links.share
-        self._links = _Links(links.nodes, links.roles, links.group, links.nbytes, links.share, part, dims, slot)
+        # Eight dimensions, so that "no dimension" maps to itself.
+        origin = np.pad(links.origin, ((0, 0), (0, 8 - MAX_RANK)), constant_values=-1)
+        self._links = links._replace(origin=np.where(origin < 0, _NONE, origin))
         member = links.group == np.arange(_N_GROUPS)[:, None]
         totals = np.stack([member.sum(axis=1), (member * links.nbytes).sum(axis=1)], axis=1).astype(np.float64)
         self._totals = np.concatenate([totals, totals.sum(axis=0, keepdims=True)])
         of_class = [nodes.nbytes[nodes.classes == number].sum() for number in range(_N_CLASSES)]
         self._own_totals = np.array([*of_class, nodes.nbytes.sum()])
         self._owner = np.zeros(0, np.int64)
-        by_role = (0, 3, 8)
-        self._rows = _Rows(
-            np.zeros((0, 3), np.int32), np.zeros((0, 3), np.int64), np.zeros(by_role, np.int8),
-            np.zeros(by_role, np.float32), np.zeros(0, np.int64), np.zeros(0, np.uint8), np.zeros(0, np.int64),
-        )  # fmt: skip
-        self._known = self._rows, self._tabulated()
+        self._rows: _Rows | None = None
 
     def add(self, rows: IntArray, owner: IntArray, values: RowValues) -> tuple[Orders, FloatArray]:
         """Take in newly discovered rows.
@@ -518,42 +421,31 @@ class Copies:
         copies : float64 (rows, N_OWN_COPIES)
             Their copies that concern no other node.
         """
-        nodes, found, known = self._nodes, orders(self._nodes, rows, owner), self._rows
-        ends = np.cumsum((self._first[1:] - self._first[:-1])[owner])
-        base = np.concatenate([[0], ends[:-1]])
-        arrivals = np.empty(ends[-1], np.int64)
-        _arrive(
-            rows, owner, found.packed, base, nodes.dims, nodes.rank, nodes.own, self.own.packed, self._links,
-            self.links.origin, self._first, self._edges, arrivals,
-        )  # fmt: skip
+        found = orders(self._nodes, rows, owner)
         minors = np.where(values.minors < 0, _NONE, values.minors)
         states = minors[:, :, 0] | minors[:, :, 1] << 3 | values.is_set.astype(np.int64) << 6
+        level, weight = levels(found.strides).astype(np.int8), weights(found.strides).astype(np.float32)
+        self._rows = grown(self._rows, _Rows(rows, states.astype(np.int32), found.packed, level, weight))
         self._owner = np.concatenate([self._owner, owner])
-        counts = np.bincount(self._owner, minlength=len(nodes))
-        order = np.argsort(self._owner, kind="stable")
-        position = np.empty(len(order), np.int64)
-        position[order] = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
-        fresh = _Rows(
-            states.astype(np.int32), found.packed, levels(found.strides).astype(np.int8),
-            weights(found.strides).astype(np.float32), base + len(known.arrivals),
-            position[len(known.base) :].astype(np.uint8), arrivals,
-        )  # fmt: skip
-        columns: Any = zip(known, fresh, strict=True)
-        self._rows = _Rows(*map(np.concatenate, columns))
-        self._known = self._rows, self._tabulated()  # at once: other threads may be using what was known before
+        self._known = self._rows, self._tabulated(self._rows)  # at once: other threads may be using the previous ones
         return found, self._own_copies(owner, found)
 
-    def _tabulated(self) -> _Pairs:
-        """Words of the pairs of rows that are known so far."""
-        counts = np.bincount(self._owner, minlength=len(self._nodes))
+    def _tabulated(self, rows: _Rows) -> _Pairs:
+        """Words of pairs of rows."""
+        counts, by_node = (
+            np.bincount(self._owner, minlength=len(self._nodes.ids)),
+            np.argsort(self._owner, kind="stable"),
+        )
+        first_row = np.concatenate([[0], np.cumsum(counts)])
+        position = np.empty(len(by_node), np.uint8)
+        position[by_node] = (np.arange(len(by_node)) - np.repeat(first_row[:-1], counts)).astype(np.uint8)
         rows_of = counts[self._links.nodes]
         sizes = np.where((rows_of <= _MOST_ROWS).all(axis=1), rows_of.prod(axis=1), 0)
         order = np.argsort(sizes, kind="stable")
         sizes[order[np.cumsum(sizes[order]) > _MOST_PAIRS]] = 0
         first = np.concatenate([[0], np.cumsum(sizes)])
-        pairs = _Pairs(first, rows_of[:, 1].copy(), np.empty(first[-1], np.int64))
-        by_node = np.argsort(self._owner, kind="stable")
-        _tabulate(by_node, np.concatenate([[0], np.cumsum(counts)]), self._links, self._rows, pairs)
+        pairs = _Pairs(position, first, rows_of[:, 1].copy(), np.empty(first[-1], np.int64))
+        _tabulate(by_node, first_row, self._links, rows, self._nodes, self.own.packed, pairs)
         return pairs
 
     def _own_copies(self, owner: IntArray, found: Orders) -> FloatArray:
@@ -600,7 +492,24 @@ class Copies:
             Sums over nodes of what :meth:`add` returned.
         out : float32 (b, len(BLOCK))
         """
-        _write(self._sums(codes, self._links, _N_GROUPS), self._totals, own, self._own_totals, out)
+        sums = self._sums(codes, self._links, _N_GROUPS)
+        every = np.concatenate([sums, sums.sum(axis=0, keepdims=True)])
+        count, size = every[:, :_N_KINDS], every[:, _N_KINDS : 2 * _N_KINDS]
+        totals = np.maximum(self._totals, 1.0)[:, :, None, None]
+        disagreements = np.stack([count / totals[:, 0], size / totals[:, 1], np.log2(1.0 + size)], axis=2)
+        out[:, :N_DISAGREEMENTS] = disagreements.reshape(N_DISAGREEMENTS, -1).T
+
+        of_level = sums[:_N_CLASSES, 2 * _N_KINDS : -1].reshape(_N_CLASSES, 2, _N_LEVELS, len(codes))
+        above = of_level[:, :, ::-1].cumsum(axis=2)[:, :, ::-1]  # bytes above a stride are those of all higher levels
+        of_nodes = own.transpose(1, 2, 0)
+        cost = of_nodes[:, -1:] + sums[:_N_CLASSES, -1:]
+        values = np.concatenate([of_nodes[:, :-1], above[:, 0], above[:, 1, :1], cost], axis=1)
+        values = np.concatenate([values, values.sum(axis=0, keepdims=True)])
+        share = values[:, -1:] / np.maximum(self._own_totals, 1.0)[:, None, None]
+        columns = np.concatenate([np.log2(1.0 + values), share], axis=1)
+        copies = np.s_[_N_LEVELS:-2:_N_KIND]
+        columns[:, copies] = values[:, copies.start : -1 : _N_KIND]
+        out[:, N_DISAGREEMENTS:] = columns.reshape(-1, len(codes)).T
 
     def by_link(self, codes: NDArray[np.uint32]) -> tuple[IntArray, NDArray[np.bool_]]:
         """Copies and disagreements link by link, in the order of :attr:`links`.
@@ -621,10 +530,10 @@ class Copies:
         copied = sums[:, 2 * _N_KINDS + _N_LEVELS : -1] > 0
         return np.where(copied.any(axis=1), 1 + copied.argmax(axis=1), 0), sums[:, 1] > 0
 
-    def _sums(self, codes: NDArray[np.unsignedinteger[Any]], links: _Links, n_groups: int) -> FloatArray:
+    def _sums(self, codes: NDArray[np.unsignedinteger[Any]], links: Links, n_groups: int) -> FloatArray:
         rows, pairs = self._known
         positions = np.empty(codes.shape[::-1], np.uint8)
-        _transpose(codes, rows.position, positions)
+        _transpose(codes, pairs.position, positions)
         sums = np.zeros((n_groups, _N_SUMS, len(codes)))
-        _add_up(codes, positions, links, rows, pairs, sums)
+        _add_up(codes, positions, links, rows, pairs, self._nodes, self.own.packed, sums)
         return sums

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import cache
 from threading import Lock
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from features.graph import Program
 from features.hardware import CPU, Hardware
 from features.hlo import LAYOUT_CONFIG
 from features.layout import copies, loops, slate
-from features.layout.aggregate import CONFIG, Terms
+from features.layout.aggregate import CONFIG, Aggregate, Prepared
 from features.layout.copies import OWN_KINDS, Copies, levels
 from features.layout.copies import orders as orders_of
 from features.layout.metagraph import Links, links
@@ -181,6 +181,8 @@ def _sections() -> dict[str, slice]:
 
 #: Columns of each block; the slate block follows all blocks that do not depend on other configurations.
 _AT: Final = _sections()
+#: Columns of :data:`features.layout.slate.INPUTS` in the schema.
+SLATE_INPUTS: Final = [schema().names.index(name) for name in slate.INPUTS]
 N_OWN: Final = _AT[slate.BLOCK.name].start
 N_PER_CONFIG: Final = _AT[slate.BLOCK.name].stop
 
@@ -189,8 +191,8 @@ class LayoutExtractor:
     """Feature vectors of one graph's layout configurations.
 
     Block by block, :meth:`observe` codes configurations and :meth:`describe` writes the columns of each that do not
-    depend on the others.  When the whole group has been observed, :meth:`frequency_columns` and
-    :func:`features.layout.slate.slate_columns` return the rest.  Values of the graph are computed once, and values of
+    depend on the others.  When the whole group has been observed, :meth:`frequencies` and
+    :func:`features.layout.slate.slate_columns` give the rest.  Values of the graph are computed once, and values of
     one node's row once per distinct row.  Several threads may call :meth:`describe` at a time.
 
     Parameters
@@ -235,14 +237,13 @@ class LayoutExtractor:
                 node_statistics(program),
             ]
         )
-        self._table = RowTable(len(self._nodes)) if table is None else table
+        self._table = RowTable(len(self._nodes.ids)) if table is None else table
         self._copies = Copies(self._nodes, links(program, tensors, self._nodes))
         self._loops = loops.Loops(program, tensors, self._nodes, hardware)
         self._rows = np.zeros((0, len(LAYOUT_CONFIG)), np.int64)
         kinds = node_kinds(program, tensors, self._nodes.ids)
-        self._terms = Terms(self._nodes, kinds, self._copies.fed, reached)
-        self._first_equal: dict[tuple[int, bytes], int] = {}
-        self._same_as: list[int] = []
+        self._aggregate = Aggregate(self._nodes, kinds, self._copies.fed, reached)
+        self._marks = np.zeros(0, np.uint64)
         self._growing = Lock()
 
     def observe(self, block: NDArray[np.float32] | NDArray[np.int8]) -> tuple[Codes, NDArray[np.uint64]]:
@@ -263,7 +264,7 @@ class LayoutExtractor:
         ValueError
             For another shape, or a value that is not an integer from -1 to 5.
         """
-        expected = (len(self._nodes), len(LAYOUT_CONFIG))
+        expected = (len(self._nodes.ids), len(LAYOUT_CONFIG))
         if block.ndim != 3 or block.shape[1:] != expected:
             raise ValueError(
                 f"layout configurations: expected shape (c, {expected[0]}, {expected[1]}), got {block.shape}"
@@ -281,36 +282,20 @@ class LayoutExtractor:
         """
         with self._growing:  # tables only grow, so a later caller finds all its rows
             self._catch_up()
-        self._describe(self._terms, codes, out)
-
-    def _describe(self, terms: Terms, codes: Codes, out: Float32Array) -> None:
-        own_copies = terms.aggregate(
-            codes, out[:, _AT["config"]], out[:, _AT["layout"]], out[:, _AT["types"]], out[:, _AT["reach"]]
-        )
+            tables = self._tables
         self._loops.write(codes, self._rows, out[:, _AT["loops"]])
+        for first in range(0, len(codes), _VECTORS_AT_ONCE):
+            part = slice(first, first + _VECTORS_AT_ONCE)
+            self._describe(tables, codes[part], out[part])
+
+    def _describe(self, tables: Prepared, codes: Codes, out: Float32Array) -> None:
+        sections = (out[:, _AT[name]] for name in ("config", "layout", "types", "reach"))
+        own_copies = self._aggregate.write(tables, codes, *sections)
         self._copies.write(codes, own_copies, out[:, _AT["copies"]])
 
     def frequencies(self) -> slate.Frequencies:
         """Frequency of each row among all configurations, which must have been observed and described."""
-        return slate.frequencies(
-            self._table.counts,
-            self._table.owner,
-            np.array(self._same_as, np.int64),
-            self._nodes.nbytes.sum(axis=1),
-            self._nodes.classes,
-        )
-
-    def frequency_columns(
-        self, codes: NDArray[np.unsignedinteger[Any]], frequencies: slate.Frequencies
-    ) -> tuple[Float32Array, NDArray[np.uint64]]:
-        """Frequency columns of configurations, and digests of their layouts in effect.
-
-        Returns
-        -------
-        frequency : float32 (b, slate.N_FREQUENCY)
-        layouts : uint64 (b,)
-        """
-        return slate.frequency_columns(codes, self._nodes.classes, frequencies)
+        return slate.Frequencies(self._table.counts, self._table.owner, self._marks, self._nodes)
 
     def vectors(self, configs: NDArray[np.float32] | NDArray[np.int8], run: Run = map) -> Float32Array:
         """Feature vectors, float32 (c, len(schema)), of a whole group at once.
@@ -328,16 +313,17 @@ class LayoutExtractor:
         codes, digests = self.observe(configs)
         self._catch_up()
         out = np.empty((len(codes), len(self.schema)), np.float32)
-        terms = self._terms.ordered(self._terms.order(codes))
+        tables = self._aggregate.prepared(codes)
 
         def work(first: int) -> None:
             part = slice(first, first + _VECTORS_AT_ONCE)
-            self._describe(terms, codes[part], out[part, :N_OWN])
+            self._loops.write(codes[part], self._rows, out[part, _AT["loops"]])
+            self._describe(tables, codes[part], out[part])
 
         for _ in run(work, range(0, len(codes), _VECTORS_AT_ONCE)):
             pass
         out[:, N_OWN:N_PER_CONFIG] = slate.slate_columns(
-            out[:, slate_inputs()], *self.frequency_columns(codes, self.frequencies()), first_equal(digests)
+            out[:, SLATE_INPUTS], *self.frequencies().columns(codes), first_equal(digests)
         )
         out[:, N_PER_CONFIG:] = self.shared
         return out
@@ -352,10 +338,9 @@ class LayoutExtractor:
         values = row_values(self._nodes, rows, owner, self._hardware)
         orders, own_copies = self._copies.add(rows, owner, values)
         differs = (orders.packed != self._copies.own.packed[owner]).any(axis=1)
-        self._terms.add(rows, owner, values, differs, own_copies)
-        for node, packed in zip(owner.tolist(), orders.packed, strict=True):
-            number = len(self._same_as)
-            self._same_as.append(self._first_equal.setdefault((node, packed.tobytes()), number))
+        self._aggregate.add(rows, owner, values, differs, own_copies)
+        self._tables = self._aggregate.prepared()
+        self._marks = np.concatenate([self._marks, slate.layout_marks(owner, orders.packed)])
 
     def trace(self, configs: NDArray[np.float32] | NDArray[np.int8]) -> LayoutTrace:
         """Explain a few configurations, float32 or int8 (b, nodes, 18), node by node and link by link."""
@@ -408,13 +393,6 @@ class LayoutTrace(NamedTuple):
     disagree: NDArray[np.bool_]
 
 
-@cache
-def slate_inputs() -> list[int]:
-    """Indices of the columns of :data:`features.layout.slate.INPUTS` in the schema."""
-    index = {name: number for number, name in enumerate(schema().names)}
-    return [index[name] for name in slate.INPUTS]
-
-
 def _configurable(nodes: ConfigurableNodes) -> Float32Array:
     sizes = []
     for number in range(len(NODE_CLASSES)):
@@ -427,6 +405,6 @@ def _surroundings(program: Program, tensors: Tensors, nodes: ConfigurableNodes) 
     """Neighbourhoods of each class as a whole, and of every single node as shares of the sum over nodes."""
     sets = [*(nodes.ids[nodes.classes == number] for number in range(len(NODE_CLASSES))), *nodes.ids]
     around, each = np.split(neighborhoods(program, tensors, sets), [len(NODE_CLASSES)])
-    kept = each[:, :, [*_REACHED, len(CLASS_NAMES)]].reshape(len(nodes), -1)
+    kept = each[:, :, [*_REACHED, len(CLASS_NAMES)]].reshape(len(nodes.ids), -1)
     total = kept.sum(axis=0)
     return neighborhood_values(around), (kept / np.where(total > 0, total, 1.0)).astype(np.float32)

@@ -148,7 +148,7 @@ def _flow(program: Program, tensors: Tensors, nodes: ConfigurableNodes) -> _Flow
     edges = edges[np.lexsort((edges[:, 1], -elements[edges[:, 1]], edges[:, 0]))]
     consumer, operand = edges[:, 0].copy(), edges[:, 1].copy()
     number = np.full(n_nodes, -1)
-    number[nodes.ids] = np.arange(len(nodes))
+    number[nodes.ids] = np.arange(len(nodes.ids))
     expecting = number[consumer]
     shapes = np.concatenate([tensors.dims, tensors.width[:, None].astype(np.int64)], axis=1)
     _, first_equal, shape_index = np.unique(shapes, axis=0, return_index=True, return_inverse=True)
@@ -647,7 +647,9 @@ class Loops:
         self._cache = _Cache(line, max(cache.nbytes // (ways * line), 1), ways)
         counts = hardware.sublanes == 1 and len(program) <= MAX_NODES
         self._flow = _flow(program, tensors, nodes) if counts else None
-        unset = self.amounts(np.zeros((1, len(nodes)), np.uint32), np.full((1, len(LAYOUT_CONFIG)), -1, np.int64))[0]
+        unset = self.amounts(np.zeros((1, len(nodes.ids)), np.uint32), np.full((1, len(LAYOUT_CONFIG)), -1, np.int64))[
+            0
+        ]
         self._scale = np.full(N_AMOUNTS, max(unset[_CONTIGUOUS] + unset[_STRIDED], 1.0))
         self._scale[_LOOPS] = max(unset[_LOOPS], 1.0)
 

@@ -210,7 +210,7 @@ def links(program: Program, tensors: Tensors, nodes: ConfigurableNodes) -> Links
     Edges are found by walking back from every operand of a configurable node to the configurable nodes that feed it.
     """
     number = np.full(len(program), -1, np.int64)
-    number[nodes.ids] = np.arange(len(nodes))
+    number[nodes.ids] = np.arange(len(nodes.ids))
     graph = _graph(program, tensors)
     edges, maps = _walk(graph, number, nodes.operands.reshape(-1))
     n_edges = len(edges)
@@ -228,7 +228,7 @@ def links(program: Program, tensors: Tensors, nodes: ConfigurableNodes) -> Links
     roles[:, 1] = np.concatenate([1 + edges[:, 1] % 2, np.ones(len(reshapes), np.int64)])
     group = nodes.classes[pairs[:, 1]].copy()
     group[n_edges:] = INSIDE
-    feeding = np.zeros((len(nodes), 3), np.int64)
+    feeding = np.zeros((len(nodes.ids), 3), np.int64)
     np.add.at(feeding, (pairs[:n_edges, 1], roles[:n_edges, 1]), 1)
     share = 1.0 / np.maximum(feeding[pairs[:, 1], roles[:, 1]], 1)
     nbytes = nodes.nbytes[pairs[:, 1], roles[:, 1]]

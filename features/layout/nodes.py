@@ -6,8 +6,7 @@ once per distinct row instead of once per configuration.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,8 +45,7 @@ N_BINS: Final = len(BIN_EDGES) + 1
 N_BUCKETS: Final = 32
 
 
-@dataclass(frozen=True)
-class ConfigurableNodes:
+class ConfigurableNodes(NamedTuple):
     """The configurable nodes of a program and the tensors whose layouts they fix.
 
     Parameters
@@ -78,9 +76,6 @@ class ConfigurableNodes:
     nbytes: FloatArray
     flops: FloatArray
     kind: NDArray[np.uint64]
-
-    def __len__(self) -> int:
-        return len(self.ids)
 
 
 def configurable_nodes(program: Program, tensors: Tensors, ids: IntArray) -> ConfigurableNodes:
@@ -171,9 +166,8 @@ def _hash(numbers: list[int]) -> np.uint64:
 
 
 @kernel()
-def _row_values(  # type: ignore[no-untyped-def]
-    rows, owner, dims, rank, own, strides, kind, tiles, edges, n_buckets
-):
+def _row_values(rows, owner, nodes, tiles, edges):  # type: ignore[no-untyped-def]
+    rank, own, dims = nodes.rank, nodes.own, nodes.dims
     n_rows = len(rows)
     values = np.zeros((n_rows, 3, 10))
     minors = np.full((n_rows, 3, 2), -1, np.int64)
@@ -182,10 +176,10 @@ def _row_values(  # type: ignore[no-untyped-def]
     buckets = np.zeros(n_rows, np.int64)
     for row in range(n_rows):
         node = owner[row]
-        state = kind[node]
+        state = nodes.kind[node]
         for slot in range(18):
             state = (state ^ np.uint64(rows[row, slot] + 1)) * np.uint64(0x100000001B3)
-        buckets[row] = np.int64((state ^ (state >> np.uint64(32))) % np.uint64(n_buckets))
+        buckets[row] = np.int64((state ^ (state >> np.uint64(32))) % np.uint64(N_BUCKETS))
         for role in range(3):
             size = rank[node, role]
             if size < 0:
@@ -224,7 +218,7 @@ def _row_values(  # type: ignore[no-untyped-def]
             values[row, role, 6] = low / wide
             values[row, role, 7] = high / tall
             values[row, role, 8] = np.log2(wide * tall / (low * high))
-            values[row, role, 9] = np.log2(strides[node, role, minor]) if minor >= 0 else 0.0
+            values[row, role, 9] = np.log2(nodes.strides[node, role, minor]) if minor >= 0 else 0.0
             if role == 0:
                 for edge in edges:
                     bins[row, 0] += low >= edge
@@ -232,8 +226,7 @@ def _row_values(  # type: ignore[no-untyped-def]
     return values, minors, is_set, bins, buckets
 
 
-@dataclass(frozen=True)
-class RowValues:
+class RowValues(NamedTuple):
     """Values of distinct (node, row) pairs.
 
     Parameters
@@ -278,16 +271,4 @@ def row_values(nodes: ConfigurableNodes, rows: IntArray, owner: IntArray, hardwa
         Tensors are padded to its registers.
     """
     with np.errstate(over="ignore"):  # the hash overflows; without the compiler NumPy would warn
-        found = _row_values(
-            rows,
-            owner,
-            nodes.dims,
-            nodes.rank,
-            nodes.own,
-            nodes.strides,
-            nodes.kind,
-            register_tiles(nodes, hardware),
-            np.array(BIN_EDGES, np.int64),
-            N_BUCKETS,
-        )
-    return RowValues(*found)
+        return RowValues(*_row_values(rows, owner, nodes, register_tiles(nodes, hardware), np.array(BIN_EDGES)))

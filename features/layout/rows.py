@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from features.hlo import LAYOUT_CONFIG, MAX_RANK
 
 IntArray = NDArray[np.int64]
 Codes = NDArray[np.uint32]
+_Columns = TypeVar("_Columns", bound=tuple[Any, ...])
 
 _WIDTH: Final = len(LAYOUT_CONFIG)
 #: log2 of the chains per node: with two to nine rows, which are typical, most chains hold one.
@@ -351,6 +352,16 @@ def first_equal(digests: NDArray[np.uint64]) -> IntArray:
     if (digests[equal, 1] != digests[:, 1]).any():
         raise RuntimeError("two different configurations share half of a digest")
     return equal
+
+
+def grown(known: _Columns | None, fresh: _Columns) -> _Columns:
+    """Columns of known rows, followed by those of fresh ones."""
+    return fresh if known is None else type(fresh)(*map(np.concatenate, zip(known, fresh, strict=True)))
+
+
+def picked(columns: _Columns, index: Any) -> _Columns:
+    """The columns of some rows."""
+    return type(columns)(*(column[index] for column in columns))
 
 
 def random_words(count: int, seed: int) -> NDArray[np.uint64]:

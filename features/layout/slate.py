@@ -7,15 +7,13 @@ The search that made a ``default`` collection is genetic, so a row that many con
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from features._numba import kernel
-from features.layout.nodes import NODE_CLASSES
-from features.layout.rows import random_words
+from features.layout.nodes import NODE_CLASSES, ConfigurableNodes
 from features.operations import KINDS
 from features.schema import Block, Column, Float32Array
 
@@ -72,103 +70,81 @@ BLOCK: Final = Block(
 )
 
 
-@dataclass(frozen=True)
+def layout_marks(owner: IntArray, packed: IntArray) -> NDArray[np.uint64]:
+    """Pseudo-random words of rows, equal for rows of a node with the same layouts in effect.
+
+    Parameters
+    ----------
+    owner, packed : int64 (rows,), int64 (rows, 3)
+        The row's node, and its :class:`features.layout.copies.Orders`.
+    """
+    words = np.zeros(len(owner), np.uint64)
+    for part in (owner, *packed.T):
+        words = (words ^ part.astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
+        words ^= words >> np.uint64(32)
+    return words
+
+
+@kernel()
+def _add_frequencies(codes, classes, per_row, marks, sums, rarest, digests):  # type: ignore[no-untyped-def]
+    for config in range(len(codes)):
+        lowest, digest = 0.0, np.uint64(0)
+        for node in range(codes.shape[1]):
+            row, own = codes[config, node], classes[node]
+            for kind in range(3):
+                sums[config, own, kind] += per_row[row, kind]
+            lowest = min(lowest, per_row[row, 3])
+            digest += marks[row]
+        rarest[config], digests[config] = lowest, digest
+
+
 class Frequencies:
     """Frequency of every distinct row within the group.
 
     Parameters
     ----------
-    per_row : float64 (rows, 4)
-        log2 of the share of configurations that hold the row, times the node's weight within its class by count and by
-        bytes; the weight by count if no other row of the node is more frequent, else 0; the unweighted log2.
-    ratio : float64 (classes, 2)
-        Weight of each class within all nodes.
-    marks : uint64 (rows,)
-        Random words, equal for rows with the same layouts in effect.
-    """
-
-    per_row: FloatArray
-    ratio: FloatArray
-    marks: NDArray[np.uint64]
-
-
-def frequencies(
-    counts: IntArray, owner: IntArray, same_as: IntArray, nbytes: FloatArray, classes: IntArray
-) -> Frequencies:
-    """Compute the frequency of every distinct row within the group.
-
-    Parameters
-    ----------
     counts, owner : int64 (rows,)
         Configurations that hold each row, and the row's node.
-    same_as : int64 (rows,)
-        First row of the node with the same layouts in effect.
-    nbytes : float64 (nodes,)
-    classes : int64 (nodes,)
+    marks : uint64 (rows,)
+        From :func:`layout_marks`.
+    nodes : ConfigurableNodes
     """
-    n_nodes = len(classes)
-    total = np.bincount(owner, counts, minlength=n_nodes)
-    top = np.zeros(n_nodes, np.int64)
-    np.maximum.at(top, owner, counts)
-    weight = np.stack([np.ones(n_nodes), nbytes], axis=1)
-    of_class = np.stack([weight[classes == number].sum(axis=0) for number in range(len(NODE_CLASSES))])
-    whole = of_class.sum(axis=0)
-    share = np.log2(np.maximum(counts, 1) / total[owner])  # rows without configurations are never read
-    within = (weight / np.where(of_class > 0, of_class, 1.0)[classes])[owner]
-    modal = np.where(counts == top[owner], within[:, 0], 0.0)
-    return Frequencies(
-        np.stack([share * within[:, 0], share * within[:, 1], modal, share], axis=1),
-        of_class / np.where(whole > 0, whole, 1.0),
-        random_words(len(counts), 0)[same_as],
-    )
 
+    def __init__(self, counts: IntArray, owner: IntArray, marks: NDArray[np.uint64], nodes: ConfigurableNodes) -> None:
+        n_nodes, self._classes, self._marks = len(nodes.ids), nodes.classes, marks
+        total, top = np.bincount(owner, counts, minlength=n_nodes), np.zeros(n_nodes, np.int64)
+        np.maximum.at(top, owner, counts)
+        weight = np.stack([np.ones(n_nodes), nodes.nbytes.sum(axis=1)], axis=1)
+        of_class = np.stack([weight[nodes.classes == number].sum(axis=0) for number in range(len(NODE_CLASSES))])
+        whole = of_class.sum(axis=0)
+        share = np.log2(np.maximum(counts, 1) / total[owner])  # rows without configurations are never read
+        within = (weight / np.where(of_class > 0, of_class, 1.0)[nodes.classes])[owner].T
+        modal = np.where(counts == top[owner], within[0], 0.0)
+        #: By row: log2 of the share of configurations that hold it, times the node's weight within its class by count
+        #: and by bytes; that weight by count if no row of the node is more frequent; the unweighted log2.
+        self._per_row = np.stack([share * within[0], share * within[1], modal, share], axis=1)
+        #: Weight of each class within all nodes, for the first three.
+        self._ratio = (of_class / np.where(whole > 0, whole, 1.0))[:, [0, 1, 0]]
 
-@kernel()
-def _frequency_columns(codes, classes, per_row, ratio, marks, out, digests):  # type: ignore[no-untyped-def]
-    n_configs, n_nodes = codes.shape
-    n_classes = len(ratio)
-    sums = np.empty((n_classes + 1, 3))
-    for config in range(n_configs):
-        rarest, digest = 0.0, np.uint64(0)
-        sums[:] = 0
-        for node in range(n_nodes):
-            row, own = codes[config, node], classes[node]
-            for kind in range(3):
-                sums[own, kind] += per_row[row, kind]
-            rarest = min(rarest, per_row[row, 3])
-            digest += marks[row]
-        for own in range(n_classes):
-            for kind in range(3):
-                sums[n_classes, kind] += sums[own, kind] * ratio[own, 1 if kind == 1 else 0]
-        for own in range(n_classes + 1):
-            for kind in range(3):
-                out[config, 3 * own + kind] = sums[own, kind]
-        out[config, 3 * n_classes + 3] = rarest
-        digests[config] = digest
+    def columns(self, codes: NDArray[np.unsignedinteger[Any]]) -> tuple[Float32Array, NDArray[np.uint64]]:
+        """Frequency columns of the block, and digests of the layouts in effect.
 
+        Parameters
+        ----------
+        codes : uint16 or uint32 (b, nodes)
 
-def frequency_columns(
-    codes: NDArray[np.unsignedinteger[Any]], classes: IntArray, found: Frequencies
-) -> tuple[Float32Array, NDArray[np.uint64]]:
-    """Frequency columns of the block, and digests of the layouts in effect.
-
-    Parameters
-    ----------
-    codes : uint16 or uint32 (b, nodes)
-    classes : int64 (nodes,)
-    found : Frequencies
-
-    Returns
-    -------
-    frequency : float32 (b, N_FREQUENCY)
-    layouts : uint64 (b,)
-        Digests, equal for configurations with the same layouts in effect.
-    """
-    out = np.empty((len(codes), N_FREQUENCY), np.float32)
-    digests = np.empty(len(codes), np.uint64)
-    with np.errstate(over="ignore"):  # the sum overflows; without the compiler NumPy would warn
-        _frequency_columns(codes, classes, found.per_row, found.ratio, found.marks, out, digests)
-    return out, digests
+        Returns
+        -------
+        frequency : float32 (b, N_FREQUENCY)
+        layouts : uint64 (b,)
+            Equal for configurations with the same layouts in effect.
+        """
+        sums, rarest = np.zeros((len(codes), len(NODE_CLASSES), 3)), np.empty(len(codes))
+        digests = np.empty(len(codes), np.uint64)
+        with np.errstate(over="ignore"):  # the sum overflows; without the compiler NumPy would warn
+            _add_frequencies(codes, self._classes, self._per_row, self._marks, sums, rarest, digests)
+        every = (sums * self._ratio).sum(axis=1)
+        return np.column_stack([sums.reshape(len(codes), -1), every, rarest]).astype(np.float32), digests
 
 
 def slate_columns(
@@ -182,7 +158,7 @@ def slate_columns(
         Columns :data:`INPUTS` of the whole group.
     frequency : float32 (c, N_FREQUENCY)
     layouts : uint64 (c,)
-        From :func:`frequency_columns`.
+        From :meth:`Frequencies.columns`.
     duplicate_of : int64 (c,)
         First identical configuration of each.
     """

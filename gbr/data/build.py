@@ -546,12 +546,12 @@ class LayoutColumns:
                 yield codes
 
         done = 0
-        coded = _in_order(pool, lambda codes: extractor.frequency_columns(codes, frequencies), read(), ahead)
+        coded = _in_order(pool, frequencies.columns, read(), ahead)
         for found, digests in coded:
             layout_digests[done : done + len(found)] = digests
             self._of_group.write(0, done, found.T)
             done += len(found)
-        inputs = layout.slate_inputs()
+        inputs = layout.SLATE_INPUTS
         relative = slate.relative_columns(
             lambda index: self._column(inputs[index]), self._of_group.column, layout_digests, self.duplicate_of
         )
