@@ -28,12 +28,12 @@ def geometry_columns(
 ) -> np.ndarray:
     """The columns of the geometry block in NumPy, float64 (c, len(BLOCK))."""
     trips = np.ceil(nest.extents / tiles)
-    columns: dict[str, np.ndarray] = {}
     n_tiles, volume = trips.prod(axis=1), tiles.prod(axis=1).astype(float)
     needed = float(np.prod(nest.extents, dtype=float))
-    totals = dict.fromkeys(("footprint", "lines", "cold", "ordered", "streamed"), np.zeros(len(tiles)))
-    by_role: dict[str, dict[str, np.ndarray]] = {}
-    for access in nest.accesses:
+    missing = np.full(len(tiles), MISSING)
+    columns = {f"{role}.{name}": missing for role in ROLES for name in ("footprint", "share", "run", "lines", "reload")}
+    amounts = []
+    for access in reversed(nest.accesses):  # the first of a role has its columns
         steps = np.abs(access.coefficients)
         shape = np.array(tensors.shape(access.node), float)
         span = np.minimum(np.floor(1 + (tiles - 1) @ steps.T), shape)
@@ -45,43 +45,32 @@ def geometry_columns(
             run = np.where(whole & dense, run * span[:, dim], run)
             whole &= dense & (span[:, dim] == shape[dim])
         lines = elements / run * np.ceil(run * width / line_bytes)
-        uses = steps.any(axis=0) if len(steps) else np.zeros(len(nest.extents), bool)
-        once = np.where(uses, trips, 1).prod(axis=1)
-        running = np.cumprod(trips, axis=1)
-        moving = uses & (trips > 1)
-        last = np.where(moving.any(axis=1), len(nest.extents) - 1 - moving[:, ::-1].argmax(axis=1), -1)
-        until = np.where(last >= 0, running[np.arange(len(tiles)), last], 1.0)
-        moved = {"cold": once, "ordered": until, "streamed": n_tiles}
-        totals["footprint"] = totals["footprint"] + elements * width
-        totals["lines"] = totals["lines"] + lines
-        for name, times in moved.items():
-            totals[name] = totals[name] + lines * line_bytes * times
-        by_role.setdefault(
-            access.role,
-            {
-                "footprint": np.log2(elements * width),
-                "share": elements / shape.prod(),
-                "run": np.log2(run * width),
-                "lines": np.log2(lines),
-                "reload": np.log2(elements * until / shape.prod()),
-            },
-        )
+        uses = steps.any(axis=0)
+        until = np.ones(len(tiles))
+        for loop in np.flatnonzero(uses):
+            until = np.where(trips[:, loop] > 1, trips[:, : loop + 1].prod(axis=1), until)
+        moved = [lines * line_bytes * times for times in (np.where(uses, trips, 1).prod(axis=1), until, n_tiles)]
+        amounts.append([elements * width, lines, *moved])
+        columns |= {
+            f"{access.role}.footprint": np.log2(elements * width),
+            f"{access.role}.share": elements / shape.prod(),
+            f"{access.role}.run": np.log2(run * width),
+            f"{access.role}.lines": np.log2(lines),
+            f"{access.role}.reload": np.log2(elements * until / shape.prod()),
+        }
+    footprint, lines, cold, ordered, streamed = np.sum(amounts, axis=0)
     columns |= {
         "tiles": np.log2(n_tiles),
         "volume": np.log2(volume),
         "waste": np.log2(n_tiles * volume / needed),
-        "footprint": np.log2(totals["footprint"]),
-        "lines": np.log2(totals["lines"]),
-        "traffic.cold": np.log2(totals["cold"]),
-        "traffic.ordered": np.log2(totals["ordered"]),
-        "traffic.streamed": np.log2(totals["streamed"]),
-        "intensity": np.log2(needed / totals["ordered"]),
-        "density": np.log2(volume / totals["footprint"]),
+        "footprint": np.log2(footprint),
+        "lines": np.log2(lines),
+        "traffic.cold": np.log2(cold),
+        "traffic.ordered": np.log2(ordered),
+        "traffic.streamed": np.log2(streamed),
+        "intensity": np.log2(needed / ordered),
+        "density": np.log2(volume / footprint),
     }
-    nothing = np.full(len(tiles), MISSING)
-    for role in ROLES:
-        for name in ("footprint", "share", "run", "lines", "reload"):
-            columns[f"{role}.{name}"] = by_role.get(role, {}).get(name, nothing)
     for name in CLASS_LOOPS:
         own = np.array([role == name for role in nest.roles], bool)
         tile, count = np.where(own, tiles, 1).prod(axis=1), np.where(own, trips, 1).prod(axis=1)
@@ -94,12 +83,13 @@ def geometry_columns(
         }
     for slot, loop in zip(SLOT_DOC, slots.all, strict=True):
         tile = tiles[:, loop]
-        columns |= {
-            f"{slot}.tile": np.log2(tile) if loop >= 0 else nothing,
-            f"{slot}.trips": np.log2(trips[:, loop]) if loop >= 0 else nothing,
-            f"{slot}.tail": trips[:, loop] - nest.extents[loop] / tile if loop >= 0 else nothing,
-            f"{slot}.align": np.log2(np.gcd(tile, 128)) if loop >= 0 else nothing,
+        values = {
+            "tile": np.log2(tile),
+            "trips": np.log2(trips[:, loop]),
+            "tail": trips[:, loop] - nest.extents[loop] / tile,
+            "align": np.log2(np.gcd(tile, 128)),
         }
+        columns |= {f"{slot}.{name}": missing if loop < 0 else value for name, value in values.items()}
     return np.stack([columns[column.name] for column in geometry.BLOCK.columns], axis=1)
 
 

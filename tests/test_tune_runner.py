@@ -237,7 +237,7 @@ def test_a_configuration_that_killed_the_process_twice_is_skipped(tmp_path: Path
     for _ in range(2):
         assert outcomes(path) == []
         with Journal(path, SPACE) as journal:
-            journal.begin(5)
+            journal._append({"begin": 5})
     assert outcomes(path) == outcomes(path) == [(5, "killed the process 2 times")]
 
 

@@ -10,19 +10,20 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import IO, Any, Final, cast
 
 import numpy as np
 
 from gbr.data.files import parse_json
 from gbr.data.graph import Graph
-from gbr.errors import DataError, GbrError, TuneError, UsageError
+from gbr.errors import DataError, GbrError, TuneError
 from gbr.tune.space import FloatArray, GraphSpace, Space
 from gbr.tune.tuner import Best, Tuner, outcome_of
 
@@ -160,11 +161,11 @@ class Journal(AbstractContextManager["Journal"]):
         Entries of the file when it was opened, in order: a configuration and its runtime, or the reason of its failure.
     """
 
-    def __init__(self, path: Path, space: Space) -> None:
-        self.path = Path(path)
+    def __init__(self, path: Path | str | None, space: Space) -> None:
+        self.path = Path(path or "temporary journal")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file: IO[bytes] = self.path.open("a+b")
+            self._file: IO[bytes] = self.path.open("a+b") if path else TemporaryFile()  # noqa: SIM115
         except OSError as fault:
             raise self._not_writable(fault) from fault
         try:
@@ -174,14 +175,16 @@ class Journal(AbstractContextManager["Journal"]):
             self._file.close()
             raise
 
-    def begin(self, config: int) -> None:
-        """Record that a measurement starts."""
+    @contextmanager
+    def measuring(self, config: int) -> Iterator[None]:
+        """Record that a measurement starts, and that it is interrupted, which is not a failure."""
         # Without fsync, the entry survives a crash of the process; only outcomes must survive a crash of the machine.
         self._append({"begin": config}, durable=False)
-
-    def stopped(self, config: int) -> None:
-        """Record that a measurement was interrupted, which is not a failure."""
-        self._append({"stopped": config}, durable=False)
+        try:
+            yield
+        except BaseException:
+            self._append({"stopped": config}, durable=False)
+            raise
 
     def write(self, config: int, outcome: float | str) -> None:
         """Record an outcome: a runtime, or the reason of a failure."""
@@ -337,22 +340,19 @@ def search(
     on_outcome : callable
         Called with every configuration and outcome.
     """
-    if budget < 1 or rounds < 0 or (seconds is not None and not seconds >= 0):
-        raise UsageError(
-            f"search: expected a positive budget and non-negative seconds and rounds, got {budget}, {seconds}, {rounds}"
-        )
     start = time.monotonic()
     default = tuner.space.default
     verdict = None
-    with nullcontext() if journal is None else Journal(Path(journal), tuner.space) as log:
-        if log is not None:
-            tuner.tell([config for config, _ in log.outcomes], [outcome for _, outcome in log.outcomes])
+    with Journal(journal, tuner.space) as log:
+        tuner.tell([config for config, _ in log.outcomes], [outcome for _, outcome in log.outcomes])
         resumed = len(tuner)
         while len(tuner) < budget and (seconds is None or not len(tuner) or time.monotonic() - start < seconds):
             proposed = [default] if default is not None and not len(tuner) else tuner.ask(1)
             if not proposed:
                 break
-            outcome = _measure(measure, proposed[0], log)
+            with log.measuring(proposed[0]):
+                outcome = _measure(measure, proposed[0])
+            log.write(proposed[0], outcome)
             tuner.tell(proposed, [outcome])
             on_outcome(proposed[0], outcome)
         if default is not None and rounds:
@@ -368,24 +368,17 @@ def search(
     )  # fmt: skip
 
 
-def _measure(measure: Measure, config: int, log: Journal | None) -> float | str:
-    """Positive runtime, or one line with the reason of the failure; recorded in the journal."""
-    if log is not None:
-        log.begin(config)
+def _measure(measure: Measure, config: int) -> float | str:
+    """Positive runtime, or one line with the reason of the failure."""
     try:
-        outcome = outcome_of(measure(config)) or "runtime 0.0"
-    except (KeyboardInterrupt, TuneError):
-        if log is not None:
-            log.stopped(config)
+        return outcome_of(measure(config)) or "runtime 0.0"
+    except TuneError:
         raise
     except Exception as fault:  # any exception of user code
-        outcome = _one_line(fault)
-    if log is not None:
-        log.write(config, outcome)
-    return outcome
+        return _one_line(fault)
 
 
-def _compare(tuner: Tuner, measure: Measure, default: int, rounds: int, log: Journal | None) -> Verdict | None:
+def _compare(tuner: Tuner, measure: Measure, default: int, rounds: int, log: Journal) -> Verdict | None:
     """Measure the default and the finalists again, in alternation; None if the default or all finalists fail.
 
     The first half of the rounds selects a finalist, the second half compares it with the default, so that the selection
@@ -402,11 +395,10 @@ def _compare(tuner: Tuner, measure: Measure, default: int, rounds: int, log: Jou
             medians = {config: float(np.median(values)) for config, values in runtimes.items() if config != default}
             runtimes = {config: runtimes[config] for config in (default, min(medians, key=medians.__getitem__))}
         for config in rng.permutation(list(runtimes)).tolist():
-            outcome = _measure(measure, config, None)
+            outcome = _measure(measure, config)
             if isinstance(outcome, str):
                 tuner.tell([config], [outcome])
-                if log is not None:
-                    log.write(config, outcome)
+                log.write(config, outcome)
                 del runtimes[config]
             else:
                 runtimes[config].append(outcome)

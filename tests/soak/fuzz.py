@@ -331,11 +331,11 @@ def _journals() -> list[bytes]:
     with Journal(path, _SPACE) as journal:
         header = path.read_bytes()
         for config in range(5):
-            journal.begin(config)
-            journal.write(config, f"crashed: {config}" if config % 2 else 1.5 + config)
-        journal.begin(7)
-        journal.stopped(7)
-        journal.begin(8)
+            with journal.measuring(config):
+                journal.write(config, f"crashed: {config}" if config % 2 else 1.5 + config)
+        with suppress(KeyboardInterrupt), journal.measuring(7):
+            raise KeyboardInterrupt
+        journal._append({"begin": 8})
     return [path.read_bytes(), header]
 
 
