@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,84 +11,53 @@ import pytest
 
 from gbr import Ranker
 from gbr.attribution import Explanation, explain
-from gbr.data.build import build, schema_of
-from gbr.data.collection import resolve
 from gbr.data.graph import graph_from_arrays, read_graph
-from gbr.data.groups import QueryGroups
-from gbr.data.hardware import as_dict, choose
-from gbr.data.store import FeatureStore
 from gbr.errors import ModelError, UsageError
-from gbr.models.rows import Rows
-from tests.collection import write_collection
+from tests.collection import trained, write_collection
 from tests.ranking import problem
 
-ROOT = Path(__file__).parents[1]
-LAYOUTS = ROOT / "data" / "npz" / "layout" / "cpu"
+LAYOUTS = Path(__file__).parents[1] / "data/npz/layout/cpu"
 TRAIN = ("mlp_gated", "recurrent_gru", "vgg_nchw")
-UNSEEN = LAYOUTS / "random" / "test" / "gmlp_shallow-grad.npz"
-
-
-@dataclass(frozen=True)
-class Collection:
-    """Training data, what a model trained on it records, and a graph that is not part of it."""
-
-    groups: QueryGroups
-    trained_on: dict[str, Any]
-    path: Path
-
-    def fit(self, backend: str = "lightgbm", columns: list[str] | None = None, **parameters: Any) -> Ranker:
-        groups = self.groups if columns is None else self.groups.select(columns)
-        costs = [name for name in schema_of(self.trained_on["kind"]).costs if name in groups.columns] or None
-        quick = {"n_estimators": 15, "learning_rate": 0.2, "n_jobs": 1, "costs": costs} | parameters
-        ranker = Ranker(backend, **quick)._fit_rows(Rows(groups.X, groups.target, groups.indptr), groups.columns)
-        ranker.trained_on_ = self.trained_on
-        return ranker
-
-
-def collection(root: Path, name: str, path: Path) -> Collection:
-    subset = resolve(name, root)
-    build(subset, root, root / "store", ("train",), 1)
-    schema = schema_of(subset.kind)
-    hardware = as_dict(choose(None, subset, root).hardware)
-    trained_on = {"kind": subset.kind, "schema_hash": schema.hash, "subset": name, "hardware": hardware}
-    return Collection(FeatureStore(root / "store", name).load("train"), trained_on, path)
+#: By collection: a graph that no model is trained on.
+UNSEEN = {"tile:cpu": "npz/tile/cpu/test/matmul_5.npz", "layout:cpu:random": "unseen.npz"}
 
 
 @pytest.fixture(scope="module")
-def tiles(tmp_path_factory: pytest.TempPathFactory) -> Collection:
-    root = write_collection(tmp_path_factory.mktemp("tiles"), {"train": 5, "test": 1})
-    return collection(root, "tile:cpu", next((root / "npz/tile/cpu/test").glob("*.npz")))
-
-
-@pytest.fixture(scope="module")
-def layouts(tmp_path_factory: pytest.TempPathFactory) -> Collection:
-    root = tmp_path_factory.mktemp("layouts")
-    folder = root / "npz" / "layout" / "cpu"
-    (folder / "random" / "train").mkdir(parents=True)
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A collection of tiles and one of layouts."""
+    root = write_collection(tmp_path_factory.mktemp("data"), {"train": 5, "test": 1})
+    folder = root / "npz/layout/cpu/random/train"
+    folder.mkdir(parents=True)
     for stem in TRAIN:
-        shutil.copy(LAYOUTS / "random" / "train" / f"{stem}.npz", folder / "random" / "train")
-    shutil.copy(LAYOUTS / "hardware.toml", folder)
-    return collection(root, "layout:cpu:random", UNSEEN)
+        shutil.copy(LAYOUTS / f"random/train/{stem}.npz", folder)
+    shutil.copy(LAYOUTS / "hardware.toml", folder.parents[1])
+    shutil.copy(LAYOUTS / "random/test/gmlp_shallow-grad.npz", root / "unseen.npz")
+    return root
+
+
+def fitted(root: Path, subset: str = "tile:cpu", backend: str = "lightgbm", **arguments: Any) -> tuple[Ranker, Path]:
+    """A quickly trained model, and a graph that it has not seen."""
+    run = trained(root, subset=subset, backend=backend, settings={"n_estimators": 15}, **arguments)
+    return Ranker.load(run), root / UNSEEN[subset]
 
 
 @pytest.fixture(scope="module")
-def explained(layouts: Collection) -> Explanation:
-    return explain(layouts.fit(), layouts.path, 3)
+def explained(root: Path) -> Explanation:
+    return explain(*fitted(root, "layout:cpu:random"), 3)
 
 
 @pytest.mark.parametrize(
-    ("name", "backend", "against"),
+    ("subset", "backend", "against"),
     [
-        ("tiles", "ensemble", 11),
-        ("tiles", "lightgbm", 11),
-        ("tiles", "xgboost", 11),
-        ("layouts", "ensemble", None),
-        ("layouts", "costmodel", None),
+        ("tile:cpu", "ensemble", 11),
+        ("tile:cpu", "lightgbm", 11),
+        ("tile:cpu", "xgboost", 11),
+        ("layout:cpu:random", "ensemble", None),
+        ("layout:cpu:random", "costmodel", None),
     ],
 )
-def test_effects_sum_to_the_lead(request: pytest.FixtureRequest, name: str, backend: str, against: int | None) -> None:
-    data: Collection = request.getfixturevalue(name)
-    ranker, path = data.fit(backend), data.path
+def test_effects_sum_to_the_lead(root: Path, subset: str, backend: str, against: int | None) -> None:
+    ranker, path = fitted(root, subset, backend)
     found = explain(ranker, path, 3, against)
     own, other = found.configs
     assert found.chosen == ("default" if against is None else "given")
@@ -112,17 +80,16 @@ def test_effects_sum_to_the_lead(request: pytest.FixtureRequest, name: str, back
     assert effects == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
-def test_default_counterpart(tiles: Collection) -> None:
-    ranker, path = tiles.fit(), tiles.path
+def test_default_counterpart(root: Path) -> None:
+    ranker, path = fitted(root)
     order = ranker.rank(path)
-    found = explain(ranker, path, int(order[0]))
-    assert (found.chosen, found.configs[1]) == ("median", order[15])
-    found = explain(ranker, path, int(order[15]))
-    assert (found.chosen, found.configs[1]) == ("best", order[0])
+    for own, chosen, other in ((0, "median", 15), (15, "best", 0)):
+        found = explain(ranker, path, int(order[own]))
+        assert (found.chosen, found.configs[1]) == (chosen, order[other])
 
 
-def test_swapped_loop_equals_a_file_with_the_other_tile(tiles: Collection) -> None:
-    ranker, path = tiles.fit("ensemble", ["geometry", "cache"]), tiles.path
+def test_swapped_loop_equals_a_file_with_the_other_tile(root: Path) -> None:
+    ranker, path = fitted(root, backend="ensemble", columns=["geometry", "cache"])
     with np.load(path) as stored:
         arrays = dict(stored)
     config = arrays["config_feat"]
@@ -145,17 +112,10 @@ def test_swapped_loop_equals_a_file_with_the_other_tile(tiles: Collection) -> No
     width = 4
     assert n.strides == {"out": width, "left": 0, "right": width}
     assert k.strides == {"out": 0, "left": width, "right": width * n.extent}
-    for column in found.columns:
-        assert column.name.split(".")[0] in ("geometry", "cache")
-        assert {name for name, _ in column.behind} <= {"m0", "n1"}
-
-
-def test_operands(tiles: Collection) -> None:
-    ranker, path = tiles.fit(), tiles.path
-    found = explain(ranker, path, 3, 11)
+    assert {name for column in found.columns for name, _ in column.behind} == {"m0", "n1"}
     assert found.kernel == "dot.2"
-    m, n, k = (loop.extent for loop in found.loops)
-    tiles_of_m, tiles_of_n = found.loops[0].tiles, found.loops[1].tiles
+    tiles_of_m, tiles_of_n = m.tiles, n.tiles
+    m, n, k = m.extent, n.extent, k.extent
     out, left, right = found.operands
     assert (out.name, left.name, right.name) == ("dot.2", "parameter.0", "parameter.1")
     assert (out.shape, left.shape, right.shape) == (f"f32[{m},{n}]", f"f32[{m},{k}]", f"f32[{k},{n}]")
@@ -166,10 +126,10 @@ def test_operands(tiles: Collection) -> None:
     assert left.nbytes == 4 * m * k
 
 
-def test_swapped_node_equals_a_file_with_the_other_layouts(layouts: Collection) -> None:
-    ranker, path = layouts.fit("ensemble", ["layout", "copies", "config", "reach"]), layouts.path
-    found = explain(ranker, path, 3, 7)
-    graph = read_graph(path)
+def test_swapped_node_equals_a_file_with_the_other_layouts(root: Path) -> None:
+    columns = ["layout", "copies", "config", "reach"]
+    ranker, path = fitted(root, "layout:cpu:random", "ensemble", columns=columns)
+    found, graph = explain(ranker, path, 3, 7), read_graph(path)
     assert graph.node_config_ids is not None
     configs = graph.configs(np.array([3, 7]))
     names = {node.name: node for node in found.nodes}
@@ -210,24 +170,12 @@ def test_tensors_and_copies_of_layouts(explained: Explanation) -> None:
     assert [len(few[key]) for key in ("columns", "nodes", "copies")] == [2, 2, 2]
 
 
-@pytest.mark.parametrize(
-    ("config", "against", "match"),
-    [
-        (-1, None, r"config: expected 0 to 29, got -1"),
-        (0, 30, r"against: expected 0 to 29, got 30"),
-        (4, 4, r"config and against: expected two configurations, got 4 twice"),
-    ],
-)
-def test_invalid_rows(tiles: Collection, config: int, against: int | None, match: str) -> None:
-    with pytest.raises(UsageError, match=match):
-        explain(tiles.fit(n_estimators=2), tiles.path, config, against)
-
-
-def test_invalid_models_and_graphs(tiles: Collection) -> None:
+def test_invalid_models_and_graphs(root: Path) -> None:
+    ranker, path = fitted(root)
     X, runtime, qid = problem(3)
     with pytest.raises(ModelError, match=r"fitted on a plain table, not on graphs"):
-        explain(Ranker("lightgbm", n_estimators=2).fit(X, runtime, qid=qid), tiles.path, 0, 1)
-    with np.load(tiles.path) as stored:
+        explain(Ranker("lightgbm", n_estimators=2).fit(X, runtime, qid=qid), path, 0, 1)
+    with np.load(path) as stored:
         arrays = {key: value[:1] if key.startswith("config_") else value for key, value in stored.items()}
     with pytest.raises(UsageError, match=r"expected at least two configurations to compare, got 1"):
-        explain(tiles.fit(n_estimators=2), graph_from_arrays("x", arrays), 0)
+        explain(ranker, graph_from_arrays("x", arrays), 0)
