@@ -21,7 +21,6 @@ from gbr import train as train_command
 from gbr.attribution import Explanation, explain
 from gbr.cli import Command
 from gbr.data.collection import resolve
-from gbr.data.store import FeatureStore
 from gbr.errors import UsageError
 from gbr.evaluation import metrics
 from gbr.evaluation.metrics import Scored, count_pairs
@@ -220,9 +219,8 @@ def test_jumps_of_runtimes_are_flagged(summary: dict[str, Any]) -> None:
     rng = np.random.default_rng(0)
     runtimes = rng.lognormal(9, 0.1, (2, 200))
     runtimes[1, 120:] *= 3
-    split = report.summarise_split(
-        Scored("test", groups_of(*runtimes.astype(int).tolist()), rng.random(400)), "tile", None
-    )
+    scored = Scored("test", groups_of(*runtimes.astype(int).tolist()), rng.random(400))
+    split = report.summarise_split(scored, "tile", {})
     (suspect,) = split["suspects"]
     assert suspect["name"] == "g1"
     assert split["data"]["jumps"] == 1
@@ -405,19 +403,19 @@ def test_learning_curves_end_at_the_tau_of_the_model() -> None:
         report.learning_curves(ranker, Rows(held_out, np.ones(len(X)), rows.indptr))
 
 
-def test_learning_rows_are_whole_graphs(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = trained(root, backend="lightgbm", columns=["geometry", "config"], out=tmp_path)
-    ranker, store = Ranker.load(run), FeatureStore(root / "store", "tile:cpu")
-    names = store.stems("train")
-    rows, count = report.learning_rows(store, "train", names, ranker)
-    assert count == len(names)
-    groups = store.load("train")
-    assert np.array_equal(rows.target, groups.target)
-    assert np.array_equal(rows.X, groups.select(["geometry", "config"]).X, equal_nan=True)
+def test_learning_curves_use_whole_graphs(
+    root: Path, tmp_path: Path, summary: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learning = summary["learning"]
+    taus = {graph["name"]: graph["figures"]["kendall_tau"] for graph in summary["splits"][1]["graphs"]}
+    assert (learning["split"], learning["graphs"], learning["stopped"]) == ("valid", 3, True)
+    assert learning["curves"][0]["tau"][-1] == pytest.approx(np.mean([*taus.values()]), abs=0.01)  # ties apart
     monkeypatch.setattr(report, "CURVE_ROWS", 70)
-    rows, count = report.learning_rows(store, "train", names, ranker)
-    assert count == 2
-    assert np.array_equal(rows.target, store.load("train", [names[0], names[-1]]).target)
+    some = summarise(root, "tile:cpu", backend="lightgbm", columns=["cache", "geometry"], out=tmp_path)
+    taus = {graph["name"]: graph["figures"]["kendall_tau"] for graph in some["splits"][1]["graphs"]}
+    assert some["learning"]["graphs"] == 2
+    (curve,) = some["learning"]["curves"]
+    assert curve["tau"][-1] == pytest.approx((taus["matmul_5"] + taus["matmul_7"]) / 2, abs=0.01)
 
 
 # Plots.

@@ -72,7 +72,7 @@ def reports(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     runtimes[120:] *= 3
     jumping = groups_of(runtimes.astype(int).tolist(), names=("a_long_name_" * 8 + "x" * 60,))
     summary["splits"][0] |= {
-        "suspects": report.summarise_split(Scored("valid", jumping, np.arange(200.0)), "tile", None)["suspects"]
+        "suspects": report.summarise_split(Scored("valid", jumping, np.arange(200.0)), "tile", {})["suspects"]
     }
     long = json.loads(json.dumps(summary).replace("matmul_5", "matmul_" * 12 + "5" * 40))
     paths = sorted((root / "npz/tile/cpu/test").iterdir())

@@ -155,7 +155,9 @@ def summarise_run(
         "kind": subset.kind,
         "figures": shown,
         "splits": [
-            summarise_split(each, subset.kind, shown[each.split] if each in detailed else None, families, max_points)
+            summarise_split(
+                each, subset.kind, shown[each.split]["graphs"] if each in detailed else {}, families, max_points
+            )
             for each in scored
         ],
         "learning": _learning(ranker, store, {each.split: each for each in scored}, command),
@@ -203,19 +205,18 @@ def summarise_explanation(model: Path, ranker: Ranker, found: Explanation, top: 
 def summarise_split(
     scored: Scored,
     kind: str,
-    figures: Mapping[str, Any] | None,
+    figures: Mapping[str, Any],
     families: set[str] | None = None,
     max_points: int = _MAX_POINTS,
 ) -> dict[str, Any]:
-    """Summarise one split.
+    """Summarise one split of a collection of a kind (``tile`` or ``layout``).
 
     Parameters
     ----------
     scored : Scored
     kind : str
-        ``tile`` or ``layout``.
-    figures : mapping or None
-        Figures of the split, as in ``metrics.json``; None to summarise the runtimes only.
+    figures : mapping
+        Figures of the graphs to show, by name, as in ``metrics.json``.
     families : set of str, optional
         Families of the training graphs, if known.
     max_points : int
@@ -237,22 +238,16 @@ def summarise_split(
             target, scores = groups.target[rows], scored.scores[rows]
             quality = data_quality.group_quality(target, groups.duplicate_of[rows], _retest(groups, rows), scores)
             qualities.append(quality)
-            plot = points(scores, target, max_points) | {"jumps": [jump["row"] for jump in quality["jumps"]]}
-            graph = {"name": name, "split": scored.split, "quality": quality, "plot": plot}
-            graph["doubts"] = data_quality.doubts(quality)
+            graph = {"name": name, "split": scored.split, "quality": quality, "doubts": data_quality.doubts(quality)}
+            if quality["jumps"] or name in figures:
+                jumps = [jump["row"] for jump in quality["jumps"]]
+                graph["plot"] = points(scores, target, max_points) | {"jumps": jumps}
             if quality["jumps"]:
                 suspects.append(graph)
-            if figures is not None and name in figures["graphs"]:
-                own, relatives = figures["graphs"][name], family(kind, name)
-                graphs.append(
-                    graph
-                    | {
-                        "figures": own,
-                        "interval": tau_interval(own["kendall_tau"], scores, target),
-                        "family": relatives,
-                        "seen": None if families is None else relatives in families,
-                    }
-                )
+            if own := figures.get(name):
+                interval, relatives = tau_interval(own["kendall_tau"], scores, target), family(kind, name)
+                seen = None if families is None else relatives in families
+                graphs.append(graph | {"figures": own, "interval": interval, "family": relatives, "seen": seen})
             advance(1)
     graphs.sort(key=lambda graph: -graph["figures"]["kendall_tau"])
     n_worst = min(_N_WORST, max(3, len(graphs) // 4))
@@ -334,9 +329,7 @@ def _retest(groups: QueryGroups, rows: slice) -> FloatArray | None:
     """Target of the second measurement of a group, or None."""
     if groups.repeat is None or not groups.repeat[rows].all():
         return None
-    return np.asarray(
-        groups.repeat[rows] / (1 if groups.normalizer is None else np.maximum(groups.normalizer[rows], 1))
-    )
+    return np.asarray(groups.repeat[rows] / (1 if groups.normalizer is None else groups.normalizer[rows].clip(1)))
 
 
 def _data_totals(quality: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -373,18 +366,6 @@ def _reasons(graph: Mapping[str, Any], graphs: Sequence[Mapping[str, Any]], unse
     return reasons
 
 
-def learning_rows(store: FeatureStore, split: str, names: Sequence[str], ranker: Ranker) -> tuple[Rows, int]:
-    """About :data:`CURVE_ROWS` rows of a split, from whole graphs evenly spaced in ``names``, and their number."""
-    entries = store.entries(split)
-    share = min(1.0, CURVE_ROWS / max(1, sum(entries[name]["rows"] for name in names)))
-    count = max(1, int(share * len(names)))
-    columns = [str(name) for name in ranker.feature_names_in_]
-    chosen = np.linspace(0, len(names) - 1, count).round().astype(int)
-    groups = store.load(split, [names[number] for number in chosen], columns)
-    X = groups.X[:, [groups.columns.index(name) for name in columns]]
-    return Rows(X, groups.target, groups.indptr), count
-
-
 def learning_curves(ranker: Ranker, rows: Rows) -> list[dict[str, Any]]:
     """Mean tau after numbers of boosting rounds, of the model and of each member of an ensemble, on ``rows``.
 
@@ -409,11 +390,18 @@ def learning_curves(ranker: Ranker, rows: Rows) -> list[dict[str, Any]]:
 
 
 def _learning(ranker: Ranker, store: FeatureStore, scored: Mapping[str, Scored], command: str) -> dict[str, Any] | None:
-    """Learning curves on ``valid`` if it was scored, else on another split; None if it cannot be ranked."""
+    """Learning curves on ``valid`` if it was scored, else on another split; None if it cannot be ranked.
+
+    About :data:`CURVE_ROWS` rows are used, from whole graphs at even distances in the split.
+    """
     split = next(name for name in ("valid", *_SPLITS) if name in scored)
+    names, columns = scored[split].groups.names, [str(name) for name in ranker.feature_names_in_]
+    count = max(1, int(len(names) * min(1.0, CURVE_ROWS / max(1, len(scored[split].scores)))))
+    chosen = np.linspace(0, len(names) - 1, count).round().astype(int)
+    groups = store.load(split, [names[number] for number in chosen], columns)
+    X = groups.X[:, [groups.columns.index(name) for name in columns]]
     try:
-        rows, count = learning_rows(store, split, scored[split].groups.names, ranker)
-        curves = learning_curves(ranker, rows)
+        curves = learning_curves(ranker, Rows(X, groups.target, groups.indptr))
     except UsageError:
         return None
     return {"split": split, "graphs": count, "stopped": split == "valid" and command == "train", "curves": curves}
