@@ -57,7 +57,7 @@ def test_tiles_are_measured_in_a_child(tmp_path: Path) -> None:
 
 def test_a_kernel_with_a_wrong_result_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     _, task = tile_space("sum_major_96x80", candidates=4)
-    wrong = replace(FAMILIES["sum_major"], program=lambda lax, x: lax.reduce(x, np.float32(1), lax.add, (0,)))
+    wrong = replace(FAMILIES["sum_major"], program=lambda x: jax.lax.reduce(x, np.float32(1), jax.lax.add, (0,)))
     monkeypatch.setitem(FAMILIES, "sum_major", wrong)
     with pinned(), pytest.raises(CollectError, match="differs from the JAX result"):
         task()(1)

@@ -70,10 +70,10 @@ def layout(
         raise UsageError(f"expected at least two configs and one round, got {configs} configs and {rounds} rounds")
 
     from gbr.collect.layouts import measure_program
-    from gbr.collect.tasks import Quality, Settings
-    from gbr.collect.timer import pinned
-    from gbr.data.graph import write_graph
+    from gbr.collect.tasks import Settings, Task, collect
 
-    with pinned():
-        write_graph(path, measure_program(function, args, Settings(configs, rounds, seed), path.stem))
-        return Quality.read(path)
+    def measure(_family: str, _variant: str, settings: Settings) -> dict[str, Any]:
+        return measure_program(function, args, settings, path.stem)
+
+    (quality,) = collect(measure, [Task(path.stem, path)], Settings(configs, rounds, seed))
+    return quality

@@ -25,18 +25,18 @@ from __future__ import annotations
 import ast
 import copy
 import inspect
-import linecache
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from math import prod
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 from numba import njit
 
 from gbr.collect import tasks
+from gbr.collect.timer import IntArray
 
 Shape = tuple[int, ...]
 #: A tensor that has columns in a tile configuration: the right-hand operand, the output or the reduced input.
@@ -88,28 +88,6 @@ _GLOBALS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
-    """One column of a tile configuration: dimension ``dim`` of a tensor.
-
-    A tile of ``t`` iterations covers ``(t - 1) * stride + window`` elements of the dimension.
-    """
-
-    part: Part
-    dim: int
-    stride: int = 1
-    window: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Loop:
-    """A tiled loop: its displayed name, its extent, and the slots that its tile determines."""
-
-    name: str
-    extent: int
-    slots: tuple[Slot, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Nest:
     """A loop nest at one shape.
 
@@ -118,41 +96,31 @@ class Nest:
     operands : tuple of shapes
         float32 inputs, in the order of the kernel and of the JAX program.
     output : shape
-    loops : tuple of Loop
-        In the order of the kernel's tile arguments.
-    fixed : tuple of (Slot, int)
-        Bounds that do not depend on tiles: the window of a convolution.
+    loops : dict
+        Extents of the tiled loops by displayed name, in the order of the kernel's tile arguments.
+    bounds : dict of int64 (dimensions, 3)
+        Loop, stride and window of every dimension of the tensors that have columns in a tile configuration: a tile of
+        ``t`` iterations covers ``window + (t - 1) * stride`` elements.
     """
 
     operands: tuple[Shape, ...]
     output: Shape
-    loops: tuple[Loop, ...]
-    fixed: tuple[tuple[Slot, int], ...]
+    loops: dict[str, int]
+    bounds: dict[Part, IntArray]
 
 
-@dataclass(frozen=True, slots=True)
 class _Index:
     """An index that is linear in loop variables: ``sum(strides[v] * v) + offset - padding``."""
 
-    strides: Mapping[str, int]
-    offset: int = 0
-    padding: int = 0
-
-    @classmethod
-    def of(cls, node: ast.expr) -> _Index:
-        match node:
-            case ast.Name(id=name):
-                return cls({name: 1})
-            case ast.Constant(value=int(value)):
-                return cls({}, value)
-            case ast.BinOp(left=ast.Name(id=name), op=ast.Mult(), right=ast.Constant(value=int(value))):
-                return cls({name: value})
-            case ast.BinOp(left=left, op=ast.Add(), right=right):
-                a, b = cls.of(left), cls.of(right)
-                return cls({**a.strides, **b.strides}, a.offset + b.offset)
-            case ast.Call(func=ast.Name(id="inside"), args=[index, ast.Constant(value=int(padding))]):
-                return cls(cls.of(index).strides, 0, padding)
-        raise ValueError(f"{ast.unparse(node)}: expected an index that is linear in loop variables")
+    def __init__(self, node: ast.expr) -> None:
+        self.padding = 0
+        index = node
+        if isinstance(node, ast.Call):  # inside(index, padding)
+            index, self.padding = node.args[0], ast.literal_eval(node.args[1])
+        names = [each.id for each in ast.walk(index) if isinstance(each, ast.Name)]
+        zero, code = dict.fromkeys(names, 0), compile(ast.Expression(index), "<index>", "eval")
+        self.offset: int = eval(code, zero)
+        self.strides: dict[str, int] = {name: eval(code, zero | {name: 1}) - self.offset for name in names}
 
     def extent(self, extents: Mapping[str, int]) -> int:
         """Extent of the indexed dimension, without padding."""
@@ -160,8 +128,7 @@ class _Index:
         return reach + self.offset + 1 - 2 * self.padding
 
 
-@dataclass(frozen=True, slots=True)
-class _Pass:
+class _Pass(NamedTuple):
     """Loops, the position of the first one that accumulates in a register, and the body of the innermost."""
 
     loops: tuple[str, ...]
@@ -172,16 +139,9 @@ class _Pass:
 class _Spec:
     """A parsed specification.
 
-    Attributes
-    ----------
-    kept, reduced : list of str
-        Loops with outermost tiles, and tiled loops of the passes, in the order of their tiles.
-    shared : list of str
-        Loops that all passes share.
-    windows : dict
-        Windows known at compile time.
-    accesses : dict of lists
-        Indices of every access by array, in the order of the text.
+    ``kept`` and ``reduced`` are the loops with outermost tiles and the tiled loops of the passes, in the order of their
+    tiles, ``shared`` the loops that all passes share, ``windows`` the windows known at compile time, and ``accesses``
+    the indices of every access by array, in the order of the text.
     """
 
     def __init__(self, text: str) -> None:
@@ -190,13 +150,12 @@ class _Spec:
         self.shared = segments.pop(0).split()[1:] if segments[0].startswith("for ") else []
         self.windows: dict[str, int] = {}
         self.passes = [self._pass(segment) for segment in segments]
-        order = dict.fromkeys(name for each in self.passes for name in each.loops)
-        self.reduced = [name for name in order if name not in self.kept and name not in WINDOWS]
+        self.loops = dict.fromkeys((*self.kept, *(name for each in self.passes for name in each.loops)))
+        self.reduced = [name for name in self.loops if name not in self.kept and name not in WINDOWS]
         self.accesses: dict[str, list[list[_Index]]] = {}
         for node in (node for each in self.passes for statement in each.body for node in ast.walk(statement)):
             if isinstance(node, ast.Subscript):
-                found = [_Index.of(each) for each in _indices(node)]
-                self.accesses.setdefault(ast.unparse(node.value), []).append(found)
+                self.accesses.setdefault(ast.unparse(node.value), []).append([_Index(each) for each in _indices(node)])
 
     def _pass(self, segment: str) -> _Pass:
         head, _, body = segment.rpartition(":")
@@ -214,13 +173,7 @@ def _indices(node: ast.Subscript) -> list[ast.expr]:
 class _Source:
     """Python source of a nest, ``name(*operands, y, *tiles)``, and of its constants.
 
-    Parameters
-    ----------
-    spec : _Spec
-    name : str
-    operands, tiles : tuple of str
-    sized : tuple of str
-        Arrays that define the extents; the extent of a loop is that of the first array with a dimension of this loop.
+    The extent of a loop is that of the first array in ``sized`` with a dimension of this loop.
     """
 
     def __init__(
@@ -231,7 +184,7 @@ class _Source:
         self._spec = spec
         self._depth = 1
         self._lines: list[str] = []
-        head = [f"size_{loop} = {self._size(loop, sized)}" for loop in self._loops()]
+        head = [f"size_{loop} = {self._size(loop, sized)}" for loop in spec.loops]
         for array in [array for array in spec.accesses if array not in (*operands, "y")]:
             shape = ", ".join(f"size_{loop}" for index in spec.accesses[array][0] for loop in index.strides)
             head.append(f"{array} = empty(({shape},), float32)")
@@ -255,9 +208,6 @@ class _Source:
         self.variables += 1
         return f"{prefix}{self.variables}"
 
-    def _loops(self) -> dict[str, None]:
-        return dict.fromkeys((*self._spec.kept, *(loop for each in self._spec.passes for loop in each.loops)))
-
     def _size(self, loop: str, sized: tuple[str, ...]) -> str:
         if loop in self._spec.windows:
             return self.constant(f"uint64({self._spec.windows[loop]})")
@@ -266,7 +216,7 @@ class _Source:
             for array in sized
             for indices in self._spec.accesses[array]
             for dim, index in enumerate(indices)
-            if index == _Index({loop: 1})
+            if (index.strides, index.offset, index.padding) == ({loop: 1}, 0, 0)
         )
 
     def _write(self, *lines: str) -> None:
@@ -310,20 +260,9 @@ class _Source:
 class _Body:
     """Statements of one pass, with loop-invariant subexpressions moved out of the inner loops.
 
-    Parameters
-    ----------
-    source : _Source
-    loops : tuple of str
-        All loops around the statements.
-    register : bool
-        Whether sums and extrema are kept in registers.
-
-    Attributes
-    ----------
-    moved : dict of lists
-        Statements at the beginning of a loop, by its position; -1: before all loops.
-    before, inner, after : lists of str
-        Statements before the loops that accumulate in a register, in the innermost loop, and after these loops.
+    Sums and extrema are kept in registers if ``register``.  ``moved`` are the statements at the beginning of a loop by
+    its position (-1: before all loops); ``before``, ``inner`` and ``after`` are those before the loops that accumulate
+    in a register, in the innermost loop, and after these loops.
     """
 
     def __init__(self, source: _Source, loops: tuple[str, ...], register: bool) -> None:
@@ -426,7 +365,7 @@ class Family(tasks.Family):
     spec : str
         Specification of the loop nest, see :mod:`gbr.collect.kernels`.
     program : callable
-        ``program(lax, *operands)``: the same computation in primitives of ``jax.lax``.
+        ``program(*operands)``: the same computation in JAX.
     sizes : str
         Loops whose extents are the numbers of a shape, in order; ``p=q`` are two loops of equal extent.  By default all
         tiled loops in the order of their tile arguments.
@@ -461,11 +400,8 @@ class Family(tasks.Family):
     @cached_property
     def kernel(self) -> Callable[..., Any]:
         """``kernel(*operands, y, *tiles)``, compiled at its first call; tiles are ``numpy.uint64``."""
-        path = f"<loop nest {self.name}>"
-        # Entries without a modification time stay in linecache, so that tracebacks show the source.
-        linecache.cache[path] = (len(self.source), None, self.source.splitlines(keepends=True), path)
         names: dict[str, Any] = dict(_GLOBALS)
-        exec(compile(self.source, path, "exec"), names)
+        exec(self.source, names)
         compiled: Callable[..., Any] = _compile()(names[self.name])
         return compiled
 
@@ -474,32 +410,30 @@ class Family(tasks.Family):
         extents = dict.fromkeys(WINDOWS, 1) | self._parsed.windows
         for names, number in zip(self.sizes.split() or self._tiled, shape, strict=True):
             extents |= dict.fromkeys(names.split("="), number)
-        slots: dict[str, list[Slot]] = {name: [] for name in self._tiled}
-        fixed = []
         parts = self._parts()
+        bounds: dict[Part, IntArray] = {}
         for part, indices in parts.items():
-            for dim, index in enumerate(indices):
+            dims = []
+            for index in indices:
                 window = prod(extents[name] for name in index.strides if name in WINDOWS)
-                if tiled := [name for name in index.strides if name in slots]:
-                    slots[tiled[0]].append(Slot(part, dim, index.strides[tiled[0]], window))
-                else:
-                    fixed.append((Slot(part, dim), window))
+                loop = next((name for name in index.strides if name in self._tiled), None)
+                dims.append((self._tiled.index(loop), index.strides[loop], window) if loop else (0, 0, window))
+            bounds[part] = np.array(dims, np.int64)
         known = _LONG_NAMES.get(self.group, {})
         if len(parts) == 1:
             known = {name: f"dim{dim}" for dim, name in enumerate(self._tiled)}
-        loops = tuple(Loop(known.get(name, name), extents[name], tuple(found)) for name, found in slots.items())
         output, *operands = (
             tuple(max(each.extent(extents) for each in indices) for indices in zip(*accesses, strict=True))
             for accesses in (self._parsed.accesses[array] for array in ("y", *self._operands))
         )
-        return Nest(tuple(operands), output, loops, tuple(fixed))
+        return Nest(tuple(operands), output, {known.get(name, name): extents[name] for name in self._tiled}, bounds)
 
     def _parts(self) -> dict[Part, list[_Index]]:
         """Tensors with columns in a configuration, and the indices of their dimensions."""
         accesses = self._parsed.accesses
         parts: dict[Part, list[_Index]] = {"output": accesses["y"][0]}
         if self.right:
-            parts["kernel"] = [_Index({name: 1}) for name in self.right.split()]
+            parts["kernel"] = [_Index(ast.parse(name, mode="eval").body) for name in self.right.split()]
         elif "f" in accesses:
             parts["kernel"] = accesses["f"][0]
         elif self._reduces_input or self._parsed.windows:
@@ -512,7 +446,7 @@ class Family(tasks.Family):
 
     @cached_property
     def _operands(self) -> tuple[str, ...]:
-        return tuple(inspect.signature(self.program).parameters)[1:]
+        return tuple(inspect.signature(self.program).parameters)
 
     @cached_property
     def _reduces_input(self) -> bool:

@@ -8,128 +8,40 @@ that operations in jitted helpers or in a ``custom_jvp`` can be constrained too.
 from __future__ import annotations
 
 import time
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from gbr.collect import _jax
-from gbr.collect.tasks import Family, Quality, Settings, Task
+from gbr.collect._jax import Layout, Reference, jax, jnp, proto, with_layout_constraint
+from gbr.collect.programs import FAMILIES
+from gbr.collect.tasks import DRAWS, Settings, distinct, seed_of
 from gbr.collect.timer import Clock, measure
-from gbr.data.graph import write_graph
 from gbr.data.hlo import graph_arrays, read_module
 from gbr.errors import CollectError, UsageError
 
 Int8Array = NDArray[np.int8]
 Shape = tuple[int, ...]
 
-COLLECTION: Final = Path("npz/layout/cpu/random")
 #: Nanoseconds per configuration and pass, see :func:`gbr.collect.timer.measure`; about 25 rounds of a 4 ms program.
 ENOUGH_NS: Final = 100_000_000
 #: Tensors per node (output, input, kernel), and slots per tensor.
 PARTS: Final = 3
 SLOTS: Final = 6
-#: Tolerance of results relative to the largest element, as float32 sums may be reordered.
-_TOLERANCE: Final = 2e-4
-
-# Programs
-
-#: Suffix of a variant that is the gradient of the mean square of the results with respect to the parameters.
-GRADIENT: Final = "-grad"
-
-
-#: All families of networks in :mod:`gbr.collect.programs` by name.
-FAMILIES: Final = {
-    name: Family(group, name, variants, split=split)
-    for name, split, group, variants in (
-        ("lenet", "train", "convolutions", "nhwc"),
-        ("vgg", "train", "convolutions", "nhwc-grad nchw"),
-        ("inception", "train", "convolutions", "nhwc"),
-        ("unet", "train", "convolutions", "nhwc"),
-        ("autoencoder", "train", "convolutions", "nhwc nchw"),
-        ("wavenet", "train", "convolutions", "nwc"),
-        ("transformer", "train", "dots", "encoder encoder-grad decoder"),
-        ("attention", "train", "dots", "multihead grouped-grad relative"),
-        ("mlp", "train", "dots", "classifier-grad gated"),
-        ("recurrent", "train", "dots", "lstm gru"),
-        ("bilinear", "train", "dots", "factorised"),
-        ("tensornet", "train", "dots", "chain tree-grad"),
-        ("densenet", "train", "convolutions", "nhwc"),
-        ("swin", "train", "dots", "shifted"),
-        ("perceiver", "train", "dots", "io"),
-        ("performer", "train", "dots", "relu"),
-        ("monarch", "train", "dots", "deep"),
-        ("mobilenet", "valid", "convolutions", "nhwc"),
-        ("senet", "valid", "convolutions", "nhwc"),
-        ("discriminator", "valid", "convolutions", "nhwc nchw"),
-        ("mixer", "valid", "dots", "block"),
-        ("retrieval", "valid", "dots", "towers towers-grad"),
-        ("capsule", "valid", "convolutions", "nhwc"),
-        ("fourier", "valid", "dots", "radix"),
-        ("resnet", "test", "convolutions", "nhwc nchw"),
-        ("convnext", "test", "convolutions", "nhwc"),
-        ("pixelcnn", "test", "convolutions", "nhwc"),
-        ("gmlp", "test", "dots", "deep shallow-grad"),
-        ("dlrm", "test", "dots", "interaction interaction-grad"),
-        ("deeplab", "test", "convolutions", "nchw"),
-        ("experts", "test", "dots", "soft"),
-        ("graphconv", "test", "dots", "relations"),
-    )
-}
-
-
-def build(family: str, variant: str, seed: int = 0) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """Return a program and random arguments.
-
-    Parameters are normal, divided by the square root of the number of terms in a result, so that activations keep their
-    scale.
-
-    Raises
-    ------
-    MissingLibraryError
-        If JAX is not installed, or too old.
-    """
-    jax = _jax.load_with_layouts()
-    from gbr.collect import programs
-
-    name = variant.removesuffix(GRADIENT)
-    example = programs.example(family, name)
-    rng = np.random.default_rng(seed)
-    parameters = {
-        name: rng.standard_normal(shape, np.float32) / np.float32(max(1.0, np.prod(shape) / max(shape)) ** 0.5)
-        for name, shape in sorted(example.parameters.items())
-    }
-    inputs = tuple(
-        rng.integers(0, each[1], each[0], np.int32)
-        if isinstance(each[0], tuple)
-        else rng.standard_normal(each, np.float32)
-        for each in example.inputs
-    )
-    function = example.function
-    if variant != name:
-        function = jax.grad(lambda *args: jax.numpy.mean(jax.numpy.square(example.function(*args))))
-    return function, (parameters, *inputs)
-
 
 # Tracing with layouts
 
 #: HLO opcodes of configurable nodes, by JAX primitive.
 CONFIGURABLE: Final = {"conv_general_dilated": "convolution", "dot_general": "dot", "reshape": "reshape"}
-
 #: Parameters that hold a called jaxpr, by primitive.
 _INLINED: Final = {
     "jit": "jaxpr",
-    "pjit": "jaxpr",
     "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
-    "custom_vjp_call_jaxpr": "fun_jaxpr",
 }
 #: Prefix of the named scope that marks an equation in the metadata of its HLO instruction.
 _MARK: Final = "gbr_site_"
@@ -182,40 +94,35 @@ class Relayout:
 
     Raises
     ------
-    MissingLibraryError
-        If JAX is not installed, or too old.
     CollectError
         If JAX cannot trace the function, or it has no layouts to choose.
     """
 
     def __init__(self, function: Callable[..., Any], args: Sequence[Any]) -> None:
-        self._jax = _jax.load_with_layouts()
         name = getattr(function, "__name__", function)
-        leaves, self._arguments = self._jax.tree.flatten(tuple(args))
+        leaves, self._arguments = jax.tree.flatten(tuple(args))
 
         def flat(*leaves: Any) -> Any:
-            results, self._results = self._jax.tree.flatten(function(*self._arguments.unflatten(leaves)))
+            results, self._results = jax.tree.flatten(function(*self._arguments.unflatten(leaves)))
             return results
 
         try:
-            self.leaves = [self._jax.numpy.asarray(leaf) for leaf in leaves]
-            closed = self._jax.make_jaxpr(flat)(*self.leaves)
+            self.leaves = [jnp.asarray(leaf) for leaf in leaves]
+            closed = jax.make_jaxpr(flat)(*self.leaves)
         except Exception as fault:  # any exception of user code
             raise CollectError(
                 f"{name}: JAX cannot trace the function with these arguments ({fault}); expected a function for "
                 "jax.jit and all its arguments"
             ) from fault
-        inlined = self._jax.make_jaxpr(lambda *leaves: _inline(closed.jaxpr, closed.consts, leaves))(*self.leaves)
-        self._jaxpr, self._consts = inlined.jaxpr, inlined.consts
-        self._equations = _live(inlined.jaxpr)
-        proto = _jax.proto(self._lower({}))
-        self.sites = self._sites(proto)
+        self._closed = jax.make_jaxpr(lambda *leaves: _evaluate(closed, leaves, _inlined))(*self.leaves)
+        module = proto(self._lower({}))
+        self.sites = tuple(self._sites(module))
         if not self.sites:
             raise CollectError(
                 f"{name}: no convolution, dot or reshape of rank 2 to {SLOTS} outside loops and branches; "
                 "there are no layouts to choose"
             )
-        self.graph = graph_arrays(proto) | {"node_config_ids": np.array([site.node for site in self.sites], np.int64)}
+        self.graph = graph_arrays(module) | {"node_config_ids": np.array([site.node for site in self.sites], np.int64)}
 
     def compile(self, config: Int8Array) -> Callable[[], Any]:
         """Compile the program under one configuration, for one thread.
@@ -241,7 +148,7 @@ class Relayout:
             compiled = lowered.compile(compiler_options={"xla_cpu_multi_thread_eigen": False})
         except Exception as fault:
             raise CollectError(f"XLA cannot compile the program under these layouts ({fault})") from fault
-        leaves, wait = self.leaves, self._jax.block_until_ready
+        leaves, wait = self.leaves, jax.block_until_ready
         return lambda: wait(compiled(*leaves))
 
     def function(self, config: Int8Array) -> Callable[..., Any]:
@@ -253,18 +160,14 @@ class Relayout:
         expected = [(tuple(each.shape), each.dtype) for each in self.leaves]
 
         def constrained(*args: Any) -> Any:
-            leaves, tree = self._jax.tree.flatten(args)
-            leaves = [self._jax.numpy.asarray(leaf) for leaf in leaves]
+            leaves, tree = jax.tree.flatten(args)
+            leaves = [jnp.asarray(leaf) for leaf in leaves]
             found = [(tuple(each.shape), each.dtype) for each in leaves]
             if tree != self._arguments or found != expected:
                 raise UsageError(f"expected arguments {expected}, got {found}: layouts are specific to the shapes")
-            return self._results.unflatten(self._evaluate(leaves, chosen))
+            return self._results.unflatten(self._constrained(leaves, chosen))
 
         return constrained
-
-    def hlo(self, config: Int8Array) -> str:
-        """Text of the unoptimised HLO under one configuration, as for :meth:`compile`."""
-        return str(self._lower(self._chosen(config)).as_text("hlo"))
 
     def _chosen(self, config: Int8Array) -> dict[int, list[Shape | None]]:
         return {
@@ -273,49 +176,35 @@ class Relayout:
         }
 
     def _lower(self, chosen: Mapping[int, list[Shape | None]]) -> Any:
-        def program(*leaves: Any) -> Any:
-            return self._evaluate(leaves, chosen)
+        return jax.jit(lambda *leaves: self._constrained(leaves, chosen), keep_unused=True).lower(*self.leaves)
 
-        return self._jax.jit(program, keep_unused=True).lower(*self.leaves)
-
-    def _evaluate(self, leaves: Sequence[Any], chosen: Mapping[int, list[Shape | None]]) -> list[Any]:
-        values = _Values(self._jaxpr, self._consts, leaves)
-        for number, equation in self._equations:
-            operands = values.read(equation.invars)
+    def _constrained(self, leaves: Sequence[Any], chosen: Mapping[int, list[Shape | None]]) -> list[Any]:
+        def bind(number: int, equation: Any, operands: list[Any]) -> Any:
             if equation.primitive.name not in CONFIGURABLE:
-                values.write(equation, equation.primitive.bind(*operands, **equation.params))
-                continue
+                return _bind(number, equation, operands)
             output, *inputs = chosen.get(number) or [None] * (1 + len(operands))
-            operands = [self._constrain(value, layout) for value, layout in zip(operands, inputs, strict=True)]
-            with self._jax.named_scope(f"{_MARK}{number}"):
-                result = equation.primitive.bind(*operands, **equation.params)
-            values.write(equation, self._constrain(result, output))
-        return values.read(self._jaxpr.outvars)
+            operands = [_with_layout(value, layout) for value, layout in zip(operands, inputs, strict=True)]
+            with jax.named_scope(f"{_MARK}{number}"):
+                result = _bind(number, equation, operands)
+            return _with_layout(result, output)
 
-    def _constrain(self, value: Any, minor_to_major: Shape | None) -> Any:
-        if minor_to_major is None:
-            return value
-        layout = self._jax.experimental.layout
-        return layout.with_layout_constraint(value, layout.Layout(major_to_minor=minor_to_major[::-1]))
+        return _evaluate(self._closed, leaves, bind)
 
-    def _sites(self, proto: bytes) -> tuple[Site, ...]:
+    def _sites(self, module: bytes) -> Iterator[Site]:
         """Equations with their nodes; an equation that lowering merged with another has no node and is skipped."""
-        marked = {f"{_MARK}{number}": (number, equation) for number, equation in self._equations}
-        sites: list[Site] = []
-        for node, (opcode, name, shapes) in enumerate(_nodes(proto)):
-            mark = next((part for part in name.split("/") if part.startswith(_MARK)), None)
-            if mark is None or mark not in marked:
+        marked = {f"{_MARK}{number}": (number, each) for number, each in enumerate(self._closed.jaxpr.eqns)}
+        for node, (opcode, name, shapes) in enumerate(_nodes(module)):
+            mark = next((part for part in name.split("/") if part in marked), None)
+            if mark is None:
                 continue
             number, equation = marked[mark]
             avals = [each.aval for each in (*equation.outvars, *equation.invars)]
             site = Site(number, node, opcode, shapes)
             if opcode != CONFIGURABLE[equation.primitive.name] or shapes != tuple(tuple(each.shape) for each in avals):
                 continue
-            extended = self._jax.dtypes.extended
-            if site.free and not any(self._jax.numpy.issubdtype(each.dtype, extended) for each in avals):
-                sites.append(site)
+            if site.free and not any(jnp.issubdtype(each.dtype, jax.dtypes.extended) for each in avals):
+                yield site
                 del marked[mark]
-        return tuple(sites)
 
 
 def layout_of(row: Int8Array, part: int) -> Shape | None:
@@ -324,46 +213,38 @@ def layout_of(row: Int8Array, part: int) -> Shape | None:
     return tuple(slots[slots >= 0].tolist()) or None
 
 
-class _Values:
-    """Values of a jaxpr's variables while it is evaluated."""
-
-    def __init__(self, jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> None:
-        self._values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *args), strict=True))
-
-    def read(self, variables: Sequence[Any]) -> list[Any]:
-        return [each.val if hasattr(each, "val") else self._values[each] for each in variables]
-
-    def write(self, equation: Any, result: Any) -> None:
-        results = result if equation.primitive.multiple_results else [result]
-        self._values.update(zip(equation.outvars, results, strict=True))
+def _with_layout(value: Any, minor_to_major: Shape | None) -> Any:
+    if minor_to_major is None:
+        return value
+    return with_layout_constraint(value, Layout(major_to_minor=minor_to_major[::-1]))
 
 
-def _inline(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
-    values = _Values(jaxpr, consts, args)
-    for equation in jaxpr.eqns:
-        operands = values.read(equation.invars)
-        callee = equation.params.get(_INLINED.get(equation.primitive.name, ""))
-        if callee is None:
-            values.write(equation, equation.primitive.bind(*operands, **equation.params))
-        else:
-            values.write(equation, _inline(getattr(callee, "jaxpr", callee), getattr(callee, "consts", ()), operands))
-    return values.read(jaxpr.outvars)
+def _bind(_number: int, equation: Any, operands: list[Any]) -> Any:
+    return equation.primitive.bind(*operands, **equation.params)
 
 
-def _live(jaxpr: Any) -> list[tuple[int, Any]]:
-    """Equations that a result or effect depends on, with their indices."""
-    needed = {each for each in jaxpr.outvars if not hasattr(each, "val")}
-    live = []
-    for number, equation in reversed(list(enumerate(jaxpr.eqns))):
-        if equation.effects or not needed.isdisjoint(equation.outvars):
-            needed.update(each for each in equation.invars if not hasattr(each, "val"))
-            live.append((number, equation))
-    return live[::-1]
+def _inlined(number: int, equation: Any, operands: list[Any]) -> Any:
+    callee = equation.params.get(_INLINED.get(equation.primitive.name, ""))
+    return _bind(number, equation, operands) if callee is None else _evaluate(callee, operands, _inlined)
 
 
-def _nodes(proto: bytes) -> Iterator[tuple[str, str, tuple[Shape, ...]]]:
+def _evaluate(closed: Any, args: Sequence[Any], bind: Callable[[int, Any, list[Any]], Any]) -> list[Any]:
+    """Evaluate every equation with ``bind(number, equation, operands)``."""
+    jaxpr = closed.jaxpr
+    values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*closed.consts, *args), strict=True))
+
+    def read(variables: Sequence[Any]) -> list[Any]:
+        return [each.val if hasattr(each, "val") else values[each] for each in variables]
+
+    for number, equation in enumerate(jaxpr.eqns):
+        result = bind(number, equation, read(equation.invars))
+        values.update(zip(equation.outvars, result if isinstance(result, list | tuple) else [result], strict=True))
+    return read(jaxpr.outvars)
+
+
+def _nodes(module: bytes) -> Iterator[tuple[str, str, tuple[Shape, ...]]]:
     """Opcode, source scope, and shapes of result and operands of every node, in the order of the graph."""
-    for computation in read_module(proto).computations:
+    for computation in read_module(module).computations:
         shapes = {each.id: tuple(each.shape.dimensions) for each in computation.instructions}
         for each in computation.instructions:
             yield each.opcode, each.metadata.op_name, tuple(shapes[number] for number in (each.id, *each.operand_ids))
@@ -376,8 +257,6 @@ _ONE_SWAP: Final = 0.6
 _ANY_ORDER: Final = 0.25
 #: Share of configured nodes of which all tensors are set; of others, one or two tensors are set.
 _WHOLE_NODE: Final = 0.25
-#: Maximum number of draws per configuration, after which the space is considered exhausted.
-_DRAWS: Final = 100
 
 
 def strata(n_nodes: int) -> list[int]:
@@ -409,28 +288,24 @@ def sample_layouts(sites: Sequence[Site], n_configs: int, seed: int) -> Int8Arra
     rng = np.random.default_rng(seed)
     counts = strata(len(sites))
     default = np.full((len(sites), PARTS * SLOTS), -1, np.int8)
-    seen = {default.tobytes(): default}
-    for attempt in range(_DRAWS * n_configs):
-        if len(seen) >= n_configs:
-            break
+
+    def draw(attempt: int, found: int) -> Int8Array:
         # The number of configurations selects the stratum, so that every stratum gets its share unless it is exhausted.
-        turn = len(seen) if attempt < _DRAWS * n_configs // 2 else attempt
+        turn = found if attempt < DRAWS * n_configs // 2 else attempt
         config = default.copy()
         for node in rng.choice(len(sites), counts[turn % len(counts)], replace=False):
-            for part in _parts(rng, sites[node].free):
-                layout = _layout(rng, len(sites[node].shapes[part]))
+            parts: Sequence[int] = sites[node].free
+            if len(parts) > 1 and rng.random() >= _WHOLE_NODE:
+                parts = rng.permutation(parts)[: rng.integers(1, len(parts))].tolist()
+            for part in parts:
+                layout = _draw(rng, len(sites[node].shapes[part]))
                 config[node, part * SLOTS : part * SLOTS + len(layout)] = layout
-        seen.setdefault(config.tobytes(), config)
-    return np.stack(list(seen.values()))
+        return config
+
+    return distinct(default, draw, n_configs)
 
 
-def _parts(rng: Generator, free: Sequence[int]) -> Sequence[int]:
-    if len(free) == 1 or rng.random() < _WHOLE_NODE:
-        return free
-    return [int(part) for part in rng.permutation(free)[: rng.integers(1, len(free))]]
-
-
-def _layout(rng: Generator, rank: int) -> list[int]:
+def _draw(rng: Generator, rank: int) -> list[int]:
     row_major = list(range(rank))[::-1]
     draw = rng.random()
     if draw < _ONE_SWAP:
@@ -444,59 +319,6 @@ def _layout(rng: Generator, rank: int) -> list[int]:
 # Measuring
 
 
-class Reference:
-    """Results of an unconstrained program.
-
-    Parameters
-    ----------
-    run : callable without arguments
-        Returns the results, a list of arrays.
-    name : str
-        Name in messages.
-    """
-
-    def __init__(self, run: Callable[[], Any], name: str) -> None:
-        self._name = name
-        # Compared by NumPy, as JAX 0.10 misreads results in other layouts.
-        self._expected = [np.asarray(each) for each in run()]
-        self._limits = [tolerance(each) for each in self._expected]
-
-    def check(self, run: Callable[[], Any], number: int) -> None:
-        """Run a configuration once and compare its results.
-
-        Raises
-        ------
-        CollectError
-            If a result differs by more than rounding errors.
-        """
-        for index, (found, expected, limit) in enumerate(zip(run(), self._expected, self._limits, strict=True)):
-            if not np.allclose(np.asarray(found), expected, rtol=0, atol=limit, equal_nan=True):
-                worst = float(np.nanmax(np.abs(np.asarray(found, np.float64) - np.asarray(expected, np.float64))))
-                raise CollectError(
-                    f"{self._name}, configuration {number}: result {index} differs from that of the unconstrained "
-                    f"program by {worst:.3g}, expected at most {limit:.3g}; XLA miscompiles it, and nothing was written"
-                )
-
-
-def tolerance(expected: NDArray[Any]) -> float:
-    """Maximum rounding error of a result; larger for short types, 0 for integers."""
-    import jax.numpy as jnp
-
-    if not jnp.issubdtype(expected.dtype, jnp.inexact):
-        return 0.0
-    size = np.abs(expected[np.isfinite(expected)]).astype(np.float64)
-    return max(_TOLERANCE, 4 * float(jnp.finfo(expected.dtype).eps)) * float(size.max(initial=0.0))
-
-
-def checked_runs(program: Relayout, configs: Int8Array, name: str) -> list[Callable[[], Any]]:
-    """Compile every configuration and compare its results with those of the first; raises as Reference.check."""
-    runs = [program.compile(config) for config in configs]
-    reference = Reference(runs[0], name)
-    for number, run in enumerate(runs):
-        reference.check(run, number)
-    return runs
-
-
 def measure_program(
     function: Callable[..., Any],
     args: Sequence[Any],
@@ -508,10 +330,8 @@ def measure_program(
 
     Parameters
     ----------
-    function : callable
-        Traceable by JAX.
-    args : sequence
-        Arguments of the function: arrays, or pytrees of arrays.
+    function, args
+        As for :class:`Relayout`.
     settings : Settings
     name : str
         Name in messages, which also determines the seed.
@@ -522,33 +342,24 @@ def measure_program(
     ------
     CollectError
         If a configuration computes a different result than the unconstrained program, or the function cannot be traced.
-    MissingLibraryError
-        If JAX is not installed, or too old.
     """
-    seed = zlib.crc32(name.encode()) ^ settings.seed
+    seed = seed_of(name, settings.seed)
     program = Relayout(function, args)
     configs = sample_layouts(program.sites, settings.configs, seed)
-    runs = checked_runs(program, configs, name)
-    timing = measure(runs, rounds=settings.rounds, enough_ns=ENOUGH_NS, seed=seed, clock=clock)
+    runs = [program.compile(config) for config in configs]
+    reference = Reference(runs[0](), name)
+    for number, run in enumerate(runs):
+        reference.check(run(), number)
+    first, second = measure(runs, rounds=settings.rounds, enough_ns=ENOUGH_NS, seed=seed, clock=clock)
+    jax.clear_caches()
     return {
         **program.graph,
         "node_config_feat": configs.astype(np.float32),
-        "config_runtime": timing.first,
-        "config_runtime_repeat": timing.second,
+        "config_runtime": first,
+        "config_runtime_repeat": second,
     }
 
 
-def collect(task: Task, settings: Settings) -> Quality:
-    """Measure one program and write its file.
-
-    Raises
-    ------
-    CollectError
-        As :func:`measure_program`, or if the file cannot be written.
-    MissingLibraryError
-        If JAX is not installed, or too old.
-    """
-    function, args = build(task.family, task.variant)
-    write_graph(task.path, measure_program(function, args, settings, task.path.stem))
-    _jax.load().clear_caches()
-    return Quality.read(task.path)
+def measure_variant(family: str, variant: str, settings: Settings) -> dict[str, NDArray[Any]]:
+    """Measure one program of the collection, see :func:`measure_program`."""
+    return measure_program(*FAMILIES[family].build(variant), settings, f"{family}_{variant}")

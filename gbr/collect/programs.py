@@ -1,7 +1,6 @@
 """Networks whose layouts are measured: small JAX programs from the literature.
 
-A network is a function of a :class:`Net`, which holds its parameters, and of its inputs.  As JAX is an optional extra,
-this module is imported only when a program is built.
+A network is a function of a :class:`Net`, which holds its parameters, and of its inputs.
 """
 
 from __future__ import annotations
@@ -10,45 +9,18 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jax.nn import gelu, leaky_relu, log_softmax, relu, relu6, sigmoid, silu, softmax
+
+from gbr.collect import tasks
+from gbr.collect._jax import jax, jnp, lax, nn
 
 Shape = tuple[int, ...]
 Network = Callable[..., Any]
 
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """A program and the shapes of its arguments.
-
-    Parameters
-    ----------
-    function : callable
-        ``function(parameters, *inputs)``.
-    parameters : dict of shapes
-        Float32.
-    inputs : tuple
-        Shapes (float32), or (shape, n): integers below n.
-    """
-
-    function: Callable[..., Any]
-    parameters: dict[str, Shape]
-    inputs: tuple[Any, ...]
-
-
-def example(network: str, variant: str) -> Example:
-    """Return a variant of a network of this module."""
-    function = globals()[network]
-    net = Net(variant)
-    inputs = function.inputs(net)
-    types = ((each[0], np.int32) if isinstance(each[0], tuple) else (each, np.float32) for each in inputs)
-    jax.eval_shape(partial(function, net), *(jax.ShapeDtypeStruct(*each) for each in types))
-    return Example(lambda parameters, *args: function(Net(variant, parameters), *args), net.shapes, inputs)
+#: Suffix of a variant that is the gradient of the mean square of the results with respect to the parameters.
+GRADIENT: Final = "-grad"
 
 
 class Net:
@@ -62,17 +34,6 @@ class Net:
         Variant of the network: ``nhwc`` and ``nchw`` are layouts of images, ``nwc`` of sequences.
     parameters : dict of arrays, optional
         Without them, ``shapes`` collects the shapes of the parameters that layers use.
-
-    Attributes
-    ----------
-    last : bool
-        Whether the channels are the last dimension of an image.
-    axes : tuple of int
-        Spatial dimensions of an image.
-    channel : int
-        Dimension of the channels.
-    dimensions : tuple of str
-        Dimension numbers of image, filters and result.
     """
 
     def __init__(self, variant: str, parameters: dict[str, Any] | None = None) -> None:
@@ -80,9 +41,10 @@ class Net:
         self.shapes: dict[str, Shape] = {}
         self._parameters = parameters
         self._uses: Counter[str] = Counter()
+        # Layout of images: whether the channels are last, spatial dimensions, channels, and dimension numbers.
         self.last = variant.endswith("c")
-        self.axes = tuple(range(1, len(variant) - 1)) if self.last else tuple(range(2, len(variant)))
-        self.channel = len(variant) - 1 if self.last else 1
+        self.axes = tuple(dim for dim, letter in enumerate(variant) if letter in "hw")
+        self.channel = variant.find("c")
         data = variant.upper()
         spatial = data.replace("N", "").replace("C", "")
         self.dimensions = (data, f"{spatial}IO" if self.last else f"OI{spatial}", data)
@@ -99,9 +61,11 @@ class Net:
         self._uses[name] += 1
         return self.parameter(f"{name}/{self._uses[name] - 1}", *shape)
 
-    def dense(self, name: str, x: Any, features: int) -> Any:
-        """Multiply with a matrix."""
-        return x @ self.next_parameter(name, x.shape[-1], features)
+    def dense(self, name: str, x: Any, *features: int, to: Network = nn.relu) -> Any:
+        """Multiply with a matrix, or with several, and apply ``to`` in between."""
+        for number, width in enumerate(features):
+            x = (to(x) if number else x) @ self.next_parameter(name, x.shape[-1], width)
+        return x
 
     def filters(self, name: str, window: int, features_in: int, features_out: int) -> Any:
         """Filters of a convolution."""
@@ -110,17 +74,9 @@ class Net:
         return self.next_parameter(name, *shape)
 
     def conv(
-        self,
-        name: str,
-        x: Any,
-        window: int,
-        features: int,
-        stride: int = 1,
-        padding: Any = "SAME",
-        dilation: int = 1,
-        groups: int = 1,
-        mask: Callable[[Any], Any] = lambda w: w,
-    ) -> Any:
+        self, name: str, x: Any, window: int, features: int, stride: int = 1, padding: Any = "SAME", dilation: int = 1,
+        groups: int = 1, mask: Network = lambda w: w,
+    ) -> Any:  # fmt: skip
         """Convolve, with the same stride and dilation along every spatial dimension."""
         return lax.conv_general_dilated(
             x,
@@ -136,27 +92,10 @@ class Net:
         """Normalize every channel over the batch, as batch normalization does without its scale."""
         return _standardized(x, (0, *self.axes))
 
-    def mean(self, x: Any) -> Any:
-        """Average an image."""
-        return x.mean(self.axes)
-
-    def max_pool(self, x: Any) -> Any:
-        """Take the maximum of every window of 2."""
-        window = [2 if dim in self.axes else 1 for dim in range(x.ndim)]
-        return lax.reduce_window(x, -jnp.inf, lax.max, window, window, "VALID")
-
     def mean_pool(self, x: Any) -> Any:
         """Average every window of 2, by splitting the spatial dimensions."""
-        shape = [n for dim, extent in enumerate(x.shape) for n in ([extent // 2, 2] if dim in self.axes else [extent])]
-        return x.reshape(shape).mean([self.axes[0] + 1 + 2 * number for number in range(len(self.axes))])
-
-    def doubled(self, x: Any) -> Any:
-        """Repeat every pixel along the spatial dimensions, by a broadcast and a reshape."""
-        dims = list(enumerate(x.shape))
-        split = [n for dim, extent in dims for n in ([extent, 1] if dim in self.axes else [extent])]
-        wide = [n for dim, extent in dims for n in ([extent, 2] if dim in self.axes else [extent])]
-        shape = [2 * extent if dim in self.axes else extent for dim, extent in dims]
-        return jnp.broadcast_to(x.reshape(split), wide).reshape(shape)
+        split = [n for dim, size in enumerate(x.shape) for n in ([size // 2, 2] if dim in self.axes else [size])]
+        return x.reshape(split).mean([self.axes[0] + 1 + 2 * number for number in range(len(self.axes))])
 
     def concatenate(self, *images: Any) -> Any:
         """Join images along their channels."""
@@ -164,29 +103,61 @@ class Net:
 
     def feed_forward(self, x: Any, wide: int, up: str = "up", down: str = "down") -> Any:
         """Add a two-layer network of the normalized rows."""
-        return x + self.dense(down, gelu(self.dense(up, _layer_norm(x), wide)), x.shape[-1])
+        return x + self.dense(down, nn.gelu(self.dense(up, _layer_norm(x), wide)), x.shape[-1])
 
 
-def _network(inputs: Callable[[Net], tuple[Any, ...]]) -> Callable[[Network], Network]:
-    def decorate(network: Network) -> Network:
-        network.inputs = inputs  # type: ignore[attr-defined]
+@dataclass(frozen=True, eq=False)
+class Program(tasks.Family):
+    """A network and its inputs: shapes (float32), or (shape, n) for integers below n."""
+
+    network: Network
+    inputs: tuple[Any, ...]
+
+    def build(self, variant: str, seed: int = 0) -> tuple[Network, tuple[Any, ...]]:
+        """Return a variant, a function of a dict of parameters and the inputs, and random arguments.
+
+        Parameters are normal, divided by the square root of the number of terms in a result, so that activations keep
+        their scale.
+        """
+        name = variant.removesuffix(GRADIENT)
+        inputs = self.inputs[0][name] if isinstance(self.inputs[0], dict) else self.inputs
+        if name == "nchw":
+            inputs = tuple((batch, features, *sides) for batch, *sides, features in inputs)
+        specs = [(each, None) if isinstance(each[0], int) else each for each in inputs]
+        net = Net(name)
+        zeros = (np.zeros(shape, np.float32 if below is None else np.int32) for shape, below in specs)
+        jax.eval_shape(partial(self.network, net), *zeros)
+        rng = np.random.default_rng(seed)
+        parameters = {
+            key: rng.standard_normal(shape, np.float32) / np.float32(max(1.0, np.prod(shape) / max(shape)) ** 0.5)
+            for key, shape in sorted(net.shapes.items())
+        }
+        arguments = (
+            rng.standard_normal(shape, np.float32) if below is None else rng.integers(0, below, shape, np.int32)
+            for shape, below in specs
+        )
+
+        def function(parameters: dict[str, Any], *args: Any) -> Any:
+            return self.network(Net(name, parameters), *args)
+
+        def loss(*args: Any) -> Any:
+            return jnp.mean(jnp.square(function(*args)))
+
+        return function if variant == name else jax.grad(loss), (parameters, *arguments)
+
+
+#: All programs by name.
+FAMILIES: Final[dict[str, Program]] = {}
+
+
+def _program(group: str, variants: str, *inputs: Any, split: str = "train") -> Callable[[Network], Network]:
+    """Add a network to :data:`FAMILIES`; inputs are images in NHWC, or one dict of the inputs of every variant."""
+
+    def add(network: Network) -> Network:
+        FAMILIES[network.__name__] = Program(group, network.__name__, variants, network, inputs, split=split)
         return network
 
-    return decorate
-
-
-def _inputs(*inputs: Any, **variants: Shape) -> Callable[[Network], Network]:
-    """Set the inputs of a network, or its input by variant."""
-    return _network(lambda net: (variants[net.variant],) if variants else inputs)
-
-
-def _images(batch: int, side: int, features: int) -> Callable[[Network], Network]:
-    """Set the input of a network: square images, or sequences, in the layout of the variant."""
-    return _network(
-        lambda net: (
-            (batch, *(side for _ in net.axes), features) if net.last else (batch, features, *(side for _ in net.axes)),
-        )
-    )
+    return add
 
 
 def _standardized(x: Any, axes: Any) -> Any:
@@ -194,8 +165,7 @@ def _standardized(x: Any, axes: Any) -> Any:
     return (x - mean) * lax.rsqrt(jnp.square(x - mean).mean(axes, keepdims=True) + 1e-5)
 
 
-def _layer_norm(x: Any) -> Any:
-    return _standardized(x, -1)
+_layer_norm = partial(_standardized, axes=-1)
 
 
 def _flat(x: Any) -> Any:
@@ -209,7 +179,7 @@ def _attend(q: Any, k: Any, v: Any, causal: bool = False, bias: Any = None) -> A
         scores = scores + bias
     if causal:
         scores = jnp.where(jnp.tri(q.shape[2], k.shape[2], dtype=bool), scores, -1e9)
-    return jnp.einsum("bhqk,bhkd->bhqd", softmax(scores), v)
+    return jnp.einsum("bhqk,bhkd->bhqd", nn.softmax(scores), v)
 
 
 def _heads(x: Any, count: int) -> Any:
@@ -226,101 +196,99 @@ def _joined(x: Any) -> Any:
 # Image classifiers
 
 
-@_images(16, 32, 4)
+@_program("convolutions", "nhwc", (16, 32, 32, 4))
 def lenet(net: Net, x: Any) -> Any:
     """Two convolutions with pooling, one of single pixels, four dense layers (after LeCun et al., 1998)."""
     for features in (8, 16):
         x = net.mean_pool(jnp.tanh(net.conv("conv", x, 5, features)))
     x = _flat(jnp.tanh(net.conv("mix", x, 1, 16)))
-    for features in (120, 84, 64, 10):
-        x = jnp.tanh(net.dense("dense", x, features))
-    return x
+    return jnp.tanh(net.dense("dense", x, 120, 84, 64, 10, to=jnp.tanh))
 
 
-@_images(4, 40, 8)
+@_program("convolutions", "nhwc-grad nchw", (4, 40, 40, 8))
 def vgg(net: Net, x: Any) -> Any:
     """Pairs of 3×3 convolutions between poolings (Simonyan and Zisserman, 2014)."""
     for number, features in enumerate((12, 12, 12, 24, 24)):
-        x = relu(net.conv("conv", x, 3, features))
+        x = nn.relu(net.conv("conv", x, 3, features))
         if number in (2, 4):
             x = net.mean_pool(x)
-    return net.dense("dense", relu(net.dense("dense", _flat(x), 64)), 10)
+    return net.dense("dense", _flat(x), 64, 10)
 
 
-@_images(4, 40, 16)
+@_program("convolutions", "nhwc", (4, 40, 40, 16))
 def inception(net: Net, x: Any) -> Any:
     """Two modules of parallel 1×1, 3×3 and 5×5 branches (Szegedy et al., 2014)."""
     for number in range(2):
         one, three, five = (f"modules/{number}/{branch}" for branch in ("one", "three", "five"))
-        y = relu(net.conv(three, relu(net.conv(three, x, 1, 8)), 3, 12))
-        z = relu(net.conv(five, relu(net.conv(five, x, 1, 4)), 5, 8))
-        x = net.mean_pool(net.concatenate(relu(net.conv(one, x, 1, 12)), y, z))
-    return net.dense("out", net.mean(x), 10)
+        y = nn.relu(net.conv(three, nn.relu(net.conv(three, x, 1, 8)), 3, 12))
+        z = nn.relu(net.conv(five, nn.relu(net.conv(five, x, 1, 4)), 5, 8))
+        x = net.mean_pool(net.concatenate(nn.relu(net.conv(one, x, 1, 12)), y, z))
+    return net.dense("out", x.mean(net.axes), 10)
 
 
-@_images(4, 32, 4)
+@_program("convolutions", "nhwc nchw", (4, 32, 32, 4), split="test")
 def resnet(net: Net, x: Any) -> Any:
     """A stem and three residual blocks, one of which halves the image (He et al., 2015)."""
-    x = relu(net.norm(net.conv("stem", x, 3, 16)))
-    y = relu(net.norm(net.conv("a", x, 3, 16)))
-    x = relu(x + net.norm(net.conv("a", y, 3, 16)))
-    y = relu(net.norm(net.conv("b", x, 3, 32, 2)))
-    x = relu(net.conv("b/skip", x, 1, 32, 2) + net.norm(net.conv("b", y, 3, 32)))
+    x = nn.relu(net.norm(net.conv("stem", x, 3, 16)))
+    y = nn.relu(net.norm(net.conv("a", x, 3, 16)))
+    x = nn.relu(x + net.norm(net.conv("a", y, 3, 16)))
+    y = nn.relu(net.norm(net.conv("b", x, 3, 32, 2)))
+    x = nn.relu(net.conv("b/skip", x, 1, 32, 2) + net.norm(net.conv("b", y, 3, 32)))
     y = x
     for window, features in ((1, 16), (3, 16), (1, 32)):
-        y = relu(net.norm(net.conv("c", y, window, features)))
-    return net.dense("out", net.mean(x + y), 10)
+        y = nn.relu(net.norm(net.conv("c", y, window, features)))
+    return net.dense("out", (x + y).mean(net.axes), 10)
 
 
-@_images(4, 40, 16)
+@_program("convolutions", "nhwc", (4, 40, 40, 16), split="valid")
 def mobilenet(net: Net, x: Any) -> Any:
     """Inverted residuals around depthwise convolutions (Sandler et al., 2018)."""
     for number, stride in enumerate((2, 1, 2)):
         block = f"blocks/{number}"
-        y = relu6(net.norm(net.conv(block, x, 1, 32)))
-        y = relu6(net.norm(net.conv(block, y, 3, 32, stride, groups=32)))
+        y = nn.relu6(net.norm(net.conv(block, x, 1, 32)))
+        y = nn.relu6(net.norm(net.conv(block, y, 3, 32, stride, groups=32)))
         y = net.conv(block, y, 1, 16)
         x = x + y if stride == 1 else y
-    return net.dense("out", net.mean(x), 10)
+    return net.dense("out", x.mean(net.axes), 10)
 
 
-@_images(4, 48, 4)
+@_program("convolutions", "nhwc", (4, 48, 48, 4), split="valid")
 def senet(net: Net, x: Any) -> Any:
     """Convolutions whose channels are gated by their means (Hu et al., 2017)."""
-    x = net.max_pool(relu(net.conv("stem", x, 3, 24)))
+    pooled = (1, 2, 2, 1)
+    x = lax.reduce_window(nn.relu(net.conv("stem", x, 3, 24)), -jnp.inf, lax.max, pooled, pooled, "VALID")
     for number in range(3):
-        y = relu(net.conv(f"blocks/{number}/conv", x, 3, 24))
-        gate = f"blocks/{number}/gate"
-        z = sigmoid(net.dense(gate, relu(net.dense(gate, net.mean(y), 8)), 24))
-        x = x + y * z.reshape([z.shape[1] if dim == net.channel else n for dim, n in enumerate((len(z), 1, 1, 1))])
-    return net.dense("out", net.mean(x), 10)
+        y = nn.relu(net.conv(f"blocks/{number}/conv", x, 3, 24))
+        z = nn.sigmoid(net.dense(f"blocks/{number}/gate", y.mean(net.axes), 8, 24))
+        x = x + y * z.reshape(len(z), 1, 1, -1)
+    return net.dense("out", x.mean(net.axes), 10)
 
 
-@_images(2, 80, 3)
+@_program("convolutions", "nhwc", (2, 80, 80, 3), split="test")
 def convnext(net: Net, x: Any) -> Any:
     """A patch stem and blocks of depthwise 7×7, normalization and an inverted bottleneck of dots (Liu et al., 2022)."""
     x = net.conv("stem", x, 4, 32, 4, "VALID")
     for number in range(2):
         y = net.conv(f"blocks/{number}/depth", x, 7, 32, groups=32)
         y = (y - y.mean(-1, keepdims=True)) * lax.rsqrt(y.var(-1, keepdims=True) + 1e-5)
-        rows = gelu(net.dense(f"blocks/{number}/up", y.reshape(-1, 32), 128))
+        rows = nn.gelu(net.dense(f"blocks/{number}/up", y.reshape(-1, 32), 128))
         x = x + net.dense(f"blocks/{number}/down", rows, 32).reshape(x.shape)
-    return net.dense("out", net.mean(x), 10)
+    return net.dense("out", x.mean(net.axes), 10)
 
 
-@_images(4, 32, 4)
+@_program("convolutions", "nhwc", (4, 32, 32, 4))
 def densenet(net: Net, x: Any) -> Any:
     """Every convolution has all previous results as input, through a 1×1 bottleneck (Huang et al., 2016)."""
     x = net.conv("stem", x, 3, 16)
     for number in range(2):
         for layer in range(3):
-            y = net.conv(f"blocks/{number}/{layer}", relu(net.norm(x)), 1, 16)
-            x = net.concatenate(x, net.conv(f"blocks/{number}/{layer}", relu(y), 3, 8))
-        x = net.mean_pool(net.conv("between", relu(x), 1, 16))
-    return net.dense("out", net.mean(x), 10)
+            y = net.conv(f"blocks/{number}/{layer}", nn.relu(net.norm(x)), 1, 16)
+            x = net.concatenate(x, net.conv(f"blocks/{number}/{layer}", nn.relu(y), 3, 8))
+        x = net.mean_pool(net.conv("between", nn.relu(x), 1, 16))
+    return net.dense("out", x.mean(net.axes), 10)
 
 
-@_images(4, 24, 4)
+@_program("convolutions", "nhwc", (4, 24, 24, 4), split="valid")
 def capsule(net: Net, x: Any) -> Any:
     """Convolutions, then small vectors that vote for larger ones in two rounds of routing (Sabour et al., 2017)."""
     width, classes, wide = 8, 8, 12
@@ -329,62 +297,67 @@ def capsule(net: Net, x: Any) -> Any:
         size = jnp.square(x).sum(-1, keepdims=True)
         return x * jnp.sqrt(size + 1e-6) / (1 + size)
 
-    x = relu(net.conv("conv", x, 5, 16))
-    x = relu(net.conv("conv", x, 3, 16, 2))
+    x = nn.relu(net.conv("conv", x, 5, 16))
+    x = nn.relu(net.conv("conv", x, 3, 16, 2))
     x = net.conv("conv", x, 5, 4 * width)
     low = squashed(x.reshape(x.shape[0], -1, width))
     votes = jnp.einsum("biw,icwv->bicv", low, net.parameter("votes", low.shape[1], classes, width, wide))
+
+    def routed(agreed: Any) -> Any:
+        return squashed(jnp.einsum("bic,bicv->bcv", nn.softmax(agreed), votes))
+
     agreed = jnp.zeros(votes.shape[:3])
     for _ in range(2):
-        high = squashed(jnp.einsum("bic,bicv->bcv", softmax(agreed), votes))
-        agreed = agreed + jnp.einsum("bcv,bicv->bic", high, votes)
-    high = squashed(jnp.einsum("bic,bicv->bcv", softmax(agreed), votes))
-    return net.dense("decode", relu(net.dense("decode", _flat(high), 128)), 256)
+        agreed = agreed + jnp.einsum("bcv,bicv->bic", routed(agreed), votes)
+    return net.dense("decode", _flat(routed(agreed)), 128, 256)
 
 
 # Networks from images to images, and discriminators
 
 
-@_images(2, 48, 4)
+@_program("convolutions", "nhwc", (2, 48, 48, 4))
 def unet(net: Net, x: Any) -> Any:
     """Downsampling and upsampling with projected skip connections (after Ronneberger et al., 2015)."""
     skips = []
     for features in (8, 16):
-        x = relu(net.conv("down", x, 3, features))
+        x = nn.relu(net.conv("down", x, 3, features))
         skips.append(net.conv("skip", x, 1, features // 2))
         x = net.mean_pool(x)
-    x = relu(net.conv("low", x, 3, 16))
+    x = nn.relu(net.conv("low", x, 3, 16))
     for _ in range(2):
-        x = relu(net.conv("up", net.concatenate(net.doubled(x), skips.pop()), 3, 8))
+        # Repeat every pixel by a broadcast and a reshape.
+        n, h, w, c = x.shape
+        x = jnp.broadcast_to(x.reshape(n, h, 1, w, 1, c), (n, h, 2, w, 2, c)).reshape(n, 2 * h, 2 * w, c)
+        x = nn.relu(net.conv("up", net.concatenate(x, skips.pop()), 3, 8))
     return net.conv("out", x, 1, 4)
 
 
-@_images(6, 48, 4)
+@_program("convolutions", "nhwc nchw", (6, 48, 48, 4))
 def autoencoder(net: Net, x: Any) -> Any:
     """Strided convolutions, dense layers as a bottleneck, then transposed convolutions."""
-    x = relu(net.conv("in", x, 3, 4))
+    x = nn.relu(net.conv("in", x, 3, 4))
     for features in (16, 24):
-        x = relu(net.conv("down", x, 3, features, 2))
-    x = relu(net.dense("code", relu(net.dense("code", _flat(x), 48)), 12 * 12 * 24)).reshape(x.shape)
+        x = nn.relu(net.conv("down", x, 3, features, 2))
+    x = nn.relu(net.dense("code", _flat(x), 48, 12 * 12 * 24)).reshape(x.shape)
     for features in (16, 8):
         w = net.filters("up", 3, x.shape[net.channel], features)
         x = jnp.tanh(lax.conv_transpose(x, w, (2, 2), "SAME", dimension_numbers=net.dimensions))
     return net.conv("out", x, 1, 4)
 
 
-@_images(8, 48, 4)
+@_program("convolutions", "nhwc nchw", (8, 48, 48, 4), split="valid")
 def discriminator(net: Net, x: Any) -> Any:
     """Strided convolutions, and the distances between images of a batch (Salimans et al., 2016)."""
     for features in (16, 24, 32):
-        x = leaky_relu(net.conv("conv", x, 4, features, 2), 0.2)
-        x = x + leaky_relu(net.conv("mix", x, 1, features), 0.2)
+        x = nn.leaky_relu(net.conv("conv", x, 4, features, 2), 0.2)
+        x = x + nn.leaky_relu(net.conv("mix", x, 1, features), 0.2)
     x = jnp.tanh(net.dense("dense", _flat(x), 64))
     y = net.dense("batch", x, 12 * 8).reshape(-1, 12, 8)
     near = jnp.exp(-jnp.abs(y[:, None] - y).sum(3)).sum(1)
     return net.dense("out", jnp.concatenate((x, near), 1), 1)
 
 
-@_images(2, 32, 4)
+@_program("convolutions", "nhwc", (2, 32, 32, 4), split="test")
 def pixelcnn(net: Net, x: Any) -> Any:
     """Masked, gated convolutions: a pixel depends on pixels above and to the left (van den Oord et al., 2016)."""
 
@@ -396,32 +369,31 @@ def pixelcnn(net: Net, x: Any) -> Any:
     x = net.conv("in", x, 5, 16, mask=masked)
     for _ in range(5):
         value, gate = jnp.split(net.conv("gated", x, 3, 32, mask=masked), 2, -1)
-        x = x + jnp.tanh(value) * sigmoid(gate)
+        x = x + jnp.tanh(value) * nn.sigmoid(gate)
     for _ in range(2):
-        x = net.conv("last", relu(x), 1, 16)
-    return log_softmax(net.conv("out", relu(x), 1, 8).reshape(-1, 8))
+        x = net.conv("last", nn.relu(x), 1, 16)
+    return nn.log_softmax(net.conv("out", nn.relu(x), 1, 8).reshape(-1, 8))
 
 
-@_images(2, 64, 4)
+@_program("convolutions", "nchw", (2, 64, 64, 4), split="test")
 def deeplab(net: Net, x: Any) -> Any:
     """Parallel convolutions of several dilations and a branch with the mean of the image (Chen et al., 2017)."""
-    x = relu(net.norm(net.conv("stem", x, 3, 16, 2)))
-    x = relu(net.norm(net.conv("stem", x, 3, 16)))
+    x = nn.relu(net.norm(net.conv("stem", x, 3, 16, 2)))
+    x = nn.relu(net.norm(net.conv("stem", x, 3, 16)))
     low = net.conv("low", x, 1, 8)
     seen = [net.conv("pyramid", x, 3, 8, dilation=dilation) for dilation in (1, 2, 4, 6)]
     whole = net.conv("whole", x.mean(net.axes, keepdims=True), 1, 8)
     seen.append(jnp.broadcast_to(whole, seen[0].shape))
-    y = relu(net.conv("join", relu(net.concatenate(*seen)), 1, 16))
-    y = relu(net.conv("refine", net.concatenate(y, low), 3, 16))
-    if not net.last:
-        y = y.transpose(0, 2, 3, 1)
-    return log_softmax(net.dense("out", y.reshape(-1, 16), 12)).reshape(*y.shape[:3], -1)
+    y = nn.relu(net.conv("join", nn.relu(net.concatenate(*seen)), 1, 16))
+    y = nn.relu(net.conv("refine", net.concatenate(y, low), 3, 16))
+    y = y.transpose(0, 2, 3, 1)
+    return nn.log_softmax(net.dense("out", y.reshape(-1, 16), 12)).reshape(*y.shape[:3], -1)
 
 
 # Sequences
 
 
-@_images(4, 512, 4)
+@_program("convolutions", "nwc", (4, 512, 4))
 def wavenet(net: Net, x: Any) -> Any:
     """Gated causal convolutions of growing dilation (van den Oord et al., 2016)."""
     x = net.conv("in", x, 1, 16)
@@ -429,13 +401,13 @@ def wavenet(net: Net, x: Any) -> Any:
     for dilation in (1, 2, 4, 8):
         y = net.conv("gated", x, 2, 32, padding=[(dilation, 0)], dilation=dilation)
         value, gate = jnp.split(y, 2, net.channel)
-        y = net.conv("skip", jnp.tanh(value) * sigmoid(gate), 1, 16)
+        y = net.conv("skip", jnp.tanh(value) * nn.sigmoid(gate), 1, 16)
         total = total + y
         x = x + y
-    return net.mean(net.conv("out", relu(total), 1, 8))
+    return net.conv("out", nn.relu(total), 1, 8).mean(net.axes)
 
 
-@_inputs((6, 96, 48))
+@_program("dots", "lstm gru", (6, 96, 48))
 def recurrent(net: Net, x: Any) -> Any:
     """Unrolled steps of an LSTM or a GRU over a batch of sequences."""
     steps, batch, features = x.shape
@@ -447,20 +419,20 @@ def recurrent(net: Net, x: Any) -> Any:
         w = net.parameter("h", width, gates * width)
         if net.variant == "lstm":
             i, f, g, o = jnp.split(inputs[step] + h @ w, 4, 1)
-            c = sigmoid(f) * c + sigmoid(i) * jnp.tanh(g)
-            h = sigmoid(o) * jnp.tanh(c)
+            c = nn.sigmoid(f) * c + nn.sigmoid(i) * jnp.tanh(g)
+            h = nn.sigmoid(o) * jnp.tanh(c)
         else:
             update, reset, new = jnp.split(inputs[step], 3, 1)
             u, r, n = jnp.split(h @ w, 3, 1)
-            z = sigmoid(update + u)
-            h = z * h + (1 - z) * jnp.tanh(new + sigmoid(reset + r) * n)
+            z = nn.sigmoid(update + u)
+            h = z * h + (1 - z) * jnp.tanh(new + nn.sigmoid(reset + r) * n)
     return net.dense("out", h, 16)
 
 
 # Attention
 
 
-@_inputs((2, 96, 96))
+@_program("dots", "encoder encoder-grad decoder", (2, 96, 96))
 def transformer(net: Net, x: Any) -> Any:
     """A block of self-attention and a two-layer network, as encoder or with a causal mask (Vaswani et al., 2017)."""
     y = _layer_norm(x)
@@ -469,7 +441,7 @@ def transformer(net: Net, x: Any) -> Any:
     return net.feed_forward(x, 4 * 96)
 
 
-@_inputs((2, 128, 96))
+@_program("dots", "multihead grouped-grad relative", (2, 128, 96))
 def attention(net: Net, x: Any) -> Any:
     """Multi-head attention, with fewer heads of keys than of queries, or with biases by distance."""
     batch, length, model = x.shape
@@ -491,7 +463,7 @@ def attention(net: Net, x: Any) -> Any:
     return net.dense("out", _joined(y), model)
 
 
-@_inputs((2, 32, 32, 48))
+@_program("dots", "shifted", (2, 32, 32, 48))
 def swin(net: Net, x: Any) -> Any:
     """Attention within windows of an image, which the second block shifts by half a window (Liu et al., 2021)."""
     batch, side, _, model = x.shape
@@ -510,7 +482,7 @@ def swin(net: Net, x: Any) -> Any:
     return x
 
 
-@_inputs((2, 768, 32), (2, 48, 64), (2, 256, 64))
+@_program("dots", "io", (2, 768, 32), (2, 48, 64), (2, 256, 64))
 def perceiver(net: Net, x: Any, latent: Any, queries: Any) -> Any:
     """A few latents attend to a long input and are attended to by the output queries (Jaegle et al., 2021)."""
 
@@ -524,14 +496,14 @@ def perceiver(net: Net, x: Any, latent: Any, queries: Any) -> Any:
     return crossed("answer", queries, _layer_norm(z))
 
 
-@_inputs((2, 384, 64))
+@_program("dots", "relu", (2, 384, 64))
 def performer(net: Net, x: Any) -> Any:
     """Attention by random features of queries and keys: the sum over keys comes first (Choromanski et al., 2020)."""
     for number in range(2):
         y = _layer_norm(x)
         q, k, v = (_heads(net.dense(f"{number}/qkv", y, 64), 4) for _ in range(3))
         features = net.parameter(f"{number}/features", 16, 32)
-        q, k = (relu(jnp.einsum("bhld,df->bhlf", each, features)) + 1e-3 for each in (q, k))
+        q, k = (nn.relu(jnp.einsum("bhld,df->bhlf", each, features)) + 1e-3 for each in (q, k))
         total = jnp.einsum("bhlf,bhld->bhfd", k, v)
         size = jnp.einsum("bhlf,bhf->bhl", q, k.sum(2))
         y = jnp.einsum("bhlf,bhfd->bhld", q, total) / size[..., None]
@@ -542,97 +514,88 @@ def performer(net: Net, x: Any) -> Any:
 # Perceptrons, mixers, towers, interactions of features, tensor networks
 
 
-@_inputs(classifier=(192, 256), gated=(8, 48, 64))
+@_program("dots", "classifier-grad gated", {"classifier": ((192, 256),), "gated": ((8, 48, 64),)})
 def mlp(net: Net, x: Any) -> Any:
     """A perceptron of five layers, or three gated layers over tokens (Shazeer, 2020)."""
     if net.variant == "classifier":
-        for features in (192, 192, 160, 128):
-            x = relu(net.dense("layers", x, features))
-        return log_softmax(net.dense("layers", x, 16))
+        return nn.log_softmax(net.dense("layers", x, 192, 192, 160, 128, 16))
     for number in range(3):
         rows = _layer_norm(x).reshape(-1, 64)
-        y = silu(net.dense(f"{number}", rows, 192)) * net.dense(f"{number}", rows, 192)
+        y = nn.silu(net.dense(f"{number}", rows, 192)) * net.dense(f"{number}", rows, 192)
         x = x + net.dense(f"{number}", y, 64).reshape(x.shape)
     return x
 
 
-@_inputs((4, 72, 96), (4, 72, 80))
+@_program("dots", "factorised", (4, 72, 96), (4, 72, 80))
 def bilinear(net: Net, x: Any, y: Any) -> Any:
     """Factorised bilinear pooling of two maps of features (Yu et al., 2017)."""
     a = jnp.einsum("bsi,ij->bsj", x, net.parameter("left", 96, 4 * 64))
     b = jnp.einsum("bsi,ij->bsj", y, net.parameter("right", 80, 4 * 64))
     joint = (a * b).reshape(*a.shape[:2], 64, 4).sum(-1)
     for _ in range(2):
-        scores = softmax(jnp.einsum("bsi,ij,btj->bst", joint, net.next_parameter("mix", 64, 64), joint))
+        scores = nn.softmax(jnp.einsum("bsi,ij,btj->bst", joint, net.next_parameter("mix", 64, 64), joint))
         joint = jnp.einsum("bst,bti->bsi", scores, joint)
     return net.dense("out", joint, 32)
 
 
-@_inputs((4, 32, 32, 4))
+@_program("dots", "block", (4, 32, 32, 4), split="valid")
 def mixer(net: Net, x: Any) -> Any:
     """Alternating dots over patches and over channels (Tolstikhin et al., 2021)."""
     patches = x.reshape(4, 8, 4, 8, 4, 4).transpose(0, 1, 3, 2, 4, 5).reshape(4, 64, -1)
     x = net.dense("patch", patches, 96)
     for number in range(2):
         tokens, channels = f"blocks/{number}/tokens", f"blocks/{number}/channels"
-        y = gelu(net.dense(tokens, _layer_norm(x).transpose(0, 2, 1), 96))
-        x = x + net.dense(tokens, y, 64).transpose(0, 2, 1)
+        y = net.dense(tokens, _layer_norm(x).transpose(0, 2, 1), 96, 64, to=nn.gelu)
+        x = x + y.transpose(0, 2, 1)
         x = net.feed_forward(x, 192, channels, channels)
     return net.dense("out", x.mean(1), 10)
 
 
-@_inputs((4, 96, 64))
+@_program("dots", "deep shallow-grad", (4, 96, 64), split="test")
 def gmlp(net: Net, x: Any) -> Any:
     """Two or four blocks with a spatial gate (Liu et al., 2021)."""
     for number in range({"shallow": 2, "deep": 4}[net.variant]):
-        u, v = jnp.split(gelu(net.dense(f"{number}/in", _layer_norm(x), 256)), 2, -1)
+        u, v = jnp.split(nn.gelu(net.dense(f"{number}/in", _layer_norm(x), 256)), 2, -1)
         v = jnp.einsum("bnd,mn->bmd", _layer_norm(v), net.parameter(f"{number}/space", 96, 96)) + 1
         x = x + net.dense(f"{number}/out", u * v, 64)
     return x
 
 
-@_inputs(((192, 8), 2000), ((256, 8), 2000))
+@_program("dots", "towers towers-grad", ((192, 8), 2000), ((256, 8), 2000), split="valid")
 def retrieval(net: Net, queries: Any, candidates: Any) -> Any:
     """Two towers over embeddings, every query scored against every candidate."""
 
     def tower(name: str, words: Any) -> Any:
         x = _flat(net.parameter("words", 2000, 64)[words])
-        for features in (128, 96):
-            x = jnp.tanh(net.dense(name, x, features))
-        x = net.dense(name, x, 64)
+        x = net.dense(name, x, 128, 96, 64, to=jnp.tanh)
         return x * lax.rsqrt(jnp.square(x).sum(1, keepdims=True) + 1e-6)
 
     q, c = tower("query", queries), tower("candidate", candidates)
-    return log_softmax(net.dense("rank", q, 64) @ c.T * 8.0)
+    return nn.log_softmax(net.dense("rank", q, 64) @ c.T * 8.0)
 
 
-@_inputs((256, 16), ((256, 15), 400))
+@_program("dots", "interaction interaction-grad", (256, 16), ((256, 15), 400), split="test")
 def dlrm(net: Net, numbers: Any, words: Any) -> Any:
     """Embeddings and a dense tower, all pairs of them multiplied (Naumov et al., 2019)."""
-    x = numbers
-    for features in (64, 64, 32):
-        x = relu(net.dense("bottom", x, features))
+    x = nn.relu(net.dense("bottom", numbers, 64, 64, 32))
     embedded = jax.vmap(lambda table, ids: table[ids], (0, 1), 1)(net.parameter("tables", 15, 400, 32), words)
     every = jnp.concatenate((x.reshape(-1, 1, 32), embedded), 1)
     products = jnp.einsum("bid,bjd->bij", every, every)
     y = jnp.concatenate((x, products.reshape(-1, 16**2)), 1)
-    for features in (128, 96, 64):
-        y = relu(net.dense("top", y, features))
-    return net.dense("top", y, 1)
+    return net.dense("top", y, 128, 96, 64, 1)
 
 
-@_inputs(chain=(6, 2048), tree=(8, 16384))
+@_program("dots", "chain tree-grad", {"chain": ((6, 2048),), "tree": ((8, 16384),)})
 def tensornet(net: Net, x: Any) -> Any:
     """Contractions of a tensor with a chain or a tree of factors (Novikov et al., 2015)."""
     if net.variant == "chain":
         cores = ((1, 8, 8, 12), (12, 8, 8, 12), (12, 8, 8, 12), (12, 4, 4, 1), (1, 4, 4, 12), (12, 8, 8, 1))
         p = [net.parameter(f"{number}", *shape) for number, shape in enumerate(cores)]
         y = x.reshape(x.shape[0], 8, 8, 8, 4)
-        y = jnp.einsum("bijkl,uiam->bjklam", y, p[0])
-        y = jnp.einsum("bjklam,mjcn->bklacn", y, p[1])
-        y = jnp.einsum("bklacn,nkdo->blacdo", y, p[2])
-        y = jnp.tanh(jnp.einsum("blacdo,olew->bacde", y, p[3]))
-        y = jnp.einsum("bacde,ujem->bacdjm", y.reshape(y.shape[0], 8, 8, 8, 4), p[4])
+        for core, spec in enumerate(("ijkl,uiam->bjklam", "jklam,mjcn->bklacn", "klacn,nkdo->blacdo")):
+            y = jnp.einsum(f"b{spec}", y, p[core])
+        y = jnp.tanh(jnp.einsum("blacdo,olew->bacde", y, p[3])).reshape(y.shape[0], 8, 8, 8, 4)
+        y = jnp.einsum("bacde,ujem->bacdjm", y, p[4])
         y = jnp.einsum("bacdjm,mkdn->bacjkn", y, p[1])
         y = jnp.einsum("bacjkn,nlco->bajklo", y, p[2])
         return jnp.einsum("bajklo,oiau->bjkli", y, p[5]).reshape(x.shape)
@@ -648,7 +611,7 @@ def tensornet(net: Net, x: Any) -> Any:
 # Dots with structured matrices: experts, block-diagonal factors, Fourier bases, normalized adjacency
 
 
-@_inputs((384, 16 * 24))
+@_program("dots", "deep", (384, 16 * 24))
 def monarch(net: Net, x: Any) -> Any:
     """Products of two block-diagonal matrices and a permutation, for the dense layers (Dao et al., 2022)."""
     blocks, width = 16, 24
@@ -658,43 +621,38 @@ def monarch(net: Net, x: Any) -> Any:
         y = jnp.einsum("rij,nri->nrj", left, x.reshape(-1, blocks, width))
         y = jnp.einsum("jrs,nrj->njs", right, y)
         y = y.swapaxes(1, 2).reshape(x.shape)
-        x = x + (y if number == 3 else gelu(y))
+        x = x + (y if number == 3 else nn.gelu(y))
     return x
 
 
-@_inputs((2, 192, 64))
+@_program("dots", "radix", (2, 192, 64), split="valid")
 def fourier(net: Net, x: Any) -> Any:
     """Mixing by the real part of a Fourier transform, the long one in two radix steps (Lee-Thorp et al., 2021)."""
     batch, length, model = x.shape
     first, second = 16, 12
 
-    def waves(rows: int, columns: int, length: int) -> tuple[Any, Any]:
+    def waves(rows: int, columns: int, length: int, scale: float = 1.0) -> tuple[Any, Any]:
         turns = 2 * np.pi * np.outer(np.arange(rows), np.arange(columns)) / length
-        return np.cos(turns).astype(np.float32), -np.sin(turns).astype(np.float32)
+        return np.cos(turns).astype(np.float32) / scale, -np.sin(turns).astype(np.float32) / scale
 
-    def basis(n: int) -> tuple[Any, Any]:
-        real, imaginary = waves(n, n, n)
-        return real / n**0.5, imaginary / n**0.5
-
-    twiddle = [each[..., None] for each in waves(first, second, length)]
+    cos, sin = (each[..., None] for each in waves(first, second, length))
     for number in range(2):
-        real, imaginary = basis(model)
-        y = x @ real, x @ imaginary
+        y = [x @ each for each in waves(model, model, model, model**0.5)]
         a, b = (each.reshape(batch, first, second, model) for each in y)
-        c, d = (jnp.asarray(each) for each in basis(first))
+        c, d = (jnp.asarray(each) for each in waves(first, first, first, first**0.5))
         a, b = (
             jnp.einsum("bijm,ik->bkjm", a, c) - jnp.einsum("bijm,ik->bkjm", b, d),
             jnp.einsum("bijm,ik->bkjm", a, d) + jnp.einsum("bijm,ik->bkjm", b, c),
         )
-        a, b = a * twiddle[0] - b * twiddle[1], a * twiddle[1] + b * twiddle[0]
-        real, imaginary = basis(second)
-        mixed = jnp.einsum("bkjm,jl->blkm", a, real) - jnp.einsum("bkjm,jl->blkm", b, imaginary)
+        a, b = a * cos - b * sin, a * sin + b * cos
+        c, d = waves(second, second, second, second**0.5)
+        mixed = jnp.einsum("bkjm,jl->blkm", a, c) - jnp.einsum("bkjm,jl->blkm", b, d)
         x = _layer_norm(x + mixed.reshape(x.shape))
-        x = _layer_norm(x + net.dense(f"{number}", gelu(net.dense(f"{number}", x, 2 * model)), model))
+        x = _layer_norm(x + net.dense(f"{number}", x, 2 * model, model, to=nn.gelu))
     return x
 
 
-@_inputs((2, 192, 64))
+@_program("dots", "soft", (2, 192, 64), split="test")
 def experts(net: Net, x: Any) -> Any:
     """Slots that mix tokens by a softmax, with an expert per group of slots (Puigcerver et al., 2023)."""
     count, slots, wide = 8, 12, 96
@@ -702,22 +660,22 @@ def experts(net: Net, x: Any) -> Any:
     for number in range(2):
         y = _layer_norm(x)
         scores = jnp.einsum("blm,mes->bles", y, net.parameter(f"{number}/route", model, count, slots))
-        taken = jnp.einsum("bles,blm->besm", softmax(scores, 1), y)
-        taken = gelu(jnp.einsum("besm,emw->besw", taken, net.parameter(f"{number}/up", count, model, wide)))
+        taken = jnp.einsum("bles,blm->besm", nn.softmax(scores, 1), y)
+        taken = nn.gelu(jnp.einsum("besm,emw->besw", taken, net.parameter(f"{number}/up", count, model, wide)))
         given = jnp.einsum("besw,ewm->besm", taken, net.parameter(f"{number}/down", count, wide, model))
-        weights = softmax(scores.reshape(batch, length, -1)).reshape(scores.shape)
+        weights = nn.softmax(scores.reshape(batch, length, -1)).reshape(scores.shape)
         x = x + jnp.einsum("bles,besm->blm", weights, given)
     return x
 
 
-@_inputs((4, 80, 48), (4, 3, 80, 80))
+@_program("dots", "relations", (4, 80, 48), (4, 3, 80, 80), split="test")
 def graphconv(net: Net, x: Any, links: Any) -> Any:
     """Features of nodes averaged over dense neighbours of three relations (after Schlichtkrull et al., 2017)."""
-    weight = sigmoid(links)
+    weight = nn.sigmoid(links)
     weight = weight / weight.sum(3, keepdims=True)
     for number in range(2):
         seen = jnp.einsum("grnm,gmi->grni", weight, x)
         own = net.parameter(f"layers/{number}/each", 3, x.shape[2], 64)
-        x = relu(jnp.einsum("grni,rij->gnj", seen, own) + net.dense(f"layers/{number}/self", x, 64))
+        x = nn.relu(jnp.einsum("grni,rij->gnj", seen, own) + net.dense(f"layers/{number}/self", x, 64))
     scores = jnp.einsum("gni,rij,gmj->grnm", x, net.parameter("pair", 3, 64, 64), x)
-    return scores.mean((1, 3))[..., None] + net.dense("out", relu(net.dense("out", x, 64)), 8)
+    return scores.mean((1, 3))[..., None] + net.dense("out", x, 64, 8)

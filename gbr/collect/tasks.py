@@ -1,19 +1,32 @@
-"""Families of graphs to measure, their files, and the quality of the measurements."""
+"""Families of graphs to measure, their files, the quality of the measurements, and the driver of both collections."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import multiprocessing
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from statistics import mean, median
-from typing import Any
+from typing import Any, Final
 
-from gbr.collect.timer import doubts, retest_tau, spread
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import kendalltau
+
+from gbr.collect.timer import cores, pin, pinned
 from gbr.data.collection import SPLITS
-from gbr.data.graph import read_graph
+from gbr.data.graph import read_graph, write_graph
 from gbr.errors import CollectError, UsageError
+
+#: Thresholds of warnings: below them, the order of the configurations is mostly noise, or their runtimes hardly differ.
+LEAST_TAU: Final = 0.7
+LEAST_SPREAD: Final = 1.1
+#: Maximum number of draws per configuration, after which the space is considered exhausted.
+DRAWS: Final = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +76,10 @@ class Task:
         return self.path.stem[len(self.family) + 1 :]
 
 
+#: Measures a variant of a family; returns the arrays of its file, named as in TpuGraphs.
+Measure = Callable[[str, str, Settings], dict[str, NDArray[Any]]]
+
+
 @dataclass(frozen=True, slots=True)
 class Quality:
     """Quality of the measurements of one graph.
@@ -75,7 +92,7 @@ class Quality:
     spread : float
         Slowest over fastest configuration.
     tau : float
-        Kendall's tau-b between the two passes.
+        Kendall's tau-b between the two passes; 0 if one of them is constant.
     nodes : int, optional
         Number of configurable nodes; of layout graphs only.
     """
@@ -90,32 +107,59 @@ class Quality:
 
     @classmethod
     def read(cls, path: Path) -> Quality:
-        """Read the quality of the graph in a file.
-
-        Raises
-        ------
-        DataError
-            If the file is damaged.
-        CollectError
-            If a measurement is missing.
-        """
+        """Read the quality of the graph in a file; raises DataError or CollectError if it is damaged or incomplete."""
         graph = read_graph(path)
-        if graph.runtime is None or graph.repeat is None:
-            raise CollectError(
-                f"{path}: expected config_runtime and config_runtime_repeat; delete the file and collect again"
-            )
+        first, second = graph.runtime, graph.repeat
+        if first is None or second is None:
+            raise CollectError(f"{path}: expected config_runtime and config_runtime_repeat; collect this file again")
         nodes = None if graph.node_config_ids is None else len(graph.node_config_ids)
-        tau = retest_tau(graph.runtime, graph.repeat)
+        tau = float(np.nan_to_num(kendalltau(first, second).statistic))
         family = graph.name.rsplit("_", 1)[0]
-        return cls(family, graph.name, path.parent.name, graph.n_configs, spread(graph.runtime), tau, nodes)
+        return cls(family, graph.name, path.parent.name, graph.n_configs, float(first.max() / first.min()), tau, nodes)
 
     def doubts(self) -> list[str]:
         """Reasons to doubt the measurements, one line each."""
-        return [f"{self.graph}: {reason}" for reason in doubts(self.spread, self.tau)]
+        found = []
+        if self.tau < LEAST_TAU:
+            found.append(f"retest tau {self.tau:.2f} is below {LEAST_TAU}: raise --rounds, or stop other work")
+        if self.spread < LEAST_SPREAD:
+            found.append(f"slowest/fastest {self.spread:.2f} is below {LEAST_SPREAD}: the configurations hardly differ")
+        return [f"{self.graph}: {reason}" for reason in found]
 
     def as_dict(self) -> dict[str, Any]:
         """Values for JSON."""
         return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+def seed_of(name: str, seed: int) -> int:
+    """Seed of one graph's operands and configurations."""
+    return zlib.crc32(name.encode()) ^ seed
+
+
+def distinct(default: NDArray[Any], draw: Callable[[int, int], NDArray[Any] | None], n_configs: int) -> NDArray[Any]:
+    """Draw distinct configurations.
+
+    Parameters
+    ----------
+    default : array
+        The first configuration.
+    draw : callable
+        ``draw(attempt, found)`` returns a configuration or None; ``found`` is the number of distinct ones so far.
+    n_configs : int
+
+    Returns
+    -------
+    array (c, ...)
+        ``c < n_configs`` if there are not enough distinct ones.
+    """
+    seen = {default.tobytes(): default}
+    for attempt in range(DRAWS * n_configs):
+        if len(seen) >= n_configs:
+            break
+        config = draw(attempt, len(seen))
+        if config is not None:
+            seen.setdefault(config.tobytes(), config)
+    return np.stack(list(seen.values()))
 
 
 def choose(
@@ -144,19 +188,43 @@ def choose(
     ]
 
 
-def stored(families: Mapping[str, Family], folder: Path) -> Iterator[Quality]:
-    """Quality of the measured graphs in the folder of a collection, ordered by family; raises as Quality.read."""
-    return (Quality.read(task.path) for task in choose(families, None, SPLITS, folder) if task.path.exists())
+def collect(measure: Measure, todo: Sequence[Task], settings: Settings, jobs: int = 1) -> Iterator[Quality]:
+    """Measure graphs and write their files, one at a time on each of ``jobs`` pinned cores.
 
-
-def markdown(graphs: Sequence[Quality]) -> str:
-    """Format a summary line and a table with a row per family: its graphs with their spread and retest tau.
-
-    Parameters
-    ----------
-    graphs : sequence of Quality
-        Ordered by family.
+    Yields the qualities in order of completion; raises UsageError if ``jobs`` exceeds the cores of this process.
     """
+    if jobs == 1:
+        with pinned():  # before JAX starts: XLA creates a thread per core that the process may use
+            for task in todo:
+                yield _collect(measure, task, settings)
+        return
+    usable = cores()
+    if jobs > len(usable):
+        raise UsageError(f"--jobs {jobs}: expected at most {len(usable)}, the number of cores of this process")
+    context = multiprocessing.get_context("spawn")
+    free = context.SimpleQueue()
+    for core in usable[-jobs:]:
+        free.put(core)
+    pool = ProcessPoolExecutor(jobs, context, _pin_next, (free,))
+    try:
+        for done in as_completed([pool.submit(_collect, measure, task, settings) for task in todo]):
+            yield done.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _collect(measure: Measure, task: Task, settings: Settings) -> Quality:
+    write_graph(task.path, measure(task.family, task.variant, settings))
+    return Quality.read(task.path)
+
+
+def _pin_next(free: Any) -> None:
+    pin(free.get())
+
+
+def markdown(families: Mapping[str, Family], folder: Path) -> str:
+    """Format the measured graphs of a collection: a summary, and a row per family with spreads and retest taus."""
+    graphs = [Quality.read(task.path) for task in choose(families, None, SPLITS, folder) if task.path.exists()]
     if not graphs:
         return "Nothing measured yet.\n"
     count = {split: sum(each.split == split for each in graphs) for split in SPLITS}
@@ -171,9 +239,10 @@ def markdown(graphs: Sequence[Quality]) -> str:
         "|---|---|---|",
     ]
     for (family, split), members in groupby(graphs, lambda each: (each.family, each.split)):
-        cells = []
-        for each in members:
-            nodes = f" ({each.nodes})" if each.nodes else ""
-            cells.append(f"{each.graph[len(family) + 1 :]}{nodes}: {each.spread:.2f} / {each.tau:.2f}")
+        cells = (
+            f"{each.graph[len(family) + 1 :]}{f' ({each.nodes})' if each.nodes else ''}: "
+            f"{each.spread:.2f} / {each.tau:.2f}"
+            for each in members
+        )
         lines.append(f"| {family} | {split} | {', '.join(cells)} |")
     return "\n".join(lines)

@@ -11,88 +11,37 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gbr.errors import CollectError
-
 IntArray = NDArray[np.int64]
 Clock = Callable[[], int]
-
-#: Thresholds of warnings: below them, the order of the configurations is mostly noise, or their runtimes hardly differ.
-LEAST_TAU = 0.7
-LEAST_SPREAD = 1.1
 
 #: Minimum number of rounds of every run in a pass.
 LEAST_ROUNDS = 3
 
 
-@dataclass(frozen=True, eq=False)
-class Timing:
-    """Two independent measurements of the same candidates, int64 (n,) each, in nanoseconds."""
-
-    first: IntArray
-    second: IntArray
-
-    @property
-    def spread(self) -> float:
-        """Slowest over fastest runtime in the first pass."""
-        return spread(self.first)
-
-    @property
-    def tau(self) -> float:
-        """Kendall's tau-b between the two passes."""
-        return retest_tau(self.first, self.second)
-
-
-def spread(runtime: IntArray) -> float:
-    """Slowest over fastest runtime."""
-    return float(runtime.max() / runtime.min())
-
-
-def retest_tau(first: IntArray, second: IntArray) -> float:
-    """Kendall's tau-b between two measurements of the same candidates; 0 if one of them is constant."""
-    from scipy.stats import kendalltau
-
-    tau = float(kendalltau(first, second).statistic)
-    return 0.0 if np.isnan(tau) else tau
-
-
-def doubts(spread: float, tau: float) -> list[str]:
-    """Reasons to doubt a measurement, one phrase each."""
-    found = []
-    if tau < LEAST_TAU:
-        found.append(f"retest tau {tau:.2f} is below {LEAST_TAU}: raise --rounds, or stop other work on the machine")
-    if spread < LEAST_SPREAD:
-        found.append(f"slowest/fastest {spread:.2f} is below {LEAST_SPREAD}: the configurations hardly differ")
-    return found
-
-
 def cores() -> list[int]:
     """Cores that this process may use, in ascending order."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
-def pin(core: int) -> None:
-    """Pin this process to ``core``, if the system supports it."""
+def pin(*cores: int) -> None:
+    """Pin this process to ``cores``, if the system supports it."""
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {core})
+        os.sched_setaffinity(0, cores)
 
 
 @contextmanager
-def pinned() -> Iterator[int]:
-    """Pin this process to the last core that it may use, and restore its cores afterwards; yields the core."""
+def pinned() -> Iterator[None]:
+    """Pin this process to the last core that it may use, and restore its cores afterwards."""
     before = cores()
     pin(before[-1])
     try:
-        yield before[-1]
+        yield
     finally:
-        if hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(0, before)
+        pin(*before)
 
 
 def measure(
@@ -103,7 +52,7 @@ def measure(
     enough_ns: int = 30_000_000,
     seed: int = 0,
     clock: Clock = time.thread_time_ns,
-) -> Timing:
+) -> tuple[IntArray, IntArray]:
     """Time every run in two passes.
 
     Parameters
@@ -124,43 +73,23 @@ def measure(
 
     Returns
     -------
-    Timing
-
-    Raises
-    ------
-    CollectError
-        If the clock did not advance during a sample.
+    int64 (len(runs),), twice
+        Nanoseconds in the first and in the second pass.
     """
-    if rounds < 1 or not runs:
-        raise CollectError(f"expected at least one run and one round, got {len(runs)} runs in {rounds} rounds")
-    rough = np.array([_once(run, clock) for run in runs], np.int64)
+
+    def elapsed(run: Callable[[], object], times: int) -> int:
+        start = clock()
+        for _ in range(times):
+            run()
+        return max(1, (clock() - start) // times)
+
+    rough = np.array([elapsed(run, 1) for run in runs], np.int64)
     repeats = -(-least_ns // rough)
     turns = np.clip(enough_ns // (rough * repeats), min(LEAST_ROUNDS, rounds), rounds)
     rng = np.random.default_rng(seed)
-    first, second = (_pass(runs, repeats, turns, rng, clock) for _ in range(2))
-    return Timing(first, second)
-
-
-def _once(run: Callable[[], object], clock: Clock) -> int:
-    start = clock()
-    run()
-    return max(1, clock() - start)
-
-
-def _pass(
-    runs: Sequence[Callable[[], object]], repeats: IntArray, turns: IntArray, rng: np.random.Generator, clock: Clock
-) -> IntArray:
-    best = np.full(len(runs), np.iinfo(np.int64).max, np.int64)
-    for turn in range(int(turns.max())):
-        for number in rng.permutation(np.flatnonzero(turns > turn)):
-            run, times = runs[number], int(repeats[number])
-            start = clock()
-            for _ in range(times):
-                run()
-            elapsed = clock() - start
-            if elapsed <= 0:
-                raise CollectError(
-                    f"the clock did not advance during {times} runs of candidate {number}; raise least_ns"
-                )
-            best[number] = min(best[number], elapsed // times)
-    return np.maximum(best, 1)
+    passes = np.full((2, len(runs)), np.iinfo(np.int64).max, np.int64)
+    for best in passes:
+        for turn in range(int(turns.max())):
+            for number in rng.permutation(np.flatnonzero(turns > turn)):
+                best[number] = min(best[number], elapsed(runs[number], int(repeats[number])))
+    return passes[0], passes[1]

@@ -10,20 +10,21 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from gbr.collect._jax import load_with_layouts
+import numpy as np
+
+from gbr.collect._jax import Reference
 from gbr.collect.families import FAMILIES
 from gbr.collect.layouts import (
     ENOUGH_NS,
     PARTS,
     Int8Array,
-    Reference,
     Relayout,
-    build,
     layout_of,
     sample_layouts,
 )
-from gbr.collect.layouts import FAMILIES as PROGRAMS
-from gbr.collect.tiles import Kernel, kernel_graph, sample_tiles, seed_of
+from gbr.collect.programs import FAMILIES as PROGRAMS
+from gbr.collect.tasks import seed_of
+from gbr.collect.tiles import Kernel, kernel_graph, sample_tiles
 from gbr.collect.timer import IntArray, cores, measure, pin, pinned
 from gbr.data.graph import graph_from_arrays
 from gbr.errors import GbrError, UsageError
@@ -53,10 +54,7 @@ def _measure_tiles(family: str, shape: Shape, tiles: IntArray, seed: int) -> Mea
     kernel = Kernel(FAMILIES[family], shape, seed)
 
     def runtime(config: int) -> float:
-        run = kernel.bind(tiles[config])
-        kernel.check(run, tiles[config])
-        timing = measure([run], rounds=_ROUNDS)
-        return float(min(timing.first[0], timing.second[0]))
+        return float(np.min(measure([kernel.checked(tiles[config])], rounds=_ROUNDS)))
 
     return runtime
 
@@ -86,11 +84,11 @@ def tile_space(kernel: str, *, candidates: int = 512, seed: int = 0) -> tuple[Gr
     shape = tuple(map(int, extents))
     kernel_seed = seed_of(family.stem(shape), seed)
     loops = family.nest(*shape).loops
-    tiles = sample_tiles([loop.extent for loop in loops], candidates, kernel_seed)
+    tiles = sample_tiles(list(loops.values()), candidates, kernel_seed)
     graph = graph_from_arrays(family.stem(shape), kernel_graph(family, shape, tiles))
 
     def describe(config: int) -> Configuration:
-        return {loop.name: int(tile) for loop, tile in zip(loops, tiles[config], strict=True)}
+        return {loop: int(tile) for loop, tile in zip(loops, tiles[config], strict=True)}
 
     return GraphSpace(graph, describe=describe), partial(_measure_tiles, family.name, shape, tiles, kernel_seed)
 
@@ -101,23 +99,23 @@ def tile_space(kernel: str, *, candidates: int = 512, seed: int = 0) -> tuple[Gr
 def _measure_layouts(name: str, configs: Int8Array) -> Measure:
     """Trace a program and return the function that measures a configuration; called in the measuring process."""
     pin(cores()[-1])  # before JAX starts: XLA creates a thread per core that the process may use
-    load_with_layouts()
     return _timed(Relayout(*named(name)), configs, name)
 
 
 def _timed(program: Relayout, configs: Int8Array, name: str) -> Measure:
     """Return a function that compiles, checks and measures a configuration: CPU time of the process [ns]."""
-    reference = Reference(program.compile(configs[0]), name)
+    reference = Reference(program.compile(configs[0])(), name)
 
     @lru_cache(_CACHED)
     def compiled(config: int) -> Callable[[], Any]:
         run = program.compile(configs[config])
-        reference.check(run, config)
+        reference.check(run(), config)
         return run
 
     def runtime(config: int) -> float:
-        timing = measure([compiled(config)], rounds=_ROUNDS, enough_ns=ENOUGH_NS, clock=time.process_time_ns)
-        return float(min(timing.first[0], timing.second[0]))
+        return float(
+            np.min(measure([compiled(config)], rounds=_ROUNDS, enough_ns=ENOUGH_NS, clock=time.process_time_ns))
+        )
 
     return runtime
 
@@ -149,7 +147,6 @@ def layout_space(program: str, *, candidates: int = 1024, seed: int = 0) -> tupl
         Number of configurations.
     seed : int
     """
-    load_with_layouts()
     space, configs = _space(Relayout(*named(program)), program.rpartition(":")[2], candidates, seed)
     return space, partial(_measure_layouts, program, configs)
 
@@ -210,7 +207,6 @@ def tune_layout(
         If JAX is missing or cannot trace the function, or for the reasons of :func:`gbr.tune.search`.
     """
     with pinned():
-        load_with_layouts()
         relayout = Relayout(function, args)
         name = str(getattr(function, "__name__", "function"))
         space, configs = _space(relayout, name, candidates, seed)
@@ -226,13 +222,14 @@ def named(program: str) -> tuple[Callable[..., Any], Sequence[Any]]:
     file, colon, name = program.rpartition(":")
     if not colon:
         stems = {
-            stem: (family.name, variant)
+            stem: (family, variant)
             for family in PROGRAMS.values()
             for stem, variant in zip(family.stems, family.variants.split(), strict=True)
         }
         if program not in stems:
             raise UsageError(f"{program}: unknown program; expected FILE.py:NAME or one of {', '.join(stems)}")
-        return build(*stems[program])
+        family, variant = stems[program]
+        return family.build(variant)
     if not Path(file).is_file():
         raise UsageError(f"{file}: no such Python file")
     try:
