@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from gbr import predict
-from gbr.attribution import BlockEffect
 from gbr.evaluation.metrics import Scored
 from gbr.report import report
 from gbr.report.tables import explanation_summary
@@ -25,7 +24,6 @@ from tests.test_explain import LAYOUT
 from tests.test_report import summarise
 
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-AGAINST = BlockEffect("config", "Whether layouts are set.", 0.5)
 
 #: The report in a frame of a given width, and what a script finds in it.
 WRAPPER = """<!doctype html><iframe style="width:{width}px;height:800px;border:0" srcdoc="{report}"></iframe>
@@ -71,20 +69,17 @@ def reports(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     runtimes = np.random.default_rng(0).lognormal(9, 0.1, 200)
     runtimes[120:] *= 3
     jumping = groups_of(runtimes.astype(int).tolist(), names=("a_long_name_" * 8 + "x" * 60,))
-    summary["splits"][0] |= {
-        "suspects": report.summarise_split(Scored("valid", jumping, np.arange(200.0)), "tile", {})["suspects"]
-    }
+    suspects = report.summarise_split(Scored("valid", jumping, np.arange(200.0)), "tile", {})["suspects"]
+    summary["splits"][0]["suspects"] = suspects
     long = json.loads(json.dumps(summary).replace("matmul_5", "matmul_" * 12 + "5" * 40))
     paths = sorted((root / "npz/tile/cpu/test").iterdir())
     prediction = report.summarise_prediction(root / "run", predict.predict(root / "run", paths), 5)
     nodes = tuple(replace(node, name=f"{'convolution_' * 6}.{'1' * 40}") for node in LAYOUT.nodes)
     columns = tuple(replace(column, name=f"neighborhood.{'x' * 60}") for column in LAYOUT.columns)
-    wide = replace(LAYOUT, nodes=nodes, columns=columns, blocks=(*LAYOUT.blocks, AGAINST))
-    explanation = prediction | {"command": "explain", "why": explanation_summary(wide)}
-    return {
-        name: report.render(each)
-        for name, each in (("run", long), ("prediction", prediction), ("explanation", explanation))
-    }
+    wide = explanation_summary(replace(LAYOUT, nodes=nodes, columns=columns))
+    explanation = prediction | {"command": "explain", "why": wide}
+    summaries = {"run": long, "prediction": prediction, "explanation": explanation}
+    return {name: report.render(each) for name, each in summaries.items()}
 
 
 @pytest.mark.parametrize("width", [360, 1000])
@@ -129,16 +124,3 @@ def test_another_graph_can_be_selected(chromium: str, reports: dict[str, str], t
     assert all(before != after for before, after in zip(first, second, strict=True))
     assert third[0] == linked
     assert counts == [5, 200, 1]
-
-
-def test_bars_extend_from_zero_to_both_sides(chromium: str, reports: dict[str, str], tmp_path: Path) -> None:
-    script = """[...document.querySelectorAll(".rows svg")].map((svg) => {
-        const bar = svg.querySelector("rect"), box = bar.getBoundingClientRect();
-        return [svg.getBoundingClientRect().left, svg.querySelector(".base").getBoundingClientRect().x,
-            box.left, box.right, getComputedStyle(bar).fill];
-    })"""
-    rows = evaluate(chromium, tmp_path, reports["explanation"], script, 360)
-    for (start, zero, left, right, _), block in zip(rows, (*LAYOUT.blocks, AGAINST), strict=True):
-        assert right - left == pytest.approx(abs(block.effect) / 0.75 * (zero - start), abs=1)
-        assert (left if block.effect > 0 else right) == pytest.approx(zero, abs=1)
-    assert len({row[-1] for row in rows}) == 2

@@ -7,30 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Scale:
-    """Map values to positions.
-
-    Parameters
-    ----------
-    low, high : float
-        Values at the ends.
-    ticks : tuple of float
-        Values to label.
-    transform : callable
-        Monotonic function applied to values: identity, logarithm or square root.
-    flip : bool
-        Whether ``low`` is at 100 %, as on a vertical axis.
-    """
+class Scale(NamedTuple):
+    """Map values to positions."""
 
     low: float
     high: float
-    ticks: tuple[float, ...] = ()
-    transform: Callable[[float], float] = float
-    flip: bool = False
+    ticks: tuple[float, ...] = ()  # values to label
+    transform: Callable[[float], float] = float  # or a logarithm or square root
+    flip: bool = False  # whether ``low`` is at 100 %, as on a vertical axis
 
     def __call__(self, value: float) -> float:
         """Position of a value in percent; outside 0 to 100 for a value beyond the ends."""

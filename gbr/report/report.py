@@ -26,7 +26,7 @@ from gbr.attribution import Explanation, explain
 from gbr.data.build import schema_of
 from gbr.data.collection import Subset, family
 from gbr.data.files import write_text
-from gbr.data.graph import N_LAYOUT, Graph, layout_text, node_names, read_graph
+from gbr.data.graph import N_LAYOUT, layout_text, node_names, read_graph
 from gbr.data.groups import QueryGroups
 from gbr.data.store import FeatureStore
 from gbr.errors import UsageError
@@ -50,13 +50,12 @@ _SPLITS: Final = ("test", "valid", "train")
 _POINTS, _MIN_POINTS, _MAX_POINTS = 120_000, 60, 1500
 #: Numbers of measured configurations in the budget plot.
 _BUDGETS: Final = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 200, 300, 500, 700, 1000)
-_N_WORST: Final = 8
-_MAX_SUSPECTS: Final = 12
+#: Maximum number of worst graphs, of graphs with jumps, and of important columns that are listed.
+_N_WORST, _MAX_SUSPECTS, _IMPORTANT_COLUMNS = 8, 12, 15
 #: A family counts as hard if it has at least this many graphs and its mean tau is this far below the overall mean.
 _FAMILY, _LOW_FAMILY = 3, 0.1
 #: Maximum slowdown@5 at which the top of the order counts as good.
 _GOOD_TOP: Final = 0.02
-_IMPORTANT_COLUMNS: Final = 15
 #: Number of rows of a learning curve, and ratio of the rounds of neighbouring points.
 CURVE_ROWS, _CURVE_STEP = 10_000, 1.6
 #: Number of configurations listed per prediction: default and maximum.
@@ -64,7 +63,6 @@ _TOP, _MAX_TOP = 10, 100
 #: Maximum number of graphs of a prediction to explain; an explanation takes several times as long as a prediction.
 _EXPLAINED: Final = 12
 _BINS: Final = 40
-_MAX_NODES: Final = 60
 #: Index of the first of six bounds per tensor in a tile configuration.
 _BOUNDS: Final = {"output": 8, "kernel": 0, "input": 16}
 _SLOTS: Final = 6
@@ -121,27 +119,10 @@ def summarise_run(
     scored: Sequence[Scored],
     store_root: Path,
 ) -> dict[str, Any]:
-    """Summarise a run of ``command`` (``train`` or ``evaluate``).
+    """Summarise a run of ``command`` (``train`` or ``evaluate``) with the model in a folder.
 
-    Parameters
-    ----------
-    command : str
-    model : Path
-        Folder of the model.
-    subset : Subset
-    figures : mapping
-        As in ``metrics.json``.
-    scored : sequence of Scored
-        Results of :func:`gbr.evaluate.score_split`.
-    store_root : Path
-        Folder of the feature store, for all collections.
-
-    Returns
-    -------
-    dict
-        Common keys of all reports (:func:`_header`), ``kind``, ``figures`` (per split as in ``metrics.json``, unseen
-        data first, and ``training``: whether the model was trained on it), ``splits`` (of :func:`summarise_split`, in
-        the same order; a training split has no graphs, unless it is the only split), ``learning``, ``importance``.
+    ``figures`` are those of ``metrics.json``, ``scored`` the results of :func:`gbr.evaluate.score_split`.  A split that
+    the model was trained on shows no graphs, unless it is the only one.
     """
     store, ranker = FeatureStore(store_root, subset.name), Ranker.load(model)
     scored = sorted(scored, key=lambda each: _SPLITS.index(each.split))
@@ -166,22 +147,10 @@ def summarise_run(
 
 
 def summarise_prediction(model: Path, rankings: Sequence[Mapping[str, Any]], top: int | None) -> dict[str, Any]:
-    """Summarise a prediction; runtimes in the graph files are ignored.
+    """Summarise a prediction by :func:`gbr.predict.predict` of all configurations, with ``top`` listed per graph.
 
-    Parameters
-    ----------
-    model : Path
-        Folder of the model.
-    rankings : sequence of mapping
-        Rankings of all configurations by :func:`gbr.predict.predict`.
-    top : int or None
-        Number of configurations listed per graph; 10 by default, 100 at most.
-
-    Returns
-    -------
-    dict
-        Common keys of all reports, ``graphs`` (:func:`summarise_ranking`, and ``why``: explanation of the first
-        configuration, or None for a graph of one configuration or beyond the maximum number ``explained``).
+    Runtimes in the graph files are ignored.  The first configuration of a graph is explained, if there are more and the
+    graph is among the first ones.
     """
     ranker = Ranker.load(model)
     graphs = []
@@ -211,22 +180,9 @@ def summarise_split(
 ) -> dict[str, Any]:
     """Summarise one split of a collection of a kind (``tile`` or ``layout``).
 
-    Parameters
-    ----------
-    scored : Scored
-    kind : str
-    figures : mapping
-        Figures of the graphs to show, by name, as in ``metrics.json``.
-    families : set of str, optional
-        Families of the training graphs, if known.
-    max_points : int
-        Maximum number of configurations drawn per graph; graphs with more are sampled.
-
-    Returns
-    -------
-    dict
-        ``graphs``: those with figures, best tau first; ``suspects``: those with jumps in their runtimes; ``data``:
-        totals over all graphs; ``unseen``: share of graphs of families that are not in training, or None.
+    ``figures``: those of the graphs to show, by name; ``families``: those of the training graphs, if known.  In the
+    result, ``graphs`` are those with figures, best tau first; ``suspects`` those with jumps in their runtimes; ``data``
+    are totals over all graphs; ``unseen`` is the share of graphs of families that are not in training, or None.
     """
     groups = scored.groups
     qualities: list[dict[str, Any]] = []
@@ -390,12 +346,10 @@ def learning_curves(ranker: Ranker, rows: Rows) -> list[dict[str, Any]]:
 
 
 def _learning(ranker: Ranker, store: FeatureStore, scored: Mapping[str, Scored], command: str) -> dict[str, Any] | None:
-    """Learning curves on ``valid`` if it was scored, else on another split; None if it cannot be ranked.
-
-    About :data:`CURVE_ROWS` rows are used, from whole graphs at even distances in the split.
-    """
+    """Learning curves on ``valid`` if it was scored, else on another split; None if it cannot be ranked."""
     split = next(name for name in ("valid", *_SPLITS) if name in scored)
     names, columns = scored[split].groups.names, [str(name) for name in ranker.feature_names_in_]
+    # About CURVE_ROWS rows, from whole graphs at even distances in the split.
     count = max(1, int(len(names) * min(1.0, CURVE_ROWS / max(1, len(scored[split].scores)))))
     chosen = np.linspace(0, len(names) - 1, count).round().astype(int)
     groups = store.load(split, [names[number] for number in chosen], columns)
@@ -470,62 +424,42 @@ def _header(
 
 
 def summarise_ranking(path: Path, configs: Sequence[int], scores: FloatArray, top: int = _TOP) -> dict[str, Any]:
-    """Summarise the prediction of the graph at ``path``.
+    """Summarise the prediction of a graph: ``configs``, rows of its file, best first, and their scores.
 
-    Parameters
-    ----------
-    path : Path
-    configs : sequence of int
-        Rows of the file, best first.
-    scores : float64 (n,)
-        Scores in that order, lower is faster.
-    top : int
-        Number of configurations to list.
-
-    Returns
-    -------
-    dict
-        ``histogram``: counts of the scores per bin, those of the listed configurations, and the width of all bins;
-        ``best``: the listed configurations.  Distances are in standard deviations.
+    ``histogram``: counts of the scores per bin, those of the ``best``, which are listed, and the width of all bins.
+    Distances are in standard deviations.
     """
     graph = read_graph(path)
+    names, ids = node_names(graph.node_opcode), graph.node_config_ids
     top = min(top, _MAX_TOP, len(configs))
-    spread = float(scores.std() if len(scores) else 0.0) or 1.0
-    width = float(np.ptp(scores)) if len(scores) else 0.0
+    spread = float(scores.std()) or 1.0
+    width = float(np.ptp(scores))
     counts, edges = np.histogram(scores, bins=_BINS if width else 1)
+    best = []
+    for rank, config in enumerate(graph.configs(np.array(configs[:top], np.int64))):
+        nodes: list[tuple[str, str]] = []
+        if ids is None:
+            text = tile_text(config)
+        else:
+            layouts = zip(ids.tolist(), map(layout_texts, config.reshape(-1, N_LAYOUT)), strict=True)
+            nodes = [(names[node], layout) for node, layout in layouts if layout]
+            text = f"{len(nodes)} of {len(ids)} nodes set" if nodes else "all left to the compiler"
+        behind = float((scores[rank] - scores[0]) / spread)
+        best.append({"rank": rank + 1, "config": configs[rank], "behind": behind, "text": text, "nodes": nodes})
     return {
         "name": graph.name,
         "path": str(path),
         "n_configs": graph.n_configs,
-        "n_nodes": len(graph.node_opcode),
-        "n_configurable": None if graph.node_config_ids is None else len(graph.node_config_ids),
+        "n_nodes": len(names),
+        "n_configurable": None if ids is None else len(ids),
         "distinct": len(np.unique(scores)),
         "histogram": {
             "counts": counts.tolist(),
             "top": np.histogram(scores[:top], bins=edges)[0].tolist(),
             "width": width / spread,
         },
-        "best": [
-            {"rank": rank + 1, "config": configs[rank], "behind": float((scores[rank] - scores[0]) / spread)}
-            | description
-            for rank, description in enumerate(_describe_configs(graph, np.array(configs[:top])))
-        ],
+        "best": best,
     }
-
-
-def _describe_configs(graph: Graph, rows: NDArray[np.int64]) -> list[dict[str, Any]]:
-    """Describe each configuration in ``text``, and list the configured ``nodes`` of a layout and how many ``more``."""
-    if graph.kind == "tile":
-        return [{"text": tile_text(row), "nodes": [], "more": 0} for row in graph.configs(rows)]
-    assert graph.node_config_ids is not None
-    names = node_names(graph.node_opcode)
-    found = []
-    for config in graph.configs(rows):
-        texts = [layout_texts(row) for row in config.reshape(-1, N_LAYOUT)]
-        nodes = [(names[node], text) for node, text in zip(graph.node_config_ids, texts, strict=True) if text]
-        text = f"{len(nodes)} of {len(texts)} nodes set" if nodes else "all left to the compiler"
-        found.append({"text": text, "nodes": nodes[:_MAX_NODES], "more": max(0, len(nodes) - _MAX_NODES)})
-    return found
 
 
 def tile_text(row: NDArray[np.float32]) -> str:
