@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, NamedTuple
@@ -65,38 +65,13 @@ def _last(column: str) -> Callable[[Results], float]:
     return lambda results: float(results["rows"][-1][column])
 
 
-def _fit(plain: str, library: str) -> Callable[[Results], float]:
+def _in(table: str, columns: Sequence[str], **where: str) -> Callable[[Results], float]:
     def value(results: Results) -> float:
-        table = results["tables"]["At equal tau"]
-        ratio = next(row for row in table if (row["library"], row["call"]) == (library, "gbr"))[f"{plain} / this"]
-        return float("nan") if isinstance(ratio, str) else float(ratio)
+        row = next(row for row in results["tables"][table] if where.items() <= row.items())
+        values = [row[column] for column in columns]
+        return float("nan") if "–" in values else float(sum(values))
 
     return value
-
-
-def _growth(library: str) -> Callable[[Results], float]:
-    def value(results: Results) -> float:
-        rows = results["tables"]["Over rows"]
-        return float(rows[-1][f"{library}, gbr, s"] / rows[0][f"{library}, gbr, s"])
-
-    return value
-
-
-def _search(backend: str, *columns: str) -> Callable[[Results], float]:
-    def value(results: Results) -> float:
-        table = results["tables"]["One graph, batch after batch"]
-        row = next(row for row in table if row["backend"] == backend)
-        return sum(float(row[column]) for column in columns)
-
-    return value
-
-
-def _memory_growth(results: Results) -> float:
-    return float(results["rows"][-1]["peak, MiB"] / results["rows"][0]["peak, MiB"])
-
-
-def _memory(results: Results) -> float:
-    return _last("peak, MiB")(results) - _last("libraries, MiB")(results)
 
 
 def _per_core(results: Results) -> float:
@@ -104,11 +79,14 @@ def _per_core(results: Results) -> float:
     return float(1 / (1 / row["code, configs/s"] + 1 / row["describe, configs/s"]))
 
 
+_SEARCH: Final = "One graph, batch after batch"
 FIGURES: Final = (
     Figure("Layout build of a large file / inflating it with isal", "layout_build", _last("build / inflate"), 1.15),
     Figure("numpy.load of it / layout build", "layout_build", _last("numpy.load / build"), at_least=2),
-    Figure("Peak memory of that build, twice the configurations / once", "layout_build", _memory_growth, 1.15),
-    Figure("Peak memory of that build, MiB above the interpreter with libraries", "layout_build", _memory, 954),
+    Figure("Peak memory of that build, twice the configurations / once", "layout_build",
+           lambda found: found["rows"][-1]["peak, MiB"] / found["rows"][0]["peak, MiB"], 1.15),
+    Figure("Peak memory of that build, MiB above the interpreter with libraries", "layout_build",
+           lambda found: found["rows"][-1]["peak, MiB"] - found["rows"][-1]["libraries, MiB"], 954),
     Figure("Layout columns in whole-array NumPy / by kernels", "layout_features", _last("ratio"), at_least=20),
     Figure("Tile geometry in whole-array NumPy / by kernels", "features", _last("ratio"), at_least=20),
     Figure("Tile caches in whole-array NumPy / by kernels", "features", _last("ratio of caches"), at_least=20),
@@ -116,18 +94,14 @@ FIGURES: Final = (
     Figure("Tile configurations per second and core, all columns", "features", _last("all, configs/s")),
     *(
         Figure(f"Plain {first} / {second} in gbr, time to equal valid tau", "fit",
-               _fit(first.lower(), second.lower()), at_least=2)
+               _in("At equal tau", [f"{first.lower()} / this"], library=second.lower(), call="gbr"), at_least=2)
         for first, second in (("LightGBM", "LightGBM"), ("XGBoost", "XGBoost"), ("LightGBM", "XGBoost"))
     ),
-    *(
-        Figure(f"{library} in gbr, fit of four times the graphs / of one time", "fit", _growth(library.lower()))
-        for library in ("LightGBM", "XGBoost")
-    ),
     Figure("Ranking 1,000 configurations of a graph in memory, ensemble, ms", "predict",
-           _search("ensemble", "further calls, ms"), 100),
-    Figure("The same with XGBoost only, ms", "predict", _search("xgboost", "further calls, ms"), 100),
+           _in(_SEARCH, ["further calls, ms"], backend="ensemble"), 100),
+    Figure("The same with XGBoost only, ms", "predict", _in(_SEARCH, ["further calls, ms"], backend="xgboost"), 100),
     Figure("New graph: scorer and its first call, ensemble, ms", "predict",
-           _search("ensemble", "scorer, made, ms", "first call, ms")),
+           _in(_SEARCH, ["scorer, made, ms", "first call, ms"], backend="ensemble")),
 )  # fmt: skip
 TEXT: Final = """\
 Each figure is from one run on one machine; its page describes the measurement. *measured* is the date of that run.

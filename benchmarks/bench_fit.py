@@ -1,4 +1,4 @@
-"""Time of a fit until it ranks other graphs as well as a plain call of the library does, and by the number of rows."""
+"""Time of a fit until it ranks other graphs as well as a plain call of the library does."""
 
 from __future__ import annotations
 
@@ -30,9 +30,6 @@ SUBSET: Final = "tile:cpu"
 PATIENCE: Final = 100
 #: Pairs per row that plain XGBoost compares.
 PAIRS: Final = 16
-#: Rounds of the fits on a quarter and a half of the graphs, compared with as many on all.
-EARLY: Final = 50
-SHARES: Final = (4, 2)
 TEXT: Final = """\
 {subset}: {size:,} distinct configurations of {train} graphs, {columns} columns; tau on the {valid} graphs of valid
 after every round. *plain* is a call of the library on the same matrix with its defaults and the settings that tau
@@ -41,7 +38,6 @@ needs: LightGBM's `lambdarank` with linear gains and pairs over the whole group,
 binning, without computing tau; all four run at the same time. At most {rounds:,} rounds, stopped after {patience}
 without a better tau; *to lightgbm* is the time until a call first reaches the best tau of plain LightGBM, *lightgbm
 / this* how many times as long plain LightGBM takes, a dash if this call does not reach it; the same for XGBoost."""
-GROWTH_TEXT: Final = f"{EARLY} rounds on the first quarter and the first half of the graphs, and on all."
 
 FloatArray = NDArray[np.float64]
 
@@ -152,31 +148,16 @@ def reached(curve: FloatArray, tau: float) -> float:
 
 
 def measure(args: argparse.Namespace, fit: Fit) -> dict[str, Any]:
-    """Measure one fit in this process: its curve on all graphs, and the first rounds on a part of them."""
+    """Measure one fit in this process."""
     store, _ = update_store(resolve_subset(SUBSET, args.data), args.data, args.store, ("train", "valid"), 1)
     known, held_out = store.load("train").labelled(), store.load("valid").labelled()
     selection = distinct(known)
     train = Rows(known.X[selection.rows], selection.target, selection.indptr)
     valid = Rows(held_out.X, held_out.target, held_out.indptr)
 
-    def curve(train: Rows, rounds: int) -> list[tuple[float, float]]:
-        recorder = Recorder()
-        fit(train, valid, rounds, recorder)
-        return recorder.curve
-
-    early, sizes = [], []
-    for share in SHARES:
-        bounds = train.indptr[: len(train.sizes) // share + 1]
-        sizes.append(int(bounds[-1]))
-        early.append(curve(train.take(np.arange(bounds[-1]), bounds), EARLY)[-1][0])
-    whole = curve(train, args.rounds)
-    return {
-        "graphs": (len(train.sizes), len(valid.sizes)),
-        "shape": train.X.shape,
-        "rows": [*sizes, len(train.X)],
-        "early": [*early, whole[: min(EARLY, len(whole))][-1][0]],
-        "curve": whole,
-    }
+    recorder = Recorder()
+    fit(train, valid, args.rounds, recorder)
+    return {"graphs": (len(train.sizes), len(valid.sizes)), "shape": train.X.shape, "curve": recorder.curve}
 
 
 def write_page(results: dict[tuple[str, str], dict[str, Any]], rounds: int) -> None:
@@ -196,16 +177,11 @@ def write_page(results: dict[tuple[str, str], dict[str, Any]], rounds: int) -> N
             row |= {f"{other} / this": reached(plain, tau) / equal if finite else "–"}
         table.append(row)
     some = next(iter(results.values()))
-    growth = [
-        {"rows": f"{size:,}"} | {f"{', '.join(key)}, s": result["early"][part] for key, result in results.items()}
-        for part, size in enumerate(some["rows"])
-    ]
     text = TEXT.format(
         subset=SUBSET, size=some["shape"][0], columns=some["shape"][1], train=some["graphs"][0],
         valid=some["graphs"][1], pairs=PAIRS, rounds=rounds, patience=PATIENCE,
     )  # fmt: skip
-    sections = [Section("At equal tau", "", table), Section("Over rows", GROWTH_TEXT, growth)]
-    publish("fit", "Fitting", text, sections, machine("numpy", "lightgbm", "xgboost-cpu"))
+    publish("fit", "Fitting", text, [Section("At equal tau", "", table)], machine("numpy", "lightgbm", "xgboost-cpu"))
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import cycle
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,19 +32,9 @@ Best of 15 rounds, one thread, libraries loaded and kernels compiled."""
 
 def enlarged(path: Path, n_configs: int, folder: Path) -> Path:
     """Write a copy of a tile graph with ``n_configs`` configurations."""
-    graph = read_graph(path)
-    drawn = np.random.default_rng(0).integers(0, graph.n_configs, n_configs)
-    assert graph.config_feat is not None
-    assert graph.runtime is not None
-    assert graph.normalizer is not None
-    arrays: dict[str, NDArray[Any]] = {
-        "node_feat": graph.node_feat,
-        "node_opcode": graph.node_opcode,
-        "edge_index": graph.edge_index,
-        "config_feat": graph.config_feat[drawn],
-        "config_runtime": graph.runtime[drawn],
-        "config_runtime_normalizers": graph.normalizer[drawn],
-    }
+    drawn = np.random.default_rng(0).integers(0, read_graph(path).n_configs, n_configs)
+    with np.load(path) as stored:
+        arrays = {key: stored[key][drawn] if key.startswith("config") else stored[key] for key in stored.files}
     write_graph(folder / path.name, arrays)
     return folder / path.name
 

@@ -21,10 +21,10 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 
-from benchmarks.common import FOLDER, Row, Section, default_model, machine, parser, publish
+from benchmarks.common import Row, Section, default_model, machine, parser, publish
 from gbr import Ranker
 from gbr.data.collection import family, graph_files, resolve
-from gbr.data.files import atomic_write, write_json
+from gbr.data.files import write_json
 from gbr.evaluation.metrics import bootstrap_interval
 from gbr.tune import Replay, Tuner
 
@@ -40,7 +40,6 @@ WITHIN: Final = 0.02
 RANDOM_SEEDS: Final = 200
 #: Random configurations before TPE, as many as the tuner takes.
 STARTUP: Final = 5
-COLOURS: Final = ("#808890", "#8a6fc0", "#4a90c4", "#d0a030", "#e5694a")
 TEXT: Final = """\
 Replayed on the test splits of the embedded collections: {graphs}, 96 configurations each, of families that the
 model has not seen. A measurement is the first one in the file. *random* draws without repetition ({random} seeds).
@@ -48,9 +47,7 @@ model has not seen. A measurement is the first one in the file. *random* draws w
 sizes or the layouts of every tensor; its suggestion is replaced by the nearest measured configuration. *tune* is
 `gbr.tune.Tuner` without a model, *tune with model* with the default ensemble trained on `train`; *model only*
 measures in the order of that model. {seeds} seeds each, except for *model only*. The constants of the tuner were
-chosen on graphs of `valid`.
-
-![Slowdown of the best so far](tune.svg)"""
+chosen on graphs of `valid`."""
 NEEDED: Final = """\
 Measurements until one is within {within:.0f} % of the fastest in the file, mean over graphs and seeds with a 95 %
 bootstrap interval over graphs; a search that does not reach it in {most} measurements counts as {more}."""
@@ -204,47 +201,15 @@ def sections(curves: Curves, name: str) -> Iterator[Section]:
         rows.append(row | {"reached": f"{100 * reached:.0f} %"})
     text = NEEDED.format(within=100 * WITHIN, most=MOST, more=MOST + 1)
     yield Section(f"{name}: measurements needed", text, rows)
-    table = [
-        {"search": method} | {str(count): with_interval(mean[:, count - 1]) for count in SHOWN}
-        for method, mean in means_of(curves).items()
-    ]
+    table = []
+    for method, graphs in curves.items():
+        means = 100 * np.array([each.mean(axis=0) for each in graphs])
+        table.append({"search": method} | {str(count): with_interval(means[:, count - 1]) for count in SHOWN})
     yield Section(f"{name}: best so far", CURVES, table)
 
 
-def means_of(curves: Curves) -> dict[str, FloatArray]:
-    """Mean slowdown over seeds [%], float64 (graphs, measurements) by method."""
-    return {method: 100 * np.array([each.mean(axis=0) for each in graphs]) for method, graphs in curves.items()}
-
-
-def picture(means: dict[str, dict[str, FloatArray]]) -> str:
-    """SVG of the mean slowdown [%] of the best so far over the number of measurements, on two logarithmic scales."""
-    width, height, lines = 330, 220, []
-    for panel, (name, curves) in enumerate(means.items()):
-        left, top = 48 + 390 * panel, max(float(curve.mean(axis=0)[0]) for curve in curves.values())
-        lines.append(f'<text x="{left}" y="18" font-weight="bold">{name}</text>')
-
-        def y(value: float, top: float = top) -> float:
-            return 40 + height * (1 - float(np.log(max(value, 0.1) / 0.1) / np.log(top / 0.1)))
-
-        for value in (0.1, 1, 2, 10, 100):
-            if value <= top:
-                lines.append(f'<path d="M{left} {y(value):.1f}h{width}" stroke="#808890" stroke-opacity="0.3"/>')
-                lines.append(f'<text x="{left - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:g} %</text>')
-        for (method, curve), colour in zip(curves.items(), COLOURS, strict=True):
-            points = " ".join(
-                f"{left + width * np.log(n) / np.log(curve.shape[1]):.1f},{y(value):.1f}"
-                for n, value in enumerate(curve.mean(axis=0).tolist(), 1)
-            )
-            lines.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
-            if panel == 0:
-                x = 48 + 110 * list(curves).index(method)
-                lines.append(f'<text x="{x}" y="300" style="fill:{colour}">{method}</text>')
-    head = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 800 310" font-family="sans-serif" font-size="11" '
-    return "\n".join([f'{head}fill="#808890">', *lines, "</svg>", ""])
-
-
 def main() -> None:
-    """Replay both collections, and write the page and the picture."""
+    """Replay both collections, and write the page."""
     arguments = parser(__doc__)
     arguments.add_argument("--work", type=Path, default=Path("runs/tune"), metavar="DIR", help="models and curves")
     arguments.add_argument("--seeds", type=int, default=10, metavar="N")
@@ -257,8 +222,6 @@ def main() -> None:
     setup = machine("optuna", "scikit-learn", "lightgbm", "xgboost-cpu")
     text = TEXT.format(graphs=graphs, random=RANDOM_SEEDS, seeds=args.seeds, optuna=setup["optuna"], startup=STARTUP)
     publish("tune", "Measurements that a search needs", text, pages, setup)
-    with atomic_write(FOLDER / "tune.svg") as part:
-        part.write_text(picture({name: means_of(each) for name, each in curves.items()}), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import click
 
 from benchmarks.common import FOLDER, machine, publish
 from benchmarks.quality import contenders, folds, page
-from benchmarks.quality.run import Bench, Plan, Predictions
+from benchmarks.quality.run import Bench, Plan
 from gbr import cli
 from gbr.data.collection import Subset, available, resolve
 from gbr.errors import UsageError
@@ -70,11 +70,11 @@ def _run_collection(subset: Subset, args: SimpleNamespace, n_folds: int) -> None
     fits = contenders.fits(pool)
     plans = [Plan(protocol, fits) for protocol in protocols]
     blocks = Plan(protocols[0], contenders.block_fits(pool))
-    bench = Bench(pool, Predictions(args.runs, subset.name, about), options)
+    bench = Bench(pool, options, args.runs, about)
     bench.run([plan for plan in (*plans, blocks) if not args.protocol or plan.protocol.name in args.protocol])
     tables = page.sections(bench, plans, blocks)
     if not tables:
-        cli.note(f"{subset.name}: no protocol is complete yet; predictions are in {bench.predictions.folder}")
+        cli.note(f"{subset.name}: no protocol is complete yet; predictions are in {bench.folder}")
         return
     publish(
         f"quality-{subset.name.replace(':', '-')}",

@@ -7,13 +7,11 @@ members are the first ones of a larger ensemble.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Final, cast
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from benchmarks.quality.folds import Fold, Pool
@@ -43,16 +41,7 @@ _COLUMNS_AT_ONCE: Final = 128
 
 @dataclass(frozen=True)
 class Options:
-    """Options of the fits.
-
-    Parameters
-    ----------
-    trees : int or None
-        Maximum number of rounds; None for the defaults.
-    seed : int
-    jobs : int or None
-        Threads; no result depends on them.
-    """
+    """Maximum number of rounds (None for the defaults), seed, and threads, on which no result depends."""
 
     trees: int | None = None
     seed: int = 0
@@ -61,16 +50,7 @@ class Options:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """The data of one fold.
-
-    Parameters
-    ----------
-    pool : Pool
-    fold : Fold
-    options : Options
-    taus : callable
-        Returns :func:`column_taus` of the pool.
-    """
+    """The data of one fold; ``taus`` returns :func:`column_taus` of the pool."""
 
     pool: Pool
     fold: Fold
@@ -78,17 +58,17 @@ class Task:
     taus: Callable[[], FloatArray]
 
     @cached_property
-    def learn(self) -> tuple[pd.DataFrame, FloatArray, NDArray[np.int64]]:
-        """Distinct configurations of the training graphs: columns, target, query group of each row."""
+    def learn(self) -> Rows:
+        """Distinct configurations of the training graphs."""
         return _distinct(self.pool.groups.take(self.fold.learn))
 
     @cached_property
-    def stop(self) -> tuple[pd.DataFrame, FloatArray, NDArray[np.int64]] | None:
+    def stop(self) -> Rows | None:
         """All rows of the graphs for early stopping."""
         if self.fold.stop is None:
             return None
         groups = self.pool.groups.take(self.fold.stop)
-        return _frame(groups), groups.target, groups.qid
+        return Rows(groups.X, groups.target, groups.indptr)
 
     @cached_property
     def held(self) -> QueryGroups:
@@ -103,18 +83,8 @@ class Task:
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """One fit and its contenders.
+    """One fit: its contenders, and a function that returns their scores of the held-out rows, float64 (rows,)."""
 
-    Parameters
-    ----------
-    key : str
-    names : tuple of str
-        Contenders.
-    run : callable
-        Returns their scores of the held-out rows, lower is predicted faster, float64 (rows,) by name.
-    """
-
-    key: str
     names: tuple[str, ...]
     run: Callable[[Task], Scores]
 
@@ -134,7 +104,7 @@ def fits(pool: Pool) -> list[Fit]:
         new = tuple(name for name in names if name not in served)
         if new:
             served.update(new)
-            found.append(Fit(names[0], new, run))
+            found.append(Fit(new, run))
 
     # The largest first: its fit serves the smaller ones.
     for objective in sorted(ensembles, key=lambda name: -len(MEMBERS[name])):
@@ -167,7 +137,7 @@ def block_fits(pool: Pool) -> list[Fit]:
             chosen[only(block)] = [block]
         if len(blocks) > 1:
             chosen[without(block)] = [other for other in blocks if other != block]
-    return [Fit(name, (name,), partial(_blocks, name=name, blocks=taken)) for name, taken in chosen.items()]
+    return [Fit((name,), partial(_blocks, name=name, blocks=taken)) for name, taken in chosen.items()]
 
 
 def only(block: str) -> str:
@@ -187,25 +157,15 @@ def costs_of(pool: Pool) -> list[str] | None:
 
 def goals(task: Task) -> dict[str, str]:
     """Contender that is the default ranker for each goal, with this training set."""
-    table, _, qid = task.learn
-    costs = [list(table.columns).index(name) for name in costs_of(task.pool) or ()]
+    costs = [task.pool.groups.columns.index(name) for name in costs_of(task.pool) or ()]
     found = {}
     for goal in GOALS:
         settings = resolve(
             "ensemble", None, goal=goal, capacity={}, early_stopping_rounds=100, seed=0, n_jobs=None, params=None,
-            n_groups=len(np.unique(qid)), n_rows=len(table), costs=costs,
+            n_groups=len(task.learn.sizes), n_rows=len(task.learn.X), costs=costs,
         )  # fmt: skip
         found[goal] = f"ensemble {settings.objective}"
     return found
-
-
-def retest(pool: Pool) -> FloatArray | None:
-    """The second measurement as scores, float64 (rows,), NaN for a graph without one; None if no graph has one."""
-    if pool.groups.repeat is None:
-        return None
-    scores = pool.groups.repeat.astype(np.float64)
-    scores[scores == 0] = np.nan
-    return scores
 
 
 def column_taus(groups: QueryGroups, seed: int = 0) -> FloatArray:
@@ -220,7 +180,7 @@ def column_taus(groups: QueryGroups, seed: int = 0) -> FloatArray:
         rows = np.arange(part.start, part.stop)
         if len(rows) > _ROWS:
             rows = np.sort(rng.choice(rows, _ROWS, replace=False))
-        X, target = as_scores(groups.X[rows]), groups.target[rows]
+        X, target = np.nan_to_num(groups.X[rows]), groups.target[rows]
         first, second = np.triu_indices(len(target), 1)
         order = np.sign(target[first] - target[second]).astype(np.float32)
         first, second, order = first[order != 0], second[order != 0], order[order != 0]
@@ -230,11 +190,6 @@ def column_taus(groups: QueryGroups, seed: int = 0) -> FloatArray:
             agreed = order @ np.sign(X[:, columns][first] - X[:, columns][second])
             taus[number, columns] = agreed.astype(np.float64) / len(order)
     return taus
-
-
-def as_scores(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Columns as scores: a missing value is 0."""
-    return np.nan_to_num(values, nan=0.0)
 
 
 def best_column(taus: FloatArray, known: NDArray[np.bool_]) -> tuple[int, float]:
@@ -253,20 +208,11 @@ def _fitted(task: Task, backend: str, objective: str) -> Ranker:
         random_state=task.options.seed,
         n_jobs=task.options.jobs,
     )
-    table, target, qid = task.learn
-    return ranker.fit(table, target, qid=qid, eval_set=task.stop)
-
-
-def _predicted(ranker: Ranker, groups: QueryGroups, model: Any = None) -> FloatArray:
-    """Scores of all rows, float64 (rows,), by the ranker or with another model in it."""
-    if model is not None:
-        ranker = copy(ranker)
-        ranker.model_ = model
-    return ranker.predict(_frame(groups))
+    return ranker._fit_rows(task.learn, task.pool.groups.columns, task.stop)
 
 
 def _single(task: Task, *, backend: str, objective: str) -> Scores:
-    return {f"{backend} {objective}": _predicted(_fitted(task, backend, objective), task.held)}
+    return {f"{backend} {objective}": _fitted(task, backend, objective)._predict(task.held.X)}
 
 
 def _ensemble(task: Task, *, objective: str, inside: Sequence[str]) -> Scores:
@@ -276,12 +222,12 @@ def _ensemble(task: Task, *, objective: str, inside: Sequence[str]) -> Scores:
         f"{member.settings.backend} {member.settings.objective}": member.model for member in members
     }
     models |= {f"ensemble {name}": EnsembleModel(members[: len(MEMBERS[name])], None) for name in inside}
-    return {name: _predicted(ranker, task.held, model) for name, model in models.items()}
+    return {name: -model.predict(task.held.X, task.options.jobs or 0) for name, model in models.items()}
 
 
 def _column(task: Task) -> Scores:
     column, sign = best_column(task.taus(), task.fold.known)
-    return {COLUMN: sign * as_scores(task.held.X[:, column]).astype(np.float64)}
+    return {COLUMN: sign * np.nan_to_num(task.held.X[:, column]).astype(np.float64)}
 
 
 def _raw(task: Task) -> Scores:
@@ -291,7 +237,7 @@ def _raw(task: Task) -> Scores:
     known = task.known.select(blocks)
     rows = Rows(known.X, known.target, known.indptr)
     ranker = fit_raw(rows, known.columns, task.options.seed, task.options.jobs)
-    return {RAW: _predicted(ranker, task.held.select(blocks))}
+    return {RAW: ranker._predict(task.held.select(blocks).X)}
 
 
 def _counting(task: Task) -> Scores:
@@ -299,18 +245,14 @@ def _counting(task: Task) -> Scores:
 
 
 def _blocks(task: Task, *, name: str, blocks: Sequence[str]) -> Scores:
-    table, target, qid = _distinct(task.known.select(blocks))
-    options = task.options
-    settings: dict[str, Any] = {"n_estimators": options.trees or BLOCK_TREES, "random_state": options.seed}
-    ranker = Ranker("lightgbm", "speed", n_jobs=options.jobs, **settings).fit(table, target, qid=qid)
-    return {name: _predicted(ranker, task.held.select(blocks))}
+    known = task.known.select(blocks)
+    settings: dict[str, Any] = {"n_estimators": task.options.trees or BLOCK_TREES, "random_state": task.options.seed}
+    ranker = Ranker("lightgbm", "speed", n_jobs=task.options.jobs, **settings)._fit_rows(
+        _distinct(known), known.columns
+    )
+    return {name: ranker._predict(task.held.select(blocks).X)}
 
 
-def _distinct(groups: QueryGroups) -> tuple[pd.DataFrame, FloatArray, NDArray[np.int64]]:
+def _distinct(groups: QueryGroups) -> Rows:
     selection = distinct(groups)
-    qid = np.repeat(np.arange(len(groups), dtype=np.int64), np.diff(selection.indptr))
-    return _frame(groups).iloc[selection.rows], selection.target, qid
-
-
-def _frame(groups: QueryGroups) -> pd.DataFrame:
-    return pd.DataFrame(groups.X, columns=list(groups.columns))
+    return Rows(groups.X[selection.rows], selection.target, selection.indptr)

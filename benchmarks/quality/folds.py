@@ -31,19 +31,7 @@ INNER: Final = 10
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """All rankable graphs of a collection.
-
-    Parameters
-    ----------
-    subset : Subset
-    groups : QueryGroups
-        Rankable query groups with runtimes, in the order of splits.
-    splits, families : str (graphs,)
-    schema_hash : str
-        Of the features.
-    data : dict
-        Fingerprint of the graph files by split.
-    """
+    """All rankable graphs of a collection, in the order of splits; ``data`` are fingerprints of the files by split."""
 
     subset: Subset
     groups: QueryGroups
@@ -54,13 +42,7 @@ class Pool:
 
 
 def load(subset: Subset, data: Path, store_root: Path, jobs: int | None) -> Pool:
-    """Build missing features and read all splits.
-
-    Raises
-    ------
-    DataError
-        If no graph can be ranked.
-    """
+    """Build missing features and read all splits."""
     splits = splits_present(subset, data)
     build(subset, data, store_root, splits, jobs)
     store = FeatureStore(store_root, subset.name)
@@ -106,14 +88,7 @@ def joined(parts: list[QueryGroups]) -> QueryGroups:
 
 @dataclass(frozen=True, eq=False)
 class Fold:
-    """Graphs of one training, and those that it is scored on.
-
-    Parameters
-    ----------
-    learn, held : bool (graphs,)
-    stop : bool (graphs,) or None
-        Graphs for early stopping; None for a fixed number of rounds.
-    """
+    """Graphs of one training, for early stopping (None: a fixed number of rounds), and to score; bool (graphs,)."""
 
     learn: BoolArray
     stop: BoolArray | None
@@ -127,14 +102,7 @@ class Fold:
 
 @dataclass(frozen=True, eq=False)
 class Protocol:
-    """A way of holding graphs out.
-
-    Parameters
-    ----------
-    name, title : str
-    folds : list of Fold
-        A graph is held out at most once.
-    """
+    """A way of holding graphs out, each at most once."""
 
     name: str
     title: str
@@ -149,22 +117,10 @@ class Protocol:
 def protocols(kind: str, families: Names, splits: Names, n_folds: int, seed: int = 0) -> list[Protocol]:
     """Protocols of a kind of collection; the first one holds out families.
 
-    Parameters
-    ----------
-    kind : str
-        ``tile`` or ``layout``.
-    families, splits : str (graphs,)
-    n_folds : int
-        Groups of families; 0 holds out one family at a time.
-    seed : int
-
-    Raises
-    ------
-    UsageError
-        With fewer than three families: one to hold out, one for early stopping, one to train on.
+    ``families`` and ``splits`` are str (graphs,), ``n_folds`` groups of families; 0 holds out one family at a time.
     """
     n_families = len(np.unique(families))
-    if n_families < 3:
+    if n_families < 3:  # one to hold out, one for early stopping, one to train on
         raise UsageError(f"quality: expected at least 3 families of graphs, got {n_families}; use a larger collection")
 
     def by_family(known: Names, n_groups: int) -> list[BoolArray]:

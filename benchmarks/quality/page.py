@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,6 @@ from benchmarks.quality.contenders import (
     best_column,
     goals,
     only,
-    retest,
     without,
 )
 from benchmarks.quality.folds import Pool, Protocol
@@ -44,18 +43,6 @@ BLOCKS: Final = """\
 {title}. LightGBM on the speed, {trees} trees, no early stopping. *lost without* is the tau of all blocks minus that
 without the block. A block that ranks well by itself may add nothing to the others. A block without *only* has equal
 values for all configurations of a graph and cannot rank by itself."""
-
-
-class Difference(NamedTuple):
-    """Mean of a difference over graphs, and its 95 % interval; None for a single family."""
-
-    mean: float
-    interval: tuple[float, float] | None
-
-    def columns(self, *names: str) -> Row:
-        """The mean and the interval under two names."""
-        text = "" if self.interval is None else f"{self.interval[0]:+.3f} to {self.interval[1]:+.3f}"
-        return dict(zip(names, (self.mean, text), strict=True))
 
 
 def per_graph(scores: FloatArray, groups: QueryGroups, held: NDArray[np.bool_]) -> dict[str, FloatArray]:
@@ -86,10 +73,12 @@ def mean(values: FloatArray) -> float:
     return float(known.mean()) if len(known) else float("nan")
 
 
-def difference(values: FloatArray, base: FloatArray, families: NDArray[np.str_], seed: int = 0) -> Difference:
-    """Mean of ``values - base`` over the graphs that have both, with a paired bootstrap interval.
+def difference(
+    values: FloatArray, base: FloatArray, families: NDArray[np.str_], seed: int = 0
+) -> tuple[float, tuple[float, float] | None]:
+    """Mean of ``values - base`` over the graphs that have both, and a paired bootstrap interval.
 
-    Whole families are drawn, with replacement, as errors are correlated within a family.
+    Whole families are drawn, with replacement, as errors are correlated within a family; None for a single family.
 
     Parameters
     ----------
@@ -101,15 +90,18 @@ def difference(values: FloatArray, base: FloatArray, families: NDArray[np.str_],
     change = values - base
     known = np.isfinite(change)
     if not known.any():
-        return Difference(float("nan"), None)
+        return float("nan"), None
     index = np.unique(families[known], return_inverse=True)[1]
     sums, sizes = np.bincount(index, weights=change[known]), np.bincount(index)
     if len(sums) < 2:
-        return Difference(float(change[known].mean()), None)
+        return float(change[known].mean()), None
     drawn = np.random.default_rng(seed).integers(len(sums), size=(RESAMPLES, len(sums)))
-    means = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Difference(float(change[known].mean()), (float(low), float(high)))
+    low, high = np.quantile(sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1), [0.025, 0.975])
+    return float(change[known].mean()), (float(low), float(high))
+
+
+def _with_interval(mean: float, interval: tuple[float, float] | None) -> tuple[float, str]:
+    return mean, "" if interval is None else f"{interval[0]:+.3f} to {interval[1]:+.3f}"
 
 
 def introduction(pool: Pool) -> str:
@@ -123,8 +115,8 @@ def sections(bench: Bench, plans: Sequence[Plan], blocks: Plan) -> list[Section]
     found = []
     for plan in plans:
         if not bench.missing(plan):
-            figures, defaults = figures_of(bench, plan), goals(bench.task(plan.protocol, 0))
-            found.append(_contenders(bench, plan, figures, defaults))
+            (figures, seconds), defaults = figures_of(bench, plan), goals(bench.task(plan.protocol, 0))
+            found.append(_contenders(bench, plan, figures, seconds, defaults))
             if plan is plans[0]:
                 found.append(_families(bench, plan.protocol, figures, defaults["tau"]))
     if not bench.missing(blocks):
@@ -132,33 +124,36 @@ def sections(bench: Bench, plans: Sequence[Plan], blocks: Plan) -> list[Section]
     return found
 
 
-def figures_of(bench: Bench, plan: Plan) -> dict[str, Figures]:
-    """Every figure of every graph by contender; also of the second measurement if the graphs have one."""
+def figures_of(bench: Bench, plan: Plan) -> tuple[dict[str, Figures], dict[str, float]]:
+    """Every figure of every graph by contender, also of the second measurement if any; and seconds per fit."""
     groups, held = bench.pool.groups, plan.protocol.held
-    found: dict[str, Figures] = {
-        name: per_graph(bench.scores(plan.protocol, name), groups, held) for name in plan.contenders
-    }
-    repeat = retest(bench.pool)
-    if repeat is not None and np.isfinite(repeat[held[groups.qid]]).any():
-        found[RETEST] = per_graph(repeat, groups, held)
-    return found
+    scores, seconds = bench.scores(plan)
+    found: dict[str, Figures] = {name: per_graph(values, groups, held) for name, values in scores.items()}
+    if groups.repeat is not None and groups.repeat[held[groups.qid]].any():
+        found[RETEST] = per_graph(np.where(groups.repeat == 0, np.nan, groups.repeat), groups, held)
+    return found, seconds
 
 
-def _contenders(bench: Bench, plan: Plan, figures: Mapping[str, Figures], defaults: Mapping[str, str]) -> Section:
+def _contenders(
+    bench: Bench,
+    plan: Plan,
+    figures: Mapping[str, Figures],
+    seconds: Mapping[str, float],
+    defaults: Mapping[str, str],
+) -> Section:
     default = defaults["tau"]
     labels = {name: f"{name} (goal {goal})" for goal, name in defaults.items()} | {default: f"{default} (default)"}
-    seconds = bench.predictions.seconds(plan.protocol.name)
     rows = []
     for name, values in sorted(figures.items(), key=lambda item: -mean(item[1]["tau"])):
         row: Row = {"contender": labels.get(name, name)}
         for key, short in zip(NAMES, ("tau", "", "@1", "@5", "@10"), strict=True):
             row[key] = mean(values[key])
             if key in ("tau", "slowdown@1", "slowdown@5"):
-                columns = f"{short} - default", f"95 % ({short})"
                 change = difference(values[key], figures[default][key], bench.pool.families)
-                row |= dict.fromkeys(columns, "") if name == default else change.columns(*columns)
+                cells = ("", "") if name == default else _with_interval(*change)
+                row[f"{short} - default"], row[f"95 % ({short})"] = cells
         # Only for contenders with their own fit.
-        row["seconds per fit"] = float(np.mean(seconds[name])) if name in seconds else ""
+        row["seconds per fit"] = seconds.get(name, "")
         rows.append(row)
     held = plan.protocol.held
     text = f"{int(held.sum())} graphs of {len(np.unique(bench.pool.families[held]))} families are ranked."
@@ -186,7 +181,7 @@ def _families(bench: Bench, protocol: Protocol, figures: Mapping[str, Figures], 
 
 
 def _blocks(bench: Bench, plan: Plan) -> Section:
-    figures = figures_of(bench, plan)
+    figures, _ = figures_of(bench, plan)
     columns, every = bench.pool.groups.columns, figures[ALL_BLOCKS]["tau"]
     row: Row = {"block": "all", "columns": len(columns), "only: tau": mean(every)}
     rows = [row | dict.fromkeys(("without: tau", "lost without", "95 % of the loss"), "")]
@@ -196,7 +191,8 @@ def _blocks(bench: Bench, plan: Plan) -> Section:
         if without(block) in figures:
             others = figures[without(block)]["tau"]
             loss = difference(every, others, bench.pool.families)
-            row |= {"without: tau": mean(others)} | loss.columns("lost without", "95 % of the loss")
+            row["without: tau"] = mean(others)
+            row["lost without"], row["95 % of the loss"] = _with_interval(*loss)
         rows.append(row)
     text = BLOCKS.format(title=plan.protocol.title, trees=bench.options.trees or BLOCK_TREES)
     return Section("Feature blocks", text, rows)
