@@ -19,11 +19,6 @@ def test_any_message_is_one_short_line(text: str) -> None:
     assert message == text or not text.isprintable() or len(text) > 1000
 
 
-@pytest.mark.parametrize("text", ["data/größe.npz: torn; fetch it again", "", "a … b"])
-def test_plain_messages_are_unchanged(text: str) -> None:
-    assert str(GbrError(text)) == text
-
-
 def test_control_characters_are_escaped() -> None:
     assert str(UsageError("a\x1b[2Jb\r\n\u202ec\udcff")) == r"a\x1b[2Jb\r\n\u202ec\udcff"
 

@@ -22,7 +22,7 @@ from docs import picture, results
 from gbr import Ranker
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "CONTRIBUTING.md", "docs/guide.md", "docs/tuning.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/guide.md", "docs/trust.md", "docs/tuning.md")
 
 Capture = pytest.CaptureFixture[str]
 
@@ -118,9 +118,12 @@ def test_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Cap
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_relative_links_exist(page: str) -> None:
-    links = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text(encoding="utf-8"))
+def test_links_and_make_targets_exist(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", text)
     assert [link for link in links if not (ROOT / page).parent.joinpath(link).exists()] == []
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:^    |`)make ([a-z]+)", text, re.MULTILINE)) <= targets
 
 
 def test_results_table_and_picture(tile_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
