@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +13,10 @@ import pytest
 
 from benchmarks import __main__ as command
 from benchmarks import bench_fit
-from benchmarks.__main__ import BENCHES, FIGURES, Bench, Figure, summary
+from benchmarks.__main__ import FIGURES, Bench, Figure, summary
 from benchmarks.common import FOLDER, FOLDER_VARIABLE, Section
 
 ROOT = Path(__file__).parents[1]
-
-
-def test_benchmarks_exist() -> None:
-    assert all(find_spec(f"benchmarks.bench_{bench.name}") for bench in BENCHES)
 
 
 @pytest.mark.parametrize(

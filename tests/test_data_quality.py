@@ -58,47 +58,39 @@ def test_jumps_that_the_model_predicts_do_not_count() -> None:
     assert [jump.row for jump in data_quality.jumps(corrupted, noise(600, seed=3))] == pytest.approx([200, 400], abs=3)
 
 
+def runtimes_of(path: Path) -> np.ndarray:
+    runtime = read_graph(path).runtime
+    assert runtime is not None
+    return runtime.astype(np.float64)
+
+
 def test_measured_collections_have_no_jumps() -> None:
     assert len(MEASURED) > 400
-    alarms = []
-    for path in MEASURED[::6]:
-        graph = read_graph(path)
-        assert graph.runtime is not None
-        if data_quality.jumps(graph.runtime.astype(np.float64)):
-            alarms.append(path.stem)
-    assert alarms == []
+    assert [path.stem for path in MEASURED[::6] if data_quality.jumps(runtimes_of(path))] == []
 
 
 def test_injected_jumps_are_found() -> None:
     rng = np.random.default_rng(0)
-    layouts = [path for path in MEASURED if "layout" in path.parts]
-    found = 0
-    for path in layouts[::2]:
-        graph = read_graph(path)
-        assert graph.runtime is not None
-        runtimes = graph.runtime.astype(np.float64)
+    found = []
+    for path in [path for path in MEASURED if "layout" in path.parts][::2]:
+        runtimes = runtimes_of(path)
         start = int(rng.integers(0, len(runtimes) - 40))
         runtimes[start : start + 40] *= 2
-        found += bool(data_quality.jumps(runtimes))
-    assert found >= 0.9 * len(layouts[::2])
+        found.append(bool(data_quality.jumps(runtimes)))
+    assert np.mean(found) >= 0.9
 
 
 def test_known_bad_graph_of_tpugraphs_is_found(shared_data: Path) -> None:
-    bad = read_graph(shared_data / "npz/layout/xla/default/valid/unet_3d.4x4.bf16.npz").runtime
-    good = read_graph(shared_data / "npz/layout/xla/default/train/unet3d.npz").runtime
-    assert bad is not None
-    assert good is not None
-    assert len(data_quality.jumps(bad.astype(np.float64))) == 2
-    assert data_quality.jumps(good.astype(np.float64)) == []
+    folder = shared_data / "npz/layout/xla/default"
+    assert len(data_quality.jumps(runtimes_of(folder / "valid/unet_3d.4x4.bf16.npz"))) == 2
+    assert data_quality.jumps(runtimes_of(folder / "train/unet3d.npz")) == []
 
 
 def test_group_quality_and_doubts() -> None:
     target = np.array([100.0, 102.0, 101.0, 109.0, 104.0, 103.0])
     repeat = np.array([103.0, 100.0, 109.0, 101.0, 104.0, 102.0])
     found = data_quality.group_quality(target, np.array([0, 0, 2, 2, 4, 5]), repeat)
-    assert found["configs"] == 6
-    assert found["distinct"] == 4
-    assert found["spread"] == pytest.approx(1.09)
+    assert (found["configs"], found["distinct"], found["spread"]) == (6, 4, pytest.approx(1.09))
     assert found["duplicate_spread"] == pytest.approx(np.median([1.02, 109 / 101]) - 1)
     assert found["retest"] == pytest.approx(kendalltau(target, repeat).statistic)
     assert found["unrankable"] is None
