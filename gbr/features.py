@@ -52,17 +52,17 @@ def _build(*, subset: str, data: Path, cluster: str | None, store: Path, as_json
     if as_json:
         cli.emit_json(report.as_dict())
         return
-    rows: list[list[object]] = [
-        ["graphs built", report.built],
-        ["up to date", report.kept],
-        ["removed, their file is gone", report.removed],
-        ["configurations", report.rows],
-        ["of which distinct", report.distinct],
-        ["feature columns", report.columns],
-        ["hardware", report.hardware],
-        ["seconds", round(report.seconds, 1)],
-    ]
-    cli.table(f"{report.subset} -> {report.folder}", ["schema " + report.schema, ""], rows)
+    rows = {
+        "graphs built": report.built,
+        "up to date": report.kept,
+        "removed, their file is gone": report.removed,
+        "configurations": report.rows,
+        "of which distinct": report.distinct,
+        "feature columns": report.columns,
+        "hardware": report.hardware,
+        "seconds": round(report.seconds, 1),
+    }
+    cli.table(f"{report.subset} -> {report.folder}", ["schema " + report.schema, ""], [*rows.items()])
     _print_degenerate(report.degenerate)
 
 
@@ -103,7 +103,7 @@ def build(
     StoreError
         When the store cannot be written.
     UsageError
-        For an unknown collection, split or hardware.
+        For an unknown collection, split or hardware, or less than one job.
     """
     from gbr.data.build import build as update
     from gbr.data.hardware import choose
@@ -111,9 +111,7 @@ def build(
     from gbr.data.repack import repack_all
 
     collection, data = cli.find_collection(subset, data), Path(data)
-    choice = choose(hardware, collection, data)
-    if choice.note:
-        cli.note(choice.note)
+    profile = choose(hardware, collection, data)
     if repack:
         if collection.kind != "layout":
             raise UsageError(f"--repack: {collection.name} has tile graphs, which need no copy; leave it out")
@@ -122,7 +120,7 @@ def build(
         written = repack_all(collection, data, chosen, jobs or cores(), progress)
         cli.note(f"repacked {written} of the graphs of {collection.name}")
     progress = partial(cli.progress, label=f"features of {collection.name}")
-    return update(collection, data, store, splits, jobs, progress, choice.hardware, workers)
+    return update(collection, data, store, splits, jobs, progress, profile, workers)
 
 
 @main.command("info")
@@ -139,35 +137,22 @@ def _info(*, subset: str, as_json: bool, data: Path, store: Path) -> None:
     if as_json:
         cli.emit_json(content)
         return
-    columns = ["split", "graphs", "of", "measured", "rows", "duplicates", "degenerate", "MiB"]
-    rows = [
-        [
-            split,
-            figures["graphs"],
-            figures["expected"],
-            figures["labelled"],
-            figures["rows"],
-            figures["duplicates"],
-            len(figures["degenerate"]),
-            f"{figures['bytes'] / 2**20:.1f}",
-        ]
-        for split, figures in content["splits"].items()
-    ]
+    columns = ["graphs", "expected", "labelled", "rows", "duplicates", "degenerate", "MiB"]
+    rows = []
+    degenerate: dict[str, str] = {}
+    for split, figures in content["splits"].items():
+        shown = figures | {"degenerate": len(figures["degenerate"]), "MiB": f"{figures['bytes'] / 2**20:.1f}"}
+        rows.append([split, *(shown[name] for name in columns)])
+        degenerate |= {f"{split}/{stem}": why for stem, why in figures["degenerate"].items()}
     title = (
         f"{opened.folder}: {content['columns']} columns, schema {content['schema']}, written by gbr {content['gbr']}"
     )
-    cli.table(title, columns, rows)
-    _print_degenerate(
-        {
-            f"{split}/{stem}": why
-            for split, figures in content["splits"].items()
-            for stem, why in figures["degenerate"].items()
-        }
-    )
+    cli.table(title, ["split", *columns], rows)
+    _print_degenerate(degenerate)
 
 
 def summary(store: FeatureStore) -> dict[str, Any]:
-    """Content of a store, per split.
+    """Content of a store.
 
     Returns
     -------
@@ -176,35 +161,31 @@ def summary(store: FeatureStore) -> dict[str, Any]:
         (profile that the features are computed for), ``splits``:
         split -> ``graphs``, ``expected``, ``labelled`` (graphs with runtimes), ``rows``, ``duplicates`` (rows that
         repeat the configuration of an earlier row), ``bytes``, ``degenerate`` (stem -> why it cannot be ranked).
-
-    Raises
-    ------
-    StoreError
-        When there is no store.
     """
     manifest = store.manifest
+    schema = manifest["schema"]
     splits = {}
     for split in SPLITS:
         entries = store.entries(split)
+        graphs = entries.values()
         expected = manifest["expected"].get(split, len(entries))
-        if not entries and not expected:
-            continue
-        splits[split] = {
-            "graphs": len(entries),
-            "expected": expected,
-            "labelled": sum(entry["labelled"] for entry in entries.values()),
-            "rows": sum(entry["rows"] for entry in entries.values()),
-            "duplicates": sum(entry["rows"] - entry["distinct"] for entry in entries.values()),
-            "bytes": sum(entry["bytes"] for entry in entries.values()),
-            "degenerate": {stem: entry["degenerate"] for stem, entry in entries.items() if entry["degenerate"]},
-        }
+        if entries or expected:
+            splits[split] = {
+                "graphs": len(entries),
+                "expected": expected,
+                "labelled": sum("_runtime" in entry["measured"] for entry in graphs),
+                "rows": sum(entry["rows"] for entry in graphs),
+                "duplicates": sum(entry["rows"] - entry["distinct"] for entry in graphs),
+                "bytes": sum(entry["bytes"] for entry in graphs),
+                "degenerate": {stem: entry["degenerate"] for stem, entry in entries.items() if entry["degenerate"]},
+            }
     return {
         "subset": store.subset,
         "folder": str(store.folder),
         "gbr": manifest["gbr"],
-        "schema": manifest["schema"]["hash"],
-        "columns": len(manifest["schema"]["columns"]),
-        "hardware": manifest["schema"].get("hardware"),
+        "schema": schema["hash"],
+        "columns": len(schema["columns"]),
+        "hardware": schema["hardware"],
         "splits": splits,
     }
 
@@ -221,28 +202,19 @@ def _columns(*, subset: str, as_json: bool) -> None:
     if kind not in KINDS:
         raise UsageError(f"--subset {subset}: expected {' or '.join(KINDS)}, or a collection of that kind")
     schema = schema_of(kind)
-    if as_json:
-        blocks = [
-            {
-                "name": block.name,
-                "version": block.version,
-                "doc": block.doc,
-                "per_config": block.per_config,
-                "columns": [
-                    {"name": name, "unit": column.unit, "doc": column.doc}
-                    for name, column in zip(block.names, block.columns, strict=True)
-                ],
-            }
-            for block in schema.blocks
-        ]
-        cli.emit_json({"kind": kind, "schema": schema.hash, "blocks": blocks})
-        return
+    blocks = []
     for block in schema.blocks:
-        scope = "per configuration" if block.per_config else "per graph"
-        title = f"{block.name}: {block.doc} {len(block)} columns, {scope}."
         rows = [[name, column.unit, column.doc] for name, column in zip(block.names, block.columns, strict=True)]
-        cli.table(title, ["column", "unit", "meaning"], rows)
-    print(f"{len(schema)} columns, schema {schema.hash}")
+        about = {key: getattr(block, key) for key in ("name", "version", "doc", "per_config")}
+        blocks.append(about | {"columns": [dict(zip(("name", "unit", "doc"), row, strict=True)) for row in rows]})
+        if not as_json:
+            scope = "per configuration" if block.per_config else "per graph"
+            title = f"{block.name}: {block.doc} {len(block)} columns, {scope}."
+            cli.table(title, ["column", "unit", "meaning"], rows)
+    if as_json:
+        cli.emit_json({"kind": kind, "schema": schema.hash, "blocks": blocks})
+    else:
+        print(f"{len(schema)} columns, schema {schema.hash}")
 
 
 def _print_degenerate(degenerate: dict[str, str]) -> None:

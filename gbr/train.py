@@ -240,10 +240,7 @@ def train(
     collection, data = cli.find_collection(subset, data), Path(data)
     out = _default_out(collection) if out is None else Path(out)
     if hardware is None or isinstance(hardware, str):
-        choice = choose(hardware, collection, data)
-        hardware = choice.hardware
-        if choice.note:
-            cli.note(choice.note)
+        hardware = choose(hardware, collection, data)
     settings = settings or {}
     ranker = Ranker(
         backend,

@@ -15,12 +15,17 @@ import numpy as np
 import polars as pl
 import pytest
 
+from features.graph import Program
 from features.hardware import TPU
+from features.layout.extractor import LayoutExtractor
+from features.tile.extractor import TileExtractor
 from gbr.data import build as builds
 from gbr.data import graph as graphs
-from gbr.data.build import BuildReport, build, extract, schema_of, shared_columns
+from gbr.data import store as stores
+from gbr.data.build import BuildReport, build, extract, n_per_config, schema_of
 from gbr.data.collection import Subset, resolve
 from gbr.data.graph import graph_from_arrays, read_graph, write_graph
+from gbr.data.pool import in_order
 from gbr.data.store import FeatureStore
 from gbr.errors import DataError, GbrError, StoreError, UsageError
 from tests.made import collection, layout_arrays, tile_arrays
@@ -113,7 +118,7 @@ def test_duplicate_configurations_are_found(kind: str) -> None:
 def test_layout_features_do_not_depend_on_block_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = graph_from_arrays("x", layout_arrays(50))
     _, expected, duplicates = extract(graph)
-    monkeypatch.setattr(builds, "ROWS_PER_GROUP", 7)
+    monkeypatch.setattr(builds, "_ROWS_PER_GROUP", 7)
     monkeypatch.setattr(builds, "_CODES_AT_ONCE", 5)
     monkeypatch.setattr(builds, "_SPOOL_BYTES", 100)
     monkeypatch.setattr(graphs, "BLOCK_BYTES", 3 * 72)
@@ -122,14 +127,15 @@ def test_layout_features_do_not_depend_on_block_sizes(monkeypatch: pytest.Monkey
     np.testing.assert_array_equal(again, duplicates)
 
 
-def test_shared_columns_are_constant_within_a_graph() -> None:
-    for kind, make in (("tile", tile_arrays), ("layout", layout_arrays)):
+def test_shared_columns_are_the_last_and_constant_within_a_graph() -> None:
+    for make in (tile_arrays, layout_arrays):
         schema, X, _ = extract(graph_from_arrays("x", make(30)))
-        shared = set(shared_columns(schema_of(kind)))
-        assert 0 < len(shared) < len(schema)
-        varying = {name for name, column in zip(schema.names, X.T, strict=True) if (column != column[0]).any()}
-        assert varying
-        assert not varying & shared
+        is_shared = [not block.per_config for block in schema.blocks for _ in block.columns]
+        assert 0 < n_per_config(schema) == is_shared.index(True) < len(schema)  # they are the last
+        assert is_shared == sorted(is_shared)
+        varying = (X[0] != X).any(axis=0)
+        assert varying.any()
+        assert not varying[is_shared].any()
 
 
 def test_degenerate_graphs_are_reported_with_the_reason(tmp_path: Path) -> None:
@@ -149,7 +155,7 @@ def test_degenerate_graphs_are_reported_with_the_reason(tmp_path: Path) -> None:
         "train/unknown_same": "all configurations are identical",
     }
     entries = stored(tmp_path).entries("train")
-    assert [stem for stem, entry in entries.items() if not entry["labelled"]] == ["unknown", "unknown_same"]
+    assert [stem for stem, entry in entries.items() if not entry["measured"][1:]] == ["unknown", "unknown_same"]
 
 
 def test_only_missing_and_stale_graphs_are_built(tmp_path: Path) -> None:
@@ -189,13 +195,10 @@ def test_only_missing_and_stale_graphs_are_built(tmp_path: Path) -> None:
 
 def test_another_schema_rebuilds_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     collection(tmp_path, train=2, valid=1)
-    built(tmp_path)
-    store = stored(tmp_path)
-    text = (store.folder / "manifest.json").read_text().replace(schema_of("tile").hash, "0123456789ab")
-    (store.folder / "manifest.json").write_text(text)
-    with pytest.raises(
-        StoreError, match=r"feature schema 0123456789ab, this gbr writes .*features build --subset tile:xla"
-    ):
+    with monkeypatch.context() as older:
+        older.setitem(vars(schema_of("tile")), "hash", "0123456789ab")
+        assert built(tmp_path).built == 3
+    with pytest.raises(StoreError, match="feature schema 0123456789ab, this gbr writes"):
         stored(tmp_path).check(schema_of("tile").hash)
     assert built(tmp_path, splits=("train",)).built == 2
     stored(tmp_path).check(schema_of("tile").hash)
@@ -235,7 +238,7 @@ def test_an_interrupt_keeps_finished_graphs(tmp_path: Path, monkeypatch: pytest.
     work = builds._work
 
     def interrupted(task: Any) -> Any:
-        if task.stem == "train_1":
+        if task.path.stem == "train_1":
             raise KeyboardInterrupt("at train_1")
         return work(task)
 
@@ -299,8 +302,6 @@ def test_a_program_without_features_names_its_file(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_feature_that_is_not_finite_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from features.tile.extractor import TileExtractor
-
     call = TileExtractor.__call__
 
     def spoiled(self: TileExtractor, configs: np.ndarray) -> np.ndarray:
@@ -309,9 +310,7 @@ def test_a_feature_that_is_not_finite_is_refused(monkeypatch: pytest.MonkeyPatch
         return X
 
     monkeypatch.setattr(TileExtractor, "__call__", spoiled)
-    with pytest.raises(
-        DataError, match=r"<memory>: feature geometry\.\S+ of configuration 3: expected a finite number, got nan"
-    ):
+    with pytest.raises(DataError, match=r"<memory>: feature geometry\.\S+: expected a finite number, got nan"):
         extract(graph_from_arrays("x", tile_arrays()))
 
 
@@ -331,17 +330,14 @@ def test_invalid_arguments(tmp_path: Path) -> None:
 def test_a_streamed_layout_file_equals_one_pass_over_everything(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from features.layout.extractor import LayoutExtractor
-    from gbr.data import store as stores
-
     arrays = layout_arrays(50)
     arrays["node_config_feat"] = arrays["node_config_feat"][np.random.default_rng(0).integers(0, 30, 50)]
     write_graph(LAYOUT.folder(tmp_path) / "train" / "a.npz", arrays)
-    monkeypatch.setattr(builds, "ROWS_PER_GROUP", 8)
+    monkeypatch.setattr(builds, "_ROWS_PER_GROUP", 8)
     monkeypatch.setattr(builds, "_SPOOL_BYTES", 1000)
     monkeypatch.setattr(stores, "_ROWS_AT_ONCE", 20)
     build(LAYOUT, tmp_path, tmp_path / "store", jobs=1)
-    program = builds._program(graph_from_arrays("x", arrays))
+    program = Program(arrays["node_opcode"], arrays["node_feat"], arrays["edge_index"])
     expected = LayoutExtractor(program, arrays["node_config_ids"], hardware=TPU).vectors(arrays["node_config_feat"])
     groups = stored(tmp_path, LAYOUT).load("train")
     assert groups.columns == schema_of("layout").names
@@ -389,16 +385,16 @@ def test_threads_give_results_in_order_and_take_few_items_ahead() -> None:
         return number
 
     with ThreadPoolExecutor(3) as pool, pytest.raises(ValueError, match="forty"):
-        list(builds._in_order(pool, work, items(), 4))
+        list(in_order(pool, work, items(), 4))
     assert len(made) < 60
     with ThreadPoolExecutor(3) as pool:
-        assert list(builds._in_order(pool, work, range(40), 4)) == list(range(40))
+        assert list(in_order(pool, work, range(40), 4)) == list(range(40))
 
 
 def test_a_full_temporary_folder_is_a_one_line_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(builds.LayoutColumns, "_spool", full)
+    monkeypatch.setattr(builds._Spool, "append", full)
     with pytest.raises(GbrError, match=r"temporary folder .*: No space left on device; set TMPDIR to another folder"):
         extract(graph_from_arrays("x", layout_arrays()))

@@ -92,7 +92,7 @@ def test_errors_of_tasks_name_the_worker(address: str, tmp_path: Path) -> None:
 def slow_work(task: Any) -> Any:
     """The work of a build, slowed down and logged in a file in the store."""
     with (task.store_root / "log").open("a") as log:
-        log.write(f"{task.stem} {os.getpid()}\n")
+        log.write(f"{task.path.stem} {os.getpid()}\n")
     time.sleep(0.4)
     return build_module._work(task)
 

@@ -3,7 +3,7 @@
 A graph is stale if its file, the meaning of the feature columns, or the hardware profile has changed.  Feature files
 are written atomically and the manifest every few seconds, so that an interrupted build resumes.
 
-A layout graph takes one pass over its file, in memory that does not grow with its size.  One thread decompresses and
+A layout graph takes one pass over its file, in memory that hardly grows with its size.  One thread decompresses and
 encodes configurations, block by block; a pool of threads, one per core, computes the columns that depend on a single
 configuration.  Ranks and frequencies follow once the whole group is known.  Until then, codes and finished columns are
 spooled: in memory while they are small, then in a temporary file.
@@ -12,36 +12,32 @@ spooled: in memory while they are small, then in a temporary file.
 from __future__ import annotations
 
 import time
-from collections import defaultdict, deque
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass, field
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import SpooledTemporaryFile, gettempdir
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gbr import check_features
 from gbr.data import hardware as profiles
 from gbr.data.collection import KINDS, SPLITS, Subset, graph_files, splits_present
 from gbr.data.files import remove_partial_files
 from gbr.data.graph import Graph, read_graph
 from gbr.data.groups import unrankable
 from gbr.data.npz import NpzFile
-from gbr.data.pool import Advance, Progress, cores, in_processes
+from gbr.data.pool import Advance, Progress, cores, in_order, in_processes
 from gbr.data.repack import encoded_blocks
-from gbr.data.store import Entry, FeatureStore
+from gbr.data.store import MEASURED, Entry, FeatureStore
 from gbr.data.store import schema_of as schema_of
 from gbr.errors import DataError, GbrError, UsageError
 
 if TYPE_CHECKING:
-    from features.graph import Program
     from features.hardware import Hardware
-    from features.layout.extractor import LayoutExtractor
     from features.layout.rows import RowTable
     from features.schema import Schema
     from gbr.cluster import Workers
@@ -50,18 +46,20 @@ if TYPE_CHECKING:
 _GRAPHS_PER_PROCESS: Final = {"tile": 64, "layout": 2}
 _SECONDS_BETWEEN_RECORDS: Final = 5.0
 
-#: Configurations per row group of a feature file.
-ROWS_PER_GROUP: Final = 8192
+#: Minimum number of configurations per row group of a feature file, except for the last.
+_ROWS_PER_GROUP: Final = 8192
 #: Codes per batch, which stay in the cache together with their columns.
 _CODES_AT_ONCE: Final = 1 << 18
 #: Maximum number of submitted batches per worker thread.
 _BATCHES_AHEAD: Final = 4
 _SPOOL_BYTES: Final = 1 << 20
 
-Features = tuple["Schema", NDArray[np.float32], NDArray[np.int64]]
 FloatArray = NDArray[np.float32]
+IntArray = NDArray[np.int64]
 _Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
+#: Groups of configurations, float32 (columns that differ between them, configurations); values of the columns that do
+#: not; index of the first identical configuration of each.
+_Found = tuple[Iterable[FloatArray], FloatArray, IntArray]
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,7 @@ class BuildReport:
     hardware: str
     jobs: int
     seconds: float
-    degenerate: dict[str, str] = field(default_factory=dict)
+    degenerate: dict[str, str]
 
     def as_dict(self) -> dict[str, Any]:
         """Values for JSON."""
@@ -117,17 +115,13 @@ class _Task:
     subset: str
     hardware: Hardware
 
-    @property
-    def stem(self) -> str:
-        return self.path.stem
+
+def n_per_config(schema: Schema) -> int:
+    """Number of columns that differ between configurations of a graph: the first ones."""
+    return sum(len(block) for block in schema.blocks if block.per_config)
 
 
-def shared_columns(schema: Schema) -> tuple[str, ...]:
-    """Columns with one value for all configurations of a graph."""
-    return tuple(name for block in schema.blocks if not block.per_config for name in block.names)
-
-
-def extract(graph: Graph, hardware: Hardware | None = None) -> Features:
+def extract(graph: Graph, hardware: Hardware | None = None) -> tuple[Schema, FloatArray, IntArray]:
     """Features of all configurations of one graph.
 
     Parameters
@@ -149,15 +143,19 @@ def extract(graph: Graph, hardware: Hardware | None = None) -> Features:
     DataError
         For an invalid configuration, a graph without configurations, and a program whose features cannot be computed.
     """
-    check_features()
     if graph.kind not in KINDS:
         raise DataError(f"{graph.source}: no configurations to rank; add them with gbr.Graph.with_configs")
+    schema = schema_of(graph.kind)
     with _naming(graph.source):
         if graph.kind == "tile":
-            schema, X, duplicate_of = _tile(graph, hardware)
+            X, duplicate_of = _tile(graph, hardware)
         else:
-            with LayoutColumns(graph, hardware) as columns:
-                schema, X, duplicate_of = columns.schema, columns.matrix(), columns.duplicate_of
+            X, first = np.empty((graph.n_configs, len(schema)), np.float32), 0
+            with _layout(graph, hardware) as (groups, shared, duplicate_of):
+                for group in groups:
+                    X[first : first + group.shape[1], : len(group)] = group.T
+                    first += group.shape[1]
+                X[:, -len(shared) :] = shared
     _check_finite(graph, schema.names, X.T)
     return schema, X, duplicate_of
 
@@ -173,19 +171,14 @@ def _naming(source: str) -> Iterator[None]:
         raise DataError(f"{source}: no features can be computed ({fault}); fix the program that wrote it") from fault
 
 
-def _check_finite(
-    graph: Graph, names: Sequence[str], by_column: NDArray[np.float32], first: int = 0
-) -> NDArray[np.float32]:
+def _check_finite(graph: Graph, names: Sequence[str], by_column: FloatArray) -> FloatArray:
     # A finite sum implies finite values, without a temporary array.
-    if np.isfinite(by_column.sum(dtype=np.float64)):
+    if np.isfinite(by_column.sum(dtype=np.float64)) or np.isfinite(by_column).all():
         return by_column
-    wrong = np.argwhere(~np.isfinite(by_column))
-    if not len(wrong):
-        return by_column
-    column, row = wrong[0].tolist()
+    column, row = np.argwhere(~np.isfinite(by_column))[0].tolist()
     raise DataError(
-        f"{graph.source}: feature {names[column]} of configuration {first + row}: expected a finite number, got "
-        f"{by_column[column, row]}; please report this with the file"
+        f"{graph.source}: feature {names[column]}: expected a finite number, got {by_column[column, row]}; please "
+        "report this with the file"
     )
 
 
@@ -199,34 +192,12 @@ def build(
     hardware: Hardware | None = None,
     workers: Workers | None = None,
 ) -> BuildReport:
-    """Update the feature store of a collection from its graph files.
+    """Update the feature store of a collection as :func:`gbr.features.build` does.
 
-    Graphs without a file are removed from the store.  If another process builds the same store, this one waits.  Worker
-    processes are spawned: guard a script that calls this function by ``if __name__ == "__main__":``.
-
-    Parameters
-    ----------
-    subset : Subset
-    data_root, store_root : path
-    splits : sequence of str, optional
-        By default those with graph files.
-    jobs : int, optional
-        Number of processes; by default one per core, fewer for few graphs.  1 runs in this process.
-    progress : callable, optional
-        Called with the number of graphs to build; returns a context manager that yields ``advance(steps)``.
-    hardware : Hardware, optional
-        The machine on which runtimes were measured; by default that of :func:`gbr.data.hardware.choose`.
-    workers : Workers, optional
-        Processes to use instead, :class:`gbr.cluster.Workers`.
-
-    Raises
-    ------
-    DataError
-        For a graph file that cannot be read; graphs finished before are kept in the store.
-    StoreError
-        If the store cannot be written.
-    UsageError
-        For an unknown split or a number of jobs below 1.
+    Graphs without a file are removed from the store.  If another process builds the same store, this one waits.  By
+    default, ``splits`` are those with graph files, ``jobs`` one per core, or fewer for few graphs (1 runs in this
+    process), and ``hardware`` that of :func:`gbr.data.hardware.choose`.  ``progress`` is called with the number of
+    graphs to build, and returns a context manager that yields ``advance(steps)``.
     """
     start = time.monotonic()
     if jobs is not None and jobs < 1:
@@ -235,37 +206,48 @@ def build(
     if workers is not None:  # they have other working directories
         data_root, store_root, jobs = data_root.absolute(), store_root.absolute(), len(workers)
     schema = schema_of(subset.kind)
-    hardware = hardware or profiles.choose(None, subset, data_root).hardware
+    hardware = hardware or profiles.choose(None, subset, data_root)
     described = {
         "hash": schema.hash,
         "columns": list(schema.names),
-        "shared": list(shared_columns(schema)),
+        "per_config": n_per_config(schema),
         "hardware": profiles.as_dict(hardware),
     }
     splits = splits_present(subset, data_root) or SPLITS if splits is None else splits
-    files = {split: {path.stem: path for path in graph_files(subset, data_root, split)} for split in splits}
+    # Fingerprints first, so that a corrupt archive is found before anything is built.
+    files = {split: {path: _source(path) for path in graph_files(subset, data_root, split)} for split in splits}
+    stems = {split: {path.stem for path in paths} for split, paths in files.items()}
     store = FeatureStore(store_root, subset.name)
     expected = {split: len(paths) for split, paths in files.items()}
-    with ExitStack() as stack:
-        # A complete store is not written, as it may be read-only.
-        if not (untouched := store.is_for(described, expected)):
-            stack.enter_context(store.building(described, expected))
-        gone = {split: sorted(set(store.entries(split)) - set(paths)) for split, paths in files.items()}
-        tasks = [
+
+    def changes() -> tuple[list[_Task], dict[str, dict[str, Entry | None]]]:
+        """Graphs to build, and entries of graphs without a file."""
+        return [
             _Task(path, split, store.root, subset.name, hardware)
-            for split, paths in files.items()
-            for path in paths.values()
-            if not _is_fresh(store, split, path)
-        ]
-        if untouched and (tasks or any(gone.values())):
-            stack.enter_context(store.building(described, expected))
-        if any(gone.values()):
-            store.record(described, removed=gone)
-        _sweep(store, files)
+            for split, sources in files.items()
+            for path, source in sources.items()
+            if not _is_fresh(store, split, path.stem, source)
+        ], {split: dict.fromkeys(set(store.entries(split)) - present) for split, present in stems.items()}
+
+    tasks, gone = changes() if (same := store.is_for(described, expected)) else ([], {})
+    # A complete store is not written, as it may be read-only.
+    complete = same and not tasks and not any(gone.values())
+    with nullcontext() if complete else store.building(described, expected):
+        if not complete:
+            tasks, gone = changes()
+            if any(gone.values()):
+                store.record(gone)
+        remove_partial_files(store.folder)
+        for split, present in stems.items():
+            remove_partial_files(store.folder / split)
+            for path in (store.folder / split).glob("*.parquet"):
+                with suppress(OSError):
+                    if path.stem not in present:
+                        path.unlink()
         n_jobs = min(jobs or min(cores(), len(tasks) // _GRAPHS_PER_PROCESS[subset.kind]) or 1, max(1, len(tasks)))
         if tasks:
             with progress(len(tasks)) if progress else nullcontext(lambda steps: None) as advance:
-                _run(store, described, tasks, n_jobs, advance, workers)
+                _run(store, tasks, n_jobs, advance, workers)
     entries = {f"{split}/{stem}": entry for split in files for stem, entry in store.entries(split).items()}
     return BuildReport(
         subset=subset.name,
@@ -284,378 +266,207 @@ def build(
     )
 
 
-def _sweep(store: FeatureStore, files: Mapping[str, Container[str]]) -> None:
-    """Delete features of graphs without a file, and temporary files of killed builds."""
-    remove_partial_files(store.folder)
-    for split, stems in files.items():
-        folder = store.folder / split
-        for path in folder.glob("*.parquet"):
-            with suppress(OSError):
-                if path.stem not in stems:
-                    path.unlink()
-        remove_partial_files(folder)
-
-
-def _fingerprint(path: Path) -> dict[str, Any]:
+def _source(path: Path) -> dict[str, Any]:
     return {"file": path.name, "members": NpzFile(path).fingerprint}
 
 
-def _is_fresh(store: FeatureStore, split: str, path: Path) -> bool:
-    source = _fingerprint(path)  # first, so that a corrupt archive is found before anything is built
-    entry = store.entries(split).get(path.stem)
-    if entry is None or entry["source"] != source:
-        return False
+def _is_fresh(store: FeatureStore, split: str, stem: str, source: Mapping[str, Any]) -> bool:
+    entry = store.entries(split).get(stem)
     try:
-        return store.path(split, path.stem).stat().st_size == int(entry["bytes"])
+        return (
+            entry is not None
+            and entry["source"] == source
+            and store.path(split, stem).stat().st_size == int(entry["bytes"])
+        )
     except OSError:
         return False
 
 
-def _run(
-    store: FeatureStore,
-    described: Mapping[str, Any],
-    tasks: Sequence[_Task],
-    jobs: int,
-    advance: Advance,
-    workers: Workers | None,
-) -> None:
+def _run(store: FeatureStore, tasks: Sequence[_Task], jobs: int, advance: Advance, workers: Workers | None) -> None:
     """Build all graphs; finished graphs are recorded even if one fails."""
-    written: dict[str, dict[str, Entry]] = defaultdict(dict)
+    written: dict[str, dict[str, Entry | None]] = defaultdict(dict)
     recorded = time.monotonic()
     try:
-        done = in_processes(_work, tasks, jobs, tasks[0].subset) if workers is None else workers.each(_work, tasks)
+        done = in_processes(_work, tasks, jobs, store.subset) if workers is None else workers.each(_work, tasks)
         for task, entry in done:
-            written[task.split][task.stem] = entry
+            written[task.split][task.path.stem] = entry
             advance(1)
             if time.monotonic() - recorded > _SECONDS_BETWEEN_RECORDS:
-                store.record(described, written)
-                written.clear()
+                store.record(written)
                 recorded = time.monotonic()
     finally:
-        store.record(described, written)
+        store.record(written)
 
 
 def _work(task: _Task) -> Entry:
-    source = _fingerprint(task.path)
+    source = _source(task.path)
     graph = read_graph(task.path)
     kind = task.subset.split(":", 1)[0]
     if graph.kind != kind:
         raise DataError(f"{task.path}: expected a {kind} graph as its folder says, got a {graph.kind} graph; move it")
-    store = FeatureStore(task.store_root, task.subset)
-    known: dict[str, Any] = {
-        "runtime": graph.runtime, "normalizer": graph.normalizer, "repeat": graph.repeat, "source": source,
-    }  # fmt: skip
+    schema = schema_of(kind)
+    names = schema.names[: n_per_config(schema)]
     if kind == "tile":
-        schema, X, duplicate_of = extract(graph, task.hardware)
-        shared = shared_columns(schema)
-        entry = store.write(task.split, task.stem, schema.names, X, duplicate_of=duplicate_of, shared=shared, **known)
+        _, X, first_equal = extract(graph, task.hardware)
+        group = np.ascontiguousarray(X[:, : len(names)].T)
+        found: AbstractContextManager[_Found] = nullcontext(([group], X[0, len(names) :], first_equal))
     else:
-        check_features()
-        with _naming(graph.source), LayoutColumns(graph, task.hardware) as columns:
-            duplicate_of = columns.duplicate_of
-            names = columns.schema.names[: len(columns.schema) - len(columns.shared)]
-            groups = (_check_finite(graph, names, group, first) for first, group in columns.groups())
-            entry = store.write_groups(
-                task.split, task.stem, names, columns.shared, groups, duplicate_of=duplicate_of, **known
-            )
-    entry["degenerate"] = _degenerate(graph, duplicate_of)
-    return entry
+        found = _layout(graph, task.hardware)
+    with _naming(graph.source), found as (groups, shared, duplicate_of):
+        return FeatureStore(task.store_root, task.subset).write(
+            task.split,
+            task.path.stem,
+            names,
+            (_check_finite(graph, names, group) for group in groups),
+            shared,
+            duplicate_of,
+            {name: values for name in MEASURED if (values := getattr(graph, name[1:])) is not None},
+            degenerate=_degenerate(graph, duplicate_of),
+            source=source,
+        )
 
 
-def _degenerate(graph: Graph, duplicate_of: NDArray[np.int64]) -> str | None:
+def _degenerate(graph: Graph, duplicate_of: IntArray) -> str | None:
     if graph.runtime is None:
         # With distinct runtimes, the result depends only on the configurations.
         return unrankable(np.arange(graph.n_configs, dtype=np.float64), duplicate_of)
     return unrankable(graph.runtime / (1 if graph.normalizer is None else graph.normalizer), duplicate_of)
 
 
-def _program(graph: Graph) -> Program:
+def _tile(graph: Graph, hardware: Hardware | None) -> tuple[FloatArray, IntArray]:
     from features.graph import Program
-
-    return Program(graph.node_opcode, graph.node_feat, graph.edge_index)
-
-
-def _tile(graph: Graph, hardware: Hardware | None) -> Features:
     from features.hardware import CPU
     from features.tile.extractor import TileExtractor
 
-    extractor = TileExtractor(_program(graph), hardware or CPU)
+    extractor = TileExtractor(Program(graph.node_opcode, graph.node_feat, graph.edge_index), hardware or CPU)
     assert graph.config_feat is not None
     # Adding zero turns -0.0 into 0.0, so that equal rows have equal bytes.
     rows = np.ascontiguousarray(graph.config_feat + np.float32(0))
     first: dict[bytes, int] = {}
     duplicate_of = [first.setdefault(values.tobytes(), row) for row, values in enumerate(rows)]
-    return extractor.schema, extractor(rows), np.array(duplicate_of, np.int64)
+    return extractor(rows), np.array(duplicate_of, np.int64)
 
 
-class LayoutColumns:
-    """Feature columns of all configurations of a layout graph.  A context manager: leaving it frees the spool.
+@contextmanager
+def _layout(graph: Graph, hardware: Hardware | None) -> Iterator[_Found]:
+    """Columns of a layout graph that differ between configurations, in groups of these, and those that do not."""
+    from features.graph import Program
+    from features.hardware import CPU
+    from features.layout import extractor as layout
+    from features.layout import slate
+    from features.layout.rows import RowTable, first_equal
 
-    Parameters
-    ----------
-    graph : Graph
-        Of kind ``layout``.
-    hardware : Hardware, optional
-        The machine on which runtimes were measured; a generic CPU by default.
+    assert graph.node_config_ids is not None
+    table = RowTable(len(graph.node_config_ids))
+    seen: list[NDArray[np.uint64]] = []
+    with _Spool() as own, _Spool() as coded:
 
-    Attributes
-    ----------
-    schema : Schema
-    shared : float32 (shared columns,)
-        Values of the columns that all configurations share, the last columns of the schema.
-    duplicate_of : int64 (c,)
-        Row index of the first identical configuration; its own index for the first one.
+        def batches() -> Iterator[NDArray[np.uint32]]:
+            for codes, digests in _coded(graph, table):
+                seen.append(digests)
+                coded.append(codes.astype(np.uint16 if len(table) <= 1 << 16 else np.uint32))
+                yield codes
 
-    Raises
-    ------
-    DataError
-        For an invalid configuration, or a corrupt file.
-    GbrError
-        If the temporary folder is full.
-    ValueError
-        For a program that has no layout features.
-    """
+        def described(codes: NDArray[np.uint32]) -> FloatArray:
+            columns = np.empty((len(codes), layout.N_OWN), np.float32)
+            prepared.result().describe(codes, columns)
+            return np.ascontiguousarray(columns.T)
 
-    def __init__(self, graph: Graph, hardware: Hardware | None = None) -> None:
-        from features.layout import slate
-
-        self._graph = graph
-        self._hardware = hardware
-        self._columns = SpooledTemporaryFile(_SPOOL_BYTES)  # noqa: SIM115 -- closed by __exit__
-        self._codes = SpooledTemporaryFile(_SPOOL_BYTES)  # noqa: SIM115
-        self._of_group = _Matrix(len(slate.BLOCK), graph.n_configs)
         try:
-            self._run()
+            with ThreadPoolExecutor(cores()) as pool:
+                ahead = cores() * _BATCHES_AHEAD
+                program = Program(graph.node_opcode, graph.node_feat, graph.edge_index)
+                prepared = pool.submit(layout.LayoutExtractor, program, graph.node_config_ids, table, hardware or CPU)
+                for columns in in_order(pool, described, batches(), ahead):
+                    own.append(columns)
+                extractor, duplicate_of = prepared.result(), first_equal(np.concatenate(seen))
+                frequencies = extractor.frequencies()
+                frequent = in_order(pool, frequencies.columns, coded, ahead)
+                columns_of, layouts = zip(*frequent, strict=True)
+            relative = np.empty((len(slate.BLOCK), graph.n_configs), np.float32)
+            np.concatenate([columns.T for columns in columns_of], axis=1, out=relative[: slate.N_FREQUENCY])
+            inputs = layout.SLATE_INPUTS
+            compared = slate.relative_columns(
+                lambda index: own.row(inputs[index]), relative.__getitem__, np.concatenate(layouts), duplicate_of
+            )
+            for index, column in enumerate(compared, slate.N_FREQUENCY):
+                relative[index] = column
         except OSError as fault:  # of the spool, as errors of the graph file are DataErrors
-            self._close()
             raise GbrError(
                 f"temporary folder {gettempdir()}: {fault.strerror or fault}; set TMPDIR to another folder"
             ) from fault
-        except BaseException:
-            self._close()
-            raise
 
-    def __enter__(self) -> LayoutColumns:
+        def groups() -> Iterator[FloatArray]:
+            first = 0
+            for blocks in _gathered(own, lambda block: block.shape[1], _ROWS_PER_GROUP):
+                last = first + sum(block.shape[1] for block in blocks)
+                group = np.empty((layout.N_PER_CONFIG, last - first), np.float32)
+                np.concatenate(blocks, axis=1, out=group[: layout.N_OWN])
+                group[layout.N_OWN :] = relative[:, first:last]
+                yield group
+                first = last
+
+        yield groups(), extractor.shared, duplicate_of
+
+
+class _Spool:
+    """Contiguous arrays, in memory while they are small, then in a temporary file."""
+
+    def __init__(self) -> None:
+        self._file = SpooledTemporaryFile(_SPOOL_BYTES)  # noqa: SIM115 -- closed by __exit__
+        self._arrays: list[tuple[int, tuple[int, ...], np.dtype[Any]]] = []
+
+    def __enter__(self) -> _Spool:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._close()
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
-    def groups(self) -> Iterator[tuple[int, FloatArray]]:
-        """Columns that differ between configurations, in groups of :data:`ROWS_PER_GROUP` configurations.
+    def append(self, array: NDArray[Any]) -> None:
+        self._arrays.append((self._file.tell(), array.shape, array.dtype))
+        self._file.write(array.data)
 
-        Yields
-        ------
-        int, float32 (columns, rows)
-            Index of the first configuration, and the columns.
-        """
-        self._columns.seek(0)
-        n_own, n_group = self._n_own, self._of_group.count
-        blocks = self._blocks()
-        rest = np.empty((n_own, 0), np.float32)
-        for first in range(0, self._graph.n_configs, ROWS_PER_GROUP):
-            rows = min(ROWS_PER_GROUP, self._graph.n_configs - first)
-            group = np.empty((n_own + n_group, rows), np.float32)
-            done = 0
-            while done < rows:
-                if not rest.shape[1]:
-                    rest = next(blocks)
-                part, rest = rest[:, : rows - done], rest[:, rows - done :]
-                group[:n_own, done : done + part.shape[1]] = part
-                done += part.shape[1]
-            self._of_group.rows(first, group[n_own:])
-            yield first, group
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        for start, shape, dtype in self._arrays:
+            yield self._read(start, np.empty(shape, dtype))
 
-    def matrix(self) -> FloatArray:
-        """All columns of the schema, float32 (c, len(schema))."""
-        X = np.empty((self._graph.n_configs, len(self.schema)), np.float32)
-        for first, group in self.groups():
-            X[first : first + group.shape[1], : len(group)] = group.T
-        X[:, len(self.schema) - len(self.shared) :] = self.shared
-        return X
-
-    def _run(self) -> None:
-        from features.graph import Program
-        from features.hardware import CPU
-        from features.layout import extractor as layout
-        from features.layout.rows import RowTable, first_equal
-
-        graph = self._graph
-        assert graph.node_config_ids is not None
-        table = RowTable(len(graph.node_config_ids))
-        self._n_own = layout.N_OWN
-        workers = cores()
-        with ThreadPoolExecutor(workers) as pool:
-            program = Program(graph.node_opcode, graph.node_feat, graph.edge_index)
-            prepared = pool.submit(layout.LayoutExtractor, program, graph.node_config_ids, table, self._hardware or CPU)
-            try:
-                self.duplicate_of = first_equal(self._observe(pool, workers * _BATCHES_AHEAD, prepared, table))
-                self._compare(pool, workers * _BATCHES_AHEAD, prepared.result())
-            finally:
-                pool.shutdown(cancel_futures=True)
-
-    def _observe(
-        self, pool: ThreadPoolExecutor, ahead: int, prepared: Future[LayoutExtractor], table: RowTable
-    ) -> NDArray[np.uint64]:
-        """Encode all configurations; spool their codes and the columns that depend on a single configuration.
-
-        Returns the digests.
-        """
-        from features.layout import extractor as layout
-
-        digests = np.empty((self._graph.n_configs, 2), np.uint64)
-        self._sizes: list[tuple[int, np.dtype[Any]]] = []
-
-        def described(codes: NDArray[np.uint32]) -> FloatArray:
-            own = np.empty((len(codes), layout.N_OWN), np.float32)
-            prepared.result().describe(codes, own)
-            return np.ascontiguousarray(own.T)
-
-        def coded() -> Iterator[NDArray[np.uint32]]:
-            first = 0
-            for codes, seen in _coded(self._graph, table):
-                digests[first : first + len(codes)] = seen
-                narrow = codes.astype(np.uint16 if len(table) <= 1 << 16 else np.uint32)
-                self._sizes.append((len(codes), narrow.dtype))
-                self._spool(self._codes, narrow)
-                first += len(codes)
-                yield codes
-
-        for own in _in_order(pool, described, coded(), ahead):
-            self._spool(self._columns, own)
-        return digests
-
-    def _compare(self, pool: ThreadPoolExecutor, ahead: int, extractor: LayoutExtractor) -> None:
-        """Compute the columns that depend on the whole group."""
-        from features.layout import extractor as layout
-        from features.layout import slate
-
-        self.schema: Schema = extractor.schema
-        self.shared: FloatArray = extractor.shared
-        n_configs, n_nodes = self._graph.n_configs, len(self._graph.node_config_ids)  # type: ignore[arg-type]
-        layout_digests = np.empty(n_configs, np.uint64)
-        frequencies = extractor.frequencies()
-
-        def read() -> Iterator[NDArray[Any]]:
-            self._codes.seek(0)
-            for count, dtype in self._sizes:
-                codes = np.empty((count, n_nodes), dtype)
-                _read(self._codes, codes)
-                yield codes
-
-        done = 0
-        coded = _in_order(pool, frequencies.columns, read(), ahead)
-        for found, digests in coded:
-            layout_digests[done : done + len(found)] = digests
-            self._of_group.write(0, done, found.T)
-            done += len(found)
-        inputs = layout.SLATE_INPUTS
-        relative = slate.relative_columns(
-            lambda index: self._column(inputs[index]), self._of_group.column, layout_digests, self.duplicate_of
+    def row(self, number: int) -> NDArray[Any]:
+        """One row of all arrays, which are matrices, joined."""
+        return np.concatenate(
+            [
+                self._read(start + number * shape[1] * dtype.itemsize, np.empty(shape[1], dtype))
+                for start, shape, dtype in self._arrays
+            ]
         )
-        for index, column in enumerate(relative, slate.N_FREQUENCY):
-            self._of_group.write(index, 0, column[None].astype(np.float32))
 
-    def _column(self, number: int) -> FloatArray:
-        """One spooled column of all configurations."""
-        column = np.empty(self._graph.n_configs, np.float32)
-        first = 0
-        for count, _ in self._sizes:
-            self._columns.seek((first * self._n_own + number * count) * column.itemsize)
-            _read(self._columns, column[first : first + count])
-            first += count
-        return column
-
-    @staticmethod
-    def _spool(into: SpooledTemporaryFile[bytes], values: NDArray[Any]) -> None:
-        into.write(values.data)
-
-    def _blocks(self) -> Iterator[FloatArray]:
-        """The spooled columns, block by block as they were computed."""
-        for count, _ in self._sizes:
-            block = np.empty((self._n_own, count), np.float32)
-            _read(self._columns, block)
-            yield block
-
-    def _close(self) -> None:
-        self._columns.close()
-        self._codes.close()
-        self._of_group.close()
-
-
-class _Matrix:
-    """A column-major matrix in a spool: float32 (count, rows)."""
-
-    def __init__(self, count: int, rows: int) -> None:
-        self.count, self._n_rows = count, rows
-        self._spool = SpooledTemporaryFile(_SPOOL_BYTES)  # noqa: SIM115 -- closed by close
-
-    def write(self, column: int, row: int, values: FloatArray) -> None:
-        """Write values, float32 (columns, rows), at a column and row."""
-        for number, each in enumerate(values, column):
-            self._seek(number, row)
-            self._spool.write(np.ascontiguousarray(each).data)
-
-    def rows(self, first: int, into: FloatArray) -> None:
-        """Fill ``into``, float32 (count, rows), from row ``first`` on."""
-        for number, each in enumerate(into):
-            self._seek(number, first)
-            _read(self._spool, each)
-
-    def column(self, number: int) -> FloatArray:
-        """One column, float32 (rows,)."""
-        values = np.empty(self._n_rows, np.float32)
-        self._seek(number, 0)
-        _read(self._spool, values)
-        return values
-
-    def close(self) -> None:
-        self._spool.close()
-
-    def _seek(self, column: int, row: int) -> None:
-        self._spool.seek((column * self._n_rows + row) * np.dtype(np.float32).itemsize)
+    def _read(self, start: int, into: NDArray[Any]) -> NDArray[Any]:
+        self._file.seek(start)
+        self._file.readinto(into.reshape(-1).view(np.uint8).data)
+        return into
 
 
 def _coded(graph: Graph, table: RowTable) -> Iterator[tuple[NDArray[np.uint32], NDArray[np.uint64]]]:
     """Codes and digests of all configurations, in batches of 1 MiB of codes."""
     from features.layout.rows import renumber
 
-    at_once = max(1, _CODES_AT_ONCE // table.n_nodes)
+    at_once = max(1, min(_ROWS_PER_GROUP, _CODES_AT_ONCE // table.n_nodes))
     if (copy := graph.repacked) is not None:
         table.adopt(copy.rows, copy.owner)
         for first in range(0, graph.n_configs, at_once):
             codes = renumber(copy.codes(slice(first, first + at_once)), copy.first, copy.order)
             yield codes, table.tally(codes)
-        return
-    waiting: list[tuple[NDArray[np.uint32], NDArray[np.uint64]]] = []
-    count = 0
-    for codes, seen in encoded_blocks(graph, table):
-        waiting.append((codes, seen))
-        count += len(codes)
-        if count >= at_once:
-            yield np.concatenate([codes for codes, _ in waiting]), np.concatenate([seen for _, seen in waiting])
-            waiting, count = [], 0
-    if waiting:
-        yield np.concatenate([codes for codes, _ in waiting]), np.concatenate([seen for _, seen in waiting])
+    else:
+        for blocks in _gathered(encoded_blocks(graph, table), lambda block: len(block[0]), at_once):
+            yield np.concatenate([codes for codes, _ in blocks]), np.concatenate([digests for _, digests in blocks])
 
 
-def _in_order(
-    pool: ThreadPoolExecutor, work: Callable[[_Item], _Result], items: Iterable[_Item], ahead: int
-) -> Iterator[_Result]:
-    """Results in the order of the items, with at most ``ahead`` items submitted at a time."""
-    waiting: deque[Future[_Result]] = deque()
+def _gathered(items: Iterable[_Item], size: Callable[[_Item], int], least: int) -> Iterator[list[_Item]]:
+    """Lists of consecutive items that together have at least a certain size, except for the last."""
+    waiting: list[_Item] = []
     for item in items:
-        waiting.append(pool.submit(work, item))
-        while len(waiting) > ahead or (waiting and waiting[0].done()):
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
-
-
-def _read(spool: SpooledTemporaryFile[bytes], into: NDArray[Any]) -> None:
-    """Fill a contiguous array."""
-    view = memoryview(into.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
-    while len(view):
-        view = view[spool.readinto(view) :]
+        waiting.append(item)
+        if sum(map(size, waiting)) >= least:
+            yield waiting
+            waiting = []
+    if waiting:
+        yield waiting

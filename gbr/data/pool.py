@@ -1,4 +1,4 @@
-"""Worker processes, which are spawned and end with their parent."""
+"""Worker processes, which are spawned and end with their parent, and ordered results of threads."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
 from typing import TypeVar
@@ -25,26 +26,17 @@ _Result = TypeVar("_Result")
 def in_processes(
     work: Callable[[_Task], _Result], tasks: Sequence[_Task], jobs: int, what: str
 ) -> Iterator[tuple[_Task, _Result]]:
-    """Process tasks; yields results in order of completion.
+    """Process tasks; yields pairs of task and result in order of completion.
 
     Parameters
     ----------
     work : callable
-        A module-level function.
+        A module-level function.  Its exceptions are raised unchanged.
     tasks : sequence
     jobs : int
         Number of processes; 1 runs in this process.
     what : str
-        Name of the data, for messages.
-
-    Yields
-    ------
-    task, result
-
-    Raises
-    ------
-    GbrError
-        If a process dies.  Exceptions of ``work`` are raised unchanged.
+        Name of the data, for the error if a process dies.
     """
     if jobs <= 1:
         for task in tasks:
@@ -62,6 +54,17 @@ def in_processes(
         ) from fault
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def in_order(pool: Executor, work: Callable[[_Task], _Result], items: Iterable[_Task], ahead: int) -> Iterator[_Result]:
+    """Results in the order of the items, with at most ``ahead`` items submitted at a time."""
+    waiting: deque[Future[_Result]] = deque()
+    for item in items:
+        waiting.append(pool.submit(work, item))
+        while len(waiting) > ahead or (waiting and waiting[0].done()):
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def cores() -> int:
