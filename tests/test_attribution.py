@@ -1,4 +1,4 @@
-"""Explanations: effects sum to the lead, and swapped parts equal files in which they are swapped."""
+"""Explanations: effects sum to the lead, and swapped parts equal configurations in which they are swapped."""
 
 from __future__ import annotations
 
@@ -88,18 +88,14 @@ def test_default_counterpart(root: Path) -> None:
         assert (found.chosen, found.configs[1]) == (chosen, order[other])
 
 
-def test_swapped_loop_equals_a_file_with_the_other_tile(root: Path) -> None:
+def test_swapped_loop_equals_a_configuration_with_the_other_tile(root: Path) -> None:
     ranker, path = fitted(root, backend="ensemble", columns=["geometry", "cache"])
-    with np.load(path) as stored:
-        arrays = dict(stored)
-    config = arrays["config_feat"]
-    found = explain(ranker, path, 3, 11)
+    found, config = explain(ranker, path, 3, 11), read_graph(path).config_feat
+    assert config is not None
     assert (config[3, 8:10] != config[11, 8:10]).all()
     mixed = config[[3, 11, 3, 11]].copy()
     mixed[2, 8], mixed[3, 8] = config[11, 8], config[3, 8]  # own tile of n, other of m; and the reverse
-    few = {key: value[[3, 11, 3, 11]] for key, value in arrays.items() if key.startswith("config_")}
-    scores = ranker.scorer(graph_from_arrays("x", {**arrays, **few, "config_feat": mixed}))(mixed)
-    own, other, without_m, with_m = scores.tolist()
+    own, other, without_m, with_m = ranker.scorer(path)(mixed).tolist()
     m, n, k = found.loops
     assert (m.name, n.name, k.name) == ("m0", "n1", "k2")
     assert m.effect == pytest.approx((other - with_m + without_m - own) / 2)
@@ -126,7 +122,7 @@ def test_swapped_loop_equals_a_file_with_the_other_tile(root: Path) -> None:
     assert left.nbytes == 4 * m * k
 
 
-def test_swapped_node_equals_a_file_with_the_other_layouts(root: Path) -> None:
+def test_swapped_node_equals_a_configuration_with_the_other_layouts(root: Path) -> None:
     columns = ["layout", "copies", "config", "reach"]
     ranker, path = fitted(root, "layout:cpu:random", "ensemble", columns=columns)
     found, graph = explain(ranker, path, 3, 7), read_graph(path)

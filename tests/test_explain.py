@@ -126,12 +126,6 @@ def test_long_tables_are_cut() -> None:
     assert "reshape.12 input" not in text
 
 
-def test_no_difference() -> None:
-    same = replace(LAYOUT, columns=(), blocks=(), nodes=(), copies=(), lead=0.0, alike=0.0, runtimes=None)
-    assert list(explanation_tables(same, 8)) == []
-    assert list(explanation_text(same))[-1] == "The model does not distinguish the two configurations."
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = write_collection(tmp_path_factory.mktemp("explain"), {"train": 4, "valid": 2})
