@@ -8,6 +8,7 @@ shapes: the result of a dot is (batch, left free, right free), each in the order
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from itertools import permutations
 from typing import Final, NamedTuple
 
@@ -47,11 +48,11 @@ class DotDims(NamedTuple):
     m: Dims
     n: Dims
     left_batch: Dims
-    left_m: Dims
     left_k: Dims
+    left_m: Dims
     right_batch: Dims
-    right_n: Dims
     right_k: Dims
+    right_n: Dims
 
 
 class ConvDims(NamedTuple):
@@ -104,32 +105,30 @@ def dot_roles(program: Program, tensors: Tensors, node: int) -> DotDims | None:
 
 def _assign_dot(shapes: list[Shape], result: Shape, n_batch: int, n_k: int, swapped: bool) -> DotDims | None:
     left, right = reversed(shapes) if swapped else shapes
-    n_m = len(left) - n_batch - n_k
-    if n_m < 0 or n_batch + n_m > len(result):
+    end = len(left) - n_k  # of the dimensions of the result that the left operand has
+    if end < n_batch or end > len(result):
         return None
-    batch, m, n = result[:n_batch], result[n_batch : n_batch + n_m], result[n_batch + n_m :]
-    of_result = tuple(range(len(result)))
-    for left_batch, left_k, left_m in _splits(left, batch, n_k, prefer_last=True):
-        if tuple(left[dim] for dim in left_m) != m:
-            continue
-        for right_batch, right_k, right_n in _splits(right, batch, n_k, prefer_last=False):
-            same_k = [right[dim] for dim in right_k] == [left[dim] for dim in left_k]
-            if same_k and tuple(right[dim] for dim in right_n) == n:
-                roles = of_result[:n_batch], of_result[n_batch : n_batch + n_m], of_result[n_batch + n_m :]
-                return DotDims(swapped, *roles, left_batch, left_m, left_k, right_batch, right_n, right_k)
+    batch, m, n = (tuple(range(len(result)))[part] for part in (slice(n_batch), slice(n_batch, end), slice(end, None)))
+    for of_left in _splits(left, result[:n_batch], n_k, result[n_batch:end], prefer_last=True):
+        contracted = [left[dim] for dim in of_left[1]]
+        for of_right in _splits(right, result[:n_batch], n_k, result[end:], prefer_last=False):
+            if [right[dim] for dim in of_right[1]] == contracted:
+                return DotDims(swapped, batch, m, n, *of_left, *of_right)
     return None
 
 
-def _splits(shape: Shape, batch: Shape, n_k: int, *, prefer_last: bool) -> list[tuple[Dims, Dims, Dims]]:
+def _splits(
+    shape: Shape, batch: Shape, n_k: int, rest: Shape, *, prefer_last: bool
+) -> Iterator[tuple[Dims, Dims, Dims]]:
     """All choices of the batch, the ``n_k`` contracted and the remaining dimensions of an operand."""
-    found = []
     for chosen in permutations(range(len(shape)), len(batch)):
         if tuple(shape[dim] for dim in chosen) == batch:
-            rest = [dim for dim in range(len(shape)) if dim not in chosen]
-            picks = list(permutations(rest, n_k))
-            ordered = reversed(picks) if prefer_last and n_k == 1 else picks
-            found += [(chosen, pick, tuple(dim for dim in rest if dim not in pick)) for pick in ordered]
-    return found
+            others = [dim for dim in range(len(shape)) if dim not in chosen]
+            picks = list(permutations(others, n_k))
+            for pick in reversed(picks) if prefer_last and n_k == 1 else picks:
+                free = tuple(dim for dim in others if dim not in pick)
+                if tuple(shape[dim] for dim in free) == rest:
+                    yield chosen, pick, free
 
 
 def conv_roles(program: Program, tensors: Tensors, node: int) -> ConvDims | None:
@@ -161,8 +160,17 @@ def conv_roles(program: Program, tensors: Tensors, node: int) -> ConvDims | None
     return None
 
 
-def conv_kind(program: Program, tensors: Tensors, node: int) -> int:
-    """Kind of a convolution, an index into :data:`KINDS`.
+def node_kinds(program: Program, tensors: Tensors, ids: IntArray) -> IntArray:
+    """Kind of every node of ``ids``, int64 (nodes,): an index into :data:`KINDS`, or ``len(KINDS)`` for others."""
+    kinds = np.full(len(ids), len(KINDS), np.int64)
+    kinds[program.opcode[ids] == OPCODE_ID["dot"]] = _DOT
+    for index in np.flatnonzero(program.opcode[ids] == OPCODE_ID["convolution"]):
+        kinds[index] = _conv_kind(program, tensors, int(ids[index]))
+    return kinds
+
+
+def _conv_kind(program: Program, tensors: Tensors, node: int) -> int:
+    """Kind of a convolution.
 
     A kernel gradient sums over examples: the feature dimension of its input precedes the batch dimension, and its
     window is as large as an image.  An input gradient has a dilated input (the stride of the forward pass), a reversed
@@ -180,15 +188,6 @@ def conv_kind(program: Program, tensors: Tensors, node: int) -> int:
     features_last = n_spatial > 0 and min(numbers[8 : 8 + n_spatial]) < min(numbers[6:8])
     swapped = (numbers[6] < numbers[7]) != features_last
     return _INPUT if dilated or reversed_ or swapped else _FORWARD
-
-
-def node_kinds(program: Program, tensors: Tensors, ids: IntArray) -> IntArray:
-    """Kind of every node of ``ids``, int64 (nodes,): an index into :data:`KINDS`, or ``len(KINDS)`` for others."""
-    kinds = np.full(len(ids), len(KINDS), np.int64)
-    kinds[program.opcode[ids] == OPCODE_ID["dot"]] = _DOT
-    for index in np.flatnonzero(program.opcode[ids] == OPCODE_ID["convolution"]):
-        kinds[index] = conv_kind(program, tensors, int(ids[index]))
-    return kinds
 
 
 def node_flops(program: Program, tensors: Tensors, node: int) -> float:

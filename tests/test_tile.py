@@ -17,7 +17,7 @@ from features.tensors import Tensors
 from features.tile import cpu, geometry, operands
 from features.tile.cpu import CacheModel
 from features.tile.extractor import TileExtractor, schema
-from features.tile.geometry import Geometry, bound_units, loop_tiles, tensor_tiles
+from features.tile.geometry import Geometry, loop_tiles, tensor_tiles
 from features.tile.loops import LoopNest, loop_nest
 from features.tile.operands import LoopSlots, loop_slots
 from gbr.data.hlo import encode
@@ -199,7 +199,7 @@ def test_register_bounds_follow_the_memory_order(
 def test_the_register_bound_of_a_vector_counts_whole_registers() -> None:
     assert tiles_of(copy((5000,), (0,)), TPU, output=(3,)) == [3072]
     assert tiles_of(copy((5000,), (0,)), CPU, output=(3,)) == [3]
-    assert bound_units(Tensors.of(copy((5000,), (0,), "bf16")), 0, TPU).tolist() == [2048]
+    assert tiles_of(copy((5000,), (0,), "bf16"), TPU, output=(2,)) == [4096]
 
 
 def test_register_bounds_belong_to_the_dot_and_element_bounds_to_the_root() -> None:

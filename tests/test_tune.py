@@ -133,20 +133,15 @@ def test_invalid_outcomes_are_rejected(configs: list[int], outcomes: list[float]
 # --- spaces ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_parameter_space_is_the_constrained_product() -> None:
+def test_a_parameter_space_is_the_constrained_product_or_a_sample_with_the_default() -> None:
     space = grid(constraints=[lambda choice: choice["block"] * choice["unroll"] <= 256])
     listed = [space.describe(config) for config in range(len(space))]
     assert len(listed) == sum(b * u <= 256 for b in GRID["block"] for u in GRID["unroll"]) * 2  # type: ignore[operator]
     assert len({tuple(choice.values()) for choice in listed}) == len(listed)
     assert space.describe(space.default or 0) == {"block": 8, "unroll": 1, "order": "ji"}
-
-
-def test_a_large_parameter_space_is_sampled_with_its_default() -> None:
     default = {"a": 7, "b": 11, "c": 13}
-    space = ParameterSpace({name: list(range(20)) for name in "abc"}, default=default)
-    assert len(space) == 4096
-    assert space.default is not None
-    assert space.describe(space.default) == default
+    large = ParameterSpace({name: list(range(20)) for name in "abc"}, default=default)
+    assert (len(large), large.describe(large.default or 0)) == (4096, default)
 
 
 def test_fingerprints_depend_on_names_values_and_constraints() -> None:
@@ -171,6 +166,9 @@ def test_a_ranker_of_other_programs_scores_the_features() -> None:
     assert costs[first] <= np.sort(costs)[2]
     with pytest.raises(UsageError, match="the model requires the features"):
         Tuner(grid(), model)
+    graph = graph_from_arrays("matmul", matmul_arrays((64, 64, 32), 12, seed=0))
+    with pytest.raises(ModelError, match="fitted on a plain table, not on graphs"):
+        Tuner(GraphSpace(graph), model)
 
 
 @pytest.mark.parametrize(
@@ -193,13 +191,6 @@ def test_invalid_parameter_spaces_are_rejected(arguments: dict[str, object], mes
 def test_invalid_features_are_rejected(features: object) -> None:
     with pytest.raises(UsageError, match="features: expected the same number of finite numbers"):
         Tuner(grid(features=features))
-
-
-def test_a_model_of_a_plain_table_does_not_fit_a_graph() -> None:
-    graph = graph_from_arrays("matmul", matmul_arrays((64, 64, 32), 12, seed=0))
-    model = Ranker("lightgbm", n_estimators=2).fit(np.eye(4), np.arange(4), qid=[0, 0, 1, 1])
-    with pytest.raises(ModelError, match="fitted on a plain table, not on graphs"):
-        Tuner(GraphSpace(graph), model)
 
 
 # --- replay ----------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,6 @@ pytest.importorskip("jax")
 import jax
 
 from gbr.collect.families import FAMILIES
-from gbr.collect.layouts import Relayout
 from gbr.collect.timer import pinned
 from gbr.tune.jax import named
 
@@ -63,19 +63,6 @@ def test_a_kernel_with_a_wrong_result_fails(monkeypatch: pytest.MonkeyPatch) -> 
         task()(1)
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("matmul", "expected FAMILY_SHAPE such as .* families: "),
-        ("sum_major_3", "expected 2 positive extents as in sum_major_.*, got '3'"),
-        ("sum_major_3x0", "expected 2 positive extents as in sum_major_.*, got '3x0'"),
-    ],
-)
-def test_unknown_kernels_are_rejected(name: str, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        tile_space(name)
-
-
 def test_tune_layout_returns_an_equivalent_function(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str
 ) -> None:
@@ -85,19 +72,6 @@ def test_tune_layout_returns_an_equivalent_function(
     assert tuned.found.measured == 3
     assert "default" in str(tuned)
     np.testing.assert_allclose(jax.jit(tuned.function)(*args)["twice"], function(*args)["twice"], rtol=1e-4)
-
-
-def test_a_function_with_layouts_is_equivalent(program: str) -> None:
-    function, args = named(program)
-    relayout = Relayout(function, args)
-    config = np.full((len(relayout.sites), 18), -1, np.int8)
-    config[0, :2] = config[0, 6:8] = (0, 1)
-    changed = relayout.function(config)
-    np.testing.assert_allclose(jax.jit(changed)(*args)["twice"], function(*args)["twice"], rtol=1e-5)
-    assert "{0,1}" in str(jax.jit(changed).lower(*args).as_text("hlo")).replace(" ", "")
-    for other in ((args[0],), (args[0][:8], args[1]), (args[0].astype(np.int32), args[1])):
-        with pytest.raises(UsageError, match="shapes"):
-            changed(*other)
 
 
 def test_a_program_of_a_file_is_measured_in_a_child(program: str) -> None:
@@ -110,17 +84,22 @@ def test_a_program_of_a_file_is_measured_in_a_child(program: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
+    ("find", "name", "message"),
     [
-        ("resnet", "unknown program; expected FILE.py:NAME or one of .*lenet_nhwc"),
-        ("nowhere.py:f", "nowhere.py: no such Python file"),
-        ("{}:nothing", "expected a function without arguments .* got TypeError"),
-        ("{}:absent", "expected a function without arguments .* got KeyError"),
+        (tile_space, "matmul", "expected FAMILY_SHAPE such as .* families: "),
+        (tile_space, "sum_major_3", "expected 2 positive extents as in sum_major_.*, got '3'"),
+        (tile_space, "sum_major_3x0", "expected 2 positive extents as in sum_major_.*, got '3x0'"),
+        (named, "resnet", "unknown program; expected FILE.py:NAME or one of .*lenet_nhwc"),
+        (named, "nowhere.py:f", "nowhere.py: no such Python file"),
+        (named, "{}:nothing", "expected a function without arguments .* got TypeError"),
+        (named, "{}:absent", "expected a function without arguments .* got KeyError"),
     ],
 )
-def test_unknown_programs_are_rejected(program: str, name: str, message: str) -> None:
+def test_unknown_kernels_and_programs_are_rejected(
+    program: str, find: Callable[[str], object], name: str, message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
-        named(name.format(program.rpartition(":")[0]))
+        find(name.format(program.rpartition(":")[0]))
 
 
 def test_the_command_resumes_a_replay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,8 +138,6 @@ def test_the_command_replays_a_folder(tmp_path: Path, capsys: pytest.CaptureFixt
         (["--space", "cake:3"], "expected tile:KERNEL, layout:PROGRAM or replay:GRAPH.npz, got 'cake:3'", 2),
         (["--space", "replay:absent.npz"], "absent.npz", 1),
         (["--space", "tile:nothing_3x4"], "nothing_3x4: expected FAMILY_SHAPE", 2),
-        (["--space", "tile:sum_major_8x8", "--budget", "0"], "0 is not in the range x>=1", 2),
-        (["--space", "tile:sum_major_8x8", "--timeout", "-1"], "expected a positive number, got '-1'", 2),
         (["--space", "replay:absent.npz", "--model", "absent"], "absent", 1),
     ],
 )

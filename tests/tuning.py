@@ -58,7 +58,6 @@ class Run:
     module_config: ModuleConfig = field(2)
     error: bool = field(3)
     profile: Profile = field(4)
-    is_default: bool = field(5)
 
 
 @dataclass(frozen=True)

@@ -72,10 +72,13 @@ def tensor_tiles(
         node, coefficients = tensor
         rank = len(coefficients)
         elements = bounds[:, :rank]
-        if in_registers:  # a number of bounds other than the rank does not count
-            elements, given = np.zeros_like(elements), (bounds > 0).sum(axis=1, keepdims=True) == rank
-            in_memory_order = bounds[:, :rank] * bound_units(tensors, node, hardware)
-            elements[:, tensors.layout(node)[::-1]] = np.where(given, in_memory_order, 0)
+        if in_registers:  # in memory order; a number of bounds other than the rank does not count
+            is_mask = tensors.element_type[node] == _PREDICATE
+            sublanes, lanes = hardware.register_tile(_MASK_BYTES if is_mask else float(tensors.width[node]))
+            units = np.ones(rank, np.int64)
+            units[-2:] = (sublanes, lanes) if rank > 1 else sublanes * lanes
+            given, elements = (bounds > 0).sum(axis=1, keepdims=True) == rank, np.zeros_like(elements)
+            elements[:, tensors.layout(node)[::-1]] = np.where(given, bounds[:, :rank] * units, 0)
         tiles = np.minimum(np.ceil(elements), tensors.dims[node, :rank]).astype(np.int64)
         found.append(TensorTiles(node, coefficients, tiles))
     return found
@@ -102,15 +105,6 @@ def loop_tiles(nest: LoopNest, tensors: Tensors, configs: NDArray[np.floating], 
             tiles[rows, loop] = np.clip(tile[rows], 1, nest.extents[loop])
             bounded[rows, loop] = True
     return tiles
-
-
-def bound_units(tensors: Tensors, node: int, hardware: Hardware) -> IntArray:
-    """Elements per unit of a bound in registers, along each dimension in memory order, int64 (rank,)."""
-    is_mask = tensors.element_type[node] == _PREDICATE
-    sublanes, lanes = hardware.register_tile(_MASK_BYTES if is_mask else float(tensors.width[node]))
-    units = np.ones(int(tensors.rank[node]), np.int64)
-    units[-2:] = (sublanes, lanes) if len(units) > 1 else sublanes * lanes
-    return units
 
 
 _PER_ROLE: Final = (
