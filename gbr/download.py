@@ -6,14 +6,11 @@ An interrupted transfer is resumed where it stopped, and a file gets its name on
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
-import re
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,12 +62,7 @@ Example: python -m gbr.download all --from predict-ai-model-runtime.zip"""
 
 @dataclass(frozen=True)
 class Archive:
-    """One of Google's archives: a split of a collection.
-
-    Parameters
-    ----------
-    subset, split : str
-    """
+    """One of Google's archives: a split of a collection."""
 
     subset: str
     split: str
@@ -87,13 +79,12 @@ class Archive:
 
     def folder(self, data_root: Path) -> Path:
         """Folder of its graphs."""
-        return data_root.joinpath("npz", *self.subset.split(":"), self.split)
+        return Subset(self.subset).folder(data_root) / self.split
 
     def sizes(self, data_root: Path) -> dict[str, int]:
         """Names and bytes of the graph files that exist."""
         # Names that begin with a dot are files being written.
-        files = (path for path in self.folder(data_root).glob("*.npz") if not path.name.startswith("."))
-        return {path.name: path.stat().st_size for path in files}
+        return {path.name: path.stat().st_size for path in self.folder(data_root).glob("[!.]*.npz")}
 
     def complete(self, data_root: Path) -> bool:
         """Whether all graphs exist: all that were unpacked, or else as many as were published."""
@@ -106,19 +97,12 @@ class Archive:
 
 @dataclass(frozen=True)
 class Locations:
-    """Where data come from and go to.
-
-    Parameters
-    ----------
-    data_root : Path
-    base_url : str
-        The official server, or a mirror that has the lists of the official evaluation too, in ``eval_indices/``.
-    source : Path, optional
-        Folder of archives downloaded by other means, or one archive; no network is used then.
-    """
+    """Where data come from and go to."""
 
     data_root: Path
+    #: The official server, or a mirror that has the lists of the official evaluation too, in ``eval_indices/``.
     base_url: str = BASE_URL
+    #: Folder of archives downloaded by other means, or one archive; no network is used then.
     source: Path | None = None
 
     @property
@@ -131,20 +115,13 @@ class Locations:
         """Folder of the lists of the official evaluation."""
         return self.data_root / _INDICES_FOLDER
 
-    def url(self, archive: Archive) -> str:
-        """Address of an archive."""
-        return f"{self.base_url.rstrip('/')}/{archive.name}"
+    def url(self, name: str) -> str:
+        """Address of a file."""
+        return f"{self.base_url.rstrip('/')}/{name}"
 
 
 def select(names: Iterable[str], splits: Sequence[str] | None = None) -> list[Archive]:
-    """Archives by the names of a command line.
-
-    Parameters
-    ----------
-    names : iterable of str
-        Collections, beginnings of their names (``layout:xla``, ``tile``) or ``all``.
-    splits : sequence of str, optional
-        All by default.
+    """Archives of collections, given by their names, beginnings of names (``layout:xla``, ``tile``) or ``all``.
 
     Raises
     ------
@@ -160,47 +137,24 @@ def select(names: Iterable[str], splits: Sequence[str] | None = None) -> list[Ar
     return [Archive(one, split) for one in COLLECTIONS if one in chosen for split in splits or SPLITS]
 
 
-def find_archive(source: Path, archive: Archive) -> Path:
-    """File with the graphs of an archive, in a folder that has it, also compressed, or one file that has everything.
-
-    Raises
-    ------
-    DownloadError
-        When the folder does not have it.
-    """
-    for path in [source / archive.name, source / f"{archive.name}.gz"] if source.is_dir() else [source]:
-        if path.is_file():
-            return path
-    raise DownloadError(f"{source}: {archive.name} (or .tar.gz) not found; name its folder, or npz_all.tar")
-
-
 def fetch(url: str, path: Path, on_progress: Report = lambda done, total: None) -> None:
     """Download a file, resuming an interrupted download.
 
     Until it is complete, the file is ``<name>.part``, and ``<name>.part.json`` says which version of which file it is.
     A download is resumed only if the server confirms that its file is unchanged (``If-Range``, RFC 9110 section
-    13.1.5), and started over otherwise.
-
-    Parameters
-    ----------
-    url : str
-        ``http`` or ``https``.
-    path : Path
-        Created once the file has the size, and the MD5 if any, that the server gives.
-    on_progress : callable
-        Called with the bytes downloaded and the size, or None where it is unknown.
+    13.1.5), and started over otherwise.  ``on_progress`` gets the bytes downloaded and the size, or None if unknown.
 
     Raises
     ------
     DownloadError
-        When the server refuses, :data:`TRIES` attempts in a row bring nothing new, the MD5 differs, or the disk is
-        full.  Except for a wrong MD5, what was downloaded is kept.
+        When the server refuses, :data:`TRIES` attempts in a row bring nothing new, or the disk is full.  What was
+        downloaded is kept.
     """
     part, state_path = path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.part.json")
     failures, furthest = 0, _size(part)
     while True:
         try:
-            md5 = _receive(url, part, state_path, on_progress)["md5"]
+            _receive(url, part, state_path, on_progress)
             break
         except requests.RequestException as fault:
             size = _size(part)
@@ -218,36 +172,26 @@ def fetch(url: str, path: Path, on_progress: Report = lambda done, total: None) 
                 f"{part}: cannot be written ({fault.strerror or fault}); make room or name another folder with "
                 "--data, then run the same command to resume"
             ) from fault
-    intact = md5 is None or _md5(part) == md5
     state_path.unlink()
-    if not intact:
-        part.unlink()
-        raise DownloadError(f"{url}: MD5 differs from the server's; the file is removed, run the command again")
     os.replace(part, path)
 
 
-def _receive(url: str, part: Path, state_path: Path, on_progress: Report) -> dict[str, Any]:
-    """Make one request and append its body to the partial file; returns the contents of the state file."""
+def _receive(url: str, part: Path, state_path: Path, on_progress: Report) -> None:
+    """Make one request and append its body to the partial file."""
     size, resumed = _size(part), False
     state: dict[str, Any] = {}
     with suppress(OSError, ValueError, TypeError, LookupError):
         state = parse_json(state_path.read_bytes())
         resumed = state["url"] == url and bool(state["validator"]) and 0 < size <= state["size"]
     if resumed and size == state["size"]:
-        return state
+        return
     headers = {"Range": f"bytes={size}-", "If-Range": state["validator"]} if resumed else {}
     with _request("GET", url, headers) as response:
         if response.status_code == requests.codes.ok:
             tag = response.headers.get("ETag", "")
-            md5 = re.search(r"\bmd5=([A-Za-z0-9+/]{22}==)", response.headers.get("x-goog-hash", ""))
-            size = 0
-            state = {
-                "url": url,
-                "size": _length(response),
-                # A strong entity tag, or else the date of the last change.
-                "validator": tag if tag.startswith('"') else response.headers.get("Last-Modified"),
-                "md5": md5[1] if md5 else None,
-            }
+            # A strong entity tag, or else the date of the last change.
+            validator = tag if tag.startswith('"') else response.headers.get("Last-Modified")
+            size, state = 0, {"url": url, "size": _length(response), "validator": validator}
             part.parent.mkdir(parents=True, exist_ok=True)
             # Written before the first byte, so that no byte is ever taken for one of another file.
             part.unlink(missing_ok=True)
@@ -267,12 +211,11 @@ def _receive(url: str, part: Path, state_path: Path, on_progress: Report) -> dic
                 on_progress(size, total)
     if total not in (None, size):
         raise requests.exceptions.ChunkedEncodingError
-    return state
 
 
-def _request(method: str, url: str, headers: dict[str, str]) -> requests.Response:
+def _request(method: str, url: str, headers: Mapping[str, str]) -> requests.Response:
     """Send a request; a refusal is a DownloadError, a failure that may pass a RequestException."""
-    headers = {"User-Agent": "gbr", "Accept-Encoding": "identity"} | headers
+    headers = {"User-Agent": "gbr", "Accept-Encoding": "identity", **headers}
     try:
         response = requests.request(method, url, headers=headers, timeout=_TIMEOUT, stream=True, allow_redirects=True)
     except (ValueError, requests.TooManyRedirects) as fault:  # requests raises ValueErrors for invalid addresses
@@ -299,25 +242,13 @@ def _reason(fault: requests.RequestException) -> str:
     return str(fault).rpartition(": ")[2].rstrip("'\")")  # the innermost of its causes
 
 
-def _md5(path: Path) -> str:
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).digest()
-    return base64.b64encode(digest).decode()
-
-
 def _size(path: Path) -> int:
     """Bytes of a file, 0 if it does not exist."""
     return path.stat().st_size if path.exists() else 0
 
 
 def remote_sizes(urls: Iterable[str]) -> list[int]:
-    """Bytes of files on a server, 0 where it does not say.
-
-    Raises
-    ------
-    DownloadError
-        When the server cannot be reached or does not have one of them.
-    """
+    """Bytes of files on a server, 0 where it does not say; a DownloadError when it does not have one of them."""
     sizes = []
     for url in urls:
         try:
@@ -334,14 +265,7 @@ def remote_sizes(urls: Iterable[str]) -> list[int]:
 def get_graphs(archives: Sequence[Archive], locations: Locations, keep: bool = False) -> None:
     """Download and unpack the graphs of some archives that are missing below the data root.
 
-    Each archive is downloaded, checked, unpacked and removed before the next one.
-
-    Parameters
-    ----------
-    archives : sequence of Archive
-    locations : Locations
-    keep : bool
-        Leave the archives in ``locations.archives``.
+    Each archive is downloaded, checked, unpacked and removed (unless ``keep``) before the next one.
 
     Raises
     ------
@@ -355,10 +279,10 @@ def get_graphs(archives: Sequence[Archive], locations: Locations, keep: bool = F
         return
     with exclusive_lock(locations.archives, DownloadError, "gbr.download"):
         if source:
-            paths = [find_archive(source, one) for one in missing]
+            paths = [_local(source, one) for one in missing]
         else:
             paths = [locations.archives / one.name for one in missing]
-            sizes = remote_sizes(map(locations.url, missing))
+            sizes = remote_sizes(locations.url(one.name) for one in missing)
             # A tar archive is as large as its files.
             needed = sum(sizes) + (sum(sizes) if keep else max(sizes))
             present = sum(_size(path) for one in missing for path in locations.archives.glob(f"{one.name}*"))
@@ -366,7 +290,7 @@ def get_graphs(archives: Sequence[Archive], locations: Locations, keep: bool = F
         for archive, path in zip(missing, paths, strict=True):
             if not path.exists():
                 with cli.transfer(archive.name) as on_progress:
-                    fetch(locations.url(archive), path, on_progress)
+                    fetch(locations.url(archive.name), path, on_progress)
             try:
                 with cli.transfer("unpacking") as on_progress:
                     files = unpack(path, archive.subset, archive.split, data_root, on_progress)
@@ -381,14 +305,16 @@ def get_graphs(archives: Sequence[Archive], locations: Locations, keep: bool = F
                 path.unlink()
 
 
-def get_indices(locations: Locations) -> None:
-    """Download the lists of the official evaluation that are missing below the data root.
+def _local(source: Path, archive: Archive) -> Path:
+    """File of an archive in a folder that has it, also compressed, or one file that has everything."""
+    for path in [source / archive.name, source / f"{archive.name}.gz"] if source.is_dir() else [source]:
+        if path.is_file():
+            return path
+    raise DownloadError(f"{source}: {archive.name} (or .tar.gz) not found; name its folder, or npz_all.tar")
 
-    Raises
-    ------
-    DownloadError, DataError
-        When one cannot be downloaded or is not such a list.
-    """
+
+def get_indices(locations: Locations) -> None:
+    """Download the lists of the official evaluation that are missing below the data root, and check them."""
     from gbr.evaluation.protocol import SPLIT, indices_of
 
     with exclusive_lock(locations.archives, DownloadError, "gbr.download"):
@@ -403,15 +329,15 @@ def get_indices(locations: Locations) -> None:
                 locations.indices.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(found, locations.indices / name)
             else:
-                official = locations.base_url == BASE_URL
-                url = INDICES_URL if official else f"{locations.base_url.rstrip('/')}/{_INDICES_FOLDER}/"
-                fetch(f"{url}{name}", locations.indices / name)
+                mirrored = locations.url(f"{_INDICES_FOLDER}/{name}")
+                url = f"{INDICES_URL}{name}" if locations.base_url == BASE_URL else mirrored
+                fetch(url, locations.indices / name)
             indices_of(Subset(subset), SPLIT, locations.indices)
 
 
 def _list(archives: Sequence[Archive], locations: Locations, as_json: bool) -> None:
     """Print the size of each archive, and how many of its graphs exist below the data root."""
-    sizes = remote_sizes(map(locations.url, archives))
+    sizes = remote_sizes(locations.url(one.name) for one in archives)
     entries: list[dict[str, Any]] = [
         {"name": one.subset, "split": one.split, "bytes": size, "graphs": one.n_graphs}
         | {"present": len(one.sizes(locations.data_root))}

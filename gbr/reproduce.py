@@ -46,31 +46,11 @@ interrupted run is resumed by the same command."""
 def reproduce(
     names: Sequence[str], locations: Locations, store_root: Path, out: Path, jobs: int | None = None
 ) -> dict[str, Any]:
-    """Download, build, train and evaluate, except for what an earlier call has done.
+    """Download, build, train and evaluate official collections, except for what an earlier call has done.
 
-    The table is written after each collection, and includes the collections of earlier calls.
-
-    Parameters
-    ----------
-    names : sequence of str
-        Official collections.
-    locations : Locations
-        Data root, and where its data come from.
-    store_root, out : Path
-        Folder of features, and folder of models and results.
-    jobs : int, optional
-        Processes and threads.
-
-    Returns
-    -------
-    dict
-        As ``results.json``: ``gbr`` (version), ``collections`` (name -> ``valid``, as :func:`gbr.evaluate.evaluate`
-        gives it with the official protocol, ``model`` and its ``sha256``).
-
-    Raises
-    ------
-    GbrError
-        As the steps raise it, and when the disk is too small.
+    The table is written after each collection, and includes the collections of earlier calls.  Returns the contents of
+    ``results.json``: ``gbr`` (version), ``collections`` (name -> ``valid``, as :func:`gbr.evaluate.evaluate` gives it
+    with the official protocol, ``model`` and its ``sha256``).
     """
     from gbr.evaluate import evaluate
     from gbr.models import io

@@ -62,9 +62,8 @@ def submit(
     models : sequence of str or path
         Run directories of ``python -m gbr.train``.  The scores of several models of one collection are averaged by
         their ranks.
-    data, store_root : Path
-    out : Path
-        Replaced atomically.
+    data, store_root, out : Path
+        ``out`` is replaced atomically.
     jobs : int, optional
         Processes for features, threads for predictions.
     fill : bool
@@ -79,8 +78,6 @@ def submit(
     ------
     UsageError
         For a model of no official collection, models of one collection for different hardware, or an invalid ``out``.
-    ModelError, DataError, StoreError
-        As the models, the graph files and the store raise them.
     """
     if out.is_dir():
         raise UsageError(f"--out {out}: is a directory; name a file")
@@ -150,13 +147,7 @@ def row(subset: Subset, stem: str, order: NDArray[np.int64]) -> str:
 
 
 def find_test_graphs(data: Path) -> dict[str, dict[str, int]]:
-    """The official test graphs below ``data``, and the number of configurations of each, from the headers of the files.
-
-    Raises
-    ------
-    DataError
-        When a file is damaged or not a graph.
-    """
+    """The official test graphs below ``data``, and the number of configurations of each, from their headers."""
     found: dict[str, dict[str, int]] = {}
     for name in OFFICIAL_TEST:
         subset = Subset(name)
@@ -174,40 +165,23 @@ def find_test_graphs(data: Path) -> dict[str, dict[str, int]]:
 
 @dataclass
 class Report:
-    """What :func:`check` found in a submission.
+    """What :func:`check` found in a submission."""
 
-    Parameters
-    ----------
-    rows : int
-        Rows below the header.
-    faults : list of str
-        With their lines; one per row at most.
-    unchecked : Counter
-        Collection -> rows of graphs that are not below the data root, so that only their format was checked.
-    lines : dict
-        ID -> line.
-    """
-
+    #: Rows below the header.
     rows: int = 0
+    #: With their lines; one per row at most.
     faults: list[str] = field(default_factory=list)
+    #: Collection -> rows of graphs that are not below the data root, so that only their format was checked.
     unchecked: Counter[str] = field(default_factory=Counter)
+    #: ID -> line.
     lines: dict[str, int] = field(default_factory=dict)
 
 
 def check(path: Path, graphs: TestGraphs) -> Report:
     """Find everything that is wrong with a submission.
 
-    Parameters
-    ----------
-    path : Path
-    graphs : mapping
-        As :func:`find_test_graphs`.  Of other graphs only the format of the row is checked, unless their collection is
-        complete.
-
-    Raises
-    ------
-    DataError
-        When the file cannot be read.
+    ``graphs`` are those of :func:`find_test_graphs`.  Of other graphs only the format of the row is checked, unless
+    their collection is complete.
     """
     report = Report()
     csv.field_size_limit(sys.maxsize)  # rows have up to 100,040 indices
