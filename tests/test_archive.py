@@ -8,12 +8,9 @@ import os
 import tarfile
 import zipfile
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from gbr.data.archive import unpack
 from gbr.errors import ArchiveError, DownloadError
@@ -91,14 +88,17 @@ def test_hostile_members_write_nothing(tmp_path: Path) -> None:
             info = tarfile.TarInfo(f"npz/tile/xla/train/{number}.npz")
             info.type, info.linkname = kind, "/etc/passwd"
             archive.addfile(info)
+    path = saved(tmp_path, stream.getvalue())
     for part in PARTS:
-        unpack(saved(tmp_path, stream.getvalue()), *part, tmp_path / "data")
+        unpack(path, *part, tmp_path / "data")
+    with pytest.raises(ArchiveError, match=r"expected graphs in layout/nlp/random/test/, found none; name"):
+        unpack(path, "layout:nlp:random", "test", tmp_path / "data")
     assert tree(tmp_path / "data") == GRAPHS
     assert sorted(os.listdir(tmp_path)) == ["archive", "data"]
 
 
-def damaged(contents: bytes, at: int, value: int = 1) -> bytes:
-    return contents[:at] + bytes([contents[at] ^ value]) + contents[at + 1 :]
+def damaged(contents: bytes, at: int) -> bytes:
+    return contents[:at] + bytes([contents[at] ^ 1]) + contents[at + 1 :]
 
 
 def offsets(contents: bytes) -> list[int]:
@@ -137,11 +137,6 @@ def test_damaged_graphs_are_refused(tmp_path: Path, body: bytes) -> None:
     assert sorted(tree(tmp_path / "data")) == ["npz/tile/xla/train/a_1.npz", "npz/tile/xla/train/b_2.npz"]
 
 
-def test_a_missing_part_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(ArchiveError, match=r"expected graphs in layout/nlp/random/test/, found none; name"):
-        unpack(saved(tmp_path, tar(GRAPHS)), "layout:nlp:random", "test", tmp_path / "data")
-
-
 def test_a_full_disk_leaves_no_partial_file(tmp_path: Path) -> None:
     path = saved(tmp_path, tar(GRAPHS))
     with (
@@ -151,24 +146,3 @@ def test_a_full_disk_leaves_no_partial_file(tmp_path: Path) -> None:
         unpack(path, *TRAIN, tmp_path / "data")
     assert not isinstance(caught.value, ArchiveError)  # the archive is good, and kept
     assert list(tree(tmp_path / "data")) == ["npz/tile/xla/train/a_1.npz"]
-
-
-SMALL = {"npz/tile/xla/train/a.npz": npz(700), "npz/tile/xla/train/b.npz": npz(90, 1), "x": b"y" * 600}
-
-
-@pytest.mark.parametrize("kind", ["gnu", "tar.gz", "zip", "stored zip"])
-@settings(max_examples=25, deadline=None)
-@given(flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), min_size=1, max_size=4))
-def test_random_damage_gives_files_or_one_error(
-    tmp_path_factory: pytest.TempPathFactory, kind: str, flips: list[tuple[float, int]]
-) -> None:
-    tmp_path = tmp_path_factory.mktemp("fuzz")
-    contents = MAKERS[kind](SMALL)
-    for at, value in flips:
-        contents = damaged(contents, int(at * len(contents)), value)
-    with suppress(DownloadError):
-        unpack(saved(tmp_path, contents), *TRAIN, tmp_path / "data")
-    found = tree(tmp_path / "data")
-    assert all(name.startswith("npz/tile/xla/train/") and not name.endswith(".part") for name in found)
-    if kind != "gnu":  # these carry CRCs; a plain tar has none of its contents
-        assert set(found.values()) <= set(SMALL.values())

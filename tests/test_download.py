@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import os
 import re
@@ -102,12 +100,7 @@ def test_a_file_that_changes_between_attempts_is_started_over(
 
 @pytest.mark.parametrize(
     "state",
-    [
-        {"url": "http://elsewhere/a.tar", "size": len(BODY), "validator": '"x"'},
-        {"size": 10, "validator": '"x"'},
-        {"nonsense": 1},
-    ],
-    ids=["other server", "longer than the file", "other format"],
+    [{"url": "http://elsewhere/a.tar", "size": len(BODY), "validator": '"x"'}, {"size": 10, "validator": '"x"'}],
 )
 def test_a_partial_file_of_unknown_origin_is_started_over(
     server: Mirror, tmp_path: Path, state: dict[str, object]
@@ -118,17 +111,15 @@ def test_a_partial_file_of_unknown_origin_is_started_over(
     assert ranges(server) == [None]
 
 
-@pytest.mark.parametrize("status", [429, 503])
-def test_a_busy_server_is_asked_again(server: Mirror, tmp_path: Path, pauses: list[float], status: int) -> None:
-    server.status = [status] * 3
+def test_a_busy_server_is_asked_again(server: Mirror, tmp_path: Path, pauses: list[float]) -> None:
+    server.status = [429, 503, 429]
     assert fetched(server, tmp_path) == BODY
     assert pauses == [2, 4, 8]
 
 
-@pytest.mark.parametrize("status", [401, 404, 410])
-def test_a_refusal_is_final(server: Mirror, tmp_path: Path, status: int) -> None:
-    server.status = [status]
-    with pytest.raises(DownloadError, match=rf"a\.tar: the server says {status} .*; name another server with --base"):
+def test_a_refusal_is_final(server: Mirror, tmp_path: Path) -> None:
+    server.status = [410]
+    with pytest.raises(DownloadError, match=r"a\.tar: the server says 410 .*; name another server with --base"):
         fetch(f"{server.url}/a.tar", tmp_path / "a.tar")
     assert (len(server.gets()), os.listdir(tmp_path)) == (1, [])
     with pytest.raises(DownloadError, match=r"b\.tar: the server says 404"):
@@ -142,30 +133,6 @@ def test_attempts_without_progress_are_limited(server: Mirror, tmp_path: Path, p
     assert pauses == [1, 2, 4, 8, 16, 30, 30]
     server.drop = [10_000, *([0] * (TRIES - 1))] * 3  # progress resets the count
     assert fetched(server, tmp_path) == BODY
-
-
-def test_a_server_that_stalls_is_asked_again(server: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "_TIMEOUT", 0.1)
-    monkeypatch.setattr(download, "time", SimpleNamespace(sleep=lambda _: setattr(server, "pause", 0.0)))
-    server.pause = 1.0
-    assert fetched(server, tmp_path) == BODY
-
-
-def test_redirects_are_followed(server: Mirror, tmp_path: Path) -> None:
-    server.files["b.tar"] = BODY
-    server.headers, server.status, server.drop = {"Location": f"{server.url}/b.tar"}, [302, 200, 302, 200], [100_000]
-    assert fetched(server, tmp_path) == BODY
-    assert ranges(server)[-1] == "bytes=98304-"
-
-
-def test_the_md5_of_the_server_is_checked(server: Mirror, tmp_path: Path) -> None:
-    md5 = base64.b64encode(hashlib.md5(BODY).digest()).decode()
-    server.headers, server.drop = {"x-goog-hash": f"crc32c=AAAAAA==,md5={md5}"}, [100_000]
-    assert fetched(server, tmp_path) == BODY
-    server.files["a.tar"] = BODY[::-1]
-    with pytest.raises(DownloadError, match="MD5 differs from the server's; the file is removed"):
-        fetch(f"{server.url}/a.tar", tmp_path / "b.tar")
-    assert os.listdir(tmp_path) == ["a.tar"]
 
 
 def test_a_disk_that_fills_up_keeps_what_was_downloaded(server: Mirror, tmp_path: Path) -> None:
@@ -327,9 +294,8 @@ def test_the_lists_of_the_official_evaluation(run: Run, mirror: Mirror, tmp_path
     assert visible(tmp_path / "data") == LISTS
 
 
-@pytest.mark.parametrize("body", [b"not found", b'{"a": ["x"]}'])
-def test_a_bad_list_is_one_error(run: Run, mirror: Mirror, body: bytes) -> None:
-    mirror.files["eval_indices/xla_default.json"] = body
+def test_a_bad_list_is_one_error(run: Run, mirror: Mirror) -> None:
+    mirror.files["eval_indices/xla_default.json"] = b'{"a": ["x"]}'
     status, _, err = run("eval-indices")
     assert status == 1
     assert re.fullmatch(r"gbr download: error: .*xla_default\.json.*\n", err)

@@ -1,6 +1,6 @@
 """Commands killed at random moments and started again: the result equals that of an uninterrupted run.
 
-python -m tests.soak.kills [build train collect download tune submit ...] [--kills 50]
+python -m tests.soak.kills [build repack train collect download tune ...] [--kills 50]
 
 SIGKILL goes to the whole process group.  After every kill, each file that a reader would open is read, and finished
 files are compared with before; at the end, no temporary file is left.
@@ -30,16 +30,14 @@ import numpy as np
 from gbr import read_graph, write_graph
 from gbr.data.graph import Repacked
 from gbr.data.store import FeatureStore
-from tests.collection import trained, write_collection
-from tests.made import collection, layout_arrays
+from tests.collection import write_collection
+from tests.made import layout_arrays
 from tests.mirror import serving, tar, tree
 
 ROOT: Final = Path(__file__).parents[2]
 ENV: Final = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(ROOT)}
 #: Kills in a row before a command may finish.
 _MAX_KILLS_PER_RUN: Final = 40
-
-_DATA: Final = ("--data", "data", "--store", "store", "--jobs", "1")
 
 
 def digests(folder: Path, *patterns: str) -> dict[str, str]:
@@ -56,8 +54,7 @@ def temporary_files(folder: Path) -> list[str]:
 def check_stores(folder: Path) -> None:
     """Read every graph that the stores list; raises for an incomplete one."""
     for manifest in (folder / "store").rglob("manifest.json"):
-        name = ":".join(manifest.parent.relative_to(folder / "store").parts)
-        store = FeatureStore(folder / "store", name)
+        store = FeatureStore(folder / "store", ":".join(manifest.parent.relative_to(folder / "store").parts))
         for split in ("train", "valid", "test"):
             if stems := store.stems(split):
                 store.load(split, stems)
@@ -83,34 +80,23 @@ def check(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Work:
-    """A command that is killed.
+    """A command that is killed; paths are relative to its working directory."""
 
-    Parameters
-    ----------
-    arguments : sequence of str
-        Of ``python -m``; paths are relative to the working directory.
-    prepare : callable
-        Writes the input of the command; every run gets a copy.
-    result : callable
-        From the folder to values that are equal for all runs.
-    finished : sequence of str
-        Patterns of files that no later run may change.
-    serve : callable
-        From the prepared folder to a context manager of further arguments.
-    """
-
-    arguments: Sequence[str]
+    command: str
+    #: Writes the input of the command; every run gets a copy.
     prepare: Callable[[Path], object]
+    #: From the folder to values that are equal for all runs.
     result: Callable[[Path], Mapping[str, Any]]
+    #: Patterns of files that no later run may change.
     finished: Sequence[str] = ()
+    #: From the prepared folder to a context manager of further arguments.
     serve: Callable[[Path], AbstractContextManager[Sequence[str]]] = lambda _: nullcontext(())
 
 
 def _built(folder: Path) -> Mapping[str, Any]:
-    graphs = {
-        str(path): json.loads(path.read_text())["graphs"] for path in sorted((folder / "store").rglob("manifest.json"))
-    }
-    return digests(folder, "store/**/*.parquet", "data/**/*.gbr") | {"graphs": list(graphs.values())}
+    manifests = sorted((folder / "store").rglob("manifest.json"))
+    graphs = [json.loads(path.read_text())["graphs"] for path in manifests]
+    return digests(folder, "store/**/*.parquet", "data/**/*.gbr") | {"graphs": graphs}
 
 
 def _prepare_layouts(folder: Path) -> None:
@@ -133,9 +119,7 @@ def _without_runtimes(folder: Path) -> Mapping[str, Any]:
     found = {}
     for path in sorted(folder.rglob("*.npz")):
         with np.load(path) as arrays:
-            found[path.name] = hashlib.sha256(
-                b"".join(arrays[key].tobytes() for key in arrays.files if "runtime" not in key)
-            ).hexdigest()
+            found[path.name] = [arrays[key].tobytes() for key in arrays.files if "runtime" not in key]
     return found
 
 
@@ -157,8 +141,7 @@ def _outcomes(folder: Path) -> Mapping[str, Any]:
     for path in sorted((folder / "out").rglob("journal.jsonl")):
         records = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
         done = [(one["config"], one.get("runtime", one.get("failed"))) for one in records if "config" in one]
-        if len({config for config, _ in done}) < len(done):
-            raise AssertionError(f"{path}: a configuration was measured twice")
+        assert len({config for config, _ in done}) == len(done), f"{path}: a configuration was measured twice"
         found[path.parent.name] = done
     return found
 
@@ -169,43 +152,35 @@ def _prepare_replay(folder: Path) -> None:
         shutil.copy(path, folder / "graphs")
 
 
-def _prepare_submission(folder: Path) -> None:
-    write_collection(folder / "data", {"train": 3, "valid": 1, "test": 20}, name="tile:xla")
-    collection(folder / "data", "layout:xla:random", train=3, test=4)
-    for name in ("tile:xla", "layout:xla:random"):
-        out = folder / name.replace(":", "-")
-        trained(folder / "data", subset=name, out=out, backend="lightgbm", objective="l2")
-    shutil.rmtree(folder / "data/store")
-
-
+_STORE: Final = "--data data --store store --jobs 1"
 _PARQUET: Final = ("store/**/*.parquet",)
 WORKS: Final[Mapping[str, Work]] = {
     "build": Work(
-        ["gbr.features", "build", "--subset", "tile:cpu", *_DATA],
+        f"gbr.features build --subset tile:cpu {_STORE}",
         lambda folder: write_collection(folder / "data", {"train": 24, "valid": 6, "test": 6}),
         _built,
         _PARQUET,
     ),
     "repack": Work(
-        ["gbr.features", "build", "--subset", "layout:cpu:random", *_DATA, "--repack"],
+        f"gbr.features build --subset layout:cpu:random {_STORE} --repack",
         _prepare_layouts,
         _built,
         (*_PARQUET, "data/**/*.gbr"),
     ),
     "train": Work(
-        ["gbr.train", "--subset", "tile:cpu", *_DATA, "--out", "run", "--set", "n_estimators=20"],
+        f"gbr.train --subset tile:cpu {_STORE} --out run --set n_estimators=20",
         lambda folder: write_collection(folder / "data", {"train": 4, "valid": 1, "test": 1}),
         _trained,
         _PARQUET,
     ),
     "collect": Work(
-        ["gbr.collect", "tile", *"--families reduce --configs 8 --rounds 1 --split test --out data".split()],
+        "gbr.collect tile --families reduce --configs 8 --rounds 1 --split test --out data",
         lambda folder: folder.mkdir(exist_ok=True),
         _without_runtimes,
         ["data/**/*.npz", "data/**/hardware.toml"],
     ),
     "download": Work(
-        ["gbr.download", "tile:xla", "--data", "data"],
+        "gbr.download tile:xla --data data",
         lambda folder: write_collection(
             folder / "served", {"train": 40, "valid": 10, "test": 10}, "tile:xla", n_configs=1500
         ),
@@ -213,15 +188,7 @@ WORKS: Final[Mapping[str, Work]] = {
         ["data/npz/**/*.npz"],
         _served,
     ),
-    "tune": Work(
-        ["gbr.tune", "--space", "replay:graphs", "--budget", "16", "--out", "out"], _prepare_replay, _outcomes
-    ),
-    "submit": Work(
-        ["gbr.submit", "--models", "tile-xla", "layout-xla-random", *_DATA, "--out", "submission.csv"],
-        _prepare_submission,
-        lambda folder: digests(folder, "submission.csv"),
-        _PARQUET,
-    ),
+    "tune": Work("gbr.tune --space replay:graphs --budget 16 --out out", _prepare_replay, _outcomes),
 }
 
 
@@ -238,11 +205,10 @@ def start(arguments: Sequence[str], folder: Path) -> subprocess.Popen[str]:
     )
 
 
-def finish(process: subprocess.Popen[str]) -> None:
+def _finish(process: subprocess.Popen[str]) -> None:
     """Wait for a command, which must succeed."""
     _, err = process.communicate()
-    if process.returncode:
-        raise SystemExit(f"{process.args}: exit {process.returncode}: {err}")
+    assert process.returncode == 0, f"{process.args}: exit {process.returncode}: {err}"
 
 
 def _kill(process: subprocess.Popen[str], folder: Path, seconds: float, amid_a_file: bool) -> bool:
@@ -259,34 +225,23 @@ def _kill(process: subprocess.Popen[str], folder: Path, seconds: float, amid_a_f
 def soak(name: str, kills: int, seed: int) -> dict[str, Any]:
     """Kill a command ``kills`` times, let it finish from time to time, and compare its results.
 
-    Returns
-    -------
-    dict
-        ``kills``, those of them ``amid_a_file``, ``runs`` that finished, ``seconds`` of an uninterrupted run.
+    Returns ``kills``, those of them ``amid_a_file``, ``runs`` that finished, ``seconds`` of an uninterrupted run.
     """
     work, choice = WORKS[name], random.Random(seed)
+    done = amid = 0
+    span, expected = 0.0, None
     with tempfile.TemporaryDirectory(prefix="gbr-soak-") as top:
         prepared = Path(top) / "prepared"
         work.prepare(prepared)
-        expected, span = {}, 0.0
-        for run in range(2):  # the first also compiles kernels
-            folder = Path(top) / f"uninterrupted-{run}"
-            shutil.copytree(prepared, folder)
-            with work.serve(prepared) as further:
-                begin = time.monotonic()
-                finish(start([*work.arguments, *further], folder))
-                span = time.monotonic() - begin
-            expected = work.result(folder)
-        done = runs = amid = 0
-        while done < kills:
-            folder = Path(top) / f"killed-{runs}"
+        run = -2  # two uninterrupted runs, of which the first also compiles kernels
+        while done < kills or run < 0:
+            folder = Path(top) / f"run-{run}"
             shutil.copytree(prepared, folder)
             finished: dict[str, str] = {}
             with work.serve(prepared) as further:
-                for _ in range(_MAX_KILLS_PER_RUN):
-                    if done >= kills:
-                        break
-                    process = start([*work.arguments, *further], folder)
+                command = [*work.command.split(), *further]
+                for _ in range(min(kills - done, _MAX_KILLS_PER_RUN) if run >= 0 else 0):
+                    process = start(command, folder)
                     if not _kill(process, folder, span * choice.uniform(0, 1.05), choice.random() < 1 / 3):
                         break
                     done += 1
@@ -295,16 +250,19 @@ def soak(name: str, kills: int, seed: int) -> dict[str, Any]:
                     now = digests(folder, *work.finished)
                     assert finished.items() <= now.items(), f"{name}: finished files changed"
                     finished = now
-                finish(start([*work.arguments, *further], folder))
+                begin = time.monotonic()
+                _finish(start(command, folder))
+            if run < 0:
+                span, expected = time.monotonic() - begin, work.result(folder)
             assert work.result(folder) == expected, f"{name}: another result after {done} kills"
             assert finished.items() <= digests(folder, *work.finished).items(), f"{name}: finished files changed"
             assert not temporary_files(folder), f"{name}: {temporary_files(folder)} are left"
             shutil.rmtree(folder)
-            runs += 1
-    return {"kills": done, "amid_a_file": amid, "runs": runs, "seconds": round(span, 1)}
+            run += 1
+    return {"kills": done, "amid_a_file": amid, "runs": run, "seconds": round(span, 1)}
 
 
-def main() -> int:
+def main() -> None:
     """Kill the given commands, or all, and print a summary of each."""
     parser = argparse.ArgumentParser(prog="tests.soak.kills", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("commands", nargs="*", choices=[*WORKS, []], metavar="COMMAND", help=", ".join(WORKS))
@@ -313,8 +271,7 @@ def main() -> int:
     args = parser.parse_args()
     for name in args.commands or WORKS:
         print(json.dumps({"command": name, **soak(name, args.kills, args.seed)}), flush=True)
-    return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()
