@@ -21,10 +21,8 @@ from gbr import train as train_command
 from gbr.attribution import Explanation, explain
 from gbr.cli import Command
 from gbr.data.collection import resolve
-from gbr.errors import UsageError
 from gbr.evaluation import metrics
-from gbr.evaluation.metrics import Scored, count_pairs
-from gbr.models.rows import Rows
+from gbr.evaluation.metrics import Scored
 from gbr.report import plots, report
 from gbr.report.tables import explanation_summary, explanation_tables, explanation_text
 from tests.collection import rewrite, trained, write_collection
@@ -193,6 +191,16 @@ def test_page_of_run_shows_all_figures(summary: dict[str, Any]) -> None:
     assert values(page, "option", "value") == [f"{graph['split']}/{graph['name']}" for graph in graphs]
     plots = json.loads(json.dumps([graph["plot"] for graph in graphs]))
     assert [json.loads(str(plot)) for plot in values(page, "template", "data-plot")] == plots
+
+
+def test_split_that_cannot_be_ranked(run: Path, tmp_path: Path) -> None:
+    root, scored = write_collection(tmp_path, {"test": 1}), list[Scored]()
+    rewrite(root / "npz/tile/cpu/test/matmul_0.npz", config_runtime=np.full(30, 1500))
+    subset = resolve("tile:cpu", root)
+    figures = evaluate_command.evaluate(run, subset, "test", root, root / "store", jobs=1, scored=scored)
+    page = checked(report.render(report.summarise_run("evaluate", run, subset, figures, scored, root / "store")))
+    assert "test: matmul_0 – all runtimes are equal" in page.text
+    assert "learning" not in page.ids
 
 
 def test_hostile_names_are_escaped(summary: dict[str, Any]) -> None:
@@ -379,37 +387,27 @@ def test_truncated_model_equals_one_trained_for_fewer_rounds(backend: str, objec
     assert np.array_equal(long.model_.stopped_at(99).predict(X, 1), long.model_.predict(X, 1))
 
 
-def test_learning_curves_end_at_the_tau_of_the_model() -> None:
-    X, runtime, qid = problem(12)
-    held_out, truth, _ = problem(12, seed=1)
-    ranker = Ranker(n_estimators=20, num_leaves=7, n_jobs=1).fit(X, runtime, qid=qid)
-    rows = Rows(held_out, truth, np.arange(0, len(X) + 1, 24))
-    whole, *members = report.learning_curves(ranker, rows)
-    scores = ranker.predict(held_out)
-    groups = [slice(start, start + 24) for start in range(0, len(X), 24)]
-    expected = np.mean([count_pairs(scores[own], truth[own]).untied_tau for own in groups])
-    assert whole["tau"][-1] == pytest.approx(expected, abs=1e-9)
-    assert whole["tau"][-1] > whole["tau"][0]
-    assert whole["rounds"] == [1, 2, 3, 5, 8, 13, 20]
-    assert all(curve["rounds"] == whole["rounds"] for curve in members)
-    assert (whole["name"], members[1]["name"]) == ("ensemble", "lightgbm, lambdarank")
-    with pytest.raises(UsageError, match="two different runtimes"):
-        report.learning_curves(ranker, Rows(held_out, np.ones(len(X)), rows.indptr))
-
-
-def test_learning_curves_use_whole_graphs(
-    root: Path, tmp_path: Path, summary: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+def test_learning_curves_end_at_the_tau_of_the_model(
+    root: Path, run: Path, tmp_path: Path, summary: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def tau(summary: dict[str, Any], *names: str) -> Any:
+        taus = [graph["figures"]["kendall_tau"] for graph in summary["splits"][1]["graphs"] if graph["name"] in names]
+        return pytest.approx(np.mean(taus), abs=0.01)  # the curve counts ties as in random order
+
     learning = summary["learning"]
-    taus = {graph["name"]: graph["figures"]["kendall_tau"] for graph in summary["splits"][1]["graphs"]}
     assert (learning["split"], learning["graphs"], learning["stopped"]) == ("valid", 3, True)
-    assert learning["curves"][0]["tau"][-1] == pytest.approx(np.mean([*taus.values()]), abs=0.01)  # ties apart
+    whole, *members = learning["curves"]
+    assert whole["tau"][-1] == tau(summary, "matmul_5", "matmul_6", "matmul_7")
+    assert whole["tau"][-1] > whole["tau"][0]
+    assert (whole["name"], members[1]["name"]) == ("ensemble", "lightgbm, lambdarank")
+    kept = [member.model.n_iterations for member in Ranker.load(run).model_.members]
+    assert [curve["rounds"][-1] for curve in members] == kept
+    assert whole["rounds"] == [*(count for count in (1, 2, 3, 5, 8, 13, 21, 34) if count < max(kept)), max(kept)]
     monkeypatch.setattr(report, "CURVE_ROWS", 70)
     some = summarise(root, "tile:cpu", backend="lightgbm", columns=["cache", "geometry"], out=tmp_path)
-    taus = {graph["name"]: graph["figures"]["kendall_tau"] for graph in some["splits"][1]["graphs"]}
     assert some["learning"]["graphs"] == 2
     (curve,) = some["learning"]["curves"]
-    assert curve["tau"][-1] == pytest.approx((taus["matmul_5"] + taus["matmul_7"]) / 2, abs=0.01)
+    assert curve["tau"][-1] == tau(some, "matmul_5", "matmul_7")
 
 
 # Plots.
