@@ -46,7 +46,7 @@ def main(
     from gbr.attribution import explain
     from gbr.ranker import Ranker
     from gbr.report.report import summarise_explanation, write_report
-    from gbr.report.tables import TOP, explanation_tables, explanation_text
+    from gbr.report.tables import TOP, explanation_summary
 
     ranker = Ranker.load(model)
     found = explain(ranker, graph, config, against)
@@ -55,11 +55,13 @@ def main(
     if as_json:
         cli.emit_json(found.as_dict(top))
         return
-    for line in explanation_text(found):
-        print(line)
-    print()
-    for title, columns, rows in explanation_tables(found, top or TOP):
-        cli.table(title, columns, rows)
+    summary = explanation_summary(found, top or TOP)
+    print(f"{graph.stem}: {found.n_configs} configurations")
+    for rank, configuration in summary["ranks"]:
+        print(f"rank {rank}: configuration {configuration}")
+    print(*summary["sentences"], sep="\n", end="\n\n")
+    for table in summary["tables"]:
+        cli.table(*table)
 
 
 if __name__ == "__main__":

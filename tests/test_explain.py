@@ -21,7 +21,7 @@ from gbr.attribution import (
     TensorChange,
     explain,
 )
-from gbr.report.tables import explanation_tables, explanation_text
+from gbr.report.tables import explanation_summary
 from tests.collection import trained, write_collection
 
 Capture = pytest.CaptureFixture[str]
@@ -75,8 +75,9 @@ TILE = replace(
 
 
 def text_of(found: Explanation, top: int = 8) -> str:
-    lines = list(explanation_text(found))
-    for title, columns, rows in explanation_tables(found, top):
+    summary = explanation_summary(found, top)
+    lines = [f"rank {rank}: configuration {config}" for rank, config in summary["ranks"]] + summary["sentences"]
+    for title, columns, rows in summary["tables"]:
         lines += [title, *columns, *(str(cell) for row in rows for cell in row)]
     return "\n".join(lines)
 
@@ -143,8 +144,8 @@ def test_output_fits_80_columns(run: Path, capsys: Capture) -> None:
     assert err == ""
     assert "Loops of dot.2" in out
     for shown in (LAYOUT, TILE):
-        for title, columns, rows in explanation_tables(shown, 8):
-            cli.table(title, columns, rows)
+        for table in explanation_summary(shown)["tables"]:
+            cli.table(*table)
     assert max(map(len, (out + capsys.readouterr().out).splitlines())) <= 80
 
 

@@ -24,7 +24,7 @@ from gbr.data.collection import resolve
 from gbr.evaluation import metrics
 from gbr.evaluation.metrics import Scored
 from gbr.report import plots, report
-from gbr.report.tables import explanation_summary, explanation_tables, explanation_text
+from gbr.report.tables import explanation_summary
 from tests.collection import rewrite, trained, write_collection
 from tests.made import collection
 from tests.ranking import groups_of, problem
@@ -336,11 +336,15 @@ def page_of(found: Explanation, top: int = 8) -> str:
 def test_page_shows_the_explanation(found: Explanation, top: int) -> None:
     """All lines of text, blocks and cells of tables."""
     text = checked(page_of(found, top)).text
-    _blocks, *tables = explanation_tables(found, top)
-    cells = [cell or "–" for title, columns, rows in tables for row in [[title], columns, *rows] for cell in row]
+    summary = explanation_summary(found, top)
+    cells = [
+        cell or "–"
+        for title, columns, rows in summary["tables"][1:]
+        for row in [[title], columns, *rows]
+        for cell in row
+    ]
     lines = [line for block in found.blocks for line in (block.name, block.doc, f"{block.effect:+.4f}")]
-    lines += [line for line in explanation_text(found) if line.endswith(".")]
-    assert [line for line in (*lines, *"\n".join(cells).split("\n")) if line not in text] == []
+    assert [line for line in (*lines, *summary["sentences"], *"\n".join(cells).split("\n")) if line not in text] == []
     assert "Why configuration 17 is ranked after" in text
     assert "rank 47 of 96configuration 17" in text
 

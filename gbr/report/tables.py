@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Final
 
 from gbr.attribution import Copy, Explanation, TensorChange
@@ -25,62 +24,45 @@ _CHOSEN: Final = {
 _VALUES: Final = {"log2": "2^{:.2f}".format, "share": "{:.1%}".format, "flag": lambda value: "yes" if value else "no"}
 
 Rows = list[list[str | None]]
-Table = tuple[str, list[str], Rows]
 
 
 def explanation_summary(found: Explanation, top: int = TOP) -> dict[str, Any]:
-    """Summarise an explanation for a report, as JSON values, with ``top`` features, nodes and copies.
+    """Summarise an explanation as JSON values, with ``top`` features, nodes and copies.
 
     Returns
     -------
     dict
         ``title``, ``graph`` (path), ``n_configs``, ``configs`` (the two indices), ``ranks`` (rank and description of
         both, best first), ``sentences``, ``blocks`` (``name``, ``doc``, ``effect``; largest effect first), ``tables``
-        (title, columns, rows; the lines of a cell after the first are remarks).
+        (title, columns, rows; the lines of a cell after the first are remarks), that of the blocks first.
     """
-    own, other = (f"configuration {config}" for config in found.configs)
-    own = "the first" if found.places[0] == 1 else own
-    other = _CHOSEN[found.chosen][1] or other
+    own, other = found.configs
+    remark, name = _CHOSEN[found.chosen]
+    first = "the first" if found.places[0] == 1 else f"configuration {own}"
+    second = name or f"configuration {other}"
     order = "before" if found.places[0] < found.places[1] else "after"
+    sentences = []
+    if not found.columns:
+        sentences.append("The model does not distinguish the two configurations.")
+    elif found.lead:
+        sentences.append(f"The model ranks {own} {order} {other}: their scores differ by {abs(found.lead):.4f}.")
+    if found.runtimes is not None:
+        ratio = found.runtimes[0] / found.runtimes[1]
+        sentences.append(f"Measured: {own} takes {ratio:.3f} times as long as {other}.")
     tied = found.scores[0] == found.scores[1]
-    tables = list(explanation_tables(found, top))
     return {
-        "title": f"A tie: {own} and {other}" if tied else f"Why {own} is ranked {order} {other}",
+        "title": f"A tie: {first} and {second}" if tied else f"Why {first} is ranked {order} {second}",
         "graph": found.graph,
         "n_configs": found.n_configs,
         "configs": found.configs,
-        "ranks": _ranks(found),
-        "sentences": list(_sentences(found)),
+        "ranks": sorted(zip(found.places, (f"{own}", f"{other}{remark}"), strict=True)),
+        "sentences": sentences,
         "blocks": [asdict(block) for block in found.blocks] if found.columns else [],
-        "tables": tables[1:] if found.columns else tables,  # the report draws the blocks as bars
+        "tables": list(_tables(found, top)),
     }
 
 
-def explanation_text(found: Explanation) -> Iterator[str]:
-    """Lines with the compared configurations and the result."""
-    yield f"{Path(found.graph).stem}: {found.n_configs} configurations"
-    yield from (f"rank {rank}: configuration {config}" for rank, config in _ranks(found))
-    yield from _sentences(found)
-
-
-def _ranks(found: Explanation) -> list[tuple[int, str]]:
-    own, other = found.configs
-    return sorted(zip(found.places, (f"{own}", f"{other}{_CHOSEN[found.chosen][0]}"), strict=True))
-
-
-def _sentences(found: Explanation) -> Iterator[str]:
-    own, other = found.configs
-    if not found.columns:
-        yield "The model does not distinguish the two configurations."
-    elif found.lead:
-        order = "before" if found.lead > 0 else "after"
-        yield f"The model ranks {own} {order} {other}: their scores differ by {abs(found.lead):.4f}."
-    if found.runtimes is not None:
-        yield f"Measured: {own} takes {found.runtimes[0] / found.runtimes[1]:.3f} times as long as {other}."
-
-
-def explanation_tables(found: Explanation, top: int) -> Iterator[Table]:
-    """Tables of an explanation (title, columns, rows), with the first ``top`` rows of the long ones."""
+def _tables(found: Explanation, top: int) -> Iterator[tuple[str, list[str], Rows]]:
     own, other = map(str, found.configs)
     if found.columns:
         rows: Rows = [[f"{block.effect:+.4f}", block.name, block.doc] for block in found.blocks]
