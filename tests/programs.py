@@ -82,31 +82,19 @@ def conv2d(batch: int, size: int, features_in: int, features_out: int, window: i
     image = sketch.node("parameter", (batch, size, size, features_in))
     filters = sketch.node("parameter", (window, window, features_in, features_out))
     bias = sketch.node("parameter", (features_out,))
+    shape = (batch, out, out, features_out)
+    numbers = {
+        "input_batch_dim": 0, "input_feature_dim": 3, "input_spatial_dims": (1, 2), "kernel_input_feature_dim": 2,
+        "kernel_output_feature_dim": 3, "kernel_spatial_dims": (0, 1), "output_batch_dim": 0, "output_feature_dim": 3,
+    }  # fmt: skip
     conv = sketch.node(
-        "convolution",
-        (batch, out, out, features_out),
-        image,
-        filters,
-        window_size=(window, window),
-        window_stride=(stride, stride),
-        window_window_dilation=(1, 1),
-        window_base_dilation=(1, 1),
-        convolution_dim_numbers_input_batch_dim=0,
-        convolution_dim_numbers_input_feature_dim=3,
-        convolution_dim_numbers_input_spatial_dims=(1, 2),
-        convolution_dim_numbers_kernel_input_feature_dim=2,
-        convolution_dim_numbers_kernel_output_feature_dim=3,
-        convolution_dim_numbers_kernel_spatial_dims=(0, 1),
-        convolution_dim_numbers_output_batch_dim=0,
-        convolution_dim_numbers_output_feature_dim=3,
-        feature_group_count=1,
-        batch_group_count=1,
-    )
-    wide = sketch.node("broadcast", (batch, out, out, features_out), bias, dimensions=(3,))
-    total = sketch.node("add", (batch, out, out, features_out), conv, wide)
-    zero = sketch.node("constant", ())
-    zeros = sketch.node("broadcast", (batch, out, out, features_out), zero)
-    sketch.node("maximum", (batch, out, out, features_out), total, zeros)
+        "convolution", shape, image, filters, window_size=(window, window), window_stride=(stride, stride),
+        window_window_dilation=(1, 1), window_base_dilation=(1, 1), feature_group_count=1, batch_group_count=1,
+        **{f"convolution_dim_numbers_{name}": value for name, value in numbers.items()},
+    )  # fmt: skip
+    total = sketch.node("add", shape, conv, sketch.node("broadcast", shape, bias, dimensions=(3,)))
+    zeros = sketch.node("broadcast", shape, sketch.node("constant", ()))
+    sketch.node("maximum", shape, total, zeros)
     return sketch.program()
 
 

@@ -151,26 +151,6 @@ def test_an_unsupported_operation_keeps_the_loops_of_the_result(opcode: str, n_o
 # --- bounds ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("bounds", "expected"),
-    [
-        ({}, [12, 20, 7]),
-        ({"output": (4, 8)}, [4, 8, 7]),
-        ({"output": (99, 8), "kernel": (3, 5)}, [12, 8, 3]),
-        ({"output": (0, 8), "input": (5, 2)}, [5, 8, 2]),
-    ],
-)
-def test_bounds_of_a_matmul(bounds: dict[str, tuple[int, ...]], expected: list[int]) -> None:
-    assert tiles_of(programs.matmul(12, 20, 7), **bounds) == expected
-
-
-def test_bounds_of_a_reduction_may_name_its_input() -> None:
-    assert tiles_of(programs.column_sum(6, 10), output=(2, 5)) == [5, 2]
-    assert tiles_of(programs.column_sum(6, 10), output=(5,), input=(2, 5)) == [5, 2]
-    assert tiles_of(programs.column_sum(60, 1000), TPU, output=(2, 3)) == [384, 16]
-    assert tiles_of(programs.column_sum(60, 5000), TPU, output=(2,)) == [2048, 60]
-
-
 def copy(shape: tuple[int, ...], layout: tuple[int, ...], kind: str = "f32") -> Program:
     sketch = Sketch()
     element_type = {"shape_element_type_is_f32": 0, f"shape_element_type_is_{kind}": 1}
@@ -178,38 +158,45 @@ def copy(shape: tuple[int, ...], layout: tuple[int, ...], kind: str = "f32") -> 
     return sketch.program()
 
 
-@pytest.mark.parametrize(
-    ("kind", "layout", "bounds", "expected"),
-    [
-        ("f32", (3, 0, 2, 1), (5, 2, 3, 1), [24, 5, 2, 128]),  # in memory: 1, 2, 0, 3
-        ("bf16", (3, 0, 2, 1), (5, 2, 3, 1), [40, 5, 2, 128]),
-        ("f32", (3, 2, 1, 0), (40, 9, 1, 2), [40, 9, 7, 200]),
-        ("f32", (2, 3, 1, 0), (40, 9, 1, 1), [40, 9, 7, 8]),
-        ("pred", (3, 0, 2, 1), (5, 2, 3, 1), [24, 5, 2, 128]),
-        ("s8", (3, 0, 2, 1), (5, 2, 1, 1), [32, 5, 2, 128]),
-        ("f32", (3, 0, 2, 1), (5, 2, 3), [40, 9, 7, 200]),  # bounds of another rank do not count
-    ],
-)
-def test_register_bounds_follow_the_memory_order(
-    kind: str, layout: tuple[int, ...], bounds: tuple[int, ...], expected: list[int]
-) -> None:
-    assert tiles_of(copy((40, 9, 7, 200), layout, kind), TPU, output=bounds) == expected
-
-
-def test_the_register_bound_of_a_vector_counts_whole_registers() -> None:
-    assert tiles_of(copy((5000,), (0,)), TPU, output=(3,)) == [3072]
-    assert tiles_of(copy((5000,), (0,)), CPU, output=(3,)) == [3]
-    assert tiles_of(copy((5000,), (0,), "bf16"), TPU, output=(2,)) == [4096]
-
-
-def test_register_bounds_belong_to_the_dot_and_element_bounds_to_the_root() -> None:
+def transposed_dot() -> Program:
+    """Loops: those of the root (500, 64), then the contracted one."""
     sketch = Sketch()
     product = sketch.node("dot", (64, 500), sketch.node("parameter", (64, 300)), sketch.node("parameter", (300, 500)))
     sketch.node("transpose", (500, 64), product, dimensions=(1, 0), layout=(1, 0))
-    program = sketch.program()
-    # Loops: those of the root (500, 64), then the contracted one.
-    assert tiles_of(program, TPU, output=(2, 1), kernel=(3, 9)) == [128, 16, 24]
-    assert tiles_of(program, CPU, output=(2, 1), kernel=(3, 9)) == [2, 1, 3]
+    return sketch.program()
+
+
+@pytest.mark.parametrize(
+    ("program", "bounds", "on_cpu", "on_tpu"),
+    [
+        (programs.matmul(12, 20, 7), {}, [12, 20, 7], [12, 20, 7]),
+        (programs.matmul(12, 20, 7), {"output": (4, 8)}, [4, 8, 7], None),
+        (programs.matmul(12, 20, 7), {"output": (99, 8), "kernel": (3, 5)}, [12, 8, 3], None),
+        (programs.matmul(12, 20, 7), {"output": (0, 8), "input": (5, 2)}, [5, 8, 2], None),
+        # The bounds of a reduction may belong to its input.
+        (programs.column_sum(60, 1000), {"output": (2, 3)}, [3, 2], [384, 16]),
+        (programs.column_sum(60, 1000), {"output": (5,), "input": (2, 3)}, [5, 2], None),
+        (programs.column_sum(60, 5000), {"output": (2,)}, [2, 60], [2048, 60]),
+        # Bounds in registers follow the memory order; those of another rank do not count.
+        (copy((40, 9, 7, 200), (3, 0, 2, 1)), {"output": (5, 2, 3, 1)}, [5, 2, 3, 1], [24, 5, 2, 128]),
+        (copy((40, 9, 7, 200), (3, 0, 2, 1), "bf16"), {"output": (5, 2, 3, 1)}, None, [40, 5, 2, 128]),
+        (copy((40, 9, 7, 200), (3, 2, 1, 0)), {"output": (40, 9, 1, 2)}, None, [40, 9, 7, 200]),
+        (copy((40, 9, 7, 200), (2, 3, 1, 0)), {"output": (40, 9, 1, 1)}, None, [40, 9, 7, 8]),
+        (copy((40, 9, 7, 200), (3, 0, 2, 1), "pred"), {"output": (5, 2, 3, 1)}, None, [24, 5, 2, 128]),
+        (copy((40, 9, 7, 200), (3, 0, 2, 1), "s8"), {"output": (5, 2, 1, 1)}, None, [32, 5, 2, 128]),
+        (copy((40, 9, 7, 200), (3, 0, 2, 1)), {"output": (5, 2, 3)}, [5, 2, 3, 200], [40, 9, 7, 200]),
+        # The bound of a vector counts whole registers.
+        (copy((5000,), (0,)), {"output": (3,)}, [3], [3072]),
+        (copy((5000,), (0,), "bf16"), {"output": (2,)}, [2], [4096]),
+        # Bounds in registers belong to the dot, those in elements to the root.
+        (transposed_dot(), {"output": (2, 1), "kernel": (3, 9)}, [2, 1, 3], [128, 16, 24]),
+    ],
+)
+def test_tiles_of_bounds(
+    program: Program, bounds: dict[str, tuple[int, ...]], on_cpu: list[int] | None, on_tpu: list[int] | None
+) -> None:
+    for hardware, expected in ((CPU, on_cpu), (TPU, on_tpu)):
+        assert expected is None or tiles_of(program, hardware, **bounds) == expected
 
 
 #: Opcode and shape of the tensors that the bounds of measured kernels belong to.  Three reshapes have no bounds.
