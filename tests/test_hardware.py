@@ -20,7 +20,7 @@ from gbr.data.hardware import machine
 from gbr.data.store import FeatureStore
 from gbr.errors import DataError, ModelError, UsageError
 from gbr.evaluate import evaluate
-from tests.collection import trained, write_collection
+from tests.collection import write_collection
 
 DATA = Path(__file__).parents[1] / "data"
 XEON = Hardware("Intel Xeon, AVX-512", 64, 64, (Cache(48 << 10, 12), Cache(2 << 20, 16), Cache(32 << 20, 16)))
@@ -206,38 +206,31 @@ def test_a_store_for_other_hardware_is_stale(tmp_path: Path) -> None:
     np.testing.assert_array_equal(matrix(), generic)
 
 
-def test_the_commands_use_a_profile_and_the_model_keeps_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_collection(tmp_path, {"train": 3, "valid": 1})
+def test_a_model_keeps_the_profile_of_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_collection(tmp_path, {"train": 4, "valid": 1})
     (tmp_path / "mine.toml").write_text(SMALL)
     where = [*map(str, ["--subset", "tile:cpu", "--data", tmp_path, "--store", tmp_path / "store", "--jobs", 1])]
     assert features_command.main(["build", *where, "--hardware", str(tmp_path / "mine.toml"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["hardware"] == "small"
     assert features_command.main(["info", *where[:-2], "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["hardware"]["vector_bytes"] == 16
-    run = ["--out", str(tmp_path / "run"), "--backend", "lightgbm", "--set", "n_estimators=5"]
-    assert train_command.main([*where, *run, "--hardware", str(tmp_path / "mine.toml")]) == 0
-    assert train_command.main([*where, *run, "--hardware", "gpu"]) == 2
+    line = [*where, "--out", str(tmp_path / "run"), "--backend", "lightgbm", "--columns", "cache"]
+    assert train_command.main([*line, "--hardware", str(tmp_path / "mine.toml"), "--set", "n_estimators=5"]) == 0
+    assert train_command.main([*line, "--hardware", "gpu"]) == 2
     assert "--hardware gpu: expected cpu, tpu" in capsys.readouterr().err
-    kept = json.loads((tmp_path / "run/manifest.json").read_text())["trained_on"]["hardware"]
-    assert kept == {
+    ranker = Ranker.load(tmp_path / "run")
+    assert ranker.trained_on_ is not None
+    assert ranker.trained_on_["hardware"] == {
         "name": "small", "vector_bytes": 16, "line_bytes": 32, "sublanes": 1, "tile_bounds": "elements",
         "caches": [{"bytes": 4096, "ways": 2}],
     }  # fmt: skip
-
-
-def test_prediction_uses_the_profile_of_training(tmp_path: Path) -> None:
-    write_collection(tmp_path, {"train": 4, "valid": 1})
-    small = Hardware("small", 16, 32, (Cache(4096, 2),))
-    run = trained(tmp_path, hardware=small, backend="lightgbm", columns=["cache"])
-    ranker = Ranker.load(run)
     path = next((tmp_path / "npz/tile/cpu/valid").iterdir())
-    schema, X, _ = extract(read_graph(path), small)
+    schema, X, _ = extract(read_graph(path), Hardware("small", 16, 32, (Cache(4096, 2),)))
     used = [schema.names.index(name) for name in ranker.feature_names_in_]
     np.testing.assert_array_equal(scores := ranker.predict_graph(path), ranker.predict(X[:, used]))
     assert (ranker.predict(extract(read_graph(path))[1][:, used]) != scores).any()
-    evaluate(run, resolve("tile:cpu", tmp_path), "valid", tmp_path, tmp_path / "store", jobs=1)
+    evaluate(tmp_path / "run", resolve("tile:cpu", tmp_path), "valid", tmp_path, tmp_path / "store", jobs=1)
     assert FeatureStore(tmp_path / "store", "tile:cpu").manifest["schema"]["hardware"]["name"] == "small"
-    assert ranker.trained_on_ is not None
     ranker.trained_on_["hardware"]["vector_bytes"] = "wide"
     with pytest.raises(ModelError, match=r"trained_on\.hardware: vector_bytes: expected bytes.*, got 'wide'"):
         ranker.rank(path)

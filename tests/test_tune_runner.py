@@ -189,16 +189,6 @@ def test_a_truncated_journal_keeps_its_complete_lines(
     assert outcomes(path)[kept:] == [(9, 3.0)]
 
 
-def test_a_journal_of_another_space_is_rejected(tmp_path: Path) -> None:
-    path = tmp_path / "journal.jsonl"
-    with Journal(path, SPACE) as journal:
-        journal.write(0, 1.0)
-    other = ParameterSpace({"a": [1, 2, 3, 5], "b": [1, 2, 3]})
-    with pytest.raises(TuneError, match=r"journal.jsonl: expected a journal of .*'fingerprint'.*another folder"):
-        Journal(path, other)
-    assert outcomes(path) == [(0, 1.0)]
-
-
 @pytest.mark.parametrize(
     "line",
     [
@@ -221,7 +211,14 @@ def test_an_invalid_line_is_named_and_kept(tmp_path: Path, line: str) -> None:
     assert path.read_text() == held
 
 
-def test_other_files_are_not_changed(tmp_path: Path) -> None:
+def test_other_files_and_journals_are_not_changed(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    with Journal(path, SPACE) as journal:
+        journal.write(0, 1.0)
+    other = ParameterSpace({"a": [1, 2, 3, 5], "b": [1, 2, 3]})
+    with pytest.raises(TuneError, match=r"journal.jsonl: expected a journal of .*'fingerprint'.*another folder"):
+        Journal(path, other)
+    assert outcomes(path) == [(0, 1.0)]
     path = tmp_path / "notes.txt"
     for text in ("buy milk\n", "buy milk", "buy milk\nand bread"):
         path.write_text(text)
@@ -232,23 +229,16 @@ def test_other_files_are_not_changed(tmp_path: Path) -> None:
         Journal(tmp_path, SPACE)
 
 
-def test_a_configuration_that_killed_the_process_twice_is_skipped(tmp_path: Path) -> None:
+def test_a_configuration_that_killed_the_process_twice_is_skipped_but_not_an_interrupted_one(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt, match=r"^$"), Journal(path, SPACE) as journal, journal.measuring(5):
+            raise KeyboardInterrupt
     for _ in range(2):
         assert outcomes(path) == []
         with Journal(path, SPACE) as journal:
             journal._append({"begin": 5})
     assert outcomes(path) == outcomes(path) == [(5, "killed the process 2 times")]
-
-
-def test_an_interrupt_is_not_a_failure(tmp_path: Path) -> None:
-    def interrupted(_: int) -> float:
-        raise KeyboardInterrupt
-
-    for _ in range(3):
-        with pytest.raises(KeyboardInterrupt, match=r"^$"):
-            search(Tuner(SPACE), interrupted, budget=3, journal=tmp_path / "journal.jsonl")
-    assert outcomes(tmp_path / "journal.jsonl") == []
 
 
 @needs_sigkill
