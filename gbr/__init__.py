@@ -16,6 +16,7 @@ Importing this package is cheap: public names are imported on first use.  ``trai
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
@@ -35,21 +36,15 @@ if TYPE_CHECKING:
 
     __version__: str
 
-#: Public name -> module that it is imported from; None for a callable module.
-_PUBLIC: Final = {
-    "FeatureStore": "gbr.data.store",
-    "Graph": "gbr.data.graph",
-    "QueryGroups": "gbr.data.groups",
-    "Ranker": "gbr.ranker",
-    "build": "gbr.features",
-    "evaluate": None,
-    "load": "gbr.data.store",
-    "predict": None,
-    "read_graph": "gbr.data.graph",
-    "train": None,
-    "tune": None,
-    "write_graph": "gbr.data.graph",
+#: Module -> public names that are imported from it; the others of ``__all__`` are callable modules.
+_MODULES: Final = {
+    "gbr.data.graph": ("Graph", "read_graph", "write_graph"),
+    "gbr.data.groups": ("QueryGroups",),
+    "gbr.data.store": ("FeatureStore", "load"),
+    "gbr.features": ("build",),
+    "gbr.ranker": ("Ranker",),
 }
+_PUBLIC: Final = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "FeatureStore",
@@ -83,12 +78,15 @@ def callable_module(name: str) -> None:
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return _version()
-    if name not in _PUBLIC:
+        from importlib import metadata
+
+        with suppress(metadata.PackageNotFoundError):
+            return metadata.version("gbr")
+        return "0+unknown"
+    if name not in __all__:
         raise AttributeError(f"module 'gbr' has no attribute {name!r}")
     check_features()
-    module = _PUBLIC[name]
-    return import_module(f"gbr.{name}") if module is None else getattr(import_module(module), name)
+    return getattr(import_module(_PUBLIC[name]), name) if name in _PUBLIC else import_module(f"gbr.{name}")
 
 
 def __dir__() -> list[str]:
@@ -96,13 +94,7 @@ def __dir__() -> list[str]:
 
 
 def check_features() -> None:
-    """Check that the top-level package ``features`` belongs to gbr.
-
-    Raises
-    ------
-    MissingLibraryError
-        When it belongs to another project, or cannot be imported.
-    """
+    """Check that the top-level package ``features`` belongs to gbr; else MissingLibraryError."""
     advice = "install gbr in a separate environment, or `pip uninstall features` and reinstall gbr"
     try:
         found = import_module("features")
@@ -115,12 +107,3 @@ def check_features() -> None:
         raise MissingLibraryError(
             f"features: {path} belongs to another project and shadows the package of gbr; {advice}"
         )
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("gbr")
-    except PackageNotFoundError:
-        return "0+unknown"

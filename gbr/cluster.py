@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from gbr import __version__
 from gbr.data.build import schema_of
+from gbr.data.files import write_text
 from gbr.data.store import FeatureStore
 from gbr.errors import GbrError, MissingLibraryError, StoreError, UsageError
 from gbr.models import training_set
@@ -111,13 +112,7 @@ class Workers:
         """Check that all workers reach the files and have the versions of this machine."""
         graph = next(iter(sorted(subset.folder(data).glob("*/*.npz"))), None)
         probe = store / f".cluster-{uuid.uuid4().hex}"  # a file that every worker must see
-        try:
-            store.mkdir(parents=True, exist_ok=True)
-            probe.touch()
-        except OSError as error:
-            raise StoreError(
-                f"{store}: cannot be written ({error.strerror}); name another folder with --store"
-            ) from error
+        write_text(probe, "", StoreError)
         try:
             found = self._client.run(
                 _why_unusable, _versions(subset.kind), subset.kind, graph, probe, on_error="return"

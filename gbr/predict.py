@@ -9,9 +9,9 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,8 +21,6 @@ from gbr.errors import DataError
 
 if TYPE_CHECKING:
     from gbr.ranker import Ranker
-
-_HEADER: Final = ("graph", "place", "config", "score")
 
 
 @cli.command("gbr.predict")
@@ -46,7 +44,7 @@ def main(*, model: Path, graphs: Sequence[Path], top: int | None, jobs: int, rep
         cli.emit_json(shown)
     else:
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(_HEADER)
+        writer.writerow(("graph", "place", "config", "score"))
         for ranking in shown:
             pairs = zip(ranking["configs"], ranking["scores"], strict=True)
             writer.writerows((ranking["graph"], i, config, repr(score)) for i, (config, score) in enumerate(pairs, 1))
@@ -89,31 +87,30 @@ def predict(
         if not files:
             raise DataError(f"{path}: no .npz files; name graph files or a folder that contains them")
         paths += files
-    tasks = [
-        (index, str(model), path, top, 1 if min(jobs, len(paths)) > 1 else None) for index, path in enumerate(paths)
-    ]
-    rankings: list[dict[str, Any]] = [{}] * len(tasks)
+    jobs = min(jobs, len(paths))
+    rankings: list[dict[str, Any]] = [{}] * len(paths)
     _load.cache_clear()  # the model may have been replaced
-    with cli.progress(len(tasks), "ranking") as advance:
-        for (index, *_), ranking in in_processes(_rank, tasks, min(jobs, len(paths)), str(model)):
+    with cli.progress(len(paths), "ranking") as advance:
+        work = partial(_rank, str(model), top, 1 if jobs > 1 else None)
+        for (index, _), ranking in in_processes(work, list(enumerate(paths)), jobs, str(model)):
             rankings[index] = ranking
             advance(1)
     return rankings
 
 
-def _rank(task: tuple[int, str, Path, int | None, int | None]) -> dict[str, Any]:
-    """Rank one graph: index, model, path, ``top`` and number of threads."""
-    _, model, path, top, threads = task
-    scores = _load(model, threads).predict_graph(path)
+def _rank(model: str, top: int | None, threads: int | None, task: tuple[int, Path]) -> dict[str, Any]:
+    """Rank one graph, which a task is with its index."""
+    scores = _load(model, threads).predict_graph(task[1])
     order = scores.argsort(kind="stable")[:top]
-    return {"graph": str(path), "configs": order.tolist(), "scores": scores[order].tolist()}
+    return {"graph": str(task[1]), "configs": order.tolist(), "scores": scores[order].tolist()}
 
 
 @cache
 def _load(model: str, threads: int | None) -> Ranker:
     from gbr.ranker import Ranker
 
-    return Ranker.load(model) if threads is None else Ranker.load(model).set_params(n_jobs=threads)
+    ranker: Ranker = Ranker.load(model).set_params(n_jobs=threads)
+    return ranker
 
 
 callable_module(__name__)

@@ -207,15 +207,13 @@ def train(
     trials : int
         Trials of a hyperparameter search before training, see :mod:`gbr.search`.
     hardware : str or Hardware, optional
-        Machine on which the runtimes were measured, by default as :func:`gbr.data.hardware.choose` finds it.
+        Machine on which the runtimes were measured; by default that of :func:`gbr.data.hardware.choose`.
     memory : int, optional
-        Bytes that the training features may take; :func:`gbr.models.training_set.default_memory` by default.  Larger
-        ones are read and binned in batches, and fewer rows of each graph are used if the bins take more than twice
-        that.
+        Bytes that the training features may take, per worker of a cluster; see :mod:`gbr.models.training_set`.
     sample : Sample, optional
         Rows of each graph to train on; by default as many as fit.
     workers : Workers, optional
-        Workers of a cluster, to build and to fit; ``memory`` is then per worker.  Scores are computed locally.
+        Workers of a cluster, to build and to fit; scores are computed locally.
     scored : list, optional
         The predictions for each split are appended to it, for a report.
 
