@@ -28,12 +28,7 @@ GIB: Final = 1 << 30
 #: Seconds until the first progress line if stderr is not a terminal; the time between lines doubles up to the maximum.
 _FIRST_LINE: Final = 2.0
 _LONGEST_PAUSE: Final = 120.0
-_INTERRUPTED: Final = 130
-_CLOSED_PIPE: Final = 141
 _NOT_WRITABLE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-#: Minimum width of a text column.
-_MIN_COLUMN: Final = 8
-_DEFAULT_WIDTH: Final = 80
 
 Advance = Callable[[int], None]
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -50,11 +45,11 @@ class _Program:
 
 
 class Command(_Program, click.Command):
-    """A click command whose options may be variadic (:func:`variadic`)."""
+    """A click command whose options with ``multiple=True`` take several values: ``--m a b`` is ``--m a --m b``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Repeat the name of a variadic option before each of its values: ``--m a b`` is ``--m a --m b``."""
-        names = {name for param in self.params if isinstance(param, _Variadic) for name in param.opts}
+        """Repeat the name of such an option before each of its values."""
+        names = {name for param in self.params if getattr(param, "multiple", False) for name in param.opts}
         expanded: list[str] = []
         current = None
         for arg in args:
@@ -72,10 +67,6 @@ class Group(_Program, click.Group):
     command_class = Command
 
 
-class _Variadic(click.Option):
-    """Marks an option that takes one or more values."""
-
-
 def command(module: str, **attributes: Any) -> Callable[[Callable[..., None]], Command]:
     """Decorate the function of the command ``python -m <module>``; its docstring is the description."""
     return click.command(module, cls=Command, context_settings=_SETTINGS, **attributes)
@@ -91,13 +82,10 @@ _SETTINGS: Final = {"help_option_names": ["-h", "--help"], "show_default": True}
 
 
 def _run(program: click.Command, argv: Sequence[str]) -> int:
-    """Run a command.
+    """Run a command; returns the exit status.
 
-    Returns
-    -------
-    int
-        0 for success; ``GbrError.exit_code`` (1, usage 2) for an expected failure; 130 for an interrupt; 141 for a
-        closed pipe.  Any other exception is a bug in gbr and keeps its traceback.
+    0 for success; ``GbrError.exit_code`` (1, usage 2) for an expected failure; 130 for an interrupt; 141 for a closed
+    pipe.  Any other exception is a bug in gbr and keeps its traceback.
     """
     name = str(program.name)
     prog = f"python -m {name}" if "." in name else name
@@ -114,21 +102,21 @@ def _run(program: click.Command, argv: Sequence[str]) -> int:
         return leave.exit_code
     except click.ClickException as fault:
         path = fault.ctx.command_path if isinstance(fault, click.UsageError) and fault.ctx else prog
-        _log(f"{label}: error: {_one_line(fault.format_message()).rstrip('.')}; see `{path} --help`")
+        message = " ".join(fault.format_message().split()).rstrip(".")
+        _log(f"{label}: error: {message}; see `{path} --help`")
         return fault.exit_code
     except GbrError as fault:
-        _log(f"{label}: error: {_one_line(str(fault))}")
+        _log(f"{label}: error: {fault}")
         return fault.exit_code
     except MemoryError as fault:
-        reason = _one_line(str(fault)) or "no detail"
-        _log(f"{label}: error: out of memory ({reason}); free memory, or use fewer graphs or --jobs")
+        _log(f"{label}: error: out of memory ({fault or 'no detail'}); free memory, or use fewer graphs or --jobs")
         return GbrError.exit_code
     except (KeyboardInterrupt, click.Abort):
         _log(f"{label}: interrupted; completed files are kept, run the same command again to resume")
-        return _INTERRUPTED
+        return 130
     except BrokenPipeError:
         _discard_stdout()
-        return _CLOSED_PIPE
+        return 141
     except OSError as fault:
         if fault.errno not in _NOT_WRITABLE:
             raise
@@ -143,10 +131,6 @@ def _discard_stdout() -> None:
     """Redirect stdout to the null device, as flushing it again at exit would fail again."""
     with suppress(OSError, ValueError):  # ValueError: no file descriptor, as in a notebook
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 # Options --------------------------------------------------------------------------------------------------------------
@@ -173,11 +157,6 @@ class CommaList(click.ParamType):  # type: ignore[type-arg]
 PATH: Final = click.Path(path_type=Path)
 POSITIVE: Final = click.IntRange(min=1)
 POSITIVE_FLOAT: Final = click.FloatRange(0, 1e9, min_open=True)
-
-
-def variadic(name: str, **attributes: Any) -> Callable[[Function], Function]:
-    """Add an option that takes one or more values, ``--name A B``; it may also be repeated.  The value is a tuple."""
-    return click.option(name, cls=_Variadic, multiple=True, **attributes)
 
 
 subset_option = click.option(
@@ -387,13 +366,7 @@ def _log(message: str) -> None:
 
 
 def emit_json(value: Any) -> None:
-    """Print ``value`` as JSON on stdout.
-
-    Raises
-    ------
-    ValueError
-        For NaN and infinities; undefined figures must be None.
-    """
+    """Print ``value`` as JSON on stdout; undefined figures must be None, not NaN."""
     print(json.dumps(value, indent=1, allow_nan=False))
 
 
@@ -414,12 +387,12 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     for index, name in enumerate(columns):
         numeric = all(row[index] is None or isinstance(row[index], int | float) for row in rows)
         widest = max(len(text) for text in (name, *(row[index] for row in cells)))
-        width += 2 + (widest if numeric else min(widest, _MIN_COLUMN))
+        width += 2 + (widest if numeric else min(widest, 8))
         sheet.add_column(Text(name), justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
     for row in cells:
         sheet.add_row(*map(Text, row))
     # Wider than a terminal that is too narrow for the numbers.
-    width = max(width, shutil.get_terminal_size((_DEFAULT_WIDTH, 24)).columns)
+    width = max(width, shutil.get_terminal_size((80, 24)).columns)
     # https://no-color.org: neither colours nor bold text.
     console = Console(width=width, highlight=False, color_system=None if os.environ.get("NO_COLOR") else "auto")
     # Written by print() and not by rich, which would exit on a closed pipe.

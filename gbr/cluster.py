@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
@@ -105,7 +104,7 @@ class Workers:
 
     def threads(self) -> dict[str, int]:
         """Threads by worker."""
-        with self._errors(RuntimeError):
+        with self._errors():
             return dict(self._client.nthreads())
 
     def check(self, subset: Subset, data: Path, store: Path) -> None:
@@ -132,7 +131,7 @@ class Workers:
 
         ``work`` is a function at the top level of a module; its errors are raised.
         """
-        futures = self._client.map(partial(_with_worker_in_errors, work), tasks, pure=False)
+        futures = self._client.map(work, tasks, pure=False)
         task_of = {future.key: task for future, task in zip(futures, tasks, strict=True)}
         try:
             for future in _distributed().as_completed(futures):
@@ -183,7 +182,7 @@ class Workers:
         return [results[worker] for worker in workers]
 
     @contextmanager
-    def _errors(self, *lost: type[Exception]) -> Iterator[None]:
+    def _errors(self) -> Iterator[None]:
         """Errors of Dask as one-line errors."""
         try:
             yield
@@ -194,7 +193,7 @@ class Workers:
                 f"--cluster {self._address}: workers died repeatedly on one graph, possibly for lack of memory; use "
                 "more memory or fewer threads per worker, and repeat the command to resume"
             ) from error
-        except (*lost, CancelledError, OSError) as error:  # type: ignore[misc]
+        except (CancelledError, OSError) as error:
             raise GbrError(
                 f"--cluster {self._address}: the scheduler was lost; start it and repeat the command to resume"
             ) from error
@@ -227,13 +226,6 @@ def _why_unusable(expected: Mapping[str, str], kind: str, graph: Path | None, pr
         if versions.get(name) != version:
             return f"has {name} {versions.get(name, 'not installed')}, expected {version} as on this machine"
     return None
-
-
-def _with_worker_in_errors(work: Callable[[_Task], _Result], task: _Task) -> _Result:
-    try:
-        return work(task)
-    except GbrError as error:
-        raise type(error)(f"worker {_distributed().get_worker().address}: {error}") from error
 
 
 # --- fits ------------------------------------------------------------------------------------------------------------

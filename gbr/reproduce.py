@@ -138,8 +138,9 @@ def _three(value: float | None) -> str:
 
 
 @cli.command("gbr.reproduce", epilog=_EPILOG)
-@cli.variadic(
+@click.option(
     "--subset",
+    multiple=True,
     default=["all"],
     metavar="NAME...",
     help="Collections, or beginnings of their names: tile, layout:xla, layout:nlp:random ...",

@@ -250,8 +250,9 @@ def _short(text: str) -> str:
 
 
 @cli.command("gbr.submit", epilog="Example: python -m gbr.submit --models runs/tile-xla runs/layout-xla-random --fill")
-@cli.variadic(
+@click.option(
     "--models",
+    multiple=True,
     metavar="DIR...",
     help="Run directories written by gbr train; several of one collection are averaged by rank.",
 )

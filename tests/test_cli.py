@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 import gbr
@@ -63,7 +64,7 @@ def parse(*arguments: str) -> tuple[int, dict[str, Any]]:
     @cli.jobs_option
     @cli.memory_option
     @cli.json_option
-    @cli.variadic("--models")
+    @click.option("--models", multiple=True)
     def main(**options: Any) -> None:
         parsed.update(options)
 
