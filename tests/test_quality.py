@@ -23,43 +23,31 @@ from gbr.data.groups import QueryGroups
 from gbr.errors import UsageError
 from gbr.evaluation.metrics import count_pairs, slowdown_at_k
 from tests.collection import SHAPES, matmul_arrays
+from tests.ranking import groups_of
 
 FAMILIES = {"train": "abcd", "valid": "ef", "test": "gh"}
 
 
-def collection(root: Path) -> Path:
-    """Two graphs of each family."""
-    number = 0
-    for split, letters in FAMILIES.items():
-        folder = root / "npz/tile/cpu" / split
-        folder.mkdir(parents=True)
-        for letter in letters:
-            for copy in range(2):
-                m, n, k = SHAPES[number % len(SHAPES)]
-                arrays = matmul_arrays((m, n, k + number), 20, seed=number)
-                write_graph(folder / f"matmul_{letter}_{copy}.npz", arrays)
-                number += 1
-    return root
-
-
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return collection(tmp_path_factory.mktemp("quality"))
+    """Two graphs of each family."""
+    root = tmp_path_factory.mktemp("quality")
+    names = [
+        (split, f"matmul_{letter}_{copy}") for split, every in FAMILIES.items() for letter in every for copy in "01"
+    ]
+    for number, (split, name) in enumerate(names):
+        m, n, k = SHAPES[number % len(SHAPES)]
+        path = root / "npz/tile/cpu" / split / f"{name}.npz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_graph(path, matmul_arrays((m, n, k + number), 20, seed=number))
+    return root
 
 
 def made_groups(sizes: list[int], columns: int, seed: int) -> QueryGroups:
     rng = np.random.default_rng(seed)
-    rows = sum(sizes)
-    return QueryGroups(
-        names=tuple(f"g{number}" for number in range(len(sizes))),
-        indptr=np.cumsum([0, *sizes]).astype(np.int64),
-        columns=tuple(f"block.c{number}" for number in range(columns)),
-        X=rng.integers(0, 4, (rows, columns)).astype(np.float32),
-        runtime=rng.integers(1, 9, rows),
-        normalizer=None,
-        repeat=None,
-        duplicate_of=np.concatenate([np.arange(size) for size in sizes]).astype(np.int64),
-    )
+    X = rng.integers(0, 4, (sum(sizes), columns)).astype(np.float32)
+    targets = [rng.integers(1, 9, size).tolist() for size in sizes]
+    return groups_of(*targets, X=X, columns=tuple(f"block.c{number}" for number in range(columns)))
 
 
 @settings(max_examples=15, deadline=None)
@@ -97,11 +85,6 @@ def test_folds_are_disjoint(counts: list[int], n_folds: int, kind: str) -> None:
     elif max(counts) > 1:
         assert len(found["graph"].folds) == min(n_folds or 9, max(counts))
         assert not found["graph"].held[np.repeat(np.array(counts) == 1, counts)].any()
-
-
-def test_two_families_are_too_few() -> None:
-    with pytest.raises(UsageError, match="expected at least 3 families of graphs, got 2"):
-        protocols("tile", np.array(["a", "b"]), np.array(["train", "test"]), 10)
 
 
 def test_best_column_equals_naive_loop() -> None:
@@ -224,7 +207,8 @@ def test_an_interrupted_run_resumes(
     assert command.main(line) == 0  # a complete run fits nothing
 
 
-@pytest.mark.parametrize("folds", ["1", "-2"])
-def test_invalid_number_of_folds(folds: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command.main(["--folds", folds]) == 2
-    assert f"--folds {folds}: expected 0 or at least 2" in capsys.readouterr().err
+def test_invalid_folds_and_families(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["--folds", "1"]) == 2
+    assert "--folds 1: expected 0 or at least 2" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="expected at least 3 families of graphs, got 2"):
+        protocols("tile", np.array(["a", "b"]), np.array(["train", "test"]), 10)
