@@ -177,7 +177,7 @@ def test_an_interrupt_leaves_complete_files(two_graphs, tmp_path, capsys, monkey
 @pytest.mark.skipif(len(cores()) < 2, reason="one core")
 def test_parallel_jobs_write_every_file(tmp_path):
     before = cores()
-    todo = [Task("matmul", tmp_path / "valid" / f"matmul_{variant}.npz") for variant in "abc"]
+    todo = [Task("matmul", variant, tmp_path / "valid" / f"matmul_{variant}.npz") for variant in "abc"]
     found = list(tasks.collect(Measured(matmul_arrays((8, 8, 8), 3, 0)), todo, Settings(3, 1), jobs=2))
     assert sorted(each.graph for each in found) == sorted(task.path.stem for task in todo)
     assert all(read_graph(task.path).n_configs == 3 for task in todo)

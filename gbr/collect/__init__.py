@@ -52,14 +52,9 @@ def layout(
 
     Raises
     ------
-    UsageError
-        If ``out``, ``args`` or a number is invalid.
-    MissingLibraryError
-        If JAX is not installed, or too old.
-    CollectError
-        If the function cannot be traced, has no layouts to choose, or computes a different result under a layout.
-    DataError
-        If ``out`` cannot be written.
+    GbrError
+        If an argument is invalid, JAX is missing, ``out`` cannot be written, or the function cannot be traced, has no
+        layouts to choose, or computes a different result under a layout.
     """
     path = Path(out)
     if path.suffix != ".npz":
@@ -72,8 +67,8 @@ def layout(
     from gbr.collect.layouts import measure_program
     from gbr.collect.tasks import Settings, Task, collect
 
-    def measure(_family: str, _variant: str, settings: Settings) -> dict[str, Any]:
-        return measure_program(function, args, settings, path.stem)
+    def measure(name: str, _variant: str, settings: Settings) -> dict[str, Any]:
+        return measure_program(function, args, settings, name)
 
-    (quality,) = collect(measure, [Task(path.stem, path)], Settings(configs, rounds, seed))
+    (quality,) = collect(measure, [Task(path.stem, "", path)], Settings(configs, rounds, seed))
     return quality

@@ -74,15 +74,11 @@ def _batched_dot(u: Any, v: Any) -> Any:
 def _convolve(x: Any, f: Any, layout: str = "NHWC HWIO", stride: int = 1, dilation: int = 1, padding: int = 0) -> Any:
     data, window = layout.split()
     rank = x.ndim - 2
+    groups = x.shape[data.index("C")] // f.shape[window.index("I")]
     return lax.conv_general_dilated(
-        x,
-        f,
-        (stride,) * rank,
-        ((padding, padding),) * rank,
-        rhs_dilation=(dilation,) * rank,
-        dimension_numbers=(data, window, data),
-        feature_group_count=x.shape[data.index("C")] // f.shape[window.index("I")],
-    )
+        x, f, (stride,) * rank, ((padding, padding),) * rank, rhs_dilation=(dilation,) * rank,
+        dimension_numbers=(data, window, data), feature_group_count=groups,
+    )  # fmt: skip
 
 
 def _conv(**options: Any) -> Callable[..., Any]:

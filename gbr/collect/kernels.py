@@ -173,23 +173,24 @@ def _indices(node: ast.Subscript) -> list[ast.expr]:
 class _Source:
     """Python source of a nest, ``name(*operands, y, *tiles)``, and of its constants.
 
-    The extent of a loop is that of the first array in ``sized`` with a dimension of this loop.
+    The extent of a loop is that of the first array with a dimension of this loop, an operand or ``y``.
     """
 
     def __init__(
-        self, spec: _Spec, name: str, operands: tuple[str, ...], tiles: tuple[str, ...], sized: tuple[str, ...]
+        self, spec: _Spec, name: str, operands: tuple[str, ...], tiles: tuple[str, ...], reduces_input: bool
     ) -> None:
         self.constants: dict[str, str] = {}
         self.variables = 0
         self._spec = spec
         self._depth = 1
         self._lines: list[str] = []
+        sized = (*operands, "y") if reduces_input else ("y", *operands)
         head = [f"size_{loop} = {self._size(loop, sized)}" for loop in spec.loops]
         for array in [array for array in spec.accesses if array not in (*operands, "y")]:
             shape = ", ".join(f"size_{loop}" for index in spec.accesses[array][0] for loop in index.strides)
             head.append(f"{array} = empty(({shape},), float32)")
         for loop in spec.kept:
-            self._open_tile(loop)
+            self._open(loop, tile=True)
         for loop in spec.shared:
             self._open(loop)
         for each in spec.passes:
@@ -222,14 +223,14 @@ class _Source:
     def _write(self, *lines: str) -> None:
         self._lines += ["    " * self._depth + line for line in lines]
 
-    def _open_tile(self, loop: str) -> None:
-        self._write(f"for {loop}_begin in range({self.constant('uint64(0)')}, size_{loop}, tile_{loop}):")
-        self._depth += 1
-        self._write(f"{loop}_end = min({loop}_begin + tile_{loop}, size_{loop})")
-
-    def _open(self, loop: str) -> None:
-        bounds = f"{self.constant('uint64(0)')}, size_{loop}" if loop in WINDOWS else f"{loop}_begin, {loop}_end"
-        self._write(f"for {loop} in range({bounds}):")
+    def _open(self, loop: str, *, tile: bool = False) -> None:
+        zero = self.constant("uint64(0)")
+        if tile:
+            self._write(f"for {loop}_begin in range({zero}, size_{loop}, tile_{loop}):")
+            self._write(f"    {loop}_end = min({loop}_begin + tile_{loop}, size_{loop})")
+        else:
+            bounds = f"{zero}, size_{loop}" if loop in WINDOWS else f"{loop}_begin, {loop}_end"
+            self._write(f"for {loop} in range({bounds}):")
         self._depth += 1
 
     def _write_pass(self, each: _Pass) -> list[str]:
@@ -240,7 +241,7 @@ class _Source:
         outside = self._depth
         for loop in each.loops:
             if loop in self._spec.reduced:
-                self._open_tile(loop)
+                self._open(loop, tile=True)
         first = len(self._spec.shared)
         self._write(*(line for level in range(first) for line in code.moved[level]))
         inside = self._depth
@@ -329,7 +330,7 @@ class _Body:
         for name, child in ast.iter_fields(node):
             if isinstance(child, ast.expr):
                 setattr(node, name, self._rewritten(child, move))
-            elif isinstance(child, list) and name in ("args", "comparators"):
+            elif name in ("args", "comparators"):
                 setattr(node, name, [self._rewritten(each, move) for each in child])
         return node
 
@@ -365,15 +366,13 @@ class Family(tasks.Family):
     spec : str
         Specification of the loop nest, see :mod:`gbr.collect.kernels`.
     program : callable
-        ``program(*operands)``: the same computation in JAX.
+        The same computation of the operands in JAX.
     sizes : str
-        Loops whose extents are the numbers of a shape, in order; ``p=q`` are two loops of equal extent.  By default all
-        tiled loops in the order of their tile arguments.
+        Loops whose extents are the numbers of a shape; ``p=q`` are two loops of equal extent.  Default: tiled loops.
     right : str
-        Dimensions of the right-hand operand as it enters the dot (after its ``transpose``, if any); by default those
-        of the operand ``f``, the filters of a convolution.
+        Dimensions of the right-hand operand as it enters the dot.  Default: those of the filters ``f``.
     order : str
-        Tiled loops in the order of the tile arguments; by default that of the reduced input, if any, or of the tiles.
+        Tiled loops in the order of the tile arguments.  Default: that of the reduced input, if any, or of the tiles.
     """
 
     spec: str
@@ -382,20 +381,10 @@ class Family(tasks.Family):
     right: str = ""
     order: str = ""
 
-    def stem(self, shape: Shape) -> str:
-        """File name of one kernel, without suffix."""
-        return f"{self.name}_{'x'.join(map(str, shape))}"
-
-    @cached_property
-    def shapes(self) -> tuple[Shape, ...]:
-        """The shapes that are measured."""
-        return tuple(tuple(map(int, shape.split("x"))) for shape in self.variants.split())
-
     @cached_property
     def source(self) -> str:
         """Python source of the loop nest."""
-        sized = (*self._operands, "y") if self._reduces_input else ("y", *self._operands)
-        return _Source(self._parsed, self.name, self._operands, self._tiled, sized).text
+        return _Source(self._parsed, self.name, self._operands, self._tiled, self._reduces_input).text
 
     @cached_property
     def kernel(self) -> Callable[..., Any]:
@@ -405,12 +394,19 @@ class Family(tasks.Family):
         compiled: Callable[..., Any] = _compile()(names[self.name])
         return compiled
 
-    def nest(self, *shape: int) -> Nest:
-        """Operands, output and loops at one shape."""
+    def nest(self, shape: str) -> Nest:
+        """Operands, output and loops at a shape such as ``192x320x256``."""
         extents = dict.fromkeys(WINDOWS, 1) | self._parsed.windows
-        for names, number in zip(self.sizes.split() or self._tiled, shape, strict=True):
-            extents |= dict.fromkeys(names.split("="), number)
-        parts = self._parts()
+        for names, number in zip(self.sizes.split() or self._tiled, shape.split("x"), strict=True):
+            extents |= dict.fromkeys(names.split("="), int(number))
+        accesses = self._parsed.accesses
+        parts: dict[Part, list[_Index]] = {"output": accesses["y"][0]}
+        if self.right:
+            parts["kernel"] = [_Index(ast.parse(name, mode="eval").body) for name in self.right.split()]
+        elif "f" in accesses:
+            parts["kernel"] = accesses["f"][0]
+        elif self._reduces_input or self._parsed.windows:
+            parts["input"] = accesses[self._operands[0]][0]
         bounds: dict[Part, IntArray] = {}
         for part, indices in parts.items():
             dims = []
@@ -423,22 +419,10 @@ class Family(tasks.Family):
         if len(parts) == 1:
             known = {name: f"dim{dim}" for dim, name in enumerate(self._tiled)}
         output, *operands = (
-            tuple(max(each.extent(extents) for each in indices) for indices in zip(*accesses, strict=True))
-            for accesses in (self._parsed.accesses[array] for array in ("y", *self._operands))
+            tuple(max(each.extent(extents) for each in indices) for indices in zip(*accesses[array], strict=True))
+            for array in ("y", *self._operands)
         )
         return Nest(tuple(operands), output, {known.get(name, name): extents[name] for name in self._tiled}, bounds)
-
-    def _parts(self) -> dict[Part, list[_Index]]:
-        """Tensors with columns in a configuration, and the indices of their dimensions."""
-        accesses = self._parsed.accesses
-        parts: dict[Part, list[_Index]] = {"output": accesses["y"][0]}
-        if self.right:
-            parts["kernel"] = [_Index(ast.parse(name, mode="eval").body) for name in self.right.split()]
-        elif "f" in accesses:
-            parts["kernel"] = accesses["f"][0]
-        elif self._reduces_input or self._parsed.windows:
-            parts["input"] = accesses[self._operands[0]][0]
-        return parts
 
     @cached_property
     def _parsed(self) -> _Spec:

@@ -80,7 +80,7 @@ class Relayout:
     Parameters
     ----------
     function : callable
-        Traceable by JAX.
+        Traceable by JAX; CollectError is raised if it is not, or has no layouts to choose.
     args : sequence
         Arguments of the function: arrays, or pytrees of arrays.
 
@@ -91,11 +91,6 @@ class Relayout:
     graph : dict
         Arrays of the unconstrained graph (unoptimised HLO, calls inlined), named as by
         :func:`gbr.data.hlo.graph_arrays`; ``node_config_ids`` are the nodes of ``sites``.
-
-    Raises
-    ------
-    CollectError
-        If JAX cannot trace the function, or it has no layouts to choose.
     """
 
     def __init__(self, function: Callable[..., Any], args: Sequence[Any]) -> None:
@@ -125,7 +120,7 @@ class Relayout:
         self.graph = graph_arrays(module) | {"node_config_ids": np.array([site.node for site in self.sites], np.int64)}
 
     def compile(self, config: Int8Array) -> Callable[[], Any]:
-        """Compile the program under one configuration, for one thread.
+        """Compile the program under one configuration, for one thread; raises CollectError if XLA cannot.
 
         Parameters
         ----------
@@ -137,19 +132,13 @@ class Relayout:
         -------
         callable without arguments
             Runs the program to completion and returns its results, a list of arrays.
-
-        Raises
-        ------
-        CollectError
-            If XLA cannot compile the program.
         """
         lowered = self._lower(self._chosen(config))
         try:
             compiled = lowered.compile(compiler_options={"xla_cpu_multi_thread_eigen": False})
         except Exception as fault:
             raise CollectError(f"XLA cannot compile the program under these layouts ({fault})") from fault
-        leaves, wait = self.leaves, jax.block_until_ready
-        return lambda: wait(compiled(*leaves))
+        return lambda: jax.block_until_ready(compiled(*self.leaves))
 
     def function(self, config: Int8Array) -> Callable[..., Any]:
         """Return the function under one configuration (as for :meth:`compile`), for ``jax.jit``.
@@ -200,11 +189,21 @@ class Relayout:
             number, equation = marked[mark]
             avals = [each.aval for each in (*equation.outvars, *equation.invars)]
             site = Site(number, node, opcode, shapes)
-            if opcode != CONFIGURABLE[equation.primitive.name] or shapes != tuple(tuple(each.shape) for each in avals):
-                continue
-            if site.free and not any(jnp.issubdtype(each.dtype, jax.dtypes.extended) for each in avals):
+            same = (opcode, shapes) == (
+                CONFIGURABLE[equation.primitive.name],
+                tuple(tuple(each.shape) for each in avals),
+            )
+            if same and site.free and not any(jnp.issubdtype(each.dtype, jax.dtypes.extended) for each in avals):
                 yield site
                 del marked[mark]
+
+
+def _nodes(module: bytes) -> Iterator[tuple[str, str, tuple[Shape, ...]]]:
+    """Opcode, source scope, and shapes of result and operands of every node, in the order of the graph."""
+    for computation in read_module(module).computations:
+        shapes = {each.id: tuple(each.shape.dimensions) for each in computation.instructions}
+        for each in computation.instructions:
+            yield each.opcode, each.metadata.op_name, tuple(shapes[number] for number in (each.id, *each.operand_ids))
 
 
 def layout_of(row: Int8Array, part: int) -> Shape | None:
@@ -240,14 +239,6 @@ def _evaluate(closed: Any, args: Sequence[Any], bind: Callable[[int, Any, list[A
         result = bind(number, equation, read(equation.invars))
         values.update(zip(equation.outvars, result if isinstance(result, list | tuple) else [result], strict=True))
     return read(jaxpr.outvars)
-
-
-def _nodes(module: bytes) -> Iterator[tuple[str, str, tuple[Shape, ...]]]:
-    """Opcode, source scope, and shapes of result and operands of every node, in the order of the graph."""
-    for computation in read_module(module).computations:
-        shapes = {each.id: tuple(each.shape.dimensions) for each in computation.instructions}
-        for each in computation.instructions:
-            yield each.opcode, each.metadata.op_name, tuple(shapes[number] for number in (each.id, *each.operand_ids))
 
 
 # Sampling
@@ -341,7 +332,7 @@ def measure_program(
     Raises
     ------
     CollectError
-        If a configuration computes a different result than the unconstrained program, or the function cannot be traced.
+        If a configuration computes a different result than the unconstrained program, or as for :class:`Relayout`.
     """
     seed = seed_of(name, settings.seed)
     program = Relayout(function, args)

@@ -78,15 +78,11 @@ class Net:
         groups: int = 1, mask: Network = lambda w: w,
     ) -> Any:  # fmt: skip
         """Convolve, with the same stride and dilation along every spatial dimension."""
+        filters = mask(self.filters(name, window, x.shape[self.channel] // groups, features))
         return lax.conv_general_dilated(
-            x,
-            mask(self.filters(name, window, x.shape[self.channel] // groups, features)),
-            (stride,) * len(self.axes),
-            padding,
-            rhs_dilation=(dilation,) * len(self.axes),
-            dimension_numbers=self.dimensions,
-            feature_group_count=groups,
-        )
+            x, filters, (stride,) * len(self.axes), padding, rhs_dilation=(dilation,) * len(self.axes),
+            dimension_numbers=self.dimensions, feature_group_count=groups,
+        )  # fmt: skip
 
     def norm(self, x: Any) -> Any:
         """Normalize every channel over the batch, as batch normalization does without its scale."""
@@ -96,10 +92,6 @@ class Net:
         """Average every window of 2, by splitting the spatial dimensions."""
         split = [n for dim, size in enumerate(x.shape) for n in ([size // 2, 2] if dim in self.axes else [size])]
         return x.reshape(split).mean([self.axes[0] + 1 + 2 * number for number in range(len(self.axes))])
-
-    def concatenate(self, *images: Any) -> Any:
-        """Join images along their channels."""
-        return jnp.concatenate(images, self.channel)
 
     def feed_forward(self, x: Any, wide: int, up: str = "up", down: str = "down") -> Any:
         """Add a two-layer network of the normalized rows."""
@@ -193,9 +185,6 @@ def _joined(x: Any) -> Any:
     return x.reshape(*x.shape[:2], -1)
 
 
-# Image classifiers
-
-
 @_program("convolutions", "nhwc", (16, 32, 32, 4))
 def lenet(net: Net, x: Any) -> Any:
     """Two convolutions with pooling, one of single pixels, four dense layers (after LeCun et al., 1998)."""
@@ -222,7 +211,7 @@ def inception(net: Net, x: Any) -> Any:
         one, three, five = (f"modules/{number}/{branch}" for branch in ("one", "three", "five"))
         y = nn.relu(net.conv(three, nn.relu(net.conv(three, x, 1, 8)), 3, 12))
         z = nn.relu(net.conv(five, nn.relu(net.conv(five, x, 1, 4)), 5, 8))
-        x = net.mean_pool(net.concatenate(nn.relu(net.conv(one, x, 1, 12)), y, z))
+        x = net.mean_pool(jnp.concatenate((nn.relu(net.conv(one, x, 1, 12)), y, z), net.channel))
     return net.dense("out", x.mean(net.axes), 10)
 
 
@@ -283,7 +272,7 @@ def densenet(net: Net, x: Any) -> Any:
     for number in range(2):
         for layer in range(3):
             y = net.conv(f"blocks/{number}/{layer}", nn.relu(net.norm(x)), 1, 16)
-            x = net.concatenate(x, net.conv(f"blocks/{number}/{layer}", nn.relu(y), 3, 8))
+            x = jnp.concatenate((x, net.conv(f"blocks/{number}/{layer}", nn.relu(y), 3, 8)), net.channel)
         x = net.mean_pool(net.conv("between", nn.relu(x), 1, 16))
     return net.dense("out", x.mean(net.axes), 10)
 
@@ -312,9 +301,6 @@ def capsule(net: Net, x: Any) -> Any:
     return net.dense("decode", _flat(routed(agreed)), 128, 256)
 
 
-# Networks from images to images, and discriminators
-
-
 @_program("convolutions", "nhwc", (2, 48, 48, 4))
 def unet(net: Net, x: Any) -> Any:
     """Downsampling and upsampling with projected skip connections (after Ronneberger et al., 2015)."""
@@ -328,7 +314,7 @@ def unet(net: Net, x: Any) -> Any:
         # Repeat every pixel by a broadcast and a reshape.
         n, h, w, c = x.shape
         x = jnp.broadcast_to(x.reshape(n, h, 1, w, 1, c), (n, h, 2, w, 2, c)).reshape(n, 2 * h, 2 * w, c)
-        x = nn.relu(net.conv("up", net.concatenate(x, skips.pop()), 3, 8))
+        x = nn.relu(net.conv("up", jnp.concatenate((x, skips.pop()), net.channel), 3, 8))
     return net.conv("out", x, 1, 4)
 
 
@@ -384,13 +370,10 @@ def deeplab(net: Net, x: Any) -> Any:
     seen = [net.conv("pyramid", x, 3, 8, dilation=dilation) for dilation in (1, 2, 4, 6)]
     whole = net.conv("whole", x.mean(net.axes, keepdims=True), 1, 8)
     seen.append(jnp.broadcast_to(whole, seen[0].shape))
-    y = nn.relu(net.conv("join", nn.relu(net.concatenate(*seen)), 1, 16))
-    y = nn.relu(net.conv("refine", net.concatenate(y, low), 3, 16))
+    y = nn.relu(net.conv("join", nn.relu(jnp.concatenate(seen, net.channel)), 1, 16))
+    y = nn.relu(net.conv("refine", jnp.concatenate((y, low), net.channel), 3, 16))
     y = y.transpose(0, 2, 3, 1)
     return nn.log_softmax(net.dense("out", y.reshape(-1, 16), 12)).reshape(*y.shape[:3], -1)
-
-
-# Sequences
 
 
 @_program("convolutions", "nwc", (4, 512, 4))
@@ -427,9 +410,6 @@ def recurrent(net: Net, x: Any) -> Any:
             z = nn.sigmoid(update + u)
             h = z * h + (1 - z) * jnp.tanh(new + nn.sigmoid(reset + r) * n)
     return net.dense("out", h, 16)
-
-
-# Attention
 
 
 @_program("dots", "encoder encoder-grad decoder", (2, 96, 96))
@@ -509,9 +489,6 @@ def performer(net: Net, x: Any) -> Any:
         y = jnp.einsum("bhlf,bhfd->bhld", q, total) / size[..., None]
         x = x + net.dense(f"{number}/out", _joined(y), 64)
     return x
-
-
-# Perceptrons, mixers, towers, interactions of features, tensor networks
 
 
 @_program("dots", "classifier-grad gated", {"classifier": ((192, 256),), "gated": ((8, 48, 64),)})
@@ -606,9 +583,6 @@ def tensornet(net: Net, x: Any) -> Any:
     mixed = jnp.einsum("brs,rst->bt", both, p[2])
     back = jnp.einsum("bt,rst,ijr->bsij", mixed, p[2], p[0])
     return jnp.einsum("bsij,kls->bijkl", back, p[1]).reshape(x.shape)
-
-
-# Dots with structured matrices: experts, block-diagonal factors, Fourier bases, normalized adjacency
 
 
 @_program("dots", "deep", (384, 16 * 24))

@@ -11,7 +11,7 @@ from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from statistics import mean, median
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,8 +54,7 @@ class Family:
         return tuple(f"{self.name}_{variant}" for variant in self.variants.split())
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """Settings of measurements: configurations per graph, rounds per pass, and random seed."""
 
     configs: int
@@ -63,17 +62,12 @@ class Settings:
     seed: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
-    """One graph to measure and its file."""
+class Task(NamedTuple):
+    """One graph to measure: its family, its name within the family such as a shape, and its file."""
 
     family: str
+    variant: str
     path: Path
-
-    @property
-    def variant(self) -> str:
-        """Name of the graph within its family, such as a shape."""
-        return self.path.stem[len(self.family) + 1 :]
 
 
 #: Measures a variant of a family; returns the arrays of its file, named as in TpuGraphs.
@@ -137,27 +131,12 @@ def seed_of(name: str, seed: int) -> int:
 
 
 def distinct(default: NDArray[Any], draw: Callable[[int, int], NDArray[Any] | None], n_configs: int) -> NDArray[Any]:
-    """Draw distinct configurations.
-
-    Parameters
-    ----------
-    default : array
-        The first configuration.
-    draw : callable
-        ``draw(attempt, found)`` returns a configuration or None; ``found`` is the number of distinct ones so far.
-    n_configs : int
-
-    Returns
-    -------
-    array (c, ...)
-        ``c < n_configs`` if there are not enough distinct ones.
-    """
+    """Stack ``default`` and distinct results of ``draw(attempt, number of distinct ones)``, up to ``n_configs``."""
     seen = {default.tobytes(): default}
     for attempt in range(DRAWS * n_configs):
         if len(seen) >= n_configs:
             break
-        config = draw(attempt, len(seen))
-        if config is not None:
+        if (config := draw(attempt, len(seen))) is not None:
             seen.setdefault(config.tobytes(), config)
     return np.stack(list(seen.values()))
 
@@ -165,13 +144,7 @@ def distinct(default: NDArray[Any], draw: Callable[[int, int], NDArray[Any] | No
 def choose(
     families: Mapping[str, Family], names: Sequence[str] | None, splits: Sequence[str], folder: Path
 ) -> list[Task]:
-    """Select graphs of ``splits`` by family, group or file stem; all by default.
-
-    Raises
-    ------
-    UsageError
-        For an unknown name.
-    """
+    """Select graphs of ``splits`` by family, group or file stem; all by default.  Raises UsageError for other names."""
     groups = sorted({family.group for family in families.values()})
     known = {*families, *groups, *(stem for family in families.values() for stem in family.stems)}
     if unknown := [name for name in names or () if name not in known]:
@@ -180,10 +153,10 @@ def choose(
             f"groups: {', '.join(groups)}; families: {', '.join(families)}"
         )
     return [
-        Task(family.name, folder / family.split / f"{stem}.npz")
+        Task(family.name, variant, folder / family.split / f"{stem}.npz")
         for family in families.values()
         if family.split in splits
-        for stem in family.stems
+        for variant, stem in zip(family.variants.split(), family.stems, strict=True)
         if not names or not {family.name, family.group, stem}.isdisjoint(names)
     ]
 

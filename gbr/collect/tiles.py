@@ -109,15 +109,15 @@ def tile_config(nest: Nest, tiles: IntArray) -> Float32Array:
 class Kernel:
     """One kernel of a family with random operands, for any tiles."""
 
-    def __init__(self, family: Family, shape: Shape, seed: int) -> None:
-        nest = family.nest(*shape)
+    def __init__(self, family: Family, shape: str, seed: int) -> None:
+        nest = family.nest(shape)
         rng = np.random.default_rng(seed)
         self._kernel = family.kernel
         self._operands = [_aligned(operand) for operand in nest.operands]
         for operand in self._operands:
             operand[...] = rng.standard_normal(operand.shape, np.float32)
         self._output = _aligned(nest.output)
-        self._reference = Reference([jax.jit(family.program)(*self._operands)], family.stem(shape))
+        self._reference = Reference([jax.jit(family.program)(*self._operands)], f"{family.name}_{shape}")
 
     def checked(self, tiles: IntArray) -> partial[Any]:
         """Kernel under one configuration, a callable without arguments.
@@ -141,9 +141,9 @@ def _aligned(shape: Shape) -> Float32Array:
     return raw[start : start + size].view(np.float32).reshape(shape)
 
 
-def kernel_graph(family: Family, shape: Shape, tiles: IntArray) -> dict[str, NDArray[Any]]:
+def kernel_graph(family: Family, shape: str, tiles: IntArray) -> dict[str, NDArray[Any]]:
     """Arrays of the graph and configurations of a kernel, named as in TpuGraphs."""
-    nest = family.nest(*shape)
+    nest = family.nest(shape)
     operands = [jax.ShapeDtypeStruct(operand, np.float32) for operand in nest.operands]
     graph = graph_arrays(proto(jax.jit(family.program).lower(*operands)))
     return {key: graph[key] for key in ("node_feat", "node_opcode", "edge_index")} | {
@@ -151,7 +151,7 @@ def kernel_graph(family: Family, shape: Shape, tiles: IntArray) -> dict[str, NDA
     }
 
 
-def measure_kernel(family: Family, shape: Shape, settings: Settings) -> dict[str, NDArray[Any]]:
+def measure_variant(name: str, shape: str, settings: Settings) -> dict[str, NDArray[Any]]:
     """Measure one kernel; returns the arrays of its file, named as in TpuGraphs.
 
     Raises
@@ -159,8 +159,9 @@ def measure_kernel(family: Family, shape: Shape, settings: Settings) -> dict[str
     CollectError
         If the kernel and its program compute different results.
     """
-    seed = seed_of(family.stem(shape), settings.seed)
-    tiles = sample_tiles(list(family.nest(*shape).loops.values()), settings.configs, seed)
+    family = FAMILIES[name]
+    seed = seed_of(f"{name}_{shape}", settings.seed)
+    tiles = sample_tiles(list(family.nest(shape).loops.values()), settings.configs, seed)
     kernel = Kernel(family, shape, seed)
     first, second = measure([kernel.checked(row) for row in tiles], rounds=settings.rounds, seed=seed)
     return {
@@ -169,8 +170,3 @@ def measure_kernel(family: Family, shape: Shape, settings: Settings) -> dict[str
         "config_runtime_normalizers": np.full(len(tiles), first[0], np.int64),
         "config_runtime_repeat": second,
     }
-
-
-def measure_variant(family: str, variant: str, settings: Settings) -> dict[str, NDArray[Any]]:
-    """Measure one kernel of the collection, see :func:`measure_kernel`."""
-    return measure_kernel(FAMILIES[family], tuple(map(int, variant.split("x"))), settings)

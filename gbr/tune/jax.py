@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from gbr.ranker import Ranker
 
 Measure = Callable[[int], float]
-Shape = tuple[int, ...]
 
 #: Rounds per pass of the timer; few, as the finalists are measured again.
 _ROUNDS: Final = 7
@@ -48,7 +47,7 @@ _TENSORS: Final = ("output", "input", "kernel")
 # --- tiles of kernels ------------------------------------------------------------------------------------------------
 
 
-def _measure_tiles(family: str, shape: Shape, tiles: IntArray, seed: int) -> Measure:
+def _measure_tiles(family: str, shape: str, tiles: IntArray, seed: int) -> Measure:
     """Compile a kernel and return the function that measures a configuration [ns]; called in the measuring process."""
     pin(cores()[-1])
     kernel = Kernel(FAMILIES[family], shape, seed)
@@ -71,21 +70,18 @@ def tile_space(kernel: str, *, candidates: int = 512, seed: int = 0) -> tuple[Gr
     seed : int
         For tiles and operands.
     """
-    name, _, text = kernel.rpartition("_")
+    name, _, shape = kernel.rpartition("_")
     if name not in FAMILIES:
         families = ", ".join(FAMILIES)
         raise UsageError(f"{kernel}: expected FAMILY_SHAPE such as matmul_nt_256x192x256; families: {families}")
-    family, extents = FAMILIES[name], text.split("x")
-    example = family.shapes[0]
-    if len(extents) != len(example) or not all(extent.isdigit() and int(extent) for extent in extents):
-        raise UsageError(
-            f"{kernel}: expected {len(example)} positive extents as in {family.stem(example)}, got {text!r}"
-        )
-    shape = tuple(map(int, extents))
-    kernel_seed = seed_of(family.stem(shape), seed)
-    loops = family.nest(*shape).loops
+    family, extents = FAMILIES[name], shape.split("x")
+    n_extents = family.variants.split()[0].count("x") + 1
+    if len(extents) != n_extents or not all(extent.isdigit() and int(extent) for extent in extents):
+        raise UsageError(f"{kernel}: expected {n_extents} positive extents as in {family.stems[0]}, got {shape!r}")
+    kernel_seed = seed_of(kernel, seed)
+    loops = family.nest(shape).loops
     tiles = sample_tiles(list(loops.values()), candidates, kernel_seed)
-    graph = graph_from_arrays(family.stem(shape), kernel_graph(family, shape, tiles))
+    graph = graph_from_arrays(kernel, kernel_graph(family, shape, tiles))
 
     def describe(config: int) -> Configuration:
         return {loop: int(tile) for loop, tile in zip(loops, tiles[config], strict=True)}
