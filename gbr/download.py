@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -121,13 +122,7 @@ class Locations:
 
 
 def select(names: Iterable[str], splits: Sequence[str] | None = None) -> list[Archive]:
-    """Archives of collections, given by their names, beginnings of names (``layout:xla``, ``tile``) or ``all``.
-
-    Raises
-    ------
-    UsageError
-        For an unknown name.
-    """
+    """Archives of collections, given by their names, beginnings of names (``layout:xla``, ``tile``) or ``all``."""
     chosen: set[str] = set()
     for name in names:
         matches = [one for one in COLLECTIONS if name in ("all", one) or one.startswith(f"{name}:")]
@@ -256,8 +251,7 @@ def remote_sizes(urls: Iterable[str]) -> list[int]:
                 sizes.append(_length(response) or 0)
         except requests.RequestException as fault:
             raise DownloadError(
-                f"{url}: no connection ({_reason(fault)}); check your network and proxy, or download the file "
-                "elsewhere and name its folder with --from"
+                f"{url}: no connection ({_reason(fault)}); check your network, or use --from"
             ) from fault
     return sizes
 
@@ -265,13 +259,8 @@ def remote_sizes(urls: Iterable[str]) -> list[int]:
 def get_graphs(archives: Sequence[Archive], locations: Locations, keep: bool = False) -> None:
     """Download and unpack the graphs of some archives that are missing below the data root.
 
-    Each archive is downloaded, checked, unpacked and removed (unless ``keep``) before the next one.
-
-    Raises
-    ------
-    DownloadError
-        When the disk is too small, a server or folder does not have an archive, or one is damaged; complete files are
-        kept, and another call resumes.
+    Each archive is downloaded, checked, unpacked and removed (unless ``keep``) before the next one.  Complete files are
+    kept when one of them fails, and another call resumes.
     """
     data_root, source = locations.data_root, locations.source
     missing = [one for one in archives if not one.complete(data_root)]
@@ -393,9 +382,9 @@ def main(
         get_indices(locations)
     get_graphs(archives, locations, keep)
     cli.note("TpuGraphs is by Phothilimthana et al. (NeurIPS 2023), CC BY 4.0; cite it where you show results")
-    counts: dict[str, dict[str, int]] = {}
+    counts: dict[str, dict[str, int]] = defaultdict(dict)
     for archive in archives:
-        counts.setdefault(archive.subset, {})[archive.split] = len(archive.sizes(data))
+        counts[archive.subset][archive.split] = len(archive.sizes(data))
     if as_json:
         cli.emit_json({"graphs": counts})
         return

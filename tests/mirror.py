@@ -36,7 +36,6 @@ class Mirror:
     validators: tuple[str, ...] = ("ETag", "Last-Modified")
     #: Send Content-Length.
     sized: bool = True
-    headers: dict[str, str] = field(default_factory=dict)
     #: Seconds before each piece of 16 KiB.
     pause: float = 0.0
     requests: list[tuple[str, str, Message]] = field(default_factory=list)
@@ -69,9 +68,9 @@ class _Handler(BaseHTTPRequestHandler):
         mirror, body = self.mirror, self.mirror.files.get(self.path[1:])
         mirror.requests.append((self.command, self.path, self.headers))
         if status != 200 or body is None:
-            self._begin(status if status != 200 else 404, mirror.headers | {"Content-Length": "0"})
+            self._begin(status if status != 200 else 404, {"Content-Length": "0"})
             return
-        headers = mirror.validators_of(body) | mirror.headers
+        headers = mirror.validators_of(body)
         first = self._first_byte(headers)
         if first is not None and first >= len(body):
             self._begin(416, {"Content-Range": f"bytes */{len(body)}"})

@@ -63,10 +63,9 @@ def unpack(
 
     Raises
     ------
-    ArchiveError
-        If the archive is damaged, contains no graphs of the split, or one of them is not an ``.npz`` file.
     DownloadError
-        If a file cannot be written.
+        If a file cannot be written; an ArchiveError if the archive is damaged, contains no graphs of the split, or one
+        of them is not an ``.npz`` file.
     """
     folder = Subset(subset).folder(data_root) / split
     inside = f"{subset.replace(':', '/')}/{split}/"

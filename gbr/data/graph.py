@@ -299,14 +299,9 @@ def read_graph(path: Path | str, *, use_copy: bool = True) -> Graph:
 
 
 def graph_from_arrays(name: str, arrays: Mapping[str, NDArray[Any]], source: str = "<memory>") -> Graph:
-    """Create a validated graph from arrays named as in the files of TpuGraphs.
+    """Create a validated graph from arrays named as in the files of TpuGraphs; errors as for :func:`read_graph`.
 
     Without ``config_feat`` and ``node_config_feat``, it is a graph of kind ``program``.
-
-    Raises
-    ------
-    DataError
-        As for :func:`read_graph`.
     """
     return _validated(name, source, _Memory(arrays), with_configs=False)
 
@@ -474,11 +469,7 @@ class _Checker:
 
 
 class Repacked:
-    """The configurations of a layout graph, memory-mapped from its repacked copy.
-
-    Parameters
-    ----------
-    path : Path
+    """The configurations of a layout graph, memory-mapped from its repacked copy; a DataError if it is not complete.
 
     Attributes
     ----------
@@ -486,19 +477,10 @@ class Repacked:
         :attr:`gbr.data.npz.NpzFile.fingerprint` of the graph file.
     shape : tuple of int
         Configurations and configurable nodes.
-    rows : int8 (rows, 18)
-        Distinct rows of all nodes, in order of appearance.
-    owner : int64 (rows,)
-        Node of each row.
-    first : int64 (nodes + 1,)
+    rows, owner : int8 (rows, 18), int64 (rows,)
+        Distinct rows of all nodes, in order of appearance, and the node of each.
+    first, order : int64 (nodes + 1,), int32 (rows,)
         The rows of node ``i`` are ``order[first[i]:first[i + 1]]``.
-    order : int32 (rows,)
-        Indices of rows, node by node.
-
-    Raises
-    ------
-    DataError
-        If the file is not a complete repacked copy.
     """
 
     def __init__(self, path: Path) -> None:
@@ -526,20 +508,9 @@ class Repacked:
         self._table = self.rows[self.order]
 
     def codes(self, rows: slice | NDArray[np.int64]) -> NDArray[np.unsignedinteger[Any]]:
-        """Codes of some configurations: the index of each node's row among the rows of that node.
+        """Index of each node's row among the rows of that node: uint8, uint16 or uint32 (b, nodes).
 
-        Parameters
-        ----------
-        rows : slice or int64 (b,)
-
-        Returns
-        -------
-        uint8, uint16 or uint32 (b, nodes)
-
-        Raises
-        ------
-        DataError
-            For a code that is out of range.
+        ``rows`` is a slice or int64 (b,).  A code out of range is a DataError.
         """
         found = np.array(self._codes[rows])
         if (found >= self._counts).any():

@@ -167,12 +167,7 @@ class _Wrapper:
 
 
 def read_module(data: bytes) -> Module:
-    """Decode an HLO module.
-
-    Parameters
-    ----------
-    data : bytes
-        HloModuleProto, or a message whose first field is one: HloProto, or ModuleTuningData of TpuGraphs.
+    """Decode an HloModuleProto, or a message whose first field is one: HloProto, or ModuleTuningData of TpuGraphs.
 
     Raises
     ------

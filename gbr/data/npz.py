@@ -54,15 +54,7 @@ class Member(NamedTuple):
 class NpzFile:
     """An ``.npz`` archive whose directory has been read; the file is not kept open.
 
-    Parameters
-    ----------
-    path : path
-
-    Attributes
-    ----------
-    path : Path
-    keys : tuple of str
-        Names of the arrays, without ``.npy``.
+    ``keys`` are the names of its arrays, without ``.npy``.
 
     Raises
     ------

@@ -48,21 +48,12 @@ def _defaults(record: Any) -> dict[str, Any]:
 
 
 def decode(record: type[T], data: bytes, start: int = 0, stop: int | None = None, depth: int = 0) -> T:
-    """Decode the message that fills ``data[start:stop]``.
-
-    Parameters
-    ----------
-    record : frozen dataclass
-        Its fields are declared with :func:`field`.
-    data : bytes
-    start, stop : int
-    depth : int
-        Messages around this one.
+    """Decode the message that fills ``data[start:stop]``, with ``depth`` messages around it, into a frozen dataclass.
 
     Raises
     ------
     HloError
-        When the bytes break the wire format or a field has another type than declared.
+        When the bytes break the wire format or a field has another type than declared with :func:`field`.
     """
     end = len(data) if stop is None else stop
     if depth > MAX_DEPTH:
