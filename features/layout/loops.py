@@ -92,10 +92,11 @@ _MOVES: Final = [CLASS_NAMES.index(name) for name in ("broadcast", "reshape", "t
 
 
 class _Flow(NamedTuple):
-    """Operations and the tensors between them.
+    """Operations and the tensors between them, and the first cache.
 
     kind, work : int64 (n,), :data:`_FIXED` ..., :data:`_NOTHING` ...
-    is_transpose, is_reshape : bool (n,), operations that are free if the layouts of operand and result correspond
+    moves, is_reshape : bool (n,), transposes and reshapes, which are free if the layouts of operand and result
+    correspond; only reshapes
     constant : bool (n,), constants and similar, which loops do not read from memory
     dims, rank, own : int64 (n, 6), (n,), (n, 6), extents, rank and the graph's own minor-to-major order
     elements, width, window : float64 (n,), elements, bytes per element, and elements of the sliding window
@@ -106,11 +107,12 @@ class _Flow(NamedTuple):
     number : int64 (n,), position among the configurable nodes, or -1
     expects : bool (edges, 2), whether the operand is the input, and the kernel, of a configurable node
     same_shape : int64 (n,), first node whose result has the same extents and width
+    cache : bytes per line, sets and ways
     """
 
     kind: IntArray
     work: IntArray
-    is_transpose: NDArray[np.bool_]
+    moves: NDArray[np.bool_]
     is_reshape: NDArray[np.bool_]
     constant: NDArray[np.bool_]
     dims: IntArray
@@ -128,9 +130,10 @@ class _Flow(NamedTuple):
     number: IntArray
     expects: NDArray[np.bool_]
     same_shape: IntArray
+    cache: tuple[int, int, int]
 
 
-def _flow(program: Program, tensors: Tensors, nodes: ConfigurableNodes) -> _Flow:
+def _flow(program: Program, tensors: Tensors, nodes: ConfigurableNodes, hardware: Hardware) -> _Flow:
     n_nodes, opcode = len(program), program.opcode
     classes, elements = CLASS_OF[opcode], tensors.elements
     moves = np.isin(opcode, [OPCODE_ID[name] for name in ("slice", "pad", "concatenate")])
@@ -153,11 +156,14 @@ def _flow(program: Program, tensors: Tensors, nodes: ConfigurableNodes) -> _Flow
     shapes = np.concatenate([tensors.dims, tensors.width[:, None].astype(np.int64)], axis=1)
     _, first_equal, shape_index = np.unique(shapes, axis=0, return_index=True, return_inverse=True)
     by_operand = np.lexsort((consumer, operand))
+    is_reshape = np.isin(opcode, [OPCODE_ID["reshape"], OPCODE_ID["bitcast"]])
+    cache, line = hardware.caches[0], hardware.line_bytes
+    ways = cache.ways or cache.nbytes // line
     return _Flow(
         kind=kind,
         work=work,
-        is_transpose=opcode == OPCODE_ID["transpose"],
-        is_reshape=np.isin(opcode, [OPCODE_ID["reshape"], OPCODE_ID["bitcast"]]),
+        moves=is_reshape | (opcode == OPCODE_ID["transpose"]),
+        is_reshape=is_reshape,
         constant=(classes == CLASS_NAMES.index("source")) & (opcode != OPCODE_ID["parameter"]),
         dims=np.ascontiguousarray(tensors.dims),
         rank=tensors.rank,
@@ -174,6 +180,7 @@ def _flow(program: Program, tensors: Tensors, nodes: ConfigurableNodes) -> _Flow
         number=number,
         expects=(nodes.operands[expecting] == operand[:, None]) & (expecting >= 0)[:, None],
         same_shape=first_equal[shape_index.reshape(-1)],
+        cache=(line, max(cache.nbytes // (ways * line), 1), ways),
     )
 
 
@@ -181,56 +188,48 @@ class _State(NamedTuple):
     """The layouts of a program under one configuration; orders are minor to major.
 
     order, seen : int64 (n, 6), order in which a result is computed, and in which its consumers read it
-    result_set, result_order : bool (n,), int64 (n, 6), whether a result's layout is set, and the layout
-    operand_set, operand_order : bool (edges,), int64 (edges, 6), the same for an operand's layout
+    result_order, result_set : int64 (n, 6), bool (n,), the layout that is set for a result, and whether one is
     known, stored : bool (n,), whether a result's order is known, and whether it is written to memory
+    operand_set, operand_order : bool (edges,), int64 (edges, 6), as for results
     """
 
     order: IntArray
     seen: IntArray
-    result_set: NDArray[np.bool_]
     result_order: IntArray
-    operand_set: NDArray[np.bool_]
-    operand_order: IntArray
+    result_set: NDArray[np.bool_]
     known: NDArray[np.bool_]
     stored: NDArray[np.bool_]
-
-
-class _Cache(NamedTuple):
-    """Bytes per line, sets and ways of the first cache."""
-
-    line: int
-    sets: int
-    ways: int
+    operand_set: NDArray[np.bool_]
+    operand_order: IntArray
 
 
 @kernel()
-def _minor(order, dims, rank):  # type: ignore[no-untyped-def]
+def _minor(order, shape):  # type: ignore[no-untyped-def]
     """The minor-most dimension of more than one element, or -1."""
-    for position in range(rank):
-        if dims[order[position]] > 1:
-            return order[position]
-    return -1
-
-
-@kernel()
-def _last(dims, rank):  # type: ignore[no-untyped-def]
-    """The last dimension of more than one element, or -1."""
-    for dim in range(rank - 1, -1, -1):
-        if dims[dim] > 1:
+    for dim in order[: len(shape)]:
+        if shape[dim] > 1:
             return dim
     return -1
 
 
 @kernel()
-def _same(a, b, dims, rank):  # type: ignore[no-untyped-def]
+def _last(shape):  # type: ignore[no-untyped-def]
+    """The last dimension of more than one element, or -1."""
+    for dim in range(len(shape) - 1, -1, -1):
+        if shape[dim] > 1:
+            return dim
+    return -1
+
+
+@kernel()
+def _same(a, b, shape):  # type: ignore[no-untyped-def]
     """Whether two orders are equal, ignoring dimensions of one element."""
     j = 0
-    for i in range(rank):
-        if dims[a[i]] > 1:
-            while dims[b[j]] <= 1:
+    for dim in a[: len(shape)]:
+        if shape[dim] > 1:
+            while shape[b[j]] <= 1:
                 j += 1
-            if a[i] != b[j]:
+            if dim != b[j]:
                 return False
             j += 1
     return True
@@ -255,36 +254,38 @@ def _packed(order, rank):  # type: ignore[no-untyped-def]
 
 
 @kernel()
-def _complete(slots, own, rank, out):  # type: ignore[no-untyped-def]
+def _complete(slots, own, out):  # type: ignore[no-untyped-def]
     """Write the order named by slots, completed by the graph's own; return whether they name any dimension."""
-    count, position = 0, 0
-    while position < rank and 0 <= slots[position] < rank:
-        count = _append(slots[position], out, count)
-        position += 1
+    count = 0
+    for dim in slots[: len(own)]:
+        if not 0 <= dim < len(own):
+            break
+        count = _append(dim, out, count)
     if count == 0:
         return False
-    for position in range(rank):
-        count = _append(own[position], out, count)
+    for dim in own:
+        count = _append(dim, out, count)
     return True
 
 
 @kernel()
-def _kept(origin, dims, in_dims, in_rank):  # type: ignore[no-untyped-def]
+def _kept(origin, shape, in_shape):  # type: ignore[no-untyped-def]
     """Whether every dimension of an operand with more than one element is a dimension of the result."""
-    for dim in range(in_rank):
-        if in_dims[dim] > 1 and (origin[dim] < 0 or dims[origin[dim]] != in_dims[dim]):
+    for dim in range(len(in_shape)):
+        if in_shape[dim] > 1 and (origin[dim] < 0 or shape[origin[dim]] != in_shape[dim]):
             return False
     return True
 
 
 @kernel()
-def _onto_operand(order, origin, is_reshape, dims, rank, in_dims, in_rank, out):  # type: ignore[no-untyped-def]
+def _onto_operand(order, origin, is_reshape, shape, in_shape, out):  # type: ignore[no-untyped-def]
     """Write the operand order that corresponds to a result's order; return False if a reshape has none."""
+    rank, in_rank = len(shape), len(in_shape)
     if is_reshape:
-        if not _kept(origin, dims, in_dims, in_rank):
+        if not _kept(origin, shape, in_shape):
             return False
         for dim in range(rank):
-            found = dims[dim] <= 1
+            found = shape[dim] <= 1
             for position in range(in_rank):
                 found = found or origin[position] == dim
             if not found:
@@ -303,21 +304,21 @@ def _onto_operand(order, origin, is_reshape, dims, rank, in_dims, in_rank, out):
 
 
 @kernel()
-def _onto_result(order, origin, is_reshape, dims, rank, in_dims, in_rank, out):  # type: ignore[no-untyped-def]
+def _onto_result(order, origin, is_reshape, shape, in_shape, out):  # type: ignore[no-untyped-def]
     """Write the result order that corresponds to an operand's order; return False if a reshape has none."""
-    if is_reshape and not _kept(origin, dims, in_dims, in_rank):
+    if is_reshape and not _kept(origin, shape, in_shape):
         return False
     count = 0
-    for position in range(in_rank):
-        if 0 <= origin[order[position]] < rank:
-            count = _append(origin[order[position]], out, count)
-    for dim in range(rank - 1, -1, -1):
+    for dim in order[: len(in_shape)]:
+        if 0 <= origin[dim] < len(shape):
+            count = _append(origin[dim], out, count)
+    for dim in range(len(shape) - 1, -1, -1):
         count = _append(dim, out, count)
     return True
 
 
 @kernel()
-def _missed(order, dims, rank, width, line, sets, ways):  # type: ignore[no-untyped-def]
+def _missed(order, shape, width, line, sets, ways):  # type: ignore[no-untyped-def]
     """Share of the elements whose line was evicted between two writes, for a tensor stored in ``order``.
 
     Simulates a least-recently-used cache for a window of elements, with the last dimension innermost.
@@ -326,9 +327,9 @@ def _missed(order, dims, rank, width, line, sets, ways):  # type: ignore[no-unty
         return 0.0
     steps, index = np.zeros(6, np.int64), np.zeros(6, np.int64)
     step = 1
-    for position in range(rank):
-        steps[order[position]] = step
-        step *= dims[order[position]]
+    for dim in order[: len(shape)]:
+        steps[dim] = step
+        step *= shape[dim]
     count = min(step, _WINDOW)
     tags, used = np.full((sets, ways), -1, np.int64), np.zeros((sets, ways), np.int64)
     before = np.full(2 * _WINDOW, -1, np.int64)
@@ -351,48 +352,54 @@ def _missed(order, dims, rank, width, line, sets, ways):  # type: ignore[no-unty
                 missed += before[slot] == touched
                 before[slot] = touched
                 tags[own, oldest], used[own, oldest] = touched, clock
-        for dim in range(rank - 1, -1, -1):
+        for dim in range(len(shape) - 1, -1, -1):
             index[dim] += 1
             at += steps[dim]
-            if index[dim] < dims[dim]:
+            if index[dim] < shape[dim]:
                 break
-            at -= steps[dim] * dims[dim]
+            at -= steps[dim] * shape[dim]
             index[dim] = 0
     return missed / count
 
 
 @kernel()
-def _count_strided_writes(order, dims, rank, width, elements, cache, memo, amounts):  # type: ignore[no-untyped-def]
-    """Count strided writes of a tensor stored in ``order`` by a loop with the last dimension innermost."""
-    inner = _last(dims, rank)
-    if _minor(order, dims, rank) == inner:
+def _count_strided_writes(order, shape, elements, width, cache, known, amounts):  # type: ignore[no-untyped-def]
+    """Count strided writes of a result stored in ``order`` by a loop with the last dimension innermost.
+
+    ``known``, float64 (_MEMO_SLOTS, 2), memoizes the share that :func:`_missed` finds by packed order.
+    """
+    inner = _last(shape)
+    if _minor(order, shape) == inner:
         return
-    step, packed = width, _packed(order, rank)
-    for position in range(rank):
-        if order[position] == inner:
+    step, packed = width, _packed(order, len(shape))
+    for dim in order[: len(shape)]:
+        if dim == inner:
             break
-        step *= dims[order[position]]
+        step *= shape[dim]
     slot = 0
-    while slot < _MEMO_SLOTS and memo[slot, 0] != packed and memo[slot, 0] != 0:
+    while slot < _MEMO_SLOTS - 1 and known[slot, 0] != packed and known[slot, 0] != 0:
         slot += 1
-    if slot == _MEMO_SLOTS or memo[slot, 0] == 0:
-        slot = min(slot, _MEMO_SLOTS - 1)
-        missed = _missed(order, dims, rank, width, cache.line, cache.sets, cache.ways)
-        memo[slot, 0], memo[slot, 1] = packed, missed
+    if known[slot, 0] != packed:
+        known[slot, 1] = _missed(order, shape, width, *cache)
+        known[slot, 0] = packed
     amounts[_WRITTEN] += elements
-    amounts[_MISSED] += elements * memo[slot, 1]
+    amounts[_MISSED] += elements * known[slot, 1]
     if step >= _PAGE:
         amounts[_PAGED] += elements
 
 
-@kernel()
-def _copy(source, target, dims, rank, width, elements, cache, memo, amounts):  # type: ignore[no-untyped-def]
-    """Count a loop that copies a result from one order into another."""
-    inner, read, written = _last(dims, rank), _minor(source, dims, rank), _minor(target, dims, rank)
-    _count_strided_writes(target, dims, rank, width, elements, cache, memo, amounts)
+@kernel(inline=True)
+def _copy(source, target, node, flow, memo, amounts):  # type: ignore[no-untyped-def]
+    """Count the loop that copies a result from one order into another, if they differ."""
+    shape = flow.dims[node, : flow.rank[node]]
+    if _same(source, target, shape):
+        return
+    inner, read, written = _last(shape), _minor(source, shape), _minor(target, shape)
+    elements, width, known = flow.elements[node], flow.width[node], memo[flow.same_shape[node]]
+    _count_strided_writes(target, shape, elements, width, flow.cache, known, amounts)
     if read != inner and written == inner:
-        amounts[_READ] += elements
-    amounts[_STRIDED if read != inner or written != inner else _CONTIGUOUS] += elements
+        amounts[_READ] += flow.elements[node]
+    amounts[_STRIDED if read != inner or written != inner else _CONTIGUOUS] += flow.elements[node]
     amounts[_LOOPS] += 1
 
 
@@ -403,34 +410,30 @@ def _propagate(flow, state):  # type: ignore[no-untyped-def]
     Of several candidate orders the lexicographically first is taken, so that the result does not depend on the
     numbering of the nodes.
     """
-    kind, is_reshape, dims, rank = flow.kind, flow.is_reshape, flow.dims, flow.rank
-    own, elements, first, consumer = flow.own, flow.elements, flow.first, flow.consumer
-    operand, origin, user_first, user_edges = flow.operand, flow.origin, flow.user_first, flow.user_edges
-    order, seen, result_set, result_order = state.order, state.seen, state.result_set, state.result_order
-    operand_set, operand_order, known = state.operand_set, state.operand_order, state.known
+    kind, is_reshape, dims, rank, own = flow.kind, flow.is_reshape, flow.dims, flow.rank, flow.own
+    order, seen, known = state.order, state.seen, state.known
     mapped = np.empty(8, np.int64)
     for node in range(len(kind) - 1, -1, -1):
         known[node] = True
         if kind[node] == _FIXED or kind[node] == _REDUCE:
             order[node] = own[node]
-        elif result_set[node]:
-            order[node] = result_order[node]
+        elif state.result_set[node]:
+            order[node] = state.result_order[node]
         else:
             known[node], best, is_set = False, 0, False
-            for at in range(user_first[node], user_first[node + 1]):
-                edge = user_edges[at]
-                user, found = consumer[edge], False
-                if operand_set[edge]:
-                    mapped[:6], found = operand_order[edge], True
+            for edge in flow.user_edges[flow.user_first[node] : flow.user_first[node + 1]]:
+                user, found = flow.consumer[edge], False
+                if state.operand_set[edge]:
+                    mapped[:6], found = state.operand_order[edge], True
                     if not is_set:  # set layouts take precedence over propagated ones
                         is_set, best = True, 0
                 elif kind[user] == _FIXED:
                     known[node] = True
                 elif not is_set and kind[user] != _REDUCE and known[user]:
-                    found = not _same(order[user], own[user], dims[user], rank[user]) and _onto_operand(
-                        order[user], origin[edge], is_reshape[user], dims[user], rank[user], dims[node],
-                        rank[node], mapped,
-                    )  # fmt: skip
+                    shape, in_shape = dims[user, : rank[user]], dims[node, : rank[node]]
+                    found = not _same(order[user], own[user], shape) and _onto_operand(
+                        order[user], flow.origin[edge], is_reshape[user], shape, in_shape, mapped
+                    )
                 if found and (best == 0 or _packed(mapped, rank[node]) < best):
                     order[node], best = mapped[:6], _packed(mapped, rank[node])
             if best > 0:
@@ -439,23 +442,24 @@ def _propagate(flow, state):  # type: ignore[no-untyped-def]
                 order[node] = own[node]
     for node in range(len(kind)):
         if not known[node]:
-            order[node], best, size = own[node], 0, elements[node]
-            for edge in range(first[node], first[node + 1]):
-                x = operand[edge]
-                if rank[x] == 0 or elements[x] < size or _same(seen[x], own[x], dims[x], rank[x]):
+            order[node], best, size = own[node], 0, flow.elements[node]
+            for edge in range(flow.first[node], flow.first[node + 1]):
+                x = flow.operand[edge]
+                shape, in_shape = dims[node, : rank[node]], dims[x, : rank[x]]
+                if rank[x] == 0 or flow.elements[x] < size or _same(seen[x], own[x], in_shape):
                     continue
-                if _onto_result(
-                    seen[x], origin[edge], is_reshape[node], dims[node], rank[node], dims[x], rank[x], mapped
-                ) and (best == 0 or _packed(mapped, rank[node]) < best):
-                    order[node], best, size = mapped[:6], _packed(mapped, rank[node]), elements[x]
-        seen[node] = result_order[node] if result_set[node] else order[node]
+                if _onto_result(seen[x], flow.origin[edge], is_reshape[node], shape, in_shape, mapped) and (
+                    best == 0 or _packed(mapped, rank[node]) < best
+                ):
+                    order[node], best, size = mapped[:6], _packed(mapped, rank[node]), flow.elements[x]
+        seen[node] = state.result_order[node] if state.result_set[node] else order[node]
 
 
 @kernel(inline=True)
-def _loop(root, parts, stamp, stack, mark):  # type: ignore[no-untyped-def]
+def _loop(root, flow, state, stamp, stack, mark):  # type: ignore[no-untyped-def]
     """Elementwise and transcendental operations per element of one loop, and whether an operand is read at strides."""
-    work, constant, dims, rank, elements, first, operand, origin, order, seen, stored = parts
-    stack[0, 0], stack[0, 1] = root, _minor(order[root], dims[root], rank[root])
+    dims, rank, elements, operand, origin = flow.dims, flow.rank, flow.elements, flow.operand, flow.origin
+    stack[0, 0], stack[0, 1] = root, _minor(state.order[root], dims[root, : rank[root]])
     count, arithmetic, transcendental, strided = 1, 0, 0, False
     while count > 0:
         count -= 1
@@ -463,14 +467,14 @@ def _loop(root, parts, stamp, stack, mark):  # type: ignore[no-untyped-def]
         if stamp[node, along + 1] == mark:
             continue
         stamp[node, along + 1] = mark
-        if node != root and stored[node]:
-            if rank[node] > 0 and elements[node] >= elements[root] * _MIN_SHARE and not constant[node]:
-                minor = _minor(seen[node], dims[node], rank[node])
+        if node != root and state.stored[node]:
+            if rank[node] > 0 and elements[node] >= elements[root] * _MIN_SHARE and not flow.constant[node]:
+                minor = _minor(state.seen[node], dims[node, : rank[node]])
                 strided = strided or (minor >= 0 and minor != along)
             continue
-        arithmetic += work[node] >= _ELEMENTARY
-        transcendental += work[node] >= _FUNCTION
-        for edge in range(first[node], first[node + 1]):
+        arithmetic += flow.work[node] >= _ELEMENTARY
+        transcendental += flow.work[node] >= _FUNCTION
+        for edge in range(flow.first[node], flow.first[node + 1]):
             x = operand[edge]
             if rank[x] > 0 and count < len(stack):
                 carried = -1
@@ -485,147 +489,99 @@ def _loop(root, parts, stamp, stack, mark):  # type: ignore[no-untyped-def]
 @kernel()
 def _read_config(codes, rows, flow, state):  # type: ignore[no-untyped-def]
     """Write the layouts that a configuration, codes uint32 (nodes,), sets, and which results are stored."""
-    kind, work, rank, own = flow.kind, flow.work, flow.rank, flow.own
-    consumer, operand, user_first, user_edges = flow.consumer, flow.operand, flow.user_first, flow.user_edges
-    number, expects = flow.number, flow.expects
-    result_set, result_order, operand_set, operand_order = (
-        state.result_set,
-        state.result_order,
-        state.operand_set,
-        state.operand_order,
-    )
-    stored = state.stored
-    for node in range(len(kind)):
+    rank, own, number = flow.rank, flow.own, flow.number
+    for node in range(len(number)):
         if number[node] >= 0:
             row = rows[codes[number[node]]]
-            result_set[node] = _complete(row[:6], own[node], rank[node], result_order[node])
-    for edge in range(len(operand)):
-        if expects[edge, 0] or expects[edge, 1]:
-            row, x = rows[codes[number[consumer[edge]]]], operand[edge]
-            found = expects[edge, 1] and _complete(row[12:], own[x], rank[x], operand_order[edge])
-            if not found:
-                found = expects[edge, 0] and _complete(row[6:12], own[x], rank[x], operand_order[edge])
-            operand_set[edge] = found
-    for node in range(len(kind)):
-        first, last = user_first[node], user_first[node + 1]
-        is_stored = kind[node] != _FLEXIBLE or result_set[node] or first == last
-        is_stored = is_stored or (last - first > 1 and work[node] == _FUNCTION)
-        for at in range(first, last):
-            user = kind[consumer[user_edges[at]]]
-            is_stored = is_stored or operand_set[user_edges[at]] or user in (_FIXED, _SLIDING)
-        stored[node] = is_stored
-
-
-@kernel(inline=True)
-def _is_free(node, x, origin, flow, order, seen, mapped):  # type: ignore[no-untyped-def]
-    """Whether a stored transpose or reshape of ``x`` is free: operand and result have the same order in memory."""
-    dims, rank, own, is_reshape = flow.dims, flow.rank, flow.own, flow.is_reshape[node]
-    free = _onto_operand(order[node], origin, is_reshape, dims[node], rank[node], dims[x], rank[x], mapped)
-    free = free and _same(mapped, seen[x], dims[x], rank[x])
-    if not free and is_reshape and _same(seen[x], own[x], dims[x], rank[x]):
-        free = _same(order[node], own[node], dims[node], rank[node])
-    return free
+            state.result_set[node] = _complete(row[:6], own[node, : rank[node]], state.result_order[node])
+    for edge in range(len(flow.operand)):
+        if flow.expects[edge, 0] or flow.expects[edge, 1]:
+            row, x = rows[codes[number[flow.consumer[edge]]]], flow.operand[edge]
+            order, into = own[x, : rank[x]], state.operand_order[edge]
+            found = flow.expects[edge, 1] and _complete(row[12:], order, into)
+            state.operand_set[edge] = found or (flow.expects[edge, 0] and _complete(row[6:12], order, into))
+    for node in range(len(number)):
+        first, last = flow.user_first[node], flow.user_first[node + 1]
+        stored = flow.kind[node] != _FLEXIBLE or state.result_set[node] or first == last
+        stored = stored or (last - first > 1 and flow.work[node] == _FUNCTION)
+        for edge in flow.user_edges[first:last]:
+            stored = stored or state.operand_set[edge] or flow.kind[flow.consumer[edge]] in (_FIXED, _SLIDING)
+        state.stored[node] = stored
 
 
 @kernel()
-def _count(codes, rows, flow, state, cache, out):  # type: ignore[no-untyped-def]
+def _count(codes, rows, flow, state, out):  # type: ignore[no-untyped-def]
     """Count the loops of configurations, codes uint32 (b, nodes), rows int64 (rows, 18); out float64 (b, N_AMOUNTS)."""
-    kind, is_transpose, is_reshape, dims, rank = flow.kind, flow.is_transpose, flow.is_reshape, flow.dims, flow.rank
-    width, same_shape, memo = flow.width, flow.same_shape, np.zeros((len(flow.kind), _MEMO_SLOTS, 2))
-    own, elements, window, first = flow.own, flow.elements, flow.window, flow.first
-    consumer, operand, origin = flow.consumer, flow.operand, flow.origin
-    order, seen, result_set, result_order = state.order, state.seen, state.result_set, state.result_order
-    operand_set, operand_order, stored = state.operand_set, state.operand_order, state.stored
-    parts = flow.work, flow.constant, dims, rank, elements, first, operand, origin, order, seen, stored
-    n_nodes, n_edges = len(kind), len(operand)
-    stamp, stack = np.full((n_nodes, 7), -1, np.int64), np.empty((_STACK_SIZE, 2), np.int64)
-    mapped, mark = np.empty(8, np.int64), 0
+    kind, dims, rank, own, elements = flow.kind, flow.dims, flow.rank, flow.own, flow.elements
+    first, operand, is_reshape = flow.first, flow.operand, flow.is_reshape
+    order, seen, stored = state.order, state.seen, state.stored
+    memo, mapped, mark = np.zeros((len(kind), _MEMO_SLOTS, 2)), np.empty(8, np.int64), 0
+    stamp, stack = np.full((len(kind), 7), -1, np.int64), np.empty((_STACK_SIZE, 2), np.int64)
     for config in range(len(codes)):
         amounts = out[config]
-        amounts[:] = 0
         _read_config(codes[config], rows, flow, state)
         _propagate(flow, state)
-        for node in range(n_nodes):
+        for node in range(len(kind)):
             if rank[node] == 0 or first[node] == first[node + 1]:
                 continue
-            largest = max(elements[node], elements[operand[first[node]]])
-            if largest < _MIN_ELEMENTS:
+            edge, x = first[node], operand[first[node]]
+            largest = max(elements[node], elements[x])
+            if largest < _MIN_ELEMENTS or (kind[node] == _FLEXIBLE and not stored[node]):
                 continue
+            shape = dims[node, : rank[node]]
             if kind[node] == _SLIDING:
-                if not _same(order[node], own[node], dims[node], rank[node]):
-                    amounts[_POOLED] += largest * window[node]
-            elif kind[node] == _REDUCE:
-                for edge in range(first[node], first[node + 1]):
-                    x = operand[edge]
-                    if elements[x] >= _MIN_ELEMENTS and _minor(seen[x], dims[x], rank[x]) != _last(dims[x], rank[x]):
-                        amounts[_REDUCED] += elements[x]
-            if kind[node] == _FIXED or kind[node] == _REDUCE:
-                if result_set[node] and not _same(result_order[node], own[node], dims[node], rank[node]):
-                    _copy(
-                        own[node],
-                        result_order[node],
-                        dims[node],
-                        rank[node],
-                        width[node],
-                        elements[node],
-                        cache,
-                        memo[same_shape[node]],
-                        amounts,
-                    )
-            elif kind[node] != _SLIDING and stored[node]:
-                if (is_transpose[node] or is_reshape[node]) and stored[operand[first[node]]]:
-                    edge = first[node]
-                    if _is_free(node, operand[edge], origin[edge], flow, order, seen, mapped):
+                if not _same(order[node], own[node], shape):
+                    amounts[_POOLED] += largest * flow.window[node]
+            elif kind[node] == _FLEXIBLE:
+                if flow.moves[node] and stored[x]:  # free where operand and result have the same order in memory
+                    in_shape = dims[x, : rank[x]]
+                    free = _onto_operand(order[node], flow.origin[edge], is_reshape[node], shape, in_shape, mapped)
+                    free = free and _same(mapped, seen[x], in_shape)
+                    if not free and is_reshape[node] and _same(seen[x], own[x], in_shape):
+                        free = _same(order[node], own[node], shape)
+                    if free:
                         continue
                 mark += 1
-                arithmetic, transcendental, strided = _loop(node, parts, stamp, stack, mark)
+                arithmetic, transcendental, strided = _loop(node, flow, state, stamp, stack, mark)
                 amounts[_LOOPS] += 1
+                amounts[_STRIDED if strided else _CONTIGUOUS] += elements[node]
                 if strided:
-                    amounts[_STRIDED] += elements[node]
                     amounts[_ARITHMETIC] += elements[node] * arithmetic
                     amounts[_TRANSCENDENTAL] += elements[node] * transcendental
-                    if _minor(order[node], dims[node], rank[node]) == _last(dims[node], rank[node]):
+                    if _minor(order[node], shape) == _last(shape):
                         amounts[_READ] += elements[node]
                     _count_strided_writes(
                         order[node],
-                        dims[node],
-                        rank[node],
-                        width[node],
+                        shape,
                         elements[node],
-                        cache,
-                        memo[same_shape[node]],
+                        flow.width[node],
+                        flow.cache,
+                        memo[flow.same_shape[node]],
                         amounts,
                     )
-                else:
-                    amounts[_CONTIGUOUS] += elements[node]
-        for edge in range(n_edges):
-            x, user = operand[edge], consumer[edge]
+            else:
+                if kind[node] == _REDUCE:
+                    for x in operand[first[node] : first[node + 1]]:
+                        in_shape = dims[x, : rank[x]]
+                        if elements[x] >= _MIN_ELEMENTS and _minor(seen[x], in_shape) != _last(in_shape):
+                            amounts[_REDUCED] += elements[x]
+                if state.result_set[node]:
+                    _copy(own[node], state.result_order[node], node, flow, memo, amounts)
+        for edge in range(len(operand)):
+            x, user = operand[edge], flow.consumer[edge]
             if rank[x] == 0 or elements[x] < _MIN_ELEMENTS:
                 continue
-            source, is_set = seen[x], operand_set[edge]
+            source, is_set = seen[x], state.operand_set[edge]
             if is_set:
-                if not _same(operand_order[edge], source, dims[x], rank[x]):
-                    _copy(
-                        source,
-                        operand_order[edge],
-                        dims[x],
-                        rank[x],
-                        width[x],
-                        elements[x],
-                        cache,
-                        memo[same_shape[x]],
-                        amounts,
-                    )
-                source = operand_order[edge]
-            mapped[:6] = source
-            if kind[user] == _FIXED or (
-                is_set
-                and is_reshape[user]
-                and not _onto_operand(order[user], origin[edge], True, dims[user], rank[user], dims[x], rank[x], mapped)
-            ):
-                mapped[:6] = own[x]
-            if not _same(mapped, source, dims[x], rank[x]):
-                _copy(source, mapped, dims[x], rank[x], width[x], elements[x], cache, memo[same_shape[x]], amounts)
+                _copy(source, state.operand_order[edge], x, flow, memo, amounts)
+                source = state.operand_order[edge]
+            if flow.kind[user] == _FIXED:
+                _copy(source, own[x], x, flow, memo, amounts)
+            elif is_set and is_reshape[user]:
+                shape, in_shape = dims[user, : rank[user]], dims[x, : rank[x]]
+                if not _onto_operand(order[user], flow.origin[edge], True, shape, in_shape, mapped):
+                    mapped[:6] = own[x]
+                _copy(source, mapped, x, flow, memo, amounts)
 
 
 class Loops:
@@ -642,16 +598,12 @@ class Loops:
     """
 
     def __init__(self, program: Program, tensors: Tensors, nodes: ConfigurableNodes, hardware: Hardware) -> None:
-        cache, line = hardware.caches[0], hardware.line_bytes
-        ways = cache.ways or cache.nbytes // line
-        self._cache = _Cache(line, max(cache.nbytes // (ways * line), 1), ways)
         counts = hardware.sublanes == 1 and len(program) <= MAX_NODES
-        self._flow = _flow(program, tensors, nodes) if counts else None
-        unset = self.amounts(np.zeros((1, len(nodes.ids)), np.uint32), np.full((1, len(LAYOUT_CONFIG)), -1, np.int64))[
-            0
-        ]
-        self._scale = np.full(N_AMOUNTS, max(unset[_CONTIGUOUS] + unset[_STRIDED], 1.0))
-        self._scale[_LOOPS] = max(unset[_LOOPS], 1.0)
+        self._flow = _flow(program, tensors, nodes, hardware) if counts else None
+        unset = np.full((1, len(LAYOUT_CONFIG)), -1, np.int64)
+        whole = self.amounts(np.zeros((1, len(nodes.ids)), np.uint32), unset)[0]
+        self._scale = np.full(N_AMOUNTS, max(whole[_CONTIGUOUS] + whole[_STRIDED], 1.0))
+        self._scale[_LOOPS] = max(whole[_LOOPS], 1.0)
 
     def amounts(self, codes: NDArray[np.unsignedinteger[Any]], rows: IntArray) -> FloatArray:
         """Amounts of every configuration, float64 (b, N_AMOUNTS).
@@ -667,17 +619,8 @@ class Loops:
         if self._flow is not None:
             n, m = len(self._flow.kind), len(self._flow.operand)
             orders, flags = np.empty((3, n, MAX_RANK), np.int64), np.zeros((3, n), np.bool_)
-            state = _State(
-                order=orders[0],
-                seen=orders[1],
-                result_set=flags[0],
-                result_order=orders[2],
-                operand_set=np.zeros(m, np.bool_),
-                operand_order=np.empty((m, MAX_RANK), np.int64),
-                known=flags[1],
-                stored=flags[2],
-            )
-            _count(codes, rows, self._flow, state, self._cache, out)
+            of_operands = np.zeros(m, np.bool_), np.empty((m, MAX_RANK), np.int64)
+            _count(codes, rows, self._flow, _State(*orders, *flags, *of_operands), out)
         return out
 
     def write(self, codes: NDArray[np.unsignedinteger[Any]], rows: IntArray, out: Float32Array) -> None:
