@@ -28,7 +28,7 @@ from features._numba import kernel
 from features.hlo import LAYOUT_CONFIG, MAX_RANK
 from features.layout.metagraph import GROUPS, INSIDE, Links
 from features.layout.nodes import NODE_CLASSES, ConfigurableNodes, RowValues
-from features.layout.rows import grown
+from features.layout.rows import grown, positions_within_nodes
 from features.schema import Block, Column, Float32Array
 
 IntArray = NDArray[np.int64]
@@ -437,8 +437,7 @@ class Copies:
             np.argsort(self._owner, kind="stable"),
         )
         first_row = np.concatenate([[0], np.cumsum(counts)])
-        position = np.empty(len(by_node), np.uint8)
-        position[by_node] = (np.arange(len(by_node)) - np.repeat(first_row[:-1], counts)).astype(np.uint8)
+        position = positions_within_nodes(self._owner).astype(np.uint8)
         rows_of = counts[self._links.nodes]
         sizes = np.where((rows_of <= _MOST_ROWS).all(axis=1), rows_of.prod(axis=1), 0)
         order = np.argsort(sizes, kind="stable")

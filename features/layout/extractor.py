@@ -256,8 +256,8 @@ class LayoutExtractor:
         Returns
         -------
         codes : uint32 (b, nodes)
-        digests : uint64 (b, 2)
-            128 bits, equal for equal configurations.
+        digests : uint64 (b,)
+            Equal for equal configurations.
 
         Raises
         ------
@@ -330,10 +330,9 @@ class LayoutExtractor:
 
     def _catch_up(self) -> None:
         """Compute the values of rows that were discovered since the last call."""
-        found = list(self._table.discovered())
-        if not found:
+        rows, owner = self._table.since(len(self._rows))
+        if len(rows) == 0:
             return
-        rows, owner = (np.concatenate(parts) for parts in zip(*found, strict=True))
         self._rows = np.concatenate([self._rows, rows])
         values = row_values(self._nodes, rows, owner, self._hardware)
         orders, own_copies = self._copies.add(rows, owner, values)

@@ -619,8 +619,9 @@ class Loops:
         if self._flow is not None:
             n, m = len(self._flow.kind), len(self._flow.operand)
             orders, flags = np.empty((3, n, MAX_RANK), np.int64), np.zeros((3, n), np.bool_)
-            of_operands = np.zeros(m, np.bool_), np.empty((m, MAX_RANK), np.int64)
-            _count(codes, rows, self._flow, _State(*orders, *flags, *of_operands), out)
+            operand_set, operand_order = np.zeros(m, np.bool_), np.empty((m, MAX_RANK), np.int64)
+            state = _State(orders[0], orders[1], orders[2], flags[0], flags[1], flags[2], operand_set, operand_order)
+            _count(codes, rows, self._flow, state, out)
         return out
 
     def write(self, codes: NDArray[np.unsignedinteger[Any]], rows: IntArray, out: Float32Array) -> None:

@@ -10,8 +10,6 @@ these nodes in the cache; a configuration with a new row, and those behind it, a
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
 from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
@@ -46,7 +44,7 @@ class _Table(NamedTuple):
 
     heads : int32 (nodes, 2**_CHAIN_BITS), number of a chain's first row or -1; following : int32 (capacity,), the next;
     keys : uint64 (capacity,); slots : int8 (capacity, 18); owner : int64 (capacity,), the row's node; counts : int64
-    (capacity,), configurations with the row; marks : uint64 (capacity, 2), random words.
+    (capacity,), configurations with the row; marks : uint64 (capacity,), random words.
     """
 
     heads: NDArray[np.int32]
@@ -164,13 +162,11 @@ def _enter_all(numbers, owner, table):  # type: ignore[no-untyped-def]
 @kernel()
 def _tally(codes, counts, marks, digests):  # type: ignore[no-untyped-def]
     for config in range(len(codes)):
-        low, high = np.uint64(0), np.uint64(0)
-        for node in range(codes.shape[1]):
-            row = codes[config, node]
+        digest = np.uint64(0)
+        for row in codes[config]:
             counts[row] += 1
-            low += marks[row, 0]
-            high += marks[row, 1]
-        digests[config, 0], digests[config, 1] = low, high
+            digest += marks[row]
+        digests[config] = digest
 
 
 @kernel()
@@ -191,11 +187,10 @@ class RowTable:
 
     def __init__(self, n_nodes: int) -> None:
         self.n_nodes = n_nodes
-        self._discovered: deque[tuple[IntArray, IntArray]] = deque()
         self._used = 0
         self._table = _Table(
             np.full((n_nodes, 1 << _CHAIN_BITS), -1, np.int32), np.zeros(0, np.int32), np.zeros(0, np.uint64),
-            np.zeros((0, _WIDTH), np.int8), np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 2), np.uint64),
+            np.zeros((0, _WIDTH), np.int8), np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.uint64),
         )  # fmt: skip
         self._reserve(_FIRST_CAPACITY)
 
@@ -213,8 +208,8 @@ class RowTable:
         -------
         codes : uint32 (b, nodes)
             Number of the row among the rows of all nodes.
-        digests : uint64 (b, 2)
-            128 bits that are equal where the codes are.
+        digests : uint64 (b,)
+            Sums of random words, equal for equal configurations.
 
         Raises
         ------
@@ -222,7 +217,7 @@ class RowTable:
             For a value that is not an integer from -1 to 5.
         """
         codes = np.empty(block.shape[:2], np.uint32)
-        digests = np.empty((len(block), 2), np.uint64)
+        digests = np.empty(len(block), np.uint64)
         slots: NDArray[Any] = np.ascontiguousarray(block, np.int8 if block.dtype == np.int8 else np.float32)
         slots = slots.reshape(len(slots), -1).view()
         slots.flags.writeable = False  # like blocks of a file, so that the kernels are compiled once per dtype
@@ -241,15 +236,12 @@ class RowTable:
 
     def _insert(self, slots: NDArray[Any], codes: Codes, first: int) -> None:
         """Code configurations from ``first`` on, among which there are new rows."""
-        known = self._used
         while first < len(codes):
             self._reserve(self._used + self.n_nodes)
             self._used, coded = _insert(slots[first:], self._used, self._table, codes[first:])
             if coded == 0:
                 raise ValueError(f"configuration {first}: expected integers from -1 to {MAX_RANK - 1}")
             first += coded
-        table, new = self._table, slice(known, self._used)
-        self._discovered.append((table.slots[new].astype(np.int64), table.owner[new].copy()))
 
     def adopt(self, rows: NDArray[np.integer[Any]], owner: IntArray) -> None:
         """Number rows as another table did; this one must be empty.
@@ -265,7 +257,6 @@ class RowTable:
         with np.errstate(over="ignore"):
             _enter_all(np.ascontiguousarray(rows + 1, np.uint8), owner, self._table)
         self._used = len(rows)
-        self._discovered.append((rows.astype(np.int64), owner.copy()))
 
     def forget_counts(self) -> None:
         """Set all counts to zero; the rows stay known."""
@@ -273,7 +264,7 @@ class RowTable:
 
     def tally(self, codes: Codes) -> NDArray[np.uint64]:
         """Count the rows of coded configurations, uint32 (b, nodes); returns their digests as :meth:`encode` does."""
-        digests = np.zeros((len(codes), 2), np.uint64)
+        digests = np.empty(len(codes), np.uint64)
         with np.errstate(over="ignore"):
             _tally(codes, self._table.counts, self._table.marks, digests)
         return digests
@@ -293,13 +284,13 @@ class RowTable:
         """Configurations that hold each row, int64 (rows,)."""
         return self._table.counts[: self._used]
 
-    def discovered(self) -> Iterator[tuple[IntArray, IntArray]]:
-        """Rows, int64 (rows, 18), and their nodes, int64 (rows,), not returned by an earlier call, in order.
+    def since(self, first: int) -> tuple[IntArray, IntArray]:
+        """Rows from number ``first`` on, int64 (rows, 18), and their nodes, int64 (rows,).
 
         May run in another thread than :meth:`encode`: rows of a block are there once it has returned.
         """
-        while self._discovered:
-            yield self._discovered.popleft()
+        used, table = self._used, self._table  # in this order: the later table has all rows that were counted before
+        return table.slots[first:used].astype(np.int64), table.owner[first:used].copy()
 
     def _reserve(self, capacity: int) -> None:
         """Make room for rows."""
@@ -309,7 +300,7 @@ class RowTable:
         extra = max(capacity, 2 * size) - size
         columns: list[NDArray[Any]] = list(self._table[1:])
         fresh = [np.zeros((extra, *column.shape[1:]), column.dtype) for column in columns]
-        fresh[-1] = random_words(2 * extra, size).reshape(extra, 2)
+        fresh[-1] = np.random.default_rng(size).integers(0, 1 << 64, extra, np.uint64, endpoint=False)
         grown = (np.concatenate(parts) for parts in zip(columns, fresh, strict=True))
         self._table = _Table(self._table.heads, *grown)
 
@@ -335,23 +326,17 @@ def renumber(
 
 
 def first_equal(digests: NDArray[np.uint64]) -> IntArray:
-    """Index of the first configuration equal to each, int64 (c,).
+    """Index of the first configuration equal to each, int64 (c,), by the digests of :meth:`RowTable.encode`."""
+    _, first, inverse = np.unique(digests, return_index=True, return_inverse=True)
+    return first[inverse.reshape(-1)].astype(np.int64)
 
-    Parameters
-    ----------
-    digests : uint64 (c, 2)
-        Of :meth:`RowTable.encode`.
 
-    Raises
-    ------
-    RuntimeError
-        When two different configurations share half of a digest (one in 10^9 of the largest graphs).
-    """
-    _, first, inverse = np.unique(digests[:, 0], return_index=True, return_inverse=True)
-    equal = first[inverse.reshape(-1)].astype(np.int64)
-    if (digests[equal, 1] != digests[:, 1]).any():
-        raise RuntimeError("two different configurations share half of a digest")
-    return equal
+def positions_within_nodes(owner: IntArray) -> IntArray:
+    """Position of every row among those of its node, int64 (rows,)."""
+    order, counts = np.argsort(owner, kind="stable"), np.bincount(owner)
+    positions = np.empty(len(order), np.int64)
+    positions[order] = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return positions
 
 
 def grown(known: _Columns | None, fresh: _Columns) -> _Columns:
@@ -362,8 +347,3 @@ def grown(known: _Columns | None, fresh: _Columns) -> _Columns:
 def picked(columns: _Columns, index: Any) -> _Columns:
     """The columns of some rows."""
     return type(columns)(*(column[index] for column in columns))
-
-
-def random_words(count: int, seed: int) -> NDArray[np.uint64]:
-    """``count`` words, always the same for a ``seed``."""
-    return np.random.default_rng(seed).integers(0, 1 << 64, count, np.uint64, endpoint=False)

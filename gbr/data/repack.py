@@ -113,7 +113,7 @@ def _is_fresh(path: Path) -> bool:
 
 def _write(stream: BinaryIO, fingerprint: str, graph: Graph, width: np.dtype[Any]) -> bool:
     """Write a copy with codes of type ``width``; returns whether the codes fit."""
-    from features.layout.rows import RowTable
+    from features.layout.rows import RowTable, positions_within_nodes
 
     assert graph.node_config_ids is not None
     table = RowTable(len(graph.node_config_ids))
@@ -125,7 +125,7 @@ def _write(stream: BinaryIO, fingerprint: str, graph: Graph, width: np.dtype[Any
             npy.write_array_header_1_0(member, {"descr": width.str, "fortran_order": False, "shape": shape})
             for codes, _ in encoded_blocks(graph, table):
                 if len(local) < len(table):
-                    indices = _indices_within_nodes(table.owner)
+                    indices = positions_within_nodes(table.owner)
                     if indices.max() > np.iinfo(width).max:
                         return False
                     local = indices.astype(width)
@@ -139,15 +139,6 @@ def _write(stream: BinaryIO, fingerprint: str, graph: Graph, width: np.dtype[Any
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w") as member:
                 npy.write_array(member, array, allow_pickle=False)
     return True
-
-
-def _indices_within_nodes(owner: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Index of every row among those of its node, int64 (rows,)."""
-    order = np.argsort(owner, kind="stable")
-    counts = np.bincount(owner)
-    indices = np.empty(len(order), np.int64)
-    indices[order] = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return indices
 
 
 def encoded_blocks(graph: Graph, table: RowTable) -> Iterator[tuple[NDArray[np.uint32], NDArray[np.uint64]]]:
