@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -112,7 +111,6 @@ def main(
     options["sample"] = None if sample is None else _parse_sample(sample)
     collection = cli.find_collection(subset, data)
     out = out or _default_out(collection)
-    check_out(out)
     scored: list[Scored] | None = [] if report else None
     with connected(cluster, collection, data, store) as workers:
         figures = train(collection, data, store, out, workers=workers, scored=scored, **options)
@@ -146,15 +144,10 @@ def _default_out(subset: Subset) -> Path:
 
 
 def check_out(out: Path) -> None:
-    """Check that a run can be written to a folder: new, empty or a gbr run, and writable; else UsageError."""
+    """Check that a folder is new, empty or a gbr run; else UsageError."""
     from gbr.models import io
 
-    nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    if not nearest.is_dir():
-        raise UsageError(f"--out {out}: {'is' if nearest == out else f'{nearest} is'} a file; name a folder")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise UsageError(f"--out {out}: {nearest} is not writable; name a folder you may write to")
-    names = [path.name for path in out.iterdir()] if out.exists() else []
+    names = [path.name for path in out.iterdir()] if out.is_dir() else []
     if all(io.is_model_file(name) or name.endswith(".part") or name == LOCK for name in names):
         return  # new, empty, or a run that was killed while writing its model
     try:
@@ -250,20 +243,13 @@ def train(
         n_jobs=jobs,
     )
     splits = splits_present(collection, data)
-    if "train" not in splits:
-        raise DataError(
-            f"{collection.folder(data) / 'train'}: no training graphs; add the train split of the collection"
-        )
     check_out(out)
     with exclusive_lock(out, ModelError, "gbr.train"):
         opened, build_seconds = update_store(collection, data, store, splits, jobs, hardware, workers)
         found = {split: labelled_groups(opened, collection, split, skip_known_bad) for split in splits}
         groups = {split: labelled for split, (labelled, _) in found.items() if len(labelled)}
         if "train" not in groups:
-            raise DataError(
-                f"{collection.folder(data) / 'train'}: expected graphs with runtimes, found none; add measured graphs"
-            )
-
+            raise DataError(f"{collection.folder(data) / 'train'}: no graphs with runtimes; add measured graphs")
         names = training_set.columns_of(opened, columns)
         memory = memory or training_set.default_memory()
         distinct = training_set.distinct(groups["train"])
@@ -295,9 +281,8 @@ def train(
 
             graphs = groups["train"].names, groups["valid"].names if "valid" in groups else ()
             root = opened.root.absolute()
-            fit(
-                workers, ranker, TrainingSet(root, collection.name, *graphs, names, memory, chosen.sample, seed), chosen
-            )
+            known = TrainingSet(root, collection.name, *graphs, names, memory, chosen.sample, seed)
+            fit(workers, ranker, known, chosen)
         fit_seconds = time.monotonic() - start
         plain = chosen
         if not chosen.sample and not streamed:  # a plain baseline does not merge identical configurations
@@ -391,7 +376,7 @@ def fit_raw(rows: Rows, names: tuple[str, ...], seed: int, jobs: int | None) -> 
 
 
 def fingerprint(store: FeatureStore, split: str) -> str:
-    """16 hex digits over the names and fingerprints of a split's graph files."""
+    """Hash of the names and fingerprints of a split's graph files."""
     sources = {stem: entry["source"] for stem, entry in store.entries(split).items()}
     return hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -87,7 +87,7 @@ def slow_work(task: Any) -> Any:
     """The work of a build, slowed down and logged in a file in the store."""
     with (task.store_root / "log").open("a") as log:
         log.write(f"{task.path.stem} {os.getpid()}\n")
-    time.sleep(0.4)
+    time.sleep(0.3)
     return build_module._work(task)
 
 
@@ -190,6 +190,7 @@ def test_lost_worker_ends_a_fit_and_frees_the_others(
             return together(self, *arguments)
 
         monkeypatch.setattr(Workers, "together", killing)
+        monkeypatch.setattr(cluster, "_POLL_SECONDS", 0.2)
         with pytest.raises(GbrError, match=rf"worker {victim} was lost during the fit.*repeat the command"):
             trained(root, out=tmp_path / "run", backend="lightgbm", settings=endless, workers=workers)
         assert not (tmp_path / "run").exists()

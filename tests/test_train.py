@@ -89,7 +89,7 @@ def without_runtimes(split: Path) -> None:
 
 
 def test_splits_without_runtimes_are_not_scored(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="train: no training graphs"):
+    with pytest.raises(DataError, match="train: no graphs with runtimes; add"):
         trained(write_collection(tmp_path, {"test": 1}))
     write_collection(tmp_path, {"train": 3, "test": 1})
     without_runtimes(tmp_path / "npz/tile/cpu/test")
@@ -97,7 +97,7 @@ def test_splits_without_runtimes_are_not_scored(tmp_path: Path) -> None:
     assert list(json.loads((run / "metrics.json").read_text())) == ["subset", "train", "seconds"]
     assert Ranker.load(run).best_iteration_ == 30  # no early stopping without valid
     without_runtimes(tmp_path / "npz/tile/cpu/train")
-    with pytest.raises(DataError, match="expected graphs with runtimes, found none"):
+    with pytest.raises(DataError, match="train: no graphs with runtimes; add"):
         trained(tmp_path)
 
 
@@ -203,8 +203,8 @@ def test_out_must_be_new_empty_or_a_run(tile_run: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("text")
     with pytest.raises(UsageError, match="not a gbr run directory"):
         command.check_out(tmp_path)
-    with pytest.raises(UsageError, match="is a file; name a folder"):
-        command.check_out(tmp_path / "file" / "run")
+    with pytest.raises(ModelError, match="file/run: cannot be written"):
+        trained(tile_run, out=tmp_path / "file/run")
 
 
 def test_run_that_was_killed_while_writing_is_replaced(tile_run: Path, tmp_path: Path) -> None:
