@@ -83,15 +83,7 @@ def machine(*libraries: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Section:
-    """One table of a page.
-
-    Parameters
-    ----------
-    title, text : str
-        May be empty.
-    rows : sequence of dict
-        Values by column, the same columns in every row.  Markdown rounds numbers to three digits, JSON does not.
-    """
+    """One table of a page: rows have the same columns.  Markdown rounds numbers to three digits, JSON does not."""
 
     title: str
     text: str
@@ -111,14 +103,7 @@ def publish(
 ) -> None:
     """Print tables and write them to ``<folder>/<name>.md`` and ``<folder>/<name>.json``.
 
-    Parameters
-    ----------
-    name, title, text : str
-    sections : sequence of Section
-        In the JSON, ``tables`` by title; a single section without a title is ``rows``.
-    setup : dict
-        From :func:`machine`.
-    folder : Path
+    The JSON has ``tables`` by title, or ``rows`` of a section without a title; ``setup`` is from :func:`machine`.
     """
     lines = [f"# {title}", "", text, ""]
     for section in sections:

@@ -46,16 +46,7 @@ values for all configurations of a graph and cannot rank by itself."""
 
 
 def per_graph(scores: FloatArray, groups: QueryGroups, held: NDArray[np.bool_]) -> dict[str, FloatArray]:
-    """Every figure of every graph, float64 (graphs,) by name of :data:`NAMES`.
-
-    Parameters
-    ----------
-    scores : float64 (rows,)
-        Lower is predicted faster.  A graph with a NaN has no figures.
-    groups : QueryGroups
-    held : bool (graphs,)
-        Graphs with scores; the others get NaN.
-    """
+    """Every figure of every graph by name of :data:`NAMES`; NaN for graphs outside ``held``, or with a NaN score."""
     table = np.full((len(NAMES), len(groups)), np.nan)
     target = groups.target
     for number in np.flatnonzero(held):
@@ -79,13 +70,6 @@ def difference(
     """Mean of ``values - base`` over the graphs that have both, and a paired bootstrap interval.
 
     Whole families are drawn, with replacement, as errors are correlated within a family; None for a single family.
-
-    Parameters
-    ----------
-    values, base : float64 (graphs,)
-        NaN for a graph without the figure.
-    families : str (graphs,)
-    seed : int
     """
     change = values - base
     known = np.isfinite(change)

@@ -31,16 +31,7 @@ _TAU_RESAMPLES: Final = 400
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """Predictions for one split.
-
-    Parameters
-    ----------
-    split : str
-    groups : QueryGroups
-        With runtimes.
-    scores : float64 (rows,)
-        Lower is predicted faster.
-    """
+    """Predictions for one split: groups with runtimes, and scores, float64 (rows,)."""
 
     split: str
     groups: QueryGroups
@@ -49,25 +40,13 @@ class Scored:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Counts of the pairs of one query group.  A pair tied in the target is neither concordant nor discordant.
+    """Counts of the pairs of one query group."""
 
-    Parameters
-    ----------
-    concordant, discordant : int
-        Pairs that the scores put in the right, the wrong order.
-    tied_score : int
-        Pairs of equal score and different target.
-    tied_target : int
-        Pairs of equal target, with any scores.
-    tied_both : int
-        Pairs equal in both; a part of ``tied_target``.
-    """
-
-    concordant: int
-    discordant: int
-    tied_score: int
-    tied_target: int
-    tied_both: int
+    concordant: int  # pairs of different target that the scores put in the right order
+    discordant: int  # in the wrong order
+    tied_score: int  # of equal score and different target
+    tied_target: int  # of equal target, with any scores
+    tied_both: int  # equal in both, a part of tied_target
 
     @property
     def ordered(self) -> int:
