@@ -26,7 +26,7 @@ from features.layout.extractor import LayoutTrace
 from features.layout.metagraph import INSIDE
 from features.layout.nodes import TENSOR_ROLES
 from features.layout.slate import RECOMPUTED, recomputed
-from features.schema import Schema
+from features.schema import Float32Array, Schema
 from features.tensors import Tensors
 from features.tile import extractor as tile
 from features.tile.cpu import CacheModel
@@ -41,7 +41,6 @@ from gbr.models.params import threads
 from gbr.ranker import Ranker
 
 FloatArray = NDArray[np.float64]
-Float32Array = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
 #: Maximum number of parts listed for a column, and minimum change relative to the largest change of the column.

@@ -403,7 +403,7 @@ def test_learning_curves_end_at_the_tau_of_the_model(
     whole, *members = learning["curves"]
     assert whole["tau"][-1] == tau(summary, "matmul_5", "matmul_6", "matmul_7")
     assert whole["tau"][-1] > whole["tau"][0]
-    assert (whole["name"], members[1]["name"]) == ("ensemble", "lightgbm, lambdarank")
+    assert (whole["name"], members[1]["name"]) == ("ensemble, mixed", "lightgbm, lambdarank")
     kept = [member.model.n_iterations for member in Ranker.load(run).model_.members]
     assert [curve["rounds"][-1] for curve in members] == kept
     assert whole["rounds"] == [*(count for count in (1, 2, 3, 5, 8, 13, 21, 34) if count < max(kept)), max(kept)]

@@ -141,7 +141,7 @@ def summarise_run(
             )
             for each in scored
         ],
-        "learning": _learning(ranker, store, {each.split: each for each in scored}, command),
+        "learning": _learning(ranker, store, scored, command),
         "importance": _importance(ranker, subset.kind),
     }
 
@@ -329,36 +329,34 @@ def learning_curves(ranker: Ranker, rows: Rows) -> list[dict[str, Any]]:
     group has two different runtimes.
     """
     tau, n_jobs = ValidTau(rows, ranker.settings_.seed), threads(ranker.n_jobs)
-    members = getattr(ranker.model_, "members", ())
-    models = [(f"{each.settings.backend}, {each.settings.objective}", each.model) for each in members]
-    last = max((model.n_iterations for _, model in models), default=ranker.best_iteration_)
-    whole = ranker.backend if members else f"{ranker.backend}, {ranker.settings_.objective}"
+    members = [(each.settings, each.model) for each in getattr(ranker.model_, "members", ())]
+    longest = max((model.n_iterations for _, model in members), default=ranker.best_iteration_)
     curves = []
     with cli.busy("learning curve"):
-        for name, model in [(whole, ranker.model_), *models]:
-            rounds = [1]
-            while rounds[-1] < min(last, model.n_iterations):
-                following = max(rounds[-1] + 1, round(rounds[-1] * _CURVE_STEP))
-                rounds.append(min(last, model.n_iterations, following))
+        for settings, model in [(ranker.settings_, ranker.model_), *members]:
+            rounds, last = [1], min(longest, model.n_iterations)
+            while rounds[-1] < last:
+                rounds.append(min(last, max(rounds[-1] + 1, round(rounds[-1] * _CURVE_STEP))))
             taus = [tau.of(model.stopped_at(count), n_jobs) for count in rounds]
-            curves.append({"name": name, "rounds": rounds, "tau": taus})
+            curves.append({"name": f"{settings.backend}, {settings.objective}", "rounds": rounds, "tau": taus})
     return curves
 
 
-def _learning(ranker: Ranker, store: FeatureStore, scored: Mapping[str, Scored], command: str) -> dict[str, Any] | None:
-    """Learning curves on ``valid`` if it was scored, else on another split; None if it cannot be ranked."""
-    split = next(name for name in ("valid", *_SPLITS) if name in scored)
-    names, columns = scored[split].groups.names, [str(name) for name in ranker.feature_names_in_]
+def _learning(ranker: Ranker, store: FeatureStore, scored: Sequence[Scored], command: str) -> dict[str, Any] | None:
+    """Learning curves on ``valid`` if it was scored, else on the first split; None if it cannot be ranked."""
+    used = next((each for each in scored if each.split == "valid"), scored[0])
+    names, columns = used.groups.names, [str(name) for name in ranker.feature_names_in_]
     # About CURVE_ROWS rows, from whole graphs at even distances in the split.
-    count = max(1, int(len(names) * min(1.0, CURVE_ROWS / max(1, len(scored[split].scores)))))
+    count = max(1, int(len(names) * min(1.0, CURVE_ROWS / len(used.scores))))
     chosen = np.linspace(0, len(names) - 1, count).round().astype(int)
-    groups = store.load(split, [names[number] for number in chosen], columns)
+    groups = store.load(used.split, [names[number] for number in chosen], columns)
     X = groups.X[:, [groups.columns.index(name) for name in columns]]
     try:
         curves = learning_curves(ranker, Rows(X, groups.target, groups.indptr))
     except UsageError:
         return None
-    return {"split": split, "graphs": count, "stopped": split == "valid" and command == "train", "curves": curves}
+    stopped = used.split == "valid" and command == "train"
+    return {"split": used.split, "graphs": count, "stopped": stopped, "curves": curves}
 
 
 def _importance(ranker: Ranker, kind: str) -> dict[str, Any] | None:
