@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.hlo import FEAT_ID, NODE_FEAT, OPCODE_ID
+from features.hlo import FEAT_ID, OPCODE_ID
 from gbr.data.hlo import graph_arrays, read_module
 from gbr.data.protobuf import MAX_DEPTH, decode
 from gbr.errors import HloError
@@ -56,16 +56,15 @@ def test_unet_is_encoded_exactly_as_in_tpugraphs(shared_data):
 
 
 def test_tile_kernels_of_tpugraphs(shared_data):
-    tunings = read_tuning((shared_data / "pb/op_tuning_data.pb").read_bytes())
+    pb = (shared_data / "pb/op_tuning_data.pb").read_bytes()
+    tunings = read_tuning(pb)
     assert [len(tuning.runs) for tuning in tunings] == [61, 581, 16, 16, 16, 23, 10, 11, 5, 3, 3, 2, 3, 2, 2]
     assert sum(int(tuning.measured.sum()) for tuning in tunings) == 752
-    reduce, conv, *_ = tunings
-    zeros = [0] * 8
-    assert reduce.config[0].tolist() == [*zeros, 2, 26, 4, 2, 0, 0, 34, 416, *zeros]
-    assert conv.config[0].tolist() == [3, 1, 24, 3, 0, 0, 31, 216, 12, 4, 4, 3, 0, 0, 23, 576, *zeros]
-    assert conv.runtime[:3].tolist() == [151565, 2040285, 3131197]
+    assert tunings[1].config[0].tolist() == [
+        3, 1, 24, 3, 0, 0, 31, 216, 12, 4, 4, 3, 0, 0, 23, 576, *[0] * 8
+    ]  # fmt: skip
     with pytest.raises(HloError, match="no HLO module"):
-        read_module((shared_data / "pb/op_tuning_data.pb").read_bytes())
+        read_module(pb)
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -108,23 +107,6 @@ def test_matmul_by_hand():
     assert arrays["node_feat"][:, FEAT_ID["is_root"]].tolist() == [0, 0, 0, 0, 1]
     assert arrays["node_feat"][:, FEAT_ID["parameter_number"]].tolist() == [0, 1, 0, 0, 0]
     assert arrays["node_feat"][:, FEAT_ID["shape_element_type_is_bf16"]].tolist() == [1] * 5
-
-
-def test_a_call_consumes_the_root_of_what_it_calls():
-    arrays = graph_arrays(data("conv_grad"))
-    (call,) = np.flatnonzero(arrays["node_opcode"] == OPCODE_ID["call"])
-    assert arrays["edge_index"][arrays["edge_index"][:, 0] == call, 1].tolist() == [3, call - 4]
-
-
-def test_unknown_opcodes_and_types_are_zero():
-    arrays = graph_arrays(data("odds"))
-    instructions = [each for part in read_module(data("odds")).computations for each in part.instructions]
-    (erf,) = (node for node, each in enumerate(instructions) if each.opcode == "erf")
-    assert arrays["node_opcode"][erf] == 0
-    (fp8,) = (node for node, each in enumerate(instructions) if each.shape.element_type == 20)
-    types = [column for column, name in enumerate(NODE_FEAT) if name.startswith("shape_element_type_is_")]
-    assert arrays["node_feat"][fp8, types].sum() == 0
-    assert (np.delete(arrays["node_feat"][:, types].sum(axis=1), fp8) == 1).all()
 
 
 def test_ids_need_to_differ_within_a_computation_only():
