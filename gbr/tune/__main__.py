@@ -6,6 +6,7 @@ import sys
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -130,36 +131,20 @@ def _search(
 
 def _print(tuner: Tuner, found: Found, unit: float) -> None:
     space = tuner.space
-    rows = [
-        (rank, _short(space.describe(best.config)), best.runtime / unit, _speedup(found, best.runtime))
-        for rank, best in enumerate(tuner.leaders(_SHOWN), 1)
-    ]
+    rows = []
+    for rank, best in enumerate(tuner.leaders(_SHOWN), 1):
+        text = " ".join(f"{name}={value}".replace(" ", "") for name, value in space.describe(best.config).items())
+        choice = shorten(text, _LONGEST_NAME, placeholder=f" … ({RESULT})") or "default of the compiler"
+        rows.append((rank, choice, best.runtime / unit, _speedup(found, best.runtime)))
     title = f"{space.name}: {found.measured} of {len(space)} measured"
     cli.table(title, ("", "choice", "µs" if unit > 1 else "runtime", "speedup"), rows)
     for reason in list(tuner.failures.values())[:_SHOWN]:
         print(f"failed: {reason}")
-    verdict = found.verdict
-    if found.default is None:
-        print("No comparison with the default: it failed or is unknown.")
-    elif verdict is None:
-        print("No comparison with the default: no other configuration could be measured.")
-    else:
-        ratio = f"{verdict.speedup:.3f} times as fast ({verdict.low:.3f} to {verdict.high:.3f})"
-        if verdict.faster:
-            print(f"Faster than the default: {ratio}, measured again in {verdict.rounds} rounds.")
-        else:
-            print(f"The default is already best, within noise: the best other configuration is {ratio}.")
+    print(found.verdict or "No comparison: there is no default, it failed, or all other configurations did.")
 
 
 def _speedup(found: Found, runtime: float) -> float | None:
     return None if found.default is None else found.default / runtime
-
-
-def _short(choice: dict[str, Any]) -> str:
-    text = " ".join(f"{name}={value}".replace(" ", "") for name, value in choice.items())
-    if len(text) > _LONGEST_NAME:
-        return f"{len(choice)} choices, see {RESULT}"
-    return text or "default of the compiler"
 
 
 if __name__ == "__main__":

@@ -14,14 +14,7 @@ import numpy as np
 
 from gbr.collect._jax import Reference
 from gbr.collect.families import FAMILIES
-from gbr.collect.layouts import (
-    ENOUGH_NS,
-    PARTS,
-    Int8Array,
-    Relayout,
-    layout_of,
-    sample_layouts,
-)
+from gbr.collect.layouts import ENOUGH_NS, PARTS, Int8Array, Relayout, layout_of, sample_layouts
 from gbr.collect.programs import FAMILIES as PROGRAMS
 from gbr.collect.tasks import seed_of
 from gbr.collect.tiles import Kernel, kernel_graph, sample_tiles
@@ -157,13 +150,7 @@ class TunedLayout:
 
     def __str__(self) -> str:
         """One line with the speedup."""
-        verdict = self.found.verdict
-        if verdict is None or not verdict.faster:
-            return f"the default is already best, within noise ({self.found.measured} measured)"
-        return (
-            f"{verdict.speedup:.2f} times as fast as the default ({verdict.low:.2f} to {verdict.high:.2f}, "
-            f"{self.found.measured} measured)"
-        )
+        return f"{self.found.verdict or 'no comparison with the default'} ({self.found.measured} measured)"
 
 
 def tune_layout(
@@ -208,9 +195,8 @@ def tune_layout(
         space, configs = _space(relayout, name, candidates, seed)
         tuner = Tuner(space, model, seed=seed)
         found = search(tuner, _timed(relayout, configs, name), budget=budget, seconds=seconds, journal=journal)
-    if found.config == space.default:
-        return TunedLayout(found, {}, function)
-    return TunedLayout(found, space.describe(found.config), relayout.function(configs[found.config]))
+    choice = space.describe(found.config)
+    return TunedLayout(found, choice, relayout.function(configs[found.config]) if choice else function)
 
 
 def named(program: str) -> tuple[Callable[..., Any], Sequence[Any]]:

@@ -291,6 +291,12 @@ class Verdict:
         """Whether a configuration beats the default by more than noise."""
         return self.low > 1 + _LEAST_GAIN
 
+    def __str__(self) -> str:
+        """One line with the speedup."""
+        if not self.faster:
+            return "the default is already best, within noise"
+        return f"{self.speedup:.2f} times as fast as the default ({self.low:.2f} to {self.high:.2f})"
+
 
 @dataclass(frozen=True)
 class Found:
