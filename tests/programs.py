@@ -21,17 +21,21 @@ class Sketch:
 
     def node(self, opcode: str, shape: Sequence[int], *operands: int, **attributes: float | Sequence[int]) -> int:
         row = np.zeros(N_FEAT, np.float32)
-        row[FEAT_ID["shape_element_type_is_f32"]] = 1
-        layout = attributes.pop("layout", list(range(len(shape)))[::-1])
-        _slots(row, "shape_dimensions", shape)
-        _slots(row, "layout_minor_to_major", layout)
-        row[FEAT_ID["shape_dimensions_sum"]] = sum(shape)
-        row[FEAT_ID["shape_dimensions_product"]] = float(np.prod(shape))
-        for name, value in attributes.items():
+        values = {
+            "shape_element_type_is_f32": 1,
+            "shape_dimensions": shape,
+            "layout_minor_to_major": range(len(shape))[::-1],
+            "shape_dimensions_sum": sum(shape),
+            "shape_dimensions_product": np.prod(shape).item(),
+        }
+        if "layout" in attributes:
+            attributes["layout_minor_to_major"] = attributes.pop("layout")
+        for name, value in (values | attributes).items():
             if isinstance(value, (int, float)):
                 row[FEAT_ID[name]] = value
             else:
-                _slots(row, name, value)
+                first = FEAT_ID[f"{name}_0"]
+                row[first : first + len(value)] = value
         self.opcodes.append(OPCODE_ID[opcode])
         self.feat.append(row)
         number = len(self.opcodes) - 1
@@ -44,11 +48,6 @@ class Sketch:
         return Program(np.array(self.opcodes, np.uint8), np.array(self.feat), edges)
 
 
-def _slots(row: np.ndarray, stem: str, values: Sequence[int]) -> None:
-    for slot, value in enumerate(values):
-        row[FEAT_ID[f"{stem}_{slot}"]] = value
-
-
 class Measured(dict):
     """Arrays in place of a measurement of gbr.collect, in a module that processes import fast."""
 
@@ -56,96 +55,88 @@ class Measured(dict):
         return dict(self)
 
 
+def program(*nodes: tuple) -> Program:
+    """Nodes are an opcode, a shape, operands, and attributes in a dict if any."""
+    sketch = Sketch()
+    for opcode, shape, *operands in nodes:
+        attributes = operands.pop() if operands and isinstance(operands[-1], dict) else {}
+        sketch.node(opcode, shape, *operands, **attributes)
+    return sketch.program()
+
+
 def matmul(m: int, n: int, k: int, *, transposed: bool = False) -> Program:
     """a[m, k] @ b[k, n]; ``transposed``: b is given as [n, k] and transposed first."""
-    sketch = Sketch()
-    a = sketch.node("parameter", (m, k))
-    b = sketch.node("parameter", (n, k) if transposed else (k, n))
+    a, dot = ("parameter", (m, k)), "dot"
     if transposed:
-        b = sketch.node("transpose", (k, n), b, dimensions=(1, 0))
-    sketch.node("dot", (m, n), a, b)
-    return sketch.program()
+        turned = ("transpose", (k, n), 1, {"dimensions": (1, 0)})
+        return program(a, ("parameter", (n, k)), turned, (dot, (m, n), 0, 2))
+    return program(a, ("parameter", (k, n)), (dot, (m, n), 0, 1))
 
 
 def batched_matmul(b: int, m: int, n: int, k: int) -> Program:
-    sketch = Sketch()
-    left = sketch.node("parameter", (b, m, k))
-    right = sketch.node("parameter", (b, k, n))
-    sketch.node("dot", (b, m, n), left, right)
-    return sketch.program()
+    return program(("parameter", (b, m, k)), ("parameter", (b, k, n)), ("dot", (b, m, n), 0, 1))
 
 
-def conv2d(batch: int, size: int, features_in: int, features_out: int, window: int, stride: int = 1) -> Program:
+def window(size: int, stride: int) -> dict:
+    names = {"size": size, "stride": stride, "window_dilation": 1, "base_dilation": 1}
+    return {f"window_{name}": (value, value) for name, value in names.items()}
+
+
+def conv2d(batch: int, size: int, features_in: int, features_out: int, taps: int, stride: int = 1) -> Program:
     """NHWC, HWIO, no padding, with a bias that is broadcast and a relu."""
-    sketch = Sketch()
-    out = (size - window) // stride + 1
-    image = sketch.node("parameter", (batch, size, size, features_in))
-    filters = sketch.node("parameter", (window, window, features_in, features_out))
-    bias = sketch.node("parameter", (features_out,))
-    shape = (batch, out, out, features_out)
-    numbers = {
-        "input_batch_dim": 0, "input_feature_dim": 3, "input_spatial_dims": (1, 2), "kernel_input_feature_dim": 2,
-        "kernel_output_feature_dim": 3, "kernel_spatial_dims": (0, 1), "output_batch_dim": 0, "output_feature_dim": 3,
-    }  # fmt: skip
-    conv = sketch.node(
-        "convolution", shape, image, filters, window_size=(window, window), window_stride=(stride, stride),
-        window_window_dilation=(1, 1), window_base_dilation=(1, 1), feature_group_count=1, batch_group_count=1,
-        **{f"convolution_dim_numbers_{name}": value for name, value in numbers.items()},
-    )  # fmt: skip
-    total = sketch.node("add", shape, conv, sketch.node("broadcast", shape, bias, dimensions=(3,)))
-    zeros = sketch.node("broadcast", shape, sketch.node("constant", ()))
-    sketch.node("maximum", shape, total, zeros)
-    return sketch.program()
+    side = (size - taps) // stride + 1
+    out = (batch, side, side, features_out)
+    numbers = (
+        "input_batch=0 input_feature=3 kernel_input_feature=2 kernel_output_feature=3 output_batch=0 output_feature=3"
+    )
+    dims = {f"{name}_dim": int(number) for name, number in (each.split("=") for each in numbers.split())}
+    dims |= {"input_spatial_dims": (1, 2), "kernel_spatial_dims": (0, 1)}
+    dims = {f"convolution_dim_numbers_{name}": value for name, value in dims.items()}
+    return program(
+        ("parameter", (batch, size, size, features_in)),
+        ("parameter", (taps, taps, features_in, features_out)),
+        ("parameter", (features_out,)),
+        ("convolution", out, 0, 1, window(taps, stride) | dims | {"feature_group_count": 1, "batch_group_count": 1}),
+        ("broadcast", out, 2, {"dimensions": (3,)}),
+        ("add", out, 3, 4),
+        ("constant", ()),
+        ("broadcast", out, 6),
+        ("maximum", out, 5, 7),
+    )
 
 
 def softmax(rows: int, columns: int) -> Program:
     """exp(x) / sum(exp(x), axis=1)."""
-    sketch = Sketch()
-    x = sketch.node("parameter", (rows, columns))
-    power = sketch.node("exponential", (rows, columns), x)
-    zero = sketch.node("constant", ())
-    total = sketch.node("reduce", (rows,), power, zero, dimensions=(1,))
-    wide = sketch.node("broadcast", (rows, columns), total, dimensions=(0,))
-    sketch.node("divide", (rows, columns), power, wide)
-    return sketch.program()
+    return program(
+        ("parameter", (rows, columns)),
+        ("exponential", (rows, columns), 0),
+        ("constant", ()),
+        ("reduce", (rows,), 1, 2, {"dimensions": (1,)}),
+        ("broadcast", (rows, columns), 3, {"dimensions": (0,)}),
+        ("divide", (rows, columns), 1, 4),
+    )
 
 
 def column_sum(rows: int, columns: int) -> Program:
-    sketch = Sketch()
-    x = sketch.node("parameter", (rows, columns))
-    zero = sketch.node("constant", ())
-    sketch.node("reduce", (columns,), x, zero, dimensions=(0,))
-    return sketch.program()
+    x = ("parameter", (rows, columns))
+    return program(x, ("constant", ()), ("reduce", (columns,), 0, 1, {"dimensions": (0,)}))
 
 
 def transpose(shape: Sequence[int], order: Sequence[int]) -> Program:
-    sketch = Sketch()
-    x = sketch.node("parameter", shape)
-    sketch.node("transpose", [shape[dim] for dim in order], x, dimensions=order)
-    return sketch.program()
+    turned = [shape[dim] for dim in order]
+    return program(("parameter", shape), ("transpose", turned, 0, {"dimensions": order}))
 
 
-def max_pool(rows: int, columns: int, window: int, stride: int) -> Program:
-    sketch = Sketch()
-    x = sketch.node("parameter", (rows, columns))
-    low = sketch.node("constant", ())
-    out = ((rows - window) // stride + 1, (columns - window) // stride + 1)
-    ones = (1, 1)
-    sketch.node(
-        "reduce-window", out, x, low, window_size=(window, window), window_stride=(stride, stride),
-        window_window_dilation=ones, window_base_dilation=ones,
-    )  # fmt: skip
-    return sketch.program()
+def max_pool(rows: int, columns: int, taps: int, stride: int) -> Program:
+    out = ((rows - taps) // stride + 1, (columns - taps) // stride + 1)
+    x = ("parameter", (rows, columns))
+    return program(x, ("constant", ()), ("reduce-window", out, 0, 1, window(taps, stride)))
 
 
 def reshaped_sum(a: int, b: int, c: int) -> Program:
     """x[a * b, c] read as [a, b, c] and added to y[a, b, c]."""
-    sketch = Sketch()
-    x = sketch.node("parameter", (a * b, c))
-    split = sketch.node("reshape", (a, b, c), x)
-    y = sketch.node("parameter", (a, b, c))
-    sketch.node("add", (a, b, c), split, y)
-    return sketch.program()
+    shape = (a, b, c)
+    return program(("parameter", (a * b, c)), ("reshape", shape, 0), ("parameter", shape), ("add", shape, 1, 2))
 
 
 KERNELS = {

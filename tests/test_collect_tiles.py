@@ -76,8 +76,8 @@ def pooled(x):
     return sliding_window_view(x, (3, 3), (1, 2))[:, ::2, ::2].max((-2, -1))
 
 
-def standardized(x, axis):
-    return (x - x.mean(axis, keepdims=True)) / np.sqrt(x.var(axis, keepdims=True) + 1e-5)
+def standardized(x):
+    return (x - x.mean((1, 3), keepdims=True)) / np.sqrt(x.var((1, 3), keepdims=True) + 1e-5)
 
 
 def convolved(x, f):
@@ -89,17 +89,13 @@ def convolved(x, f):
 @pytest.mark.parametrize(
     ("name", "naive"),
     [
-        ("matmul_bias_relu", lambda a, b, bias: np.maximum(a @ b + bias, 0)),
         ("attention_scores", lambda u, v: np.einsum("hsd,htd->hst", u, v) / np.sqrt(u.shape[2])),
         ("conv2d", convolved),
-        ("transpose_210", lambda x: x.T),
         ("sum_outer", lambda x: x.sum((0, 2))),
         ("variance_minor", lambda x: x.var(1)),
         ("softmax", softmax),
-        ("layer_norm", lambda x, gain, bias: standardized(x, 1) * gain + bias),
-        ("group_norm", lambda x: standardized(x, (1, 3))),
+        ("group_norm", standardized),
         ("max_pool", pooled),
-        ("gated_mix", lambda x, gate, z: gate[:, None] * x + (1 - gate[:, None]) * z),
     ],
 )
 def test_compiled_kernel_equals_numpy(name, naive):
@@ -172,18 +168,11 @@ def bounds(*values):
     [
         ("matmul_nt", "50x70x60", (5, 7, 6), (6, 7), (5, 7), ()),
         ("matmul_transposed", "50x70x60", (5, 7, 6), (6, 7), (7, 5), ()),
-        ("matvec_batched", "7x50x60", (2, 5, 6), (2, 6), (2, 5), ()),
         ("attention_values", "8x50x70x60", (5, 2, 7, 6), (2, 6, 7), (5, 2, 7), ()),
         ("conv2d", "2x20x24x32x64x3", (1, 5, 6, 16, 8), (3, 3, 8, 16), (1, 5, 6, 16), ()),
         ("conv2d_nchw", "2x20x24x32x64x3", (1, 16, 5, 6, 8), (16, 8, 3, 3), (1, 16, 5, 6), ()),
-        ("conv3d", "8x9x10x4x6x3", (2, 3, 4, 5, 2), (3, 3, 3, 2, 5), (1, 2, 3, 4, 5), ()),
-        ("conv2d_row", "2x20x24x32x64x3", (1, 5, 6, 16, 8), (1, 3, 8, 16), (1, 5, 6, 16), ()),
-        ("depthwise", "2x20x24x32x3", (1, 5, 6, 16), (3, 3, 1, 16), (1, 5, 6, 16), ()),
-        ("transpose_210", "30x40x50", (3, 4, 5), (), (3, 4, 5), ()),
         ("square_sum_transposed", "30x40x50", (3, 4, 5), (), (5, 3), (3, 4, 5)),
-        ("max_plus_transposed", "30x40", (3, 4), (), (4,), (3, 4)),
         ("symmetrise", "30", (3, 4), (), (3, 4), ()),
-        ("softmax", "30x40", (3, 4), (), (3, 4), (3, 4)),
         ("logsumexp", "30x40", (3, 4), (), (3,), (3, 4)),
         ("max_pool", "2x20x24x32", (1, 5, 6, 16), (), (1, 5, 6, 16), (1, 11, 13, 16)),
         ("stencil5", "30x40", (3, 4), (), (3, 4), ()),
@@ -212,7 +201,6 @@ def test_measured_arrays_of_a_kernel():
     assert runtime.shape == arrays["config_runtime_repeat"].shape == (6,)
     assert (arrays["config_runtime_normalizers"] == runtime[0]).all()
     assert arrays["config_feat"][0, 8:16].tolist() == bounds(40, 60)
-    assert arrays["node_feat"].shape[1] == 140
 
 
 def test_committed_graphs_are_those_of_their_kernels():
