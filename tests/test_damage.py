@@ -36,7 +36,7 @@ def test_a_tensor_too_large_to_count_is_refused() -> None:
 
 
 #: Fewer examples for formats that other modules damage already, or whose readers take long; more for values.
-EXAMPLES = {"npz": 0, "arrays": 150, "store": 10, "model": 40, "manifest": 20}
+EXAMPLES = {"npz": 0, "arrays": 150, "hlo": 300, "store": 10, "model": 40, "manifest": 20}
 
 
 @pytest.fixture(scope="module")

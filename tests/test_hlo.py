@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import random
 import time
 from contextlib import suppress
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from features.hlo import FEAT_ID, OPCODE_ID
 from gbr.data.hlo import graph_arrays, read_module
 from gbr.data.protobuf import MAX_DEPTH, decode
 from gbr.errors import HloError
-from tests.damage import damaged_bytes
 from tests.reference_hlo import (
     DATA,
     SMALL,
@@ -235,21 +231,6 @@ def test_truncated_modules_are_refused(pb):
             readable += 1
     # Behind the entry's id a module has fields that no graph needs (aliasing, sharding, source positions).
     assert readable <= 6
-
-
-@settings(max_examples=400, deadline=None)
-@given(st.sampled_from([data("matmul"), data("softmax"), SMALL, b"x" * 300]), st.randoms(use_true_random=False))
-def test_damaged_bytes_are_refused_or_give_a_valid_graph(pb: bytes, choice: random.Random):
-    try:
-        arrays = graph_arrays(damaged_bytes(pb, choice))
-    except HloError:
-        return
-    n_nodes = len(arrays["node_opcode"])
-    assert arrays["node_feat"].shape == (n_nodes, 140)
-    assert (arrays["edge_index"][:, 1] < arrays["edge_index"][:, 0]).all()
-    assert ((arrays["edge_index"] >= 0) & (arrays["edge_index"] < n_nodes)).all()
-    assert arrays["node_splits"][0, -1] == n_nodes
-    assert (arrays["node_config_ids"] < n_nodes).all()
 
 
 def test_time_grows_with_the_module_not_with_its_square():
