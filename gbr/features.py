@@ -103,7 +103,7 @@ def build(
     StoreError
         When the store cannot be written.
     UsageError
-        For an unknown collection, split or hardware, or less than one job.
+        For an unknown collection, split or hardware.
     """
     from gbr.data.build import build as update
     from gbr.data.hardware import choose

@@ -39,11 +39,6 @@ def truncated(path: Path) -> None:
 FILES: dict[str, tuple[Callable[[Path], None], str]] = {
     "truncated": (truncated, r"\.npz"),
     "missing array": (lambda path: save(path, edge_index=None), "edge_index"),
-    "wrong shape": (
-        lambda path: save(path, config_feat=np.ones((20, 25), np.float32)),
-        r"config_feat: expected shape .*24.*got \(20, 25\)",
-    ),
-    "edge out of range": (lambda path: save(path, **changed("edge_index", (0, 1), 99)), "edge_index.*99"),
     "NaN": (lambda path: save(path, **changed("config_feat", (4, 8), np.nan)), "config_feat.*nan"),
 }
 
@@ -143,12 +138,3 @@ def test_damaged_store_is_rebuilt_or_reported(tile_run: Path, tmp_path: Path, ca
 
     (store / "manifest.json").write_text("{")
     assert "manifest.json" in error_of(features.main, "info", *paths, capsys=capsys)
-
-
-def test_file_at_the_path_of_the_store(tile_run: Path, tmp_path: Path, capsys: Capture) -> None:
-    (tmp_path / "store").write_text("text")
-    paths = ["--subset", "tile:cpu", "--data", tile_run, "--store", tmp_path / "store", "--jobs", 1]
-    for main, options in ((features.main, ["build"]), (train.main, ["--out", tmp_path / "run"])):
-        assert str(tmp_path / "store") in error_of(main, *options, *paths, capsys=capsys)
-    assert (tmp_path / "store").read_text() == "text"
-    assert not (tmp_path / "run").exists()

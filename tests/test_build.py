@@ -115,18 +115,6 @@ def test_duplicate_configurations_are_found(kind: str) -> None:
         assert X[0].tobytes() == X[1].tobytes()
 
 
-def test_layout_features_do_not_depend_on_block_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
-    graph = graph_from_arrays("x", layout_arrays(50))
-    _, expected, duplicates = extract(graph)
-    monkeypatch.setattr(builds, "_ROWS_PER_GROUP", 7)
-    monkeypatch.setattr(builds, "_CODES_AT_ONCE", 5)
-    monkeypatch.setattr(builds, "_SPOOL_BYTES", 100)
-    monkeypatch.setattr(graphs, "BLOCK_BYTES", 3 * 72)
-    _, parts, again = extract(graph)
-    np.testing.assert_array_equal(parts, expected)
-    np.testing.assert_array_equal(again, duplicates)
-
-
 def test_shared_columns_are_the_last_and_constant_within_a_graph() -> None:
     for make in (tile_arrays, layout_arrays):
         schema, X, _ = extract(graph_from_arrays("x", make(30)))
@@ -173,7 +161,7 @@ def test_only_missing_and_stale_graphs_are_built(tmp_path: Path) -> None:
 
     assert counts(splits=("valid",), progress=progress) == (2, 0, 0)
     assert steps == [2, 1, 1]
-    assert counts(splits=("train", "valid")) == (3, 2, 0)
+    assert counts() == (3, 2, 0)
     assert counts(progress=progress) == (0, 5, 0)
     assert steps == [2, 1, 1]  # nothing to do, nothing to show
     folder = TILE.folder(tmp_path) / "train"
@@ -182,15 +170,10 @@ def test_only_missing_and_stale_graphs_are_built(tmp_path: Path) -> None:
     assert int(stored(tmp_path).load("train", ["train_1"]).sizes[0]) == 9
     stored(tmp_path).path("valid", "valid_0").unlink()
     assert counts() == (1, 4, 0)
-    with stored(tmp_path).path("valid", "valid_1").open("ab") as stream:
-        stream.write(b"?")
-    assert counts() == (1, 4, 0)
     (folder / "train_0.npz").unlink()
     assert counts() == (0, 4, 1)
     assert stored(tmp_path).stems("train") == ["train_1", "train_2"]
     assert not stored(tmp_path).path("train", "train_0").exists()
-    write_graph(folder / "train_3.npz", tile_arrays(4))
-    assert counts(splits=("train",)) == (1, 2, 0)
 
 
 def test_another_schema_rebuilds_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,15 +187,6 @@ def test_another_schema_rebuilds_everything(tmp_path: Path, monkeypatch: pytest.
     stored(tmp_path).check(schema_of("tile").hash)
     assert stored(tmp_path).stems("valid") == []
     assert built(tmp_path).built == 1
-
-
-@pytest.mark.parametrize("content", ["", '{"format": 0}'])
-def test_a_damaged_manifest_is_rebuilt(tmp_path: Path, content: str) -> None:
-    collection(tmp_path, train=1)
-    built(tmp_path)
-    (stored(tmp_path).folder / "manifest.json").write_text(content)
-    assert built(tmp_path).built == 1
-    assert stored(tmp_path).load("train").names == ("train_0",)
 
 
 def test_an_invalid_graph_fails_the_build_and_keeps_finished_graphs(tmp_path: Path) -> None:
@@ -233,41 +207,9 @@ def test_an_invalid_graph_fails_the_build_and_keeps_finished_graphs(tmp_path: Pa
     assert len(stored(tmp_path).load("train")) == 4
 
 
-def test_an_interrupt_keeps_finished_graphs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    collection(tmp_path, train=3)
-    work = builds._work
-
-    def interrupted(task: Any) -> Any:
-        if task.path.stem == "train_1":
-            raise KeyboardInterrupt("at train_1")
-        return work(task)
-
-    monkeypatch.setattr(builds, "_work", interrupted)
-    with pytest.raises(KeyboardInterrupt, match=r"^at train_1$"):
-        built(tmp_path)
-    assert stored(tmp_path).stems("train") == ["train_0"]
-    monkeypatch.undo()
-    assert built(tmp_path).built == 2
-
-
-def test_several_processes_build_the_same_store(tmp_path: Path) -> None:
-    collection(tmp_path, train=5)
-    report = built(tmp_path, jobs=2)
-    assert (report.built, report.jobs) == (5, 2)
-    several = stored(tmp_path).load("train")
-    build(TILE, tmp_path, tmp_path / "single", jobs=1)
-    single = FeatureStore(tmp_path / "single", TILE.name).load("train")
-    np.testing.assert_array_equal(several.X, single.X)
-    bad = tile_arrays() | {"config_runtime": np.arange(7)}
-    np.savez_compressed(TILE.folder(tmp_path) / "train" / "train_3.npz", **bad)
-    np.savez_compressed(TILE.folder(tmp_path) / "train" / "train_4.npz", **bad)
-    with pytest.raises(DataError, match=r"train_[34]\.npz: config_runtime: expected all positive, or all 0"):
-        built(tmp_path, jobs=2)
-
-
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="signals of POSIX")
-def test_a_killed_build_resumes(tmp_path: Path) -> None:
-    collection(tmp_path, train=60)
+def test_a_killed_build_of_several_processes_resumes(tmp_path: Path) -> None:
+    collection(tmp_path, train=40)
     command = ["-m", "gbr.features", "build", "--subset", "tile:xla", "--jobs", "2"]
     where = ["--data", str(tmp_path), "--store", str(tmp_path / "store")]
     killed = subprocess.Popen([sys.executable, *command, *where], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
@@ -277,13 +219,13 @@ def test_a_killed_build_resumes(tmp_path: Path) -> None:
         time.sleep(0.005)
     killed.send_signal(signal.SIGKILL)
     assert killed.wait() == -signal.SIGKILL
-    before = len(list(folder.glob("*.parquet")))
-    assert before
-    built(tmp_path)
+    assert list(folder.glob("*.parquet"))
+    assert built(tmp_path).kept < 40  # at most those that the manifest records
     build(TILE, tmp_path, tmp_path / "single", jobs=1)
-    found, single = stored(tmp_path).load("train"), FeatureStore(tmp_path / "single", TILE.name).load("train")
-    assert found.names == single.names
+    found, single = (FeatureStore(tmp_path / name, TILE.name).load("train") for name in ("store", "single"))
+    assert len(found) == 40
     np.testing.assert_array_equal(found.X, single.X)
+    assert not leftovers(tmp_path)
 
 
 def test_a_graph_in_the_wrong_folder_is_refused(tmp_path: Path) -> None:
@@ -316,8 +258,6 @@ def test_a_feature_that_is_not_finite_is_refused(monkeypatch: pytest.MonkeyPatch
 
 def test_invalid_arguments(tmp_path: Path) -> None:
     collection(tmp_path, train=1)
-    with pytest.raises(UsageError, match="jobs: expected at least 1, got 0"):
-        built(tmp_path, jobs=0)
     with pytest.raises(UsageError, match="split 'dev': expected one of train, valid, test"):
         built(tmp_path, splits=("dev",))
     with pytest.raises(DataError, match=r"tile/xla/valid: no such folder; tile:xla needs its valid graphs there"):
@@ -334,6 +274,8 @@ def test_a_streamed_layout_file_equals_one_pass_over_everything(
     arrays["node_config_feat"] = arrays["node_config_feat"][np.random.default_rng(0).integers(0, 30, 50)]
     write_graph(LAYOUT.folder(tmp_path) / "train" / "a.npz", arrays)
     monkeypatch.setattr(builds, "_ROWS_PER_GROUP", 8)
+    monkeypatch.setattr(builds, "_CODES_AT_ONCE", 5)
+    monkeypatch.setattr(graphs, "BLOCK_BYTES", 3 * 72)
     monkeypatch.setattr(builds, "_SPOOL_BYTES", 1000)
     monkeypatch.setattr(stores, "_ROWS_AT_ONCE", 20)
     build(LAYOUT, tmp_path, tmp_path / "store", jobs=1)
@@ -345,16 +287,13 @@ def test_a_streamed_layout_file_equals_one_pass_over_everything(
     assert groups.duplicate_of.tolist() == first_equal(arrays["node_config_feat"])
     assert groups.runtime is not None
     np.testing.assert_array_equal(groups.runtime, arrays["config_runtime"])
-    some = stored(tmp_path, LAYOUT).load("train", columns=["copies", "nodes"])
-    np.testing.assert_array_equal(some.X, groups.select(["copies", "nodes"]).X)
     path = stored(tmp_path, LAYOUT).path("train", "a")
     pl.read_parquet(path).head(49).write_parquet(path)
     with pytest.raises(StoreError, match="expected 50 rows as in the manifest, got 49"):
         stored(tmp_path, LAYOUT).load("train")
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.int64])
-@pytest.mark.parametrize("value", [7, -3])
+@pytest.mark.parametrize(("dtype", "value"), [(np.float32, 7), (np.int64, -3)])
 def test_an_invalid_layout_value_stops_the_build(tmp_path: Path, dtype: Any, value: int) -> None:
     arrays = layout_arrays(40)
     arrays["node_config_feat"] = arrays["node_config_feat"].astype(dtype)

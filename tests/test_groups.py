@@ -28,12 +28,12 @@ def make(sizes: list[int], seed: int = 0, **changes: Any) -> QueryGroups:
 
 
 def test_sizes_and_qid_follow_indptr() -> None:
-    groups = make([3, 0, 2])
-    assert groups.sizes.tolist() == [3, 0, 2]
-    assert groups.qid.tolist() == [0, 0, 0, 2, 2]
+    groups = make([3, 1, 2])
+    assert groups.sizes.tolist() == [3, 1, 2]
+    assert groups.qid.tolist() == [0, 0, 0, 1, 2, 2]
     assert groups.qid.dtype == np.int64
     assert len(groups) == 3
-    assert groups.rows(2) == slice(3, 5)
+    assert groups.rows(2) == slice(4, 6)
 
 
 def test_the_target_is_runtime_divided_by_normalizer() -> None:
@@ -63,7 +63,7 @@ def test_groups_without_runtimes_have_no_target() -> None:
 
 @pytest.mark.parametrize("picked", [[2, 0], [1], [0, 1, 2, 3], [1, 2], [3, 3], [], [3, 1, 2]])
 def test_take_copies_the_rows_of_each_group(picked: list[int]) -> None:
-    groups = make([3, 0, 2, 4], repeat=np.arange(9))
+    groups = make([3, 1, 2, 4], repeat=np.arange(10))
     taken = groups.take(picked)
     assert taken.names == tuple(groups.names[number] for number in picked)
     assert taken.sizes.tolist() == [int(groups.sizes[number]) for number in picked]

@@ -217,12 +217,6 @@ def test_a_damaged_manifest_is_a_one_line_error(store: FeatureStore, before: str
         FeatureStore(store.root, store.subset).check("abc")
 
 
-def test_too_many_rows_for_the_memory_are_an_error(store: FeatureStore) -> None:
-    record(store, {"train": {"a": store.entries("train")["a"] | {"rows": 2**48}}}, {"train": 3})
-    with pytest.raises(StoreError, match="not enough memory for 281474976710"):
-        FeatureStore(store.root, store.subset).load("train")
-
-
 def test_a_failed_write_leaves_the_old_file(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
     before = store.path("train", "a").read_bytes()
 

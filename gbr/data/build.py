@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
@@ -34,7 +34,7 @@ from gbr.data.pool import Advance, Progress, cores, in_order, in_processes
 from gbr.data.repack import encoded_blocks
 from gbr.data.store import MEASURED, Entry, FeatureStore
 from gbr.data.store import schema_of as schema_of
-from gbr.errors import DataError, GbrError, UsageError
+from gbr.errors import DataError, GbrError
 
 if TYPE_CHECKING:
     from features.hardware import Hardware
@@ -64,40 +64,26 @@ _Found = tuple[Iterable[FloatArray], FloatArray, IntArray]
 
 @dataclass(frozen=True)
 class BuildReport:
-    """Result of a build.
-
-    Parameters
-    ----------
-    subset, folder : str
-        Collection, and folder of its store.
-    built, kept, removed : int
-        Number of graphs that were built, were up to date, and were removed because their file is missing.
-    rows, distinct : int
-        Number of configurations in the requested splits, and of those distinct within their graph.
-    columns : int
-    schema : str
-        Hash of the feature columns.
-    hardware : str
-        Name of the hardware profile of the features.
-    jobs : int
-        Number of processes.
-    seconds : float
-    degenerate : dict
-        Reasons why graphs cannot be ranked, by ``<split>/<stem>``.
-    """
+    """Result of a build."""
 
     subset: str
+    #: Folder of the store of the collection.
     folder: str
+    #: Numbers of graphs that were built, were up to date, and were removed because their file is missing.
     built: int
     kept: int
     removed: int
+    #: Configurations in the requested splits, and those distinct within their graph.
     rows: int
     distinct: int
     columns: int
+    #: Hash of the feature columns, and name of the hardware profile that they are computed for.
     schema: str
     hardware: str
+    #: Number of processes.
     jobs: int
     seconds: float
+    #: Reasons why graphs cannot be ranked, by ``<split>/<stem>``.
     degenerate: dict[str, str]
 
     def as_dict(self) -> dict[str, Any]:
@@ -200,8 +186,6 @@ def build(
     graphs to build, and returns a context manager that yields ``advance(steps)``.
     """
     start = time.monotonic()
-    if jobs is not None and jobs < 1:
-        raise UsageError(f"jobs: expected at least 1, got {jobs}")
     data_root, store_root = Path(data_root), Path(store_root)
     if workers is not None:  # they have other working directories
         data_root, store_root, jobs = data_root.absolute(), store_root.absolute(), len(workers)
@@ -216,18 +200,21 @@ def build(
     splits = splits_present(subset, data_root) or SPLITS if splits is None else splits
     # Fingerprints first, so that a corrupt archive is found before anything is built.
     files = {split: {path: _source(path) for path in graph_files(subset, data_root, split)} for split in splits}
-    stems = {split: {path.stem for path in paths} for split, paths in files.items()}
-    store = FeatureStore(store_root, subset.name)
     expected = {split: len(paths) for split, paths in files.items()}
+    store = FeatureStore(store_root, subset.name)
 
     def changes() -> tuple[list[_Task], dict[str, dict[str, Entry | None]]]:
         """Graphs to build, and entries of graphs without a file."""
-        return [
-            _Task(path, split, store.root, subset.name, hardware)
-            for split, sources in files.items()
-            for path, source in sources.items()
-            if not _is_fresh(store, split, path.stem, source)
-        ], {split: dict.fromkeys(set(store.entries(split)) - present) for split, present in stems.items()}
+        tasks, gone = [], {}
+        for split, sources in files.items():
+            entries = store.entries(split)
+            gone[split] = dict.fromkeys(set(entries) - {path.stem for path in sources})
+            for path, source in sources.items():
+                entry, built = entries.get(path.stem), store.path(split, path.stem)
+                fresh = entry and entry["source"] == source and built.is_file()
+                if not fresh or built.stat().st_size != entry["bytes"]:
+                    tasks.append(_Task(path, split, store.root, subset.name, hardware))
+        return tasks, gone
 
     tasks, gone = changes() if (same := store.is_for(described, expected)) else ([], {})
     # A complete store is not written, as it may be read-only.
@@ -238,12 +225,11 @@ def build(
             if any(gone.values()):
                 store.record(gone)
         remove_partial_files(store.folder)
-        for split, present in stems.items():
+        for split, sources in files.items():
             remove_partial_files(store.folder / split)
-            for path in (store.folder / split).glob("*.parquet"):
+            for path in set((store.folder / split).glob("*.parquet")) - {store.path(split, p.stem) for p in sources}:
                 with suppress(OSError):
-                    if path.stem not in present:
-                        path.unlink()
+                    path.unlink()
         n_jobs = min(jobs or min(cores(), len(tasks) // _GRAPHS_PER_PROCESS[subset.kind]) or 1, max(1, len(tasks)))
         if tasks:
             with progress(len(tasks)) if progress else nullcontext(lambda steps: None) as advance:
@@ -268,18 +254,6 @@ def build(
 
 def _source(path: Path) -> dict[str, Any]:
     return {"file": path.name, "members": NpzFile(path).fingerprint}
-
-
-def _is_fresh(store: FeatureStore, split: str, stem: str, source: Mapping[str, Any]) -> bool:
-    entry = store.entries(split).get(stem)
-    try:
-        return (
-            entry is not None
-            and entry["source"] == source
-            and store.path(split, stem).stat().st_size == int(entry["bytes"])
-        )
-    except OSError:
-        return False
 
 
 def _run(store: FeatureStore, tasks: Sequence[_Task], jobs: int, advance: Advance, workers: Workers | None) -> None:

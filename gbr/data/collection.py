@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -14,12 +13,8 @@ from gbr.errors import DataError, UsageError
 KINDS: Final = ("tile", "layout")
 SPLITS: Final = ("train", "valid", "test")
 
-#: The collections of TpuGraphs by kind.
-OFFICIAL: Final = {
-    "tile": ("tile:xla",),
-    "layout": ("layout:xla:default", "layout:xla:random", "layout:nlp:default", "layout:nlp:random"),
-}
-#: Number of test graphs of each, 894 in total: the rows of a submission to the Kaggle competition.
+#: The collections of TpuGraphs, and the number of test graphs of each, 894 in total: the rows of a submission to the
+#: Kaggle competition.
 OFFICIAL_TEST: Final = {
     "tile:xla": 844,
     "layout:xla:default": 8,
@@ -27,6 +22,8 @@ OFFICIAL_TEST: Final = {
     "layout:nlp:default": 17,
     "layout:nlp:random": 17,
 }
+#: Their names by kind.
+OFFICIAL: Final = {kind: tuple(name for name in OFFICIAL_TEST if name.startswith(kind)) for kind in KINDS}
 #: Collection that a kind is resolved to if no official collection is present.
 _MEASURED: Final = {"tile": "tile:cpu", "layout": "layout:cpu:random"}
 
@@ -74,7 +71,10 @@ class Subset:
 
 def available(data_root: Path) -> list[Subset]:
     """Collections with at least one ``.npz`` in a split, by name."""
-    return sorted(_found(Path(data_root)), key=lambda subset: subset.name)
+    top = Path(data_root) / "npz"
+    folders = [*top.glob("tile/*"), *top.glob("layout/*/*")]
+    subsets = (Subset(":".join(folder.relative_to(top).parts)) for folder in folders)
+    return sorted((each for each in subsets if splits_present(each, data_root)), key=lambda subset: subset.name)
 
 
 def resolve(name: str, data_root: Path) -> Subset:
@@ -91,8 +91,7 @@ def resolve(name: str, data_root: Path) -> Subset:
     if name in present:
         return present[name]
     matches = [official for official in OFFICIAL.get(name, ()) if official in present]
-    if not matches and _MEASURED.get(name) in present:
-        matches = [_MEASURED[name]]
+    matches = matches or [measured for measured in present if _MEASURED.get(name) == measured]
     if len(matches) == 1:
         return Subset(matches[0], f"{name} means {matches[0]} here")
     if matches:
@@ -152,12 +151,3 @@ def family(kind: str, stem: str) -> str:
 def _npz(folder: Path) -> list[Path]:
     # Names that begin with a dot are temporary files of an atomic write.
     return sorted(path for path in folder.glob("*.npz") if not path.name.startswith("."))
-
-
-def _found(data_root: Path) -> Iterator[Subset]:
-    for kind in KINDS:
-        depth = 1 if kind == "tile" else 2
-        for folder in (data_root / "npz" / kind).glob("/".join(["*"] * depth)):
-            subset = Subset(":".join(folder.relative_to(data_root / "npz").parts))
-            if splits_present(subset, data_root):
-                yield subset

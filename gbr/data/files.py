@@ -36,12 +36,8 @@ _SPARE_BYTES: Final = 1 << 26
 def atomic_write(path: Path, error: type[GbrError] = GbrError) -> Iterator[Path]:
     """Yield a temporary path in the folder of ``path``; on success it replaces ``path``, on failure it is removed.
 
-    Raises
-    ------
-    error
-        If the folder or the file cannot be written.
+    ``error`` is raised if the folder or the file cannot be written.
     """
-    path = Path(path)
     part = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,27 +79,11 @@ def json_text(value: Any) -> str:
 
 
 def parse_json(data: bytes | str) -> Any:
-    """Parse JSON strictly: no duplicate keys, no NaN or infinity, integers of at most 64 bits.
-
-    Raises
-    ------
-    ValueError
-        For anything else; its message is one line.
-    """
+    """Parse JSON without NaN and infinity, and with integers of at most 64 bits; a ValueError for anything else."""
     try:
-        return json.loads(
-            data, object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite, parse_int=_int64
-        )
+        return json.loads(data, parse_constant=_refuse, parse_float=_finite, parse_int=_int64)
     except RecursionError as fault:
         raise ValueError("nested too deeply") from fault
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"duplicate key {next(name for name in names if names.count(name) > 1)[:80]!r}")
-    return found
 
 
 def _refuse(text: str) -> NoReturn:
@@ -129,15 +109,11 @@ def exclusive_lock(
     folder : Path
         Created if missing; if it was created, it is removed at the end unless it has content.
     error : type
+        Raised if another process holds the lock, or the folder cannot be written.
     owner : str
         Kind of process that holds the lock, for messages.
     wait : bool
         Wait for the other process instead of raising.
-
-    Raises
-    ------
-    error
-        If another process holds the lock, or the folder cannot be written.
     """
     from filelock import FileLock, Timeout  # not for --help
 
@@ -197,8 +173,7 @@ def remove_partial_files(folder: Path, pattern: str = "*") -> None:
     for part in folder.glob(f".{pattern}.*.part"):
         with suppress(OSError):
             writer = _WRITER.search(part.name)
-            is_local = writer is not None and writer[1] == _host() and os.name == "posix"
-            if writer is not None and is_local:
+            if writer and writer[1] == _host() and os.name == "posix":
                 abandoned = not _is_running(int(writer[2]))
             else:
                 abandoned = part.stat().st_mtime < time.time() - _ABANDONED_SECONDS
@@ -212,9 +187,7 @@ def _is_running(process: int) -> bool:
     except ProcessLookupError:
         return False
     except OSError:  # a process of another user
-        return True
-    with suppress(OSError, IndexError):  # a zombie exists until its parent waits for it
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        pass
     return True
 
 
@@ -224,28 +197,20 @@ def _host() -> str:
 
 
 def require_space(folder: Path, needed: int, what: str, error: type[GbrError] = GbrError) -> None:
-    """Check that a disk has enough free space.
+    """Raise ``error`` if a disk lacks the space for ``needed`` bytes plus a reserve of 64 MiB.
 
     Parameters
     ----------
     folder : Path
         May be missing.
     needed : int
-        Bytes to write.
     what : str
         Description of the data, for the message.
     error : type
-
-    Raises
-    ------
-    error
-        If there is less space than ``needed`` plus a reserve of 64 MiB.
     """
-    if needed <= 0:
-        return
     existing = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
     free = shutil.disk_usage(existing).free
-    if free < needed + _SPARE_BYTES:
+    if needed > 0 and free < needed + _SPARE_BYTES:
         raise error(
             f"{folder}: {what} needs {size_text(needed + _SPARE_BYTES)}, the disk has {size_text(free)} left; "
             "free some space or choose a folder on another disk"

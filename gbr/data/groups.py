@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -59,22 +59,14 @@ class QueryGroups:
     @cached_property
     def is_labelled(self) -> NDArray[np.bool_]:
         """Whether each group has measured runtimes, bool (groups,)."""
-        if self.runtime is None:
-            return np.zeros(len(self), bool)
-        # A group has runtimes for all rows or for none, as read_graph ensures.
-        known = np.zeros(len(self), bool)
-        full = self.sizes > 0
-        known[full] = self.runtime[self.indptr[:-1][full]] > 0
-        return known
+        # A group has rows, and runtimes for all of them or for none, as read_graph ensures.
+        return np.zeros(len(self), bool) if self.runtime is None else self.runtime[self.indptr[:-1]] > 0
 
     @cached_property
     def target(self) -> NDArray[np.float64]:
         """Ranking target, lower is faster: runtime / normalizer where there is one, else runtime; float64 (rows,).
 
-        Raises
-        ------
-        DataError
-            If a group has no runtimes.
+        A :class:`DataError` if a group has no runtimes.
         """
         unknown = [self.names[group] for group in np.flatnonzero(~self.is_labelled)]
         if self.runtime is None or unknown:
@@ -101,7 +93,15 @@ class QueryGroups:
         UsageError
             For an index out of range, or a mask of another length.
         """
-        picked = self._indices(np.asarray(groups))
+        picked = np.asarray(groups)
+        if picked.dtype == bool:
+            if picked.shape != (len(self),):
+                raise UsageError(f"groups: expected a mask of shape ({len(self)},), got {picked.shape}")
+            picked = np.flatnonzero(picked)
+        picked = picked.astype(np.int64).reshape(-1)
+        wrong = picked[(picked < 0) | (picked >= len(self))]
+        if len(wrong):
+            raise UsageError(f"groups: expected indices from 0 to {len(self) - 1}, got {wrong[0]}")
         sizes = self.sizes[picked]
         indptr = np.concatenate(([0], np.cumsum(sizes, dtype=np.int64)))
         rows: slice | IntArray
@@ -142,17 +142,6 @@ class QueryGroups:
             return self
         return replace(self, columns=tuple(self.columns[index] for index in kept), X=self.X[:, kept])
 
-    def _indices(self, groups: NDArray[np.generic]) -> IntArray:
-        if groups.dtype == bool:
-            if groups.shape != (len(self),):
-                raise UsageError(f"groups: expected a mask of shape ({len(self)},), got {groups.shape}")
-            return np.flatnonzero(groups).astype(np.int64)
-        indices = groups.astype(np.int64).reshape(-1)
-        wrong = indices[(indices < 0) | (indices >= len(self))]
-        if len(wrong):
-            raise UsageError(f"groups: expected indices from 0 to {len(self) - 1}, got {wrong[0]}")
-        return indices
-
 
 def unrankable(target: NDArray[np.float64], duplicate_of: IntArray) -> str | None:
     """Return the reason why a group cannot be ranked, or None if it can.
@@ -179,7 +168,7 @@ def block_names(columns: Sequence[str]) -> tuple[str, ...]:
 
 def column_indices(columns: Sequence[str], name: str) -> IntArray:
     """Indices of the column ``name``, or of all columns of the block ``name``; empty if it is neither."""
-    return _index(tuple(columns)).get(name, np.empty(0, np.int64))
+    return np.flatnonzero([full == name or full.startswith(f"{name}.") for full in columns])
 
 
 def select_columns(columns: Sequence[str], names: str | Iterable[str]) -> IntArray:
@@ -190,22 +179,13 @@ def select_columns(columns: Sequence[str], names: str | Iterable[str]) -> IntArr
     UsageError
         For an unknown name.
     """
+    # There may be more than a thousand columns and names.
+    index = {name: [number] for number, name in enumerate(columns)}
     keep = np.zeros(len(columns), bool)
     for name in [names] if isinstance(names, str) else names:
-        found = column_indices(columns, name)
+        found = index.get(name) or column_indices(columns, name)
         if not len(found):
             blocks = ", ".join(block_names(columns))
             raise UsageError(f"columns: {name!r} is neither a column nor a block; blocks are {blocks}")
         keep[found] = True
     return np.flatnonzero(keep)
-
-
-@lru_cache(maxsize=8)
-def _index(columns: tuple[str, ...]) -> dict[str, IntArray]:
-    # A dictionary, as there may be more than a thousand columns and names.
-    indices: dict[str, list[int]] = {}
-    for index, full in enumerate(columns):
-        parts = full.split(".")
-        for end in range(1, len(parts) + 1):
-            indices.setdefault(".".join(parts[:end]), []).append(index)
-    return {name: np.array(found, np.int64) for name, found in indices.items()}

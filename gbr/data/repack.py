@@ -38,17 +38,7 @@ _WIDTHS: Final = ("uint8", "uint16", "uint32")
 
 
 def repack(path: Path | str) -> Path:
-    """Write the repacked copy of a layout graph, ``<stem>.gbr`` beside its file, atomically.
-
-    Parameters
-    ----------
-    path : path
-        An ``.npz`` of a layout collection.
-
-    Returns
-    -------
-    Path
-        The copy.
+    """Write the repacked copy of a layout graph, ``<stem>.gbr`` beside its file, atomically; returns its path.
 
     Raises
     ------
@@ -73,28 +63,7 @@ def repack(path: Path | str) -> Path:
 def repack_all(
     subset: Subset, data_root: Path, splits: Sequence[str], jobs: int = 1, progress: Progress | None = None
 ) -> int:
-    """Repack the graphs of a layout collection without an up-to-date copy.
-
-    Parameters
-    ----------
-    subset : Subset
-    data_root : Path
-    splits : sequence of str
-    jobs : int
-        Number of processes.
-    progress : callable, optional
-        As for :func:`gbr.data.build.build`.
-
-    Returns
-    -------
-    int
-        Number of copies written.
-
-    Raises
-    ------
-    DataError
-        As for :func:`repack`; complete copies are kept.
-    """
+    """Repack the graphs of a layout collection without an up-to-date copy, in processes; returns their number."""
     stale = [path for split in splits for path in graph_files(subset, data_root, split) if not _is_fresh(path)]
     if stale:
         with progress(len(stale)) if progress else nullcontext(lambda steps: None) as advance:
@@ -142,19 +111,11 @@ def _write(stream: BinaryIO, fingerprint: str, graph: Graph, width: np.dtype[Any
 
 
 def encoded_blocks(graph: Graph, table: RowTable) -> Iterator[tuple[NDArray[np.uint32], NDArray[np.uint64]]]:
-    """Codes and digests (see :class:`features.layout.rows.RowTable`) of a graph file, block by block.
-
-    Raises
-    ------
-    DataError
-        For an invalid layout value.
-    """
+    """Codes and digests (see :class:`features.layout.rows.RowTable`) of a graph file, block by block."""
     for first, block in graph.stored_blocks():
-        if block.dtype != np.float32:
-            block = graph.narrow(first, block)
+        known = block if block.dtype == np.float32 else graph.narrow(first, block)
         try:
-            encoded = table.encode(block)
-        except ValueError as fault:
-            graph.narrow(first, block)  # names the invalid value
-            raise DataError(f"{graph.source}: node_config_feat: {fault}") from fault
-        yield encoded
+            yield table.encode(known)
+        except ValueError:
+            graph.narrow(first, known)  # names the invalid value
+            raise

@@ -244,13 +244,8 @@ class FeatureStore:
         shared = kept[len(own) :] - schema["per_config"]
         indptr = np.concatenate(([0], np.cumsum([entries[stem]["rows"] for stem in stems]))).astype(np.int64)
         measured = {column for stem in stems for column in entries[stem]["measured"]}
-        try:
-            X = np.empty((int(indptr[-1]), len(kept)), np.float32)
-            other = {column: np.zeros(len(X), np.int64) for column in (*sorted(measured), DUPLICATE)}
-        except (MemoryError, ValueError) as fault:
-            raise StoreError(
-                f"{self.folder}: not enough memory for {indptr[-1]} rows of {split}; load fewer graphs or columns"
-            ) from fault
+        X = np.empty((int(indptr[-1]), len(kept)), np.float32)
+        other = {column: np.zeros(len(X), np.int64) for column in (*sorted(measured), DUPLICATE)}
 
         def fill(index: int) -> None:
             rows = slice(int(indptr[index]), int(indptr[index + 1]))
