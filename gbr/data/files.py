@@ -187,7 +187,9 @@ def _is_running(process: int) -> bool:
     except ProcessLookupError:
         return False
     except OSError:  # a process of another user
-        pass
+        return True
+    with suppress(OSError, IndexError):  # in a container, dead processes may stay as zombies
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     return True
 
 
