@@ -122,8 +122,7 @@ def test_invalid_hardware_profiles_are_refused(tmp_path: Path, text: str, messag
         load(path)
 
 
-@pytest.mark.parametrize("message", [b'{"unet": [0, 1], "unet": [2]}', b'{"unet": [1e999]}'])
-def test_ambiguous_index_lists_are_refused(tmp_path: Path, message: bytes) -> None:
-    (tmp_path / "xla_default.json").write_bytes(message)
+def test_invalid_index_lists_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "xla_default.json").write_bytes(b'{"unet": [1e999]}')
     with pytest.raises(DataError, match=r"xla_default\.json: invalid JSON"):
         indices_of(Subset("layout:xla:default"), "valid", tmp_path)

@@ -211,8 +211,12 @@ def build(
             gone[split] = dict.fromkeys(set(entries) - {path.stem for path in sources})
             for path, source in sources.items():
                 entry, built = entries.get(path.stem), store.path(split, path.stem)
-                fresh = entry and entry["source"] == source and built.is_file()
-                if not fresh or built.stat().st_size != entry["bytes"]:
+                if (
+                    entry is None
+                    or entry["source"] != source
+                    or not built.is_file()
+                    or built.stat().st_size != entry["bytes"]
+                ):
                     tasks.append(_Task(path, split, store.root, subset.name, hardware))
         return tasks, gone
 
