@@ -58,17 +58,13 @@ _DOUBLES: Final = list(accumulate((5, N_OWN_COPIES, len(_RANKED))))
 
 
 class _Terms(NamedTuple):
-    """Amounts of terms.
+    """Amounts of terms."""
 
-    classes, buckets : int64 (terms,); largest : float32 (terms, 2), padding and log2 bytes moved; singles, doubles :
-    float32 and float64 (terms, columns), as in :data:`_SINGLES` and :data:`_DOUBLES`.
-    """
-
-    classes: IntArray
-    buckets: IntArray
-    largest: Float32Array
-    singles: Float32Array
-    doubles: FloatArray
+    classes: IntArray  # (terms,)
+    buckets: IntArray  # (terms,)
+    largest: Float32Array  # (terms, 2), padding and log2 bytes moved
+    singles: Float32Array  # (terms, columns), as in _SINGLES
+    doubles: FloatArray  # (terms, columns), as in _DOUBLES
 
 
 @kernel()
@@ -125,16 +121,12 @@ def _first_appearance(codes, term_of, index):  # type: ignore[no-untyped-def]
 
 
 class Prepared(NamedTuple):
-    """Tables of known rows and terms.
+    """Tables of known rows and terms."""
 
-    term_of, is_set : int64 and float32 (rows,); terms : _Terms, with distinct columns only; single_of, double_of :
-    int64 (columns,), position of each column among those.
-    """
-
-    term_of: IntArray
-    is_set: Float32Array
-    terms: _Terms
-    single_of: IntArray
+    term_of: IntArray  # (rows,)
+    is_set: Float32Array  # (rows,)
+    terms: _Terms  # with distinct columns only
+    single_of: IntArray  # position of each column among those
     double_of: IntArray
 
 
@@ -186,17 +178,10 @@ class Aggregate:
     def add(
         self, rows: IntArray, owner: IntArray, values: RowValues, differs: NDArray[np.bool_], copies: FloatArray
     ) -> None:
-        """Add newly discovered rows.
+        """Add newly discovered rows, int64 (rows, 18), of the nodes ``owner``, int64 (rows,).
 
-        Parameters
-        ----------
-        rows : int64 (rows, 18)
-        owner : int64 (rows,)
-        values : RowValues
-        differs : bool (rows,)
-            Whether any layout in effect differs from the graph's.
-        copies : float64 (rows, N_OWN_COPIES)
-            From :meth:`features.layout.copies.Copies.add`.
+        ``differs``, bool (rows,), is whether any layout in effect differs from the graph's; ``copies``, float64 (rows,
+        N_OWN_COPIES), are those of :meth:`features.layout.copies.Copies.add`.
         """
         numbers, fresh = [], []
         for index, (node, row) in enumerate(zip(owner.tolist(), rows, strict=True)):

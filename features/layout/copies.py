@@ -121,46 +121,29 @@ N_DISAGREEMENTS: Final = 3 * _N_KINDS * len(GROUPS)
 
 
 class Orders(NamedTuple):
-    """Layouts in effect, under rows or of the graph itself.
+    """Layouts in effect, under rows or of the graph itself."""
 
-    Parameters
-    ----------
-    packed : int64 (rows, 3)
-        Per tensor role; without a tensor, or with one of a single element, no position is known.
-    strides : int64 (rows, 3, 8)
-        Elements between neighbours along each dimension; along one that is not named, the extent of all that are.
-    """
-
-    packed: IntArray
-    strides: IntArray
+    packed: IntArray  # (rows, 3); without a tensor, or with one of a single element, no position is known
+    strides: IntArray  # (rows, 3, 8), elements between neighbours; if not named, the extent of all named dimensions
 
 
 class _Rows(NamedTuple):
-    """Facts of every distinct row.
+    """Facts of every distinct row."""
 
-    slots : int64 (rows, 18); states : int32 (rows, 3), minor-most and second minor dimension, three bits each, and one
-    bit: the layout is set; packed : int64 (rows, 3); level : int8 and weight : float32 (rows, 3, 8), of a copy whose
-    contiguous dimension was the given one.
-    """
-
-    slots: IntArray
-    states: NDArray[np.int32]
-    packed: IntArray
-    level: NDArray[np.int8]
-    weight: Float32Array
+    slots: IntArray  # (rows, 18)
+    states: NDArray[np.int32]  # (rows, 3), minor-most and second minor dimension, three bits each, and a bit: it is set
+    packed: IntArray  # (rows, 3)
+    level: NDArray[np.int8]  # (rows, 3, 8), of a copy whose contiguous dimension was the given one
+    weight: Float32Array  # (rows, 3, 8), the same
 
 
 class _Pairs(NamedTuple):
-    """Words of pairs of rows.
+    """Words of pairs of rows."""
 
-    position : uint8 (rows,), among the rows of the node, modulo 256; first : int64 (links + 1,), each link's first
-    pair, none where its words are not tabulated; width : int64 (links,), rows of the consumer; words : int64 (pairs,).
-    """
-
-    position: NDArray[np.uint8]
-    first: IntArray
-    width: IntArray
-    words: IntArray
+    position: NDArray[np.uint8]  # (rows,), among the rows of the node, modulo 256
+    first: IntArray  # (links + 1,), each link's first pair; none where its words are not tabulated
+    width: IntArray  # (links,), rows of the consumer
+    words: IntArray  # (pairs,)
 
 
 @kernel()
@@ -406,13 +389,7 @@ class Copies:
         self._rows: _Rows | None = None
 
     def add(self, rows: IntArray, owner: IntArray, values: RowValues) -> tuple[Orders, FloatArray]:
-        """Take in newly discovered rows.
-
-        Parameters
-        ----------
-        rows : int64 (rows, 18)
-        owner : int64 (rows,)
-        values : RowValues
+        """Take in newly discovered rows, int64 (rows, 18), of the nodes ``owner``, int64 (rows,).
 
         Returns
         -------
@@ -460,18 +437,9 @@ class Copies:
         return out
 
     def tensor_copies(self, owner: IntArray, found: Orders) -> list[tuple[NDArray[np.bool_], IntArray]]:
-        """Copies of rows at their own node, tensor by tensor, for each of :data:`OWN_KINDS`.
+        """Whether a row's tensor is copied at its own node, bool (rows, 3), and the stride in elements, int64 (rows, 3).
 
-        Parameters
-        ----------
-        owner : int64 (rows,)
-        found : Orders
-            Layouts of the rows.
-
-        Returns
-        -------
-        list of bool (rows, 3) and int64 (rows, 3)
-            Whether the tensor is copied, and the stride of the copy in elements.
+        ``found`` are the layouts of rows of the nodes ``owner``, int64 (rows,); an item for each of :data:`OWN_KINDS`.
         """
         own, own_strides = self.own.packed[owner], self.own.strides[owner]
         differs, output = found.packed != own, np.arange(3) == 0
@@ -481,7 +449,7 @@ class Copies:
         return [(differs & output, set_stride), (operand, back_stride), (operand & ~self.fed[owner], set_stride)]
 
     def write(self, codes: NDArray[np.uint32], own: FloatArray, out: Float32Array) -> None:
-        """Write the block's columns.
+        """Write the block's columns, float32 (b, len(BLOCK)).
 
         Parameters
         ----------
@@ -489,7 +457,6 @@ class Copies:
             Of rows that have been added.
         own : float64 (b, classes, N_OWN_COPIES)
             Sums over nodes of what :meth:`add` returned.
-        out : float32 (b, len(BLOCK))
         """
         sums = self._sums(codes, self._links, _N_GROUPS)
         every = np.concatenate([sums, sums.sum(axis=0, keepdims=True)])
@@ -512,10 +479,6 @@ class Copies:
 
     def by_link(self, codes: NDArray[np.uint32]) -> tuple[IntArray, NDArray[np.bool_]]:
         """Copies and disagreements link by link, in the order of :attr:`links`.
-
-        Parameters
-        ----------
-        codes : uint32 (b, nodes)
 
         Returns
         -------

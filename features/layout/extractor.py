@@ -174,13 +174,9 @@ def schema() -> Schema:
     )
 
 
-def _sections() -> dict[str, slice]:
-    ends = np.cumsum([0, *(len(block) for block in schema().blocks)]).tolist()
-    return {block.name: slice(*ends[at : at + 2]) for at, block in enumerate(schema().blocks)}
-
-
 #: Columns of each block; the slate block follows all blocks that do not depend on other configurations.
-_AT: Final = _sections()
+_ENDS: Final = np.cumsum([0, *map(len, schema().blocks)]).tolist()
+_AT: Final = {block.name: slice(*_ENDS[at : at + 2]) for at, block in enumerate(schema().blocks)}
 #: Columns of :data:`features.layout.slate.INPUTS` in the schema.
 SLATE_INPUTS: Final = [schema().names.index(name) for name in slate.INPUTS]
 N_OWN: Final = _AT[slate.BLOCK.name].start
@@ -216,7 +212,8 @@ class LayoutExtractor:
     Raises
     ------
     ValueError
-        For a program without nodes or without configurable nodes, or configurations of another shape.
+        For a program without nodes or without configurable nodes, configurations of another shape, or a value that is
+        not an integer from -1 to 5.
     """
 
     def __init__(
@@ -230,12 +227,7 @@ class LayoutExtractor:
         self._nodes = configurable_nodes(program, tensors, np.asarray(node_config_ids, np.int64))
         around, reached = _surroundings(program, tensors, self._nodes)
         self.shared = np.concatenate(
-            [
-                _configurable(self._nodes),
-                around,
-                opcode_histogram(program),
-                node_statistics(program),
-            ]
+            [_configurable(self._nodes), around, opcode_histogram(program), node_statistics(program)]
         )
         self._table = RowTable(len(self._nodes.ids)) if table is None else table
         self._copies = Copies(self._nodes, links(program, tensors, self._nodes))
@@ -247,22 +239,13 @@ class LayoutExtractor:
         self._growing = Lock()
 
     def observe(self, block: NDArray[np.float32] | NDArray[np.int8]) -> tuple[Codes, NDArray[np.uint64]]:
-        """Code a block of the group's configurations.
-
-        Parameters
-        ----------
-        block : float32 or int8 (b, nodes, 18)
+        """Code a block of the group's configurations, float32 or int8 (b, nodes, 18).
 
         Returns
         -------
         codes : uint32 (b, nodes)
         digests : uint64 (b,)
             Equal for equal configurations.
-
-        Raises
-        ------
-        ValueError
-            For another shape, or a value that is not an integer from -1 to 5.
         """
         expected = (len(self._nodes.ids), len(LAYOUT_CONFIG))
         if block.ndim != 3 or block.shape[1:] != expected:
@@ -272,14 +255,7 @@ class LayoutExtractor:
         return self._table.encode(block)
 
     def describe(self, codes: Codes, out: Float32Array) -> None:
-        """Write all columns that do not depend on the whole group.
-
-        Parameters
-        ----------
-        codes : uint32 (b, nodes)
-            From :meth:`observe`.
-        out : float32 (b, N_OWN)
-        """
+        """Write all columns, float32 (b, N_OWN), that do not depend on the whole group; codes from :meth:`observe`."""
         with self._growing:  # tables only grow, so a later caller finds all its rows
             self._catch_up()
             tables = self._tables
@@ -301,13 +277,12 @@ class LayoutExtractor:
         """Feature vectors, float32 (c, len(schema)), of a whole group at once.
 
         May be called again for another group, with the same result as a new extractor; values of rows that are
-        already known are not computed again.
+        already known are not computed again.  ``run`` is a function like ``map``; that of a thread pool processes parts
+        of the group in parallel.
 
         Parameters
         ----------
         configs : float32 or int8 (c, nodes, 18)
-        run : callable
-            Function like ``map`` (the default); that of a thread pool processes parts of the group in parallel.
         """
         self._table.forget_counts()
         codes, digests = self.observe(configs)
@@ -365,31 +340,15 @@ class LayoutExtractor:
 
 
 class LayoutTrace(NamedTuple):
-    """Effects of configurations on the tensors of the configurable nodes: the terms of the features' sums.
-
-    Parameters
-    ----------
-    nodes : ConfigurableNodes
-    minor, padding : float64 (b, nodes, 3)
-        Extent of the minor-most dimension, and volume in whole registers over volume; 1 if there is no tensor.
-    copied : dict of str to int64 (b, nodes, 3)
-        Copies at one node, by kind (``out``, ``back``, ``entry``): 0 for none, else
-        :func:`features.layout.copies.levels` of the stride.
-    links : Links
-        Pairs of tensors whose layouts should agree.
-    level : int64 (links, b)
-        Copies between two nodes: 0 for none, else as in ``copied``; of ``nbytes * share`` bytes.
-    disagree : bool (links, b)
-        Whether both layouts are set, and differ.
-    """
+    """Effects of configurations on the tensors of the configurable nodes: the terms of the features' sums."""
 
     nodes: ConfigurableNodes
-    minor: NDArray[np.float64]
-    padding: NDArray[np.float64]
-    copied: dict[str, IntArray]
-    links: Links
-    level: IntArray
-    disagree: NDArray[np.bool_]
+    minor: NDArray[np.float64]  # (b, nodes, 3), extent of the minor-most dimension; 1 if there is no tensor
+    padding: NDArray[np.float64]  # (b, nodes, 3), volume in whole registers over volume; 1 if there is no tensor
+    copied: dict[str, IntArray]  # (b, nodes, 3), by OWN_KINDS: 0 for no copy at the node, else the level of its stride
+    links: Links  # pairs of tensors whose layouts should agree
+    level: IntArray  # (links, b), copies between two nodes, as in copied; of nbytes * share bytes
+    disagree: NDArray[np.bool_]  # (links, b), whether both layouts are set, and differ
 
 
 def _configurable(nodes: ConfigurableNodes) -> Float32Array:

@@ -92,45 +92,29 @@ _MOVES: Final = [CLASS_NAMES.index(name) for name in ("broadcast", "reshape", "t
 
 
 class _Flow(NamedTuple):
-    """Operations and the tensors between them, and the first cache.
+    """Operations and the tensors between them, n nodes and m edges, and the first cache."""
 
-    kind, work : int64 (n,), :data:`_FIXED` ..., :data:`_NOTHING` ...
-    moves, is_reshape : bool (n,), transposes and reshapes, which are free if the layouts of operand and result
-    correspond; only reshapes
-    constant : bool (n,), constants and similar, which loops do not read from memory
-    dims, rank, own : int64 (n, 6), (n,), (n, 6), extents, rank and the graph's own minor-to-major order
-    elements, width, window : float64 (n,), elements, bytes per element, and elements of the sliding window
-    first : int64 (n + 1,), first edge of every consumer, whose largest operands come first
-    consumer, operand : int64 (edges,)
-    origin : int64 (edges, 6), per dimension of the operand, the result's dimension, or -1
-    user_first, user_edges : int64 (n + 1,), (edges,), edges grouped by operand
-    number : int64 (n,), position among the configurable nodes, or -1
-    expects : bool (edges, 2), whether the operand is the input, and the kernel, of a configurable node
-    same_shape : int64 (n,), first node whose result has the same extents and width
-    cache : bytes per line, sets and ways
-    """
-
-    kind: IntArray
-    work: IntArray
-    moves: NDArray[np.bool_]
-    is_reshape: NDArray[np.bool_]
-    constant: NDArray[np.bool_]
-    dims: IntArray
-    rank: IntArray
-    own: IntArray
-    elements: FloatArray
-    width: FloatArray
-    window: FloatArray
-    first: IntArray
-    consumer: IntArray
-    operand: IntArray
-    origin: IntArray
-    user_first: IntArray
+    kind: IntArray  # (n,), _FIXED ...
+    work: IntArray  # (n,), _NOTHING ...
+    moves: NDArray[np.bool_]  # (n,), transposes and reshapes: free if the layouts of operand and result correspond
+    is_reshape: NDArray[np.bool_]  # (n,)
+    constant: NDArray[np.bool_]  # (n,), constants and similar, which loops do not read from memory
+    dims: IntArray  # (n, 6)
+    rank: IntArray  # (n,)
+    own: IntArray  # (n, 6), the graph's minor-to-major order
+    elements: FloatArray  # (n,)
+    width: FloatArray  # (n,), bytes per element
+    window: FloatArray  # (n,), elements of the sliding window
+    first: IntArray  # (n + 1,), first edge of every consumer, whose largest operands come first
+    consumer: IntArray  # (m,)
+    operand: IntArray  # (m,)
+    origin: IntArray  # (m, 6), per dimension of the operand, the result's dimension, or -1
+    user_first: IntArray  # (n + 1,), with user_edges, (m,), edges grouped by operand
     user_edges: IntArray
-    number: IntArray
-    expects: NDArray[np.bool_]
-    same_shape: IntArray
-    cache: tuple[int, int, int]
+    number: IntArray  # (n,), position among the configurable nodes, or -1
+    expects: NDArray[np.bool_]  # (m, 2), whether the operand is the input, and the kernel, of a configurable node
+    same_shape: IntArray  # (n,), first node whose result has the same extents and width
+    cache: tuple[int, int, int]  # bytes per line, sets and ways
 
 
 def _flow(program: Program, tensors: Tensors, nodes: ConfigurableNodes, hardware: Hardware) -> _Flow:
@@ -185,22 +169,16 @@ def _flow(program: Program, tensors: Tensors, nodes: ConfigurableNodes, hardware
 
 
 class _State(NamedTuple):
-    """The layouts of a program under one configuration; orders are minor to major.
+    """The layouts of a program under one configuration; orders, int64 (n or m, 6), are minor to major."""
 
-    order, seen : int64 (n, 6), order in which a result is computed, and in which its consumers read it
-    result_order, result_set : int64 (n, 6), bool (n,), the layout that is set for a result, and whether one is
-    known, stored : bool (n,), whether a result's order is known, and whether it is written to memory
-    operand_set, operand_order : bool (edges,), int64 (edges, 6), as for results
-    """
-
-    order: IntArray
-    seen: IntArray
-    result_order: IntArray
+    order: IntArray  # in which a result is computed
+    seen: IntArray  # in which its consumers read it
+    result_order: IntArray  # set for a result
     result_set: NDArray[np.bool_]
-    known: NDArray[np.bool_]
-    stored: NDArray[np.bool_]
+    known: NDArray[np.bool_]  # whether a result's order is known
+    stored: NDArray[np.bool_]  # whether it is written to memory
     operand_set: NDArray[np.bool_]
-    operand_order: IntArray
+    operand_order: IntArray  # set for an operand
 
 
 @kernel()
@@ -606,15 +584,7 @@ class Loops:
         self._scale[_LOOPS] = max(whole[_LOOPS], 1.0)
 
     def amounts(self, codes: NDArray[np.unsignedinteger[Any]], rows: IntArray) -> FloatArray:
-        """Amounts of every configuration, float64 (b, N_AMOUNTS).
-
-        Parameters
-        ----------
-        codes : uint32 (b, nodes)
-            Coded configurations.
-        rows : int64 (rows, 18)
-            The rows that the codes refer to.
-        """
+        """Amounts, float64 (b, N_AMOUNTS), of coded configurations, uint32 (b, nodes); rows are int64 (rows, 18)."""
         out = np.zeros((len(codes), N_AMOUNTS))
         if self._flow is not None:
             n, m = len(self._flow.kind), len(self._flow.operand)

@@ -159,18 +159,9 @@ def _origins(pairs, graph, out):  # type: ignore[no-untyped-def]
 
 
 def operand_origins(program: Program, tensors: Tensors, pairs: IntArray) -> IntArray:
-    """Per dimension of an operand, the dimension of the result that it becomes, or -1.
+    """Per dimension of an operand, the dimension of the result that it becomes, or -1, int64 (pairs, 6).
 
-    Parameters
-    ----------
-    program : Program
-    tensors : Tensors
-    pairs : int64 (pairs, 2)
-        A node and one of its operands.
-
-    Returns
-    -------
-    int64 (pairs, 6)
+    ``pairs`` are int64 (pairs, 2), a node and one of its operands.
     """
     out = np.empty((len(pairs), MAX_RANK), np.int64)
     _origins(pairs, _graph(program, tensors), out)
@@ -178,30 +169,14 @@ def operand_origins(program: Program, tensors: Tensors, pairs: IntArray) -> IntA
 
 
 class Links(NamedTuple):
-    """Pairs of tensors whose layouts should agree, sorted by group, bytes and share.
+    """Pairs of tensors whose layouts should agree, sorted by group, bytes and share."""
 
-    Parameters
-    ----------
-    nodes : int64 (links, 2)
-        Positions of producer and consumer among the configurable nodes.
-    roles : int64 (links, 2)
-        Their tensors: 0 output, 1 input, 2 kernel.
-    origin : int64 (links, 6)
-        Per dimension of the producer's tensor, the consumer's, or -1.
-    group : int64 (links,)
-        Position in :data:`GROUPS`, never ``all``.
-    nbytes : float64 (links,)
-        Bytes of the consumer's tensor.
-    share : float64 (links,)
-        1 over the number of edges that feed the consumer's tensor.
-    """
-
-    nodes: IntArray
-    roles: IntArray
-    origin: IntArray
-    group: IntArray
-    nbytes: NDArray[np.float64]
-    share: NDArray[np.float64]
+    nodes: IntArray  # (links, 2), positions of producer and consumer among the configurable nodes
+    roles: IntArray  # (links, 2), their tensors: 0 output, 1 input, 2 kernel
+    origin: IntArray  # (links, 6), per dimension of the producer's tensor, the consumer's, or -1
+    group: IntArray  # (links,), position in GROUPS, never "all"
+    nbytes: NDArray[np.float64]  # (links,), of the consumer's tensor
+    share: NDArray[np.float64]  # (links,), 1 over the number of edges that feed the consumer's tensor
 
 
 def links(program: Program, tensors: Tensors, nodes: ConfigurableNodes) -> Links:

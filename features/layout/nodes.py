@@ -46,47 +46,22 @@ N_BUCKETS: Final = 32
 
 
 class ConfigurableNodes(NamedTuple):
-    """The configurable nodes of a program and the tensors whose layouts they fix.
+    """The configurable nodes of a program and the tensors whose layouts they fix."""
 
-    Parameters
-    ----------
-    ids : int64 (nodes,)
-        Node numbers.
-    classes : int64 (nodes,)
-        Position in :data:`NODE_CLASSES`; another opcode counts as the last.
-    operands : int64 (nodes, 2)
-        Input and kernel operand, -1 if missing.
-    dims, rank, own : int64 (nodes, 3, 6), (nodes, 3), (nodes, 3, 6)
-        Extents, rank and the graph's minor-to-major order per tensor role; rank -1 if there is no such tensor.
-    strides : int64 (nodes, 3, 6)
-        Strides, in elements, of each dimension in the graph's layout.
-    nbytes : float64 (nodes, 3)
-    flops : float64 (nodes,)
-    kind : uint64 (nodes,)
-        Hash of class, ranks and dimension numbers: nodes of one kind differ only in extents.
-    """
-
-    ids: IntArray
-    classes: IntArray
-    operands: IntArray
-    dims: IntArray
-    rank: IntArray
-    own: IntArray
-    strides: IntArray
-    nbytes: FloatArray
-    flops: FloatArray
-    kind: NDArray[np.uint64]
+    ids: IntArray  # (nodes,)
+    classes: IntArray  # (nodes,), position in NODE_CLASSES; another opcode counts as the last
+    operands: IntArray  # (nodes, 2), input and kernel operand, -1 if missing
+    dims: IntArray  # (nodes, 3, 6), by tensor role
+    rank: IntArray  # (nodes, 3), -1 if there is no such tensor
+    own: IntArray  # (nodes, 3, 6), the graph's minor-to-major order
+    strides: IntArray  # (nodes, 3, 6), in elements, of each dimension in the graph's layout
+    nbytes: FloatArray  # (nodes, 3)
+    flops: FloatArray  # (nodes,)
+    kind: NDArray[np.uint64]  # (nodes,), hash of class, ranks and dimension numbers: equal where only extents differ
 
 
 def configurable_nodes(program: Program, tensors: Tensors, ids: IntArray) -> ConfigurableNodes:
-    """Collect the tensors of the configurable nodes.
-
-    Parameters
-    ----------
-    program : Program
-    tensors : Tensors
-    ids : int64 (nodes,)
-    """
+    """Collect the tensors of the configurable nodes ``ids``, int64 (nodes,)."""
     n_nodes = len(ids)
     classes = np.full(n_nodes, len(NODE_CLASSES) - 1, np.int64)
     operands = np.full((n_nodes, 2), -1, np.int64)
@@ -227,26 +202,13 @@ def _row_values(rows, owner, nodes, tiles, edges):  # type: ignore[no-untyped-de
 
 
 class RowValues(NamedTuple):
-    """Values of distinct (node, row) pairs.
+    """Values of distinct (node, row) pairs."""
 
-    Parameters
-    ----------
-    values : float64 (rows, 3, 10)
-        Columns of :data:`VALUES` per tensor role; 0 where the node has no such tensor.
-    minors : int64 (rows, 3, 2)
-        Minor-most and second minor dimension in effect, -1 if missing.
-    is_set : bool (rows, 3)
-    bins : int64 (rows, 2)
-        Bins of the extents of the output's two minor dimensions.
-    buckets : int64 (rows,)
-        Hash of the node's kind with its row, below :data:`N_BUCKETS`.
-    """
-
-    values: FloatArray
-    minors: IntArray
-    is_set: NDArray[np.bool_]
-    bins: IntArray
-    buckets: IntArray
+    values: FloatArray  # (rows, 3, 10), of VALUES by tensor role; 0 where the node has no such tensor
+    minors: IntArray  # (rows, 3, 2), minor-most and second minor dimension in effect, -1 if missing
+    is_set: NDArray[np.bool_]  # (rows, 3)
+    bins: IntArray  # (rows, 2), of the extents of the output's two minor dimensions
+    buckets: IntArray  # (rows,), hash of the node's kind with its row, below N_BUCKETS
 
 
 def register_tiles(nodes: ConfigurableNodes, hardware: Hardware) -> FloatArray:
@@ -256,19 +218,10 @@ def register_tiles(nodes: ConfigurableNodes, hardware: Hardware) -> FloatArray:
 
 
 def row_values(nodes: ConfigurableNodes, rows: IntArray, owner: IntArray, hardware: Hardware = CPU) -> RowValues:
-    """Values of every distinct row.
+    """Values of rows, int64 (rows, 18), of the nodes ``owner``, int64 (rows,), padded to the hardware's registers.
 
     A partial layout is compared in the minor-most dimensions that it names.  Without a named dimension the compiler
     decides, and the graph's own layout is assumed.
-
-    Parameters
-    ----------
-    nodes : ConfigurableNodes
-    rows : int64 (rows, 18)
-    owner : int64 (rows,)
-        Position of each row's node in ``nodes``.
-    hardware : Hardware
-        Tensors are padded to its registers.
     """
     with np.errstate(over="ignore"):  # the hash overflows; without the compiler NumPy would warn
         return RowValues(*_row_values(rows, owner, nodes, register_tiles(nodes, hardware), np.array(BIN_EDGES)))

@@ -40,20 +40,15 @@ _FACTOR: Final = np.uint64(0x9E3779B97F4A7C15)
 
 
 class _Table(NamedTuple):
-    """Hash chains of rows by node, and what is stored per row.
+    """Hash chains of rows by node, and what is stored per row."""
 
-    heads : int32 (nodes, 2**_CHAIN_BITS), number of a chain's first row or -1; following : int32 (capacity,), the next;
-    keys : uint64 (capacity,); slots : int8 (capacity, 18); owner : int64 (capacity,), the row's node; counts : int64
-    (capacity,), configurations with the row; marks : uint64 (capacity,), random words.
-    """
-
-    heads: NDArray[np.int32]
-    following: NDArray[np.int32]
+    heads: NDArray[np.int32]  # (nodes, 2**_CHAIN_BITS), number of a chain's first row or -1
+    following: NDArray[np.int32]  # (capacity,), the next row of the chain
     keys: NDArray[np.uint64]
-    slots: NDArray[np.int8]
-    owner: IntArray
-    counts: IntArray
-    marks: NDArray[np.uint64]
+    slots: NDArray[np.int8]  # (capacity, 18)
+    owner: IntArray  # the row's node
+    counts: IntArray  # configurations with the row
+    marks: NDArray[np.uint64]  # random words
 
 
 @kernel()
@@ -177,13 +172,7 @@ def _renumber(positions, first, numbers, codes):  # type: ignore[no-untyped-def]
 
 
 class RowTable:
-    """The distinct rows of every configurable node and how often each was seen.
-
-    Parameters
-    ----------
-    n_nodes : int
-        Configurable nodes.
-    """
+    """The distinct rows of ``n_nodes`` configurable nodes, and how often each was seen."""
 
     def __init__(self, n_nodes: int) -> None:
         self.n_nodes = n_nodes
@@ -198,11 +187,7 @@ class RowTable:
         return self._used
 
     def encode(self, block: NDArray[np.float32] | NDArray[np.int8]) -> tuple[Codes, NDArray[np.uint64]]:
-        """Code a block of configurations.
-
-        Parameters
-        ----------
-        block : float32 or int8 (b, nodes, 18)
+        """Code a block of configurations, float32 or int8 (b, nodes, 18).
 
         Returns
         -------
@@ -251,7 +236,6 @@ class RowTable:
         rows : integer (rows, 18)
             Distinct within their node, in the order of the numbers; values from -1 to 5.
         owner : int64 (rows,)
-            Node of each.
         """
         self._reserve(len(rows))
         with np.errstate(over="ignore"):
@@ -310,14 +294,8 @@ def renumber(
 ) -> Codes:
     """Codes of configurations that name each row by its position among those of its node, uint32 (b, nodes).
 
-    Parameters
-    ----------
-    positions : unsigned integer (b, nodes)
-        Below the number of the node's rows.
-    first : integer (nodes + 1,)
-        Where each node's rows begin.
-    numbers : integer (rows,)
-        Their numbers, node by node.
+    ``positions`` : unsigned integer (b, nodes); ``numbers`` : integer (rows,), numbers of the rows, node by node, those
+    of a node from ``first[node]`` on.
     """
     codes = np.empty(positions.shape, np.uint32)
     # Unsigned as the positions are: a signed integer beside them would make a float.

@@ -71,12 +71,9 @@ BLOCK: Final = Block(
 
 
 def layout_marks(owner: IntArray, packed: IntArray) -> NDArray[np.uint64]:
-    """Pseudo-random words of rows, equal for rows of a node with the same layouts in effect.
+    """Pseudo-random words, uint64 (rows,), equal for rows of a node with the same layouts in effect.
 
-    Parameters
-    ----------
-    owner, packed : int64 (rows,), int64 (rows, 3)
-        The row's node, and its :class:`features.layout.copies.Orders`.
+    ``owner``, int64 (rows,), are the nodes, and ``packed``, int64 (rows, 3), :class:`features.layout.copies.Orders`.
     """
     words = np.zeros(len(owner), np.uint64)
     for part in (owner, *packed.T):
@@ -178,12 +175,7 @@ def relative_columns(
 ) -> Iterator[NDArray[np.floating[Any]]]:
     """Columns of the block after the frequency columns, one at a time, so that one column is in memory at a time.
 
-    Parameters
-    ----------
-    own, frequency : callable
-        Return a column of the arguments of :func:`slate_columns`, float32 (c,), by its index.
-    layouts, duplicate_of : uint64 (c,), int64 (c,)
-        As for :func:`slate_columns`.
+    ``own`` and ``frequency`` return a column of the arguments of :func:`slate_columns`, float32 (c,), by its index.
     """
     yield np.log2(np.bincount(duplicate_of, minlength=len(duplicate_of))[duplicate_of])
     _, group, sizes = np.unique(layouts, return_inverse=True, return_counts=True)
@@ -202,16 +194,7 @@ def relative_columns(
 
 
 def mean_ranks(values: FloatArray) -> FloatArray:
-    """Ranks from 0 (smallest) to 1 (largest), ties at their mean; 0.5 where all are equal.
-
-    Parameters
-    ----------
-    values : float64 (c,)
-
-    Returns
-    -------
-    float64 (c,)
-    """
+    """Ranks from 0 (smallest) to 1 (largest), float64 (c,); ties at their mean; 0.5 where all are equal."""
     if len(values) < 2:
         return np.full(len(values), 0.5)
     order = np.argsort(values)
@@ -232,7 +215,7 @@ _N_RANKED: Final = len(INPUTS) - len(PADDED)
 
 
 def recomputed(own: Float32Array, row: int, values: Float32Array) -> Float32Array:
-    """The columns :data:`RECOMPUTED` of one configuration if its own columns had other values.
+    """The columns :data:`RECOMPUTED`, float32 (b, len(RECOMPUTED)), of one configuration if its own columns changed.
 
     Equal to :func:`slate_columns` of the group with the replaced row, without a pass over the group for each value.
 
@@ -244,10 +227,6 @@ def recomputed(own: Float32Array, row: int, values: Float32Array) -> Float32Arra
         The configuration.
     values : float32 (b, len(INPUTS))
         Replacement values, evaluated independently of each other.
-
-    Returns
-    -------
-    float32 (b, len(RECOMPUTED))
     """
     others = np.delete(own, row, axis=0).astype(np.float64)
     count = len(own)
