@@ -437,7 +437,7 @@ class Copies:
         return out
 
     def tensor_copies(self, owner: IntArray, found: Orders) -> list[tuple[NDArray[np.bool_], IntArray]]:
-        """Whether a row's tensor is copied at its own node, bool (rows, 3), and the stride in elements, int64 (rows, 3).
+        """Whether a tensor is copied at its own node, bool (rows, 3), and its stride in elements, int64 (rows, 3).
 
         ``found`` are the layouts of rows of the nodes ``owner``, int64 (rows,); an item for each of :data:`OWN_KINDS`.
         """
