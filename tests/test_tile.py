@@ -145,6 +145,10 @@ def test_an_unsupported_operation_keeps_the_loops_of_the_result(opcode: str, n_o
     sketch.node(opcode, (5, 8), *operands)
     nest = read(sketch.program())[0]
     assert nest.extents.tolist() == [5, 8]
+    sketch = Sketch()
+    flags = {"shape_element_type_is_f32": 0, "shape_element_type_is_tuple": 1}
+    sketch.node("dot", (12, 3, 20), sketch.node("parameter", (12, 7, 3), **flags), sketch.node("parameter", (7, 20)))
+    assert read(sketch.program())[0].extents.tolist() == [12, 3, 20]
     assert all(np.isfinite(access.coefficients).all() for access in nest.accesses)
 
 

@@ -341,12 +341,8 @@ def _memory(geometry: Geometry, hardware: Hardware) -> _Memory:
 
 def _contiguous(geometry: Geometry, row: int) -> int:
     """The loop with the smallest stride through one access, -1 if it depends on no loop."""
-    operands = geometry.operands
-    for coefficients in operands.coefficients[row]:
-        moving = np.flatnonzero((coefficients > 0) & (geometry.nest.extents > 1))
-        if len(moving):
-            return int(moving[-1])
-    return -1
+    dims, loops = np.nonzero((geometry.operands.coefficients[row] > 0) & (geometry.nest.extents > 1))
+    return int(loops[dims == dims[0]][-1]) if len(loops) else -1
 
 
 def _by_step(geometry: Geometry, row: int) -> list[int]:

@@ -169,9 +169,10 @@ class _Trace:
         opcode = int(self.program.opcode[node])
         sides = ["left", "right"]
         dims: DotDims | ConvDims | None = None
-        if opcode == _DOT and (dims := dot_roles(self.program, self.tensors, node)):
+        arrays_only = len(operands) == len(self.program.operands.of(node))
+        if opcode == _DOT and arrays_only and (dims := dot_roles(self.program, self.tensors, node)):
             indices = self._dot(node, operands, index, dims)
-        elif opcode == _CONVOLUTION and (dims := conv_roles(self.program, self.tensors, node)):
+        elif opcode == _CONVOLUTION and arrays_only and (dims := conv_roles(self.program, self.tensors, node)):
             indices = self._convolution(node, operands, index, dims)
         else:
             indices = [_RULES.get(opcode, _Trace._same)(self, node, operand, index) for operand in operands]
