@@ -12,7 +12,7 @@ from features.hlo import NODE_FEAT
 from features.program import NODE_COLUMNS
 from features.tensors import Tensors
 from features.tile import cpu, geometry
-from features.tile.loops import LoopNest
+from features.tile.loops import Access, LoopNest
 from features.tile.operands import CLASS_LOOPS, MISSING, ROLES, SLOT_DOC, LoopSlots
 
 
@@ -34,18 +34,10 @@ def geometry_columns(
     columns = {f"{role}.{name}": missing for role in ROLES for name in ("footprint", "share", "run", "lines", "reload")}
     amounts = []
     for access in reversed(nest.accesses):  # the first of a role has its columns
-        steps = np.abs(access.coefficients)
-        shape = np.array(tensors.shape(access.node), float)
-        span = np.minimum(np.floor(1 + (tiles - 1) @ steps.T), shape)
-        points = np.minimum(np.stack([tiles[:, row > 0].prod(axis=1) for row in steps], axis=1), span)
-        elements, width = points.prod(axis=1), tensors.width[access.node]
-        run, whole = np.ones(len(tiles)), np.ones(len(tiles), bool)
-        for dim in tensors.layout(access.node):
-            dense = points[:, dim] == span[:, dim]
-            run = np.where(whole & dense, run * span[:, dim], run)
-            whole &= dense & (span[:, dim] == shape[dim])
-        lines = elements / run * np.ceil(run * width / line_bytes)
-        uses = steps.any(axis=0)
+        width, size = tensors.width[access.node], tensors.elements[access.node]
+        run, count, _ = _runs(access, tensors, tiles)
+        elements, lines = count * run, count * np.ceil(run * width / line_bytes)
+        uses = access.coefficients.any(axis=0)
         until = np.ones(len(tiles))
         for loop in np.flatnonzero(uses):
             until = np.where(trips[:, loop] > 1, trips[:, : loop + 1].prod(axis=1), until)
@@ -53,10 +45,10 @@ def geometry_columns(
         amounts.append([elements * width, lines, *moved])
         columns |= {
             f"{access.role}.footprint": np.log2(elements * width),
-            f"{access.role}.share": elements / shape.prod(),
+            f"{access.role}.share": elements / size,
             f"{access.role}.run": np.log2(run * width),
             f"{access.role}.lines": np.log2(lines),
-            f"{access.role}.reload": np.log2(elements * until / shape.prod()),
+            f"{access.role}.reload": np.log2(elements * until / size),
         }
     footprint, lines, cold, ordered, streamed = np.sum(amounts, axis=0)
     columns |= {
@@ -100,28 +92,33 @@ def touched(nest: LoopNest, number: int, tile: np.ndarray) -> int:
     return len({tuple(np.floor(coefficients @ np.array(point)).astype(int)) for point in points})
 
 
+def _runs(
+    access: Access, tensors: Tensors, cover: np.ndarray, around: int = 1
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Elements of a contiguous run over ``cover[:, loop]`` steps of every loop, runs, and starts modulo ``around``."""
+    shape, strides = tensors.shape(access.node), tensors.strides(access.node) * int(tensors.width[access.node])
+    run = count = spread = np.ones(len(cover))
+    whole = np.ones(len(cover), bool)
+    for dim in tensors.layout(access.node).tolist():
+        loops = np.flatnonzero(access.coefficients[dim])
+        span = np.floor(1 + (cover[:, loops] - 1) @ np.abs(access.coefficients[dim][loops]))
+        span = np.minimum(span, shape[dim])
+        points = np.minimum(cover[:, loops].prod(axis=1), span)
+        full = whole & (points == span)
+        run = np.where(full, run * span, run)
+        count = np.where(full, count, count * points)
+        spread = np.where(full, spread, spread * np.minimum(points, around // math.gcd(int(strides[dim]), around)))
+        whole = full & (span == shape[dim])
+    return run, count, spread
+
+
 def _room(nest: LoopNest, tensors: Tensors, cover: np.ndarray, line: int, sets: int) -> tuple[np.ndarray, np.ndarray]:
     """Lines that each operand touches over ``cover[:, loop]`` steps of every loop, and the space they occupy."""
     lines, rooms = [], []
     for access in nest.accesses:
-        shape, strides = tensors.shape(access.node), tensors.strides(access.node)
-        width = int(tensors.width[access.node])
-        run = count = spread = np.ones(len(cover))
-        whole = np.ones(len(cover), bool)
-        for dim in tensors.layout(access.node).tolist():
-            loops = np.flatnonzero(access.coefficients[dim])
-            span = np.floor(1 + (cover[:, loops] - 1) @ np.abs(access.coefficients[dim][loops]))
-            span = np.minimum(span, shape[dim])
-            points = np.minimum(cover[:, loops].prod(axis=1), span)
-            full = whole & (points == span)
-            apart = np.minimum(points, sets * line // math.gcd(int(strides[dim]) * width, sets * line))
-            run = np.where(full, run * span, run)
-            count = np.where(full, count, count * points)
-            spread = np.where(full, spread, spread * apart)
-            whole = full & (span == shape[dim])
-        dense = np.ceil(run * width / line)
-        used = np.minimum(sets, spread * dense)
-        total = count * dense
+        run, count, spread = _runs(access, tensors, cover, sets * line)
+        dense = np.ceil(run * tensors.width[access.node] / line)
+        used, total = np.minimum(sets, spread * dense), count * dense
         lines.append(total)
         rooms.append(np.where(total > used, np.maximum(total, total * sets / used), total))
     return np.stack(lines, axis=1), np.stack(rooms, axis=1)
