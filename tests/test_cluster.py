@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,49 +82,29 @@ def test_build_writes_the_same_store_as_one_machine(
     assert not list((tmp_path / "store").glob(".cluster-*"))
 
 
-def slow_work(task: Any) -> Any:
-    """The work of a build, slowed down and logged in a file in the store."""
+def work_that_dies_once(task: Any) -> Any:
+    """The work of a build, logged in a file in the store; the first process that builds one of the graphs is killed."""
     with (task.store_root / "log").open("a") as log:
         log.write(f"{task.path.stem} {os.getpid()}\n")
-    time.sleep(0.3)
+    killed = task.store_root / "killed"
+    if task.path.stem == "train_5" and not killed.exists():
+        killed.write_text(str(os.getpid()))
+        os.kill(os.getpid(), signal.SIGKILL)
     return build_module._work(task)
 
 
-def test_killed_worker_repeats_only_its_unfinished_tasks(
-    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    collection(tmp_path, train=10)
+def test_killed_worker_repeats_only_its_tasks(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    collection(tmp_path, train=12)
     build(TILE, tmp_path, tmp_path / "single", jobs=1)
-    killed: list[int] = []
-
-    def started() -> list[tuple[str, int]]:
-        lines = (tmp_path / "store" / "log").read_text().splitlines()
-        return [(stem, int(pid)) for stem, pid in map(str.split, lines)]
-
-    @contextmanager
-    def killing(total: int) -> Iterator[Any]:
-        done = 0
-
-        def advance(steps: int) -> None:
-            nonlocal done
-            done += steps
-            if not killed and done >= 2 and len({pid for _, pid in started()}) == 2:
-                killed.append(started()[-1][1])
-                os.kill(killed[0], signal.SIGKILL)
-
-        yield advance
-        assert done == total
-
-    monkeypatch.setattr(build_module, "_work", slow_work)
+    monkeypatch.setattr(build_module, "_work", work_that_dies_once)
     with joined(address, tmp_path) as workers:
-        report = build(TILE, tmp_path, tmp_path / "store", workers=workers, progress=killing)
-    assert report.built == 10
+        assert build(TILE, tmp_path, tmp_path / "store", workers=workers).built == 12
     assert parquet_files(tmp_path / "store") == parquet_files(tmp_path / "single")
-    stems = [stem for stem, _ in started()]
+    started = [line.split() for line in (tmp_path / "store/log").read_text().splitlines()]
+    stems = [stem for stem, _ in started]
     repeated = {stem for stem in stems if stems.count(stem) > 1}
-    assert repeated, "the worker was idle when it was killed"
-    assert repeated <= {stem for stem, pid in started() if pid == killed[0]}
-    assert len(stems) == 10 + len(repeated)
+    assert {"train_5"} <= repeated <= {stem for stem, pid in started if pid == (tmp_path / "store/killed").read_text()}
+    assert len(stems) == 12 + len(repeated)
 
 
 # --- fitting ---------------------------------------------------------------------------------------------------------
