@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.collection import trained, write_collection
+from tests.made import trained, write_collection
 
 ROOT = Path(__file__).parents[1]
 

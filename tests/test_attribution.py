@@ -13,7 +13,7 @@ from gbr import Ranker
 from gbr.attribution import Explanation, explain
 from gbr.data.graph import graph_from_arrays, read_graph
 from gbr.errors import ModelError, UsageError
-from tests.collection import trained, write_collection
+from tests.made import trained, write_collection
 from tests.ranking import problem
 
 LAYOUTS = Path(__file__).parents[1] / "data/npz/layout/cpu"

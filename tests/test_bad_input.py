@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from gbr import evaluate, features, predict, train
-from tests.collection import matmul_arrays
+from tests.made import matmul_arrays
 
 Capture = pytest.CaptureFixture[str]
 ARRAYS = matmul_arrays((96, 192, 128), 20, seed=5)

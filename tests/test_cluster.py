@@ -22,8 +22,7 @@ from gbr.data.build import build
 from gbr.data.collection import Subset, resolve
 from gbr.data.store import FeatureStore
 from gbr.errors import DataError, GbrError, MissingLibraryError, UsageError
-from tests.collection import trained, write_collection
-from tests.made import collection
+from tests.made import collection, trained, write_collection
 
 distributed = pytest.importorskip("distributed", reason="the extra gbr[cluster] is not installed")
 

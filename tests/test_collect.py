@@ -19,7 +19,7 @@ from gbr.collect.timer import LEAST_ROUNDS, cores, measure, pinned
 from gbr.data.collection import SPLITS
 from gbr.data.graph import read_graph
 from gbr.errors import CollectError, UsageError
-from tests.collection import matmul_arrays, rewrite, write_collection
+from tests.made import matmul_arrays, rewrite, write_collection
 from tests.programs import Measured
 
 pytest.importorskip("jax")

@@ -18,8 +18,7 @@ from gbr.data.collection import graph_files, resolve
 from gbr.data.graph import read_graph
 from gbr.download import COLLECTIONS, INDEX_FILES, TRIES, Archive, fetch, main, remote_sizes
 from gbr.errors import DownloadError
-from tests.collection import write_collection
-from tests.made import collection
+from tests.made import collection, write_collection
 from tests.mirror import Mirror, file_size_limit, npz, serving, tar, tree, zipped
 
 Capture = pytest.CaptureFixture[str]

@@ -9,7 +9,7 @@ import pytest
 
 from gbr import evaluate as command
 from gbr.errors import DataError
-from tests.collection import rewrite, write_collection
+from tests.made import rewrite, write_collection
 
 Capture = pytest.CaptureFixture[str]
 

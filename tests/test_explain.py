@@ -22,7 +22,7 @@ from gbr.attribution import (
     explain,
 )
 from gbr.report.tables import explanation_summary
-from tests.collection import trained, write_collection
+from tests.made import trained, write_collection
 
 Capture = pytest.CaptureFixture[str]
 

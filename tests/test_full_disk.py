@@ -22,8 +22,7 @@ from gbr import Ranker, evaluate, features, predict, submit, train
 from gbr import __main__ as top
 from gbr.collect import __main__ as collect
 from gbr.tune import __main__ as tune
-from tests.collection import trained, write_collection
-from tests.made import collection
+from tests.made import collection, trained, write_collection
 from tests.mirror import file_size_limit
 from tests.soak.kills import check_graphs, check_stores, digests
 

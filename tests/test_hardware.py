@@ -20,7 +20,7 @@ from gbr.data.hardware import machine
 from gbr.data.store import FeatureStore
 from gbr.errors import DataError, ModelError, UsageError
 from gbr.evaluate import evaluate
-from tests.collection import write_collection
+from tests.made import write_collection
 
 DATA = Path(__file__).parents[1] / "data"
 XEON = Hardware("Intel Xeon, AVX-512", 64, 64, (Cache(48 << 10, 12), Cache(2 << 20, 16), Cache(32 << 20, 16)))

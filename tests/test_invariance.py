@@ -19,8 +19,8 @@ from gbr.data.graph import graph_from_arrays
 from gbr.evaluation.metrics import kendall_tau
 from gbr.models.params import OBJECTIVES
 from tests import made
-from tests.collection import matmul_arrays, rewrite, trained, write_collection
 from tests.conftest import ROOT
+from tests.made import matmul_arrays, rewrite, trained, write_collection
 from tests.ranking import amounts, problem
 from tests.test_repack import network
 

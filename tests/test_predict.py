@@ -13,7 +13,7 @@ import pytest
 from gbr import Ranker, read_graph
 from gbr import predict as command
 from gbr.data.build import extract
-from tests.collection import rewrite
+from tests.made import rewrite
 from tests.reference_hlo import DATA
 
 Capture = pytest.CaptureFixture[str]

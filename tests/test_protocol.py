@@ -17,8 +17,7 @@ from gbr import evaluate as command
 from gbr.data.collection import Subset
 from gbr.errors import DataError, UsageError
 from gbr.evaluation import protocol
-from tests.collection import trained
-from tests.made import collection
+from tests.made import collection, trained
 from tests.ranking import groups_of
 
 

@@ -22,7 +22,7 @@ from gbr.data.files import atomic_write
 from gbr.data.groups import QueryGroups
 from gbr.errors import UsageError
 from gbr.evaluation.metrics import count_pairs, slowdown_at_k
-from tests.collection import SHAPES, matmul_arrays
+from tests.made import SHAPES, matmul_arrays
 from tests.ranking import groups_of
 
 FAMILIES = {"train": "abcd", "valid": "ef", "test": "gh"}

@@ -25,8 +25,7 @@ from gbr.evaluation import metrics
 from gbr.evaluation.metrics import Scored
 from gbr.report import plots, report
 from gbr.report.tables import explanation_summary
-from tests.collection import rewrite, trained, write_collection
-from tests.made import collection
+from tests.made import collection, rewrite, trained, write_collection
 from tests.ranking import groups_of, problem
 from tests.test_explain import LAYOUT, TILE
 

@@ -18,7 +18,7 @@ from gbr import predict
 from gbr.evaluation.metrics import Scored
 from gbr.report import report
 from gbr.report.tables import explanation_summary
-from tests.collection import write_collection
+from tests.made import write_collection
 from tests.ranking import groups_of
 from tests.test_explain import LAYOUT
 from tests.test_report import summarise

@@ -11,8 +11,7 @@ import pytest
 from gbr import __version__, evaluate, reproduce, train
 from gbr.data.collection import Subset
 from gbr.download import COLLECTIONS, INDEX_FILES, Archive
-from tests.collection import write_collection
-from tests.made import collection
+from tests.made import collection, write_collection
 from tests.mirror import Mirror, serving, tar
 
 Capture = pytest.CaptureFixture[str]

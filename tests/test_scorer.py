@@ -13,8 +13,7 @@ from gbr import Ranker, write_graph
 from gbr.data.graph import graph_from_arrays
 from gbr.errors import DataError, ModelError, UsageError
 from gbr.scorer import PrunedModel, pruned, used_columns
-from tests.collection import matmul_arrays, trained, write_collection
-from tests.made import tile_arrays
+from tests.made import matmul_arrays, tile_arrays, trained, write_collection
 from tests.test_layout_features import IDS, PROGRAM
 from tests.test_repack import network
 

@@ -23,7 +23,7 @@ from gbr.data.build import build, extract
 from gbr.data.collection import resolve
 from gbr.data.store import KEYS, Entry, FeatureStore
 from gbr.errors import StoreError, UsageError
-from tests.collection import rewrite, write_collection
+from tests.made import rewrite, write_collection
 
 COLUMNS = ("config.a", "geometry.a", "geometry.b", "nodes.a", "nodes.b", "roles.a")
 SCHEMA = {"hash": "abc", "columns": list(COLUMNS), "per_config": 3, "hardware": None}

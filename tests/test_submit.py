@@ -15,8 +15,7 @@ from scipy.stats import rankdata
 from gbr import Ranker, submit
 from gbr.data.collection import OFFICIAL_TEST, Subset
 from gbr.errors import DataError, ModelError, UsageError
-from tests.collection import trained, write_collection
-from tests.made import collection
+from tests.made import collection, trained, write_collection
 
 Capture = pytest.CaptureFixture[str]
 #: Test graphs of each collection made here.

@@ -18,7 +18,7 @@ from gbr.errors import DataError, ModelError, UsageError
 from gbr.evaluation import metrics
 from gbr.models.rows import Rows, normalised_rank
 from gbr.models.training_set import distinct
-from tests.collection import matmul_arrays, rewrite, trained, write_collection
+from tests.made import matmul_arrays, rewrite, trained, write_collection
 from tests.ranking import groups_of
 
 Capture = pytest.CaptureFixture[str]

@@ -24,7 +24,7 @@ from gbr.models.training_set import (
     in_memory,
     most_binned,
 )
-from tests.collection import trained, write_collection
+from tests.made import trained, write_collection
 
 #: Memory in which the bins of the training graphs below fit, but not their floats.
 STREAMED = 500_000

@@ -14,8 +14,8 @@ from gbr import Ranker
 from gbr.data.graph import graph_from_arrays
 from gbr.errors import ModelError, TuneError, UsageError
 from gbr.tune import Best, GraphSpace, ParameterSpace, Replay, Tuner, search
-from tests.collection import matmul_arrays, trained, write_collection
 from tests.conftest import ROOT
+from tests.made import matmul_arrays, trained, write_collection
 
 DATA = ROOT / "data" / "npz"
 GRID = {"block": [8, 16, 32, 64, 128, 256], "unroll": [1, 2, 4, 8], "order": ["ij", "ji"]}

@@ -14,8 +14,8 @@ import pytest
 from gbr.errors import CollectError, UsageError
 from gbr.tune import Child, Tuner, layout_space, search, tile_space, tune_layout
 from gbr.tune.__main__ import main
-from tests.collection import rewrite, write_collection
 from tests.conftest import ROOT
+from tests.made import rewrite, write_collection
 
 pytest.importorskip("jax")
 

@@ -19,8 +19,7 @@ from gbr.data.collection import Subset
 from gbr.data.files import exclusive_lock
 from gbr.data.store import FeatureStore
 from gbr.download import main as download
-from tests.collection import write_collection
-from tests.made import collection
+from tests.made import collection, write_collection
 from tests.soak.kills import check_stores, digests, start, temporary_files
 
 Capture = pytest.CaptureFixture[str]

@@ -45,8 +45,7 @@ from gbr.download import Archive
 from gbr.errors import DataError, DownloadError, GbrError, HloError, StoreError, TuneError
 from gbr.evaluation.protocol import indices_of
 from gbr.tune import Journal, ParameterSpace
-from tests.collection import trained, write_collection
-from tests.made import collection, layout_arrays, tile_arrays
+from tests.made import collection, layout_arrays, tile_arrays, trained, write_collection
 from tests.mirror import npz, tar, zipped
 from tests.reference_hlo import SMALL
 

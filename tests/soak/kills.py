@@ -30,8 +30,7 @@ import numpy as np
 from gbr import read_graph, write_graph
 from gbr.data.graph import Repacked
 from gbr.data.store import FeatureStore
-from tests.collection import write_collection
-from tests.made import layout_arrays
+from tests.made import layout_arrays, write_collection
 from tests.mirror import serving, tar, tree
 
 ROOT: Final = Path(__file__).parents[2]
