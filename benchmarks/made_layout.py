@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from features.graph import Program
 from features.layout.nodes import configurable_nodes
 from features.tensors import Tensors
-from tests.programs import Sketch
+from tests.programs import Sketch, nhwc
 
 _CONFIGS_AT_ONCE = 256
 
@@ -25,23 +25,12 @@ def network(n_configurable: int, between: int = 1) -> tuple[Program, NDArray[np.
     """
     sketch = Sketch()
     batch, size, wide = 8, 16, 64
-    numbers: dict[str, Any] = {
-        "convolution_dim_numbers_input_feature_dim": 3,
-        "convolution_dim_numbers_input_spatial_dims": (1, 2),
-        "convolution_dim_numbers_kernel_input_feature_dim": 2,
-        "convolution_dim_numbers_kernel_output_feature_dim": 3,
-        "convolution_dim_numbers_kernel_spatial_dims": (0, 1),
-        "convolution_dim_numbers_output_feature_dim": 3,
-        "window_size": (1, 1),
-        "window_stride": (1, 1),
-        "feature_group_count": 1,
-    }
     ids: list[int] = []
     last = sketch.node("parameter", (batch, size, size, wide))
     while len(ids) < n_configurable:
         image, flat = (batch, size, size, wide), (batch * size * size, wide)
         filters = sketch.node("parameter", (1, 1, wide, wide))
-        conv = sketch.node("convolution", image, last, filters, **numbers)
+        conv = sketch.node("convolution", image, last, filters, **nhwc(1))
         folded = sketch.node("reshape", flat, _between(sketch, conv, image, between))
         weight = sketch.node("parameter", (wide, wide))
         dot = sketch.node("dot", flat, _between(sketch, folded, flat, between), weight)

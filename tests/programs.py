@@ -82,21 +82,24 @@ def window(size: int, stride: int) -> dict:
     return {f"window_{name}": (value, value) for name, value in names.items()}
 
 
-def conv2d(batch: int, size: int, features_in: int, features_out: int, taps: int, stride: int = 1) -> Program:
-    """NHWC, HWIO, no padding, with a bias that is broadcast and a relu."""
-    side = (size - taps) // stride + 1
-    out = (batch, side, side, features_out)
-    numbers = (
-        "input_batch=0 input_feature=3 kernel_input_feature=2 kernel_output_feature=3 output_batch=0 output_feature=3"
-    )
-    dims = {f"{name}_dim": int(number) for name, number in (each.split("=") for each in numbers.split())}
+def nhwc(taps: int, stride: int = 1) -> dict:
+    """Attributes of a convolution of NHWC images with HWIO filters."""
+    numbers = {"input_feature": 3, "kernel_input_feature": 2, "kernel_output_feature": 3, "output_feature": 3}
+    dims = {f"{name}_dim": number for name, number in numbers.items()}
     dims |= {"input_spatial_dims": (1, 2), "kernel_spatial_dims": (0, 1)}
     dims = {f"convolution_dim_numbers_{name}": value for name, value in dims.items()}
+    return window(taps, stride) | dims | {"feature_group_count": 1, "batch_group_count": 1}
+
+
+def conv2d(batch: int, size: int, features_in: int, features_out: int, taps: int, stride: int = 1) -> Program:
+    """No padding, with a bias that is broadcast and a relu."""
+    side = (size - taps) // stride + 1
+    out = (batch, side, side, features_out)
     return program(
         ("parameter", (batch, size, size, features_in)),
         ("parameter", (taps, taps, features_in, features_out)),
         ("parameter", (features_out,)),
-        ("convolution", out, 0, 1, window(taps, stride) | dims | {"feature_group_count": 1, "batch_group_count": 1}),
+        ("convolution", out, 0, 1, nhwc(taps, stride)),
         ("broadcast", out, 2, {"dimensions": (3,)}),
         ("add", out, 3, 4),
         ("constant", ()),

@@ -7,6 +7,7 @@ import numpy as np
 from features.graph import Program
 from features.hardware import Hardware
 from features.hlo import OPCODES
+from features.layout.loops import AMOUNTS
 from features.layout.metagraph import operand_origins
 from features.layout.nodes import ConfigurableNodes
 from features.program import CLASS_NAMES, CLASS_OF
@@ -16,10 +17,6 @@ Order = tuple[int, ...]
 
 ELEMENTWISE = {"transcendental", "arithmetic", "logic", "convert"}
 POOLS = {"reduce-window", "select-and-scatter"}
-NAMES = (
-    "contiguous", "strided", "loops", "arithmetic", "transcendental", "written", "missed", "paged", "read", "reduced",
-    "pooled",
-)  # fmt: skip
 
 
 class Reference:
@@ -164,7 +161,7 @@ class Reference:
         return again / len(lines)
 
     def amounts(self, config: np.ndarray) -> dict[str, float]:
-        total = dict.fromkeys(NAMES, 0.0)
+        total = dict.fromkeys(AMOUNTS, 0.0)
         leaving, asking = self.asked(config)
         order = self.computed_in(leaving, asking)
         seen = {node: leaving.get(node, order[node]) for node in self.count}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from benchmarks import made_layout
 from features.graph import Program
 from features.layout import copies
-from features.layout.copies import BLOCK, N_DISAGREEMENTS, Copies, levels, orders, weights
+from features.layout.copies import BLOCK, N_DISAGREEMENTS, levels, weights
 from features.layout.extractor import LayoutExtractor, LayoutTrace, schema
 from features.layout.metagraph import INSIDE, links
 from features.layout.nodes import NODE_CLASSES, configurable_nodes
@@ -20,37 +20,32 @@ from features.tensors import Tensors
 from gbr.data.graph import Graph, read_graph
 from tests import reference_layout
 from tests.conftest import ROOT
-from tests.programs import Sketch
+from tests.programs import program
+from tests.test_layout_features import IDS as NETWORK_IDS
+from tests.test_layout_features import PROGRAM as NETWORK
 
-UNSET = [-1] * 6
-
-
-def chain() -> tuple[Program, np.ndarray]:
-    """Dot -> reshape that splits -> dot with an extent of one -> sums -> plus a dot, repeated -> reshape."""
-    sketch = Sketch()
-    left = sketch.node("parameter", (256, 32))
-    right = sketch.node("parameter", (32, 64))
-    first = sketch.node("dot", (256, 64), left, right)
-    split = sketch.node("reshape", (1, 16, 16, 64), first)
-    weight = sketch.node("parameter", (64, 40))
-    second = sketch.node("dot", (1, 16, 16, 40), split, weight)
-    total = sketch.node("reduce", (16, 40), second, dimensions=(0, 1))
-    third = sketch.node("dot", (16, 40), sketch.node("parameter", (16, 8)), sketch.node("parameter", (8, 40)))
-    both = sketch.node("add", (16, 40), total, third)
-    twice = sketch.node("broadcast", (2, 16, 40), both, dimensions=(1, 2))
-    last = sketch.node("reshape", (32, 40), twice)
-    thin = sketch.node("reshape", (1, 256, 64), first)
-    return sketch.program(), np.array([first, split, second, last, thin, third], np.int64)
-
-
-PROGRAM, IDS = chain()
-TENSORS = Tensors.of(PROGRAM)
-NODES = configurable_nodes(PROGRAM, TENSORS, IDS)
-LINKS = links(PROGRAM, TENSORS, NODES)
+#: Dot -> reshape that splits -> dot with an extent of one -> sums -> plus a dot, repeated -> reshape.
+PROGRAM = program(
+    ("parameter", (256, 32)),
+    ("parameter", (32, 64)),
+    ("dot", (256, 64), 0, 1),
+    ("reshape", (1, 16, 16, 64), 2),
+    ("parameter", (64, 40)),
+    ("dot", (1, 16, 16, 40), 3, 4),
+    ("reduce", (16, 40), 5, {"dimensions": (0, 1)}),
+    ("parameter", (16, 8)),
+    ("parameter", (8, 40)),
+    ("dot", (16, 40), 7, 8),
+    ("add", (16, 40), 6, 9),
+    ("broadcast", (2, 16, 40), 10, {"dimensions": (1, 2)}),
+    ("reshape", (32, 40), 11),
+    ("reshape", (1, 256, 64), 2),
+)
+IDS = np.array([2, 3, 5, 12, 13, 9], np.int64)
 
 
-def columns_of(configs: np.ndarray) -> dict[str, np.ndarray]:
-    rows = LayoutExtractor(PROGRAM, IDS).vectors(configs.astype(np.int8)).astype(float)
+def columns_of(configs: np.ndarray, program: Program = PROGRAM, ids: np.ndarray = IDS) -> dict[str, np.ndarray]:
+    rows = LayoutExtractor(program, ids).vectors(configs.astype(np.int8)).astype(float)
     return dict(zip(schema().names, rows.T, strict=True))
 
 
@@ -63,17 +58,22 @@ def config(**layouts: list[int]) -> np.ndarray:
     return out
 
 
-@settings(max_examples=25, deadline=None)
+@pytest.mark.parametrize(("program", "ids"), [(PROGRAM, IDS), (NETWORK, NETWORK_IDS)])
+@settings(max_examples=15, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 5))
-def test_copies_and_effective_layouts_equal_the_twin(seed: int, n_configs: int) -> None:
-    configs = reference_layout.random_configs(NODES, n_configs, seed, set_share=0.8)
-    value = columns_of(configs)
-    slow = reference_layout.copy_features(NODES, LINKS, configs)
+def test_copies_and_effective_layouts_equal_the_twin(
+    program: Program, ids: np.ndarray, seed: int, n_configs: int
+) -> None:
+    tensors = Tensors.of(program)
+    nodes = configurable_nodes(program, tensors, ids)
+    configs = reference_layout.random_configs(nodes, n_configs, seed, set_share=0.8)
+    value = columns_of(configs, program, ids)
+    slow = reference_layout.copy_features(nodes, links(program, tensors, nodes), configs)
     for column in BLOCK.columns[N_DISAGREEMENTS:]:
         expected = [row[column.name] for row in slow]
         np.testing.assert_allclose(value[f"copies.{column.name}"], expected, rtol=1e-5, atol=1e-5, err_msg=column.name)
-    layouts = reference_layout.effective_layouts(NODES, configs)
-    (own,) = reference_layout.effective_layouts(NODES, np.full((1, len(IDS), 18), -1))
+    layouts = reference_layout.effective_layouts(nodes, configs)
+    (own,) = reference_layout.effective_layouts(nodes, np.full((1, len(ids), 18), -1))
     changed = [np.mean([one != other for one, other in zip(row, own, strict=True)]) for row in layouts]
     np.testing.assert_allclose(value["layout.effective"], changed, atol=1e-6)
     np.testing.assert_allclose(value["slate.alike"], np.log2([layouts.count(row) for row in layouts]), atol=1e-6)
@@ -93,34 +93,20 @@ def test_layouts_that_move_nothing_cost_nothing() -> None:
     assert value["slate.duplicates"].tolist() == [0.0] * 4
 
 
-def test_the_last_unnamed_dimension_is_implied() -> None:
-    value = columns_of(np.concatenate([config(output0=[0]), config(output0=[0, 1]), config(output1=[2, 1])]))
-    assert value["slate.alike"].tolist() == [1.0, 1.0, 0.0]
-
-
 def test_equal_nodes_with_different_producers_are_distinguished() -> None:
-    sketch = Sketch()
-    square = [sketch.node("parameter", (8, 8)) for _ in range(3)]
-    first = sketch.node("dot", (8, 8), square[0], square[1])
-    second = sketch.node("dot", (8, 8), first, square[2])
-    configs = np.full((1, 2, 18), -1, np.int8)
+    square = ("parameter", (8, 8))
+    dots = program(square, square, square, ("dot", (8, 8), 0, 1), ("dot", (8, 8), 3, 2))
+    configs = np.full((1, 2, 18), -1)
     configs[0, :, 6:8] = 0, 1
-    value = dict(
-        zip(
-            schema().names,
-            LayoutExtractor(sketch.program(), np.array([first, second], np.int64)).vectors(configs)[0].tolist(),
-            strict=True,
-        )
-    )
-    assert [value[f"copies.dot.{kind}.copies"] for kind in ("out", "back", "entry", "edge")] == [0, 2, 1, 1]
+    value = columns_of(configs, dots, np.array([3, 4]))
+    assert [value[f"copies.dot.{kind}.copies"].item() for kind in ("out", "back", "entry", "edge")] == [0, 2, 1, 1]
 
 
 @pytest.mark.parametrize(
     ("layouts", "kind", "stride", "nbytes"),
     [
         ({"output0": [0, 1]}, "dot.out", 256, 256 * 64 * 4),  # 256 rows come before the columns
-        ({"output0": [0]}, "dot.out", 256, 256 * 64 * 4),
-        ({"output2": [1, 3]}, "dot.out", 16, 16 * 16 * 40 * 4),
+        ({"output2": [1, 3]}, "dot.out", 16, 16 * 16 * 40 * 4),  # a partial layout
         ({"output2": [3, 1]}, "dot.out", 1, 16 * 16 * 40 * 4),  # runs of 40 stay whole
         ({"input0": [0, 1]}, "dot.entry", 256, 256 * 32 * 4),
         ({"input0": [0, 1]}, "dot.back", 32, 256 * 32 * 4),
@@ -159,21 +145,9 @@ def test_operand_fed_by_two_nodes_counts_half_for_each() -> None:
 
 def test_weights_rise_between_16_and_181_elements() -> None:
     np.testing.assert_allclose(
-        weights(np.array([1, 16, 64, 2**7, 256])), [0.2, 0.2, 0.2 + 0.8 * 2 / 3.5, 0.2 + 2.4 / 3.5, 1.0]
+        weights(np.array([1, 16, 64, 128, 256])), [0.2, 0.2, 0.2 + 1.6 / 3.5, 0.2 + 2.4 / 3.5, 1]
     )
     assert levels(np.array([1, 2, 16, 17, 100, 101])).tolist() == [1, 2, 2, 3, 3, 4]
-
-
-def test_orders_are_packed_minor_most_first() -> None:
-    own = Copies(NODES, LINKS).own
-    assert own.packed[0, 0] == (0b000_001 | 0o777700) | 0o77 << 18
-    assert own.packed[4, 0] == (0b001_010 | 0o777700) | 0o77 << 18  # without the extent of one
-    assert own.packed[3, 2] == 0o777777  # a reshape has no kernel
-    assert own.strides[0, 0].tolist()[:2] == [64, 1]
-    row = np.array([[1, *UNSET[1:], *UNSET, *UNSET]])
-    partial = orders(NODES, row, np.array([2]))
-    assert partial.packed[0, 0] == (0b001 | 0o777770) | 0o7 << 18
-    assert partial.strides[0, 0].tolist() == [16, 1, 16, 16, 16, 16, 16, 16]
 
 
 MADE_PROGRAM, MADE_IDS = made_layout.network(100)

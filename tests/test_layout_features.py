@@ -12,7 +12,7 @@ from scipy.stats import rankdata, zscore
 
 from features.graph import Program
 from features.hardware import TPU
-from features.layout import copies, slate
+from features.layout import slate
 from features.layout.extractor import N_OWN, N_PER_CONFIG, SLATE_INPUTS, LayoutExtractor, schema
 from features.layout.metagraph import INSIDE, links
 from features.layout.nodes import configurable_nodes
@@ -21,48 +21,35 @@ from features.layout.slate import RANKED, RECOMPUTED, mean_ranks, recomputed, sl
 from features.operations import KINDS, node_kinds
 from features.tensors import Tensors
 from tests import reference_layout, reference_layout_numpy
-from tests.programs import Sketch
+from tests.programs import nhwc, program
 
-
-def network() -> tuple[Program, np.ndarray]:
-    """Conv -> relu -> transpose -> reshape -> dot -> add bias -> dot, with a second use of the convolution."""
-    sketch = Sketch()
-    numbers = {
-        "convolution_dim_numbers_input_feature_dim": 3,
-        "convolution_dim_numbers_input_spatial_dims": (1, 2),
-        "convolution_dim_numbers_kernel_input_feature_dim": 2,
-        "convolution_dim_numbers_kernel_output_feature_dim": 3,
-        "convolution_dim_numbers_kernel_spatial_dims": (0, 1),
-        "convolution_dim_numbers_output_feature_dim": 3,
-        "window_size": (3, 3),
-        "window_stride": (1, 1),
-        "feature_group_count": 1,
-    }
-    image = sketch.node("parameter", (2, 10, 10, 3))
-    filters = sketch.node("parameter", (3, 3, 3, 16))
-    conv = sketch.node("convolution", (2, 8, 8, 16), image, filters, **numbers)
-    active = sketch.node("maximum", (2, 8, 8, 16), conv)
-    transposed = sketch.node("transpose", (2, 16, 8, 8), active, dimensions=(0, 3, 1, 2))
-    flat = sketch.node("reshape", (2, 1024), transposed)
-    weight = sketch.node("parameter", (1024, 130))
-    first = sketch.node("dot", (2, 130), flat, weight)
-    bias = sketch.node("parameter", (130,))
-    wide = sketch.node("broadcast", (2, 130), bias, dimensions=(1,))
-    total = sketch.node("add", (2, 130), first, wide)
-    last = sketch.node("parameter", (7, 130))
-    transposed_last = sketch.node("transpose", (130, 7), last, dimensions=(1, 0))
-    second = sketch.node("dot", (2, 7), total, transposed_last)
-    pooled = sketch.node("reduce", (2, 16), active, dimensions=(1, 2))
-    small = sketch.node("parameter", (16, 7))
-    third = sketch.node("dot", (2, 7), pooled, small)
-    sketch.node("add", (2, 7), second, third)
-    ids = np.array([conv, flat, first, second, third], np.int64)
-    return sketch.program(), ids
-
-
-PROGRAM, IDS = network()
+#: Conv -> relu -> transpose -> reshape -> dot -> add bias -> dot, with a second use of the convolution.
+PROGRAM, IDS = (
+    program(
+        ("parameter", (2, 10, 10, 3)),
+        ("parameter", (3, 3, 3, 16)),
+        ("convolution", (2, 8, 8, 16), 0, 1, nhwc(3)),
+        ("maximum", (2, 8, 8, 16), 2),
+        ("transpose", (2, 16, 8, 8), 3, {"dimensions": (0, 3, 1, 2)}),
+        ("reshape", (2, 1024), 4),
+        ("parameter", (1024, 130)),
+        ("dot", (2, 130), 5, 6),
+        ("parameter", (130,)),
+        ("broadcast", (2, 130), 8, {"dimensions": (1,)}),
+        ("add", (2, 130), 7, 9),
+        ("parameter", (7, 130)),
+        ("transpose", (130, 7), 11, {"dimensions": (1, 0)}),
+        ("dot", (2, 7), 10, 12),
+        ("reduce", (2, 16), 3, {"dimensions": (1, 2)}),
+        ("parameter", (16, 7)),
+        ("dot", (2, 7), 14, 15),
+        ("add", (2, 7), 13, 16),
+    ),
+    np.array([2, 5, 7, 13, 16], np.int64),
+)
 TENSORS = Tensors.of(PROGRAM)
 NODES = configurable_nodes(PROGRAM, TENSORS, IDS)
+LINKS = links(PROGRAM, TENSORS, NODES)
 
 
 #: Random configurations.
@@ -97,20 +84,10 @@ def section(rows: np.ndarray, name: str) -> np.ndarray:
 @settings(max_examples=25, deadline=None)
 @given(any_configs)
 def test_columns_equal_the_numpy_twin(configs: np.ndarray) -> None:
-    found = links(PROGRAM, TENSORS, NODES)
-    expected = reference_layout_numpy.own_columns(NODES, found, configs)
-    covered = [schema().names.index(name) for name in reference_layout_numpy.COVERED]
-    np.testing.assert_allclose(vectors(configs)[:, covered], expected, rtol=2e-5, atol=2e-5)
-
-
-@settings(max_examples=10, deadline=None)
-@given(any_configs)
-def test_copies_and_paddings_equal_the_naive_twin(configs: np.ndarray) -> None:
     rows = vectors(configs)
-    copied = reference_layout.copy_features(NODES, links(PROGRAM, TENSORS, NODES), configs)
-    for row, expected in zip(section(rows, "copies"), copied, strict=True):
-        columns = [expected[column.name] for column in copies.BLOCK.columns[copies.N_DISAGREEMENTS :]]
-        np.testing.assert_allclose(row[copies.N_DISAGREEMENTS :], columns, rtol=1e-5, atol=1e-5)
+    expected = reference_layout_numpy.own_columns(NODES, LINKS, configs)
+    covered = [schema().names.index(name) for name in reference_layout_numpy.COVERED]
+    np.testing.assert_allclose(rows[:, covered], expected, rtol=2e-5, atol=2e-5)
     kinds, values = node_kinds(PROGRAM, TENSORS, IDS), reference_layout_numpy.values(NODES, configs)[0]
     for number, kind in enumerate(KINDS):
         flops = np.where(kinds == number, NODES.flops, 0.0)
@@ -121,12 +98,11 @@ def test_copies_and_paddings_equal_the_naive_twin(configs: np.ndarray) -> None:
 
 
 def test_meta_graph_of_the_network() -> None:
-    of = links(PROGRAM, TENSORS, NODES)
-    edges = of.group != INSIDE
+    edges = LINKS.group != INSIDE
     got = {
         (int(producer), int(consumer), int(role)): origin.tolist()
-        for (producer, consumer), role, origin in zip(
-            of.nodes[edges], of.roles[edges, 1], of.origin[edges], strict=True
+        for (producer, consumer), (_, role), origin in zip(
+            LINKS.nodes[edges], LINKS.roles[edges], LINKS.origin[edges], strict=True
         )
     }
     assert got == {
@@ -140,39 +116,26 @@ def test_meta_graph_of_the_network() -> None:
 
 
 def test_link_inside_a_reshape_pairs_the_minor_dimensions() -> None:
-    of = links(PROGRAM, TENSORS, NODES)
-    inside = np.flatnonzero(of.group == INSIDE)
-    assert of.nodes[inside].tolist() == [[1, 1]]
-    assert of.origin[inside[0]].tolist()[:2] == [0, 3]  # (2, 1024) from (2, 16, 8, 8): 1024 runs along the last
+    inside = np.flatnonzero(LINKS.group == INSIDE)
+    assert LINKS.nodes[inside].tolist() == [[1, 1]]
+    assert LINKS.origin[inside[0]].tolist()[:2] == [0, 3]  # (2, 1024) from (2, 16, 8, 8): 1024 runs along the last
 
 
-def test_equal_nodes_keep_their_own_operands() -> None:
-    sketch = Sketch()
-    a, b, c, wide = (sketch.node("parameter", shape) for shape in ((16, 16), (16, 16), (16, 16), (16, 32)))
-    pairs = ((a, b), (a, a), (b, c), (a, wide), (c, wide), (c, c))
-    ids = np.array([sketch.node("dot", (16, 32 if pair[1] == wide else 16), *pair) for pair in pairs])
-    program = sketch.program()
-    nodes = configurable_nodes(program, Tensors.of(program), ids)
-    assert nodes.operands.tolist() == [list(pair) for pair in pairs]
-    assert nodes.flops.tolist() == [2.0 * 16 * 16 * (32 if pair[1] == wide else 16) for pair in pairs]
-
-
-def test_input_and_kernel_are_found_by_shape() -> None:
+def test_operands_are_found_by_shape_and_equal_nodes_keep_their_own() -> None:
     assert NODES.operands[0].tolist() == [0, 1]
     assert NODES.rank[:, 2].tolist() == [4, -1, 2, 2, 2]
+    square, pairs = ("parameter", (16, 16)), ((0, 1), (0, 0), (1, 2), (0, 3), (2, 3), (2, 2))
+    dots = [("dot", (16, 32 if pair[1] == 3 else 16), *pair) for pair in pairs]
+    several = program(square, square, square, ("parameter", (16, 32)), *dots)
+    nodes = configurable_nodes(several, Tensors.of(several), np.arange(4, 10))
+    assert nodes.operands.tolist() == [list(pair) for pair in pairs]
+    assert nodes.flops.tolist() == [2.0 * 16 * 16 * (32 if pair[1] == 3 else 16) for pair in pairs]
 
 
 @settings(max_examples=15, deadline=None)
 @given(any_configs, st.integers(1, 3))
 def test_columns_do_not_depend_on_the_block_size(configs: np.ndarray, block: int) -> None:
     np.testing.assert_array_equal(vectors(configs), vectors(configs, block))
-
-
-@settings(max_examples=15, deadline=None)
-@given(any_configs, st.randoms(use_true_random=False))
-def test_permuted_configurations_give_permuted_vectors(configs: np.ndarray, random: object) -> None:
-    order = np.random.default_rng(len(configs)).permutation(len(configs))
-    np.testing.assert_allclose(vectors(configs[order]), vectors(configs)[order], rtol=1e-6, atol=1e-6)
 
 
 @settings(max_examples=25, deadline=None)
@@ -199,8 +162,7 @@ def test_slate_block_equals_statistics_of_the_group(configs: np.ndarray) -> None
             np.testing.assert_allclose(value[f"slate.z.{name}"], zscore(own), rtol=1e-3, atol=1e-3)
 
 
-def test_mean_ranks_of_ties_and_single_values() -> None:
-    assert mean_ranks(np.array([3.0, 1.0, 3.0])).tolist() == [0.75, 0.0, 0.75]
+def test_mean_ranks_of_equal_values() -> None:
     assert mean_ranks(np.array([2.0])).tolist() == [0.5]
     assert mean_ranks(np.array([2.0, 2.0])).tolist() == [0.5, 0.5]
 
@@ -213,7 +175,6 @@ def test_types_and_reach_are_shares() -> None:
     assert (section(rows, "reach")[0] == 0).all()
     assert (section(rows, "reach")[1] > 0).any()
     assert np.isfinite(rows).all()
-    assert slate.BLOCK.per_config
 
 
 def test_real_files_have_finite_vectors(shared_data: Path) -> None:
@@ -252,10 +213,6 @@ def test_replaced_columns_equal_those_of_a_changed_group(count: int, seed: int, 
     for value, actual in zip(others, found, strict=True):
         changed = own.copy()
         changed[row] = value
-        expected = slate.slate_columns(
-            changed,
-            np.zeros((count, slate.N_FREQUENCY), np.float32),
-            np.arange(count, dtype=np.uint64),
-            np.arange(count),
-        )
+        frequency = np.zeros((count, slate.N_FREQUENCY), np.float32)
+        expected = slate_columns(changed, frequency, np.arange(count, dtype=np.uint64), np.arange(count))
         np.testing.assert_allclose(actual, expected[row, columns], rtol=1e-5, atol=1e-6)
