@@ -290,9 +290,9 @@ class _Task:
     def line(self, *, ended: bool = False) -> str:
         """Log line with the amount done and, while the task runs, the time left."""
         seconds, text = time.monotonic() - self.start, self.text or str
-        parts = [f"{text(self.done)} of {text(self.total)}" if self.total else text(self.done)]
-        if self.total is None and self.text is None:
-            parts = []
+        parts = []
+        if self.total or self.text:
+            parts.append(f"{text(self.done)} of {text(self.total)}" if self.total else text(self.done))
         parts.append(f"done in {duration(seconds)}" if ended else f"{duration(seconds)} so far")
         if self.total and not ended and (gained := self.done - (self.first or 0)):
             parts.append(f"about {duration((self.total - self.done) * seconds / gained)} left")
@@ -332,17 +332,10 @@ def _bar(task: _Task) -> tuple[Callable[[], None], AbstractContextManager[Any]]:
     from rich import progress as bars
     from rich.console import Console
 
-    columns: list[bars.ProgressColumn] = [bars.TextColumn("{task.description}", markup=False)]
-    if task.text:
-        columns += [bars.BarColumn(10), bars.DownloadColumn(), bars.TransferSpeedColumn()]
-        columns += [bars.TimeRemainingColumn(compact=True)]
-    elif task.total is None:
-        columns = [bars.SpinnerColumn(), *columns, bars.TimeElapsedColumn()]
-    else:
-        columns += [bars.BarColumn(), bars.MofNCompleteColumn(), bars.TimeRemainingColumn()]
+    columns = bars.SpinnerColumn(), bars.BarColumn(20), bars.TextColumn("{task.description}", markup=False)
     display = bars.Progress(*columns, console=Console(stderr=True), transient=True)
     bar = display.add_task(task.label, total=task.total)
-    return lambda: display.update(bar, completed=task.done, total=task.total), display
+    return lambda: display.update(bar, description=task.line(), completed=task.done, total=task.total), display
 
 
 def duration(seconds: float) -> str:
