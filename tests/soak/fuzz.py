@@ -21,7 +21,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
@@ -94,8 +94,6 @@ def refused(read: Callable[[], object], error: type[GbrError] = GbrError) -> boo
 #: Values that are invalid in most positions.
 ODD = (-5, -1, 0, 0.5, 1, 2, 3, 5, 6, 7, 16, 31, 100, 1e-30, 1e9, 2.0**31, 2.0**40, 2.0**53, 1e19, 3e38, np.nan, np.inf)
 
-_RUNTIMES = ("config_runtime", "config_runtime_normalizers", "config_runtime_repeat")
-
 
 def damaged_bytes(whole: bytes, choice: random.Random) -> bytes:
     """A few bytes changed, repeated, lost or put in; never empty."""
@@ -113,38 +111,6 @@ def damaged_bytes(whole: bytes, choice: random.Random) -> bytes:
             mutant[at:at] = mutant[source : source + size]
         mutant = mutant or bytearray(b"\n")
     return bytes(mutant)
-
-
-def damaged_arrays(whole: Mapping[str, Any], choice: random.Random, n_configs: int = 4) -> dict[str, Any]:
-    """A graph's arrays with its first configurations, and a few cells, opcodes and edges that are wrong."""
-    arrays = {key: np.array(value) for key, value in whole.items()}
-    configs = "config_feat" if "config_feat" in arrays else "node_config_feat"
-    for key in (configs, *_RUNTIMES):
-        if key in arrays:
-            arrays[key] = arrays[key][:n_configs]
-    for _ in range(choice.randint(1, 5)):
-        _damage(arrays, configs, choice)
-    return arrays
-
-
-def _damage(arrays: dict[str, Any], configs: str, choice: random.Random) -> None:
-    feat, edges = arrays["node_feat"], arrays["edge_index"]
-    kind = choice.randrange(6)
-    if kind <= 1:
-        node = choice.randrange(len(feat))
-        columns = np.flatnonzero(feat[node]) if choice.random() < 0.6 else np.arange(feat.shape[1])
-        if len(columns):
-            feat[node, choice.choice(columns.tolist())] = choice.choice(ODD)
-    elif kind == 2:
-        arrays["node_opcode"][choice.randrange(len(feat))] = choice.randrange(130)
-    elif kind == 3 and len(edges):
-        edge = choice.randrange(len(edges))
-        edges[edge, 1] = choice.randrange(max(1, int(edges[edge, 0])))
-    elif kind == 4 and len(edges):
-        arrays["edge_index"] = np.delete(edges, choice.randrange(len(edges)), axis=0)
-    else:
-        cells = arrays[configs].reshape(-1)
-        cells[choice.randrange(len(cells))] = choice.choice(ODD)
 
 
 #: Unusual JSON values.
@@ -268,10 +234,17 @@ def _damage_member(data: bytes, choice: random.Random) -> bytes:
 def _damage_arrays(data: bytes, choice: random.Random) -> bytes:
     """Damage values, shapes or types of arrays, with valid checksums."""
     with np.load(io.BytesIO(data)) as stored:
-        arrays = damaged_arrays({key: stored[key] for key in stored.files}, choice)
-    if choice.random() < 0.3:
-        key = choice.choice(list(arrays))
-        arrays[key] = choice.choice([arrays[key][:0], arrays[key].T, arrays[key].astype(np.float64), arrays[key][None]])
+        arrays = {key: stored[key] for key in stored.files}
+    for _ in range(choice.randint(1, 5)):
+        key = choice.choice([*arrays, "node_feat", "node_feat"])
+        array = arrays[key]
+        cells = np.flatnonzero(array) if choice.random() < 0.6 else np.arange(array.size)
+        if choice.random() < 0.1:
+            arrays[key] = choice.choice([array[:0], array[1:], array.T, array.astype(np.float64), array[None]])
+        elif len(cells):
+            at = choice.choice(cells.tolist())
+            below = choice.randrange(max(1, int(array.flat[at]))) if array.dtype.kind in "iu" else 0  # a valid operand
+            array.flat[at] = choice.choice([below, choice.randrange(120)] if array.dtype.kind in "iu" else ODD)
     return _zipped(arrays)
 
 
