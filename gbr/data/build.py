@@ -282,6 +282,9 @@ def _work(task: _Task) -> Entry:
     kind = task.subset.split(":", 1)[0]
     if graph.kind != kind:
         raise DataError(f"{task.path}: expected a {kind} graph as its folder says, got a {graph.kind} graph; move it")
+    # Without runtimes, the result depends only on the configurations.
+    target = np.arange(graph.n_configs) if graph.runtime is None else graph.runtime
+    target = target / (1 if graph.normalizer is None else graph.normalizer)
     schema = schema_of(kind)
     names = schema.names[: n_per_config(schema)]
     if kind == "tile":
@@ -299,16 +302,9 @@ def _work(task: _Task) -> Entry:
             shared,
             duplicate_of,
             {name: values for name in MEASURED if (values := getattr(graph, name[1:])) is not None},
-            degenerate=_degenerate(graph, duplicate_of),
+            degenerate=unrankable(target, duplicate_of),
             source=source,
         )
-
-
-def _degenerate(graph: Graph, duplicate_of: IntArray) -> str | None:
-    if graph.runtime is None:
-        # With distinct runtimes, the result depends only on the configurations.
-        return unrankable(np.arange(graph.n_configs, dtype=np.float64), duplicate_of)
-    return unrankable(graph.runtime / (1 if graph.normalizer is None else graph.normalizer), duplicate_of)
 
 
 def _tile(graph: Graph, hardware: Hardware | None) -> tuple[FloatArray, IntArray]:

@@ -102,15 +102,7 @@ def resolve(name: str, data_root: Path) -> Subset:
 
 
 def graph_files(subset: Subset, data_root: Path, split: str) -> list[Path]:
-    """Graph files of one split, sorted by name.
-
-    Raises
-    ------
-    UsageError
-        For a split that is not one of :data:`SPLITS`.
-    DataError
-        If the folder is missing or contains no ``.npz``.
-    """
+    """Graph files of one split, sorted by name; a :class:`DataError` if there are none."""
     if split not in SPLITS:
         raise UsageError(f"split {split!r}: expected one of {', '.join(SPLITS)}")
     folder = subset.folder(data_root) / split

@@ -104,16 +104,8 @@ def exclusive_lock(
 ) -> Iterator[None]:
     """Lock a folder against other processes; the system releases the lock when the process ends or is killed.
 
-    Parameters
-    ----------
-    folder : Path
-        Created if missing; if it was created, it is removed at the end unless it has content.
-    error : type
-        Raised if another process holds the lock, or the folder cannot be written.
-    owner : str
-        Kind of process that holds the lock, for messages.
-    wait : bool
-        Wait for the other process instead of raising.
+    A missing folder is created, and removed at the end unless it has content.  If another process, an ``owner``, holds
+    the lock, ``wait`` for it, or raise ``error``.
     """
     from filelock import FileLock, Timeout  # not for --help
 
@@ -161,14 +153,8 @@ def put_aside(path: Path) -> Iterator[None]:
 def remove_partial_files(folder: Path, pattern: str = "*") -> None:
     """Delete temporary files of :func:`atomic_write` that killed processes left.
 
-    Files of running processes are kept; files of other hosts are deleted after a day.
-
-    Parameters
-    ----------
-    folder : Path
-        May be missing.
-    pattern : str
-        :mod:`glob` pattern of the names of the final files.
+    Files of running processes are kept; files of other hosts are deleted after a day.  ``pattern`` is a :mod:`glob`
+    pattern of the names of the final files.
     """
     for part in folder.glob(f".{pattern}.*.part"):
         with suppress(OSError):
@@ -199,17 +185,7 @@ def _host() -> str:
 
 
 def require_space(folder: Path, needed: int, what: str, error: type[GbrError] = GbrError) -> None:
-    """Raise ``error`` if a disk lacks the space for ``needed`` bytes plus a reserve of 64 MiB.
-
-    Parameters
-    ----------
-    folder : Path
-        May be missing.
-    needed : int
-    what : str
-        Description of the data, for the message.
-    error : type
-    """
+    """Raise ``error`` if a disk lacks the space for ``needed`` bytes plus a reserve of 64 MiB."""
     existing = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
     free = shutil.disk_usage(existing).free
     if needed > 0 and free < needed + _SPARE_BYTES:

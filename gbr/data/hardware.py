@@ -51,14 +51,8 @@ def choose(name: str | None, subset: Subset, data_root: Path | str) -> Hardware:
     """Choose the hardware profile for the features of a collection.
 
     In this order: the given name; ``hardware.toml`` in the folder of the collection or one above it up to
-    ``<data_root>/npz``; ``tpu`` for the collections of TpuGraphs (sources xla and nlp); the generic ``cpu``.
-
-    Parameters
-    ----------
-    name : str or None
-        One of :data:`NAMES`, or a TOML file.
-    subset : Subset
-    data_root : path
+    ``<data_root>/npz``; ``tpu`` for the collections of TpuGraphs (sources xla and nlp); the generic ``cpu``.  A name is
+    one of :data:`NAMES`, or a TOML file.
 
     Raises
     ------
@@ -103,16 +97,9 @@ def load(path: Path) -> Hardware:
 
 
 def parse(values: Any, where: str, error: type[GbrError]) -> Hardware:
-    """Create a profile from the values of a TOML or JSON file.
+    """Create a profile from the values of a TOML or JSON file, as :func:`as_dict` returns them.
 
-    Parameters
-    ----------
-    values : mapping
-        As returned by :func:`as_dict`.
-    where : str
-        File, for messages.
-    error : type of GbrError
-        Raised for a key that is missing, unknown or out of range.
+    ``error`` is raised for a key that is missing, unknown or out of range; ``where`` is the file, for its message.
     """
     try:
         _check_keys(values, _PROFILE, "a hardware profile")
@@ -151,15 +138,7 @@ def save(path: Path, hardware: Hardware) -> None:
 
 
 def note_machine(folder: Path, top: Path) -> str | None:
-    """Write the profile of this machine to a collection that has none; returns a message if it is unknown.
-
-    Parameters
-    ----------
-    folder : Path
-        Folder of the collection, created if missing.
-    top : Path
-        Uppermost folder that :func:`beside` searches.
-    """
+    """Write the profile of this machine to the folder of a collection that has none; a message if it is unknown."""
     if beside(folder, top) is not None:
         return None
     if found := machine():
@@ -202,12 +181,7 @@ def machine(root: Path = Path("/")) -> Hardware | None:
     """Profile of this machine from Linux's sysfs and cpuinfo; None if they report no data cache.
 
     A cache that several cores share counts in full.  If other processes run at the same time, use a TOML file with the
-    share of this process.
-
-    Parameters
-    ----------
-    root : Path
-        Folder of ``sys`` and ``proc``.
+    share of this process.  ``root`` is the folder of ``sys`` and ``proc``.
     """
     levels: dict[int, Cache] = {}
     line = 0

@@ -26,17 +26,10 @@ _Result = TypeVar("_Result")
 def in_processes(
     work: Callable[[_Task], _Result], tasks: Sequence[_Task], jobs: int, what: str
 ) -> Iterator[tuple[_Task, _Result]]:
-    """Process tasks; yields pairs of task and result in order of completion.
+    """Process tasks by a module-level function; yields pairs of task and result in order of completion.
 
-    Parameters
-    ----------
-    work : callable
-        A module-level function.  Its exceptions are raised unchanged.
-    tasks : sequence
-    jobs : int
-        Number of processes; 1 runs in this process.
-    what : str
-        Name of the data, for the error if a process dies.
+    One job runs in this process.  Exceptions of ``work`` are raised unchanged.  ``what`` names the data for the error
+    if a process dies.
     """
     if jobs <= 1:
         for task in tasks:

@@ -140,25 +140,9 @@ class FeatureStore:
     ) -> Entry:
         """Write one graph atomically; :meth:`record` then makes it part of the store.
 
-        Parameters
-        ----------
-        split, stem : str
-        columns : sequence of str
-            Full names of the columns that differ between rows.
-        groups : iterable of float32 (len(columns), rows)
-            Their values, which may be generated one group of rows at a time.
-        shared : float32 (shared columns,)
-            Values of the columns that follow, which all rows share.
-        duplicate_of : int64 (rows,)
-        measured : mapping of str to int64 (rows,)
-            Some of :data:`MEASURED`.
-        **about
-            ``degenerate`` and ``source`` of the entry.
-
-        Returns
-        -------
-        dict
-            The graph's entry in the manifest.
+        ``columns`` are the names of those that differ between rows; ``groups`` generates their values, float32
+        (len(columns), rows), for some rows at a time; ``shared``, float32, has the values of the columns that follow.
+        ``measured`` has some of :data:`MEASURED`, and ``about`` is ``degenerate`` and ``source`` of the entry.
         """
         with atomic_write(self.path(split, stem), StoreError) as part:
             _write_parquet(part, columns, iter(groups), shared, {**measured, DUPLICATE: duplicate_of})
@@ -343,24 +327,7 @@ def _write_parquet(
 def _read_parquet(
     path: Path, own: Sequence[str], shared: IntArray, X: FloatArray, other: Mapping[str, IntArray]
 ) -> None:
-    """Fill the rows of one graph, in parts of :data:`_ROWS_AT_ONCE` rows.
-
-    Parameters
-    ----------
-    path : Path
-    own : sequence of str
-        The first columns of ``X``.
-    shared : int64
-        Indices of the other columns in the list that is stored once per graph.
-    X : float32 (rows, len(own) + len(shared))
-    other : mapping of str to int64 (rows,)
-        :data:`DUPLICATE` and those of :data:`MEASURED` that the file holds.
-
-    Raises
-    ------
-    StoreError
-        When the file is missing, truncated or of another shape.
-    """
+    """Fill the rows of one graph: ``X`` with the columns ``own``, then some of those that are stored once."""
     import polars as pl
 
     types = dict.fromkeys(own, pl.Float32) | dict.fromkeys(other, pl.Int64) | {DUPLICATE: pl.Int32}
