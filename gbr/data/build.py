@@ -283,8 +283,8 @@ def _work(task: _Task) -> Entry:
     if graph.kind != kind:
         raise DataError(f"{task.path}: expected a {kind} graph as its folder says, got a {graph.kind} graph; move it")
     # Without runtimes, the result depends only on the configurations.
-    target = np.arange(graph.n_configs) if graph.runtime is None else graph.runtime
-    target = target / (1 if graph.normalizer is None else graph.normalizer)
+    runtime = np.arange(graph.n_configs) if graph.runtime is None else graph.runtime
+    target = runtime / (1 if graph.normalizer is None else graph.normalizer)
     schema = schema_of(kind)
     names = schema.names[: n_per_config(schema)]
     if kind == "tile":
