@@ -38,7 +38,7 @@ if __name__ == "__main__":
     child = Child(make, 0.5)
     child(0)
     threading.Thread(target=child, args=(2,), daemon=True).start()
-    print(child._process.pid, flush=True)
+    print(child._running[0].pid, flush=True)
     time.sleep(60)
 """
 #: A search with slow measurements that are also logged in a second file.
@@ -198,7 +198,6 @@ def test_a_truncated_journal_keeps_its_complete_lines(
         '{"config": 1, "runtime": -1.0}',
         '{"config": 1, "failed": 3}',
         '{"stopped": -1}',
-        '{"begin":1,"begin":2}',
     ],
 )
 def test_an_invalid_line_is_named_and_kept(tmp_path: Path, line: str) -> None:

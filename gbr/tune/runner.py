@@ -60,58 +60,57 @@ class Child(AbstractContextManager["Child"]):
     """
 
     def __init__(self, make: Callable[[], Callable[[int], float]], timeout: float) -> None:
-        self._make = make
-        self._timeout = timeout
-        self._context = multiprocessing.get_context("spawn")
-        self._process: BaseProcess | None = None
-        self._pipe: Connection | None = None
+        self._make, self._timeout = make, timeout
+        self._running: tuple[BaseProcess, Connection] | None = None
 
     def __call__(self, config: int) -> float | str:
         """Runtime of a configuration, or the reason why it failed; a child that cannot start raises a TuneError."""
-        pipe = self._pipe or self._start()
+        process, pipe = self._running or self._start()
         try:
             pipe.send(config)
-            if not pipe.poll(self._timeout):
-                self.close()
-                return f"timed out after {self._timeout:g} s"
-            return cast("float | str", pipe.recv())
+            if pipe.poll(self._timeout):
+                return cast("float | str", pipe.recv())
+            reason = f"timed out after {self._timeout:g} s"
         except (EOFError, OSError):
-            return f"crashed: {self._exit_reason()}"
+            reason = f"crashed: {_exit_reason(process)}"
+        self.close()
+        return reason
 
     def close(self) -> None:
         """Terminate the child."""
-        if self._process is not None and self._pipe is not None:
-            self._process.kill()
-            self._process.join()
-            self._pipe.close()
-        self._process = self._pipe = None
+        if self._running is not None:
+            process, pipe = self._running
+            process.kill()
+            process.join()
+            pipe.close()
+            self._running = None
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _start(self) -> Connection:
-        self._pipe, child_pipe = self._context.Pipe()
-        self._process = self._context.Process(target=_serve, args=(child_pipe, self._make, self._timeout), daemon=True)
-        self._process.start()
+    def _start(self) -> tuple[BaseProcess, Connection]:
+        context = multiprocessing.get_context("spawn")
+        pipe, child_pipe = context.Pipe()
+        process = context.Process(target=_serve, args=(child_pipe, self._make, self._timeout), daemon=True)
+        process.start()
         child_pipe.close()
+        self._running = process, pipe
         try:
-            problem = self._pipe.recv() if self._pipe.poll(_START) else f"not ready after {_START:g} s"
+            problem = pipe.recv() if pipe.poll(_START) else f"not ready after {_START:g} s"
         except (EOFError, OSError):
-            problem = f"{self._exit_reason()}; guard a script that starts a search by `if __name__ == '__main__':`"
+            problem = f"{_exit_reason(process)}; guard a script that starts a search by `if __name__ == '__main__':`"
         if problem is not None:
             self.close()
             raise TuneError(f"the measuring process cannot start: {problem}")
-        return self._pipe
+        return self._running
 
-    def _exit_reason(self) -> str:
-        assert self._process is not None
-        self._process.join(_GRACE)
-        code = self._process.exitcode
-        self.close()
-        if code is not None and code < 0:
-            with suppress(ValueError):
-                return f"signal {signal.Signals(-code).name}"
-        return f"exit status {code}"
+
+def _exit_reason(process: BaseProcess) -> str:
+    process.join(_GRACE)
+    code = process.exitcode
+    with suppress(ValueError):
+        return f"signal {signal.Signals(-(code or 0)).name}"
+    return f"exit status {code}"
 
 
 def _serve(pipe: Connection, make: Callable[[], Callable[[int], float]], timeout: float) -> None:
@@ -398,8 +397,8 @@ def _compare(tuner: Tuner, measure: Measure, default: int, rounds: int, log: Jou
     half = math.ceil(rounds / 2)
     for number in range(2 * half):
         if number == half and len(runtimes) > 2:
-            medians = {config: float(np.median(values)) for config, values in runtimes.items() if config != default}
-            runtimes = {config: runtimes[config] for config in (default, min(medians, key=medians.__getitem__))}
+            fastest = min(list(runtimes)[1:], key=lambda config: float(np.median(runtimes[config])))
+            runtimes = {config: runtimes[config] for config in (default, fastest)}
         for config in rng.permutation(list(runtimes)).tolist():
             outcome = _measure(measure, config)
             if isinstance(outcome, str):
