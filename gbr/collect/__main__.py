@@ -29,34 +29,19 @@ def main() -> None:
 def _add(kind: str, collection: str, names: str, what: str, rounds: int, title: str, description: str) -> None:
     """Add the command that measures a collection with the functions of ``gbr.collect.<kind>s``."""
 
+    # fmt: off
     @main.command(kind, short_help=title, help=description)
-    @click.option(
-        f"--{names}",
-        "names",
-        type=cli.CommaList(),
-        metavar="LIST",
-        help=f"Families, groups of families, or {names}.  [default: all]",
-    )
-    @click.option(
-        "--jobs",
-        type=cli.POSITIVE,
-        default=1,
-        metavar="N",
-        help=f"Number of {what}s to measure in parallel, one per core; they slow each other down.",
-    )
-    @click.option(
-        "--out",
-        type=cli.PATH,
-        default=Path("data"),
-        metavar="ROOT",
-        help=f"Folder in which {collection}/{{train,valid,test}}/*.npz are written.",
-    )
+    @click.option(f"--{names}", "names", type=cli.CommaList(), metavar="LIST",
+                  help=f"Families, groups of families, or {names}.  [default: all]")
+    @click.option("--jobs", type=cli.POSITIVE, default=1, metavar="N",
+                  help=f"Number of {what}s to measure in parallel, one per core; they slow each other down.")
+    @click.option("--out", type=cli.PATH, default=Path("data"), metavar="ROOT",
+                  help=f"Folder in which {collection}/{{train,valid,test}}/*.npz are written.")
     @click.option("--configs", type=cli.POSITIVE, default=96, metavar="N", help=f"Configurations per {what}.")
     @click.option("--rounds", type=cli.POSITIVE, default=rounds, metavar="N", help="Rounds per pass.")
     @cli.seed_option
-    @click.option(
-        "--table", "show_table", is_flag=True, help="Print a Markdown table of measured graphs, measure nothing."
-    )
+    @click.option("--table", "show_table", is_flag=True,
+                  help="Print a Markdown table of measured graphs, measure nothing.")
     @cli.splits_option
     @cli.json_option
     def command(out: Path, show_table: bool, as_json: bool, **options: Any) -> None:
@@ -68,11 +53,13 @@ def _add(kind: str, collection: str, names: str, what: str, rounds: int, title: 
             return
         found = _measure(module, out, out / collection, **options)
         if as_json:
-            cli.emit_json([quality.as_dict() for quality in found])
+            cli.emit_json([{key: value for key, value in each._asdict().items() if value is not None}
+                           for each in found])
         elif found:
             columns = ("graph", "split", "configs", "spread", "retest tau")
             rows = [(each.graph, each.split, each.configs, each.spread, each.tau) for each in found]
             cli.table(f"Measured in {out}", columns, rows)
+    # fmt: on
 
 
 def _measure(

@@ -31,17 +31,13 @@ def _mean(x: Any, *axes: int) -> Any:
     return x.sum(axes) * (1 / prod(x.shape[axis] for axis in axes))
 
 
-def _inverse_root(x: Any) -> Any:
-    return lax.rsqrt(x + 1e-5)
-
-
 def _centred(x: Any, *axes: int) -> Any:
     return x - _along(_mean(x, *axes), x, *axes)
 
 
 def _standardized(x: Any, *axes: int) -> Any:
     centred = _centred(x, *axes)
-    return centred * _along(_inverse_root(_mean(centred * centred, *axes)), x, *axes)
+    return centred * _along(lax.rsqrt(_mean(centred * centred, *axes) + 1e-5), x, *axes)
 
 
 def _shifted_exp(x: Any, axis: int) -> tuple[Any, Any]:
@@ -85,9 +81,7 @@ def _conv(**options: Any) -> Callable[..., Any]:
     return lambda x, f: _convolve(x, f, **options)
 
 
-def _pool(
-    start: float, reducer: Callable[..., Any], window: tuple[int, ...], stride: tuple[int, ...]
-) -> Callable[..., Any]:
+def _pool(start: float, reducer: Any, window: tuple[int, ...], stride: tuple[int, ...]) -> Callable[..., Any]:
     return lambda x: lax.reduce_window(x, np.float32(start), reducer, window, stride, "VALID")
 
 
@@ -127,7 +121,7 @@ def _outer_permuted(u: Any, v: Any) -> Any:
     # The product in the order of its operands, (c, a, b), then moved to (a, b, c).
     shape = (u.shape[0], u.shape[1], v.shape[0])
     product = lax.broadcast_in_dim(u, shape, (0, 1)) * lax.broadcast_in_dim(v, shape, (2, 0))
-    return lax.transpose(product, (1, 2, 0))
+    return product.transpose(1, 2, 0)
 
 
 def _transpose(permutation: str, measured: str) -> Family:
@@ -136,11 +130,7 @@ def _transpose(permutation: str, measured: str) -> Family:
     loops = "abcd"[: len(order)]
     source = [loops[order.index(dim)] for dim in range(len(order))]
     spec = f"{' '.join(loops)} | y[{', '.join(loops)}] = x[{', '.join(source)}]"
-    return Family("movement", f"transpose_{permutation}", measured, spec, lambda x: lax.transpose(x, order))
-
-
-def _with_permuted(operation: Callable[..., Any], *permutation: int) -> Callable[..., Any]:
-    return lambda x, z: operation(x, lax.transpose(z, permutation))
+    return Family("movement", f"transpose_{permutation}", measured, spec, lambda x: x.transpose(order))
 
 
 _matmul = partial(Family, "matmul", right="k n")
@@ -164,8 +154,7 @@ _FAMILIES: Final = (
     _matmul("matmul_nt", "160x256x320 256x192x256 131x211x331 64x960x144 480x40x640",
         "m n | y[m, n] = 0 | m n / k: y[m, n] += a[m, k] * b[n, k]", lambda a, b: lax.dot(a, b.T)),
     _matmul("matmul_batched", "8x96x128x112 32x33x65x129 6x64x256x128 3x131x163x109",
-        "b m n | y[b, m, n] = 0 | b m k n: y[b, m, n] += u[b, m, k] * v[b, k, n]", _batched_dot,
-        right="b k n"),
+        "b m n | y[b, m, n] = 0 | b m k n: y[b, m, n] += u[b, m, k] * v[b, k, n]", _batched_dot, right="b k n"),
     _matmul("matmul_bias_relu", "224x288x192 128x512x256 173x139x331 384x96x480",
         "m n | y[m, n] = bias[n] | m k n: y[m, n] += a[m, k] * b[k, n] | y[m, n] = max(y[m, n], 0)",
         lambda a, b, bias: _bias_relu(lax.dot(a, b), bias)),
@@ -179,10 +168,10 @@ _FAMILIES: Final = (
         "m n | y[m, n] = 0 | k m n: y[m, n] += a[k, m] * a[k, n]", lambda a: lax.dot(a.T, a), sizes="k m=n"),
     _matmul("attention_scores", "8x128x192x64 4x256x256x48 12x77x101x80 2x200x515x128",
         "b m n | y[b, m, n] = 0 | b m n / k: y[b, m, n] += u[b, m, k] * v[b, n, k] * size(k) ** -0.5",
-        lambda u, v: _batched_dot(u, lax.transpose(v, (0, 2, 1))) * u.shape[2] ** -0.5, right="b k n"),
+        lambda u, v: _batched_dot(u, v.transpose(0, 2, 1)) * u.shape[2] ** -0.5, right="b k n"),
     _matmul("attention_values", "8x128x64x192 4x256x48x320 12x101x80x77 2x131x128x512",
         "s h d | y[s, h, d] = 0 | s h t d: y[s, h, d] += u[h, s, t] * v[h, t, d]",
-        lambda u, v: lax.transpose(_batched_dot(u, v), (1, 0, 2)), sizes="h s d t", right="h t d"),
+        lambda u, v: _batched_dot(u, v).transpose(1, 0, 2), sizes="h s d t", right="h t d"),
     _matmul("matmul_transposed", "160x192x256 96x320x192 137x151x263 288x40x384",
         "n m | y[n, m] = 0 | k n m: y[n, m] += b[k, n] * a[k, m]", lambda a, b: lax.dot(a.T, b).T, order="m n k"),
     _matmul("matvec_batched", "8x192x768 64x256x96 5x401x557 300x40x112",
@@ -323,7 +312,7 @@ _FAMILIES: Final = (
     _rowwise("rms_norm", "896x1024 7000x136 9001x97 1201x853",
         "a | square[a] = 0 | a / b: square[a] += x[a, b] * x[a, b] * (1 / size(b)) | "
         "a b: y[a, b] = x[a, b] * (1 / sqrt(square[a] + 1e-5)) * gain[b]",
-        lambda x, gain: x * _along(_inverse_root(_mean(lax.square(x), 1)), x, 1) * _wide(gain, x, 1)),
+        lambda x, gain: x * _along(lax.rsqrt(_mean(lax.square(x), 1) + 1e-5), x, 1) * _wide(gain, x, 1)),
     _rowwise("batch_norm", "2048x512 240x4000 9001x101 1459x683",
         "b | mean[b] = 0; scale[b] = 0 | a b: mean[b] += x[a, b] * (1 / size(a)) | a b: d = x[a, b] - mean[b]; "
         "scale[b] += d * d * (1 / size(a)) | scale[b] = 1 / sqrt(scale[b] + 1e-5) | "
@@ -344,7 +333,7 @@ _FAMILIES: Final = (
     _rowwise("l2_normalize", "768x1280 6000x144 9001x101 1103x787",
         "a | square[a] = 0 | a / b: square[a] += x[a, b] * x[a, b] | "
         "a b: y[a, b] = x[a, b] * (1 / sqrt(square[a] + 1e-5))",
-        lambda x: x * _along(_inverse_root(lax.square(x).sum(1)), x, 1)),
+        lambda x: x * _along(lax.rsqrt(lax.square(x).sum(1) + 1e-5), x, 1)),
     _rowwise("absmax_scale", "1024x896 8000x112 5003x179 1009x971",
         "a | top[a] = 0 | a / b: top[a] = max(top[a], abs(x[a, b])) | a b: y[a, b] = x[a, b] * (127 / top[a])",
         lambda x: x * _along(lax.full_like((top := lax.abs(x).max(1)), 127) / top, x, 1)),
@@ -385,17 +374,16 @@ _FAMILIES: Final = (
         "h w | across = x[h + 1, w + 2] - x[h + 1, w]; down = x[h + 2, w + 1] - x[h, w + 1]; "
         "y[h, w] = sqrt(across * across + down * down)", _slope),
     # Operands that are broadcast, or have their dimensions in another order than the output.
-    _elementwise("bias_scale", "1024x1024 9000x120 2999x389 1259x941",
-        "a b | y[a, b] = x[a, b] * scale[a] + bias[b]",
+    _elementwise("bias_scale", "1024x1024 9000x120 2999x389 1259x941", "a b | y[a, b] = x[a, b] * scale[a] + bias[b]",
         lambda x, scale, bias: x * _wide(scale, x, 0) + _wide(bias, x, 1)),
     _elementwise("outer_update", "1024x1280 8000x130 33001x31 1153x1031",
         "a b | y[a, b] = x[a, b] - u[a] * v[b]", lambda x, u, v: x - _wide(u, x, 0) * _wide(v, x, 1)),
     _elementwise("add_transposed", "768x1024 2048x512 1536x331 3000x170",
-        "a b | y[a, b] = x[a, b] + z[b, a]", _with_permuted(lax.add, 1, 0)),
+        "a b | y[a, b] = x[a, b] + z[b, a]", lambda x, z: x + z.T),
     _elementwise("gate_transposed", "1024x640 384x2048 1280x419 5600x140",
         "a b | y[a, b] = max(z[b, a], 0) * x[a, b]", lambda x, z: _relu(z.T) * x),
     _elementwise("mul_permuted", "96x48x160 256x12x256 79x83x127 20x64x600",
-        "a b c | y[a, b, c] = x[a, b, c] * z[c, b, a]", _with_permuted(lax.mul, 2, 1, 0)),
+        "a b c | y[a, b, c] = x[a, b, c] * z[c, b, a]", lambda x, z: x * z.transpose(2, 1, 0)),
     _elementwise("channel_affine", "2x56x48x160 16x14x18x224 3x47x53x101 1x24x20x1900",
         "n h w c | y[n, h, w, c] = max((x[n, h, w, c] - mean[c]) * scale[c] + bias[c], 0)",
         lambda x, mean, scale, bias: _relu(_affine(x, mean, scale, bias, 3))),
@@ -419,21 +407,20 @@ _FAMILIES: Final = (
         "a b | y[a, b] = x[a, b] + share[a] * (z[b, a] - x[a, b])",
         lambda x, z, share: x + _wide(share, x, 0) * (z.T - x)),
     _elementwise("add_permuted_021", "12x192x256 48x128x96 3x512x353 20x384x64",
-        "a b c | y[a, b, c] = x[a, b, c] + z[a, c, b]", _with_permuted(lax.add, 0, 2, 1)),
+        "a b c | y[a, b, c] = x[a, b, c] + z[a, c, b]", lambda x, z: x + z.transpose(0, 2, 1)),
     _elementwise("sub_permuted_102", "128x96x56 320x80x24 149x163x31 24x900x36",
-        "a b c | y[a, b, c] = x[a, b, c] - z[b, a, c]", _with_permuted(lax.sub, 1, 0, 2)),
+        "a b c | y[a, b, c] = x[a, b, c] - z[b, a, c]", lambda x, z: x - z.transpose(1, 0, 2)),
     _elementwise("add_two_permuted", "80x64x128 24x160x160 128x37x131 256x16x192",
-        "a b c | y[a, b, c] = x[c, a, b] + z[b, c, a]",
-        lambda x, z: lax.transpose(x, (1, 2, 0)) + lax.transpose(z, (2, 0, 1))),
+        "a b c | y[a, b, c] = x[c, a, b] + z[b, c, a]", lambda x, z: x.transpose(1, 2, 0) + z.transpose(2, 0, 1)),
     _elementwise("add_permuted_0312", "2x112x40x64 6x96x28x36 1x157x59x67 3x640x12x20",
-        "a b c d | y[a, b, c, d] = x[a, b, c, d] + z[a, c, d, b]", _with_permuted(lax.add, 0, 3, 1, 2)),
+        "a b c d | y[a, b, c, d] = x[a, b, c, d] + z[a, c, d, b]", lambda x, z: x + z.transpose(0, 3, 1, 2)),
     _elementwise("mul_permuted_0213", "4x16x128x64 2x96x112x28 3x41x157x37 12x200x16x16",
-        "a b c d | y[a, b, c, d] = x[a, b, c, d] * z[a, c, b, d]", _with_permuted(lax.mul, 0, 2, 1, 3)),
+        "a b c d | y[a, b, c, d] = x[a, b, c, d] * z[a, c, b, d]", lambda x, z: x * z.transpose(0, 2, 1, 3)),
     _elementwise("max_permuted_0321", "2x80x40x80 6x48x32x56 1x109x47x113 3x256x8x96",
-        "a b c d | y[a, b, c, d] = max(x[a, b, c, d], z[a, d, c, b])", _with_permuted(lax.max, 0, 3, 2, 1)),
+        "a b c d | y[a, b, c, d] = max(x[a, b, c, d], z[a, d, c, b])",
+        lambda x, z: lax.max(x, z.transpose(0, 3, 2, 1))),
     _elementwise("additive_scores", "12x256x320 64x160x96 7x307x419 160x48x128",
-        "a b c | y[a, b, c] = u[b, a] + v[c, a]",
-        _additive_scores),
+        "a b c | y[a, b, c] = u[b, a] + v[c, a]", _additive_scores),
     _elementwise("outer_permuted", "96x96x112 320x32x96 256x41x151 64x128x192",
         "a b c | y[a, b, c] = u[c, a] * v[b, c]", _outer_permuted),
 )

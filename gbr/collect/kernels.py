@@ -87,20 +87,12 @@ _GLOBALS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Nest:
+class Nest(NamedTuple):
     """A loop nest at one shape.
 
-    Parameters
-    ----------
-    operands : tuple of shapes
-        float32 inputs, in the order of the kernel and of the JAX program.
-    output : shape
-    loops : dict
-        Extents of the tiled loops by displayed name, in the order of the kernel's tile arguments.
-    bounds : dict of int64 (dimensions, 3)
-        Loop, stride and window of every dimension of the tensors that have columns in a tile configuration: a tile of
-        ``t`` iterations covers ``window + (t - 1) * stride`` elements.
+    ``operands`` and ``output`` are shapes, ``loops`` the extents of the tiled loops by displayed name, in the order of
+    the tile arguments.  ``bounds``, int64 (dimensions, 3), are loop, stride and window of the dimensions of tensors
+    with columns in a configuration: a tile of ``t`` iterations covers ``window + (t - 1) * stride`` elements.
     """
 
     operands: tuple[Shape, ...]
@@ -141,11 +133,12 @@ class _Spec:
 
     ``kept`` and ``reduced`` are the loops with outermost tiles and the tiled loops of the passes, in the order of their
     tiles, ``shared`` the loops that all passes share, ``windows`` the windows known at compile time, and ``accesses``
-    the indices of every access by array, in the order of the text.
+    the indices of every access by array, in the order of the text.  ``tiled`` are the loops in the order of the tile
+    arguments; if the first operand is reduced, in the order of its dimensions.
     """
 
-    def __init__(self, text: str) -> None:
-        first, *segments = (segment.strip() for segment in text.split("|"))
+    def __init__(self, family: Family) -> None:
+        first, *segments = (segment.strip() for segment in family.spec.split("|"))
         self.kept = first.split()
         self.shared = segments.pop(0).split()[1:] if segments[0].startswith("for ") else []
         self.windows: dict[str, int] = {}
@@ -156,6 +149,11 @@ class _Spec:
         for node in (node for each in self.passes for statement in each.body for node in ast.walk(statement)):
             if isinstance(node, ast.Subscript):
                 self.accesses.setdefault(ast.unparse(node.value), []).append([_Index(each) for each in _indices(node)])
+        self.operands = tuple(inspect.signature(family.program).parameters)
+        self.reduces_input = bool(self.reduced) and not family.right and "f" not in self.accesses
+        self.tiled = family.order.split() or [*self.kept, *self.reduced]
+        if self.reduces_input:
+            self.tiled = [name for index in self.accesses[self.operands[0]][0] for name in index.strides]
 
     def _pass(self, segment: str) -> _Pass:
         head, _, body = segment.rpartition(":")
@@ -176,17 +174,14 @@ class _Source:
     The extent of a loop is that of the first array with a dimension of this loop, an operand or ``y``.
     """
 
-    def __init__(
-        self, spec: _Spec, name: str, operands: tuple[str, ...], tiles: tuple[str, ...], reduces_input: bool
-    ) -> None:
+    def __init__(self, spec: _Spec, name: str) -> None:
         self.constants: dict[str, str] = {}
         self.variables = 0
         self._spec = spec
         self._depth = 1
         self._lines: list[str] = []
-        sized = (*operands, "y") if reduces_input else ("y", *operands)
-        head = [f"size_{loop} = {self._size(loop, sized)}" for loop in spec.loops]
-        for array in [array for array in spec.accesses if array not in (*operands, "y")]:
+        head = [f"size_{loop} = {self._size(loop)}" for loop in spec.loops]
+        for array in [array for array in spec.accesses if array not in (*spec.operands, "y")]:
             shape = ", ".join(f"size_{loop}" for index in spec.accesses[array][0] for loop in index.strides)
             head.append(f"{array} = empty(({shape},), float32)")
         for loop in spec.kept:
@@ -195,7 +190,7 @@ class _Source:
             self._open(loop)
         for each in spec.passes:
             head += self._write_pass(each)
-        arguments = ", ".join((*operands, "y", *(f"tile_{loop}" for loop in tiles)))
+        arguments = ", ".join((*spec.operands, "y", *(f"tile_{loop}" for loop in spec.tiled)))
         constants = [f"{constant} = {value}" for value, constant in self.constants.items()]
         head = [f"def {name}({arguments}):", *(f"    {line}" for line in head)]
         self.text = "\n".join((*constants, *head, *self._lines, ""))
@@ -209,13 +204,14 @@ class _Source:
         self.variables += 1
         return f"{prefix}{self.variables}"
 
-    def _size(self, loop: str, sized: tuple[str, ...]) -> str:
-        if loop in self._spec.windows:
-            return self.constant(f"uint64({self._spec.windows[loop]})")
+    def _size(self, loop: str) -> str:
+        spec = self._spec
+        if loop in spec.windows:
+            return self.constant(f"uint64({spec.windows[loop]})")
         return next(
             f"uint64({array}.shape[{dim}])"
-            for array in sized
-            for indices in self._spec.accesses[array]
+            for array in ((*spec.operands, "y") if spec.reduces_input else ("y", *spec.operands))
+            for indices in spec.accesses[array]
             for dim, index in enumerate(indices)
             if (index.strides, index.offset, index.padding) == ({loop: 1}, 0, 0)
         )
@@ -268,9 +264,7 @@ class _Body:
 
     def __init__(self, source: _Source, loops: tuple[str, ...], register: bool) -> None:
         self.moved: dict[int, list[str]] = {level: [] for level in range(-1, len(loops))}
-        self.before: list[str] = []
-        self.inner: list[str] = []
-        self.after: list[str] = []
+        self.before, self.inner, self.after = list[str](), list[str](), list[str]()
         self._source = source
         self._register = register
         self._levels = {loop: level for level, loop in enumerate(loops)}
@@ -384,7 +378,7 @@ class Family(tasks.Family):
     @cached_property
     def source(self) -> str:
         """Python source of the loop nest."""
-        return _Source(self._parsed, self.name, self._operands, self._tiled, self._reduces_input).text
+        return _Source(_Spec(self), self.name).text
 
     @cached_property
     def kernel(self) -> Callable[..., Any]:
@@ -396,50 +390,30 @@ class Family(tasks.Family):
 
     def nest(self, shape: str) -> Nest:
         """Operands, output and loops at a shape such as ``192x320x256``."""
-        extents = dict.fromkeys(WINDOWS, 1) | self._parsed.windows
-        for names, number in zip(self.sizes.split() or self._tiled, shape.split("x"), strict=True):
+        spec = _Spec(self)
+        extents = dict.fromkeys(WINDOWS, 1) | spec.windows
+        for names, number in zip(self.sizes.split() or spec.tiled, shape.split("x"), strict=True):
             extents |= dict.fromkeys(names.split("="), int(number))
-        accesses = self._parsed.accesses
-        parts: dict[Part, list[_Index]] = {"output": accesses["y"][0]}
+        parts: dict[Part, list[_Index]] = {"output": spec.accesses["y"][0]}
         if self.right:
             parts["kernel"] = [_Index(ast.parse(name, mode="eval").body) for name in self.right.split()]
-        elif "f" in accesses:
-            parts["kernel"] = accesses["f"][0]
-        elif self._reduces_input or self._parsed.windows:
-            parts["input"] = accesses[self._operands[0]][0]
+        elif "f" in spec.accesses:
+            parts["kernel"] = spec.accesses["f"][0]
+        elif spec.reduces_input or spec.windows:
+            parts["input"] = spec.accesses[spec.operands[0]][0]
         bounds: dict[Part, IntArray] = {}
         for part, indices in parts.items():
             dims = []
             for index in indices:
                 window = prod(extents[name] for name in index.strides if name in WINDOWS)
-                loop = next((name for name in index.strides if name in self._tiled), None)
-                dims.append((self._tiled.index(loop), index.strides[loop], window) if loop else (0, 0, window))
+                loop = next((name for name in index.strides if name in spec.tiled), None)
+                dims.append((spec.tiled.index(loop), index.strides[loop], window) if loop else (0, 0, window))
             bounds[part] = np.array(dims, np.int64)
         known = _LONG_NAMES.get(self.group, {})
         if len(parts) == 1:
-            known = {name: f"dim{dim}" for dim, name in enumerate(self._tiled)}
+            known = {name: f"dim{dim}" for dim, name in enumerate(spec.tiled)}
         output, *operands = (
-            tuple(max(each.extent(extents) for each in indices) for indices in zip(*accesses[array], strict=True))
-            for array in ("y", *self._operands)
+            tuple(max(each.extent(extents) for each in indices) for indices in zip(*spec.accesses[array], strict=True))
+            for array in ("y", *spec.operands)
         )
-        return Nest(tuple(operands), output, {known.get(name, name): extents[name] for name in self._tiled}, bounds)
-
-    @cached_property
-    def _parsed(self) -> _Spec:
-        return _Spec(self.spec)
-
-    @cached_property
-    def _operands(self) -> tuple[str, ...]:
-        return tuple(inspect.signature(self.program).parameters)
-
-    @cached_property
-    def _reduces_input(self) -> bool:
-        """Whether the first operand is reduced; its dimensions are then the tiled loops, in order."""
-        return bool(self._parsed.reduced) and not self.right and "f" not in self._parsed.accesses
-
-    @cached_property
-    def _tiled(self) -> tuple[str, ...]:
-        """Tiled loops in the order of the tile arguments."""
-        if self._reduces_input:
-            return tuple(name for index in self._parsed.accesses[self._operands[0]][0] for name in index.strides)
-        return tuple(self.order.split()) or (*self._parsed.kept, *self._parsed.reduced)
+        return Nest(tuple(operands), output, {known.get(name, name): extents[name] for name in spec.tiled}, bounds)

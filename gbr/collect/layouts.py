@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.random import Generator
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from gbr.collect._jax import Layout, Reference, jax, jnp, proto, with_layout_constraint
 from gbr.collect.programs import FAMILIES
 from gbr.collect.tasks import DRAWS, Settings, distinct, seed_of
-from gbr.collect.timer import Clock, measure
+from gbr.collect.timer import measure
 from gbr.data.hlo import graph_arrays, read_module
 from gbr.errors import CollectError, UsageError
 
@@ -47,20 +46,11 @@ _INLINED: Final = {
 _MARK: Final = "gbr_site_"
 
 
-@dataclass(frozen=True, slots=True)
-class Site:
+class Site(NamedTuple):
     """A convolution, dot or reshape whose layouts can be chosen.
 
-    Parameters
-    ----------
-    equation : int
-        Index of the equation in the inlined jaxpr.
-    node : int
-        Index of the node in the HLO graph.
-    opcode : str
-        HLO opcode: ``convolution``, ``dot`` or ``reshape``.
-    shapes : tuple of shape
-        Shapes of output, input and kernel; a reshape has no kernel.
+    ``equation`` and ``node`` are the indices in the inlined jaxpr and in the HLO graph, ``shapes`` those of output,
+    input and kernel; a reshape has no kernel.
     """
 
     equation: int
@@ -262,19 +252,11 @@ def sample_layouts(sites: Sequence[Site], n_configs: int, seed: int) -> Int8Arra
     nodes.  One, two or all tensors of a chosen node are set: to the row-major layout with two dimensions swapped, to a
     random order of the dimensions, or to row-major itself, which changes nothing.
 
-    Parameters
-    ----------
-    sites : sequence of Site
-        Sites with a tensor of at least two dimensions.
-    n_configs : int
-        Number of configurations.
-    seed : int
-
     Returns
     -------
     int8 (c, nc, 18)
-        Distinct configurations: layouts of output, input and kernel, minor to major, -1-padded.  Row 0 sets nothing.
-        ``c < n_configs`` if there are not enough distinct ones.
+        Distinct configurations, as for :meth:`Relayout.compile`; the first sets nothing.  ``c < n_configs`` if there
+        are not enough distinct ones.
     """
     rng = np.random.default_rng(seed)
     counts = strata(len(sites))
@@ -315,24 +297,11 @@ def measure_program(
     args: Sequence[Any],
     settings: Settings,
     name: str,
-    clock: Clock = time.process_time_ns,
 ) -> dict[str, NDArray[Any]]:
     """Measure a function under sampled layouts; returns the arrays of its file, named as in TpuGraphs.
 
-    Parameters
-    ----------
-    function, args
-        As for :class:`Relayout`.
-    settings : Settings
-    name : str
-        Name in messages, which also determines the seed.
-    clock : callable
-        Returns nanoseconds; by default CPU time of the process, because XLA may compute on a separate thread.
-
-    Raises
-    ------
-    CollectError
-        If a configuration computes a different result than the unconstrained program, or as for :class:`Relayout`.
+    ``name`` is the name in messages, which also determines the seed.  Raises CollectError as :class:`Relayout`, or if a
+    configuration computes a different result than the unconstrained program.
     """
     seed = seed_of(name, settings.seed)
     program = Relayout(function, args)
@@ -341,7 +310,8 @@ def measure_program(
     reference = Reference(runs[0](), name)
     for number, run in enumerate(runs):
         reference.check(run(), number)
-    first, second = measure(runs, rounds=settings.rounds, enough_ns=ENOUGH_NS, seed=seed, clock=clock)
+    # CPU time of the process, because XLA may compute on a separate thread.
+    first, second = measure(runs, rounds=settings.rounds, enough_ns=ENOUGH_NS, seed=seed, clock=time.process_time_ns)
     jax.clear_caches()
     return {
         **program.graph,

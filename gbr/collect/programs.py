@@ -26,14 +26,8 @@ GRADIENT: Final = "-grad"
 class Net:
     """Parameters by name, and layers that use them.
 
-    The graph of a program begins with its parameters, ordered by name.
-
-    Parameters
-    ----------
-    variant : str
-        Variant of the network: ``nhwc`` and ``nchw`` are layouts of images, ``nwc`` of sequences.
-    parameters : dict of arrays, optional
-        Without them, ``shapes`` collects the shapes of the parameters that layers use.
+    The graph of a program begins with its parameters, ordered by name; without ``parameters``, ``shapes`` collects the
+    shapes of those that layers use.  The variants ``nhwc`` and ``nchw`` are layouts of images, ``nwc`` of sequences.
     """
 
     def __init__(self, variant: str, parameters: dict[str, Any] | None = None) -> None:
@@ -46,8 +40,7 @@ class Net:
         self.axes = tuple(dim for dim, letter in enumerate(variant) if letter in "hw")
         self.channel = variant.find("c")
         data = variant.upper()
-        spatial = data.replace("N", "").replace("C", "")
-        self.dimensions = (data, f"{spatial}IO" if self.last else f"OI{spatial}", data)
+        self.dimensions = (data, data[1:-1] + "IO" if self.last else "OI" + data[2:], data)
 
     def parameter(self, name: str, *shape: int) -> Any:
         """Return a parameter by name."""
@@ -394,12 +387,11 @@ def wavenet(net: Net, x: Any) -> Any:
 def recurrent(net: Net, x: Any) -> Any:
     """Unrolled steps of an LSTM or a GRU over a batch of sequences."""
     steps, batch, features = x.shape
-    width = 96
-    gates = {"lstm": 4, "gru": 3}[net.variant]
-    h = c = jnp.zeros((batch, width))
-    inputs = net.dense("x", x.reshape(steps * batch, features), gates * width).reshape(steps, batch, -1)
+    wide = {"lstm": 4, "gru": 3}[net.variant] * 96
+    h = c = jnp.zeros((batch, 96))
+    inputs = net.dense("x", x.reshape(steps * batch, features), wide).reshape(steps, batch, -1)
     for step in range(steps):
-        w = net.parameter("h", width, gates * width)
+        w = net.parameter("h", 96, wide)
         if net.variant == "lstm":
             i, f, g, o = jnp.split(inputs[step] + h @ w, 4, 1)
             c = nn.sigmoid(f) * c + nn.sigmoid(i) * jnp.tanh(g)
@@ -425,8 +417,7 @@ def transformer(net: Net, x: Any) -> Any:
 def attention(net: Net, x: Any) -> Any:
     """Multi-head attention, with fewer heads of keys than of queries, or with biases by distance."""
     batch, length, model = x.shape
-    count = 6
-    width = model // count
+    count, width = 6, 16
     shared = 2 if net.variant == "grouped" else count
     q = _heads(net.dense("q", x, model), count)
     k, v = (_heads(net.dense(name, x, shared * width), shared) for name in ("k", "v"))
@@ -446,9 +437,8 @@ def attention(net: Net, x: Any) -> Any:
 @_program("dots", "shifted", (2, 32, 32, 48))
 def swin(net: Net, x: Any) -> Any:
     """Attention within windows of an image, which the second block shifts by half a window (Liu et al., 2021)."""
-    batch, side, _, model = x.shape
-    window = 8
-    blocks = side // window
+    batch, _, _, model = x.shape
+    window, blocks = 8, 4
     for number in range(2):
         shift = number * window // 2
         y = jnp.roll(_layer_norm(x), (-shift, -shift), (1, 2))

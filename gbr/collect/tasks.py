@@ -6,7 +6,7 @@ import multiprocessing
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -31,17 +31,7 @@ DRAWS: Final = 100
 
 @dataclass(frozen=True, eq=False)
 class Family:
-    """Similar kernels or programs, which are all in one split.
-
-    Parameters
-    ----------
-    group, name : str
-        Names of a group of related families, and of the family.
-    variants : str
-        Variants of the family, one graph each, separated by spaces.
-    split : str
-        ``train``, ``valid`` or ``test``.
-    """
+    """Similar kernels or programs, which are all in one split; ``variants`` are separated by spaces, one graph each."""
 
     group: str
     name: str
@@ -74,21 +64,12 @@ class Task(NamedTuple):
 Measure = Callable[[str, str, Settings], dict[str, NDArray[Any]]]
 
 
-@dataclass(frozen=True, slots=True)
-class Quality:
+class Quality(NamedTuple):
     """Quality of the measurements of one graph.
 
-    Parameters
-    ----------
-    family, graph, split : str
-        The graph is named by the stem of its file, the split by its folder.
-    configs : int
-    spread : float
-        Slowest over fastest configuration.
-    tau : float
-        Kendall's tau-b between the two passes; 0 if one of them is constant.
-    nodes : int, optional
-        Number of configurable nodes; of layout graphs only.
+    The graph is named by the stem of its file, the split by its folder.  ``spread`` is the slowest over the fastest
+    configuration, ``tau`` Kendall's tau-b between the two passes (0 if one of them is constant), ``nodes`` the number
+    of configurable nodes, of layout graphs only.
     """
 
     family: str
@@ -119,10 +100,6 @@ class Quality:
         if self.spread < LEAST_SPREAD:
             found.append(f"slowest/fastest {self.spread:.2f} is below {LEAST_SPREAD}: the configurations hardly differ")
         return [f"{self.graph}: {reason}" for reason in found]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Values for JSON."""
-        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 def seed_of(name: str, seed: int) -> int:

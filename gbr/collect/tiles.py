@@ -56,14 +56,6 @@ def _draw(rng: Generator, strategy: str, extents: Sequence[int]) -> list[int]:
 def sample_tiles(extents: Sequence[int], n_configs: int, seed: int) -> IntArray:
     """Draw tile sizes: powers of two, full dimensions, odd sizes, even shares, log-uniform, one tiled loop.
 
-    Parameters
-    ----------
-    extents : sequence of int
-        Extents of the tiled loops.
-    n_configs : int
-        Number of configurations.
-    seed : int
-
     Returns
     -------
     int64 (c, len(extents))
@@ -83,18 +75,10 @@ def sample_tiles(extents: Sequence[int], n_configs: int, seed: int) -> IntArray:
 
 
 def tile_config(nest: Nest, tiles: IntArray) -> Float32Array:
-    """Encode configurations as in TpuGraphs: bounds of kernel, output and input, each with sum and product.
+    """Encode int64 (c, loops) as in TpuGraphs: bounds of kernel, output and input, each with sum and product.
 
-    Bounds are in logical dimension order.  All eight columns of a tensor that the kernel lacks are 0.
-
-    Parameters
-    ----------
-    nest : Nest
-    tiles : int64 (c, loops)
-
-    Returns
-    -------
-    float32 (c, 24)
+    Bounds are in logical dimension order.  All eight columns of a tensor that the kernel lacks are 0.  Returns float32
+    (c, 24).
     """
     config = np.zeros((len(tiles), len(_PARTS), _SLOTS + 2), np.float32)
     for part, dims in nest.bounds.items():
@@ -152,13 +136,7 @@ def kernel_graph(family: Family, shape: str, tiles: IntArray) -> dict[str, NDArr
 
 
 def measure_variant(name: str, shape: str, settings: Settings) -> dict[str, NDArray[Any]]:
-    """Measure one kernel; returns the arrays of its file, named as in TpuGraphs.
-
-    Raises
-    ------
-    CollectError
-        If the kernel and its program compute different results.
-    """
+    """Measure one kernel; returns the arrays of its file, named as in TpuGraphs.  Raises as :meth:`Kernel.checked`."""
     family = FAMILIES[name]
     seed = seed_of(f"{name}_{shape}", settings.seed)
     tiles = sample_tiles(list(family.nest(shape).loops.values()), settings.configs, seed)
