@@ -90,7 +90,7 @@ def embedded(name: str, ranker: Ranker, n_draws: int, data: Path) -> Iterator[Ro
     """Learning curves of one embedded collection, with and without a model."""
     taus: dict[int, list[NDArray[np.float64]]] = {count: [] for count in MEASURED}
     for path in graph_files(resolve(name, data), data, "test"):
-        graph, hardware = read_graph(path), ranker._hardware(str(path))
+        graph, hardware = read_graph(path), ranker.hardware
         sample = distinct(graph, hardware)
         unadapted = ranker.predict_graph(path)
         for count in MEASURED:

@@ -49,7 +49,7 @@ def measure_file(ranker: Ranker, path: Path) -> Row:
         "kernel": path.stem,
         "from file, ms": 1e3 * seconds(lambda: ranker.rank(path)),
         "features, ms": 1e3 * seconds(lambda: extract(graph)),
-        "model, ms": 1e3 * seconds(lambda: ranker._predict(X)),
+        "model, ms": 1e3 * seconds(lambda: ranker.predict_rows(X)),
     }
 
 
@@ -69,14 +69,14 @@ def measure_search(ranker: Ranker, n_nodes: int, n_configs: int) -> Row:
         }
         return graph_from_arrays("made", arrays)
 
-    whole, one, hardware = graph(batches[0]), graph(batches[0][:1]), ranker._hardware("made")
+    whole, one, hardware = graph(batches[0]), graph(batches[0][:1]), ranker.hardware
     scorer = ranker.scorer(one)
-    assert np.array_equal(scorer(batches[0]), ranker._predict(extract(whole, hardware)[1]))
+    assert np.array_equal(scorer(batches[0]), ranker.predict_rows(extract(whole, hardware)[1]))
     ready = seconds(lambda: ranker.scorer(one))
     first = seconds(lambda: ranker.scorer(one)(batches[0])) - ready
     for batch in batches:
         scorer(batch)
-    scratch = seconds(lambda: ranker._predict(extract(whole, hardware)[1]))
+    scratch = seconds(lambda: ranker.predict_rows(extract(whole, hardware)[1]))
     turns = cycle(batches)
     further = seconds(lambda: scorer(next(turns)))
     features = seconds(lambda: scorer.vectors(next(turns)))

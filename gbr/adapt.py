@@ -8,7 +8,7 @@ well: it is scaled by its agreement with the measurements, and its weight decrea
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,6 +33,7 @@ _ROWS_AT_ONCE: Final = 4096
 _BLOCK_BYTES: Final = 4 << 20
 
 
+@dataclass(frozen=True, eq=False)
 class Adapted:
     """Scores of all configurations of one graph.
 
@@ -46,21 +47,20 @@ class Adapted:
         Slope of the measured ranks over the ranks of the ranker's order; 0 without a ranker, or where it misleads.
     """
 
-    def __init__(self, scores: FloatArray, n_measured: int, trust: float) -> None:
-        self._scores = scores
-        self.n_measured = n_measured
-        self.trust = trust
+    scores: FloatArray
+    n_measured: int
+    trust: float
 
     def predict(self) -> FloatArray:
         """Scores that read like runtimes, float64 (c,): lower is predicted faster.  Only their order has meaning.
 
         Measured configurations are scored by the model as well, which smooths the noise of single runs.
         """
-        return self._scores.copy()
+        return self.scores.copy()
 
     def rank(self) -> IntArray:
         """Configurations by score, int64 (c,), best first; ties in file order."""
-        return np.argsort(self._scores, kind="stable").astype(np.int64)
+        return np.argsort(self.scores, kind="stable").astype(np.int64)
 
 
 def fit_within(
@@ -68,10 +68,11 @@ def fit_within(
     configs: Any,
     runtimes: Any,
     *,
+    ranker: Ranker | None = None,
     hardware: Hardware | None = None,
     random_state: int = 0,
 ) -> Adapted:
-    """Score the configurations of a graph by measured ones only.
+    """Score the configurations of a graph by measured ones, and by the order predicted by a ranker if there is one.
 
     Parameters
     ----------
@@ -81,14 +82,12 @@ def fit_within(
         Indices of the measured configurations, in any order.  Runtimes of equal configurations are averaged.
     runtimes : array-like (m,)
         In any unit, lower is faster.
+    ranker : Ranker, optional
+        Trained by ``python -m gbr.train``.
     hardware : Hardware, optional
-        The measured machine; :data:`features.hardware.CPU` by default.
+        The measured machine, without a ranker; :data:`features.hardware.CPU` by default.
     random_state : int
         Seed of the trees.
-
-    Returns
-    -------
-    Adapted
 
     Raises
     ------
@@ -97,51 +96,17 @@ def fit_within(
         :data:`LEAST` different configurations were measured.
     DataError
         When the graph's file is missing, damaged or violates its format.
-    """
-    return _fit(graph, configs, runtimes, None, hardware, random_state)
-
-
-def fit_with(
-    ranker: Ranker, graph: Graph | str | os.PathLike[str], configs: Any, runtimes: Any, *, random_state: int = 0
-) -> Adapted:
-    """Score the configurations of a graph by measured ones and the order predicted by a ranker.
-
-    Parameters
-    ----------
-    ranker : Ranker
-        Trained by ``python -m gbr.train``.
-    graph, configs, runtimes, random_state
-        As for :func:`fit_within`.
-
-    Returns
-    -------
-    Adapted
-
-    Raises
-    ------
     ModelError
         When the ranker was not trained by ``python -m gbr.train``, or on other features.
-    UsageError, DataError
-        As :func:`fit_within`.
     """
-    ranker._check_knows_graphs()
-    return _fit(graph, configs, runtimes, ranker, None, random_state)
-
-
-def _fit(
-    graph: Graph | str | os.PathLike[str],
-    configs: Any,
-    runtimes: Any,
-    ranker: Ranker | None,
-    hardware: Hardware | None,
-    seed: int,
-) -> Adapted:
     from gbr.models import within  # imports scikit-learn's ensembles, which a ranker does not need
 
+    if ranker is not None:
+        hardware = ranker.hardware
     graph = graph if isinstance(graph, Graph) else read_graph(Path(graph))
     rows, target = _measured(graph, configs, runtimes)
-    schema, X, duplicate_of = extract(graph, ranker._hardware(graph.source) if ranker else hardware)
-    scores = ranker._predict(X[:, ranker._columns_in(schema, graph.source)]) if ranker else None
+    schema, X, duplicate_of = extract(graph, hardware)
+    scores = np.zeros(len(X)) if ranker is None else ranker.predict_rows(X[:, ranker.columns_in(schema, graph.source)])
     rows, inverse, counts = np.unique(duplicate_of[rows], return_inverse=True, return_counts=True)
     target = np.bincount(inverse, target) / counts
     if len(rows) < LEAST:
@@ -151,23 +116,17 @@ def _fit(
             f"runtimes: expected different values, got {target[0]:g} for all configurations; measure others"
         )
     X = X[:, X.max(axis=0) > X.min(axis=0)]
-    order = np.zeros(len(X)) if scores is None or not np.ptp(scores) else within.ranks(scores)
-    chosen = [
-        within.choices(graph.kind, block[rows[(rows >= first) & (rows < first + len(block))] - first])
-        for first, block in _blocks(graph)
-    ]
-    regressor = within.Regressor(X, order, rows, np.concatenate(chosen), within.ranks(target), seed)
+    order = within.ranks(scores) if np.ptp(scores) else np.zeros(len(X))
+    chosen = within.choices(graph.kind, graph.configs(rows))
+    regressor = within.Regressor(X, order, rows, chosen, within.ranks(target), random_state)
+    # Choices of a block, and its kernel with the measured rows, must fit in memory.
+    nodes = 1 if graph.node_config_ids is None else len(graph.node_config_ids)
+    n_rows = max(1, min(_ROWS_AT_ONCE, _BLOCK_BYTES // (nodes * N_LAYOUT)))
     parts = [
         regressor(X[first : first + len(block)], within.choices(graph.kind, block), order[first : first + len(block)])
-        for first, block in _blocks(graph)
+        for first, block in graph.config_blocks(n_rows)
     ]
     return Adapted(np.concatenate(parts), len(rows), regressor.trust)
-
-
-def _blocks(graph: Graph) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Configurations in blocks whose choices, and kernel with the measured ones, fit in memory."""
-    nodes = 1 if graph.node_config_ids is None else len(graph.node_config_ids)
-    return graph.config_blocks(max(1, min(_ROWS_AT_ONCE, _BLOCK_BYTES // (nodes * N_LAYOUT))))
 
 
 def _measured(graph: Graph, configs: Any, runtimes: Any) -> tuple[IntArray, FloatArray]:
@@ -181,15 +140,12 @@ def _measured(graph: Graph, configs: Any, runtimes: Any) -> tuple[IntArray, Floa
         raise UsageError(f"runtimes: expected numbers ({error})") from error
     if target.shape != rows.shape:
         raise UsageError(f"runtimes: expected shape {rows.shape}, one per configuration, got {target.shape}")
-    outside = (rows < 0) | (rows >= graph.n_configs)
-    if outside.any():
-        position = int(outside.argmax())
-        raise UsageError(
-            f"configs: expected 0 to {graph.n_configs - 1}, the configurations of {graph.source}, "
-            f"got {rows[position]} at position {position}"
-        )
-    finite = np.isfinite(target)
-    if not finite.all():
-        position = int(finite.argmin())
-        raise UsageError(f"runtimes: got {target[position]} at position {position}; leave out what was not measured")
+    for name, wrong, expected in (
+        ("configs", (rows < 0) | (rows >= graph.n_configs), f"0 to {graph.n_configs - 1}, as in {graph.source}"),
+        ("runtimes", ~np.isfinite(target), "finite numbers; leave out what was not measured"),
+    ):
+        if wrong.any():
+            position = int(wrong.argmax())
+            value = (rows if name == "configs" else target)[position]
+            raise UsageError(f"{name}: expected {expected}, got {value} at position {position}")
     return rows.astype(np.int64), target

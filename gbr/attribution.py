@@ -195,7 +195,7 @@ def explain(
     ModelError, DataError
         As for :meth:`gbr.ranker.Ranker.predict_graph`.
     """
-    ranker._check_knows_graphs()
+    hardware = ranker.hardware
     graph = graph if isinstance(graph, Graph) else read_graph(Path(graph))
     if graph.n_configs < 2:
         raise UsageError(f"{graph.source}: expected at least two configurations to compare, got {graph.n_configs}")
@@ -204,10 +204,9 @@ def explain(
             raise UsageError(f"{graph.source}: {name}: expected 0 to {graph.n_configs - 1}, got {row}")
     if config == against:
         raise UsageError(f"{graph.source}: config and against: expected two configurations, got {config} twice")
-    hardware = ranker._hardware(graph.source)
     schema, X, _ = extract(graph, hardware)
-    used = ranker._columns_in(schema, graph.source)
-    scores = ranker._predict(X[:, used])
+    used = ranker.columns_in(schema, graph.source)
+    scores = ranker.predict_rows(X[:, used])
     order = np.argsort(scores, kind="stable")
     other, chosen = _counterpart(schema, X, order, config) if against is None else (against, "given")
     pair = np.array([config, other])

@@ -244,7 +244,7 @@ class TrainingSet:
     valid: tuple[str, ...]
     columns: tuple[str, ...]
     memory: int
-    sample: training_set.Sample | None
+    sample: int | None
     seed: int
 
     def training(self) -> Rows:
@@ -282,12 +282,12 @@ def fit(workers: Workers, ranker: Ranker, known: TrainingSet, chosen: training_s
         if settings.backend != "ensemble":
             return _fit_member(workers, known, rows.sizes, settings)[0]
         members = [Member(each, *_fit_member(workers, known, rows.sizes, each)) for each in member_settings(settings)]
-        model = EnsembleModel(members, None)
+        model = EnsembleModel(members)
         if (held_out := known.held_out()) is not None:
             model.best_score = ValidTau(held_out, settings.seed).of(model, settings.n_jobs)
         return model
 
-    ranker._fit_rows(rows, known.columns, fit=fit_model)
+    ranker.fit_rows(rows, known.columns, fit=fit_model)
 
 
 def _fit_member(

@@ -129,8 +129,9 @@ def evaluate(
         listed = official.indices_of(collection, split, Path(indices or data / official.FOLDER))
         score_official = partial(official.evaluate, kind=collection.kind, indices=listed)
     ranker = Ranker.load(model).set_params(n_jobs=jobs)
-    ranker._check_schema(collection.kind, schema_of(collection.kind).hash, f"{collection.name}, {model}")
-    opened, build_seconds = update_store(collection, data, store, (split,), jobs, ranker._hardware(str(model)))
+    hardware = ranker.hardware
+    ranker.columns_in(schema_of(collection.kind), f"{collection.name}, {model}")
+    opened, build_seconds = update_store(collection, data, store, (split,), jobs, hardware)
     groups, left_out = labelled_groups(opened, collection, split, skip_known_bad)
     if not len(groups):
         raise DataError(
@@ -190,7 +191,7 @@ def predict_split(
         batch = store.load(split, groups.names[first:last], columns)
         start = time.monotonic()
         rows = slice(groups.indptr[first], groups.indptr[last])
-        scores[rows] = ranker._predict(batch.X)
+        scores[rows] = ranker.predict_rows(batch.X)
         seconds += time.monotonic() - start
         first = last
     return scores, seconds

@@ -22,9 +22,9 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, column_or_1d, validate_data
 
 from gbr import __version__, adapt, scorer
-from gbr.data import hardware
 from gbr.data.build import extract
 from gbr.data.graph import Graph, read_graph
+from gbr.data.hardware import parse
 from gbr.errors import ModelError, UsageError
 from gbr.models import io
 from gbr.models.base import Model, backend, set_rounds
@@ -157,11 +157,6 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         eval_set : (X, y), (X, y, qid), a list of one of these, or None, default=None
             Other groups for early stopping.
 
-        Returns
-        -------
-        Ranker
-            Itself.
-
         Raises
         ------
         ValueError
@@ -178,42 +173,37 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
                 raise UsageError("eval_set: expected one (X, y) or (X, y, qid)")
             valid = self._validated(*sets[0], reset=False)
         names = tuple(self.feature_names_in_) if hasattr(self, "feature_names_in_") else None
-        return self._fit_rows(train, names, valid)
+        return self.fit_rows(train, names, valid)
 
     def _validated(self, X: Any, y: Any, qid: Any = None, *, reset: bool) -> Rows:
         X, y = validate_data(self, X if reset else self._in_order(X), y, reset=reset, y_numeric=True, **_FLOATS)
         return Rows(X, y.astype(np.int64 if y.dtype.kind in "iub" else np.float64), group_bounds(qid, len(X)))
 
-    def _fit_rows(
+    def fit_rows(
         self,
         train: Rows,
         names: tuple[str, ...] | None,
         valid: Rows | None = None,
         fit: Callable[[Rows, Rows | None, Settings], Model] | None = None,
     ) -> Self:
-        """Fit on validated rows, which may be streamed.
+        """Fit on rows with these column names that need no validation and may be streamed.
 
-        Parameters
-        ----------
-        train : Rows
-        names : tuple of str or None
-            Column names.
-        valid : Rows or None
-            Groups for early stopping, with the same columns.
-        fit : callable, optional
-            Used instead of the backend's ``fit``.
+        ``valid`` is for early stopping; ``fit`` replaces that of the backend.
         """
         library = backend(self.backend)
         if not train.n_rankable:
             raise UsageError(f"y: expected a query group with two different runtimes, got {len(train.X)} sample(s)")
         n_columns = train.X.shape[1]
+        seed = self.random_state
+        if seed is None or isinstance(seed, np.random.RandomState):
+            seed = int(check_random_state(seed).randint(SEEDS))
         settings = resolve(
             self.backend,
             self.objective,
             goal=self.goal,
             capacity={name: getattr(self, name) for name in CAPACITY},
             early_stopping_rounds=self.early_stopping_rounds,
-            seed=_seed(self.random_state),
+            seed=seed,
             n_jobs=self.n_jobs,
             params=self.params,
             n_groups=train.n_rankable,
@@ -228,27 +218,15 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         return self
 
     def predict(self, X: Any) -> NDArray[np.float64]:
-        """Scores that read like runtimes: lower is predicted faster.  Only their order within a group has meaning.
+        """Scores that read like runtimes, float64 (rows,): lower is faster; only their order in a group has meaning.
 
-        Parameters
-        ----------
-        X : array-like or data frame (rows, columns)
-            Columns of a data frame are matched by name, in any order.
-
-        Returns
-        -------
-        float64 (rows,)
-
-        Raises
-        ------
-        ValueError
-            When the columns are not those of ``fit``.
+        Columns of a data frame are matched by name, in any order; ValueError where they are not those of ``fit``.
         """
         check_is_fitted(self, "model_")
-        return self._predict(validate_data(self, self._in_order(X), reset=False, **_FLOATS))
+        return self.predict_rows(validate_data(self, self._in_order(X), reset=False, **_FLOATS))
 
-    def _predict(self, X: Any) -> NDArray[np.float64]:
-        """Scores of a float matrix with the columns of the model."""
+    def predict_rows(self, X: Any) -> NDArray[np.float64]:
+        """Scores of a float matrix with the columns of the model, without validation."""
         return -self.model_.predict(X, threads(self.n_jobs))
 
     def _in_order(self, X: Any) -> Any:
@@ -272,22 +250,8 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
     def score(self, X: Any, y: Any, *, qid: Any = None, sample_weight: Any = None) -> float:
         """Mean Kendall tau of the predicted order, over the groups with two different runtimes.
 
-        Parameters
-        ----------
-        X, y, qid
-            As for :meth:`fit`.
-        sample_weight : array-like (rows,) or None, default=None
-            A group is weighted by the mean weight of its rows.
-
-        Returns
-        -------
-        float
-            In [-1, 1].
-
-        Raises
-        ------
-        ValueError
-            For invalid input, or without a group that can be ranked.
+        ``X``, ``y`` and ``qid`` are as for :meth:`fit`; ``sample_weight``, array-like (rows,), weights a group by the
+        mean of its rows.  ValueError for invalid input, or without a group that can be ranked.
         """
         scores = self.predict(X)
         y = check_array(y, ensure_2d=False, dtype=None, input_name="y")
@@ -316,10 +280,10 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         DataError
             When the file is missing, damaged or violates its format.
         """
-        self._check_knows_graphs()
+        hardware = self.hardware
         graph = graph if isinstance(graph, Graph) else read_graph(Path(graph))
-        schema, X, _ = extract(graph, self._hardware(graph.source))
-        return self._predict(X[:, self._columns_in(schema, graph.source)])
+        schema, X, _ = extract(graph, hardware)
+        return self.predict_rows(X[:, self.columns_in(schema, graph.source)])
 
     def rank(self, graph: Graph | str | os.PathLike[str]) -> NDArray[np.int64]:
         """Configurations of a graph by predicted runtime, int64 (configurations,), best first; ties in file order.
@@ -335,69 +299,42 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
     def adapt(self, graph: Graph | str | os.PathLike[str], configs: Any, runtimes: Any) -> adapt.Adapted:
         """Score the configurations of a graph by this model and some measured configurations.
 
-        Parameters
-        ----------
-        graph : Graph or path-like
-        configs : array-like of int (m,)
-            Indices of the measured configurations.
-        runtimes : array-like (m,)
-            Their runtimes, lower is faster.
-
-        Returns
-        -------
-        Adapted
-            ``predict()`` returns scores of all configurations, ``rank()`` their order.
-
-        Raises
-        ------
-        UsageError, ModelError, DataError
-            As :func:`gbr.adapt.fit_with`.
+        ``configs``, int (m,), are the indices of these and ``runtimes``, (m,), their runtimes; errors are those of
+        :func:`gbr.adapt.fit_within`.  ``predict()`` of the result returns scores, ``rank()`` their order.
         """
-        return adapt.fit_with(self, graph, configs, runtimes)
+        return adapt.fit_within(graph, configs, runtimes, ranker=self)
 
-    def _check_knows_graphs(self) -> None:
+    @property
+    def hardware(self) -> Hardware:
+        """Target that the model was trained for; ModelError if it was not trained on graphs."""
         check_is_fitted(self, "model_")
         if self.trained_on_ is None:
             raise ModelError(
                 "this model was fitted on a plain table, not on graphs; train one with `python -m gbr.train`"
             )
+        return parse(self.trained_on_.get("hardware"), "manifest.json: trained_on.hardware", ModelError)
 
-    def _check_schema(self, kind: str, schema_hash: str, source: str) -> None:
-        """Refuse features that the model was not trained on.
+    def columns_in(self, schema: Schema, source: str) -> NDArray[np.int64]:
+        """Indices of the model's columns in a schema of ``source``, int64 (n_features_in_,).
 
         Raises
         ------
         ModelError
+            When the model was trained on other features.
         """
         trained_on = self.trained_on_ or {}
-        if trained_on.get("kind") != kind:
-            raise ModelError(f"{source}: a {kind} collection, but the model ranks {trained_on.get('kind')}")
-        if trained_on.get("schema_hash") != schema_hash:
+        if trained_on.get("kind") != schema.kind:
+            raise ModelError(f"{source}: a {schema.kind} collection, but the model ranks {trained_on.get('kind')}")
+        if trained_on.get("schema_hash") != schema.hash:
             raise ModelError(
-                f"{source}: feature schema {schema_hash}, but the model was trained on "
+                f"{source}: feature schema {schema.hash}, but the model was trained on "
                 f"{trained_on.get('schema_hash')}; train again: python -m gbr.train --subset {trained_on.get('subset')}"
             )
-
-    def _columns_in(self, schema: Schema, source: str) -> NDArray[np.int64]:
-        """Indices of the model's columns in a schema, int64 (n_features_in_,); ModelError where it does not match."""
-        self._check_schema(schema.kind, schema.hash, source)
-        index = {name: number for number, name in enumerate(schema.names)}
+        number = {name: index for index, name in enumerate(schema.names)}
         try:
-            return np.array([index[name] for name in self.feature_names_in_], np.int64)
+            return np.array([number[name] for name in self.feature_names_in_], np.int64)
         except (KeyError, AttributeError) as error:
-            raise ModelError(
-                f"{source}: the model requires columns that are missing from the schema ({error})"
-            ) from error
-
-    def _hardware(self, source: str) -> Hardware:
-        """Target that the model was trained for; ``source`` is what is ranked, for messages."""
-        trained_on = self.trained_on_ or {}
-        if "hardware" not in trained_on:
-            raise ModelError(
-                f"{source}: the model's manifest names no hardware; "
-                f"train again: python -m gbr.train --subset {trained_on.get('subset')}"
-            )
-        return hardware.parse(trained_on["hardware"], "manifest.json: trained_on.hardware", ModelError)
+            raise ModelError(f"{source}: columns of the model are missing from the schema ({error})") from error
 
     @property
     def feature_importances_(self) -> NDArray[np.float64]:
@@ -420,34 +357,20 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the model in its library's format and a ``manifest.json``, atomically.
 
-        Parameters
-        ----------
-        folder : path-like
-            Created if missing; an existing model is replaced.
-
-        Raises
-        ------
-        ModelError
-            When the folder cannot be written.
+        The folder is created if missing and an existing model is replaced; ModelError if it cannot be written.
         """
         check_is_fitted(self, "model_")
+        names = list(map(str, self.feature_names_in_)) if hasattr(self, "feature_names_in_") else None
+        versions = {"gbr": __version__, "python": platform.python_version(), "numpy": np.__version__}
         about = {
             "backend": self.backend,
             "settings": asdict(self.settings_),
             "seed": self.settings_.seed,
-            "features": {
-                "count": self.n_features_in_,
-                "names": list(map(str, self.feature_names_in_)) if hasattr(self, "feature_names_in_") else None,
-            },
+            "features": {"count": self.n_features_in_, "names": names},
             "best_iteration": self.best_iteration_,
             "best_score": self.best_score_,
             "trained_on": self.trained_on_,
-            "versions": {
-                "gbr": __version__,
-                "python": platform.python_version(),
-                "numpy": np.__version__,
-                **self.model_.versions,
-            },
+            "versions": {**versions, **self.model_.versions},
         }
         io.write(Path(folder), self.model_.to_bytes(), backend(self.backend).SUFFIX, about)
 
@@ -507,13 +430,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
 
 
 def group_bounds(qid: Any, n_rows: int) -> NDArray[np.int64]:
-    """Bounds of the query groups, int64 (groups + 1,), from the id of each row; one group for None.
-
-    Raises
-    ------
-    ValueError
-        For another number of rows, a missing id, or a group whose rows are not contiguous; names the first such row.
-    """
+    """Bounds of the query groups, int64 (groups + 1,), from the id of each row; one group for None."""
     if qid is None:
         return np.array([0, n_rows], np.int64)
     ids = check_array(qid, ensure_2d=False, dtype=None, input_name="qid")
@@ -540,9 +457,3 @@ def _column_indices(columns: Sequence[str | int] | None, names: tuple[str, ...] 
             raise UsageError(f"costs: expected names of columns of X, or indices below {count}, got {column!r}")
         found.append(int(at))
     return tuple(found)
-
-
-def _seed(random_state: Any) -> Any:
-    if random_state is None or isinstance(random_state, np.random.RandomState):
-        return int(check_random_state(random_state).randint(SEEDS))
-    return random_state

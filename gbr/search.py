@@ -7,7 +7,6 @@ used.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -15,7 +14,6 @@ from numpy.typing import NDArray
 
 from gbr.errors import MissingLibraryError, UsageError
 from gbr.evaluation.metrics import count_pairs
-from gbr.models.params import GOALS
 from gbr.models.rows import Rows, even_parts, subsample
 from gbr.ranker import Ranker
 
@@ -28,19 +26,7 @@ _SCORED_ROWS: Final = 2000
 
 
 def folds(families: Sequence[str], n_folds: int = FOLDS, seed: int = 0) -> list[NDArray[np.bool_]]:
-    """Held-out groups of each fold, bool (groups,): whole families, about the same number of groups per fold.
-
-    Parameters
-    ----------
-    families : sequence of str
-        Per group.
-    n_folds, seed : int
-
-    Raises
-    ------
-    UsageError
-        With fewer than two families.
-    """
+    """Held-out groups of each fold, bool (groups,): whole families, about the same number of groups per fold."""
     names, family_of, sizes = np.unique(np.asarray(families, str), return_inverse=True, return_counts=True)
     if len(names) < 2:
         raise UsageError(
@@ -69,7 +55,7 @@ def search(
     seed: int = 0,
     on_trial: Callable[[int, float], None] = lambda _number, _best: None,
 ) -> dict[str, Any]:
-    """Try settings and return the best.
+    """Try settings and return the best by name; empty where the defaults are best.
 
     Parameters
     ----------
@@ -87,22 +73,13 @@ def search(
     on_trial : callable
         Called with the number of trials done and the best value so far.
 
-    Returns
-    -------
-    dict
-        Values by name; empty where the defaults are best.
-
     Raises
     ------
     MissingLibraryError
         When optuna is not installed.
     UsageError
-        For fewer than one trial, an unknown goal, or training graphs of one family.
+        For training graphs of one family.
     """
-    if goal not in GOALS:
-        raise UsageError(f"goal: expected {' or '.join(map(repr, GOALS))}, got {goal!r}")
-    if trials < 1:
-        raise UsageError(f"search: expected a positive number of trials, got {trials}")
     try:
         import optuna
     except ModuleNotFoundError as error:
@@ -110,7 +87,7 @@ def search(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     held_out = folds(families, seed=seed)
 
-    def value(settings: dict[str, Any], trial: Any = None) -> float:
+    def value(trial: optuna.Trial | None, settings: dict[str, Any]) -> float:
         scores: list[float] = []
         for number, out in enumerate(held_out):
             scores += _fold_scores(make(**settings), train, out, goal, seed)
@@ -120,38 +97,32 @@ def search(
                     raise optuna.TrialPruned
         return float(np.mean(scores))
 
-    best, chosen = value({}), {}
-    on_trial(1, best)
+    def suggested(trial: optuna.Trial) -> float:
+        settings: dict[str, Any] = {name: trial.suggest_int(name, low, high, log=True) for name, low, high in INTEGERS}
+        settings |= {name: trial.suggest_float(name, low, high, log=True) for name, low, high in FLOATS}
+        return value(trial, settings)
+
+    default = value(None, {})
+    on_trial(1, default)
     study = optuna.create_study(
         direction="maximize",
         sampler=optuna.samplers.TPESampler(seed=seed),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4),
     )
-    for number in range(2, trials + 1):
-        trial = study.ask()
-        settings: dict[str, Any] = {name: trial.suggest_int(name, low, high, log=True) for name, low, high in INTEGERS}
-        settings |= {name: trial.suggest_float(name, low, high, log=True) for name, low, high in FLOATS}
-        try:
-            reached = value(settings, trial)
-        except optuna.TrialPruned:
-            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-            reached = -np.inf
-        else:
-            study.tell(trial, reached)
-        if reached > best:
-            best, chosen = reached, settings
-        on_trial(number, best)
-    return chosen
+    report = [lambda study, trial: on_trial(trial.number + 2, max(default, study.best_value))]
+    study.optimize(suggested, trials - 1, callbacks=report)
+    return dict(study.best_params) if study.trials and study.best_value > default else {}
 
 
 def _fold_scores(ranker: Ranker, train: Rows, out: NDArray[np.bool_], goal: str, seed: int) -> list[float]:
     """Train without the groups ``out`` and score each of them that can be ranked."""
-    training, group = np.repeat(~out, train.sizes), np.repeat(np.arange(len(train.sizes)), train.sizes)
+    training, group = np.repeat(~out, train.sizes), np.repeat(np.arange(len(out)), train.sizes)
     target = train.target.astype(np.float64)
     ranker.fit(train.X[training], target[training], qid=group[training])
     rng = np.random.default_rng(seed)
     scores = []
-    for start, stop in (pair for pair, held in zip(pairwise(train.indptr.tolist()), out, strict=True) if held):
+    for number in np.flatnonzero(out).tolist():
+        start, stop = train.indptr[number : number + 2].tolist()
         rows = subsample(start, stop, _SCORED_ROWS, rng)
         if np.ptp(target[rows]) > 0:
             scores.append(score(ranker.predict(train.X[rows]), target[rows], goal))

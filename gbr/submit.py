@@ -112,9 +112,9 @@ def _load(models: Sequence[str | Path]) -> dict[str, list[Ranker]]:
         name = (ranker.trained_on_ or {}).get("subset", "a plain table")
         if name not in OFFICIAL_TEST:
             raise UsageError(f"--models {folder}: trained on {name}, expected one of {', '.join(OFFICIAL_TEST)}")
-        ranker._columns_in(schema_of(Subset(name).kind), str(folder))
+        ranker.columns_in(schema_of(Subset(name).kind), str(folder))
         others = found[name]
-        if others and ranker._hardware(str(folder)) != others[0]._hardware(name):
+        if others and ranker.hardware != others[0].hardware:
             raise UsageError(f"--models: {folder} ranks {name} for other hardware than the models before it")
         others.append(ranker)
     return found
@@ -128,12 +128,12 @@ def _ranked(subset: Subset, models: Sequence[Ranker], data: Path, store_root: Pa
 
     for model in models:
         model.set_params(n_jobs=jobs)
-    store, _ = update_store(subset, data, store_root, (_SPLIT,), jobs, models[0]._hardware(subset.name))
+    store, _ = update_store(subset, data, store_root, (_SPLIT,), jobs, models[0].hardware)
     files = graph_files(subset, data, _SPLIT)
     with cli.progress(len(files), f"ranking {subset.name}") as advance:
         for path in files:
             ranks = [
-                rankdata(model._predict(store.load(_SPLIT, [path.stem], list(model.feature_names_in_)).X))
+                rankdata(model.predict_rows(store.load(_SPLIT, [path.stem], list(model.feature_names_in_)).X))
                 for model in models
             ]
             yield row(subset, path.stem, np.argsort(np.mean(ranks, axis=0), kind="stable"))

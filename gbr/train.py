@@ -10,7 +10,6 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,8 +23,8 @@ from gbr.errors import DataError, GbrError, ModelError, UsageError
 from gbr.evaluate import labelled_groups, print_figures, score_split, update_store
 from gbr.models import training_set
 from gbr.models.params import CAPACITY, GOALS, OBJECTIVES
-from gbr.models.rows import POLICIES, Rows, StreamedMatrix
-from gbr.models.training_set import Sample, Selection
+from gbr.models.rows import Rows, StreamedMatrix
+from gbr.models.training_set import Selection
 
 if TYPE_CHECKING:
     from features.hardware import Hardware
@@ -80,8 +79,9 @@ _OBJECTIVES: Final = ", ".join(dict.fromkeys(name for names in OBJECTIVES.values
 @cli.memory_option
 @click.option(
     "--sample",
-    metavar="N[:POLICY]",
-    help=f"Train on at most N rows of each graph, sampled by {', '.join(POLICIES)}.  [default: as many as fit]",
+    type=click.IntRange(min=2),
+    metavar="N",
+    help="Train on at most N random rows of each graph.  [default: as many as fit]",
 )
 @cli.hardware_option
 @cli.skip_option
@@ -97,7 +97,6 @@ def main(
     store: Path,
     out: Path | None,
     settings: Sequence[str],
-    sample: str | None,
     cluster: str | None,
     report: Path | None,
     as_json: bool,
@@ -108,7 +107,6 @@ def main(
     from gbr.report.report import summarise_run, write_report
 
     options["settings"] = dict(map(_parse_setting, settings))
-    options["sample"] = None if sample is None else _parse_sample(sample)
     collection = cli.find_collection(subset, data)
     out = out or _default_out(collection)
     scored: list[Scored] | None = [] if report else None
@@ -128,15 +126,6 @@ def _parse_setting(text: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except ValueError:
         return name, value
-
-
-def _parse_sample(text: str) -> Sample:
-    most, colon, policy = text.partition(":")
-    if not most.isdecimal() or int(most) < 2 or (colon and policy not in POLICIES):
-        raise UsageError(
-            f"--sample: expected N or N:POLICY, N at least 2, POLICY {' or '.join(POLICIES)}, got {text!r}"
-        )
-    return Sample(int(most), policy or POLICIES[0])
 
 
 def _default_out(subset: Subset) -> Path:
@@ -173,7 +162,7 @@ def train(
     trials: int = 0,
     hardware: str | Hardware | None = None,
     memory: int | None = None,
-    sample: Sample | None = None,
+    sample: int | None = None,
     workers: Workers | None = None,
     scored: list[Scored] | None = None,
 ) -> dict[str, Any]:
@@ -255,11 +244,11 @@ def train(
         distinct = training_set.distinct(groups["train"])
         total_memory = memory * (1 if workers is None else max(1, len(workers)))
         chosen = training_set.fit_memory(distinct, len(names), total_memory, sample, seed)
-        if chosen.sample:
-            reason = "" if chosen.sample == sample else f": more do not fit --memory {total_memory / cli.GIB:.3g} GiB"
+        if chosen.most:
+            reason = "" if chosen.most == sample else f": more do not fit --memory {total_memory / cli.GIB:.3g} GiB"
             cli.note(
-                f"training on {len(chosen.rows):,} of {len(distinct.rows):,} rows, at most {chosen.sample.most:,} per "
-                f"graph ({chosen.sample.policy}){reason}"
+                f"training on {len(chosen.rows):,} of {len(distinct.rows):,} rows, at most {chosen.most:,} per graph"
+                f"{reason}"
             )
         ranker.set_params(costs=[name for name in schema_of(collection.kind).costs if name in names] or None)
         streamed = False
@@ -275,17 +264,17 @@ def train(
                 families = [family(collection.kind, name) for name in groups["train"].names]
                 ranker.set_params(**_search(ranker, rows, names, families, trials, seed))
             with cli.busy(f"fitting {backend} on {len(chosen.rows):,} rows"):
-                ranker._fit_rows(rows, names, valid)
+                ranker.fit_rows(rows, names, valid)
         else:
             from gbr.cluster import TrainingSet, fit
 
             graphs = groups["train"].names, groups["valid"].names if "valid" in groups else ()
             root = opened.root.absolute()
-            known = TrainingSet(root, collection.name, *graphs, names, memory, chosen.sample, seed)
+            known = TrainingSet(root, collection.name, *graphs, names, memory, chosen.most, seed)
             fit(workers, ranker, known, chosen)
         fit_seconds = time.monotonic() - start
         plain = chosen
-        if not chosen.sample and not streamed:  # a plain baseline does not merge identical configurations
+        if not chosen.most and not streamed:  # a plain baseline does not merge identical configurations
             plain = Selection(np.arange(len(groups["train"].target)), groups["train"].target, groups["train"].indptr)
         raw = _fit_raw_baseline(opened, groups["train"], plain, memory, seed, jobs)
 
@@ -304,7 +293,7 @@ def train(
             "hardware": opened.manifest["schema"]["hardware"],
             "data": {split: fingerprint(opened, split) for split in groups},
             "rows": len(chosen.rows),
-            "sample": None if chosen.sample is None else asdict(chosen.sample),
+            "sample": chosen.most,
         }
         with atomic_write(out / METRICS, ModelError) as part:
             part.write_text(json_text(figures), encoding="utf-8")
@@ -372,7 +361,7 @@ def fit_raw(rows: Rows, names: tuple[str, ...], seed: int, jobs: int | None) -> 
         random_state=seed,
         n_jobs=jobs,
     )
-    return ranker._fit_rows(rows, names)
+    return ranker.fit_rows(rows, names)
 
 
 def fingerprint(store: FeatureStore, split: str) -> str:

@@ -21,7 +21,7 @@ from gbr.data.graph import graph_from_arrays
 from gbr.data.hardware import load
 from gbr.errors import DataError, ModelError
 from gbr.evaluation.protocol import indices_of
-from gbr.models import cost_model
+from gbr.models import costmodel
 from tests.made import tile_arrays
 from tests.soak.fuzz import TARGETS, damaged
 
@@ -102,7 +102,7 @@ def test_manifests_with_invalid_values_are_refused(
 def test_invalid_cost_models_are_refused(price: float, n_features: object) -> None:
     content = json.dumps({"costmodel": 1, "features": n_features, "prices": {"0": price}})
     with pytest.raises(ValueError, match="not a cost model"):
-        cost_model.load(content.encode(), None)  # type: ignore[arg-type]
+        costmodel.load(content.encode(), None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -43,12 +43,7 @@ def test_valid_tau_samples_large_groups_and_skips_flat_ones() -> None:
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=6), st.integers(1, 15))
 @settings(max_examples=80, deadline=None)
 def test_random_parts_keep_every_row(sizes: list[int], limit: int) -> None:
-    parts = random_parts(np.cumsum([0, *sizes]).astype(np.int64), limit, seed=1)
-    if max(sizes) <= limit:
-        assert parts is None
-        return
-    assert parts is not None
-    rows, indptr = parts
+    rows, indptr = random_parts(np.cumsum([0, *sizes]).astype(np.int64), limit, seed=1)
     assert sorted(rows.tolist()) == list(range(sum(sizes)))
     group = np.repeat(np.arange(len(sizes)), sizes)
     for start, stop in pairwise(indptr):
@@ -139,6 +134,19 @@ def test_errors_of_the_source_are_raised(name: str, objective: str) -> None:
     X = StreamedMatrix(damaged, train.indptr, np.arange(len(train.target)), 5, 1 << 30)
     with pytest.raises(StoreError, match="damaged"):
         backend(name).fit(Rows(X, train.target, train.indptr), None, settings_for(name, objective))
+
+
+@pytest.mark.parametrize("objective", ["lambdarank", "l2"])
+def test_unused_columns_do_not_change_lightgbms_scores(objective: str) -> None:
+    rng = np.random.default_rng(0)
+    X = rng.random((600, 40)).astype(np.float32)
+    X[rng.random(X.shape) < 0.1] = np.nan
+    X[rng.random(X.shape) < 0.1] = 0
+    runtime = np.nan_to_num(X[:, 7]) + np.nan_to_num(X[:, 31] * X[:, 12])
+    ranker = Ranker("lightgbm", objective, n_estimators=3, num_leaves=4).fit(X, runtime, qid=np.arange(600) // 100)
+    model: Any = ranker.model_
+    assert 1 < np.count_nonzero(model.gains()) < 20
+    assert np.array_equal(model.predict(X, 1), model.booster.predict(X, raw_score=True))
 
 
 # --- constant columns ------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ def test_csv_has_every_configuration_in_predicted_order(tile_run: Path, graphs: 
     ranker = Ranker.load(tile_run / "run")
     for path in graphs:
         ranking = [row for row in rows if row["graph"] == str(path)]
-        scores = ranker._predict(extract(read_graph(path))[1])
+        scores = ranker.predict_rows(extract(read_graph(path))[1])
         configs = [int(row["config"]) for row in ranking]
         assert [int(row["place"]) for row in ranking] == list(range(1, 31))
         assert configs == sorted(range(30), key=lambda row: (scores[row], row))

@@ -12,7 +12,6 @@ from features.layout.extractor import LayoutExtractor, schema
 from gbr import Ranker, write_graph
 from gbr.data.graph import graph_from_arrays
 from gbr.errors import DataError, ModelError, UsageError
-from gbr.scorer import PrunedModel, pruned, used_columns
 from tests.made import matmul_arrays, tile_arrays, trained, write_collection
 from tests.test_layout_features import IDS, PROGRAM
 from tests.test_repack import network
@@ -67,7 +66,7 @@ def test_scores_equal_those_of_a_graph_file(runs: dict[str, Path], kind: str, n_
 def test_vectors_do_not_depend_on_earlier_calls(runs: dict[str, Path]) -> None:
     configs = network(300, seed=3)["node_config_feat"].astype(np.int8)
     scorer = Ranker.load(runs["layout"]).scorer(graph_from_arrays("g", network(2)))
-    hardware = Ranker.load(runs["layout"])._hardware("g")
+    hardware = Ranker.load(runs["layout"]).hardware
     frequency = [column for column, name in enumerate(schema().names) if name == "slate.all.frequency.count"]
     found = []
     for part in (configs[200:], configs[:150], configs, configs[:20]):
@@ -117,30 +116,3 @@ def test_models_that_do_not_match_the_graph_are_refused(runs: dict[str, Path], t
         Ranker.load(runs["layout"]).scorer(graph)
     with pytest.raises(DataError, match=r"gone\.npz: cannot be read"):
         Ranker.load(runs["tile"]).scorer(tmp_path / "gone.npz")
-
-
-@pytest.mark.parametrize("objective", ["pairwise", "lambdarank", "l2"])
-def test_pruned_models_give_equal_scores(objective: str) -> None:
-    rng = np.random.default_rng(0)
-    X = rng.random((600, 40)).astype(np.float32)
-    X[rng.random(X.shape) < 0.1] = np.nan
-    X[rng.random(X.shape) < 0.1] = 0
-    runtime = np.nan_to_num(X[:, 7]) + np.nan_to_num(X[:, 31] * X[:, 12])
-    ranker = Ranker("lightgbm", objective, n_estimators=12, num_leaves=4, random_state=1)
-    ranker.fit(X, runtime, qid=np.repeat(np.arange(6), 100))
-    small = pruned(ranker.model_, ranker.settings_)
-    assert isinstance(small, PrunedModel)
-    np.testing.assert_array_equal(small.predict(X, 1), ranker.model_.predict(X, 1))
-    used = used_columns(ranker.model_.to_bytes().decode())
-    assert used is not None
-    assert used[1].tolist() == np.flatnonzero(ranker.model_.gains()).tolist()
-    assert 1 < len(used[1]) < 40
-
-
-def test_models_in_an_unknown_format_are_not_pruned() -> None:
-    X = np.random.default_rng(0).random((60, 3))
-    ranker = Ranker("lightgbm", "l2", n_estimators=3, min_child_samples=2).fit(X, X[:, 0], qid=np.repeat([0, 1], 30))
-    text = ranker.model_.to_bytes().decode()
-    assert used_columns(text) is not None
-    for old, new in (("version=v4", "version=v5"), ("is_linear=0", "is_linear=1"), ("end of trees", "")):
-        assert used_columns(text.replace(old, new)) is None

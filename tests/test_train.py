@@ -49,7 +49,7 @@ def test_metrics_file(figures: dict[str, Any]) -> None:
 
 def test_figures_are_those_of_the_saved_model(tile_run: Path, figures: dict[str, Any]) -> None:
     groups = FeatureStore(tile_run / "store", "tile:cpu").load("test")
-    expected = metrics.evaluate(Ranker.load(tile_run / "run")._predict(groups.X), groups, "tile")
+    expected = metrics.evaluate(Ranker.load(tile_run / "run").predict_rows(groups.X), groups, "tile")
     assert {name: figures["test"][name] for name in expected} == expected
 
 
@@ -128,7 +128,7 @@ def test_raw_baseline_is_lightgbm_with_defaults() -> None:
     ranker = command.fit_raw(Rows(X, target, indptr), ("config.a", "nodes.c", "config.d"), seed=0, jobs=1)
     plain = lightgbm.LGBMRegressor(random_state=0, verbosity=-1, n_jobs=1)
     plain.fit(X, normalised_rank(target, indptr))
-    assert ranker._predict(X) == pytest.approx(-plain.predict(X), abs=1e-6)
+    assert ranker.predict_rows(X) == pytest.approx(-plain.predict(X), abs=1e-6)
 
 
 def test_columns_option_selects_features(tile_run: Path, tmp_path: Path) -> None:
@@ -181,8 +181,6 @@ def test_command_prints_tables(tile_run: Path, tmp_path: Path, capsys: Capture) 
         (["--backend", "lightgbm", "--set", "num_leafs=3"], "num_leafs"),
         (["--objective", "l2"], "'l2'"),
         (["--columns", "nope"], "'nope'"),
-        (["--sample", "1"], "--sample: expected N or N:POLICY"),
-        (["--sample", "10:best"], "POLICY uniform or stratified or close, got '10:best'"),
         (["--backend", "xgboost", "--set", "max_depth=zero"], "params: XGBoost: Invalid Parameter"),
         (["--backend", "lightgbm", "--set", "lambda_l1=abc"], "params: LightGBM: "),
     ],

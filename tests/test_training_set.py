@@ -10,20 +10,9 @@ import pytest
 from gbr import train as command
 from gbr.data.groups import QueryGroups
 from gbr.data.store import FeatureStore
-from gbr.errors import UsageError
 from gbr.models import training_set
 from gbr.models.rows import Rows, StreamedMatrix
-from gbr.models.training_set import (
-    Sample,
-    Selection,
-    default_memory,
-    features,
-    fit_memory,
-    gathered,
-    held_out,
-    in_memory,
-    most_binned,
-)
+from gbr.models.training_set import Selection, default_memory, features, fit_memory, held_out, in_memory, most_binned
 from tests.made import trained, write_collection
 
 #: Memory in which the bins of the training graphs below fit, but not their floats.
@@ -53,26 +42,20 @@ def memory_for(rows: int) -> int:
 
 def test_all_rows_are_used_where_their_bins_fit() -> None:
     every = selection(5, 30, 10)
-    for requested in (None, Sample(30)):
+    for requested in (None, 30):
         assert fit_memory(every, 7, memory_for(45), requested, 0) is every
 
 
 @pytest.mark.parametrize(
-    ("requested", "fitting", "sample", "sizes"),
-    [
-        (None, 44, Sample(29), [5, 29, 10]),
-        (None, 20, Sample(7), [5, 7, 7]),
-        (Sample(9, "close"), 45, Sample(9, "close"), [5, 9, 9]),
-        (Sample(9, "stratified"), 20, Sample(7, "stratified"), [5, 7, 7]),
-        (Sample(3), 20, Sample(3), [3, 3, 3]),
-    ],
+    ("requested", "fitting", "most", "sizes"),
+    [(None, 44, 29, [5, 29, 10]), (None, 20, 7, [5, 7, 7]), (9, 45, 9, [5, 9, 9]), (9, 20, 7, [5, 7, 7])],
 )
 def test_rows_are_sampled_on_request_or_where_bins_do_not_fit(
-    requested: Sample | None, fitting: int, sample: Sample, sizes: list[int]
+    requested: int | None, fitting: int, most: int, sizes: list[int]
 ) -> None:
     every = selection(5, 30, 10)
     chosen = fit_memory(every, 7, memory_for(fitting), requested, 0)
-    assert chosen.sample == sample
+    assert chosen.most == most
     assert np.diff(chosen.indptr).tolist() == sizes
     assert np.array_equal(chosen.target, every.target[chosen.rows // 2])
 
@@ -90,7 +73,7 @@ def test_features_in_memory_equal_streamed_features(store: FeatureStore) -> None
     streamed = features(store, "train", known, rows, names, needed - 1)
     assert isinstance(streamed, StreamedMatrix)
     assert streamed.n_batches > 1
-    assert np.array_equal(gathered(streamed), expected)
+    assert np.array_equal(streamed.gathered(), expected)
 
 
 def test_validation_graphs_are_sampled_where_they_do_not_fit(
@@ -167,19 +150,11 @@ def test_run_reports_its_sample(root: Path, tmp_path: Path, capsys: pytest.Captu
     assert "training on" not in capsys.readouterr().err
     line = ["--subset", "tile:cpu", "--data", root, "--store", root / "store", "--jobs", 1, "--set", "n_estimators=5"]
     line = [*map(str, line), "--backend", "lightgbm", "--out"]
-    assert command.main([*line, str(tmp_path / "few"), "--sample", "10:stratified"]) == 0
-    assert "training on 60 of 170 rows, at most 10 per graph (stratified)\n" in capsys.readouterr().err
+    assert command.main([*line, str(tmp_path / "few"), "--sample", "10"]) == 0
+    assert "training on 60 of 170 rows, at most 10 per graph\n" in capsys.readouterr().err
     few = manifest(tmp_path / "few")["trained_on"]
-    assert (few["rows"], few["sample"]) == (60, {"most": 10, "policy": "stratified"})
+    assert (few["rows"], few["sample"]) == (60, 10)
     assert command.main([*line, str(tmp_path / "small"), "--memory", "0.0001"]) == 0
     most = most_binned(896, 107_374) // 6
-    assert f"{most} per graph (uniform): more do not fit --memory 0.0001 GiB\n" in capsys.readouterr().err
+    assert f"{most} per graph: more do not fit --memory 0.0001 GiB\n" in capsys.readouterr().err
     assert manifest(tmp_path / "small")["trained_on"]["rows"] == 6 * most
-
-
-def test_infinite_features_are_refused(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    known = store.load("train")
-    broken = QueryGroups(**{**vars(known), "X": np.where(known.X.max() == known.X, np.inf, known.X)})
-    monkeypatch.setattr(FeatureStore, "load", lambda *_: broken)
-    with pytest.raises(UsageError, match="is infinite"):
-        features(store, "train", known, np.arange(len(known.X)), known.columns, 1 << 30)

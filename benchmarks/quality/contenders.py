@@ -208,11 +208,11 @@ def _fitted(task: Task, backend: str, objective: str) -> Ranker:
         random_state=task.options.seed,
         n_jobs=task.options.jobs,
     )
-    return ranker._fit_rows(task.learn, task.pool.groups.columns, task.stop)
+    return ranker.fit_rows(task.learn, task.pool.groups.columns, task.stop)
 
 
 def _single(task: Task, *, backend: str, objective: str) -> Scores:
-    return {f"{backend} {objective}": _fitted(task, backend, objective)._predict(task.held.X)}
+    return {f"{backend} {objective}": _fitted(task, backend, objective).predict_rows(task.held.X)}
 
 
 def _ensemble(task: Task, *, objective: str, inside: Sequence[str]) -> Scores:
@@ -221,7 +221,7 @@ def _ensemble(task: Task, *, objective: str, inside: Sequence[str]) -> Scores:
     models: dict[str, Any] = {
         f"{member.settings.backend} {member.settings.objective}": member.model for member in members
     }
-    models |= {f"ensemble {name}": EnsembleModel(members[: len(MEMBERS[name])], None) for name in inside}
+    models |= {f"ensemble {name}": EnsembleModel(members[: len(MEMBERS[name])]) for name in inside}
     return {name: -model.predict(task.held.X, task.options.jobs or 0) for name, model in models.items()}
 
 
@@ -237,7 +237,7 @@ def _raw(task: Task) -> Scores:
     known = task.known.select(blocks)
     rows = Rows(known.X, known.target, known.indptr)
     ranker = fit_raw(rows, known.columns, task.options.seed, task.options.jobs)
-    return {RAW: ranker._predict(task.held.select(blocks).X)}
+    return {RAW: ranker.predict_rows(task.held.select(blocks).X)}
 
 
 def _counting(task: Task) -> Scores:
@@ -247,10 +247,8 @@ def _counting(task: Task) -> Scores:
 def _blocks(task: Task, *, name: str, blocks: Sequence[str]) -> Scores:
     known = task.known.select(blocks)
     settings: dict[str, Any] = {"n_estimators": task.options.trees or BLOCK_TREES, "random_state": task.options.seed}
-    ranker = Ranker("lightgbm", "speed", n_jobs=task.options.jobs, **settings)._fit_rows(
-        _distinct(known), known.columns
-    )
-    return {name: ranker._predict(task.held.select(blocks).X)}
+    ranker = Ranker("lightgbm", "speed", n_jobs=task.options.jobs, **settings).fit_rows(_distinct(known), known.columns)
+    return {name: ranker.predict_rows(task.held.select(blocks).X)}
 
 
 def _distinct(groups: QueryGroups) -> Rows:

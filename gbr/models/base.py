@@ -1,9 +1,10 @@
-"""The protocols of models and backends, early stopping on Kendall's tau, and helpers of the library wrappers."""
+"""Models and backends: what each provides, early stopping on Kendall's tau, and helpers of the library wrappers."""
 
 from __future__ import annotations
 
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
@@ -24,40 +25,33 @@ EARLY_STOPPING_ROWS: Final = 1000
 _EARLY_STOPPING_PAIRS: Final = 20_000
 
 
-class Predictor(Protocol):
-    """Anything that scores rows."""
-
-    def predict(self, X: Matrix, n_jobs: int) -> FloatArray:
-        """Relevance, float64 (rows,): higher is faster."""
-        ...
-
-
-class Model(Predictor, Protocol):
-    """A fitted booster."""
+class Model(ABC):
+    """A fitted model of ``n_iterations`` rounds."""
 
     n_iterations: int
     n_features: int
-    best_score: float | None
+    best_score: float | None = None
     versions: Mapping[str, str]  # of the libraries that trained it, by package
 
+    @abstractmethod
+    def predict(self, X: Matrix, n_jobs: int) -> FloatArray:
+        """Relevance, float64 (rows,): higher is faster."""
+
+    @abstractmethod
     def gains(self) -> FloatArray:
         """Total gain of the splits on each column, float64 (n_features,)."""
-        ...
 
+    @abstractmethod
     def stopped_at(self, rounds: int) -> Model:
         """The model after its first ``rounds`` rounds."""
-        ...
 
+    @abstractmethod
     def compare(self, X: Matrix, first: int, second: int, n_jobs: int) -> FloatArray:
-        """Contribution of each column to the relevance of row ``first`` minus that of row ``second``.
+        """Contribution of each column to the difference of the relevance of two rows, float64 (n_features,)."""
 
-        float64 (n_features,), which sums to the difference of the two rows' relevance.
-        """
-        ...
-
+    @abstractmethod
     def to_bytes(self) -> bytes:
         """Serialise in the library's format."""
-        ...
 
 
 class Backend(Protocol):
@@ -74,23 +68,11 @@ class Backend(Protocol):
         ...
 
 
-#: Module names of backends with another name.
-_MODULES: Final = {"costmodel": "cost_model"}
-
-
 def backend(name: str) -> Backend:
-    """Import the backend called ``name``.
-
-    Raises
-    ------
-    UsageError
-        For an unknown name.
-    MissingLibraryError
-        If the library, or the OpenMP runtime that it needs, is not installed.
-    """
+    """Import the backend called ``name``; UsageError or MissingLibraryError if that is not possible."""
     if name not in OBJECTIVES:
         raise UsageError(f"backend: expected {' or '.join(map(repr, OBJECTIVES))}, got {name!r}")
-    return cast(Backend, import_module(f"gbr.models.{_MODULES.get(name, name)}"))
+    return cast(Backend, import_module(f"gbr.models.{name}"))
 
 
 def set_rounds(model: Model, rounds: Any) -> None:
@@ -102,13 +84,9 @@ def set_rounds(model: Model, rounds: Any) -> None:
 
 @contextmanager
 def loading(library: str, package: str) -> Iterator[None]:
-    """Context for the import of a boosting library; failures become one-line errors.
+    """Context for the import of a boosting library; failures become a one-line MissingLibraryError.
 
     Idle OpenMP threads are set to sleep: spinning, they slow a fit a hundredfold on a busy machine.
-
-    Raises
-    ------
-    MissingLibraryError
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
@@ -126,12 +104,7 @@ def loading(library: str, package: str) -> Iterator[None]:
 
 @contextmanager
 def library_errors(library: str, error_type: type[Exception]) -> Iterator[None]:
-    """Context for a fit: an error of the library, mostly an invalid parameter value, becomes one line.
-
-    Raises
-    ------
-    UsageError
-    """
+    """Context for a fit: an error of the library, mostly an invalid parameter value, becomes a one-line UsageError."""
     try:
         yield
     except error_type as error:
@@ -143,21 +116,7 @@ def library_errors(library: str, error_type: type[Exception]) -> Iterator[None]:
 def check_params(
     params: Mapping[str, Any], reserved: Mapping[str, str], known: Callable[[str], bool], library: str
 ) -> None:
-    """Check that library parameters are known to the library and are not set by the ranker.
-
-    Parameters
-    ----------
-    params : mapping
-        Library parameters given by the user.
-    reserved : mapping
-        Replacements of parameters that the ranker sets, by name.
-    known : callable
-        Whether the library knows a parameter.
-
-    Raises
-    ------
-    UsageError
-    """
+    """Refuse parameters that the library does not know or the ranker sets (``reserved``: name -> replacement)."""
     for name in params:
         if name in reserved:
             raise UsageError(f"params: {name!r} is set by the ranker; use {reserved[name]}")
@@ -206,6 +165,6 @@ class ValidTau:
         signs = np.sign(higher[self._faster] - higher[self._slower])
         return float(np.mean(np.add.reduceat(signs, self._starts) / self._sizes))
 
-    def of(self, model: Predictor, n_jobs: int) -> float:
+    def of(self, model: Model, n_jobs: int) -> float:
         """Mean tau of a fitted model."""
         return self(model.predict(self.X, n_jobs))

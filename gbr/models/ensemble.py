@@ -30,26 +30,17 @@ _INDEX: Final = "members.json"
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """One model of an ensemble.
-
-    Parameters
-    ----------
-    settings : Settings
-        Settings of the fit.
-    model : Model
-    spread : float
-        Mean standard deviation of its output within a training group.
-    """
+    """One model of an ensemble, and the settings of its fit."""
 
     settings: Settings
     model: Model
-    spread: float
+    spread: float  # mean standard deviation of its output within a training group
 
 
-class EnsembleModel:
-    """Fitted members; see :class:`gbr.models.base.Model`."""
+class EnsembleModel(Model):
+    """Fitted members."""
 
-    def __init__(self, members: Sequence[Member], best_score: float | None) -> None:
+    def __init__(self, members: Sequence[Member], best_score: float | None = None) -> None:
         self.members = tuple(members)
         self.n_iterations = sum(member.model.n_iterations for member in members)
         self.n_features = members[0].model.n_features
@@ -88,26 +79,14 @@ class EnsembleModel:
                 name = f"{number}-{member.settings.backend}-{member.settings.objective}{suffix}"
                 # ZipInfo has a fixed date by default, so that equal models have equal bytes.
                 archive.writestr(zipfile.ZipInfo(name), member.model.to_bytes())
-                index.append(
-                    {
-                        "file": name,
-                        "settings": asdict(member.settings),
-                        "spread": member.spread,
-                        "iterations": member.model.n_iterations,
-                    }
-                )
+                about = {"file": name, "settings": asdict(member.settings), "spread": member.spread}
+                index.append(about | {"iterations": member.model.n_iterations})
             archive.writestr(zipfile.ZipInfo(_INDEX), json.dumps(index, indent=1).encode())
         return buffer.getvalue()
 
 
 def member_settings(settings: Settings) -> list[Settings]:
-    """Settings of every member.
-
-    Raises
-    ------
-    UsageError
-        For library parameters, as the members are of several libraries.
-    """
+    """Settings of every member; UsageError for library parameters, as the members are of several libraries."""
     if settings.params:
         names = ", ".join(map(repr, settings.params))
         raise UsageError(f"params: {names} belongs to one library; choose it with backend='lightgbm' or 'xgboost'")
@@ -118,12 +97,12 @@ def member_settings(settings: Settings) -> list[Settings]:
 
 
 def fit(train: Rows, valid: Rows | None, settings: Settings) -> EnsembleModel:
-    """Fit every member; see :class:`gbr.models.base.Backend`."""
+    """Fit every member."""
     members = []
     for member in member_settings(settings):
         model = backend(member.backend).fit(train, valid, member)
         members.append(Member(member, model, mean_spread(spreads(model, train, settings.n_jobs))))
-    ensemble = EnsembleModel(members, None)
+    ensemble = EnsembleModel(members)
     if valid is not None:
         ensemble.best_score = ValidTau(valid, settings.seed).of(ensemble, settings.n_jobs)
     return ensemble
@@ -138,7 +117,7 @@ def load(data: bytes, settings: Settings) -> EnsembleModel:
         raise ValueError(f"not an ensemble ({error})") from error
     if len({member.model.n_features for member in members}) != 1:
         raise ValueError("not an ensemble: expected members with the same number of columns")
-    return EnsembleModel(members, None)
+    return EnsembleModel(members)
 
 
 def _load_member(archive: zipfile.ZipFile, entry: dict[str, Any]) -> Member:
@@ -153,9 +132,7 @@ def _load_member(archive: zipfile.ZipFile, entry: dict[str, Any]) -> Member:
 
 def spreads(model: Model, train: Rows, n_jobs: int) -> NDArray[np.float64]:
     """Standard deviation of the output of a model within each non-empty group, float64."""
-    scores = np.empty(len(train.X))
-    for rows, X in train.batches():
-        scores[rows] = model.predict(X, n_jobs)
+    scores = np.concatenate([model.predict(X, n_jobs) for _, X in train.batches()])
     return np.array([scores[a:b].std() for a, b in pairwise(train.indptr.tolist()) if b > a])
 
 

@@ -34,13 +34,7 @@ _KEYS: Final[dict[str, type | tuple[type, ...]]] = {
 
 
 def write(folder: Path, data: bytes, suffix: str, about: dict[str, Any]) -> None:
-    """Write a model and its manifest to ``folder``, which is created if missing; an earlier model is replaced.
-
-    Raises
-    ------
-    ModelError
-        If the folder cannot be written.
-    """
+    """Write a model and its manifest to ``folder``, which is created if missing; an earlier model is replaced."""
     digest = hashlib.sha256(data).hexdigest()
     name = f"model-{digest[:12]}{suffix}"
     remove_partial_files(folder)
@@ -61,13 +55,7 @@ def is_model_file(name: str) -> bool:
 
 
 def read(folder: Path) -> tuple[bytes, dict[str, Any]]:
-    """Read the verified bytes of a model, and its manifest.
-
-    Raises
-    ------
-    ModelError
-        If there is no gbr model, or it is damaged or of another format version.
-    """
+    """Read the verified bytes of a model, and its manifest; ModelError if there is none or it is damaged."""
     for retry in (True, False):
         manifest = read_manifest(folder)
         path = folder / str(manifest["model"].get("file"))
@@ -88,13 +76,7 @@ def read(folder: Path) -> tuple[bytes, dict[str, Any]]:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read the manifest of a model directory.
-
-    Raises
-    ------
-    ModelError
-        When there is no manifest, or it is foreign, damaged or of another format version.
-    """
+    """Read the manifest of a model; ModelError if it is missing, foreign, damaged or of another format version."""
     path = folder / MANIFEST
     try:
         manifest = parse_json(path.read_bytes())

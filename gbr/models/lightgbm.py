@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from numbers import Integral
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
-from gbr.models.base import ValidTau, check_params, library_errors, loading
+from gbr.models.base import Model, ValidTau, check_params, library_errors, loading
 from gbr.models.params import ROW_SHARE, Settings, column_share
-from gbr.models.rows import REGRESSION_LABELS, Matrix, Rows, StreamedMatrix, ranks
+from gbr.models.rows import REGRESSION_LABELS, IntArray, Matrix, Rows, StreamedMatrix, ranks
 
 with loading("LightGBM", "lightgbm"):
     import lightgbm as lgb
@@ -25,9 +26,8 @@ SUFFIX: Final = ".txt"
 #: .002.
 ROWS_PER_PART: Final = 1000
 
-#: Number of rows from which bins are chosen: the parameter, its default, the minimum for a streamed matrix, and bytes
-#: per value, as LightGBM keeps up to four copies in double precision.
-_BIN_ROWS: Final = "bin_construct_sample_cnt"
+#: Number of rows from which bins are chosen: LightGBM's default, the minimum for a streamed matrix, and bytes per
+#: value, as LightGBM keeps up to four copies in double precision.
 _DEFAULT_BIN_ROWS: Final = 200_000
 _LEAST_BIN_ROWS: Final = 20_000
 _BYTES_PER_BIN_VALUE: Final = 32
@@ -54,11 +54,10 @@ class _Batch(lgb.Sequence):  # type: ignore[misc]
     def __init__(self, X: StreamedMatrix, number: int) -> None:
         self._X = X
         self._number = number
-        self._size = int(X.starts[number + 1] - X.starts[number])
-        self.batch_size = self._size
+        self.batch_size = int(X.starts[number + 1] - X.starts[number])
 
     def __len__(self) -> int:
-        return self._size
+        return self.batch_size
 
     def __getitem__(self, index: Any) -> NDArray[Any]:
         rows: NDArray[np.float32] = self._X.batch(self._number)[index]
@@ -76,19 +75,23 @@ class _Streamed(lgb.Dataset):  # type: ignore[misc]
         return dict(self.params)
 
 
-class LightGBMModel:
-    """A fitted ``lightgbm.Booster``; see :class:`gbr.models.base.Model`."""
+class LightGBMModel(Model):
+    """A fitted ``lightgbm.Booster``."""
 
-    versions: Final = {"lightgbm": str(lgb.__version__)}
+    versions: Mapping[str, str] = {"lightgbm": str(lgb.__version__)}
 
     def __init__(self, booster: lgb.Booster, n_iterations: int, best_score: float | None) -> None:
         self.booster = booster
         self.n_iterations = n_iterations
         self.n_features = int(booster.num_feature())
         self.best_score = best_score
+        self._used = np.flatnonzero(booster.feature_importance(iteration=n_iterations)).astype(np.int32)
 
     def predict(self, X: Matrix, n_jobs: int) -> NDArray[np.float64]:
         """Relevance, float64 (rows,)."""
+        if 2 * len(self._used) < self.n_features:  # LightGBM copies all values of a dense row before the first tree
+            bounds = np.arange(len(X) + 1) * len(self._used)
+            X = csr_matrix((X.take(self._used, axis=1).ravel(), np.tile(self._used, len(X)), bounds), X.shape)
         raw = self.booster.predict(X, num_iteration=self.n_iterations, raw_score=True, num_threads=n_jobs)
         return np.asarray(raw, np.float64)
 
@@ -115,7 +118,7 @@ class LightGBMModel:
 
 
 def fit(train: Rows, valid: Rows | None, settings: Settings) -> LightGBMModel:
-    """Train a booster; see :class:`gbr.models.base.Backend`."""
+    """Train a booster."""
     aliases = lgb.basic._ConfigAliases._get_all_param_aliases()
     known = {*aliases, *(alias for names in aliases.values() for alias in names)}
     reserved = {alias: instead for name, instead in _RESERVED.items() for alias in (name, *aliases[name])}
@@ -142,9 +145,8 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> LightGBMModel:
         label = ranks(train.target, train.indptr)
         objective = losses.objective(label, train.indptr, settings.seed)
     else:
-        parts = random_parts(train.indptr, ROWS_PER_PART, settings.seed)
-        if parts:
-            train = train.take(*parts)
+        if train.sizes.max() > ROWS_PER_PART:
+            train = train.take(*random_parts(train.indptr, ROWS_PER_PART, settings.seed))
         label = ranks(train.target, train.indptr)
         group = train.sizes
         objective = "lambdarank"
@@ -166,29 +168,30 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> LightGBMModel:
         batches = [_Batch(train.X, number) for number in range(train.X.n_batches)]
         bin_rows = max(_LEAST_BIN_ROWS, train.X.memory // (_BYTES_PER_BIN_VALUE * train.X.shape[1]))
         if bin_rows < min(len(train.X), _DEFAULT_BIN_ROWS):
-            params |= unset({_BIN_ROWS: bin_rows})
+            params |= unset({"bin_construct_sample_cnt": bin_rows})
         data = _Streamed(batches, label=label, group=group, params=params, free_raw_data=True)
     else:
         data = lgb.Dataset(train.X, label=label, group=group, params=params, free_raw_data=True)
+    stopping: dict[str, Any] = {}
+    if valid is not None:
+        tau = ValidTau(valid, settings.seed)
+        sizes = tau.rows.sizes if settings.objective == "lambdarank" else None
+        stopping = {
+            "valid_sets": [type(data)(tau.X, label=np.zeros(len(tau.X)), group=sizes, reference=data, params=params)],
+            "feval": lambda relevance, _: ("kendall_tau", tau(relevance), True),
+            "callbacks": [lgb.early_stopping(settings.early_stopping_rounds, verbose=False)],
+        }
     with library_errors("LightGBM", lgb.basic.LightGBMError):
         # LightGBM refuses a custom loss if no column can be split.  Not checked on a cluster, as the dataset cannot be
         # constructed before the network is set up.
-        if callable(objective) and "machines" not in params and not _is_splittable(data):
-            objective = "regression"
-        if valid is None:
-            booster = lgb.train(params | {"objective": objective}, data, num_boost_round=settings.n_estimators)
-            return LightGBMModel(booster, int(booster.num_trees()), None)
-        tau = ValidTau(valid, settings.seed)
-        sizes = tau.rows.sizes if settings.objective == "lambdarank" else None
-        booster = lgb.train(
-            params | {"objective": objective},
-            data,
-            num_boost_round=settings.n_estimators,
-            valid_sets=[type(data)(tau.X, label=np.zeros(len(tau.X)), group=sizes, reference=data, params=params)],
-            feval=lambda relevance, _: ("kendall_tau", tau(relevance), True),
-            callbacks=[lgb.early_stopping(settings.early_stopping_rounds, verbose=False)],
-        )
-        return LightGBMModel(booster, int(booster.best_iteration), float(booster.best_score["valid_0"]["kendall_tau"]))
+        if callable(objective) and "machines" not in params:
+            data.construct()
+            if all(data.feature_num_bin(column) < 2 for column in range(data.num_feature())):
+                objective = "regression"
+        booster = lgb.train(params | {"objective": objective}, data, settings.n_estimators, **stopping)
+    if valid is None:
+        return LightGBMModel(booster, int(booster.num_trees()), None)
+    return LightGBMModel(booster, int(booster.best_iteration), float(booster.best_score["valid_0"]["kendall_tau"]))
 
 
 def load(data: bytes, settings: Settings) -> LightGBMModel:
@@ -203,9 +206,7 @@ def load(data: bytes, settings: Settings) -> LightGBMModel:
     return LightGBMModel(booster, int(booster.num_trees()), None)
 
 
-def random_parts(
-    indptr: NDArray[np.int64], limit: int, seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+def random_parts(indptr: IntArray, limit: int, seed: int) -> tuple[IntArray, IntArray]:
     """Split groups above ``limit`` rows into equal parts of random rows, whose pairs are an unbiased sample.
 
     Returns
@@ -213,25 +214,11 @@ def random_parts(
     rows : int64 (rows,)
         Row indices, part by part, ascending within a part.
     indptr : int64 (parts + 1,)
-    None
-        If no group exceeds the limit.
     """
-    sizes = np.diff(indptr)
-    if not len(sizes) or sizes.max() <= limit:
-        return None
     rng = np.random.default_rng(seed)
-    rows: list[NDArray[np.int64]] = []
+    rows: list[IntArray] = []
     for start, stop in pairwise(indptr.tolist()):
-        n_parts = -(-(stop - start) // limit)
-        if n_parts <= 1:
-            rows.append(np.arange(start, stop))
-            continue
-        shuffled = start + rng.permutation(stop - start)
+        n_parts = max(1, -(-(stop - start) // limit))
+        shuffled = start + (rng.permutation(stop - start) if n_parts > 1 else np.arange(stop - start))
         rows.extend(np.sort(shuffled[part::n_parts]) for part in range(n_parts))
     return np.concatenate(rows), np.cumsum([0, *map(len, rows)], dtype=np.int64)
-
-
-def _is_splittable(data: lgb.Dataset) -> bool:
-    """Whether any column has two bins."""
-    data.construct()
-    return any(data.feature_num_bin(column) > 1 for column in range(data.num_feature()))

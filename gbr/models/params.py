@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import operator
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
+
+import numpy as np
 
 from gbr.errors import UsageError
 
@@ -80,21 +82,9 @@ class Settings:
 
 
 def default_capacity(n_groups: int, n_rows: int) -> dict[str, Any]:
-    """Default model size for a training set, which depends on the number of groups rather than rows.
+    """Default of each of :data:`CAPACITY` for a training set of ``n_groups`` groups with two different runtimes.
 
     As the rows of a group share their program, trees with more leaves than groups would memorise the programs.
-
-    Parameters
-    ----------
-    n_groups : int
-        Training groups with two different runtimes.
-    n_rows : int
-        Training rows.
-
-    Returns
-    -------
-    dict
-        A value for each of :data:`CAPACITY`.
     """
     few = n_groups < _FEW_GROUPS
     return {
@@ -120,33 +110,37 @@ def resolve(
     costs: Sequence[int] = (),
     monotone: bool = False,
 ) -> Settings:
-    """Fill in defaults and validate all values.
-
-    Raises
-    ------
-    UsageError
-        For an invalid value; names the parameter.
-    """
+    """Fill in defaults and validate all values; a UsageError names an invalid parameter."""
     size = default_capacity(n_groups, n_rows) | {name: value for name, value in capacity.items() if value is not None}
+    if goal not in GOALS:
+        raise UsageError(f"goal: expected {' or '.join(map(repr, GOALS))}, got {goal!r}")
+    if objective is None:
+        objective = _DEFAULT[backend][GOALS.index(goal)]
+        if objective == "mixed" and costs and n_groups < _FEW_GROUPS:
+            objective = "mixed-few"
+    if objective not in OBJECTIVES[backend]:
+        raise UsageError(
+            f"objective: expected {' or '.join(map(repr, OBJECTIVES[backend]))} for {backend}, got {objective!r}"
+        )
     for name, value in (params or {}).items():
         if not isinstance(value, str | int | float | bool | list | tuple):
             raise UsageError(f"params: {name!r}: expected text, numbers or lists of them, got a {type(value).__name__}")
+    rate = size["learning_rate"]
+    if not isinstance(rate, float | int | np.floating) or not 0 < rate <= 1:
+        raise UsageError(f"learning_rate: expected a number above 0 and at most 1, got {rate!r}")
     if not isinstance(monotone, bool):
         raise UsageError(f"monotone: expected True or False, got {monotone!r}")
     if monotone and not costs:
         raise UsageError("monotone: expected cost columns, got none; name them with Ranker(costs=…)")
-    seed = _integer("random_state", seed, 0)
-    if seed >= SEEDS:
-        raise UsageError(f"random_state: expected an integer below {SEEDS}, got {seed}")
     return Settings(
         backend=backend,
-        objective=_objective(backend, objective, goal, few=n_groups < _FEW_GROUPS and bool(costs)),
+        objective=objective,
         n_estimators=_integer("n_estimators", size["n_estimators"], 1),
         num_leaves=_integer("num_leaves", size["num_leaves"], 2),
-        learning_rate=_rate(size["learning_rate"]),
+        learning_rate=float(rate),
         min_child_samples=_integer("min_child_samples", size["min_child_samples"], 1),
         early_stopping_rounds=_integer("early_stopping_rounds", early_stopping_rounds, 1),
-        seed=seed,
+        seed=_integer("random_state", seed, 0, SEEDS - 1),
         n_jobs=threads(n_jobs),
         params=dict(params or {}),
         costs=tuple(costs),
@@ -167,44 +161,12 @@ def settings_from(entry: Mapping[str, Any]) -> Settings:
 
 
 def threads(n_jobs: int | None) -> int:
-    """Convert ``n_jobs`` to the number of threads for the libraries; 0 leaves the choice to OpenMP.
-
-    Raises
-    ------
-    UsageError
-        For anything but a positive integer, -1 or None.
-    """
+    """Number of threads for the libraries; 0, for None and -1, leaves the choice to OpenMP."""
     return 0 if n_jobs is None or n_jobs == -1 else _integer("n_jobs", n_jobs, 1)
 
 
-def _objective(backend: str, objective: str | None, goal: str, *, few: bool) -> str:
-    if goal not in GOALS:
-        raise UsageError(f"goal: expected {' or '.join(map(repr, GOALS))}, got {goal!r}")
-    if objective is None:
-        default = _DEFAULT[backend][GOALS.index(goal)]
-        return "mixed-few" if few and default == "mixed" else default
-    if objective not in OBJECTIVES[backend]:
-        raise UsageError(
-            f"objective: expected {' or '.join(map(repr, OBJECTIVES[backend]))} for {backend}, got {objective!r}"
-        )
-    return objective
-
-
-def _integer(name: str, value: Any, least: int) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = least - 1
-    if isinstance(value, bool) or number < least:
-        raise UsageError(f"{name}: expected an integer of at least {least}, got {value!r}")
-    return number
-
-
-def _rate(value: Any) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = 0.0
-    if not 0 < number <= 1:
-        raise UsageError(f"learning_rate: expected a number above 0 and at most 1, got {value!r}")
-    return number
+def _integer(name: str, value: Any, least: int, most: float = math.inf) -> int:
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or not least <= value <= most:
+        limit = "" if most == math.inf else f" and at most {most}"
+        raise UsageError(f"{name}: expected an integer of at least {least}{limit}, got {value!r}")
+    return int(value)

@@ -6,7 +6,7 @@ runtime / normalizer, lower is faster; labels and predictions of a booster are r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
@@ -14,16 +14,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gbr.errors import UsageError
-
 IntArray = NDArray[np.int64]
 Target = NDArray[np.int64] | NDArray[np.float64]
 Matrix = NDArray[np.float32] | NDArray[np.float64]
 
 #: Floats of a batch, unless a single group has more: 256 MiB.
 CELLS_PER_BATCH: Final = 1 << 26
-#: Rows checked for infinities at a time.
-_ROWS_AT_ONCE: Final = 1 << 13
 
 
 class StreamedMatrix:
@@ -64,8 +60,15 @@ class StreamedMatrix:
         group = np.searchsorted(bounds, rows, side="right") - 1
         if (np.diff(group) < 0).any():
             raise ValueError("rows: expected the rows of a group to be contiguous")
-        self._ranges = _merged_groups(bounds, np.unique(group), max(1, cells // n_columns))
-        ends = np.searchsorted(group, self._ranges[:, 1], side="left")
+        #: First and last + 1 group of each batch.
+        self._ranges: list[tuple[int, int]] = []
+        for number in np.unique(group).tolist():
+            first, last = self._ranges[-1] if self._ranges else (0, -1)
+            if last == number and (bounds[number + 1] - bounds[first]) * n_columns <= cells:
+                self._ranges[-1] = (first, number + 1)
+            else:
+                self._ranges.append((number, number + 1))
+        ends = np.searchsorted(group, [last for _, last in self._ranges])
         #: Batch ``i`` is rows ``starts[i]:starts[i + 1]``.
         self.starts: IntArray = np.concatenate(([0], ends)).astype(np.int64)
         self._cached: tuple[int, NDArray[np.float32]] | None = None
@@ -79,23 +82,14 @@ class StreamedMatrix:
         return len(self._ranges)
 
     def batch(self, number: int) -> NDArray[np.float32]:
-        """Rows ``starts[number]:starts[number + 1]``; the most recent batch is cached.
-
-        Raises
-        ------
-        UsageError
-            For an infinite value.
-        StoreError
-            If the source cannot be read.
-        """
+        """Rows ``starts[number]:starts[number + 1]``; the most recent batch is cached."""
         if self._cached is None or self._cached[0] != number:
             self.clear_cache()  # keep at most one batch in memory
-            first, last = self._ranges[number].tolist()
+            first, last = self._ranges[number]
             values = self._read(first, last)
             rows = self._rows[self.starts[number] : self.starts[number + 1]] - self._bounds[first]
             if len(rows) != len(values) or (np.diff(rows) != 1).any():
                 values = values[rows]
-            check_finite(values, int(self.starts[number]))
             self._cached = number, values
         return self._cached[1]
 
@@ -119,37 +113,16 @@ class StreamedMatrix:
             gathered[positions] = self.batch(number)[rows[positions] - self.starts[number]]
         return gathered
 
+    def gathered(self) -> NDArray[np.float32]:
+        """All rows in memory."""
+        matrix = np.empty(self.shape, np.float32)
+        for rows, batch in self.batches():
+            matrix[rows] = batch
+        return matrix
+
     def view(self, rows: IntArray) -> StreamedMatrix:
         """Select rows without reading them; rows of a group must be contiguous, and groups in order."""
         return StreamedMatrix(self._read, self._bounds, self._rows[rows], self.shape[1], self.memory, self._cells)
-
-
-def _merged_groups(bounds: IntArray, groups: IntArray, rows: int) -> IntArray:
-    """Merge neighbouring groups up to ``rows`` rows, int64 (ranges, 2): first group, and last + 1."""
-    ranges: list[tuple[int, int]] = []
-    for group in groups.tolist():
-        if ranges and ranges[-1][1] == group and bounds[group + 1] - bounds[ranges[-1][0]] <= rows:
-            ranges[-1] = (ranges[-1][0], group + 1)
-        else:
-            ranges.append((group, group + 1))
-    return np.array(ranges, np.int64).reshape(-1, 2)
-
-
-def check_finite(X: Matrix, first: int = 0) -> None:
-    """Check that a matrix has no infinite value, without a copy; ``first`` is the row of ``X[0]`` in messages.
-
-    Raises
-    ------
-    UsageError
-        For an infinite value; the message gives its row and column.
-    """
-    for start in range(0, len(X), _ROWS_AT_ONCE):
-        infinite = np.isinf(X[start : start + _ROWS_AT_ONCE])
-        if infinite.any():
-            row, column = np.unravel_index(int(infinite.argmax()), infinite.shape)
-            raise UsageError(
-                f"X: row {first + start + row}, column {column} is infinite; expected finite numbers (NaN for missing)"
-            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,23 +172,17 @@ def ranks(target: Target, indptr: IntArray) -> IntArray:
 
     Values are compared without a cast: int64 is exact, and so is float64 for quotients of runtimes below 2**50 by
     one normalizer per group (a cast to float32 would merge distinct runtimes from 2**24 ns = 17 ms on).
-
-    Parameters
-    ----------
-    target : int64 or float64 (rows,)
-        Without NaN.
-    indptr : int64 (groups + 1,)
     """
-    rank, distinct = _ranks_from_fastest(target, indptr)
-    return np.asarray(np.repeat(distinct, np.diff(indptr)) - 1 - rank, np.int64)
+    found = [np.unique(-target[a:b], return_inverse=True)[1] for a, b in pairwise(indptr.tolist())]
+    return np.concatenate([np.zeros(0, np.int64), *found])
 
 
 def normalised_rank(target: Target, indptr: IntArray) -> NDArray[np.float32]:
     """Dense rank scaled to [0, 1], float32 (rows,): 1 is the fastest; 1/2 in groups whose targets are all equal."""
-    rank, distinct = _ranks_from_fastest(target, indptr)
-    last = np.repeat(distinct - 1, np.diff(indptr))
-    scaled = np.full(len(rank), 0.5)
-    np.divide(last - rank, last, out=scaled, where=last > 0)
+    scaled = ranks(target, indptr).astype(np.float64)
+    for start, stop in pairwise(indptr.tolist()):
+        last = scaled[start:stop].max(initial=0)
+        scaled[start:stop] = scaled[start:stop] / last if last else 0.5
     return scaled.astype(np.float32)
 
 
@@ -237,73 +204,31 @@ def relative_speed(target: Target, indptr: IntArray) -> NDArray[np.float32]:
 REGRESSION_LABELS: Final = {"l2": normalised_rank, "speed": relative_speed}
 
 
-def _ranks_from_fastest(target: Target, indptr: IntArray) -> tuple[IntArray, IntArray]:
-    """Dense ranks with 0 the fastest, int64 (rows,), and distinct targets per group, int64 (groups,)."""
-    sizes = np.diff(indptr)
-    group = np.repeat(np.arange(len(sizes)), sizes)
-    order = np.lexsort((target, group))
-    arranged = target[order]
-    new = np.ones(len(order), bool)
-    new[1:] = (arranged[1:] != arranged[:-1]) | (group[order][1:] != group[order][:-1])
-    running = np.cumsum(new)
-    before = np.concatenate(([0], running))[indptr]
-    rank = np.empty(len(order), np.int64)
-    rank[order] = running - 1 - before[:-1][group]
-    return rank, np.diff(before)
-
-
 # --- samples ---------------------------------------------------------------------------------------------------------
-
-#: Ways to sample the rows of a group.
-POLICIES: Final = ("uniform", "stratified", "close")
-
-
-def sample(target: Target, indptr: IntArray, most: int, policy: str = POLICIES[0], seed: int = 0) -> IntArray:
-    """Sample at most ``most`` rows of every group.
-
-    The default is ``uniform``: on held-out tile kernels, the gain of ``stratified`` is within the spread over seeds,
-    and ``close`` reduces tau by .01 to .08 (``benchmarks/results/sampling.md``).
-
-    Parameters
-    ----------
-    target : int64 or float64 (rows,)
-    indptr : int64 (groups + 1,)
-    most : int
-        Rows per group, at least 2.
-    policy : str
-        ``uniform``: random rows.  ``stratified``: one row of each of ``most`` equal parts of the order from fastest to
-        slowest, including the fastest and the slowest row.  ``close``: pairs of neighbours in that order; of tied rows,
-        one is used if there are enough others.
-    seed : int
-
-    Returns
-    -------
-    int64 (sampled,)
-        Row indices, ascending and distinct.
-
-    Raises
-    ------
-    UsageError
-        For an unknown policy or fewer than two rows per group.
-    """
-    if policy not in _SAMPLERS:
-        raise UsageError(f"sample: expected {' or '.join(map(repr, POLICIES))}, got policy {policy!r}")
-    if most < 2:
-        raise UsageError(f"sample: expected at least 2 rows per group, got {most}")
-    rng = np.random.default_rng(seed)
-    sampled = []
-    for start, stop in pairwise(indptr.tolist()):
-        if stop - start <= most:
-            sampled.append(np.arange(start, stop))
-        else:
-            sampled.append(start + np.sort(_SAMPLERS[policy](target[start:stop], most, rng)))
-    return np.concatenate(sampled) if sampled else np.zeros(0, np.int64)
 
 
 def subsample(start: int, stop: int, most: int, rng: np.random.Generator) -> IntArray:
     """All rows ``start`` to ``stop - 1``, or ``most`` random ones of them, ascending."""
     rows = np.arange(start, stop)
     return rows if len(rows) <= most else np.sort(rng.choice(rows, most, replace=False))
+
+
+def sample(indptr: IntArray, most: int, seed: int) -> tuple[IntArray, IntArray]:
+    """Sample at most ``most`` rows of every group, uniformly.
+
+    On held-out tile kernels, a sample that is stratified by runtime was no better, and one of pairs of close runtimes
+    was worse, by .01 to .08 of tau.
+
+    Returns
+    -------
+    rows : int64 (sampled,)
+        Ascending indices.
+    indptr : int64 (groups + 1,)
+        Bounds of the groups in ``rows``.
+    """
+    rng = np.random.default_rng(seed)
+    found = [subsample(start, stop, most, rng) for start, stop in pairwise(indptr.tolist())]
+    return np.concatenate([np.zeros(0, np.int64), *found]), np.cumsum([0, *map(len, found)], dtype=np.int64)
 
 
 def largest_cap(sizes: IntArray, rows: int) -> int:
@@ -339,42 +264,3 @@ def even_parts(sizes: IntArray, n_parts: int, order: IntArray) -> IntArray:
         part_of[group] = load.argmin()
         load[part_of[group]] += max(1, sizes[group])
     return part_of
-
-
-def _uniform(target: Target, most: int, rng: np.random.Generator) -> IntArray:
-    return rng.choice(len(target), most, replace=False)
-
-
-def _stratified(target: Target, most: int, rng: np.random.Generator) -> IntArray:
-    order = _order(target, rng)
-    bounds = np.linspace(0, len(order), most + 1).astype(np.int64)
-    positions = rng.integers(bounds[:-1], bounds[1:])
-    positions[0], positions[-1] = 0, len(order) - 1
-    return order[positions]
-
-
-def _close(target: Target, most: int, rng: np.random.Generator) -> IntArray:
-    order = _order(target, rng)
-    arranged = target[order]
-    first = np.concatenate(([True], arranged[1:] != arranged[:-1]))
-    if first.sum() >= most:
-        order = order[first]
-    # Pairs of neighbours start at the first row or at the second.
-    order = order[rng.integers(2) if len(order) > most else 0 :]
-    firsts = 2 * rng.choice(len(order) // 2, most // 2, replace=False)
-    sampled = np.concatenate([order[firsts], order[firsts + 1]])
-    if most % 2:
-        sampled = np.append(sampled, rng.choice(np.setdiff1d(order, sampled)))
-    return sampled
-
-
-def _order(target: Target, rng: np.random.Generator) -> IntArray:
-    """Indices from the fastest to the slowest row, ties in random order."""
-    return np.lexsort((rng.random(len(target)), target))
-
-
-_SAMPLERS: Final[Mapping[str, Callable[[Target, int, np.random.Generator], IntArray]]] = {
-    "uniform": _uniform,
-    "stratified": _stratified,
-    "close": _close,
-}

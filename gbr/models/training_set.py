@@ -1,8 +1,7 @@
 """The training set of a run: which rows of a collection are used, and whether their features fit in memory.
 
-Three cases, by the size of the features as floats: all rows of the collection fit; or the chosen ones do, and are
-gathered; or they stay in the store and are streamed (:class:`gbr.models.rows.StreamedMatrix`).  The libraries' bins
-are in memory in any case and limit the number of rows.
+The chosen rows are gathered if their features fit as floats; otherwise they stay in the store and are streamed
+(:class:`gbr.models.rows.StreamedMatrix`).  The libraries' bins are in memory in any case and limit the number of rows.
 """
 
 from __future__ import annotations
@@ -19,17 +18,7 @@ from numpy.typing import NDArray
 from gbr.data.groups import QueryGroups, select_columns
 from gbr.data.store import FeatureStore
 from gbr.models.base import EARLY_STOPPING_ROWS
-from gbr.models.rows import (
-    CELLS_PER_BATCH,
-    POLICIES,
-    IntArray,
-    Matrix,
-    Rows,
-    StreamedMatrix,
-    check_finite,
-    largest_cap,
-    sample,
-)
+from gbr.models.rows import CELLS_PER_BATCH, IntArray, Matrix, Rows, StreamedMatrix, largest_cap, sample
 
 #: Bytes per binned value in XGBoost, which needs more than LightGBM; measured between 100,000 and 200,000 rows of all
 #: layout columns.
@@ -43,14 +32,6 @@ _PART: Final = 4
 _USUAL_MEMORY: Final = 8 << 30
 
 
-@dataclass(frozen=True)
-class Sample:
-    """Maximum number of rows per graph, and how they are sampled."""
-
-    most: int
-    policy: str = POLICIES[0]
-
-
 @dataclass(frozen=True, eq=False)
 class Selection:
     """Training rows, without their features.
@@ -61,14 +42,14 @@ class Selection:
         Indices of rows of the collection, ascending.
     target : float64 (selected,)
     indptr : int64 (groups + 1,)
-    sample : Sample or None
-        None if the rows are not a sample.
+    most : int or None
+        Maximum number of rows per graph; None if the rows are not a sample.
     """
 
     rows: IntArray
     target: NDArray[np.float64]
     indptr: IntArray
-    sample: Sample | None = None
+    most: int | None = None
 
 
 def distinct(groups: QueryGroups) -> Selection:
@@ -99,8 +80,8 @@ def most_binned(n_columns: int, memory: int) -> int:
     return int(_BINS_OVER_FLOATS * memory / (BYTES_BINNED * n_columns))
 
 
-def fit_memory(selection: Selection, n_columns: int, memory: int, requested: Sample | None, seed: int) -> Selection:
-    """Sample rows on request, or if the bins of all rows do not fit.
+def fit_memory(selection: Selection, n_columns: int, memory: int, most: int | None, seed: int) -> Selection:
+    """Sample at most ``most`` rows of each graph, or fewer if the bins of these do not fit.
 
     Parameters
     ----------
@@ -108,31 +89,23 @@ def fit_memory(selection: Selection, n_columns: int, memory: int, requested: Sam
     n_columns : int
     memory : int
         Memory limit of features as floats in bytes; bins may take twice as much.
-    requested : Sample or None
+    most : int or None
+        None for all rows that fit.
     seed : int
     """
-    rows, target, indptr = selection.rows, selection.target, selection.indptr
-    sizes = np.diff(indptr)
+    sizes = np.diff(selection.indptr)
+    most = sizes.max(initial=0) if most is None else most
     fitting = most_binned(n_columns, memory)
-    if requested is None and len(rows) <= fitting:
+    if np.minimum(sizes, most).sum() > fitting:
+        most = largest_cap(sizes, fitting)
+    if most >= sizes.max(initial=0):
         return selection
-    applied = requested or Sample(largest_cap(sizes, fitting))
-    if int(np.minimum(sizes, applied.most).sum()) > fitting:
-        applied = Sample(largest_cap(sizes, fitting), applied.policy)
-    kept = sample(target, indptr, applied.most, applied.policy, seed)
-    if len(kept) == len(rows):
-        return selection
-    return Selection(rows[kept], target[kept], np.searchsorted(kept, indptr).astype(np.int64), applied)
+    kept, indptr = sample(selection.indptr, most, seed)
+    return Selection(selection.rows[kept], selection.target[kept], indptr, int(most))
 
 
 def columns_of(store: FeatureStore, columns: Sequence[str] | None) -> tuple[str, ...]:
-    """Full names of columns and blocks, in the order of the store; all for None.
-
-    Raises
-    ------
-    UsageError
-        For a name that is neither a column nor a block.
-    """
+    """Full names of columns and blocks, in the order of the store; all for None.  UsageError for an unknown name."""
     names = tuple(store.manifest["schema"]["columns"])
     return names if columns is None else tuple(names[index] for index in select_columns(names, columns))
 
@@ -159,30 +132,16 @@ def features(
     ------
     StoreError
         As for :meth:`gbr.data.store.FeatureStore.load`, immediately or when a batch is read.
-    UsageError
-        For an infinite value, immediately or when a batch is read.
     """
-    total = int(known.indptr[-1])
-    if total * len(columns) * _BYTES <= memory:
-        X = store.load(split, known.names, columns).X
-        X = X if len(rows) == total else X[rows]
-        check_finite(X)
-        return X
 
     def read(first: int, last: int) -> NDArray[np.float32]:
         return store.load(split, known.names[first:last], columns).X
 
+    if len(rows) == known.indptr[-1] and len(rows) * len(columns) * _BYTES <= memory:
+        return read(0, len(known))
     cells = min(CELLS_PER_BATCH, max(1, memory // (_PART * _BYTES)))
     streamed = StreamedMatrix(read, known.indptr, rows, len(columns), memory, cells)
-    return gathered(streamed) if len(rows) * len(columns) * _BYTES <= memory else streamed
-
-
-def gathered(X: StreamedMatrix) -> NDArray[np.float32]:
-    """All rows in memory, float32 (rows, columns)."""
-    matrix = np.empty(X.shape, np.float32)
-    for rows, batch in X.batches():
-        matrix[rows] = batch
-    return matrix
+    return streamed.gathered() if len(rows) * len(columns) * _BYTES <= memory else streamed
 
 
 def held_out(
@@ -192,8 +151,7 @@ def held_out(
     rows, indptr = np.arange(known.indptr[-1]), known.indptr
     if len(rows) * len(columns) * _BYTES > memory:
         fitting = largest_cap(known.sizes, memory // (_PART * _BYTES * len(columns)))
-        rows = sample(known.target, indptr, min(EARLY_STOPPING_ROWS, fitting), seed=seed)
-        indptr = np.searchsorted(rows, indptr).astype(np.int64)
+        rows, indptr = sample(indptr, min(EARLY_STOPPING_ROWS, fitting), seed)
     return Rows(features(store, split, known, rows, columns, memory), known.target[rows], indptr)
 
 
@@ -201,6 +159,5 @@ def in_memory(rows: Rows, seed: int) -> Rows:
     """As many rows of every group as fit in memory; ``rows`` itself if it is in memory."""
     if not isinstance(rows.X, StreamedMatrix):
         return rows
-    fitting = largest_cap(rows.sizes, rows.X.memory // (_BYTES * rows.X.shape[1]))
-    kept = sample(rows.target, rows.indptr, fitting, seed=seed)
-    return Rows(gathered(rows.X.view(kept)), rows.target[kept], np.searchsorted(kept, rows.indptr).astype(np.int64))
+    kept, indptr = sample(rows.indptr, largest_cap(rows.sizes, rows.X.memory // (_BYTES * rows.X.shape[1])), seed)
+    return Rows(rows.X.view(kept).gathered(), rows.target[kept], indptr)

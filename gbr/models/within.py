@@ -65,14 +65,8 @@ class Regressor:
         :func:`choices` of the measured rows.
     target : float64 (m,)
         Ranks of their runtimes.
-    seed : int
-    n_trees : int
-        Number of trees per forest; fewer are faster and noisier.
-
-    Attributes
-    ----------
-    trust : float
-        Slope of the measured ranks over the order, at least 0.
+    seed, n_trees : int
+        Trees per forest; fewer are faster and noisier.
     """
 
     def __init__(
@@ -83,13 +77,17 @@ class Regressor:
         indicators, measured_order = self._indicators(chosen), order[rows]
         self._mean, self._std = X.mean(axis=0, dtype=np.float64), X.std(axis=0, dtype=np.float64)
         self._has_order = bool(order.any())
-        self.trust = _slope(measured_order, target, float(order.var())) if self._has_order else 0.0
+        #: Slope of the measured ranks over the order, shrunk to the prior, at least 0.
+        self.trust = 0.0
+        if self._has_order:
+            centred, prior = measured_order - measured_order.mean(), _PRIOR_ROWS * float(order.var())
+            self.trust = max(0.0, float((centred @ target + prior * _PRIOR_SLOPE) / (centred @ centred + prior)))
         self._late_weight = len(rows) / (len(rows) + _EQUAL_AT) if self._has_order else 0.0
         self._order_weight = _PRIOR_WEIGHT / len(rows)
         inputs = self._inputs(X[rows], indicators, measured_order)
         self._early_trees = _fit_trees(inputs, target - self.trust * measured_order, seed, n_trees)
         self._late_trees = _fit_trees(inputs, target, seed, n_trees) if self._has_order else None
-        self._measured = self._standardized(X[rows]), self._indicators.standardized(indicators), measured_order
+        self._measured = (X[rows] - self._mean) / self._std, self._indicators.standardized(indicators), measured_order
         self._offset = _PRIOR_SLOPE if self._has_order else 0.0
         residual = target - self._offset * measured_order
         self._intercept = float(residual.mean())
@@ -111,16 +109,13 @@ class Regressor:
         trees = self.trust * order + predict(self._early_trees, inputs)
         if self._late_trees is not None:
             trees = (1 - self._late_weight) * trees + self._late_weight * predict(self._late_trees, inputs)
-        kernel = self._kernel(self._standardized(X), self._indicators.standardized(indicators), order)
+        kernel = self._kernel((X - self._mean) / self._std, self._indicators.standardized(indicators), order)
         ridge = self._offset * order + self._intercept + kernel @ self._weights
         mean = _TREES_SHARE * trees + (1 - _TREES_SHARE) * ridge
         return np.asarray(mean + self._order_weight * self.trust * order)
 
     def _inputs(self, X: NDArray[np.float32], indicators: NDArray[np.bool_], order: FloatArray) -> NDArray[np.float32]:
         return np.column_stack([X, indicators, order][: 3 if self._has_order else 2]).astype(np.float32, copy=False)
-
-    def _standardized(self, X: NDArray[np.float32]) -> FloatArray:
-        return np.asarray((X - self._mean) / self._std)
 
     def _kernel(self, columns: FloatArray, indicators: FloatArray, order: FloatArray) -> FloatArray:
         """Sum of a Gaussian and three linear kernels between rows and the measured rows, float64 (rows, m)."""
@@ -150,9 +145,9 @@ class _Indicators:
                 key = (has_value ^ has_value[0]).tobytes()
                 found.setdefault(key, (attribute, value, float(has_value.mean())))
         kept = sorted(found.values(), key=lambda indicator: abs(indicator[2] - 0.5))[:_MOST_INDICATORS]
-        self._attributes = np.array([attribute for attribute, _, _ in kept], np.int64)
-        self._values = np.array([value for _, value, _ in kept], measured.dtype)
-        self._shares = np.array([share for _, _, share in kept])
+        attributes, values, shares = zip(*kept, strict=True) if kept else ((), (), ())
+        self._attributes, self._values = np.array(attributes, np.int64), np.array(values, measured.dtype)
+        self._shares = np.array(shares, np.float64)
 
     def __call__(self, chosen: NDArray[Any]) -> NDArray[np.bool_]:
         """Indicators, bool (rows, indicators)."""
@@ -213,10 +208,3 @@ def _ridge(kernel: FloatArray, target: FloatArray) -> FloatArray:
         if errors @ errors < least:
             least, best = float(errors @ errors), weights
     return best
-
-
-def _slope(order: FloatArray, target: FloatArray, variance: float) -> float:
-    """Slope of the measured ranks over the order, shrunk to the prior, at least 0."""
-    centred = order - order.mean()
-    prior = _PRIOR_ROWS * variance
-    return max(0.0, float((centred @ target + prior * _PRIOR_SLOPE) / (centred @ centred + prior)))

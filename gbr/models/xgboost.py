@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gbr.errors import UsageError
-from gbr.models.base import ValidTau, check_params, library_errors, loading
+from gbr.models.base import Model, ValidTau, check_params, library_errors, loading
 from gbr.models.params import ROW_SHARE, Settings, column_share
 from gbr.models.rows import REGRESSION_LABELS, Matrix, Rows, StreamedMatrix, ranks
 
@@ -20,8 +20,7 @@ with loading("XGBoost", "xgboost-cpu"):
 
 SUFFIX: Final = ".json"
 
-#: Pairs per row and round.  XGBoost's default, pairs with the 32 best rows, optimizes the top only and gives the lowest
-#: tau.
+#: Pairs per row and round.  XGBoost's default, pairs with the 32 best rows, gives the lowest tau.
 PAIRS_PER_ROW: Final = 16
 
 #: Replacements of parameters that the ranker sets.
@@ -49,10 +48,7 @@ class _Batches(xgb.DataIter):  # type: ignore[misc]
         self, X: StreamedMatrix, columns: NDArray[np.int64], label: NDArray[Any], group: NDArray[np.int64] | None
     ) -> None:
         super().__init__()
-        self._X = X
-        self._columns = columns
-        self._label = label
-        self._group = group
+        self._X, self._columns, self._label, self._group = X, columns, label, group
         self._next = 0
 
     def next(self, input_data: Callable[..., None]) -> bool:
@@ -72,10 +68,10 @@ class _Batches(xgb.DataIter):  # type: ignore[misc]
         self._next = 0
 
 
-class XGBoostModel:
-    """A fitted ``xgboost.Booster``; see :class:`gbr.models.base.Model`."""
+class XGBoostModel(Model):
+    """A fitted ``xgboost.Booster``."""
 
-    versions: Final = {"xgboost": str(xgb.__version__)}
+    versions: Mapping[str, str] = {"xgboost": str(xgb.__version__)}
 
     def __init__(self, booster: xgb.Booster, best_score: float | None) -> None:
         self.booster = booster
@@ -113,13 +109,13 @@ class XGBoostModel:
 
 
 def fit(train: Rows, valid: Rows | None, settings: Settings) -> XGBoostModel:
-    """Train a booster; see :class:`gbr.models.base.Backend`.
+    """Train a booster.
 
     Constant columns are not passed to XGBoost, which would bin them, include them in histograms and sample them for
     trees, although they cannot be split.
     """
     check_params(settings.params, _RESERVED, lambda _: True, "XGBoost")
-    columns = _varying(train.X)
+    columns = _varying(train)
     constraints = settings.constraints(train.X.shape[1])
     params: dict[str, Any] = {
         "tree_method": "hist",
@@ -150,7 +146,11 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> XGBoostModel:
             params["ndcg_exp_gain"] = False
         label = ranks(train.target, train.indptr)
     max_bin = settings.params.get("max_bin")
-    data = xgb.QuantileDMatrix(_Batches(_streamed(train), columns, label, group), max_bin=max_bin)
+    streamed, indptr = train.X, train.indptr
+    if not isinstance(streamed, StreamedMatrix):  # so that only one batch is copied at a time
+        X: NDArray[Any] = streamed
+        streamed = StreamedMatrix(lambda a, b: X[indptr[a] : indptr[b]], indptr, np.arange(len(X)), X.shape[1], 0)
+    data = xgb.QuantileDMatrix(_Batches(streamed, columns, label, group), max_bin=max_bin)
     history: list[float] = []  # XGBoost rounds metrics to six digits
     stopping: dict[str, Any] = {}
     if valid is not None:
@@ -162,13 +162,8 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> XGBoostModel:
 
         X_valid = tau.X.take(columns, axis=1)
         held_out = xgb.QuantileDMatrix(X_valid, label=np.zeros(len(tau.X)), ref=data, max_bin=max_bin)
-        rounds = settings.early_stopping_rounds
-        stopping = {
-            "evals": [(held_out, "valid")],
-            "custom_metric": metric,
-            "callbacks": [xgb.callback.EarlyStopping(rounds=rounds, maximize=True, save_best=True)],
-            "verbose_eval": False,
-        }
+        stop = xgb.callback.EarlyStopping(rounds=settings.early_stopping_rounds, maximize=True, save_best=True)
+        stopping = {"evals": [(held_out, "valid")], "custom_metric": metric, "callbacks": [stop], "verbose_eval": False}
     with warnings.catch_warnings(record=True) as caught, library_errors("XGBoost", xgb.core.XGBoostError):
         warnings.simplefilter("always")
         booster = xgb.train({**params, **settings.params}, data, num_boost_round=settings.n_estimators, **stopping)
@@ -191,28 +186,19 @@ def load(data: bytes, settings: Settings) -> XGBoostModel:
     return XGBoostModel(booster, None)
 
 
-def _streamed(rows: Rows) -> StreamedMatrix:
-    """The matrix as a StreamedMatrix, even if it is in memory, so that only one batch is copied at a time."""
-    if isinstance(rows.X, StreamedMatrix):
-        return rows.X
-    X: NDArray[Any] = rows.X
-    indptr = rows.indptr
-    return StreamedMatrix(lambda a, b: X[indptr[a] : indptr[b]], indptr, np.arange(len(X)), X.shape[1], 0)
-
-
-def _varying(X: Matrix | StreamedMatrix) -> NDArray[np.int64]:
+def _varying(train: Rows) -> NDArray[np.int64]:
     """Columns with two different values, missing counting as one; all columns if every one is constant.
 
     The workers of a cluster reduce over the rows of all.
     """
-    span = np.full((3, X.shape[1]), -np.inf, np.float32)  # -minimum, maximum, and 0 where a value is missing
-    for rows in (batch for _, batch in X.batches()) if isinstance(X, StreamedMatrix) else [X]:
+    span = np.full((3, train.X.shape[1]), -np.inf, np.float32)  # -minimum, maximum, and 0 where a value is missing
+    for _, rows in train.batches():
         least, largest = np.fmin.reduce(rows, axis=0), np.fmax.reduce(rows, axis=0)
         missing = np.isnan(np.minimum.reduce(rows, axis=0))
         np.fmax(span, [-least, largest, np.where(missing, 0, -np.inf)], out=span)
     least, largest, missing = xgb.collective.allreduce(span.ravel(), xgb.collective.Op.MAX).reshape(span.shape)
     varying = np.flatnonzero((largest > -least) | ((missing == 0) & (largest == -least)))
-    return varying if len(varying) else np.arange(X.shape[1])
+    return varying if len(varying) else np.arange(train.X.shape[1])
 
 
 def _with_all_columns(booster: xgb.Booster, columns: NDArray[np.int64], n_columns: int) -> xgb.Booster:

@@ -120,7 +120,7 @@ class GraphSpace(Space):
     def scores(self, model: Ranker) -> FloatArray:
         """Scores of a model trained by ``python -m gbr.train``, float64 (c,); others raise a ModelError."""
         schema, X = self._extracted(model)
-        return np.asarray(model._predict(X[:, model._columns_in(schema, self.graph.source)]))
+        return np.asarray(model.predict_rows(X[:, model.columns_in(schema, self.graph.source)]))
 
     def describe(self, config: int) -> Configuration:
         """Row of the graph, or the description given at construction."""
@@ -129,10 +129,7 @@ class GraphSpace(Space):
     def _extracted(self, model: Ranker | None) -> tuple[Schema, Columns]:
         from gbr.data.build import extract  # numba, not for --help
 
-        hardware = None
-        if model is not None:
-            model._check_knows_graphs()
-            hardware = model._hardware(self.graph.source)
+        hardware = None if model is None else model.hardware
         if repr(hardware) not in self._features:
             schema, X, _ = extract(self.graph, hardware)
             self._features[repr(hardware)] = schema, X

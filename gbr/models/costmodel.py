@@ -8,6 +8,7 @@ generalises where there are too few training programs for trees.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Final
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from gbr.errors import UsageError
-from gbr.models.base import ValidTau
+from gbr.models.base import Model, ValidTau
 from gbr.models.params import Settings
 from gbr.models.rows import Matrix, Rows, subsample
 
@@ -31,28 +32,16 @@ _QUANTILE: Final = 0.97
 _LARGEST: Final = 60.0
 
 
-class CostModel:
-    """Price per unit of every amount; see :class:`gbr.models.base.Model`.
-
-    Parameters
-    ----------
-    columns : int64 (terms,)
-        Columns, each log2(1 + amount).
-    prices : float64 (terms,)
-    n_features : int
-    best_score : float or None
-    """
+class CostModel(Model):
+    """Price per unit of the amounts whose log2(1 + amount) is in ``columns``."""
 
     n_iterations = 1
-    versions: Final = {"scipy": scipy.__version__}
+    versions: Mapping[str, str] = {"scipy": scipy.__version__}
 
-    def __init__(
-        self, columns: NDArray[np.int64], prices: NDArray[np.float64], n_features: int, best_score: float | None
-    ) -> None:
+    def __init__(self, columns: NDArray[np.int64], prices: NDArray[np.float64], n_features: int) -> None:
         self.columns = columns
         self.prices = prices
         self.n_features = n_features
-        self.best_score = best_score
 
     def predict(self, X: Matrix, n_jobs: int) -> NDArray[np.float64]:
         """Relevance, float64 (rows,): the negative cost."""
@@ -61,9 +50,7 @@ class CostModel:
 
     def gains(self) -> NDArray[np.float64]:
         """Price per amount, float64 (n_features,); comparable only between amounts of the same unit."""
-        gains = np.zeros(self.n_features)
-        gains[self.columns] = self.prices
-        return gains
+        return self._by_column(self.prices)
 
     def stopped_at(self, rounds: int) -> CostModel:
         """The model itself, as it has one round."""
@@ -72,13 +59,16 @@ class CostModel:
     def compare(self, X: Matrix, first: int, second: int, n_jobs: int) -> NDArray[np.float64]:
         """Price times the difference of the amounts, float64 (n_features,)."""
         first_amounts, second_amounts = amounts(X[[first, second]], self.columns)
-        saved = np.zeros(self.n_features)
-        saved[self.columns] = self.prices * (second_amounts - first_amounts)
-        return saved
+        return self._by_column(self.prices * (second_amounts - first_amounts))
+
+    def _by_column(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        found = np.zeros(self.n_features)
+        found[self.columns] = values
+        return found
 
     def to_bytes(self) -> bytes:
         """The prices as JSON."""
-        prices = {str(column): price for column, price in zip(self.columns.tolist(), self.prices.tolist(), strict=True)}
+        prices = dict(zip(map(str, self.columns.tolist()), self.prices.tolist(), strict=True))
         return json.dumps({"costmodel": 1, "features": self.n_features, "prices": prices}, indent=1).encode()
 
 
@@ -89,7 +79,7 @@ def amounts(X: Matrix, columns: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def fit(train: Rows, valid: Rows | None, settings: Settings) -> CostModel:
-    """Fit the prices; see :class:`gbr.models.base.Backend`."""
+    """Fit the prices."""
     if settings.params:
         raise UsageError(f"params: the cost model has none, got {', '.join(map(repr, settings.params))}")
     columns = np.asarray(settings.costs, np.int64)
@@ -112,7 +102,7 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> CostModel:
     scale = design.std(axis=0)
     scale[scale == 0] = np.inf
     prices, _residual = nnls(design / scale, np.concatenate(times))
-    model = CostModel(columns, prices / scale, train.X.shape[1], None)
+    model = CostModel(columns, prices / scale, train.X.shape[1])
     if valid is not None:
         model.best_score = ValidTau(valid, settings.seed).of(model, settings.n_jobs)
     return model
@@ -122,12 +112,12 @@ def load(data: bytes, settings: Settings) -> CostModel:
     """Read the prices; ValueError for anything else."""
     try:
         content = json.loads(data)
-        columns = np.array([int(column) for column in content["prices"]], np.int64)
-        prices = np.array([float(price) for price in content["prices"].values()])
+        columns = np.array(list(map(int, content["prices"])), np.int64)
+        prices = np.array(list(map(float, content["prices"].values())))
         n_features = content["features"]
         valid = content["costmodel"] == 1 and ((columns >= 0) & (columns < n_features) & (prices >= 0)).all()
     except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"not a cost model ({error})") from error
     if not valid:
         raise ValueError("not a cost model: expected non-negative prices of existing columns")
-    return CostModel(columns, prices, n_features, None)
+    return CostModel(columns, prices, n_features)
