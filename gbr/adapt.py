@@ -141,11 +141,15 @@ def _measured(graph: Graph, configs: Any, runtimes: Any) -> tuple[IntArray, Floa
     if target.shape != rows.shape:
         raise UsageError(f"runtimes: expected shape {rows.shape}, one per configuration, got {target.shape}")
     for name, wrong, expected in (
-        ("configs", (rows < 0) | (rows >= graph.n_configs), f"0 to {graph.n_configs - 1}, as in {graph.source}"),
-        ("runtimes", ~np.isfinite(target), "finite numbers; leave out what was not measured"),
+        (
+            "configs",
+            (rows < 0) | (rows >= graph.n_configs),
+            f"0 to {graph.n_configs - 1}, as in {graph.source}",
+        ),
+        ("runtimes", ~np.isfinite(target), "finite numbers (leave out what was not measured)"),
     ):
         if wrong.any():
             position = int(wrong.argmax())
             value = (rows if name == "configs" else target)[position]
-            raise UsageError(f"{name}: expected {expected}, got {value} at position {position}")
+            raise UsageError(f"{name}: expected {expected}; got {value} at position {position}")
     return rows.astype(np.int64), target

@@ -170,20 +170,14 @@ def test_ranker_must_match_the_graph(tile: Graph) -> None:
     ("configs", "runtimes", "message"),
     [
         (range(9), range(8), r"runtimes: expected shape \(9,\), one per configuration, got \(8,\)"),
-        (
-            [*range(8), 100000],
-            range(9),
-            r"configs: expected 0 to \d+, the configurations of .*\.npz, got 100000 at position 8",
-        ),
+        ([*range(8), 10**5], range(9), r"configs: expected 0 to \d+, .*\.npz; got 100000 at position 8"),
         ([-1, *range(8)], range(9), "got -1 at position 0"),
         (range(9), [5] * 9, "runtimes: expected different values, got 5"),
-        (range(9), [1, 2, np.nan, *range(6)], "runtimes: got nan at position 2"),
-        (range(9), [np.inf, *range(8)], "runtimes: got inf at position 0"),
+        (range(9), [1, 2, np.nan, *range(6)], "runtimes: expected finite numbers .* got nan at position 2"),
         (range(9), ["fast"] * 9, "runtimes: expected numbers"),
         (np.arange(9) / 2, range(9), "configs: expected a list of indices, got float64"),
         ([list(range(9))], range(9), r"got int64 of shape \(1, 9\)"),
         ([3] * 9, range(9), f"at least {LEAST} different configurations, got 1"),
-        ([], [], "configs: expected a list of indices, got float64"),
     ],
 )
 def test_bad_measurements_are_refused(configs: object, runtimes: object, message: str) -> None:
