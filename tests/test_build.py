@@ -27,7 +27,7 @@ from gbr.data.collection import Subset, resolve
 from gbr.data.graph import graph_from_arrays, read_graph, write_graph
 from gbr.data.pool import in_order
 from gbr.data.store import FeatureStore
-from gbr.errors import DataError, GbrError, StoreError, UsageError
+from gbr.errors import DataError, GbrError, StoreError
 from tests.made import collection, layout_arrays, tile_arrays
 
 TILE = Subset("tile:xla")
@@ -255,12 +255,8 @@ def test_a_feature_that_is_not_finite_is_refused(monkeypatch: pytest.MonkeyPatch
         extract(graph_from_arrays("x", tile_arrays()))
 
 
-def test_invalid_arguments(tmp_path: Path) -> None:
+def test_a_file_instead_of_the_store_is_a_one_line_error(tmp_path: Path) -> None:
     collection(tmp_path, train=1)
-    with pytest.raises(UsageError, match="split 'dev': expected one of train, valid, test"):
-        built(tmp_path, splits=("dev",))
-    with pytest.raises(DataError, match=r"tile/xla/valid: no such folder; tile:xla needs its valid graphs there"):
-        built(tmp_path, splits=("train", "valid"))
     (tmp_path / "taken").write_text("")
     with pytest.raises(StoreError, match="cannot be written"):
         build(TILE, tmp_path, tmp_path / "taken", jobs=1)

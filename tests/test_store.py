@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import polars as pl
 import polars.selectors as cs
 import pytest
@@ -18,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import gbr
-from gbr import Ranker, read_graph
+from gbr import read_graph
 from gbr.data.build import build, extract
 from gbr.data.collection import resolve
 from gbr.data.store import KEYS, Entry, FeatureStore
@@ -230,15 +229,6 @@ def test_a_failed_write_leaves_the_old_file(store: FeatureStore, monkeypatch: py
     assert sorted(os.listdir(store.folder / "train")) == ["a.parquet", "b.parquet", "c.parquet"]
 
 
-def test_a_file_instead_of_a_folder_is_a_one_line_error(tmp_path: Path) -> None:
-    (tmp_path / "store").write_text("")
-    store = FeatureStore(tmp_path / "store", "tile:xla")
-    with pytest.raises(StoreError, match="cannot be written"):
-        write(store, "a", features(3, 9))
-    with pytest.raises(StoreError, match="cannot be written"):
-        record(store, {})
-
-
 def test_a_store_rebuilt_for_another_schema_while_it_is_read_is_refused(store: FeatureStore) -> None:
     reader = FeatureStore(store.root, store.subset)
     assert len(reader.load("train")) == 3
@@ -326,23 +316,3 @@ def test_missing_features_are_errors_with_the_command_that_builds_them(root: Pat
         loaded(root, split="dev")
     with pytest.raises(UsageError, match=r"columns: 'colour' is neither"):
         loaded(root, columns=["colour"])
-
-
-def test_polars_pandas_and_numpy_score_alike(root: Path) -> None:
-    train, valid = loaded(root), loaded(root, split="valid")
-    features = cs.contains(".")
-    target = train["runtime"] / train["normalizer"]
-    ranker = Ranker("lightgbm", n_estimators=10, n_jobs=1).fit(train.select(features), target, qid=train["graph"])
-    polars = valid.select(features)
-    pandas = pd.DataFrame(polars.to_numpy(), columns=polars.columns, index=np.arange(len(valid))[::-1] + 7)
-    expected = ranker.predict(polars)
-    assert len(np.unique(expected)) > 10
-    # Scores are in the order of the rows, not of the index; columns are matched by name.
-    for same in (pandas, pandas[pandas.columns[::-1]], polars.to_numpy(), polars.select(polars.columns[::-1])):
-        np.testing.assert_array_equal(ranker.predict(same), expected)
-    shuffled = np.random.default_rng(0).permutation(len(valid))
-    np.testing.assert_array_equal(ranker.predict(pandas.iloc[shuffled]), expected[shuffled])
-    graphs = valid["graph"]
-    assert ranker.score(polars, valid["runtime"], qid=graphs) == ranker.score(
-        pandas, valid["runtime"].to_numpy(), qid=graphs.to_pandas()
-    )
