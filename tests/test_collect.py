@@ -138,28 +138,9 @@ def two_graphs(request, monkeypatch):
     return module, arguments, Path(collection) / "train", family.stems
 
 
-def test_existing_files_are_kept(two_graphs, tmp_path, capsys):
-    _, arguments, folder, stems = two_graphs
-    command = [*arguments, "--json", "--out", str(tmp_path)]
-    assert main(command) == 0
-    measured = json.loads(capsys.readouterr().out)
-    assert [each["graph"] for each in measured] == [*stems]
-    assert {"family", "split", "configs", "spread", "tau"} < set(measured[0])
-    files = [tmp_path / folder / f"{stem}.npz" for stem in stems]
-    before = files[0].read_bytes()
-    files[1].unlink()
-    assert main([*arguments, "--out", str(tmp_path)]) == 0
-    out, err = capsys.readouterr()
-    assert stems[1] in out
-    assert stems[0] not in out
-    assert "1 of 2 files exist and are kept" in err
-    assert err.count("warning: ") >= len(Quality.read(files[1]).doubts())
-    assert files[0].read_bytes() == before
-    assert read_graph(files[1]).n_configs == 3
-
-
-def test_an_interrupt_leaves_complete_files(two_graphs, tmp_path, capsys, monkeypatch):
+def test_an_interrupt_leaves_complete_files_which_are_kept(two_graphs, tmp_path, capsys, monkeypatch):
     module, arguments, folder, stems = two_graphs
+    command = [*arguments, "--out", str(tmp_path)]
     real = module.measure_variant
 
     def interrupted(family, variant, settings):
@@ -167,11 +148,26 @@ def test_an_interrupt_leaves_complete_files(two_graphs, tmp_path, capsys, monkey
             raise KeyboardInterrupt
         return real(family, variant, settings)
 
-    monkeypatch.setattr(module, "measure_variant", interrupted)
-    assert main([*arguments, "--out", str(tmp_path)]) == 130
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "measure_variant", interrupted)
+        assert main(command) == 130
     assert "run the same command again to resume" in capsys.readouterr().err
-    (path,) = (tmp_path / folder).iterdir()
-    assert read_graph(path).name == stems[0]
+    (first,) = (tmp_path / folder).iterdir()
+    assert read_graph(first).name == stems[0]
+    before = first.read_bytes()
+    assert main([*command, "--json"]) == 0
+    out, err = capsys.readouterr()
+    (measured,) = json.loads(out)
+    assert measured["graph"] == stems[1]
+    assert {"family", "split", "configs", "spread", "tau"} < set(measured)
+    assert "1 of 2 files exist and are kept" in err
+    assert first.read_bytes() == before
+    second = first.with_name(f"{stems[1]}.npz")
+    assert err.count("warning: ") >= len(Quality.read(second).doubts())
+    assert read_graph(second).n_configs == 3
+    first.unlink()
+    assert main(command) == 0
+    assert stems[0] in capsys.readouterr().out
 
 
 @pytest.mark.skipif(len(cores()) < 2, reason="one core")
@@ -182,6 +178,8 @@ def test_parallel_jobs_write_every_file(tmp_path):
     assert sorted(each.graph for each in found) == sorted(task.path.stem for task in todo)
     assert all(read_graph(task.path).n_configs == 3 for task in todo)
     assert cores() == before
+    with pytest.raises(UsageError, match="--jobs 4096: expected at most"):
+        list(tasks.collect(print, todo, Settings(3, 1), jobs=4096))
 
 
 def test_without_jax_the_error_names_the_extra(tmp_path):
@@ -193,32 +191,6 @@ def test_without_jax_the_error_names_the_extra(tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     assert [line.count("pip install 'gbr[collect]'") for line in done.stderr.splitlines()] == [1, 1]
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["layout", "--programs", "nothing"], "unknown family, group or graph nothing"),
-        (["tile", "--configs", "0"], "0 is not in the range x>=1"),
-        (["tile", "--jobs", "4096"], "--jobs 4096: expected at most"),
-    ],
-)
-def test_usage_errors_are_one_line(arguments, message, tmp_path, capsys):
-    assert main([*arguments, "--out", str(tmp_path)]) == 2
-    err = capsys.readouterr().err
-    assert message in err
-    assert err.count("\n") == 1
-
-
-def test_help_imports_no_heavy_library():
-    code = (
-        "import sys; from gbr.collect.__main__ import main; code = main(['tile', '--help']) or main(['layout', '-h']);"
-        "sys.exit(code or len({'numba', 'jax', 'scipy'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "--families" in done.stdout
-    assert "--programs" in done.stdout
 
 
 # The collections that come with gbr
