@@ -152,7 +152,7 @@ class NpzFile:
             raise
         except Exception as fault:  # NumPy's parser raises many
             raise DataError(
-                f"{self.path}: {name}: corrupt ({fault or type(fault).__name__}); download or write the file again"
+                f"{self.path}: {name}: corrupt ({str(fault) or type(fault).__name__}); download or write the file again"
             ) from fault
 
 
