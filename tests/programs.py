@@ -82,13 +82,27 @@ def window(size: int, stride: int) -> dict:
     return {f"window_{name}": (value, value) for name, value in names.items()}
 
 
+NHWC, HWIO = (0, 3), (2, 3)
+
+
+def conv_dims(image: Sequence[int], kernel: Sequence[int], out: Sequence[int], rank: int = 4) -> dict:
+    """Numbers of the batch and feature dimensions (of a kernel: input and output feature); the others are spatial."""
+    stem, found = "convolution_dim_numbers", {}
+    features = (
+        ("input", "batch", "feature"),
+        ("kernel", "input_feature", "output_feature"),
+        ("output", "batch", "feature"),
+    )
+    for (tensor, *names), dims in zip(features, (image, kernel, out), strict=True):
+        found |= {f"{stem}_{tensor}_{name}_dim": dim for name, dim in zip(names, dims, strict=True)}
+        if tensor != "output":
+            found[f"{stem}_{tensor}_spatial_dims"] = [dim for dim in range(rank) if dim not in dims]
+    return found
+
+
 def nhwc(taps: int, stride: int = 1) -> dict:
     """Attributes of a convolution of NHWC images with HWIO filters."""
-    numbers = {"input_feature": 3, "kernel_input_feature": 2, "kernel_output_feature": 3, "output_feature": 3}
-    dims = {f"{name}_dim": number for name, number in numbers.items()}
-    dims |= {"input_spatial_dims": (1, 2), "kernel_spatial_dims": (0, 1)}
-    dims = {f"convolution_dim_numbers_{name}": value for name, value in dims.items()}
-    return window(taps, stride) | dims | {"feature_group_count": 1, "batch_group_count": 1}
+    return window(taps, stride) | conv_dims(NHWC, HWIO, NHWC) | {"feature_group_count": 1, "batch_group_count": 1}
 
 
 def conv2d(batch: int, size: int, features_in: int, features_out: int, taps: int, stride: int = 1) -> Program:

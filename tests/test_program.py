@@ -29,7 +29,7 @@ from features.program import (
 from features.tensors import Tensors, minor_to_major
 from features.tile.loops import loop_nest
 from tests import programs, reference
-from tests.programs import Sketch
+from tests.programs import HWIO, NHWC
 
 Shape = tuple[int, ...]
 few = settings(max_examples=30, deadline=None)
@@ -99,9 +99,7 @@ def test_layouts_are_completed_in_row_major_order(layout: list[int], rank: int, 
 
 
 def test_strides_follow_the_layout() -> None:
-    sketch = Sketch()
-    sketch.node("parameter", (2, 3, 5), layout=(0, 2, 1))
-    tensors = Tensors.of(sketch.program())
+    tensors = Tensors.of(programs.program(("parameter", (2, 3, 5), {"layout": (0, 2, 1)})))
     assert (tensors.shape(0), tensors.nbytes[0]) == ((2, 3, 5), 120)
     assert tensors.strides(0).tolist() == [1, 10, 2]
 
@@ -125,8 +123,7 @@ def test_flops_of_the_heaviest_operation(program: Program, flops: float) -> None
     assert node_flops(program, tensors, anchor_of(program, tensors)) == flops
 
 
-NHWC, NCHW = (0, 3), (0, 1)
-HWIO, OIHW = (2, 3), (1, 0)
+NCHW, OIHW = (0, 1), (1, 0)
 DILATED, REVERSED = {"base_dilation": (2, 2)}, {"window_reversal": (1, 1)}
 
 
@@ -155,86 +152,62 @@ def test_convolution_kinds_of_layers_and_their_gradients(
     window: dict[str, Any],
 ) -> None:
     """Numbers: (batch, feature) of the input, (input, output feature) of the kernel, (batch, feature) of the output."""
-    sketch, dims = Sketch(), range(4)
-    operands = sketch.node("parameter", input_), sketch.node("parameter", kernel)
-    attributes: dict[str, Any] = {
-        "input_batch_dim": numbers[0][0],
-        "input_feature_dim": numbers[0][1],
-        "input_spatial_dims": tuple(dim for dim in dims if dim not in numbers[0]),
-        "kernel_input_feature_dim": numbers[1][0],
-        "kernel_output_feature_dim": numbers[1][1],
-        "kernel_spatial_dims": (kernel_spatial := tuple(dim for dim in dims if dim not in numbers[1])),
-        "output_batch_dim": numbers[2][0],
-        "output_feature_dim": numbers[2][1],
-    }
-    sizes = {"window_size": tuple(kernel[dim] for dim in kernel_spatial)}
-    conv = sketch.node(
-        "convolution", output, *operands, **sizes,
-        **{f"convolution_dim_numbers_{name}": value for name, value in attributes.items()},
-        **{f"window_{name}": value for name, value in window.items()},
+    attributes = {f"window_{name}": value for name, value in window.items()} | programs.conv_dims(*numbers)
+    attributes["window_size"] = [extent for dim, extent in enumerate(kernel) if dim not in numbers[1]]
+    program = programs.program(
+        ("parameter", input_), ("parameter", kernel), ("convolution", output, 0, 1, attributes),
+        ("reshape", (int(np.prod(output)),), 2),
     )  # fmt: skip
-    flat = sketch.node("reshape", (int(np.prod(output)),), conv)
-    program = sketch.program()
-    kinds = node_kinds(program, Tensors.of(program), np.array([conv, flat], np.int64)).tolist()
+    kinds = node_kinds(program, Tensors.of(program), np.array([2, 3], np.int64)).tolist()
     assert kinds == [list(KINDS).index(expected), len(KINDS)]
 
 
 def test_result_of_a_tuple_is_its_largest_member() -> None:
-    sketch = Sketch()
-    inner = sketch.node("parameter", (64, 32))
-    small = sketch.node("reduce", (32,), inner, dimensions=(0,))
-    wide = sketch.node("negate", (64, 32), inner)
     tuple_type = {"shape_element_type_is_f32": 0, "shape_element_type_is_tuple": 1}
-    root = sketch.node("tuple", (), small, wide, is_root=1, **tuple_type)
-    sketch.node("fusion", (), root, sketch.node("parameter", (64, 32)), **tuple_type)
-    program = sketch.program()
-    assert result_of(program, Tensors.of(program)) == wide
+    program = programs.program(
+        ("parameter", (64, 32)), ("reduce", (32,), 0, {"dimensions": (0,)}), ("negate", (64, 32), 0),
+        ("tuple", (), 1, 2, {"is_root": 1, **tuple_type}), ("parameter", (64, 32)), ("fusion", (), 3, 4, tuple_type),
+    )  # fmt: skip
+    assert result_of(program, Tensors.of(program)) == 2
 
 
-def fusion(*, same_shape: bool = False, callers: int = 1) -> tuple[Program, dict[str, int]]:
-    """A fusion that transposes and scales its operands, a sum of two parameters and a factor."""
-    sketch = Sketch()
-    at = {"inner": sketch.node("parameter", (6, 10))}
-    at["scale"] = sketch.node("parameter", (6, 10) if same_shape else (10,))
-    transposed = sketch.node("transpose", (10, 6), at["inner"], dimensions=(1, 0))
-    root = sketch.node("multiply", (10, 6), transposed, at["scale"], is_root=1)
-    at["a"], at["b"] = sketch.node("parameter", (6, 10)), sketch.node("parameter", (6, 10))
-    at["sum"] = sketch.node("add", (6, 10), at["a"], at["b"])
-    at["c"] = sketch.node("parameter", (6, 10) if same_shape else (10,))
-    for _ in range(callers):
-        sketch.node("fusion", (10, 6), root, at["sum"], at["c"])
-    return sketch.program(), at
+def fusion(*, same_shape: bool = False, callers: int = 1) -> Program:
+    """A fusion that transposes parameter 0 and scales it by parameter 1; it is called with 6, a sum, and 7."""
+    shape = (6, 10) if same_shape else (10,)
+    return programs.program(
+        ("parameter", (6, 10)), ("parameter", shape), ("transpose", (10, 6), 0, {"dimensions": (1, 0)}),
+        ("multiply", (10, 6), 2, 1, {"is_root": 1}), ("parameter", (6, 10)), ("parameter", (6, 10)),
+        ("add", (6, 10), 4, 5), ("parameter", shape), *[("fusion", (10, 6), 3, 6, 7)] * callers,
+    )  # fmt: skip
+
+
+def reads(program: Program) -> dict[int, list[list[float]]]:
+    """Coefficients by node that a kernel reads."""
+    return {each.node: each.coefficients.tolist() for each in loop_nest(program, Tensors.of(program)).accesses[1:]}
 
 
 def test_parameters_of_a_fusion_are_linked_to_the_operands_of_its_caller() -> None:
-    program, at = fusion()
-    assert parameter_operands(program, Tensors.of(program)) == {at["inner"]: at["sum"], at["scale"]: at["c"]}
-    read = {
-        access.node: access.coefficients.tolist() for access in loop_nest(program, Tensors.of(program)).accesses[1:]
-    }
-    assert read[at["a"]] == read[at["b"]] == [[0, 1], [1, 0]]  # through the transpose in the body
-    assert set(read) == {at["a"], at["b"], at["c"]}
+    program = fusion()
+    assert parameter_operands(program, Tensors.of(program)) == {0: 6, 1: 7}
+    assert set(read := reads(program)) == {4, 5, 7}
+    assert read[4] == read[5] == [[0, 1], [1, 0]]  # through the transpose in the body
 
 
 @pytest.mark.parametrize("ambiguous", [{"same_shape": True}, {"callers": 2}], ids=["two of a shape", "two callers"])
 def test_ambiguous_parameters_are_not_linked(ambiguous: dict[str, Any]) -> None:
-    program, at = fusion(**ambiguous)
+    program = fusion(**ambiguous)
     assert parameter_operands(program, Tensors.of(program)) == {}
-    assert at["inner"] in {access.node for access in loop_nest(program, Tensors.of(program)).accesses}
+    assert 0 in reads(program)
 
 
 def test_parameters_of_nested_fusions() -> None:
-    sketch = Sketch()
-    innermost = sketch.node("parameter", (4, 8))
-    inner_root = sketch.node("negate", (4, 8), innermost, is_root=1)
-    middle = sketch.node("parameter", (4, 8))
-    inner = sketch.node("fusion", (4, 8), inner_root, middle)
-    root = sketch.node("exponential", (4, 8), inner, is_root=1)
-    outer = sketch.node("parameter", (4, 8))
-    sketch.node("fusion", (4, 8), root, outer)
-    program = sketch.program()
-    assert parameter_operands(program, Tensors.of(program)) == {innermost: middle, middle: outer}
-    assert [access.node for access in loop_nest(program, Tensors.of(program)).accesses[1:]] == [outer]
+    shape, root = (4, 8), {"is_root": 1}
+    program = programs.program(
+        ("parameter", shape), ("negate", shape, 0, root), ("parameter", shape), ("fusion", shape, 1, 2),
+        ("exponential", shape, 3, root), ("parameter", shape), ("fusion", shape, 4, 5),
+    )  # fmt: skip
+    assert parameter_operands(program, Tensors.of(program)) == {0: 2, 2: 5}
+    assert list(reads(program)) == [5]
 
 
 # --- features of a graph ---------------------------------------------------------------------------------------------

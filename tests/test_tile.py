@@ -22,7 +22,6 @@ from features.tile.loops import LoopNest, loop_nest
 from features.tile.operands import LoopSlots, loop_slots
 from gbr.data.hlo import encode
 from tests import programs, reference
-from tests.programs import Sketch
 from tests.tuning import Tuning, read_tuning
 
 SMALL = Hardware("small", 16, 16, (Cache(256, 2), Cache(1024, 4)))
@@ -102,32 +101,21 @@ def test_loops_of_batched_products_and_strided_convolutions() -> None:
 
 
 def test_operands_are_recognised_by_shape() -> None:
-    sketch = Sketch()
-    right, left = sketch.node("parameter", (7, 20)), sketch.node("parameter", (12, 7))
-    sketch.node("dot", (12, 20), right, left)
-    access = read(sketch.program())[0].first("left")
+    swapped = programs.program(("parameter", (7, 20)), ("parameter", (12, 7)), ("dot", (12, 20), 0, 1))
+    access = read(swapped)[0].first("left")
     assert access is not None
-    assert (access.node, access.coefficients.tolist()) == (left, [[1, 0, 0], [0, 0, 1]])
-    sketch = Sketch()
-    a = sketch.node("parameter", (7, 12))
-    transposed = sketch.node("transpose", (12, 7), a, dimensions=(1, 0))
-    sketch.node("dot", (12, 12), a, transposed)  # edges are sorted: the left operand is the transpose
-    program = sketch.program()
-    assert read(program)[0].operands["left"][0] == transposed
-    assert tiles_of(program, output=(4, 6), kernel=(3, 6)) == [4, 6, 3]
+    assert (access.node, access.coefficients.tolist()) == (1, [[1, 0, 0], [0, 0, 1]])
+    # Edges are sorted: the left operand of a matrix times its transpose is the transpose.
+    turned = ("transpose", (12, 7), 0, {"dimensions": (1, 0)})
+    gram = programs.program(("parameter", (7, 12)), turned, ("dot", (12, 12), 0, 1))
+    assert read(gram)[0].operands["left"][0] == 1
+    assert tiles_of(gram, output=(4, 6), kernel=(3, 6)) == [4, 6, 3]
 
 
 def test_a_depthwise_convolution_reads_its_own_channel() -> None:
-    sketch = Sketch()
-    image, filters = sketch.node("parameter", (1, 8, 6)), sketch.node("parameter", (3, 1, 6))
-    sketch.node(
-        "convolution", (1, 6, 6), image, filters, window_size=(3,), window_stride=(1,), window_window_dilation=(1,),
-        window_base_dilation=(1,), convolution_dim_numbers_input_feature_dim=2,
-        convolution_dim_numbers_input_spatial_dims=(1,), convolution_dim_numbers_kernel_input_feature_dim=1,
-        convolution_dim_numbers_kernel_output_feature_dim=2, convolution_dim_numbers_output_feature_dim=2,
-        feature_group_count=6,
-    )  # fmt: skip
-    left = steps(read(sketch.program())[0], "left")
+    attributes = {"window_size": (3,), "feature_group_count": 6, **programs.conv_dims((0, 2), (1, 2), (0, 2), rank=3)}
+    parameters = ("parameter", (1, 8, 6)), ("parameter", (3, 1, 6))
+    left = steps(read(programs.program(*parameters, ("convolution", (1, 6, 6), 0, 1, attributes)))[0], "left")
     assert left[2][2] == 1
     assert left[1] == [0, 1, 0, 0, 1]
 
@@ -140,34 +128,31 @@ def test_slots_of_a_reduction() -> None:
 
 @pytest.mark.parametrize(("opcode", "n_operands"), [("gather", 2), ("transpose", 2), ("select-and-scatter", 3)])
 def test_an_unsupported_operation_keeps_the_loops_of_the_result(opcode: str, n_operands: int) -> None:
-    sketch = Sketch()
-    operands = [sketch.node("parameter", shape) for shape in ((100, 8), (5,), (5, 8))[:n_operands]]
-    sketch.node(opcode, (5, 8), *operands)
-    nest = read(sketch.program())[0]
+    parameters = [("parameter", shape) for shape in ((100, 8), (5,), (5, 8))[:n_operands]]
+    nest = read(programs.program(*parameters, (opcode, (5, 8), *range(n_operands))))[0]
     assert nest.extents.tolist() == [5, 8]
-    sketch = Sketch()
-    flags = {"shape_element_type_is_f32": 0, "shape_element_type_is_tuple": 1}
-    sketch.node("dot", (12, 3, 20), sketch.node("parameter", (12, 7, 3), **flags), sketch.node("parameter", (7, 20)))
-    assert read(sketch.program())[0].extents.tolist() == [12, 3, 20]
     assert all(np.isfinite(access.coefficients).all() for access in nest.accesses)
+
+
+def test_a_tuple_is_no_operand_of_a_dot() -> None:
+    flags = {"shape_element_type_is_f32": 0, "shape_element_type_is_tuple": 1}
+    parameters = ("parameter", (12, 7, 3), flags), ("parameter", (7, 20))
+    assert read(programs.program(*parameters, ("dot", (12, 3, 20), 0, 1)))[0].extents.tolist() == [12, 3, 20]
 
 
 # --- bounds ----------------------------------------------------------------------------------------------------------
 
 
 def copy(shape: tuple[int, ...], layout: tuple[int, ...], kind: str = "f32") -> Program:
-    sketch = Sketch()
     element_type = {"shape_element_type_is_f32": 0, f"shape_element_type_is_{kind}": 1}
-    sketch.node("copy", shape, sketch.node("parameter", shape, **element_type), layout=layout, **element_type)
-    return sketch.program()
+    return programs.program(("parameter", shape, element_type), ("copy", shape, 0, {"layout": layout, **element_type}))
 
 
-def transposed_dot() -> Program:
-    """Loops: those of the root (500, 64), then the contracted one."""
-    sketch = Sketch()
-    product = sketch.node("dot", (64, 500), sketch.node("parameter", (64, 300)), sketch.node("parameter", (300, 500)))
-    sketch.node("transpose", (500, 64), product, dimensions=(1, 0), layout=(1, 0))
-    return sketch.program()
+#: Loops: those of the root (500, 64), then the contracted one.
+TRANSPOSED_DOT = programs.program(
+    ("parameter", (64, 300)), ("parameter", (300, 500)), ("dot", (64, 500), 0, 1),
+    ("transpose", (500, 64), 2, {"dimensions": (1, 0), "layout": (1, 0)}),
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -193,7 +178,7 @@ def transposed_dot() -> Program:
         (copy((5000,), (0,)), {"output": (3,)}, [3], [3072]),
         (copy((5000,), (0,), "bf16"), {"output": (2,)}, [2], [4096]),
         # Bounds in registers belong to the dot, those in elements to the root.
-        (transposed_dot(), {"output": (2, 1), "kernel": (3, 9)}, [2, 1, 3], [128, 16, 24]),
+        (TRANSPOSED_DOT, {"output": (2, 1), "kernel": (3, 9)}, [2, 1, 3], [128, 16, 24]),
     ],
 )
 def test_tiles_of_bounds(
