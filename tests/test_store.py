@@ -216,6 +216,12 @@ def test_a_damaged_manifest_is_a_one_line_error(store: FeatureStore, before: str
         FeatureStore(store.root, store.subset).check("abc")
 
 
+def test_graph_names_never_leave_the_folder(store: FeatureStore) -> None:
+    record(store, {"train": {"../../a": store.entries("train")["a"]}})
+    with pytest.raises(StoreError, match=r"not a valid feature store manifest \(graph names with folders\)"):
+        FeatureStore(store.root, store.subset).load("train")
+
+
 def test_a_failed_write_leaves_the_old_file(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
     before = store.path("train", "a").read_bytes()
 
