@@ -61,21 +61,19 @@ class Reference:
     def splits(self, node: int) -> bool:
         return self.opcode[node] in ("reshape", "bitcast")
 
-    def pairs_up(self, node: int, other: int, *, both: bool) -> bool:
+    def pairs_up(self, node: int, other: int) -> bool:
         origin, here, there = self.origin[node, other], self.shape[node], self.shape[other]
-        if any(there[dim] > 1 and (to < 0 or here[to] != there[dim]) for dim, to in enumerate(origin)):
-            return False
-        return not both or all(extent <= 1 or dim in origin for dim, extent in enumerate(here))
+        return all(there[dim] <= 1 or (to >= 0 and here[to] == there[dim]) for dim, to in enumerate(origin))
 
     def onto_operand(self, node: int, other: int, order: Order) -> Order | None:
-        if self.splits(node) and not self.pairs_up(node, other, both=True):
+        if self.splits(node) and not self.pairs_up(node, other):
             return None
         origin = self.origin[node, other]
         carried = [dim for to in order for dim in range(len(origin)) if origin[dim] == to]
         return tuple(carried + [dim for dim in reversed(range(len(origin))) if dim not in carried])
 
     def onto_result(self, node: int, other: int, order: Order) -> Order | None:
-        if self.splits(node) and not self.pairs_up(node, other, both=False):
+        if self.splits(node) and not self.pairs_up(node, other):
             return None
         origin = self.origin[node, other]
         carried = [origin[dim] for dim in order if origin[dim] >= 0]

@@ -51,6 +51,7 @@ Run = Callable[[Callable[[int], None], Iterable[int]], Iterable[None]]
 _VECTORS_AT_ONCE: Final = 128
 _GROUPS: Final = (*NODE_CLASSES, "all")
 _WEIGHTS: Final = (("count", "tensors"), ("bytes", "tensors by bytes"), ("flops", "tensors by their node's operations"))
+_MEANS: Final = {"share": "Share of the {} {} {} that {}", "log2": "Mean over the {} {} {} of the {}"}
 #: Opcode classes in the surroundings of a node that are summed over the nodes that are set.
 _REACHED: Final = tuple(
     CLASS_NAMES.index(name) for name in ("convolution", "dot", "reduce", "transcendental", "transpose")
@@ -68,23 +69,18 @@ _LARGEST: Final = (
 )
 
 
-def _value_columns() -> tuple[Column, ...]:
-    means = {"share": "Share of the {} {} {} that {}", "log2": "Mean over the {} {} {} of the {}"}
-    return tuple(
-        Column(f"{group}.{role}.{name}.{weight}", unit, means[unit].format(group, role, weighted, doc))
-        for group in _GROUPS
-        for role in TENSOR_ROLES
-        for name, unit, doc in VALUES
-        for weight, weighted in _WEIGHTS
-    )
-
-
 LAYOUT: Final = Block(
     "layout",
     3,
     "Layouts aggregated over the configurable nodes, by class, tensor role and weight.",
     (
-        *_value_columns(),
+        *(
+            Column(f"{group}.{role}.{name}.{weight}", unit, _MEANS[unit].format(group, role, weighted, doc))
+            for group in _GROUPS
+            for role in TENSOR_ROLES
+            for name, unit, doc in VALUES
+            for weight, weighted in _WEIGHTS
+        ),
         *(Column(f"{group}.sum.{name}", "log2", f"{group}: {doc}") for group in _GROUPS for name, doc in _SUMS),
         *(Column(f"{group}.max.{name}", unit, f"{group}: {doc}") for group in _GROUPS for name, unit, doc in _LARGEST),
         *(
@@ -225,10 +221,17 @@ class LayoutExtractor:
         self._hardware = hardware
         tensors = Tensors.of(program)
         self._nodes = configurable_nodes(program, tensors, np.asarray(node_config_ids, np.int64))
-        around, reached = _surroundings(program, tensors, self._nodes)
+        nodes, members = self._nodes, [self._nodes.classes == number for number in range(len(NODE_CLASSES))]
+        sizes = [[own.sum(), nodes.nbytes[own].sum(), nodes.flops[own].sum()] for own in members]
+        sets = [*(nodes.ids[own] for own in members), *nodes.ids]
+        around, each = np.split(neighborhoods(program, tensors, sets), [len(members)])
+        configurable = np.log2(1.0 + np.array(sizes).reshape(-1)).astype(np.float32)
         self.shared = np.concatenate(
-            [_configurable(self._nodes), around, opcode_histogram(program), node_statistics(program)]
+            [configurable, neighborhood_values(around), opcode_histogram(program), node_statistics(program)]
         )
+        near = each[:, :, [*_REACHED, len(CLASS_NAMES)]].reshape(len(nodes.ids), -1)
+        whole = near.sum(axis=0)
+        reached = (near / np.where(whole > 0, whole, 1.0)).astype(np.float32)  # shares of the sum over nodes
         self._table = RowTable(len(self._nodes.ids)) if table is None else table
         self._copies = Copies(self._nodes, links(program, tensors, self._nodes))
         self._loops = loops.Loops(program, tensors, self._nodes, hardware)
@@ -349,20 +352,3 @@ class LayoutTrace(NamedTuple):
     links: Links  # pairs of tensors whose layouts should agree
     level: IntArray  # (links, b), copies between two nodes, as in copied; of nbytes * share bytes
     disagree: NDArray[np.bool_]  # (links, b), whether both layouts are set, and differ
-
-
-def _configurable(nodes: ConfigurableNodes) -> Float32Array:
-    sizes = []
-    for number in range(len(NODE_CLASSES)):
-        own = nodes.classes == number
-        sizes += [own.sum(), nodes.nbytes[own].sum(), nodes.flops[own].sum()]
-    return np.log2(1.0 + np.array(sizes)).astype(np.float32)
-
-
-def _surroundings(program: Program, tensors: Tensors, nodes: ConfigurableNodes) -> tuple[Float32Array, Float32Array]:
-    """Neighbourhoods of each class as a whole, and of every single node as shares of the sum over nodes."""
-    sets = [*(nodes.ids[nodes.classes == number] for number in range(len(NODE_CLASSES))), *nodes.ids]
-    around, each = np.split(neighborhoods(program, tensors, sets), [len(NODE_CLASSES)])
-    kept = each[:, :, [*_REACHED, len(CLASS_NAMES)]].reshape(len(nodes.ids), -1)
-    total = kept.sum(axis=0)
-    return neighborhood_values(around), (kept / np.where(total > 0, total, 1.0)).astype(np.float32)

@@ -259,15 +259,8 @@ def _kept(origin, shape, in_shape):  # type: ignore[no-untyped-def]
 def _onto_operand(order, origin, is_reshape, shape, in_shape, out):  # type: ignore[no-untyped-def]
     """Write the operand order that corresponds to a result's order; return False if a reshape has none."""
     rank, in_rank = len(shape), len(in_shape)
-    if is_reshape:
-        if not _kept(origin, shape, in_shape):
-            return False
-        for dim in range(rank):
-            found = shape[dim] <= 1
-            for position in range(in_rank):
-                found = found or origin[position] == dim
-            if not found:
-                return False
+    if is_reshape and not _kept(origin, shape, in_shape):
+        return False
     count = 0
     for position in range(rank):
         for dim in range(in_rank):

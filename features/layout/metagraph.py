@@ -34,19 +34,13 @@ _STOP, _SAME, _TRANSPOSE, _BROADCAST, _RESHAPE, _REDUCE = range(6)
 _STOPPED: Final = ("source", "control", "collective", "convolution", "dot")
 
 
-def _steps() -> IntArray:
-    table = np.full(256, _SAME, np.int64)
-    for number, name in enumerate(CLASSES):
-        if name in _STOPPED:
-            table[number == CLASS_OF] = _STOP
-    table[OPCODE_ID["gather"]] = table[OPCODE_ID["scatter"]] = _STOP
-    table[OPCODE_ID["transpose"]], table[OPCODE_ID["broadcast"]] = _TRANSPOSE, _BROADCAST
-    table[OPCODE_ID["reshape"]] = table[OPCODE_ID["bitcast"]] = _RESHAPE
-    table[OPCODE_ID["reduce"]] = _REDUCE
-    return table
-
-
-_STEP: Final = _steps()
+_STEP: Final = np.full(256, _SAME, np.int64)
+_STEP[np.isin(CLASS_OF, [number for number, name in enumerate(CLASSES) if name in _STOPPED])] = _STOP
+for _name, _step in {
+    "gather": _STOP, "scatter": _STOP, "transpose": _TRANSPOSE, "broadcast": _BROADCAST, "reshape": _RESHAPE,
+    "bitcast": _RESHAPE, "reduce": _REDUCE,
+}.items():  # fmt: skip
+    _STEP[OPCODE_ID[_name]] = _step
 
 
 class _Graph(NamedTuple):

@@ -15,6 +15,7 @@ from features._numba import kernel
 from features.graph import Program
 from features.hardware import CPU, Hardware
 from features.hlo import MAX_RANK, OPCODE_ID
+from features.layout.rows import picked
 from features.operations import CONV_NUMBERS, conv_roles, dot_roles, node_flops
 from features.tensors import Tensors
 
@@ -85,7 +86,7 @@ def configurable_nodes(program: Program, tensors: Tensors, ids: IntArray) -> Con
                 if each >= 0:
                     operands[index, slot] = found[0] if each == known[0] else found[-1]
             continue
-        name = _class_name(key[0])
+        name = next((name for name in NODE_CLASSES if OPCODE_ID[name] == key[0]), NODE_CLASSES[-1])
         classes[index] = NODE_CLASSES.index(name)
         operands[index] = _operand_pair(program, tensors, node, name)
         flops[index] = node_flops(program, tensors, node)
@@ -98,23 +99,10 @@ def configurable_nodes(program: Program, tensors: Tensors, ids: IntArray) -> Con
             own[index, role, :size] = tensors.layout(tensor)
             strides[index, role, :size] = tensors.strides(tensor)
             nbytes[index, role] = tensors.nbytes[tensor]
-        kind[index] = _hash([classes[index], *rank[index], *_numbers(program, node, name)])
-    return ConfigurableNodes(
-        ids,
-        classes[first],
-        operands,
-        dims[first],
-        rank[first],
-        own[first],
-        strides[first],
-        nbytes[first],
-        flops[first],
-        kind[first],
-    )
-
-
-def _class_name(opcode: int) -> str:
-    return next((name for name in NODE_CLASSES if OPCODE_ID[name] == opcode), NODE_CLASSES[-1])
+        numbers = slice(CONV_NUMBERS, CONV_NUMBERS + (14 if name == "convolution" else 0))
+        kind[index] = _hash([classes[index], *rank[index], *program.feat[node, numbers]])
+    nodes = ConfigurableNodes(ids, classes, operands, dims, rank, own, strides, nbytes, flops, kind)
+    return picked(nodes, first)._replace(ids=ids, operands=operands)
 
 
 def _operand_pair(program: Program, tensors: Tensors, node: int, name: str) -> tuple[int, int]:
@@ -124,12 +112,6 @@ def _operand_pair(program: Program, tensors: Tensors, node: int, name: str) -> t
     dims = (conv_roles if name == "convolution" else dot_roles)(program, tensors, node)
     first, second = found[0], found[-1]
     return (second, first) if dims is not None and dims.swapped else (first, second)
-
-
-def _numbers(program: Program, node: int, name: str) -> list[int]:
-    if name != "convolution":
-        return []
-    return [int(number) for number in program.feat[node, CONV_NUMBERS : CONV_NUMBERS + 14]]
 
 
 def _hash(numbers: list[int]) -> np.uint64:

@@ -164,13 +164,6 @@ def _tally(codes, counts, marks, digests):  # type: ignore[no-untyped-def]
         digests[config] = digest
 
 
-@kernel()
-def _renumber(positions, first, numbers, codes):  # type: ignore[no-untyped-def]
-    for config in range(len(codes)):
-        for node in range(codes.shape[1]):
-            codes[config, node] = numbers[first[node] + positions[config, node]]
-
-
 class RowTable:
     """The distinct rows of ``n_nodes`` configurable nodes, and how often each was seen."""
 
@@ -287,20 +280,6 @@ class RowTable:
         fresh[-1] = np.random.default_rng(size).integers(0, 1 << 64, extra, np.uint64, endpoint=False)
         grown = (np.concatenate(parts) for parts in zip(columns, fresh, strict=True))
         self._table = _Table(self._table.heads, *grown)
-
-
-def renumber(
-    positions: NDArray[np.unsignedinteger[Any]], first: NDArray[np.integer[Any]], numbers: NDArray[np.integer[Any]]
-) -> Codes:
-    """Codes of configurations that name each row by its position among those of its node, uint32 (b, nodes).
-
-    ``positions`` : unsigned integer (b, nodes); ``numbers`` : integer (rows,), numbers of the rows, node by node, those
-    of a node from ``first[node]`` on.
-    """
-    codes = np.empty(positions.shape, np.uint32)
-    # Unsigned as the positions are: a signed integer beside them would make a float.
-    _renumber(positions, first.astype(np.uint64), numbers.astype(np.uint32), codes)
-    return codes
 
 
 def first_equal(digests: NDArray[np.uint64]) -> IntArray:

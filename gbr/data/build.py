@@ -421,13 +421,12 @@ class _Spool:
 
 def _coded(graph: Graph, table: RowTable) -> Iterator[tuple[NDArray[np.uint32], NDArray[np.uint64]]]:
     """Codes and digests of all configurations, in batches of 1 MiB of codes."""
-    from features.layout.rows import renumber
-
     at_once = max(1, min(_ROWS_PER_GROUP, _CODES_AT_ONCE // table.n_nodes))
     if (copy := graph.repacked) is not None:
         table.adopt(copy.rows, copy.owner)
+        numbers = copy.order.astype(np.uint32)
         for first in range(0, graph.n_configs, at_once):
-            codes = renumber(copy.codes(slice(first, first + at_once)), copy.first, copy.order)
+            codes = np.take(numbers, copy.codes(slice(first, first + at_once)) + copy.first[:-1])
             yield codes, table.tally(codes)
     else:
         for blocks in _gathered(encoded_blocks(graph, table), lambda block: len(block[0]), at_once):
