@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -124,10 +124,9 @@ def evaluate(
     from gbr.ranker import Ranker
 
     collection, data = cli.find_collection(subset, data), Path(data)
-    score_official = None
+    listed = None
     if protocol == "official":
         listed = official.indices_of(collection, split, Path(indices or data / official.FOLDER))
-        score_official = partial(official.evaluate, kind=collection.kind, indices=listed)
     ranker = Ranker.load(model).set_params(n_jobs=jobs)
     hardware = ranker.hardware
     ranker.columns_in(schema_of(collection.kind), f"{collection.name}, {model}")
@@ -138,9 +137,10 @@ def evaluate(
             f"{collection.folder(data) / split}: no graph has runtimes; use a split that has them (the test files of "
             "TpuGraphs have none)"
         )
-    figures, predict_seconds = score_split(
-        ranker, None, opened, groups, split, collection.kind, left_out, score_official, scored
-    )
+    scored = [] if scored is None else scored
+    figures, predict_seconds = score_split(ranker, None, opened, groups, split, collection.kind, left_out, scored)
+    if protocol == "official":
+        figures["official"] = official.evaluate(scored[-1].scores, groups, collection.kind, listed)
     return {"subset": collection.name, split: figures, "seconds": {"build": build_seconds, "predict": predict_seconds}}
 
 
@@ -205,13 +205,12 @@ def score_split(
     split: str,
     kind: str,
     left_out: dict[str, str],
-    official: Callable[[NDArray[np.float64], QueryGroups], dict[str, Any]] | None = None,
     scored: list[Scored] | None = None,
 ) -> tuple[dict[str, Any], float]:
     """Figures of a split and its baselines, as in ``metrics.json``, and the seconds the model took.
 
-    ``raw`` is the baseline on raw columns, ``groups`` and ``left_out`` are those of :func:`labelled_groups`,
-    ``official`` is called with the scores and the groups.  The predictions are appended to ``scored``.
+    ``raw`` is the baseline on raw columns, ``groups`` and ``left_out`` are those of :func:`labelled_groups`.  The
+    predictions are appended to ``scored``.
     """
     from gbr.evaluation import baselines, metrics
 
@@ -221,8 +220,6 @@ def score_split(
         scored.append(metrics.Scored(split, groups, scores))
     figures = metrics.evaluate(scores, groups, kind)
     figures["skipped"] |= left_out
-    if official is not None:
-        figures["official"] = official(scores, groups)
     found = {
         "raw_l2": metrics.evaluate(predict_split(raw, store, groups, split)[0], groups, kind) if raw else None,
         "fewest_configured": baselines.fewest_configured(groups, kind),
