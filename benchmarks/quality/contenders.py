@@ -134,20 +134,10 @@ def block_fits(pool: Pool) -> list[Fit]:
     chosen = {ALL_BLOCKS: blocks}
     for block in blocks:
         if block in per_config:
-            chosen[only(block)] = [block]
+            chosen[f"only {block}"] = [block]
         if len(blocks) > 1:
-            chosen[without(block)] = [other for other in blocks if other != block]
+            chosen[f"without {block}"] = [other for other in blocks if other != block]
     return [Fit((name,), partial(_blocks, name=name, blocks=taken)) for name, taken in chosen.items()]
-
-
-def only(block: str) -> str:
-    """Name of the contender with this block only."""
-    return f"only {block}"
-
-
-def without(block: str) -> str:
-    """Name of the contender with all other blocks."""
-    return f"without {block}"
 
 
 def costs_of(pool: Pool) -> list[str] | None:

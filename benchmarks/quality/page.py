@@ -17,8 +17,6 @@ from benchmarks.quality.contenders import (
     RETEST,
     best_column,
     goals,
-    only,
-    without,
 )
 from benchmarks.quality.folds import Pool, Protocol
 from benchmarks.quality.run import Bench, Plan
@@ -170,10 +168,10 @@ def _blocks(bench: Bench, plan: Plan) -> Section:
     row: Row = {"block": "all", "columns": len(columns), "only: tau": mean(every)}
     rows = [row | dict.fromkeys(("without: tau", "lost without", "95 % of the loss"), "")]
     for block in block_names(columns):
-        single: Any = mean(figures[only(block)]["tau"]) if only(block) in figures else ""
+        single: Any = mean(figures[f"only {block}"]["tau"]) if f"only {block}" in figures else ""
         row = rows[0] | {"block": block, "columns": len(column_indices(columns, block)), "only: tau": single}
-        if without(block) in figures:
-            others = figures[without(block)]["tau"]
+        if f"without {block}" in figures:
+            others = figures[f"without {block}"]["tau"]
             loss = difference(every, others, bench.pool.families)
             row["without: tau"] = mean(others)
             row["lost without"], row["95 % of the loss"] = _with_interval(*loss)
