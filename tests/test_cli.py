@@ -106,7 +106,8 @@ def test_usage_error_is_one_line_that_refers_to_help(line: str, message: str, ca
 def test_progress_is_logged_at_increasing_intervals_without_a_terminal(
     seconds: float, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "_FIRST_LINE", 0.05)
+    if seconds:
+        monkeypatch.setattr(cli, "_FIRST_LINE", 0.05)
     with cli.progress(5, "graphs") as advance, cli.busy("fitting"), cli.transfer("a.tar") as report:
         advance(2)
         report(9, None)
@@ -114,9 +115,9 @@ def test_progress_is_logged_at_increasing_intervals_without_a_terminal(
     out, err = capsys.readouterr()
     assert out == ""
     for name, running, ended in (
-        ("graphs", "2 of 5, [01] s so far, about [01] s left", "2 of 5, done in [01] s"),
-        ("fitting", "[01] s so far", "done in [01] s"),
-        (r"a\.tar", "9 bytes, [01] s so far", "9 bytes, done in [01] s"),
+        ("graphs", r"2 of 5, \d s so far, about \d s left", r"2 of 5, done in \d s"),
+        ("fitting", r"\d s so far", r"done in \d s"),
+        (r"a\.tar", r"9 bytes, \d s so far", r"9 bytes, done in \d s"),
     ):
         lines = re.findall(rf"^gbr: {name}: (.*)$", err, re.MULTILINE)
         assert (2 <= len(lines) <= 5) == bool(seconds)
