@@ -129,12 +129,13 @@ class Graph:
             for first, block in self.arrays.blocks("node_config_feat", rows):
                 yield first, self.narrow(first, block)
             return
-        step = rows or max(1, self.n_configs if self.repacked is None else BLOCK_BYTES // self.repacked.shape[1])
+        n_codes = 0 if self.repacked is None else self.repacked.shape[1]
+        step = rows or max(1, BLOCK_BYTES // (N_LAYOUT * n_codes) if n_codes else self.n_configs)
         for first in range(0, self.n_configs, step):
             yield first, self.configs(np.arange(first, min(first + step, self.n_configs)))
 
     def stored_blocks(self) -> Blocks:
-        """Configurations of a ``layout`` graph as stored, of any number type and not validated, as config_blocks."""
+        """Like :meth:`config_blocks` of a ``layout`` graph, but as stored: of any number type and not validated."""
         assert self.arrays is not None
         return self.arrays.blocks("node_config_feat")
 

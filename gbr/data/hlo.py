@@ -199,18 +199,11 @@ CONFIGURABLE: Final = frozenset(("convolution", "dot", "reshape"))
 #: Prefixes of computations that are separate parts of the program; others (regions, fusions) belong to the next part.
 _MAJOR: Final = ("cluster", "while", "cond")
 
-#: Values of xla.PrimitiveType (xla/xla_data.proto) by name of their column; newer types (fp8, 4 bits) have no column.
-_PRIMITIVE_TYPES: Final = dict(
-    zip(
-        "invalid_type pred s8 s16 s32 s64 u8 u16 u32 u64 f16 f32 f64 tuple opaque_type c64 bf16 token c128".split(),
-        range(19),
-        strict=True,
-    )
-)
-_ONE_HOT: Final = np.array([_PRIMITIVE_TYPES[name] for name in ELEMENT_TYPES])
+#: xla.PrimitiveType (xla/xla_data.proto), values from 0 on; newer types (fp8, 4 bits) have no column.
+_TYPES: Final = "invalid_type pred s8 s16 s32 s64 u8 u16 u32 u64 f16 f32 f64 tuple opaque_type c64 bf16 token c128"
+_ONE_HOT: Final = np.array([_TYPES.split().index(name) for name in ELEMENT_TYPES])
 
-_CONV: Final = "convolution_dim_numbers_"
-_ROLES: Final = [f"{tensor}_{role}_dim" for tensor in ("input", "output") for role in ("batch", "feature")]
+_ROLES: Final = ConvolutionDimensions.__slots__
 
 #: Columns of one number.
 _NUMBERS: Final[dict[str, Callable[[Instruction], int]]] = {
@@ -218,12 +211,12 @@ _NUMBERS: Final[dict[str, Callable[[Instruction], int]]] = {
     "window_window_reversal_true_count": lambda each: sum(d.window_reversal for d in each.window.dimensions),
     "window_window_reversal_false_count": lambda each: sum(not d.window_reversal for d in each.window.dimensions),
     **{
-        f"{_CONV}{role}": attrgetter(f"convolution.{role}")
-        for role in (*_ROLES, "kernel_input_feature_dim", "kernel_output_feature_dim")
+        f"convolution_dim_numbers_{role}": attrgetter(f"convolution.{role}") for role in _ROLES if role.endswith("_dim")
     },
-    **{
-        name: attrgetter(name) for name in ("parameter_number", "feature_group_count", "batch_group_count", "is_stable")
-    },
+    "parameter_number": attrgetter("parameter_number"),
+    "feature_group_count": attrgetter("feature_group_count"),
+    "batch_group_count": attrgetter("batch_group_count"),
+    "is_stable": attrgetter("is_stable"),
 }
 
 
@@ -238,7 +231,11 @@ _LISTS: Final[dict[str, Callable[[Instruction], Ints]]] = {
     "shape_dimensions": attrgetter("shape.dimensions"),
     "layout_minor_to_major": attrgetter("shape.layout.minor_to_major"),
     "dynamic_slice_sizes": attrgetter("dynamic_slice_sizes"),
-    **{f"{_CONV}{role}": attrgetter(f"convolution.{role}") for role in ("input_spatial_dims", "kernel_spatial_dims")},
+    **{
+        f"convolution_dim_numbers_{role}": attrgetter(f"convolution.{role}")
+        for role in _ROLES
+        if role.endswith("_dims")
+    },
     **{f"window_{name}": _each("window.dimensions", name) for name in WindowDimension.__slots__},
     **{f"slice_dims_{name}": _each("slices", name) for name in SliceDimension.__slots__},
     **{f"padding_config_edge_padding_{name}": _each("padding.dimensions", name) for name in PaddingDimension.__slots__},
