@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import numpy as np
@@ -86,17 +86,21 @@ NODES_BLOCK: Final = Block(
     per_config=False,
 )
 
-_TOTALS: Final = (("bytes", "Bytes of all outputs"), ("largest", "Bytes of the largest output"))
-_SEEDS: Final = (("root", "the result"), ("heavy", "the heaviest operation"))
 RADII: Final = (1, 2, 3)
 
 
-def neighborhood_columns(seed: str, long: str, radius: int) -> tuple[Column, ...]:
-    """Columns of one row of :func:`neighborhoods`: counts by opcode class, then totals."""
-    where = f"within {radius} edges of {long}"
-    return (
-        *(Column(f"{seed}.{radius}hop.{name}", "count", f"Nodes of class {name} {where}") for name in CLASS_NAMES),
-        *(Column(f"{seed}.{radius}hop.{name}", "log2", f"{doc} {where}") for name, doc in _TOTALS),
+def neighborhood_columns(seeds: Mapping[str, str]) -> tuple[Column, ...]:
+    """Columns of :func:`neighborhood_values`: counts by opcode class, then totals, for each set of seeds and radius."""
+    per_radius = (
+        *((name, "count", f"Nodes of class {name}") for name in CLASS_NAMES),
+        ("bytes", "log2", "Bytes of all outputs"),
+        ("largest", "log2", "Bytes of the largest output"),
+    )
+    return tuple(
+        Column(f"{seed}.{radius}hop.{name}", unit, f"{doc} within {radius} edges of {long}")
+        for seed, long in seeds.items()
+        for radius in RADII
+        for name, unit, doc in per_radius
     )
 
 
@@ -104,7 +108,7 @@ NEIGHBORHOOD_BLOCK: Final = Block(
     "neighborhood",
     2,
     "k-hop neighbourhoods of the result and of the heaviest operation.",
-    tuple(column for seed, long in _SEEDS for radius in RADII for column in neighborhood_columns(seed, long, radius)),
+    neighborhood_columns({"root": "the result", "heavy": "the heaviest operation"}),
     per_config=False,
 )
 

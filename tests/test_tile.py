@@ -235,7 +235,7 @@ def test_bounds_of_measured_kernels_fit_their_tensors(measured: list[tuple[Tunin
     n_tensors, covered, permuted, too_large_in_logical_order = 0, 0, 0, 0
     for kernel, program in measured:
         name, tensors = kernel.module.name, Tensors.of(program)
-        decoded = tensor_tiles(read(program)[0], tensors, kernel.config, TPU)
+        decoded = list(tensor_tiles(read(program)[0], tensors, kernel.config, TPU))
         owners = [(OPCODES[int(program.opcode[each.node])], tensors.shape(each.node)) for each in decoded]
         assert owners == OWNERS[name], name
         given_bounds = [part for first in (8, 0, 16) if (part := kernel.config[:, first : first + 6].astype(int)).any()]

@@ -128,12 +128,7 @@ SURROUNDINGS: Final = Block(
     "neighborhood",
     1,
     "k-hop surroundings of the configurable nodes of each class.",
-    tuple(
-        column
-        for name in NODE_CLASSES
-        for radius in RADII
-        for column in neighborhood_columns(name, f"a configurable {name}", radius)
-    ),
+    neighborhood_columns({name: f"a configurable {name}" for name in NODE_CLASSES}),
     per_config=False,
 )
 CONFIGURABLE: Final = Block(

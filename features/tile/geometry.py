@@ -13,6 +13,7 @@ that the operand does not depend on determine how often its data are moved.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -47,7 +48,7 @@ class TensorTiles(NamedTuple):
 
 def tensor_tiles(
     nest: LoopNest, tensors: Tensors, configs: NDArray[np.floating], hardware: Hardware = CPU
-) -> list[TensorTiles]:
+) -> Iterator[TensorTiles]:
     """Tiles of the tensors that the bounds of float (c, 24) configurations apply to, in units of the hardware.
 
     Those of the output, the reduced input, the right operand and the left operand that have bounds, in this order.
@@ -65,7 +66,6 @@ def tensor_tiles(
         (right, configs[:, _KERNEL : _KERNEL + MAX_RANK]),
         (left or written, configs[:, _INPUT : _INPUT + MAX_RANK]),
     )
-    found = []
     for tensor, bounds in bounds_of:
         if tensor is None or not (bounds > 0).any():
             continue
@@ -80,8 +80,7 @@ def tensor_tiles(
             given, elements = (bounds > 0).sum(axis=1, keepdims=True) == rank, np.zeros_like(elements)
             elements[:, tensors.layout(node)[::-1]] = np.where(given, bounds[:, :rank] * units, 0)
         tiles = np.minimum(np.ceil(elements), tensors.dims[node, :rank]).astype(np.int64)
-        found.append(TensorTiles(node, coefficients, tiles))
-    return found
+        yield TensorTiles(node, coefficients, tiles)
 
 
 def loop_tiles(nest: LoopNest, tensors: Tensors, configs: NDArray[np.floating], hardware: Hardware = CPU) -> IntArray:
