@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from itertools import product
 
 import networkx as nx
 import numpy as np
@@ -17,15 +18,24 @@ def random_configs(nodes: ConfigurableNodes, n_configs: int, seed: int, *, set_s
     """Configurations with absent, partial and whole layouts, and some that name a dimension twice."""
     rng = np.random.default_rng(seed)
     configs = np.full((n_configs, len(nodes.ids), 18), -1, np.int8)
-    for config in configs:
-        for node, role in np.argwhere(nodes.rank > 0).tolist():
-            if rng.random() < set_share:
-                rank = int(nodes.rank[node, role])
-                n_named = int(rng.integers(1, rank + 1))
-                config[node, 6 * role : 6 * role + n_named] = rng.permutation(rank)[:n_named]
-                if set_share > 0.7 and rng.random() < 0.1:
-                    config[node, 6 * role + 1] = config[node, 6 * role]
+    for row, node, role in product(range(n_configs), range(len(nodes.ids)), range(3)):
+        rank = int(nodes.rank[node, role])
+        if rank > 0 and rng.random() < set_share:
+            n_named = int(rng.integers(1, rank + 1))
+            slots = configs[row, node, 6 * role : 6 * role + 6]
+            slots[:n_named] = rng.permutation(rank)[:n_named]
+            if set_share > 0.7 and rng.random() < 0.1:
+                slots[1] = slots[0]
     return configs
+
+
+def config(n_nodes: int, **layouts: list[int]) -> np.ndarray:
+    """One configuration of named tensors, such as ``output0`` for the first node's output."""
+    out = np.full((1, n_nodes, 18), -1)
+    for name, layout in layouts.items():
+        role = ("output", "input", "kernel").index(name[:-1])
+        out[0, int(name[-1]), 6 * role : 6 * role + len(layout)] = layout
+    return out
 
 
 def named_dims(nodes: ConfigurableNodes, node: int, role: int, slots: list[int]) -> list[int]:
@@ -88,9 +98,9 @@ def copy_features(nodes: ConfigurableNodes, of: Links, configs: np.ndarray) -> l
     for link in edges:
         feeds.setdefault((int(of.nodes[link, 1]), int(of.roles[link, 1])), []).append(link)
     rows = []
-    for config in configs.astype(int).tolist():
+    for each in configs.astype(int).tolist():
         sums: Counter[str] = Counter()
-        for node, row in enumerate(config):
+        for node, row in enumerate(each):
             for role in range(3):
                 dims, nbytes = nodes.dims[node, role].tolist(), float(nodes.nbytes[node, role])
                 own = in_effect(nodes, node, role, [-1] * 6)
@@ -104,7 +114,7 @@ def copy_features(nodes: ConfigurableNodes, of: Links, configs: np.ndarray) -> l
                     if not links:
                         found.append(("entry", copy_stride(dims, own, effective), 1.0))
                     for link in links:
-                        arriving = arrival(nodes, of, link, config[int(of.nodes[link, 0])][:6])
+                        arriving = arrival(nodes, of, link, each[int(of.nodes[link, 0])][:6])
                         found.append(("edge", copy_stride(dims, arriving, effective), 1 / len(links)))
                 for kind, stride, part in found:
                     if stride is None:
@@ -134,9 +144,9 @@ def effective_layouts(nodes: ConfigurableNodes, configs: np.ndarray) -> list[lis
     return [
         [
             tuple(tuple(in_effect(nodes, node, role, row[6 * role : 6 * role + 6])) for role in range(3))
-            for node, row in enumerate(config)
+            for node, row in enumerate(each)
         ]
-        for config in configs.astype(int).tolist()
+        for each in configs.astype(int).tolist()
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from features.layout.metagraph import operand_origins
 from features.layout.nodes import ConfigurableNodes, configurable_nodes
 from features.layout.rows import RowTable
 from features.tensors import Tensors
+from tests import reference_layout
 from tests.conftest import ROOT
 from tests.programs import program
 from tests.reference_loops import Reference
@@ -53,13 +54,7 @@ def counted(graph: Program, ids: np.ndarray, configs: np.ndarray, hardware: Hard
     return Loops(graph, *nodes_of(graph, ids), hardware).amounts(codes, table.rows)
 
 
-def config(**layouts: list[int]) -> np.ndarray:
-    """One configuration of two nodes; ``output0`` is the output of the first."""
-    out = np.full((1, 2, 18), -1)
-    for name, layout in layouts.items():
-        role = ("output", "input", "kernel").index(name[:-1])
-        out[0, int(name[-1]), 6 * role : 6 * role + len(layout)] = layout
-    return out
+config = partial(reference_layout.config, 2)
 
 
 def counts(hardware: Hardware = CPU, *, pooled: bool = False, **layouts: list[int]) -> dict[str, float]:
@@ -154,15 +149,10 @@ def test_the_twin_counts_the_same(name: str, hardware: Hardware) -> None:
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.data())
-def test_the_twin_counts_the_same_of_any_layouts(data: st.DataObject) -> None:
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.1, 0.8]))
+def test_the_twin_counts_the_same_of_any_layouts(seed: int, set_share: float) -> None:
     graph, ids, _ = measured("fourier_radix")
     _, nodes = nodes_of(graph, ids)
-    drawn = np.full((1, len(ids), 18), -1)
-    for columns, role in data.draw(st.lists(st.tuples(st.integers(0, len(ids) - 1), st.integers(0, 2)), max_size=12)):
-        rank = int(nodes.rank[columns, role])
-        if rank > 0:
-            named = data.draw(st.integers(1, rank))
-            drawn[0, columns, 6 * role : 6 * role + named] = data.draw(st.permutations(range(rank)))[:named]
+    drawn = reference_layout.random_configs(nodes, 1, seed, set_share=set_share)
     twin = Reference(graph, *nodes_of(graph, ids), CPU)
     np.testing.assert_allclose(counted(graph, ids, drawn), [list(twin.amounts(drawn[0]).values())], rtol=1e-9)
