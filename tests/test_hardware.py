@@ -55,10 +55,7 @@ def level(number: int, kind: str, size: str, ways: str = "8") -> dict[str, str]:
     ("arguments", "message"),
     [
         (("x", 0, 64, (Cache(1024, 2),)), "sizes must be positive"),
-        (("x", 32, 64, ()), "one to 3 cache levels"),
-        (("x", 32, 64, (Cache(1024, 2),), 16), "32 bytes does not hold 16 rows"),
         (("x", 32, 64, (Cache(256, 8),)), "must hold a line of 64 bytes per way"),
-        (("x", 32, 64, (Cache(1024, 2),), 1, "bits"), "one of elements, registers"),
     ],
 )
 def test_contradictory_profiles_are_refused(arguments: tuple[object, ...], message: str) -> None:

@@ -32,7 +32,7 @@ def _add(kind: str, collection: str, names: str, what: str, rounds: int, title: 
     # fmt: off
     @main.command(kind, short_help=title, help=description)
     @click.option(f"--{names}", "names", type=cli.CommaList(), metavar="LIST",
-                  help=f"Families, groups of families, or {names}.  [default: all]")
+                  help="Families, groups of families, or graphs.  [default: all]")
     @click.option("--jobs", type=cli.POSITIVE, default=1, metavar="N",
                   help=f"Number of {what}s to measure in parallel, one per core; they slow each other down.")
     @click.option("--out", type=cli.PATH, default=Path("data"), metavar="ROOT",

@@ -427,21 +427,21 @@ _FAMILIES: Final = (
 # fmt: on
 
 # Held-out families, from every group; all others are in the training split.
-_SPLITS: Final = {
+_HELD_OUT: Final = {
     "valid": """
         matmul_bias_relu gram conv2d_dilated depthwise_nchw transpose_102 transpose_0312 transpose_1032 sum_middle
         max_minor sum_trailing variance_minor layer_norm avg_pool_overlapping min_pool_1d stencil7 outer_update
         gate_transposed mul_permuted_0213 additive_scores
-    """,
+    """.split(),
     "test": """
         matmul_nt attention_scores vecmat matvec_batched conv2d_stride2 conv1d depthwise transpose_210 transpose_0231
         sum_major squared_distance max_plus_transposed logsumexp group_norm max_pool_nchw avg_pool add_transposed
         blend_transposed sub_permuted_102 channel_affine
-    """,
+    """.split(),
 }
-_HELD_OUT: Final = {name: split for split, names in _SPLITS.items() for name in names.split()}
 
 #: All families by name.
 FAMILIES: Final[dict[str, Family]] = {
-    family.name: replace(family, split=_HELD_OUT.get(family.name, family.split)) for family in _FAMILIES
+    family.name: replace(family, split=next((split for split in _HELD_OUT if family.name in _HELD_OUT[split]), "train"))
+    for family in _FAMILIES
 }

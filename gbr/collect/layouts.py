@@ -312,7 +312,6 @@ def measure_program(
         reference.check(run(), number)
     # CPU time of the process, because XLA may compute on a separate thread.
     first, second = measure(runs, rounds=settings.rounds, enough_ns=ENOUGH_NS, seed=seed, clock=time.process_time_ns)
-    jax.clear_caches()
     return {
         **program.graph,
         "node_config_feat": configs.astype(np.float32),
@@ -323,4 +322,6 @@ def measure_program(
 
 def measure_variant(family: str, variant: str, settings: Settings) -> dict[str, NDArray[Any]]:
     """Measure one program of the collection, see :func:`measure_program`."""
-    return measure_program(*FAMILIES[family].build(variant), settings, f"{family}_{variant}")
+    arrays = measure_program(*FAMILIES[family].build(variant), settings, f"{family}_{variant}")
+    jax.clear_caches()
+    return arrays
