@@ -73,18 +73,6 @@ def test_damaged_graph_file(kind: str, tile_run: Path, tmp_path: Path, capsys: C
     assert not list((tmp_path / "store").rglob("zz_bad*"))
 
 
-def test_missing_data_lists_what_is_present(tile_run: Path, tmp_path: Path, capsys: Capture) -> None:
-    for main, option in ((train.main, "--out"), (evaluate.main, "--model")):
-        for subset, data, message in (
-            ("tile:mars", tile_run, "tile:mars.*tile:cpu"),
-            ("../tile", tile_run, "tile:cpu"),
-            ("tile", tmp_path, re.escape(str(tmp_path))),
-        ):
-            assert main(["--subset", subset, "--data", str(data), option, str(tmp_path / "run")]) == 2
-            assert re.search(message, capsys.readouterr().err)
-    assert list(tmp_path.iterdir()) == []
-
-
 def no_model(run: Path) -> str:
     shutil.rmtree(run)
     return re.escape(str(run))

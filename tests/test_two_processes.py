@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,18 +26,11 @@ Capture = pytest.CaptureFixture[str]
 BUILD = "gbr.features build --subset {subset} --data data --store {store} --jobs 1"
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("made")
-    write_collection(root / "data", {"train": 8, "valid": 4})
-    collection(root / "data", "layout:cpu:random", train=4, valid=2)
-    return root
-
-
 @pytest.fixture
-def folder(data: Path, tmp_path: Path) -> Path:
-    shutil.copytree(data, tmp_path / "work")
-    return tmp_path / "work"
+def folder(tmp_path: Path) -> Path:
+    write_collection(tmp_path / "data", {"train": 8, "valid": 4})
+    collection(tmp_path / "data", "layout:cpu:random", train=4, valid=2)
+    return tmp_path
 
 
 def run_both(folder: Path, *lines: str) -> list[tuple[int, str]]:
