@@ -67,7 +67,7 @@ def test_two_builds_for_different_hardware_never_mix(folder: Path) -> None:
 
 
 def test_two_trainings_leave_one_complete_run(folder: Path) -> None:
-    line = "gbr.train --subset tile:cpu --data data --store store --out run --jobs 1 --set n_estimators=30 --seed "
+    line = "gbr.train --subset tile:cpu --data data --store store --out run --jobs 1 --set n_estimators=9 --seed "
     results = run_both(folder, f"{line}1", f"{line}2")
     assert 0 in [status for status, _ in results]
     for status, message in results:
