@@ -164,12 +164,12 @@ def sample(n: int, rho: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
 def test_coverage_of_the_tau_interval() -> None:
     """Tau of a bivariate normal is 2 / pi * asin(rho) (Kendall and Gibbons, 1990)."""
     true, covered = 2 / np.pi * np.arcsin(0.5), 0
-    for seed in range(40):
+    for seed in range(25):
         x, y = sample(300, 0.5, seed)
         interval = metrics.tau_interval(metrics.kendall_tau(x, y), x, y, level=0.8, seed=seed)
         assert interval is not None
         covered += interval[0] <= true <= interval[1]
-    assert 0.65 <= covered / 40 <= 0.95
+    assert 0.6 <= covered / 25 <= 0.96
 
 
 def test_tau_interval_matches_a_naive_bootstrap() -> None:

@@ -3,7 +3,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import pickle
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +56,19 @@ def test_json_and_top(tile_run: Path, graphs: list[Path], capsys: Capture) -> No
         assert top == {"graph": whole["graph"], "configs": whole["configs"][:3], "scores": whole["scores"][:3]}
 
 
-def test_folders_and_processes(tile_run: Path, graphs: list[Path]) -> None:
+def test_folders_and_processes(tile_run: Path, graphs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     valid = tile_run / "npz/tile/cpu/valid"
     files = [graphs[1], *sorted(valid.iterdir()), *graphs]
     expected = command.predict(tile_run / "run", files)
     assert [ranking["graph"] for ranking in expected] == [str(path) for path in files]
+
+    def reversed_processes(work: Any, tasks: list[Any], jobs: int, what: str) -> Iterator[Any]:
+        """As real processes, which tests of the build start, but finished in the opposite order."""
+        assert jobs == 2
+        work = pickle.loads(pickle.dumps(work))
+        yield from [(task, work(task)) for task in reversed(tasks)]
+
+    monkeypatch.setattr(command, "in_processes", reversed_processes)
     assert command.predict(tile_run / "run", [graphs[1], valid, graphs[0].parent], jobs=2) == expected
 
 
