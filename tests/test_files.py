@@ -9,11 +9,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from gbr.data.files import atomic_write, exclusive_lock, parse_json, remove_partial_files, write_json
 from gbr.errors import DataError, StoreError
@@ -102,22 +99,6 @@ def test_waiting_for_a_lock_reports_it(tmp_path: Path, caplog: pytest.LogCapture
     assert process.returncode == 0
 
 
-TEXT = st.text(st.characters(codec="utf-8"), max_size=8)
-SCALARS = (
-    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)
-)
-JSON = st.recursive(
-    SCALARS | TEXT, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4), max_leaves=6
-)
-
-
-@settings(max_examples=40, deadline=None)
-@given(JSON, st.booleans())
-def test_json_round_trip(value: Any, ascii_only: bool) -> None:
-    text = json.dumps(value, ensure_ascii=ascii_only)
-    assert parse_json(text) == parse_json(text.encode()) == value
-
-
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
@@ -136,6 +117,8 @@ def test_invalid_json_is_refused_in_one_line(data: bytes, reason: str) -> None:
 
 def test_json_files_never_hold_nan(tmp_path: Path) -> None:
     write_json(tmp_path / "out.json", {"größe": 1.0})
+    assert parse_json((tmp_path / "out.json").read_bytes()) == {"größe": 1.0}
+    assert parse_json("[9223372036854775807, -1e308]") == [2**63 - 1, -1e308]
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "out.json", {"größe": float("nan")})
     assert json.loads((tmp_path / "out.json").read_text(encoding="utf-8")) == {"größe": 1.0}
