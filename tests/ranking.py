@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from gbr import read_graph
+from gbr.data.build import extract
 from gbr.data.groups import QueryGroups
 from gbr.models.params import OBJECTIVES
 from gbr.models.rows import StreamedMatrix
+from tests.conftest import ROOT
 
 #: Without the cost model, which cannot represent interactions.
 BACKENDS = [backend for backend in OBJECTIVES if backend != "costmodel"]
@@ -33,6 +38,20 @@ def amounts(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     values = rng.integers(0, 1000, (400, 3)) * rng.integers(0, 2, (400, 3))
     base = np.repeat(rng.uniform(1e4, 1e6, 20), 20)
     return np.log2(1.0 + values), base + 3.0 * values[:, 0] + 0.5 * values[:, 2], np.repeat(np.arange(20), 20)
+
+
+def embedded_files(kind: str, split: str) -> list[Path]:
+    """Graph files of an embedded collection."""
+    folder = {"tile": "tile/cpu", "layout": "layout/cpu/random"}[kind]
+    return sorted((ROOT / "data/npz" / folder / split).glob("*.npz"))
+
+
+def rows_of(files: Sequence[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features, runtimes and query groups of graph files."""
+    graphs = [read_graph(path) for path in files]
+    X = np.concatenate([extract(graph)[1] for graph in graphs])
+    runtime = np.concatenate([graph.runtime for graph in graphs if graph.runtime is not None])
+    return X, runtime, np.repeat(np.arange(len(graphs)), [graph.n_configs for graph in graphs])
 
 
 def frame(X: np.ndarray) -> pd.DataFrame:

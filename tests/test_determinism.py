@@ -24,24 +24,19 @@ from features.layout.extractor import LayoutExtractor
 from gbr import Ranker, read_graph
 from gbr.data import build
 from gbr.data.build import extract, schema_of
+from gbr.data.collection import resolve
 from gbr.models.params import OBJECTIVES
+from gbr.train import train
 from tests.conftest import ROOT
+from tests.ranking import embedded_files, rows_of
 
-FOLDERS = {"tile": ROOT / "data/npz/tile/cpu", "layout": ROOT / "data/npz/layout/cpu/random"}
 EVERY = [(backend, objective) for backend, offered in OBJECTIVES.items() for objective in offered]
-
-
-def graph_files(kind: str, split: str, count: int) -> list[Path]:
-    files = sorted(FOLDERS[kind].glob(f"{split}/*.npz"))
-    return files[:: max(1, len(files) // count)][:count]
 
 
 @cache
 def groups(kind: str, split: str, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    graphs = [read_graph(path) for path in graph_files(kind, split, count)]
-    X = np.concatenate([extract(graph)[1] for graph in graphs])
-    runtime = np.concatenate([graph.runtime for graph in graphs if graph.runtime is not None])
-    return X, runtime, np.repeat(np.arange(count), [graph.n_configs for graph in graphs])
+    files = embedded_files(kind, split)
+    return rows_of(files[:: max(1, len(files) // count)][:count])
 
 
 def without_threads(model: bytes) -> bytes:
@@ -72,7 +67,7 @@ def test_models_do_not_depend_on_threads(backend: str, objective: str) -> None:
 
 
 def test_layout_features_do_not_depend_on_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    graph = read_graph(graph_files("layout", "test", 1)[0])
+    graph = read_graph(embedded_files("layout", "test")[0])
     assert graph.node_config_ids is not None
     program = Program(graph.node_opcode, graph.node_feat, graph.edge_index)
     configs = np.tile(np.concatenate([block for _, block in graph.config_blocks()]), (6, 1, 1))
@@ -88,24 +83,17 @@ def test_layout_features_do_not_depend_on_threads(monkeypatch: pytest.MonkeyPatc
         np.testing.assert_array_equal(extract(graph)[1], expected)
 
 
-# --- from files to scores, in separate processes ---------------------------------------------------------------------
+# --- from files to scores, in this process and in another -------------------------------------------------------------
 
-_SCRIPT = """
-import sys
-from pathlib import Path
 
-from gbr import Ranker
-from gbr.data.collection import resolve
-from gbr.train import train
-
-if __name__ == "__main__":
-    root, out, jobs = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+def pipeline(root: Path, out: Path, jobs: int) -> None:
+    """Build, train and predict; writes a store, a run and scores to ``out``."""
     subset = resolve("layout:cpu:random", root)
-    train(subset, root, out / "store", out / "run", settings={"n_estimators": 3, "learning_rate": 0.2}, jobs=jobs)
-    for path in sorted(subset.folder(root).glob("test/*.npz")):
+    build.build(subset, root, out / "store", jobs=1)  # a pool of processes costs seconds; test_build.py has one
+    settings = {"n_estimators": 3, "learning_rate": 0.2}
+    train(subset, root, out / "store", out / "run", backend="lightgbm", settings=settings, jobs=jobs)
+    for path in subset.folder(root).glob("test/*.npz"):
         (out / f"{path.stem}.scores").write_bytes(Ranker.load(out / "run").predict_graph(path).tobytes())
-"""
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "POLARS_MAX_THREADS")
 
 
 def content(path: Path) -> Any:
@@ -120,33 +108,24 @@ def content(path: Path) -> Any:
 
 
 def test_processes_with_one_and_two_threads_write_equal_files(tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    for split, count in {"train": 3, "valid": 1, "test": 1}.items():
-        folder = data / "npz/layout/cpu/random" / split
+    for split, count in {"train": 2, "valid": 1, "test": 1}.items():
+        folder = tmp_path / "npz/layout/cpu/random" / split
         folder.mkdir(parents=True)
-        for path in graph_files("layout", split, count):
+        for path in sorted(embedded_files("layout", split), key=lambda path: path.stat().st_size)[:count]:
             shutil.copy(path, folder)
-    script = tmp_path / "run.py"
-    script.write_text(_SCRIPT)
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(data), str(tmp_path / f"{jobs}"), str(jobs)],
-            env=os.environ | dict.fromkeys(_THREADS, str(jobs)) | {"PYTHONHASHSEED": str(jobs)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for jobs in (1, 2)
-    ]
+    roots = [tmp_path / "1", tmp_path / "2"]
+    pipeline(tmp_path, roots[0], 1)
+    code = "import sys; from pathlib import Path; from tests.test_determinism import pipeline; "
+    code += "pipeline(Path(sys.argv[1]), Path(sys.argv[2]), 2)"
+    environ = os.environ | {"OMP_NUM_THREADS": "2", "PYTHONHASHSEED": "2"}
+    command = [sys.executable, "-c", code, str(tmp_path), str(roots[1])]
+    subprocess.run(command, cwd=ROOT, env=environ, check=True, stderr=subprocess.DEVNULL)
     outputs = []
-    for jobs, process in zip((1, 2), processes, strict=True):
-        _, errors = process.communicate()
-        assert process.returncode == 0, errors
-        files = [path for path in (tmp_path / f"{jobs}").rglob("*") if path.is_file()]
+    for root in roots:
+        files = [path for path in root.rglob("*") if path.is_file()]
         # The name of a model file contains its digest.
-        names = [re.sub("model-.*", "model", str(path.relative_to(tmp_path / f"{jobs}"))) for path in files]
+        names = [re.sub("model-.*", "model", str(path.relative_to(root))) for path in files]
         outputs.append(dict(zip(names, map(content, files), strict=True)))
-    assert outputs[0].keys() == outputs[1].keys()
-    assert [name for name in outputs[0] if outputs[0][name] != outputs[1][name]] == []
-    assert sum(name.endswith(".parquet") for name in outputs[0]) == 5
+    assert outputs[0] == outputs[1]
+    assert sum(name.endswith(".parquet") for name in outputs[0]) == 4
     assert sum(name.endswith(".scores") for name in outputs[0]) == 1

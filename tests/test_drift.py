@@ -15,8 +15,8 @@ from gbr import Ranker, read_graph
 from gbr.data.build import extract, schema_of
 from gbr.models.params import OBJECTIVES
 from tests.conftest import ROOT
+from tests.ranking import embedded_files, rows_of
 
-FOLDERS = {"tile": ROOT / "data/npz/tile/cpu", "layout": ROOT / "data/npz/layout/cpu/random"}
 #: Take every n-th graph of a split.
 STEPS = {"tile": {"train": 4, "test": 2}, "layout": {"train": 1, "test": 1}}
 #: Small models whose hyperparameters do not follow the defaults.
@@ -43,11 +43,7 @@ CONFIGS = (5, 17)
 
 @cache
 def groups(kind: str, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    files: list[Path] = sorted(FOLDERS[kind].glob(f"{split}/*.npz"))[:: STEPS[kind][split]]
-    graphs = [read_graph(path) for path in files]
-    X = np.concatenate([extract(graph)[1] for graph in graphs])
-    runtime = np.concatenate([graph.runtime for graph in graphs if graph.runtime is not None])
-    return X, runtime, np.repeat(np.arange(len(graphs)), [graph.n_configs for graph in graphs])
+    return rows_of(embedded_files(kind, split)[:: STEPS[kind][split]])
 
 
 @pytest.mark.parametrize(("kind", "backend"), TAU)

@@ -232,17 +232,6 @@ def test_contributions_in_trees_of_one_split() -> None:
         np.testing.assert_allclose(ranker.model_.compare(X, first, second, 1), expected, atol=1e-9)
 
 
-def test_contributions_of_cost_model_and_ensemble() -> None:
-    ranker, X = explained("costmodel", "nnls")
-    amount = 2.0 ** X.astype(np.float64) - 1
-    expected = ranker.model_.gains() * (amount[9] - amount[4])
-    np.testing.assert_allclose(ranker.model_.compare(X, 4, 9, 1), expected, rtol=1e-6)
-    ranker, X = explained("ensemble", "mixed-few")
-    members: Any = ranker.model_
-    expected = np.mean([member.model.compare(X, 7, 8, 1) / member.spread for member in members.members], axis=0)
-    np.testing.assert_allclose(ranker.model_.compare(X, 7, 8, 1), expected, rtol=1e-12)
-
-
 def test_linear_trees_cannot_be_attributed() -> None:
     ranker, X = explained("lightgbm", "l2", params={"linear_tree": True})
     with pytest.raises(UsageError, match=r"LightGBM: .*linear"):

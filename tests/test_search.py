@@ -13,7 +13,7 @@ from gbr.errors import MissingLibraryError, UsageError
 from gbr.evaluation.metrics import count_pairs
 from gbr.models.rows import Rows
 from gbr.ranker import Ranker
-from gbr.search import folds, score, search
+from gbr.search import INTEGERS, folds, score, search
 from tests.ranking import problem
 
 
@@ -42,7 +42,8 @@ def test_folds_hold_out_whole_families(families: list[str], n_folds: int) -> Non
         assert set(names[out]).isdisjoint(names[~out])
 
 
-def test_search_improves_the_rank_of_held_out_families() -> None:
+def test_search_improves_the_rank_of_held_out_families(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gbr.search.INTEGERS", (("n_estimators", 20, 60), *INTEGERS[1:]))
     train, families = training_rows()
     values: list[float] = []
     found = search(make, train, families, 5, on_trial=lambda _, best: values.append(best))
