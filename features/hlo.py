@@ -33,13 +33,12 @@ N_OPCODES: Final = len(OPCODES)
 MAX_RANK: Final = 6
 
 
-def _slots(stem: str, count: int) -> list[str]:
-    return [f"{stem}_{slot}" for slot in range(count)]
+def _slots(*stems: str, count: int = MAX_RANK, totals: tuple[str, ...] = ()) -> list[str]:
+    """Names of the slots of each stem, followed by those of its totals."""
+    return [f"{stem}_{slot}" for stem in stems for slot in (*range(count), *totals)]
 
 
-def _with_totals(stem: str, count: int = MAX_RANK) -> list[str]:
-    return [*_slots(stem, count), f"{stem}_sum", f"{stem}_product"]
-
+_TOTALS: Final = ("sum", "product")
 
 #: Element types in the order of their one-hot columns.
 ELEMENT_TYPES: Final[tuple[str, ...]] = tuple(
@@ -51,51 +50,35 @@ NODE_FEAT: Final[tuple[str, ...]] = (
     "is_root",
     "element_size_in_bits",
     *(f"shape_element_type_is_{name}" for name in ELEMENT_TYPES),
-    *_with_totals("shape_dimensions"),
+    *_slots("shape_dimensions", totals=_TOTALS),
     "shape_tuple_shapes_size",
     "parameter_number",
-    *_slots("dimensions", MAX_RANK),
-    *_with_totals("window_size"),
-    *_with_totals("window_stride"),
-    *_with_totals("window_padding_low"),
-    *_with_totals("window_padding_high"),
-    *_with_totals("window_window_dilation"),
-    *_with_totals("window_base_dilation"),
-    *_slots("window_window_reversal", MAX_RANK),
-    "window_window_reversal_true_count",
-    "window_window_reversal_false_count",
+    *_slots("dimensions"),
+    *_slots("window_size", "window_stride", "window_padding_low", "window_padding_high", totals=_TOTALS),
+    *_slots("window_window_dilation", "window_base_dilation", totals=_TOTALS),
+    *_slots("window_window_reversal", totals=("true_count", "false_count")),
     "convolution_dim_numbers_input_batch_dim",
     "convolution_dim_numbers_input_feature_dim",
-    *_slots("convolution_dim_numbers_input_spatial_dims", 4),
+    *_slots("convolution_dim_numbers_input_spatial_dims", count=4),
     "convolution_dim_numbers_kernel_input_feature_dim",
     "convolution_dim_numbers_kernel_output_feature_dim",
-    *_slots("convolution_dim_numbers_kernel_spatial_dims", 4),
+    *_slots("convolution_dim_numbers_kernel_spatial_dims", count=4),
     "convolution_dim_numbers_output_batch_dim",
     "convolution_dim_numbers_output_feature_dim",
     "feature_group_count",
     "batch_group_count",
-    *_with_totals("slice_dims_start", 2),
-    *_with_totals("slice_dims_stride", 2),
-    *_with_totals("slice_dims_limit", 2),
-    *_with_totals("dynamic_slice_sizes", 2),
-    *_with_totals("padding_config_edge_padding_low", 2),
-    *_with_totals("padding_config_edge_padding_high", 2),
+    *_slots(
+        "slice_dims_start", "slice_dims_stride", "slice_dims_limit", "dynamic_slice_sizes", count=2, totals=_TOTALS
+    ),
+    *_slots("padding_config_edge_padding_low", "padding_config_edge_padding_high", count=2, totals=_TOTALS),
     "is_stable",
-    *_slots("layout_minor_to_major", MAX_RANK),
+    *_slots("layout_minor_to_major"),
 )
 FEAT_ID: Final[dict[str, int]] = {name: column for column, name in enumerate(NODE_FEAT)}
 N_FEAT: Final = len(NODE_FEAT)
 
 #: Names of the 24 columns of a tile configuration, 0-padded.
-TILE_CONFIG: Final[tuple[str, ...]] = (
-    *_with_totals("kernel_bounds"),
-    *_with_totals("output_bounds"),
-    *_with_totals("input_bounds"),
-)
+TILE_CONFIG: Final = tuple(_slots("kernel_bounds", "output_bounds", "input_bounds", totals=_TOTALS))
 
 #: Names of the 18 layout columns of a configurable node, minor to major, -1-padded; all -1: the compiler decides.
-LAYOUT_CONFIG: Final[tuple[str, ...]] = (
-    *_slots("output_layout", MAX_RANK),
-    *_slots("input_layout", MAX_RANK),
-    *_slots("kernel_layout", MAX_RANK),
-)
+LAYOUT_CONFIG: Final = tuple(_slots("output_layout", "input_layout", "kernel_layout"))
