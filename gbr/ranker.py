@@ -27,7 +27,7 @@ from gbr.data.graph import Graph, read_graph
 from gbr.data.hardware import parse
 from gbr.errors import ModelError, UsageError
 from gbr.models import io
-from gbr.models.base import Model, backend, set_rounds
+from gbr.models.base import Model, backend
 from gbr.models.params import CAPACITY, SEEDS, Settings, resolve, settings_from, threads
 from gbr.models.rows import Rows
 
@@ -160,7 +160,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            For invalid input.  :class:`gbr.errors.UsageError`, a ValueError, for invalid parameters.
+            For invalid input or (:class:`gbr.errors.UsageError`, a ValueError) invalid parameters.
         MissingLibraryError
             When the backend's library cannot be loaded.
         """
@@ -211,11 +211,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
             costs=_column_indices(self.costs, names, n_columns),
             monotone=self.monotone,
         )
-        self.model_ = (fit or library.fit)(train, valid, settings)
-        self.settings_ = settings
-        self.trained_on_: dict[str, Any] | None = None
-        self._set_features(names, n_columns)
-        return self
+        return self._set_fitted((fit or library.fit)(train, valid, settings), settings, names, None)
 
     def predict(self, X: Any) -> NDArray[np.float64]:
         """Scores that read like runtimes, float64 (rows,): lower is faster; only their order in a group has meaning.
@@ -234,18 +230,6 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         fitted = list(getattr(self, "feature_names_in_", ()))
         columns = list(getattr(X, "columns", ())) if hasattr(X, "to_numpy") else []
         return X[fitted] if columns != fitted and sorted(map(str, columns)) == sorted(fitted) else X
-
-    @property
-    def best_iteration_(self) -> int:
-        """Rounds kept."""
-        check_is_fitted(self, "model_")
-        return self.model_.n_iterations
-
-    @property
-    def best_score_(self) -> float | None:
-        """Mean tau of the eval_set."""
-        check_is_fitted(self, "model_")
-        return self.model_.best_score
 
     def score(self, X: Any, y: Any, *, qid: Any = None, sample_weight: Any = None) -> float:
         """Mean Kendall tau of the predicted order, over the groups with two different runtimes.
@@ -393,7 +377,6 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
             settings = settings_from(about["settings"])
             names, count = about["features"]["names"], about["features"]["count"]
             model = backend(about["backend"]).load(data, settings)
-            set_rounds(model, about["best_iteration"])
             model.best_score = about["best_score"]
             named = names is None or (len(names) == count and [str(name) for name in names] == names)
             if count != model.n_features or not named:
@@ -411,16 +394,19 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
             raise ModelError(
                 f"{folder}: manifest and model do not match ({message}); train again or restore the folder"
             ) from error
-        ranker.model_, ranker.settings_, ranker.trained_on_ = model, settings, about["trained_on"]
-        ranker._set_features(names, count)
-        return ranker
+        return ranker._set_fitted(model, settings, names, about["trained_on"])
 
-    def _set_features(self, names: Sequence[str] | None, count: int) -> None:
-        self.n_features_in_ = count
+    def _set_fitted(
+        self, model: Model, settings: Settings, names: Sequence[str] | None, trained_on: dict[str, Any] | None
+    ) -> Self:
+        self.model_, self.settings_, self.trained_on_ = model, settings, trained_on
+        self.best_iteration_, self.best_score_ = model.n_iterations, model.best_score
+        self.n_features_in_ = model.n_features
         if names is not None:
             self.feature_names_in_ = np.array(names, dtype=object)
         elif hasattr(self, "feature_names_in_"):
             del self.feature_names_in_
+        return self
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gbr import check_features
 from gbr.data.graph import N_LAYOUT, N_TILE, Graph, read_graph
 from gbr.errors import DataError, UsageError
 from gbr.models.params import threads
@@ -53,7 +52,6 @@ class Scorer:
     """
 
     def __init__(self, ranker: Ranker, graph: Graph | str | os.PathLike[str]) -> None:
-        check_features()
         from features.graph import Program
         from features.layout.extractor import LayoutExtractor
         from features.tile.extractor import TileExtractor

@@ -77,7 +77,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("path", "value", "message"),
     [
         (("best_iteration",), "x", "best_iteration is missing or invalid"),
-        (("best_iteration",), -1, "expected at most 1 rounds, got -1"),
         (("trained_on",), 7, "trained_on is missing or invalid"),
         (("settings", "backend"), [], "invalid settings"),
         (("features", "names"), "abcd", "features in the model"),

@@ -382,7 +382,7 @@ def test_files_that_are_no_model_are_refused(fitted: Ranker, junk: bytes, tmp_pa
         Ranker.load(tmp_path)
 
 
-@pytest.mark.parametrize("changes", [{"file": "missing.txt"}, {"spread": 0}, {"settings": None}, {"iterations": -1}])
+@pytest.mark.parametrize("changes", [{"file": "missing.txt"}, {"spread": 0}, {"settings": None}])
 def test_ensembles_with_an_invalid_index_are_refused(changes: dict[str, Any]) -> None:
     X, runtime, qid = problem(4)
     ranker = Ranker("ensemble", **QUICK).fit(X, runtime, qid=qid)

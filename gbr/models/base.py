@@ -75,13 +75,6 @@ def backend(name: str) -> Backend:
     return cast(Backend, import_module(f"gbr.models.{name}"))
 
 
-def set_rounds(model: Model, rounds: Any) -> None:
-    """Set the number of rounds that a loaded model uses; ValueError if it has fewer."""
-    if type(rounds) is not int or not 0 <= rounds <= model.n_iterations:
-        raise ValueError(f"expected at most {model.n_iterations} rounds, got {rounds!r}")
-    model.n_iterations = rounds
-
-
 @contextmanager
 def loading(library: str, package: str) -> Iterator[None]:
     """Context for the import of a boosting library; failures become a one-line MissingLibraryError.

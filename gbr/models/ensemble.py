@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gbr.errors import UsageError
-from gbr.models.base import Model, ValidTau, backend, set_rounds
+from gbr.models.base import Model, ValidTau, backend
 from gbr.models.params import MEMBERS, Settings, settings_from
 from gbr.models.rows import Matrix, Rows
 
@@ -123,7 +123,6 @@ def load(data: bytes, settings: Settings) -> EnsembleModel:
 def _load_member(archive: zipfile.ZipFile, entry: dict[str, Any]) -> Member:
     settings = settings_from(entry["settings"])
     model = backend(settings.backend).load(archive.read(entry["file"]), settings)
-    set_rounds(model, entry["iterations"])
     spread = float(entry["spread"])
     if not 0 < spread < np.inf:
         raise ValueError(f"member {entry['file']!r}: expected a positive spread, got {spread}")
