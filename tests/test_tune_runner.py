@@ -16,12 +16,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gbr.data.files import _is_running
 from gbr.errors import CollectError, TuneError
 from gbr.tune import Child, Journal, ParameterSpace, Tuner, search
 from tests.conftest import ROOT
 
 BEHAVIOURS = ParameterSpace(
-    {"what": ["default", "crash", "hang", "exit", "wrong", "loud", "fast", "nan"]}, default={"what": "default"}
+    {"what": ["default", "crash", "hang", "wrong", "loud", "fast", "nan"]}, default={"what": "default"}
 )
 SPACE = ParameterSpace({"a": [1, 2, 3, 4], "b": [1, 2, 3]})
 needs_sigkill = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
@@ -66,8 +67,6 @@ def make() -> Callable[[int], float]:
             os.kill(os.getpid(), signal.SIGSEGV)
         elif what == "hang":
             time.sleep(60)
-        elif what == "exit":
-            os._exit(3)
         elif what == "wrong":
             raise CollectError("off by 1.5 from the reference")
         elif what == "loud":
@@ -113,7 +112,6 @@ def test_crashes_hangs_and_wrong_results_are_recorded_as_failures(
     assert {BEHAVIOURS.describe(config)["what"]: reason for config, reason in tuner.failures.items()} == {
         "crash": "crashed: signal SIGSEGV",
         "hang": "timed out after 1 s",
-        "exit": "crashed: exit status 3",
         "wrong": "off by 1.5 from the reference",
         "loud": "ValueError: no good",
         "nan": "runtime nan",
@@ -151,15 +149,6 @@ def test_no_child_outlives_a_killed_parent(tmp_path: Path) -> None:
     while _is_running(child):
         assert time.monotonic() < deadline
         time.sleep(0.1)
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    state = Path(f"/proc/{process}/stat")
-    return not (state.exists() and state.read_text().rpartition(")")[2].split()[0] == "Z")
 
 
 # --- journal ---------------------------------------------------------------------------------------------------------
