@@ -51,48 +51,38 @@ _BY_ROLE: Final = 2
 _PER: Final = "per 1,000 iterations"
 
 
-def _order_columns(order: str, long: str) -> tuple[Column, ...]:
-    inner = f"innermost: {long}"
-    per_level = (
-        ("misses", f"Lines fetched into {{}} {_PER}"),
-        ("stay", "Iterations of the largest sub-nest that fits {}"),
-    )
-    return (
-        *(
-            Column(f"{order}.{level}.{name}", "log2", f"{doc.format(level)}; {inner}")
-            for name, doc in per_level
-            for level in _LEVELS
-        ),
-        *(
-            Column(f"{order}.{level}.misses.{role}", "log2", f"Lines of {role} fetched into {level} {_PER}; {inner}")
-            for level in _LEVELS[:_BY_ROLE]
-            for role in ROLES[:_N_ROLES]
-        ),
-        Column(f"{order}.vector", "share", f"Utilisation of vector lanes, 0 if the loop does not vectorise; {inner}"),
-        Column(f"{order}.cycles.chain", "log2", f"Stall cycles if sums are not reordered, {_PER}; {inner}"),
-        Column(f"{order}.cycles.compute", "log2", f"Estimated cycles of computation {_PER}; {inner}"),
-        Column(f"{order}.cycles.start", "log2", f"Estimated cycles of starting loops and tiles {_PER}; {inner}"),
-        Column(f"{order}.cycles.fetch", "log2", f"Estimated cycles of fetching lines {_PER}; {inner}"),
-        Column(f"{order}.cycles", "log2", f"Estimated cycles {_PER}; {inner}"),
-    )
-
+_PER_ORDER: Final = (
+    *((f"{level}.misses", "log2", f"Lines fetched into {level} {_PER}") for level in _LEVELS),
+    *((f"{level}.stay", "log2", f"Iterations of the largest sub-nest that fits {level}") for level in _LEVELS),
+    *(
+        (f"{level}.misses.{role}", "log2", f"Lines of {role} fetched into {level} {_PER}")
+        for level in _LEVELS[:_BY_ROLE]
+        for role in ROLES[:_N_ROLES]
+    ),
+    ("vector", "share", "Utilisation of vector lanes, 0 if the loop does not vectorise"),
+    ("cycles.chain", "log2", f"Stall cycles if sums are not reordered, {_PER}"),
+    ("cycles.compute", "log2", f"Estimated cycles of computation {_PER}"),
+    ("cycles.start", "log2", f"Estimated cycles of starting loops and tiles {_PER}"),
+    ("cycles.fetch", "log2", f"Estimated cycles of fetching lines {_PER}"),
+    ("cycles", "log2", f"Estimated cycles {_PER}"),
+)
+_N_COMMON: Final = N_LEVELS + 1
 
 BLOCK: Final = Block(
     "cache",
     3,
     "Cache levels: footprint, misses, set conflicts, and an estimate of the cycles.",
     (
-        *(
-            Column(f"{level}.fit", "log2", f"Space of one tile in {level} over the size of {level}")
-            for level in _LEVELS
-        ),
+        *(Column(f"{name}.fit", "log2", f"Space of one tile in {name} over the size of {name}") for name in _LEVELS),
         Column("conflict", "log2", "Space of one tile in L1 over the size of its lines: set conflicts"),
-        *(column for order, long in _ORDERS for column in _order_columns(order, long)),
+        *(
+            Column(f"{order}.{name}", unit, f"{doc}; innermost: {long}")
+            for order, long in _ORDERS
+            for name, unit, doc in _PER_ORDER
+        ),
     ),
     per_config=True,
 )
-_N_COMMON: Final = N_LEVELS + 1
-_N_PER_ORDER: Final = (len(BLOCK) - _N_COMMON) // len(_ORDERS)
 
 
 class _Memory(NamedTuple):
@@ -317,8 +307,8 @@ class CacheModel:
             return out
         _common(tiles, self._memory, out[:, :_N_COMMON])
         for number, order in enumerate(self._orders):
-            first = _N_COMMON + number * _N_PER_ORDER
-            _ordered(tiles, self._extents, self._memory, order, out[:, first : first + _N_PER_ORDER])
+            first = _N_COMMON + number * len(_PER_ORDER)
+            _ordered(tiles, self._extents, self._memory, order, out[:, first : first + len(_PER_ORDER)])
         return out
 
 
