@@ -59,13 +59,6 @@ def test_unit_and_scale_of_runtimes_do_not_matter(backend: str, objective: str) 
         assert np.array_equal(ranker.fit(X, stretched, qid=qid).predict(X), expected)
 
 
-def test_runtimes_above_float32_precision_are_distinguished() -> None:
-    X = np.tile(np.arange(40, dtype=np.float32)[:, None], (4, 1))
-    runtime, qid = np.tile(2**40 + np.arange(40), 4), np.repeat(np.arange(4), 40)
-    ranker = Ranker(**QUICK, min_child_samples=1).fit(X, runtime, qid=qid)
-    assert ranker.score(X, runtime, qid=qid) > 0.95
-
-
 def test_random_state() -> None:
     X, runtime, qid = problem(4)
     seeds = {Ranker("lightgbm", random_state=None, **QUICK).fit(X, runtime, qid=qid).settings_.seed for _ in range(3)}
@@ -134,12 +127,9 @@ def test_numpy_pandas_and_polars_give_the_same_model() -> None:
 def test_columns_are_matched_by_name(fitted: Ranker) -> None:
     X, _, _ = problem(3, seed=3)
     table = frame(X)
-    assert fitted.feature_names_in_.tolist() == list(table.columns)
     expected = fitted.predict(table)
     assert np.array_equal(fitted.predict(table[table.columns[::-1]]), expected)
     assert np.array_equal(fitted.predict(pl.from_pandas(table)[list(table.columns[::-1])]), expected)
-    order = np.random.default_rng(0).permutation(len(X))
-    assert np.array_equal(fitted.predict(table.iloc[order]), expected[order])
     with pytest.raises(ValueError, match="4 features, but Ranker is expecting 5"):
         fitted.predict(X[:, :4])
 
@@ -149,11 +139,7 @@ def test_missing_values_are_accepted(fitted: Ranker) -> None:
     X[0, 0] = np.nan
     expected = fitted.predict(frame(X))
     assert np.isfinite(expected).all()
-    row = pl.int_range(pl.len())
-    table = pl.from_pandas(frame(X)).with_columns(
-        pl.when(row == 0).then(None).otherwise("block0.c0").alias("block0.c0")
-    )
-    assert np.array_equal(fitted.predict(table), expected)
+    assert np.array_equal(fitted.predict(pl.from_pandas(frame(X), nan_to_null=True)), expected)
     assert np.array_equal(fitted.predict(frame(X).convert_dtypes()), expected)
 
 
@@ -219,15 +205,9 @@ def test_scikit_learn_estimator_checks(estimator: Ranker, check: Any) -> None:
     check(estimator)
 
 
-def test_refit_follows_the_estimator_conventions() -> None:
+def test_refit_without_names_forgets_them() -> None:
     X, runtime, qid = problem(4)
-    ranker = Ranker("xgboost", "l2", num_leaves=9, n_estimators=3, params={"subsample": 0.5})
-    before = ranker.get_params()
-    assert clone(ranker).get_params() == before
-    with pytest.raises(ValueError, match="not fitted yet"):
-        ranker.predict(X)
-    assert ranker.fit(frame(X), runtime, qid=qid) is ranker
-    assert ranker.get_params() == before
+    ranker = Ranker("xgboost", "l2", n_estimators=3).fit(frame(X), runtime, qid=qid)
     assert hasattr(ranker, "feature_names_in_")
     ranker.fit(X, runtime, qid=qid)
     assert not hasattr(ranker, "feature_names_in_")
@@ -265,15 +245,12 @@ def test_model_selection_with_metadata_routing(in_pipeline: bool) -> None:
     assert search.best_score_ > 0.5
 
 
-def test_model_selection_without_metadata_routing() -> None:
+def test_cross_validation_without_metadata_routing() -> None:
     X, runtime, qid = problem(12)
-    ranker = Ranker("lightgbm", **QUICK)
     within = runtime / np.repeat([runtime[qid == group].min() for group in range(12)], 24)
-    for estimator, name in ((ranker, "qid"), (make_pipeline(StandardScaler(), ranker), "ranker__qid")):
-        taus = cross_val_score(estimator, X, within, groups=qid, cv=GroupKFold(3), params={name: qid})
-        assert (taus > 0.3).all()  # of each fold as one group
-    search = GridSearchCV(ranker, {"num_leaves": [2, 7]}, cv=GroupKFold(3)).fit(X, within, groups=qid, qid=qid)
-    assert search.best_params_ == {"num_leaves": 7}
+    pipeline = make_pipeline(StandardScaler(), Ranker("lightgbm", **QUICK))
+    taus = cross_val_score(pipeline, X, within, groups=qid, cv=GroupKFold(3), params={"ranker__qid": qid})
+    assert (taus > 0.3).all()  # of each fold as one group
 
 
 # --- libraries -------------------------------------------------------------------------------------------------------

@@ -61,8 +61,7 @@ def test_search_improves_the_rank_of_held_out_families(monkeypatch: pytest.Monke
 
 
 def test_search_keeps_defaults_that_are_not_beaten() -> None:
-    train, families = training_rows()
-    assert search(lambda **_: make(), train, families, 3) == {}
+    assert search(lambda **_: make(), *training_rows(), 3) == {}
 
 
 def test_score_depends_on_the_goal() -> None:
