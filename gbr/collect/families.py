@@ -63,22 +63,14 @@ def _bias_relu(product: Any, bias: Any) -> Any:
     return _relu(product + _wide(bias, product, product.ndim - 1))
 
 
-def _batched_dot(u: Any, v: Any) -> Any:
-    return lax.dot_general(u, v, (((2,), (1,)), ((0,), (0,))))
-
-
-def _convolve(x: Any, f: Any, layout: str = "NHWC HWIO", stride: int = 1, dilation: int = 1, padding: int = 0) -> Any:
+def _conv(layout: str = "NHWC HWIO", stride: int = 1, dilation: int = 1, padding: int = 0) -> Callable[..., Any]:
     data, window = layout.split()
-    rank = x.ndim - 2
-    groups = x.shape[data.index("C")] // f.shape[window.index("I")]
-    return lax.conv_general_dilated(
+    rank = len(data) - 2
+    return lambda x, f: lax.conv_general_dilated(
         x, f, (stride,) * rank, ((padding, padding),) * rank, rhs_dilation=(dilation,) * rank,
-        dimension_numbers=(data, window, data), feature_group_count=groups,
+        dimension_numbers=(data, window, data),
+        feature_group_count=x.shape[data.index("C")] // f.shape[window.index("I")],
     )  # fmt: skip
-
-
-def _conv(**options: Any) -> Callable[..., Any]:
-    return lambda x, f: _convolve(x, f, **options)
 
 
 def _pool(start: float, reducer: Any, window: tuple[int, ...], stride: tuple[int, ...]) -> Callable[..., Any]:
@@ -154,7 +146,8 @@ _FAMILIES: Final = (
     _matmul("matmul_nt", "160x256x320 256x192x256 131x211x331 64x960x144 480x40x640",
         "m n | y[m, n] = 0 | m n / k: y[m, n] += a[m, k] * b[n, k]", lambda a, b: lax.dot(a, b.T)),
     _matmul("matmul_batched", "8x96x128x112 32x33x65x129 6x64x256x128 3x131x163x109",
-        "b m n | y[b, m, n] = 0 | b m k n: y[b, m, n] += u[b, m, k] * v[b, k, n]", _batched_dot, right="b k n"),
+        "b m n | y[b, m, n] = 0 | b m k n: y[b, m, n] += u[b, m, k] * v[b, k, n]",
+        lambda u, v: lax.batch_matmul(u, v), right="b k n"),
     _matmul("matmul_bias_relu", "224x288x192 128x512x256 173x139x331 384x96x480",
         "m n | y[m, n] = bias[n] | m k n: y[m, n] += a[m, k] * b[k, n] | y[m, n] = max(y[m, n], 0)",
         lambda a, b, bias: _bias_relu(lax.dot(a, b), bias)),
@@ -168,10 +161,10 @@ _FAMILIES: Final = (
         "m n | y[m, n] = 0 | k m n: y[m, n] += a[k, m] * a[k, n]", lambda a: lax.dot(a.T, a), sizes="k m=n"),
     _matmul("attention_scores", "8x128x192x64 4x256x256x48 12x77x101x80 2x200x515x128",
         "b m n | y[b, m, n] = 0 | b m n / k: y[b, m, n] += u[b, m, k] * v[b, n, k] * size(k) ** -0.5",
-        lambda u, v: _batched_dot(u, v.transpose(0, 2, 1)) * u.shape[2] ** -0.5, right="b k n"),
+        lambda u, v: lax.batch_matmul(u, v.transpose(0, 2, 1)) * u.shape[2] ** -0.5, right="b k n"),
     _matmul("attention_values", "8x128x64x192 4x256x48x320 12x101x80x77 2x131x128x512",
         "s h d | y[s, h, d] = 0 | s h t d: y[s, h, d] += u[h, s, t] * v[h, t, d]",
-        lambda u, v: _batched_dot(u, v).transpose(1, 0, 2), sizes="h s d t", right="h t d"),
+        lambda u, v: lax.batch_matmul(u, v).transpose(1, 0, 2), sizes="h s d t", right="h t d"),
     _matmul("matmul_transposed", "160x192x256 96x320x192 137x151x263 288x40x384",
         "n m | y[n, m] = 0 | k n m: y[n, m] += b[k, n] * a[k, m]", lambda a, b: lax.dot(a.T, b).T, order="m n k"),
     _matmul("matvec_batched", "8x192x768 64x256x96 5x401x557 300x40x112",
@@ -192,7 +185,7 @@ _FAMILIES: Final = (
         _NHWC.format("h + p", 0, "w + q", 0), _conv(), sizes="n h w c o p=q"),
     _convolution("conv2d_bias_relu", "1x24x20x32x80x3 2x12x14x56x48x3 1x21x17x27x43x5 1x6x8x128x160x3",
         "n h w o | y[n, h, w, o] = bias[o] | n h w p q c o: y[n, h, w, o] += x[n, h + p, w + q, c] * f[p, q, c, o] | "
-        "y[n, h, w, o] = max(y[n, h, w, o], 0)", lambda x, f, bias: _bias_relu(_convolve(x, f), bias),
+        "y[n, h, w, o] = max(y[n, h, w, o], 0)", lambda x, f, bias: _bias_relu(_conv()(x, f), bias),
         sizes="n h w c o p=q"),
     _convolution("conv2d_row", "1x32x28x64x80x3 2x16x12x96x112x3 1x29x37x43x53x5 1x9x8x192x288x3",
         _NHWC.format("h + p", 0, "w + q", 0), _conv(), sizes="n h w c o q"),
