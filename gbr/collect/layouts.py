@@ -1,7 +1,7 @@
 """Measure JAX programs under different layouts of their convolutions, dots and reshapes.
 
-A program is traced again with chosen layouts as constraints on operands and results.  Its jaxpr is inlined first, so
-that operations in jitted helpers or in a ``custom_jvp`` can be constrained too.  Operations in loops, branches and
+A program is traced again with chosen layouts as constraints on operands and results.  Calls are inlined, so that
+operations in jitted helpers or in a ``custom_jvp`` can be constrained too.  Operations in loops, branches and
 ``jax.checkpoint`` are not constrained.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import count
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -49,8 +50,8 @@ _MARK: Final = "gbr_site_"
 class Site(NamedTuple):
     """A convolution, dot or reshape whose layouts can be chosen.
 
-    ``equation`` and ``node`` are the indices in the inlined jaxpr and in the HLO graph, ``shapes`` those of output,
-    input and kernel; a reshape has no kernel.
+    ``equation`` and ``node`` are the indices among such operations of the jaxpr and in the HLO graph, ``shapes`` those
+    of output, input and kernel; a reshape has no kernel.
     """
 
     equation: int
@@ -93,13 +94,13 @@ class Relayout:
 
         try:
             self.leaves = [jnp.asarray(leaf) for leaf in leaves]
-            closed = jax.make_jaxpr(flat)(*self.leaves)
+            self._closed = jax.make_jaxpr(flat)(*self.leaves)
         except Exception as fault:  # any exception of user code
             raise CollectError(
                 f"{name}: JAX cannot trace the function with these arguments ({fault}); expected a function for "
                 "jax.jit and all its arguments"
             ) from fault
-        self._closed = jax.make_jaxpr(lambda *leaves: _evaluate(closed, leaves, _inlined))(*self.leaves)
+        self._configurable: dict[int, Any] = {}  # equations by the number of their mark
         module = proto(self._lower({}))
         self.sites = tuple(self._sites(module))
         if not self.sites:
@@ -158,20 +159,27 @@ class Relayout:
         return jax.jit(lambda *leaves: self._constrained(leaves, chosen), keep_unused=True).lower(*self.leaves)
 
     def _constrained(self, leaves: Sequence[Any], chosen: Mapping[int, list[Shape | None]]) -> list[Any]:
-        def bind(number: int, equation: Any, operands: list[Any]) -> Any:
-            if equation.primitive.name not in CONFIGURABLE:
-                return _bind(number, equation, operands)
+        numbers = count()
+
+        def bind(equation: Any, operands: list[Any]) -> Any:
+            name, params = equation.primitive.name, equation.params
+            if (callee := params.get(_INLINED.get(name, ""))) is not None:
+                return _evaluate(callee, operands, bind)
+            if name not in CONFIGURABLE:
+                return equation.primitive.bind(*operands, **params)
+            number = next(numbers)
+            self._configurable[number] = equation
             output, *inputs = chosen.get(number) or [None] * (1 + len(operands))
             operands = [_with_layout(value, layout) for value, layout in zip(operands, inputs, strict=True)]
             with jax.named_scope(f"{_MARK}{number}"):
-                result = _bind(number, equation, operands)
+                result = equation.primitive.bind(*operands, **params)
             return _with_layout(result, output)
 
         return _evaluate(self._closed, leaves, bind)
 
     def _sites(self, module: bytes) -> Iterator[Site]:
         """Equations with their nodes; an equation that lowering merged with another has no node and is skipped."""
-        marked = {f"{_MARK}{number}": (number, each) for number, each in enumerate(self._closed.jaxpr.eqns)}
+        marked = {f"{_MARK}{number}": (number, each) for number, each in self._configurable.items()}
         for node, (opcode, name, shapes) in enumerate(_nodes(module)):
             mark = next((part for part in name.split("/") if part in marked), None)
             if mark is None:
@@ -208,25 +216,16 @@ def _with_layout(value: Any, minor_to_major: Shape | None) -> Any:
     return with_layout_constraint(value, Layout(major_to_minor=minor_to_major[::-1]))
 
 
-def _bind(_number: int, equation: Any, operands: list[Any]) -> Any:
-    return equation.primitive.bind(*operands, **equation.params)
-
-
-def _inlined(number: int, equation: Any, operands: list[Any]) -> Any:
-    callee = equation.params.get(_INLINED.get(equation.primitive.name, ""))
-    return _bind(number, equation, operands) if callee is None else _evaluate(callee, operands, _inlined)
-
-
-def _evaluate(closed: Any, args: Sequence[Any], bind: Callable[[int, Any, list[Any]], Any]) -> list[Any]:
-    """Evaluate every equation with ``bind(number, equation, operands)``."""
+def _evaluate(closed: Any, args: Sequence[Any], bind: Callable[[Any, list[Any]], Any]) -> list[Any]:
+    """Evaluate every equation with ``bind(equation, operands)``."""
     jaxpr = closed.jaxpr
     values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*closed.consts, *args), strict=True))
 
     def read(variables: Sequence[Any]) -> list[Any]:
         return [each.val if hasattr(each, "val") else values[each] for each in variables]
 
-    for number, equation in enumerate(jaxpr.eqns):
-        result = bind(number, equation, read(equation.invars))
+    for equation in jaxpr.eqns:
+        result = bind(equation, read(equation.invars))
         values.update(zip(equation.outvars, result if isinstance(result, list | tuple) else [result], strict=True))
     return read(jaxpr.outvars)
 
