@@ -309,10 +309,9 @@ def _fit_member(
         part = replace(known, train=tuple(known.train[graph] for graph in np.flatnonzero(part_of == rank)))
         arguments[worker] = (part, replace(settings, n_jobs=settings.n_jobs or threads[worker]), machines, rank)
     results = workers.together(_fit_part, arguments)
-    data, n_iterations, best_score, _ = results[0]
-    model = library.load(data, settings)
-    model.n_iterations, model.best_score = n_iterations, best_score
-    return model, mean_spread(np.concatenate([result[3] for result in results]))
+    model = library.load(results[0][0], settings)
+    model.best_score = results[0][1]
+    return model, mean_spread(np.concatenate([result[2] for result in results]))
 
 
 def _free_port() -> int:
@@ -324,8 +323,8 @@ def _free_port() -> int:
 
 def _fit_part(
     part: TrainingSet, settings: Settings, machines: Sequence[str], rank: int
-) -> tuple[bytes, int, float | None, NDArray[np.float64]]:
-    """On a worker: fit a model on its part with the others; the model, rounds, best score and spreads of its part."""
+) -> tuple[bytes, float | None, NDArray[np.float64]]:
+    """On a worker: fit a model on its part with the others; the model, its best score and the spreads of the part."""
     library: Any = backend(settings.backend)
     network: AbstractContextManager[object] = nullcontext()
     if len(machines) > 1 and settings.backend == "lightgbm":
@@ -341,7 +340,7 @@ def _fit_part(
     if settings.backend == "lightgbm":
         model.booster.free_network()
         data = re.sub(rb"(?m)^\[machines: .*\]$", b"[machines: ]", data)  # no addresses in the file
-    return data, model.n_iterations, model.best_score, spreads(model, rows, settings.n_jobs)
+    return data, model.best_score, spreads(model, rows, settings.n_jobs)
 
 
 @contextmanager
