@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,7 +51,7 @@ def _build(*, subset: str, data: Path, cluster: str | None, store: Path, as_json
     with connected(cluster, collection, data, store) as workers:
         report = build(collection, data, store, workers=workers, **options)
     if as_json:
-        cli.emit_json(report.as_dict())
+        cli.emit_json(asdict(report))
         return
     rows = {
         "graphs built": report.built,
