@@ -282,7 +282,7 @@ class LayoutExtractor:
         ----------
         configs : float32 or int8 (c, nodes, 18)
         """
-        self._table.forget_counts()
+        self._table.counts[:] = 0
         codes, digests = self.observe(configs)
         self._catch_up()
         out = np.empty((len(codes), len(self.schema)), np.float32)

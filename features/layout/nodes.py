@@ -193,17 +193,13 @@ class RowValues(NamedTuple):
     buckets: IntArray  # (rows,), hash of the node's kind with its row, below N_BUCKETS
 
 
-def register_tiles(nodes: ConfigurableNodes, hardware: Hardware) -> FloatArray:
-    """Register tile of every tensor by its element width, float64 (nodes, 3, 2): sublanes and lanes."""
-    widths, kind = np.unique(nodes.nbytes / nodes.dims.prod(axis=2), return_inverse=True)
-    return np.array([hardware.register_tile(width) for width in widths], np.float64)[kind.reshape(nodes.nbytes.shape)]
-
-
 def row_values(nodes: ConfigurableNodes, rows: IntArray, owner: IntArray, hardware: Hardware = CPU) -> RowValues:
     """Values of rows, int64 (rows, 18), of the nodes ``owner``, int64 (rows,), padded to the hardware's registers.
 
     A partial layout is compared in the minor-most dimensions that it names.  Without a named dimension the compiler
     decides, and the graph's own layout is assumed.
     """
+    widths, index = np.unique(nodes.nbytes / nodes.dims.prod(axis=2), return_inverse=True)
+    tiles = np.array([hardware.register_tile(width) for width in widths], np.float64)[index.reshape(-1, 3)]
     with np.errstate(over="ignore"):  # the hash overflows; without the compiler NumPy would warn
-        return RowValues(*_row_values(rows, owner, nodes, register_tiles(nodes, hardware), np.array(BIN_EDGES)))
+        return RowValues(*_row_values(rows, owner, nodes, tiles, np.array(BIN_EDGES)))

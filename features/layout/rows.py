@@ -235,10 +235,6 @@ class RowTable:
             _enter_all(np.ascontiguousarray(rows + 1, np.uint8), owner, self._table)
         self._used = len(rows)
 
-    def forget_counts(self) -> None:
-        """Set all counts to zero; the rows stay known."""
-        self._table.counts[:] = 0
-
     def tally(self, codes: Codes) -> NDArray[np.uint64]:
         """Count the rows of coded configurations, uint32 (b, nodes); returns their digests as :meth:`encode` does."""
         digests = np.empty(len(codes), np.uint64)
