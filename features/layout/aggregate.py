@@ -266,24 +266,29 @@ class Aggregate:
         _add_up(codes, tables.term_of, tables.terms, buckets, largest, singles, doubles)
         types[:] = buckets / n_nodes
 
-        values, pooled, bins, differs = np.split(singles[:, :, tables.single_of], _SINGLES, axis=2)
-        slots = pooled.sum(axis=1, dtype=np.float64) / n_nodes
+        values, pooled, bins, differs = np.split(np.take(singles, tables.single_of, axis=2), _SINGLES, axis=2)
+        slots = _whole(pooled).astype(np.float64) / n_nodes
         config[:, :_WIDTH] = mean = slots[:, :_WIDTH]
         config[:, _WIDTH : 2 * _WIDTH] = np.sqrt(np.maximum(slots[:, _WIDTH : 2 * _WIDTH] - mean * mean, 0.0))
         config[:, -2], config[:, -1] = slots[:, -1], slots[:, -1] == 0
 
-        sums, copies, ranked, padded = np.split(doubles[:, :, tables.double_of], _DOUBLES, axis=2)
-        every = (values * self._ratio).sum(axis=1, keepdims=True)
-        every[:, 0, _RANKED] = ranked.sum(axis=1) / self._outputs
-        padding = np.divide(padded.sum(axis=1), self._flops, where=self._flops > 0, out=np.ones((b, len(KINDS))))
+        sums, copies, ranked, padded = np.split(np.take(doubles, tables.double_of, axis=2), _DOUBLES, axis=2)
+        every = _whole(values * self._ratio)
+        every[:, _RANKED] = _whole(ranked) / self._outputs
+        padding = np.divide(_whole(padded), self._flops, where=self._flops > 0, out=np.ones((b, len(KINDS))))
         columns = (
             values, every,
-            np.log2(1.0 + sums), np.log2(1.0 + sums.sum(axis=1, keepdims=True)),
-            largest, largest.max(axis=1, keepdims=True),
-            bins / self._n_nodes, np.log2(padding), differs.sum(axis=1) / n_nodes,
+            np.log2(1.0 + sums), np.log2(1.0 + _whole(sums)),
+            largest, largest.max(axis=1),
+            bins / self._n_nodes, np.log2(padding), _whole(differs) / n_nodes,
         )  # fmt: skip
-        layout[:] = np.concatenate([column.reshape(b, -1) for column in columns], axis=1)
+        np.concatenate([column.reshape(b, -1) for column in columns], axis=1, out=layout, casting="same_kind")
         return copies
+
+
+def _whole(amounts: NDArray[Any]) -> NDArray[Any]:
+    """Sums over the classes, (b, columns); faster than ``sum`` over a short axis."""
+    return np.asarray(amounts[:, 0] + amounts[:, 1] + amounts[:, 2])
 
 
 def _flat(values: FloatArray) -> Float32Array:
