@@ -309,7 +309,7 @@ def _fit_member(
         part = replace(known, train=tuple(known.train[graph] for graph in np.flatnonzero(part_of == rank)))
         arguments[worker] = (part, replace(settings, n_jobs=settings.n_jobs or threads[worker]), machines, rank)
     results = workers.together(_fit_part, arguments)
-    model = library.load(results[0][0], settings)
+    model = library.load(results[0][0])
     model.best_score = results[0][1]
     return model, mean_spread(np.concatenate([result[2] for result in results]))
 

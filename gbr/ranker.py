@@ -376,7 +376,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         try:
             settings = settings_from(about["settings"])
             names, count = about["features"]["names"], about["features"]["count"]
-            model = backend(about["backend"]).load(data, settings)
+            model = backend(about["backend"]).load(data)
             model.best_score = about["best_score"]
             named = names is None or (len(names) == count and [str(name) for name in names] == names)
             if count != model.n_features or not named:

@@ -101,7 +101,7 @@ def test_manifests_with_invalid_values_are_refused(
 def test_invalid_cost_models_are_refused(price: float, n_features: object) -> None:
     content = json.dumps({"costmodel": 1, "features": n_features, "prices": {"0": price}})
     with pytest.raises(ValueError, match="not a cost model"):
-        costmodel.load(content.encode(), None)  # type: ignore[arg-type]
+        costmodel.load(content.encode())
 
 
 @pytest.mark.parametrize(

@@ -173,7 +173,7 @@ def test_constant_columns_do_not_change_xgboost(stopping: bool) -> None:
     wide.fit(with_constants(X), runtime, qid=qid, eval_set=wide_other if stopping else None)
     assert np.array_equal(narrow.predict(other[0]), wide.predict(wide_other[0]))
     assert np.array_equal(narrow.feature_importances_, wide.feature_importances_[VARYING])
-    loaded = backend("xgboost").load(wide.model_.to_bytes(), wide.settings_)
+    loaded = backend("xgboost").load(wide.model_.to_bytes())
     assert loaded.n_features == 11
     assert np.array_equal(-loaded.predict(wide_other[0], 1), wide.predict(wide_other[0]))
     changed = wide_other[0].copy()
@@ -395,4 +395,4 @@ def test_ensembles_with_an_invalid_index_are_refused(changes: dict[str, Any]) ->
                 content = json.dumps([index[0] | changes, *index[1:]]).encode()
             edited.writestr(name, content)
     with pytest.raises(ValueError, match=r"not an? |expected|invalid settings"):
-        ensemble.load(buffer.getvalue(), ranker.settings_)
+        ensemble.load(buffer.getvalue())

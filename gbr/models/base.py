@@ -63,8 +63,8 @@ class Backend(Protocol):
         """Train; with ``valid``, stop early on its mean Kendall tau and keep the best iteration."""
         ...
 
-    def load(self, data: bytes, settings: Settings) -> Model:
-        """Read the output of ``Model.to_bytes``, with the settings of the fit; ValueError for anything else."""
+    def load(self, data: bytes) -> Model:
+        """Read the output of ``Model.to_bytes``; ValueError for anything else."""
         ...
 
 

@@ -108,7 +108,7 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> CostModel:
     return model
 
 
-def load(data: bytes, settings: Settings) -> CostModel:
+def load(data: bytes) -> CostModel:
     """Read the prices; ValueError for anything else."""
     try:
         content = json.loads(data)

@@ -108,7 +108,7 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> EnsembleModel:
     return ensemble
 
 
-def load(data: bytes, settings: Settings) -> EnsembleModel:
+def load(data: bytes) -> EnsembleModel:
     """Read the archive; ValueError for anything else."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -122,7 +122,7 @@ def load(data: bytes, settings: Settings) -> EnsembleModel:
 
 def _load_member(archive: zipfile.ZipFile, entry: dict[str, Any]) -> Member:
     settings = settings_from(entry["settings"])
-    model = backend(settings.backend).load(archive.read(entry["file"]), settings)
+    model = backend(settings.backend).load(archive.read(entry["file"]))
     spread = float(entry["spread"])
     if not 0 < spread < np.inf:
         raise ValueError(f"member {entry['file']!r}: expected a positive spread, got {spread}")

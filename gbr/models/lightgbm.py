@@ -194,7 +194,7 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> LightGBMModel:
     return LightGBMModel(booster, int(booster.best_iteration), float(booster.best_score["valid_0"]["kendall_tau"]))
 
 
-def load(data: bytes, settings: Settings) -> LightGBMModel:
+def load(data: bytes) -> LightGBMModel:
     """Read the text format of LightGBM; ValueError for anything else."""
     text = data.decode()
     if not text.startswith("tree\n") or "\nend of trees\n" not in text:  # the library crashes on some other texts
@@ -209,11 +209,7 @@ def load(data: bytes, settings: Settings) -> LightGBMModel:
 def random_parts(indptr: IntArray, limit: int, seed: int) -> tuple[IntArray, IntArray]:
     """Split groups above ``limit`` rows into equal parts of random rows, whose pairs are an unbiased sample.
 
-    Returns
-    -------
-    rows : int64 (rows,)
-        Row indices, part by part, ascending within a part.
-    indptr : int64 (parts + 1,)
+    Returns the row indices, part by part, ascending within a part, and the bounds of the parts.
     """
     rng = np.random.default_rng(seed)
     rows: list[IntArray] = []

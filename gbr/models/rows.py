@@ -40,8 +40,6 @@ class StreamedMatrix:
         Floats read at once, unless a single group has more.
     """
 
-    dtype: Final = np.dtype(np.float32)
-
     def __init__(
         self,
         read: Callable[[int, int], NDArray[np.float32]],
@@ -214,17 +212,10 @@ def subsample(start: int, stop: int, most: int, rng: np.random.Generator) -> Int
 
 
 def sample(indptr: IntArray, most: int, seed: int) -> tuple[IntArray, IntArray]:
-    """Sample at most ``most`` rows of every group, uniformly.
+    """Sample at most ``most`` rows of every group, uniformly; returns ascending rows and the bounds of their groups.
 
     On held-out tile kernels, a sample that is stratified by runtime was no better, and one of pairs of close runtimes
     was worse, by .01 to .08 of tau.
-
-    Returns
-    -------
-    rows : int64 (sampled,)
-        Ascending indices.
-    indptr : int64 (groups + 1,)
-        Bounds of the groups in ``rows``.
     """
     rng = np.random.default_rng(seed)
     found = [subsample(start, stop, most, rng) for start, stop in pairwise(indptr.tolist())]
@@ -243,20 +234,10 @@ def largest_cap(sizes: IntArray, rows: int) -> int:
 
 
 def even_parts(sizes: IntArray, n_parts: int, order: IntArray) -> IntArray:
-    """Distribute groups greedily over parts of about equal numbers of rows.
+    """Distribute groups greedily over parts of about equal numbers of rows; returns the part of each group.
 
-    Parameters
-    ----------
-    sizes : int64 (groups,)
-        Rows per group; an empty group counts as one row, so that no part stays empty.
-    n_parts : int
-    order : int64 (groups,)
-        Order of assignment, the largest group first.
-
-    Returns
-    -------
-    int64 (groups,)
-        Part of each group, less than ``n_parts`` and the number of groups.
+    ``order`` is the order of assignment, the largest group first.  An empty group counts as one row, so that none of
+    the parts, as many as ``n_parts`` or the groups, stays empty.
     """
     load = np.zeros(min(n_parts, len(sizes)), np.int64)
     part_of = np.empty(len(sizes), np.int64)

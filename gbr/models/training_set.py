@@ -81,17 +81,9 @@ def most_binned(n_columns: int, memory: int) -> int:
 
 
 def fit_memory(selection: Selection, n_columns: int, memory: int, most: int | None, seed: int) -> Selection:
-    """Sample at most ``most`` rows of each graph, or fewer if the bins of these do not fit.
+    """Sample at most ``most`` rows of each graph (None: all), or fewer if the bins of these do not fit.
 
-    Parameters
-    ----------
-    selection : Selection
-    n_columns : int
-    memory : int
-        Memory limit of features as floats in bytes; bins may take twice as much.
-    most : int or None
-        None for all rows that fit.
-    seed : int
+    ``memory`` is the limit of features as floats, in bytes; bins may take twice as much.
     """
     sizes = np.diff(selection.indptr)
     most = sizes.max(initial=0) if most is None else most
@@ -113,25 +105,9 @@ def columns_of(store: FeatureStore, columns: Sequence[str] | None) -> tuple[str,
 def features(
     store: FeatureStore, split: str, known: QueryGroups, rows: IntArray, columns: Sequence[str], memory: int
 ) -> Matrix | StreamedMatrix:
-    """Features of some rows of a split, in memory if they fit.
+    """Features of ascending ``rows`` of the graphs ``known``, in memory if they fit into ``memory`` bytes.
 
-    Parameters
-    ----------
-    store : FeatureStore
-    split : str
-    known : QueryGroups
-        The graphs, with or without features.
-    rows : int64 (rows,)
-        Ascending indices of rows of ``known``.
-    columns : sequence of str
-        Full names, in the order of the store.
-    memory : int
-        Bytes.
-
-    Raises
-    ------
-    StoreError
-        As for :meth:`gbr.data.store.FeatureStore.load`, immediately or when a batch is read.
+    ``columns`` are full names, in the order of the store.  A StoreError may be raised only when a batch is read.
     """
 
     def read(first: int, last: int) -> NDArray[np.float32]:

@@ -175,7 +175,7 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> XGBoostModel:
     return XGBoostModel(_with_all_columns(booster, columns, train.X.shape[1]), best_score)
 
 
-def load(data: bytes, settings: Settings) -> XGBoostModel:
+def load(data: bytes) -> XGBoostModel:
     """Read the JSON format of XGBoost; ValueError for anything else."""
     json.loads(data)  # the library also reads other formats
     booster = xgb.Booster()
