@@ -10,6 +10,7 @@ import networkx as nx
 import numpy as np
 
 from features.graph import Program
+from features.layout.copies import BLOCK, N_DISAGREEMENTS
 from features.layout.metagraph import Links
 from features.layout.nodes import NODE_CLASSES, ConfigurableNodes
 
@@ -97,6 +98,8 @@ def copy_features(nodes: ConfigurableNodes, of: Links, configs: np.ndarray) -> l
     feeds: dict[tuple[int, int], list[int]] = {}
     for link in edges:
         feeds.setdefault((int(of.nodes[link, 1]), int(of.roles[link, 1])), []).append(link)
+    total = {group: nodes.nbytes[nodes.classes == number].sum() for number, group in enumerate(NODE_CLASSES)}
+    total["all"] = nodes.nbytes.sum()
     rows = []
     for each in configs.astype(int).tolist():
         sums: Counter[str] = Counter()
@@ -126,16 +129,13 @@ def copy_features(nodes: ConfigurableNodes, of: Links, configs: np.ndarray) -> l
                             sums[f"{group}.{kind}.{name}"] += nbytes * part * (stride > least)
                         weight = 0.2 + 0.8 * min(max((math.log2(stride) - 4) / 3.5, 0.0), 1.0)
                         sums[f"{group}.cost"] += nbytes * part * weight
-        out: dict[str, float] = {}
-        for number, group in enumerate((*NODE_CLASSES, "all")):
-            own_nodes = nodes.classes == number if group != "all" else np.ones(len(nodes.ids), bool)
-            for kind in ("out", "back", "entry", "edge"):
-                for name in ("bytes", "strided", "strided16", "strided100"):
-                    out[f"{group}.{kind}.{name}"] = math.log2(1 + sums[f"{group}.{kind}.{name}"])
-                out[f"{group}.{kind}.copies"] = sums[f"{group}.{kind}.copies"]
-            out[f"{group}.cost"] = math.log2(1 + sums[f"{group}.cost"])
-            out[f"{group}.cost_share"] = sums[f"{group}.cost"] / max(float(nodes.nbytes[own_nodes].sum()), 1.0)
-        rows.append(out)
+                        sums[f"{group}.cost_share"] += nbytes * part * weight / total[group]
+        rows.append(
+            {
+                column.name: math.log2(1 + sums[column.name]) if column.unit == "log2" else sums[column.name]
+                for column in BLOCK.columns[N_DISAGREEMENTS:]
+            }
+        )
     return rows
 
 

@@ -16,7 +16,6 @@ from features.tensors import Tensors, slots
 Order = tuple[int, ...]
 
 ELEMENTWISE = {"transcendental", "arithmetic", "logic", "convert"}
-POOLS = {"reduce-window", "select-and-scatter"}
 
 
 class Reference:
@@ -42,12 +41,10 @@ class Reference:
                 self.origin[node, other] = row[: len(self.shape[other])].tolist()
 
     def kind(self, node: int) -> str:
-        if self.opcode[node] == "reduce":
-            return "reduce"
-        if self.opcode[node] in POOLS:
-            return "window"
-        free = self.classes[node] in {*ELEMENTWISE, "broadcast", "reshape", "transpose"} - {"reduce"}
-        return "flexible" if free or self.opcode[node] in ("slice", "pad", "concatenate") else "fixed"
+        if (opcode := self.opcode[node]) in ("reduce", "reduce-window", "select-and-scatter"):
+            return "reduce" if opcode == "reduce" else "window"
+        free = self.classes[node] in {*ELEMENTWISE, "broadcast", "reshape", "transpose"}
+        return "flexible" if free or opcode in ("slice", "pad", "concatenate") else "fixed"
 
     def wide(self, node: int, order: Order) -> Order:
         return tuple(dim for dim in order if self.shape[node][dim] > 1)
