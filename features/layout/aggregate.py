@@ -70,39 +70,70 @@ class _Terms(NamedTuple):
 @kernel()
 def _reach(codes, is_set, reached, out):  # type: ignore[no-untyped-def]
     """Add the surroundings of the nodes that are set, float32 (nodes, columns), to ``out``, float32 (columns, b)."""
-    flags = np.empty(len(codes), np.float32)
-    for node in range(codes.shape[1]):
+    flags = np.zeros((4, len(codes)), np.float32)
+    for node in range(0, len(reached), 4):
         for config in range(len(codes)):
-            flags[config] = is_set[codes[config, node]]
+            for each in range(min(4, codes.shape[1] - node)):
+                flags[each, config] = is_set[codes[config, node + each]]
+        set_a, set_b, set_c, set_d = flags[0], flags[1], flags[2], flags[3]
         for column in range(reached.shape[1]):
+            a, b = reached[node, column], reached[node + 1, column]
+            c, d = reached[node + 2, column], reached[node + 3, column]
             for config in range(len(codes)):
-                out[column, config] += flags[config] * reached[node, column]
+                two = (out[column, config] + set_a[config] * a) + set_b[config] * b
+                out[column, config] = (two + set_c[config] * c) + set_d[config] * d
 
 
 @kernel()
-def _add_up(codes, term_of, terms, buckets, largest, singles, doubles):  # type: ignore[no-untyped-def]
-    """Add the amounts of configurations' terms by bucket, int32 (b, buckets), and by class, (b, classes, columns)."""
-    counts = np.zeros(len(terms.classes), np.int32)
-    found = np.empty(len(counts), np.int64)
+def _add(terms, counts, table, total):  # type: ignore[no-untyped-def]
+    """Write counts, float32 (terms + 3,) and 0 at the end, times rows of a table; four rows per pass over the sums."""
+    total[:] = 0
+    for index in range(0, len(terms) - 3, 4):
+        a, b, c, d = table[terms[index]], table[terms[index + 1]], table[terms[index + 2]], table[terms[index + 3]]
+        of_a, of_b, of_c, of_d = counts[index], counts[index + 1], counts[index + 2], counts[index + 3]
+        for slot in range(len(total)):
+            two = (total[slot] + of_a * a[slot]) + of_b * b[slot]
+            total[slot] = (two + of_c * c[slot]) + of_d * d[slot]
+
+
+@kernel()
+def _add_up(codes, tables, ratio, buckets, largest, singles, doubles):  # type: ignore[no-untyped-def]
+    """Add the amounts of configurations' terms by bucket, int32 (b, buckets), and by class, (b, classes + 1, columns).
+
+    The last are those of all nodes: sums of singles times ``ratio``, float32 (classes, columns), and of doubles.
+    """
+    terms, ends = tables.terms, tables.ends
+    counts = np.zeros(ends[-1], np.int32)
+    found, amounts = np.empty(len(counts) + 3, np.uint32), np.empty(len(counts) + 3, np.float32)
+    single, double = np.empty(terms.singles.shape[1], np.float32), np.empty(terms.doubles.shape[1])
     for config in range(len(codes)):
         for node in range(codes.shape[1]):
-            counts[term_of[codes[config, node]]] += 1
-        n_found = 0
-        for term in range(len(counts)):  # branchless: the branches would be unpredictable
-            found[n_found] = term
-            n_found += counts[term] > 0
-        for term in found[:n_found]:
-            count, own = counts[term], terms.classes[term]
-            counts[term] = 0
-            buckets[config, terms.buckets[term]] += count
-            for slot in range(largest.shape[2]):
-                largest[config, own, slot] = max(largest[config, own, slot], terms.largest[term, slot])
-            total, amounts = singles[config, own], terms.singles[term]
-            for slot in range(len(amounts)):
-                total[slot] += np.float32(count) * amounts[slot]
-            total_double, amounts_double = doubles[config, own], terms.doubles[term]
-            for slot in range(len(amounts_double)):
-                total_double[slot] += count * amounts_double[slot]
+            counts[tables.term_of[codes[config, node]]] += 1
+        for own in range(len(ends) - 1):
+            n_found = 0
+            for term in range(ends[own], ends[own + 1]):  # branchless: the branches would be unpredictable
+                found[n_found] = term
+                n_found += counts[term] > 0
+            for index in range(n_found):
+                term = found[index]
+                amounts[index] = counts[term]
+                buckets[config, terms.buckets[term]] += counts[term]
+                for slot in range(2):
+                    largest[config, own, slot] = max(largest[config, own, slot], terms.largest[term, slot])
+                counts[term] = 0
+            if n_found == 0:
+                continue
+            found[n_found : n_found + 3], amounts[n_found : n_found + 3] = 0, 0
+            _add(found[: n_found + 3], amounts, terms.singles, single)
+            _add(found[: n_found + 3], amounts, terms.doubles, double)
+            for slot in range(singles.shape[2]):
+                singles[config, own, slot] = single[tables.single_of[slot]]
+                singles[config, -1, slot] += singles[config, own, slot] * ratio[own, slot]
+            for slot in range(2):
+                largest[config, -1, slot] = max(largest[config, -1, slot], largest[config, own, slot])
+            for slot in range(doubles.shape[2]):
+                doubles[config, own, slot] = double[tables.double_of[slot]]
+                doubles[config, -1, slot] += doubles[config, own, slot]
 
 
 @kernel()
@@ -125,7 +156,8 @@ class Prepared(NamedTuple):
 
     term_of: IntArray  # (rows,)
     is_set: Float32Array  # (rows,)
-    terms: _Terms  # with distinct columns only
+    terms: _Terms  # sorted by class, with distinct columns only
+    ends: IntArray  # (classes + 1,), first term of each class
     single_of: IntArray  # position of each column among those
     double_of: IntArray
 
@@ -154,7 +186,8 @@ class Aggregate:
     def __init__(
         self, nodes: ConfigurableNodes, kinds: IntArray, fed: NDArray[np.bool_], reached: Float32Array
     ) -> None:
-        self._nodes, self._kinds, self._reached = nodes, kinds, reached
+        self._nodes, self._kinds = nodes, kinds
+        self._reached = np.pad(reached, ((0, -len(reached) % 4), (0, 0)))  # four nodes are added at a time
         self._flops = np.bincount(kinds, nodes.flops, minlength=len(KINDS))[: len(KINDS)].astype(np.float64)
         exists = nodes.rank >= 0
         weights = np.stack([exists, nodes.nbytes, np.where(exists, nodes.flops[:, None], 0.0)], axis=2)
@@ -162,7 +195,8 @@ class Aggregate:
         self._shares = weights / np.where(of_class > 0, of_class, 1.0)[nodes.classes]
         whole = of_class.sum(axis=0)
         ratio = of_class / np.where(whole > 0, whole, 1.0)
-        self._ratio = _flat(np.repeat(ratio[:, :, None, :], len(VALUES), axis=2))
+        self._ratio = np.ones((_N_CLASSES, _SINGLES[-1] + 1), np.float32)  # weight of each class within all nodes
+        self._ratio[:, : _SINGLES[0]] = _flat(np.repeat(ratio[:, :, None, :], len(VALUES), axis=2))
         self._outputs = np.maximum(whole[0, : len(_RANKED)], 1.0)  # their number, and their bytes
         self._n_nodes = np.maximum(np.bincount(nodes.classes, minlength=_N_CLASSES), 1)[:, None]
         identity = [
@@ -195,6 +229,8 @@ class Aggregate:
             values = picked(values, fresh)
             terms = self._amounts(rows[fresh], owner[fresh], values, differs[fresh], copies[fresh])
             self._terms = grown(self._terms, terms)
+            (singles, single_of), (doubles, double_of) = _distinct(self._terms.singles), _distinct(self._terms.doubles)
+            self._compact = self._terms._replace(singles=singles, doubles=doubles), single_of, double_of
 
     def _amounts(
         self, rows: IntArray, owner: IntArray, found: RowValues, differs: NDArray[np.bool_], copies: FloatArray
@@ -230,15 +266,16 @@ class Aggregate:
             A group: its terms only, in order of appearance.  Sums in this order have the same rounding errors whichever
             groups were described before.
         """
-        term_of, terms = self._term_of, self._terms
-        assert terms is not None
+        terms, *columns = self._compact
+        position, order = np.full(len(self._number), -1, np.int64), np.arange(len(self._number))
         if codes is not None:
-            index = np.full(len(self._number), -1, np.int64)
-            count = _first_appearance(codes, term_of, index)
-            order = np.argsort(index)[len(index) - count :]
-            term_of, terms = index[term_of], picked(terms, order)
-        (singles, single_of), (doubles, double_of) = _distinct(terms.singles), _distinct(terms.doubles)
-        return Prepared(term_of, self._is_set, terms._replace(singles=singles, doubles=doubles), single_of, double_of)
+            count = _first_appearance(codes, self._term_of, position)
+            order = np.argsort(position)[len(position) - count :]
+        order = order[np.argsort(terms.classes[order], kind="stable")]
+        position[order] = np.arange(len(order))
+        terms = picked(terms, order)
+        ends = np.searchsorted(terms.classes, np.arange(_N_CLASSES + 1))
+        return Prepared(position[self._term_of], self._is_set, terms, ends, *columns)
 
     def write(
         self,
@@ -260,35 +297,27 @@ class Aggregate:
         near = np.zeros((self._reached.shape[1], b), np.float32)
         _reach(codes, tables.is_set, self._reached, near)
         reach[:] = near.T
-        buckets, largest = np.zeros((b, N_BUCKETS), np.int32), np.zeros((b, _N_CLASSES, 2), np.float32)
-        singles = np.zeros((b, _N_CLASSES, tables.terms.singles.shape[1]), np.float32)
-        doubles = np.zeros((b, _N_CLASSES, tables.terms.doubles.shape[1]))
-        _add_up(codes, tables.term_of, tables.terms, buckets, largest, singles, doubles)
+        buckets, largest = np.zeros((b, N_BUCKETS), np.int32), np.zeros((b, _N_CLASSES + 1, 2), np.float32)
+        singles = np.zeros((b, _N_CLASSES + 1, _SINGLES[-1] + 1), np.float32)
+        doubles = np.zeros((b, _N_CLASSES + 1, _DOUBLES[-1] + len(KINDS)))
+        _add_up(codes, tables, self._ratio, buckets, largest, singles, doubles)
         types[:] = buckets / n_nodes
 
-        values, pooled, bins, differs = np.split(np.take(singles, tables.single_of, axis=2), _SINGLES, axis=2)
-        slots = _whole(pooled).astype(np.float64) / n_nodes
+        values, pooled, bins, differs = np.split(singles, _SINGLES, axis=2)
+        slots = pooled[:, -1].astype(np.float64) / n_nodes
         config[:, :_WIDTH] = mean = slots[:, :_WIDTH]
         config[:, _WIDTH : 2 * _WIDTH] = np.sqrt(np.maximum(slots[:, _WIDTH : 2 * _WIDTH] - mean * mean, 0.0))
         config[:, -2], config[:, -1] = slots[:, -1], slots[:, -1] == 0
 
-        sums, copies, ranked, padded = np.split(np.take(doubles, tables.double_of, axis=2), _DOUBLES, axis=2)
-        every = _whole(values * self._ratio)
-        every[:, _RANKED] = _whole(ranked) / self._outputs
-        padding = np.divide(_whole(padded), self._flops, where=self._flops > 0, out=np.ones((b, len(KINDS))))
+        sums, copies, ranked, padded = np.split(doubles, _DOUBLES, axis=2)
+        values[:, -1, _RANKED] = ranked[:, -1] / self._outputs
+        padding = np.divide(padded[:, -1], self._flops, where=self._flops > 0, out=np.ones((b, len(KINDS))))
         columns = (
-            values, every,
-            np.log2(1.0 + sums), np.log2(1.0 + _whole(sums)),
-            largest, largest.max(axis=1),
-            bins / self._n_nodes, np.log2(padding), _whole(differs) / n_nodes,
+            values, np.log2(1.0 + sums), largest,
+            bins[:, :-1] / self._n_nodes, np.log2(padding), differs[:, -1] / n_nodes,
         )  # fmt: skip
         np.concatenate([column.reshape(b, -1) for column in columns], axis=1, out=layout, casting="same_kind")
-        return copies
-
-
-def _whole(amounts: NDArray[Any]) -> NDArray[Any]:
-    """Sums over the classes, (b, columns); faster than ``sum`` over a short axis."""
-    return np.asarray(amounts[:, 0] + amounts[:, 1] + amounts[:, 2])
+        return copies[:, :-1]
 
 
 def _flat(values: FloatArray) -> Float32Array:

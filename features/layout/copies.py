@@ -463,19 +463,20 @@ class Copies:
         count, size = every[:, :_N_KINDS], every[:, _N_KINDS : 2 * _N_KINDS]
         totals = np.maximum(self._totals, 1.0)[:, :, None, None]
         disagreements = np.stack([count / totals[:, 0], size / totals[:, 1], np.log2(1.0 + size)], axis=2)
-        out[:, :N_DISAGREEMENTS] = disagreements.reshape(N_DISAGREEMENTS, -1).T
 
-        of_level = sums[:_N_CLASSES, 2 * _N_KINDS : -1].reshape(_N_CLASSES, 2, _N_LEVELS, len(codes))
-        above = of_level[:, :, ::-1].cumsum(axis=2)[:, :, ::-1]  # bytes above a stride are those of all higher levels
-        of_nodes = own.transpose(1, 2, 0)
-        cost = of_nodes[:, -1:] + sums[:_N_CLASSES, -1:]
-        values = np.concatenate([of_nodes[:, :-1], above[:, 0], above[:, 1, :1], cost], axis=1)
-        values = np.concatenate([values, values.sum(axis=0, keepdims=True)])
+        levels_of, of_nodes = sums[:_N_CLASSES, 2 * _N_KINDS :], own.transpose(1, 2, 0)
+        for level in range(_N_LEVELS - 2, -1, -1):  # bytes above a stride are those of all higher levels
+            levels_of[:, level::_N_LEVELS][:, :2] += levels_of[:, level + 1 :: _N_LEVELS][:, :2]
+        cost = of_nodes[:, -1:] + levels_of[:, -1:]
+        values = np.empty((_N_CLASSES + 1, N_OWN_COPIES + _N_KIND, len(codes)))
+        np.concatenate([of_nodes[:, :-1], levels_of[:, : _N_LEVELS + 1], cost], axis=1, out=values[:-1])
+        values[:-1].sum(axis=0, out=values[-1])
         share = values[:, -1:] / np.maximum(self._own_totals, 1.0)[:, None, None]
         columns = np.concatenate([np.log2(1.0 + values), share], axis=1)
         copies = np.s_[_N_LEVELS:-2:_N_KIND]
         columns[:, copies] = values[:, copies.start : -1 : _N_KIND]
-        out[:, N_DISAGREEMENTS:] = columns.reshape(-1, len(codes)).T
+        rows = [part.reshape(-1, len(codes)) for part in (disagreements, columns)]
+        out[:] = np.concatenate(rows, dtype=np.float32, casting="same_kind").T
 
     def by_link(self, codes: NDArray[np.uint32]) -> tuple[IntArray, NDArray[np.bool_]]:
         """Copies and disagreements link by link, in the order of :attr:`links`.

@@ -48,7 +48,7 @@ IntArray = NDArray[np.int64]
 Run = Callable[[Callable[[int], None], Iterable[int]], Iterable[None]]
 
 #: Configurations of a group per batch.
-_VECTORS_AT_ONCE: Final = 128
+_VECTORS_AT_ONCE: Final = 256
 _GROUPS: Final = (*NODE_CLASSES, "all")
 _WEIGHTS: Final = (("count", "tensors"), ("bytes", "tensors by bytes"), ("flops", "tensors by their node's operations"))
 _MEANS: Final = {"share": "Share of the {} {} {} that {}", "log2": "Mean over the {} {} {} of the {}"}

@@ -182,32 +182,32 @@ class _State(NamedTuple):
 
 
 @kernel()
-def _minor(order, shape):  # type: ignore[no-untyped-def]
+def _minor(order, dims, rank):  # type: ignore[no-untyped-def]
     """The minor-most dimension of more than one element, or -1."""
-    for dim in order[: len(shape)]:
-        if shape[dim] > 1:
+    for dim in order[:rank]:
+        if dims[dim] > 1:
             return dim
     return -1
 
 
 @kernel()
-def _last(shape):  # type: ignore[no-untyped-def]
+def _last(dims, rank):  # type: ignore[no-untyped-def]
     """The last dimension of more than one element, or -1."""
-    for dim in range(len(shape) - 1, -1, -1):
-        if shape[dim] > 1:
+    for dim in range(rank - 1, -1, -1):
+        if dims[dim] > 1:
             return dim
     return -1
 
 
 @kernel()
-def _same(a, b, shape):  # type: ignore[no-untyped-def]
+def _same(a, b, dims, rank):  # type: ignore[no-untyped-def]
     """Whether two orders are equal, ignoring dimensions of one element."""
     j = 0
-    for dim in a[: len(shape)]:
-        if shape[dim] > 1:
-            while shape[b[j]] <= 1:
+    for i in range(rank):
+        if dims[a[i]] > 1:
+            while dims[b[j]] <= 1:
                 j += 1
-            if dim != b[j]:
+            if a[i] != b[j]:
                 return False
             j += 1
     return True
@@ -247,19 +247,18 @@ def _complete(slots, own, out):  # type: ignore[no-untyped-def]
 
 
 @kernel()
-def _kept(origin, shape, in_shape):  # type: ignore[no-untyped-def]
+def _kept(origin, dims, in_dims, in_rank):  # type: ignore[no-untyped-def]
     """Whether every dimension of an operand with more than one element is a dimension of the result."""
-    for dim in range(len(in_shape)):
-        if in_shape[dim] > 1 and (origin[dim] < 0 or shape[origin[dim]] != in_shape[dim]):
+    for dim in range(in_rank):
+        if in_dims[dim] > 1 and (origin[dim] < 0 or dims[origin[dim]] != in_dims[dim]):
             return False
     return True
 
 
 @kernel()
-def _onto_operand(order, origin, is_reshape, shape, in_shape, out):  # type: ignore[no-untyped-def]
+def _onto_operand(order, origin, is_reshape, dims, rank, in_dims, in_rank, out):  # type: ignore[no-untyped-def]
     """Write the operand order that corresponds to a result's order; return False if a reshape has none."""
-    rank, in_rank = len(shape), len(in_shape)
-    if is_reshape and not _kept(origin, shape, in_shape):
+    if is_reshape and not _kept(origin, dims, in_dims, in_rank):
         return False
     count = 0
     for position in range(rank):
@@ -275,15 +274,15 @@ def _onto_operand(order, origin, is_reshape, shape, in_shape, out):  # type: ign
 
 
 @kernel()
-def _onto_result(order, origin, is_reshape, shape, in_shape, out):  # type: ignore[no-untyped-def]
+def _onto_result(order, origin, is_reshape, dims, rank, in_dims, in_rank, out):  # type: ignore[no-untyped-def]
     """Write the result order that corresponds to an operand's order; return False if a reshape has none."""
-    if is_reshape and not _kept(origin, shape, in_shape):
+    if is_reshape and not _kept(origin, dims, in_dims, in_rank):
         return False
     count = 0
-    for dim in order[: len(in_shape)]:
-        if 0 <= origin[dim] < len(shape):
-            count = _append(origin[dim], out, count)
-    for dim in range(len(shape) - 1, -1, -1):
+    for position in range(in_rank):
+        if 0 <= origin[order[position]] < rank:
+            count = _append(origin[order[position]], out, count)
+    for dim in range(rank - 1, -1, -1):
         count = _append(dim, out, count)
     return True
 
@@ -339,8 +338,8 @@ def _count_strided_writes(order, shape, elements, width, cache, known, amounts):
 
     ``known``, float64 (_MEMO_SLOTS, 2), memoizes the share that :func:`_missed` finds by packed order.
     """
-    inner = _last(shape)
-    if _minor(order, shape) == inner:
+    inner = _last(shape, len(shape))
+    if _minor(order, shape, len(shape)) == inner:
         return
     step, packed = width, _packed(order, len(shape))
     for dim in order[: len(shape)]:
@@ -361,13 +360,11 @@ def _count_strided_writes(order, shape, elements, width, cache, known, amounts):
 
 @kernel(inline=True)
 def _copy(source, target, node, flow, memo, amounts):  # type: ignore[no-untyped-def]
-    """Count the loop that copies a result from one order into another, if they differ."""
-    shape = flow.dims[node, : flow.rank[node]]
-    if _same(source, target, shape):
-        return
-    inner, read, written = _last(shape), _minor(source, shape), _minor(target, shape)
+    """Count the loop that copies a result from one order into another."""
+    dims, rank = flow.dims[node], flow.rank[node]
+    inner, read, written = _last(dims, rank), _minor(source, dims, rank), _minor(target, dims, rank)
     elements, width, known = flow.elements[node], flow.width[node], memo[flow.same_shape[node]]
-    _count_strided_writes(target, shape, elements, width, flow.cache, known, amounts)
+    _count_strided_writes(target, dims[:rank], elements, width, flow.cache, known, amounts)
     if read != inner and written == inner:
         amounts[_READ] += flow.elements[node]
     amounts[_STRIDED if read != inner or written != inner else _CONTIGUOUS] += flow.elements[node]
@@ -392,7 +389,8 @@ def _propagate(flow, state):  # type: ignore[no-untyped-def]
             order[node] = state.result_order[node]
         else:
             known[node], best, is_set = False, 0, False
-            for edge in flow.user_edges[flow.user_first[node] : flow.user_first[node + 1]]:
+            for at in range(flow.user_first[node], flow.user_first[node + 1]):
+                edge = flow.user_edges[at]
                 user, found = flow.consumer[edge], False
                 if state.operand_set[edge]:
                     mapped[:6], found = state.operand_order[edge], True
@@ -401,10 +399,10 @@ def _propagate(flow, state):  # type: ignore[no-untyped-def]
                 elif kind[user] == _FIXED:
                     known[node] = True
                 elif not is_set and kind[user] != _REDUCE and known[user]:
-                    shape, in_shape = dims[user, : rank[user]], dims[node, : rank[node]]
-                    found = not _same(order[user], own[user], shape) and _onto_operand(
-                        order[user], flow.origin[edge], is_reshape[user], shape, in_shape, mapped
-                    )
+                    found = not _same(order[user], own[user], dims[user], rank[user]) and _onto_operand(
+                        order[user], flow.origin[edge], is_reshape[user], dims[user], rank[user], dims[node],
+                        rank[node], mapped,
+                    )  # fmt: skip
                 if found and (best == 0 or _packed(mapped, rank[node]) < best):
                     order[node], best = mapped[:6], _packed(mapped, rank[node])
             if best > 0:
@@ -416,12 +414,11 @@ def _propagate(flow, state):  # type: ignore[no-untyped-def]
             order[node], best, size = own[node], 0, flow.elements[node]
             for edge in range(flow.first[node], flow.first[node + 1]):
                 x = flow.operand[edge]
-                shape, in_shape = dims[node, : rank[node]], dims[x, : rank[x]]
-                if rank[x] == 0 or flow.elements[x] < size or _same(seen[x], own[x], in_shape):
+                if rank[x] == 0 or flow.elements[x] < size or _same(seen[x], own[x], dims[x], rank[x]):
                     continue
-                if _onto_result(seen[x], flow.origin[edge], is_reshape[node], shape, in_shape, mapped) and (
-                    best == 0 or _packed(mapped, rank[node]) < best
-                ):
+                if _onto_result(
+                    seen[x], flow.origin[edge], is_reshape[node], dims[node], rank[node], dims[x], rank[x], mapped
+                ) and (best == 0 or _packed(mapped, rank[node]) < best):
                     order[node], best, size = mapped[:6], _packed(mapped, rank[node]), flow.elements[x]
         seen[node] = state.result_order[node] if state.result_set[node] else order[node]
 
@@ -430,7 +427,7 @@ def _propagate(flow, state):  # type: ignore[no-untyped-def]
 def _loop(root, flow, state, stamp, stack, mark):  # type: ignore[no-untyped-def]
     """Elementwise and transcendental operations per element of one loop, and whether an operand is read at strides."""
     dims, rank, elements, operand, origin = flow.dims, flow.rank, flow.elements, flow.operand, flow.origin
-    stack[0, 0], stack[0, 1] = root, _minor(state.order[root], dims[root, : rank[root]])
+    stack[0, 0], stack[0, 1] = root, _minor(state.order[root], dims[root], rank[root])
     count, arithmetic, transcendental, strided = 1, 0, 0, False
     while count > 0:
         count -= 1
@@ -440,7 +437,7 @@ def _loop(root, flow, state, stamp, stack, mark):  # type: ignore[no-untyped-def
         stamp[node, along + 1] = mark
         if node != root and state.stored[node]:
             if rank[node] > 0 and elements[node] >= elements[root] * _MIN_SHARE and not flow.constant[node]:
-                minor = _minor(state.seen[node], dims[node, : rank[node]])
+                minor = _minor(state.seen[node], dims[node], rank[node])
                 strided = strided or (minor >= 0 and minor != along)
             continue
         arithmetic += flow.work[node] >= _ELEMENTARY
@@ -475,7 +472,8 @@ def _read_config(codes, rows, flow, state):  # type: ignore[no-untyped-def]
         first, last = flow.user_first[node], flow.user_first[node + 1]
         stored = flow.kind[node] != _FLEXIBLE or state.result_set[node] or first == last
         stored = stored or (last - first > 1 and flow.work[node] == _FUNCTION)
-        for edge in flow.user_edges[first:last]:
+        for at in range(first, last):
+            edge = flow.user_edges[at]
             stored = stored or state.operand_set[edge] or flow.kind[flow.consumer[edge]] in (_FIXED, _SLIDING)
         state.stored[node] = stored
 
@@ -484,7 +482,7 @@ def _read_config(codes, rows, flow, state):  # type: ignore[no-untyped-def]
 def _count(codes, rows, flow, state, out):  # type: ignore[no-untyped-def]
     """Count the loops of configurations, codes uint32 (b, nodes), rows int64 (rows, 18); out float64 (b, N_AMOUNTS)."""
     kind, dims, rank, own, elements = flow.kind, flow.dims, flow.rank, flow.own, flow.elements
-    first, operand, is_reshape = flow.first, flow.operand, flow.is_reshape
+    first, operand, origin, is_reshape = flow.first, flow.operand, flow.origin, flow.is_reshape
     order, seen, stored = state.order, state.seen, state.stored
     memo, mapped, mark = np.zeros((len(kind), _MEMO_SLOTS, 2)), np.empty(8, np.int64), 0
     stamp, stack = np.full((len(kind), 7), -1, np.int64), np.empty((_STACK_SIZE, 2), np.int64)
@@ -499,17 +497,17 @@ def _count(codes, rows, flow, state, out):  # type: ignore[no-untyped-def]
             largest = max(elements[node], elements[x])
             if largest < _MIN_ELEMENTS or (kind[node] == _FLEXIBLE and not stored[node]):
                 continue
-            shape = dims[node, : rank[node]]
             if kind[node] == _SLIDING:
-                if not _same(order[node], own[node], shape):
+                if not _same(order[node], own[node], dims[node], rank[node]):
                     amounts[_POOLED] += largest * flow.window[node]
             elif kind[node] == _FLEXIBLE:
                 if flow.moves[node] and stored[x]:  # free where operand and result have the same order in memory
-                    in_shape = dims[x, : rank[x]]
-                    free = _onto_operand(order[node], flow.origin[edge], is_reshape[node], shape, in_shape, mapped)
-                    free = free and _same(mapped, seen[x], in_shape)
-                    if not free and is_reshape[node] and _same(seen[x], own[x], in_shape):
-                        free = _same(order[node], own[node], shape)
+                    free = _onto_operand(
+                        order[node], origin[edge], is_reshape[node], dims[node], rank[node], dims[x], rank[x], mapped
+                    )
+                    free = free and _same(mapped, seen[x], dims[x], rank[x])
+                    if not free and is_reshape[node] and _same(seen[x], own[x], dims[x], rank[x]):
+                        free = _same(order[node], own[node], dims[node], rank[node])
                     if free:
                         continue
                 mark += 1
@@ -519,24 +517,19 @@ def _count(codes, rows, flow, state, out):  # type: ignore[no-untyped-def]
                 if strided:
                     amounts[_ARITHMETIC] += elements[node] * arithmetic
                     amounts[_TRANSCENDENTAL] += elements[node] * transcendental
-                    if _minor(order[node], shape) == _last(shape):
+                    if _minor(order[node], dims[node], rank[node]) == _last(dims[node], rank[node]):
                         amounts[_READ] += elements[node]
+                    shape, known = dims[node, : rank[node]], memo[flow.same_shape[node]]
                     _count_strided_writes(
-                        order[node],
-                        shape,
-                        elements[node],
-                        flow.width[node],
-                        flow.cache,
-                        memo[flow.same_shape[node]],
-                        amounts,
+                        order[node], shape, elements[node], flow.width[node], flow.cache, known, amounts
                     )
             else:
                 if kind[node] == _REDUCE:
                     for x in operand[first[node] : first[node + 1]]:
-                        in_shape = dims[x, : rank[x]]
-                        if elements[x] >= _MIN_ELEMENTS and _minor(seen[x], in_shape) != _last(in_shape):
+                        strided = _minor(seen[x], dims[x], rank[x]) != _last(dims[x], rank[x])
+                        if strided and elements[x] >= _MIN_ELEMENTS:
                             amounts[_REDUCED] += elements[x]
-                if state.result_set[node]:
+                if state.result_set[node] and not _same(own[node], state.result_order[node], dims[node], rank[node]):
                     _copy(own[node], state.result_order[node], node, flow, memo, amounts)
         for edge in range(len(operand)):
             x, user = operand[edge], flow.consumer[edge]
@@ -544,15 +537,16 @@ def _count(codes, rows, flow, state, out):  # type: ignore[no-untyped-def]
                 continue
             source, is_set = seen[x], state.operand_set[edge]
             if is_set:
-                _copy(source, state.operand_order[edge], x, flow, memo, amounts)
+                if not _same(source, state.operand_order[edge], dims[x], rank[x]):
+                    _copy(source, state.operand_order[edge], x, flow, memo, amounts)
                 source = state.operand_order[edge]
-            if flow.kind[user] == _FIXED:
+            if kind[user] == _FIXED and not _same(source, own[x], dims[x], rank[x]):
                 _copy(source, own[x], x, flow, memo, amounts)
             elif is_set and is_reshape[user]:
-                shape, in_shape = dims[user, : rank[user]], dims[x, : rank[x]]
-                if not _onto_operand(order[user], flow.origin[edge], True, shape, in_shape, mapped):
+                if not _onto_operand(order[user], origin[edge], True, dims[user], rank[user], dims[x], rank[x], mapped):
                     mapped[:6] = own[x]
-                _copy(source, mapped, x, flow, memo, amounts)
+                if not _same(source, mapped, dims[x], rank[x]):
+                    _copy(source, mapped, x, flow, memo, amounts)
 
 
 class Loops:
