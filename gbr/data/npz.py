@@ -11,6 +11,7 @@ import hashlib
 import math
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,8 +25,9 @@ from gbr.errors import DataError
 
 try:
     from isal import isal_zlib as inflate
+    from isal.igzip_lib import DECOMP_DEFLATE, IgzipDecompressor
 except ImportError:  # isal has wheels for x86-64 and arm64 only
-    import zlib as inflate  # type: ignore[no-redef]
+    inflate = zlib  # type: ignore[misc]
 
 #: Uncompressed bytes per block, 512 KiB: a block stays in the cache of a core while it is checked and read.
 BLOCK_BYTES: Final = 1 << 19
@@ -177,7 +179,8 @@ class _Stream:
         #: Bytes read.
         self.position = 0
         self._file, self._expected_crc, self._remaining = file, entry.CRC, entry.compress_size
-        self._inflater: Any = None if self.is_stored else inflate.decompressobj(-15)
+        # The decompressor of isal_zlib would copy each piece as it grows.
+        self._inflater: Any = zlib.decompressobj(-15) if inflate is zlib else IgzipDecompressor(flag=DECOMP_DEFLATE)
         self._crc = 0
 
     def read(self, count: int = 0, /) -> bytes:
@@ -201,12 +204,16 @@ class _Stream:
 
     def _next(self, limit: int) -> bytes:
         """At least one byte and at most ``limit``; none at the end."""
-        piece, given = b"", b"more"
+        piece = b""
         if self.is_stored:
             piece = self._raw(limit)
         else:
-            while not piece and given and not self._inflater.eof:
-                given = self._inflater.unconsumed_tail or self._raw(_READ_BYTES)
+            ended = False
+            while not piece and not ended and not self._inflater.eof:
+                given = getattr(self._inflater, "unconsumed_tail", b"")
+                if not given and getattr(self._inflater, "needs_input", True):  # igzip keeps the rest of its input
+                    given = self._raw(_READ_BYTES)
+                    ended = not given
                 piece = self._inflater.decompress(given, limit)
         self._crc = inflate.crc32(piece, self._crc)
         return piece
