@@ -312,11 +312,10 @@ class Aggregate:
         sums, copies, ranked, padded = np.split(doubles, _DOUBLES, axis=2)
         values[:, -1, _RANKED] = ranked[:, -1] / self._outputs
         padding = np.divide(padded[:, -1], self._flops, where=self._flops > 0, out=np.ones((b, len(KINDS))))
-        columns = (
-            values, np.log2(1.0 + sums), largest,
-            bins[:, :-1] / self._n_nodes, np.log2(padding), differs[:, -1] / n_nodes,
-        )  # fmt: skip
-        np.concatenate([column.reshape(b, -1) for column in columns], axis=1, out=layout, casting="same_kind")
+        whole, rest = np.split(layout, [values[0].size], axis=1)
+        whole.reshape(values.shape)[:] = values
+        columns = np.log2(1.0 + sums), largest, bins[:, :-1] / self._n_nodes, np.log2(padding), differs[:, -1] / n_nodes
+        np.concatenate([column.reshape(b, -1) for column in columns], axis=1, out=rest, casting="same_kind")
         return copies[:, :-1]
 
 
