@@ -30,8 +30,8 @@ from gbr.data.files import write_text
 from gbr.data.store import FeatureStore
 from gbr.errors import GbrError, MissingLibraryError, StoreError, UsageError
 from gbr.models import training_set
-from gbr.models.base import Model, ValidTau, backend
-from gbr.models.ensemble import EnsembleModel, Member, mean_spread, member_settings, spreads
+from gbr.models.base import Model, backend
+from gbr.models.ensemble import EnsembleModel, Member, mean_spread, member_settings, spreads, weighted
 from gbr.models.params import Settings
 from gbr.models.rows import Rows, even_parts
 
@@ -281,11 +281,10 @@ def fit(workers: Workers, ranker: Ranker, known: TrainingSet, chosen: training_s
     def fit_model(_train: Rows, _valid: Rows | None, settings: Settings) -> Any:
         if settings.backend != "ensemble":
             return _fit_member(workers, known, rows.sizes, settings)[0]
-        members = [Member(each, *_fit_member(workers, known, rows.sizes, each)) for each in member_settings(settings)]
-        model = EnsembleModel(members)
-        if (held_out := known.held_out()) is not None:
-            model.best_score = ValidTau(held_out, settings.seed).of(model, settings.n_jobs)
-        return model
+        chosen = member_settings(settings)
+        members = [Member(each, *_fit_member(workers, known, rows.sizes, each), 1 / len(chosen)) for each in chosen]
+        held_out = known.held_out()
+        return EnsembleModel(members) if held_out is None else weighted(members, held_out, settings)
 
     ranker.fit_rows(rows, known.columns, fit=fit_model)
 

@@ -18,7 +18,9 @@ with status 1, or 2 for a UsageError.
 
 from __future__ import annotations
 
-from typing import Final
+import sys
+import warnings
+from typing import Any, Final
 
 _MAX_LENGTH: Final = 1000
 
@@ -82,3 +84,18 @@ class ArchiveError(DownloadError):
 
 class MissingLibraryError(GbrError, ImportError):
     """An optional library, or a system library that it needs, is not installed."""
+
+
+class GbrWarning(UserWarning):
+    """A result that is probably not what was meant; commands print it as one line on stderr."""
+
+
+_show_other = warnings.showwarning
+
+
+def show_warning(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
+    """For ``warnings.showwarning``: a warning of gbr as one line, others as Python shows them."""
+    if issubclass(category, GbrWarning):
+        sys.stderr.write(f"gbr: warning: {message}\n")
+    else:
+        _show_other(message, category, *where, **options)

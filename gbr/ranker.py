@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -24,10 +26,10 @@ from sklearn.utils.validation import check_array, check_consistent_length, check
 from gbr import __version__, adapt, scorer
 from gbr.data.build import extract
 from gbr.data.graph import Graph, read_graph
-from gbr.data.hardware import parse
-from gbr.errors import ModelError, UsageError
+from gbr.data.hardware import measured_on, parse
+from gbr.errors import GbrWarning, ModelError, UsageError
 from gbr.models import io
-from gbr.models.base import Model, backend
+from gbr.models.base import Model, OnRound, backend
 from gbr.models.params import CAPACITY, SEEDS, Settings, resolve, settings_from, threads
 from gbr.models.rows import Rows
 
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from features.schema import Schema
 
 #: Constructor parameters that are settings under the same name.
-_SHARED: Final = ("objective", *CAPACITY, "early_stopping_rounds")
+_SHARED: Final = ("objective", *CAPACITY, "early_stopping_rounds", "time_limit")
 #: Matrices stay float32 or become float64; NaN means missing.
 _FLOATS: Final = {"dtype": (np.float64, np.float32), "ensure_all_finite": "allow-nan"}
 
@@ -48,23 +50,27 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
 
     Parameters
     ----------
-    backend : {"ensemble", "lightgbm", "xgboost", "costmodel"}, default="ensemble"
-        ``ensemble`` is the mean of different members from both libraries, ``costmodel`` a sum of ``costs`` with
-        non-negative prices.
+    backend : {"auto", "lightgbm", "xgboost", "ensemble", "costmodel"}, default="auto"
+        ``auto`` is LightGBM; where ``costs`` are named and the goal is ``tau``, its weighted mean with the cost model.
+        ``ensemble`` is a weighted mean of different models of both libraries.  Weights are chosen on the ``eval_set``,
+        or on held-out training groups; members that do not improve the ranking are dropped.  ``costmodel`` is a sum
+        of ``costs`` with non-negative prices.
     objective : str or None, default=None
         For lightgbm and xgboost: ``pairwise`` (all pairs count alike, as in Kendall's tau), ``lambdarank`` (ranks as
         linear gains, pairs at the top count more), ``l2`` and ``speed`` (least squares on the rank within the group,
-        and on the speed relative to its fastest row).  For the ensemble: ``mixed``, ``mixed-few`` (with the cost
-        model) or ``mixed-top``.  For the cost model: ``nnls``.  None chooses by ``goal``.
+        and on the speed relative to its fastest row).  For the ensemble, a set of members: ``mixed``, ``mixed-top``
+        or ``costed``.  For the cost model: ``nnls``.  None chooses by ``goal``.
     goal : {"tau", "topk"}, default="tau"
         ``tau``: order the whole group.  ``topk``: have a fast configuration among the first few.  Chooses the
-        objective if it is None: for ``tau`` ``pairwise`` and ``mixed`` (ensemble; ``mixed-few`` with ``costs``
-        and fewer than 60 training groups), for ``topk`` ``speed`` and ``mixed-top``.
+        objective if it is None: for ``tau`` ``pairwise`` and ``mixed`` (ensemble), for ``topk`` ``speed`` and
+        ``mixed-top``.
     n_estimators, num_leaves, learning_rate, min_child_samples : int, int, float, int or None, default=None
         Rounds, leaves per tree, shrinkage, rows per leaf.  None: :func:`gbr.models.params.default_capacity` of the
         training set.  XGBoost uses the rows per leaf for ``l2`` and ``speed`` only.
-    early_stopping_rounds : int, default=100
+    early_stopping_rounds : int, default=50
         With an ``eval_set``, stop after this many rounds without a better mean Kendall tau; the best round is kept.
+    time_limit : float or None, default=None
+        Seconds after which the fit ends and keeps its best round so far.  Results then depend on the machine's speed.
     params : mapping or None, default=None
         Further parameters of the library, named as in its documentation.
     costs : sequence of str or int, or None, default=None
@@ -114,7 +120,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
 
     def __init__(
         self,
-        backend: str = "ensemble",
+        backend: str = "auto",
         objective: str | None = None,
         *,
         goal: str = "tau",
@@ -122,7 +128,8 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         num_leaves: int | None = None,
         learning_rate: float | None = None,
         min_child_samples: int | None = None,
-        early_stopping_rounds: int = 100,
+        early_stopping_rounds: int = 50,
+        time_limit: float | None = None,
         params: Mapping[str, Any] | None = None,
         costs: Sequence[str | int] | None = None,
         monotone: bool = False,
@@ -137,6 +144,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         self.learning_rate = learning_rate
         self.min_child_samples = min_child_samples
         self.early_stopping_rounds = early_stopping_rounds
+        self.time_limit = time_limit
         self.params = params
         self.costs = costs
         self.monotone = monotone
@@ -185,12 +193,12 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         names: tuple[str, ...] | None,
         valid: Rows | None = None,
         fit: Callable[[Rows, Rows | None, Settings], Model] | None = None,
+        on_round: OnRound | None = None,
     ) -> Self:
         """Fit on rows with these column names that need no validation and may be streamed.
 
-        ``valid`` is for early stopping; ``fit`` replaces that of the backend.
+        ``valid`` is for early stopping; ``fit`` replaces that of the backend; ``on_round`` is called after every round.
         """
-        library = backend(self.backend)
         if not train.n_rankable:
             raise UsageError(f"y: expected a query group with two different runtimes, got {len(train.X)} sample(s)")
         n_columns = train.X.shape[1]
@@ -210,8 +218,14 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
             n_rows=len(train.X),
             costs=_column_indices(self.costs, names, n_columns),
             monotone=self.monotone,
+            time_limit=self.time_limit,
         )
-        return self._set_fitted((fit or library.fit)(train, valid, settings), settings, names, None)
+        fit = fit or partial(backend(settings.backend).fit, on_round=on_round)
+        model = fit(train, valid, settings)
+        if not model.gains().any():
+            message = f"no split of {len(train.X)} rows improves the order: all scores are equal; fit on more rows"
+            warnings.warn(message, GbrWarning, stacklevel=3)
+        return self._set_fitted(model, settings, names, None)
 
     def predict(self, X: Any) -> NDArray[np.float64]:
         """Scores that read like runtimes, float64 (rows,): lower is faster; only their order in a group has meaning.
@@ -306,7 +320,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         ModelError
             When the model was trained on other features.
         """
-        trained_on = self.trained_on_ or {}
+        hardware, trained_on = self.hardware, self.trained_on_ or {}
         if trained_on.get("kind") != schema.kind:
             raise ModelError(f"{source}: a {schema.kind} collection, but the model ranks {trained_on.get('kind')}")
         if trained_on.get("schema_hash") != schema.hash:
@@ -314,6 +328,15 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
                 f"{source}: feature schema {schema.hash}, but the model was trained on "
                 f"{trained_on.get('schema_hash')}; train again: python -m gbr.train --subset {trained_on.get('subset')}"
             )
+        if found := measured_on(Path(source)):
+            collection, measured, known = found
+            if measured != hardware and (known or collection != trained_on.get("subset")):
+                message = (
+                    f"{collection} was measured on {measured.name!r}{'' if known else ' (assumed: no hardware.toml)'}, "
+                    f"but the model was trained on {trained_on.get('subset')} for {hardware.name!r}; "
+                    "expect little of its order"
+                )
+                warnings.warn(message, GbrWarning, stacklevel=3)
         number = {name: index for index, name in enumerate(schema.names)}
         try:
             return np.array([number[name] for name in self.feature_names_in_], np.int64)
@@ -347,7 +370,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         names = list(map(str, self.feature_names_in_)) if hasattr(self, "feature_names_in_") else None
         versions = {"gbr": __version__, "python": platform.python_version(), "numpy": np.__version__}
         about = {
-            "backend": self.backend,
+            "backend": self.settings_.backend,
             "settings": asdict(self.settings_),
             "seed": self.settings_.seed,
             "features": {"count": self.n_features_in_, "names": names},
@@ -356,7 +379,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
             "trained_on": self.trained_on_,
             "versions": {**versions, **self.model_.versions},
         }
-        io.write(Path(folder), self.model_.to_bytes(), backend(self.backend).SUFFIX, about)
+        io.write(Path(folder), self.model_.to_bytes(), backend(self.settings_.backend).SUFFIX, about)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Self:

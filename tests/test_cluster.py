@@ -55,8 +55,9 @@ def parquet_files(store: Path) -> dict[str, bytes]:
 
 
 def tau_on_test(run: Path, root: Path) -> float:
-    groups = FeatureStore(root / "store", "tile:cpu").load("test")
-    return Ranker.load(run).set_params(n_jobs=1).score(groups.X, groups.target, qid=groups.qid)
+    ranker = Ranker.load(run).set_params(n_jobs=1)
+    groups = FeatureStore(root / "store", "tile:cpu").load("test", columns=ranker.feature_names_in_.tolist())
+    return ranker.score(groups.X, groups.target, qid=groups.qid)
 
 
 # --- building --------------------------------------------------------------------------------------------------------
@@ -145,7 +146,8 @@ def test_commands_accept_a_cluster(
     out = ["--out", str(tmp_path / "run"), "--backend", "ensemble", "--set", "n_estimators=30"]
     assert train_command.main([*shared, *out]) == 0
     ranker = Ranker.load(tmp_path / "run")
-    valid = FeatureStore(root / "relative", "tile:cpu").load("valid")
+    columns = ranker.feature_names_in_.tolist()
+    valid = FeatureStore(root / "relative", "tile:cpu").load("valid", columns=columns)
     assert ranker.best_score_ == pytest.approx(ranker.score(valid.X, valid.target, qid=valid.qid), abs=0.01)
     assert ranker.best_score_ > 0.85
     assert features_command.main(["build", *shared, "--jobs", "2"]) == 2

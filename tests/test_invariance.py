@@ -31,7 +31,7 @@ FOLDERS = {"tile": ROOT / "data/npz/tile/cpu", "layout": ROOT / "data/npz/layout
 ROUNDING = {"rtol": 2e-6, "atol": 2e-6}
 BACKENDS = [(backend, objective) for backend, offered in OBJECTIVES.items() for objective in offered]
 #: Objectives that use only the order of the runtimes.
-ORDER = {"lambdarank", "pairwise", "l2"}
+ORDER = {"lambdarank", "pairwise", "l2", "costed"}  # without named costs, costed is pairwise alone
 few = settings(max_examples=8, deadline=None)
 
 
@@ -192,7 +192,7 @@ def test_copies_in_the_training_set_do_not_change_the_model(backend: str, tmp_pa
 
 
 def small(backend: str, objective: str) -> Ranker:
-    costs = [0, 1, 2] if backend == "costmodel" or objective == "mixed-few" else None
+    costs = [0, 1, 2] if backend == "costmodel" else None
     return Ranker(backend, objective, n_estimators=8, learning_rate=0.2, num_leaves=7, costs=costs, n_jobs=1)
 
 

@@ -18,14 +18,16 @@ from hypothesis import strategies as st
 from gbr.errors import ModelError, StoreError, UsageError
 from gbr.evaluation.metrics import kendall_tau
 from gbr.models import ensemble, io, lightgbm
-from gbr.models.base import ValidTau, backend
+from gbr.models.base import backend
+from gbr.models.ensemble import greedy_weights
 from gbr.models.lightgbm import random_parts
 from gbr.models.params import MEMBERS, Settings, resolve
 from gbr.models.rows import Rows, StreamedMatrix
+from gbr.models.stopping import ValidTau
 from gbr.ranker import Ranker
 from tests.ranking import BACKENDS, EVERY, QUICK, amounts, frame, problem, streamed
 
-ALL = [*EVERY, ("ensemble", "mixed-few"), ("costmodel", "nnls")]
+ALL = [*EVERY, ("costmodel", "nnls")]
 
 
 # --- early stopping and splitting ------------------------------------------------------------------------------------
@@ -241,30 +243,64 @@ def test_linear_trees_cannot_be_attributed() -> None:
 # --- ensemble and cost model -----------------------------------------------------------------------------------------
 
 
-def test_ensemble_is_the_mean_of_its_scaled_members() -> None:
+def test_ensemble_is_the_weighted_mean_of_its_scaled_members() -> None:
     X, runtime, qid = problem(20)
-    other = problem(20, seed=1)
-    ranker = Ranker("ensemble", **QUICK).fit(X, runtime, qid=qid)
+    eval_set = problem(20, seed=1)
+    ranker = Ranker("ensemble", **QUICK).fit(X, runtime, qid=qid, eval_set=eval_set)
+    members: Any = ranker.model_
+    weights = {(each.settings.backend, each.settings.objective): each.weight for each in members.members}
     expected, taus = np.zeros(len(X)), []
-    for number, (name, objective) in enumerate(MEMBERS["mixed"]):
-        member = Ranker(name, objective, random_state=number, **QUICK).fit(X, runtime, qid=qid)
+    for number, (name, objective) in enumerate(MEMBERS["mixed"][:-1]):  # no costs are named
+        member = Ranker(name, objective, random_state=number, **QUICK).fit(X, runtime, qid=qid, eval_set=eval_set)
         scores = member.predict(X)
-        expected += scores / np.mean([scores[qid == group].std() for group in range(20)]) / len(MEMBERS["mixed"])
-        taus.append(member.score(*other[:2], qid=other[2]))
+        spread = np.mean([scores[qid == group].std() for group in range(20)])
+        expected += weights.get((name, objective), 0.0) * scores / spread
+        taus.append(member.best_score_)
     np.testing.assert_allclose(ranker.predict(X), expected, rtol=1e-9)
-    assert ranker.score(*other[:2], qid=other[2]) > np.mean(taus)
+    assert sum(weights.values()) == pytest.approx(1)
+    assert ranker.best_score_ is not None
+    assert ranker.best_score_ >= max(taus)
 
 
-def test_default_mixture_depends_on_costs_groups_and_goal() -> None:
+def test_greedy_weights_drop_members_that_do_not_help() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=300)
+    outputs = truth + rng.normal(size=(4, 300)) * np.array([[0.5], [0.5], [50.0], [50.0]])
+
+    def quality(output: np.ndarray) -> float:
+        return float(np.corrcoef(output, truth)[0, 1])
+
+    weights = greedy_weights(outputs, quality)
+    assert weights[:2].min() > 0.3
+    assert weights[2:].max() < 0.1
+    assert weights.sum() == pytest.approx(1)
+    assert quality(weights @ outputs) >= max(quality(output) for output in outputs)
+    assert greedy_weights(outputs[[2, 2]], quality).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("n_groups", [20, 1])
+def test_members_that_hurt_are_dropped_without_an_eval_set(n_groups: int) -> None:
+    X, runtime, _ = problem(20)
+    wrong = np.log2(1 + np.abs(X[:, 4]).astype(np.float64))  # a price of noise
+    X = np.column_stack([X, wrong]).astype(np.float32)
+    ranker = Ranker(costs=[5], **QUICK).fit(X, runtime, qid=np.repeat(np.arange(n_groups), len(X) // n_groups))
+    members: Any = ranker.model_
+    weights = {each.settings.backend: each.weight for each in members.members}
+    assert weights["lightgbm"] > 0.8
+
+
+def test_default_model_depends_on_costs_and_goal() -> None:
     X, runtime, qid = amounts()
 
-    def mixture(qid: np.ndarray, **parameters: Any) -> str:
-        return Ranker(**{**QUICK, "n_estimators": 2}, **parameters).fit(X, runtime, qid=qid).settings_.objective
+    def chosen(**parameters: Any) -> tuple[str, str]:
+        settings = Ranker(**{**QUICK, "n_estimators": 2}, **parameters).fit(X, runtime, qid=qid).settings_
+        return settings.backend, settings.objective
 
-    assert mixture(qid, costs=[0, 2]) == "mixed-few"
-    assert mixture(qid) == "mixed"
-    assert mixture(np.repeat(np.arange(100), 4), costs=[0, 2]) == "mixed"
-    assert mixture(qid, costs=[0], goal="topk") == "mixed-top"
+    assert chosen() == ("lightgbm", "pairwise")
+    assert chosen(costs=[0, 2]) == ("ensemble", "costed")
+    assert chosen(costs=[0, 2], objective="l2") == ("lightgbm", "l2")
+    assert chosen(costs=[0], goal="topk") == ("lightgbm", "speed")
+    assert chosen(backend="ensemble", goal="topk") == ("ensemble", "mixed-top")
 
 
 def test_cost_model_finds_the_prices(tmp_path: Path) -> None:

@@ -1,28 +1,37 @@
-"""Models and backends: what each provides, early stopping on Kendall's tau, and helpers of the library wrappers."""
+"""Models and backends: what each provides, and helpers of the library wrappers."""
 
 from __future__ import annotations
 
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from difflib import get_close_matches
 from importlib import import_module
-from itertools import pairwise
-from typing import Any, Final, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gbr.errors import MissingLibraryError, UsageError
-from gbr.models.params import OBJECTIVES, Settings
-from gbr.models.rows import Matrix, Rows, subsample
+from gbr.models.params import CAPACITY, OBJECTIVES, Settings
+from gbr.models.rows import Matrix, Rows
 
 FloatArray = NDArray[np.float64]
 
-#: Rows per group that early stopping uses.
-EARLY_STOPPING_ROWS: Final = 1000
-_EARLY_STOPPING_PAIRS: Final = 20_000
+
+class Round(NamedTuple):
+    """A round of a fit that has just ended."""
+
+    model: str  # backend and objective
+    number: int  # from 1 on
+    most: int  # rounds without early stopping
+    tau: float | None  # mean tau of the eval_set so far
+
+
+#: Called after every round; returning True ends the fit, which keeps its best round so far.
+OnRound = Callable[[Round], bool]
 
 
 class Model(ABC):
@@ -59,8 +68,8 @@ class Backend(Protocol):
 
     SUFFIX: str
 
-    def fit(self, train: Rows, valid: Rows | None, settings: Settings) -> Model:
-        """Train; with ``valid``, stop early on its mean Kendall tau and keep the best iteration."""
+    def fit(self, train: Rows, valid: Rows | None, settings: Settings, on_round: OnRound | None = None) -> Model:
+        """Train; with ``valid``, stop early on its mean Kendall tau and keep the best round."""
         ...
 
     def load(self, data: bytes) -> Model:
@@ -72,7 +81,7 @@ def backend(name: str) -> Backend:
     """Import the backend called ``name``; UsageError or MissingLibraryError if that is not possible."""
     if name not in OBJECTIVES:
         raise UsageError(f"backend: expected {' or '.join(map(repr, OBJECTIVES))}, got {name!r}")
-    return cast(Backend, import_module(f"gbr.models.{name}"))
+    return cast(Backend, import_module(f"gbr.models.{'lightgbm' if name == 'auto' else name}"))
 
 
 @contextmanager
@@ -106,58 +115,20 @@ def library_errors(library: str, error_type: type[Exception]) -> Iterator[None]:
         raise UsageError(f"params: {library}: {' '.join(message.split())}") from error
 
 
-def check_params(
-    params: Mapping[str, Any], reserved: Mapping[str, str], known: Callable[[str], bool], library: str
-) -> None:
-    """Refuse parameters that the library does not know or the ranker sets (``reserved``: name -> replacement)."""
+def check_params(params: Mapping[str, Any], reserved: Mapping[str, str], known: Collection[str], library: str) -> None:
+    """Refuse parameters that the library does not know or the ranker sets (``reserved``: name -> replacement).
+
+    ``known`` is empty if the library checks its parameters itself.
+    """
     for name in params:
         if name in reserved:
             raise UsageError(f"params: {name!r} is set by the ranker; use {reserved[name]}")
-        if not known(name):
-            raise UsageError(f"params: {library} has no parameter {name!r}; see its list of parameters")
+        if known and name not in known:
+            raise UsageError(unknown_param(name, reserved, known, library))
 
 
-class ValidTau:
-    """Mean Kendall tau over the groups of a validation set, fast enough to compute after every round.
-
-    At most :data:`EARLY_STOPPING_ROWS` rows and :data:`_EARLY_STOPPING_PAIRS` pairs of a group are used, sampled at
-    random (standard error .005 per group).  Equal scores count as in random order, because tau-b rewards ties and would
-    stop after the first few coarse trees.  Groups without two different targets are skipped.
-    """
-
-    def __init__(self, valid: Rows, seed: int) -> None:
-        rng = np.random.default_rng(seed)
-        kept: list[NDArray[np.int64]] = []
-        for start, stop in pairwise(valid.indptr):
-            rows = subsample(start, stop, EARLY_STOPPING_ROWS, rng)
-            if len(np.unique(valid.target[rows])) > 1:
-                kept.append(rows)
-        if not kept:
-            raise UsageError("eval_set: expected at least one query group with two different runtimes")
-        chosen = np.concatenate(kept)
-        self.X: Matrix = valid.X[chosen]
-        self.rows = Rows(self.X, valid.target[chosen], np.cumsum([0, *map(len, kept)], dtype=np.int64))
-        faster, slower, sizes = [], [], []
-        for start, stop in pairwise(self.rows.indptr.tolist()):
-            first, second = np.triu_indices(stop - start, k=1)
-            target = self.rows.target[start:stop]
-            differ = np.flatnonzero(target[first] != target[second])
-            if len(differ) > _EARLY_STOPPING_PAIRS:
-                differ = rng.choice(differ, _EARLY_STOPPING_PAIRS, replace=False)
-            first, second = first[differ], second[differ]
-            swap = target[first] > target[second]
-            faster.append(start + np.where(swap, second, first))
-            slower.append(start + np.where(swap, first, second))
-            sizes.append(len(differ))
-        self._faster, self._slower = np.concatenate(faster), np.concatenate(slower)
-        self._starts, self._sizes = np.cumsum([0, *sizes[:-1]]), np.array(sizes)
-
-    def __call__(self, relevance: NDArray[Any]) -> float:
-        """Mean tau of a booster's output for :attr:`rows`, float (rows,), higher is faster."""
-        higher = np.asarray(relevance, np.float64)
-        signs = np.sign(higher[self._faster] - higher[self._slower])
-        return float(np.mean(np.add.reduceat(signs, self._starts) / self._sizes))
-
-    def of(self, model: Model, n_jobs: int) -> float:
-        """Mean tau of a fitted model."""
-        return self(model.predict(self.X, n_jobs))
+def unknown_param(name: str, reserved: Mapping[str, str], known: Collection[str], library: str) -> str:
+    """Message for a parameter that a library does not know, with the nearest name."""
+    near = get_close_matches(name, [*reserved, *CAPACITY, *known], 1)
+    instead = f"did you mean {near[0]!r}?" if near else "see its list of parameters"
+    return f"params: {library} has no parameter {name!r}; {instead}"

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from gbr.errors import UsageError
-from gbr.models.base import Model, ValidTau
+from gbr.models.base import Model, OnRound
 from gbr.models.params import Settings
 from gbr.models.rows import Matrix, Rows, subsample
+from gbr.models.stopping import ValidTau
 
 SUFFIX: Final = ".json"
 
@@ -78,7 +79,7 @@ def amounts(X: Matrix, columns: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.asarray(np.exp2(logs) - 1.0)
 
 
-def fit(train: Rows, valid: Rows | None, settings: Settings) -> CostModel:
+def fit(train: Rows, valid: Rows | None, settings: Settings, on_round: OnRound | None = None) -> CostModel:
     """Fit the prices."""
     if settings.params:
         raise UsageError(f"params: the cost model has none, got {', '.join(map(repr, settings.params))}")

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from gbr.models.base import Model, ValidTau, check_params, library_errors, loading
+from gbr.models.base import Model, OnRound, check_params, library_errors, loading
 from gbr.models.params import ROW_SHARE, Settings, column_share
 from gbr.models.rows import REGRESSION_LABELS, IntArray, Matrix, Rows, StreamedMatrix, ranks
+from gbr.models.stopping import Stopper
 
 with loading("LightGBM", "lightgbm"):
     import lightgbm as lgb
@@ -25,6 +26,9 @@ SUFFIX: Final = ".txt"
 #: CPU time without parts, 3.9 s with parts of 1000 and 1.1 s with parts of 250; tau on other groups changed by at most
 #: .002.
 ROWS_PER_PART: Final = 1000
+
+#: Bins per column: half of the library's default; on validation groups it ranks as well in less time.
+MAX_BIN: Final = 127
 
 #: Number of rows from which bins are chosen: LightGBM's default, the minimum for a streamed matrix, and bytes per
 #: value, as LightGBM keeps up to four copies in double precision.
@@ -117,12 +121,12 @@ class LightGBMModel(Model):
         return str(self.booster.model_to_string(num_iteration=self.n_iterations)).encode()
 
 
-def fit(train: Rows, valid: Rows | None, settings: Settings) -> LightGBMModel:
+def fit(train: Rows, valid: Rows | None, settings: Settings, on_round: OnRound | None = None) -> LightGBMModel:
     """Train a booster."""
     aliases = lgb.basic._ConfigAliases._get_all_param_aliases()
     known = {*aliases, *(alias for names in aliases.values() for alias in names)}
     reserved = {alias: instead for name, instead in _RESERVED.items() for alias in (name, *aliases[name])}
-    check_params(settings.params, reserved, known.__contains__, "LightGBM")
+    check_params(settings.params, reserved, known, "LightGBM")
     params: dict[str, Any] = {
         "num_leaves": settings.num_leaves,
         "learning_rate": settings.learning_rate,
@@ -162,7 +166,7 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> LightGBMModel:
         }
 
     share = column_share(train.X.shape[1])
-    params |= unset({"feature_fraction": share, "bagging_fraction": ROW_SHARE, "bagging_freq": 1})
+    params |= unset({"max_bin": MAX_BIN, "feature_fraction": share, "bagging_fraction": ROW_SHARE, "bagging_freq": 1})
     params |= settings.params
     if isinstance(train.X, StreamedMatrix):
         batches = [_Batch(train.X, number) for number in range(train.X.n_batches)]
@@ -172,15 +176,21 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> LightGBMModel:
         data = _Streamed(batches, label=label, group=group, params=params, free_raw_data=True)
     else:
         data = lgb.Dataset(train.X, label=label, group=group, params=params, free_raw_data=True)
-    stopping: dict[str, Any] = {}
-    if valid is not None:
-        tau = ValidTau(valid, settings.seed)
+    stopper = Stopper(valid, settings, on_round)
+    held_out = []
+    if (tau := stopper.tau) is not None:
         sizes = tau.rows.sizes if settings.objective == "lambdarank" else None
-        stopping = {
-            "valid_sets": [type(data)(tau.X, label=np.zeros(len(tau.X)), group=sizes, reference=data, params=params)],
-            "feval": lambda relevance, _: ("kendall_tau", tau(relevance), True),
-            "callbacks": [lgb.early_stopping(settings.early_stopping_rounds, verbose=False)],
-        }
+        held_out = [type(data)(tau.X, label=np.zeros(len(tau.X)), group=sizes, reference=data, params=params)]
+    latest: list[NDArray[Any] | None] = [None]
+
+    def keep_output(relevance: NDArray[Any], _data: object) -> list[Any]:
+        latest[0] = relevance
+        return []
+
+    def end_of_round(env: lgb.callback.CallbackEnv) -> None:
+        if stopper.over(env.iteration + 1, latest[0]):
+            raise lgb.callback.EarlyStopException(env.iteration, [])
+
     with library_errors("LightGBM", lgb.basic.LightGBMError):
         # LightGBM refuses a custom loss if no column can be split.  Not checked on a cluster, as the dataset cannot be
         # constructed before the network is set up.
@@ -188,10 +198,15 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> LightGBMModel:
             data.construct()
             if all(data.feature_num_bin(column) < 2 for column in range(data.num_feature())):
                 objective = "regression"
-        booster = lgb.train(params | {"objective": objective}, data, settings.n_estimators, **stopping)
-    if valid is None:
-        return LightGBMModel(booster, int(booster.num_trees()), None)
-    return LightGBMModel(booster, int(booster.best_iteration), float(booster.best_score["valid_0"]["kendall_tau"]))
+        booster = lgb.train(
+            params | {"objective": objective},
+            data,
+            settings.n_estimators,
+            valid_sets=held_out,
+            feval=keep_output,
+            callbacks=[end_of_round],
+        )
+    return LightGBMModel(booster, stopper.best_round, stopper.best_tau)
 
 
 def load(data: bytes) -> LightGBMModel:

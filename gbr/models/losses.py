@@ -105,3 +105,23 @@ def objective(
         return derivatives(relevance, rank, indptr, rng.random(OFFSETS))
 
     return gradients
+
+
+@kernel()
+def mean_tau(relevance, faster, slower, bounds):  # type: ignore[no-untyped-def]
+    """Mean over groups of the share of pairs in the right order minus the share in the wrong one.
+
+    relevance : float64[rows].  faster, slower : int64[pairs], the rows of each pair.  bounds : int64[groups + 1], the
+    pairs of each group.
+    """
+    total = 0.0
+    for group in range(len(bounds) - 1):
+        signs = 0
+        for pair in range(bounds[group], bounds[group + 1]):
+            first, second = relevance[faster[pair]], relevance[slower[pair]]
+            if first > second:
+                signs += 1
+            elif first < second:
+                signs -= 1
+        total += signs / (bounds[group + 1] - bounds[group])
+    return total / (len(bounds) - 1)

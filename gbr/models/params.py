@@ -11,28 +11,33 @@ import numpy as np
 
 from gbr.errors import UsageError
 
-#: Objectives by backend; those of the ensemble are mixtures of members.
+#: Objectives by backend; those of the ensemble are sets of members.
 OBJECTIVES: Final[Mapping[str, tuple[str, ...]]] = {
-    "ensemble": ("mixed", "mixed-few", "mixed-top"),
+    "auto": ("pairwise", "lambdarank", "l2", "speed"),
+    "ensemble": ("mixed", "mixed-top", "costed"),
     "lightgbm": ("pairwise", "lambdarank", "l2", "speed"),
     "xgboost": ("pairwise", "lambdarank", "l2", "speed"),
     "costmodel": ("nnls",),
 }
-#: Each of the four improves tau on held-out families.
-_MIXED: Final = (("lightgbm", "pairwise"), ("lightgbm", "lambdarank"), ("lightgbm", "speed"), ("xgboost", "pairwise"))
-#: Members of each mixture: backend and objective.
+#: Members of each set: backend and objective.  The cost model is a member where cost columns are named.
 MEMBERS: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
-    "mixed": _MIXED,
-    "mixed-few": (*_MIXED, ("costmodel", "nnls")),
+    "mixed": (
+        ("lightgbm", "pairwise"),
+        ("lightgbm", "lambdarank"),
+        ("lightgbm", "speed"),
+        ("xgboost", "pairwise"),
+        ("costmodel", "nnls"),
+    ),
     "mixed-top": (("lightgbm", "speed"), ("xgboost", "speed"), ("lightgbm", "lambdarank")),
+    "costed": (("lightgbm", "pairwise"), ("costmodel", "nnls")),
 }
 #: Purpose of a ranking: the order of the whole group, or a fast configuration among the first few.
 GOALS: Final = ("tau", "topk")
 #: Default objective per backend, for each of the goals.
 _DEFAULT: Final[Mapping[str, tuple[str, str]]] = {
-    "ensemble": ("mixed", "mixed-top"),
     "lightgbm": ("pairwise", "speed"),
     "xgboost": ("pairwise", "speed"),
+    "ensemble": ("mixed", "mixed-top"),
     "costmodel": ("nnls", "nnls"),
 }
 
@@ -69,6 +74,7 @@ class Settings:
     early_stopping_rounds: int
     seed: int
     n_jobs: int
+    time_limit: float | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
     costs: tuple[int, ...] = ()
     monotone: bool = False
@@ -88,10 +94,10 @@ def default_capacity(n_groups: int, n_rows: int) -> dict[str, Any]:
     """
     few = n_groups < _FEW_GROUPS
     return {
-        "n_estimators": 500 if few else 1000,
+        "n_estimators": 300 if few else 1000,
         "num_leaves": 7 if few else 31,
-        "learning_rate": 0.05,
-        "min_child_samples": max(5, min(50, n_rows // 200)),
+        "learning_rate": 0.1,
+        "min_child_samples": max(min(5, max(1, n_rows // 4)), min(50, n_rows // 200)),
     }
 
 
@@ -109,39 +115,29 @@ def resolve(
     n_rows: int,
     costs: Sequence[int] = (),
     monotone: bool = False,
+    time_limit: Any = None,
 ) -> Settings:
     """Fill in defaults and validate all values; a UsageError names an invalid parameter."""
     size = default_capacity(n_groups, n_rows) | {name: value for name, value in capacity.items() if value is not None}
-    if goal not in GOALS:
-        raise UsageError(f"goal: expected {' or '.join(map(repr, GOALS))}, got {goal!r}")
-    if objective is None:
-        objective = _DEFAULT[backend][GOALS.index(goal)]
-        if objective == "mixed" and costs and n_groups < _FEW_GROUPS:
-            objective = "mixed-few"
-    if objective not in OBJECTIVES[backend]:
-        raise UsageError(
-            f"objective: expected {' or '.join(map(repr, OBJECTIVES[backend]))} for {backend}, got {objective!r}"
-        )
     for name, value in (params or {}).items():
         if not isinstance(value, str | int | float | bool | list | tuple):
             raise UsageError(f"params: {name!r}: expected text, numbers or lists of them, got a {type(value).__name__}")
-    rate = size["learning_rate"]
-    if not isinstance(rate, float | int | np.floating) or not 0 < rate <= 1:
-        raise UsageError(f"learning_rate: expected a number above 0 and at most 1, got {rate!r}")
     if not isinstance(monotone, bool):
         raise UsageError(f"monotone: expected True or False, got {monotone!r}")
     if monotone and not costs:
         raise UsageError("monotone: expected cost columns, got none; name them with Ranker(costs=…)")
+    backend, objective = _model(backend, objective, goal, bool(costs))
     return Settings(
         backend=backend,
         objective=objective,
         n_estimators=_integer("n_estimators", size["n_estimators"], 1),
         num_leaves=_integer("num_leaves", size["num_leaves"], 2),
-        learning_rate=float(rate),
+        learning_rate=_number("learning_rate", size["learning_rate"], 1.0),
         min_child_samples=_integer("min_child_samples", size["min_child_samples"], 1),
         early_stopping_rounds=_integer("early_stopping_rounds", early_stopping_rounds, 1),
         seed=_integer("random_state", seed, 0, SEEDS - 1),
         n_jobs=threads(n_jobs),
+        time_limit=None if time_limit is None else _number("time_limit", time_limit),
         params=dict(params or {}),
         costs=tuple(costs),
         monotone=monotone,
@@ -165,8 +161,30 @@ def threads(n_jobs: int | None) -> int:
     return 0 if n_jobs is None or n_jobs == -1 else _integer("n_jobs", n_jobs, 1)
 
 
+def _model(backend: str, objective: str | None, goal: str, has_costs: bool) -> tuple[str, str]:
+    """Resolved backend and objective."""
+    if goal not in GOALS:
+        raise UsageError(f"goal: expected {' or '.join(map(repr, GOALS))}, got {goal!r}")
+    if objective is not None and objective not in OBJECTIVES[backend]:
+        raise UsageError(
+            f"objective: expected {' or '.join(map(repr, OBJECTIVES[backend]))} for {backend}, got {objective!r}"
+        )
+    if backend == "auto":
+        if objective is None and goal == "tau" and has_costs:
+            return "ensemble", "costed"
+        backend = "lightgbm"
+    return backend, objective or _DEFAULT[backend][GOALS.index(goal)]
+
+
 def _integer(name: str, value: Any, least: int, most: float = math.inf) -> int:
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or not least <= value <= most:
         limit = "" if most == math.inf else f" and at most {most}"
         raise UsageError(f"{name}: expected an integer of at least {least}{limit}, got {value!r}")
     return int(value)
+
+
+def _number(name: str, value: Any, most: float = math.inf) -> float:
+    if not isinstance(value, int | float | np.number) or isinstance(value, bool) or not 0 < value <= most:
+        limit = "" if most == math.inf else f" and at most {most:g}"
+        raise UsageError(f"{name}: expected a number above 0{limit}, got {value!r}")
+    return float(value)

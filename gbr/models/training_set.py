@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from gbr.data.groups import QueryGroups, select_columns
 from gbr.data.store import FeatureStore
-from gbr.models.base import EARLY_STOPPING_ROWS
 from gbr.models.rows import CELLS_PER_BATCH, IntArray, Matrix, Rows, StreamedMatrix, largest_cap, sample
+from gbr.models.stopping import EARLY_STOPPING_ROWS
 
 #: Bytes per binned value in XGBoost, which needs more than LightGBM; measured between 100,000 and 200,000 rows of all
 #: layout columns.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -11,16 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gbr.errors import UsageError
-from gbr.models.base import Model, ValidTau, check_params, library_errors, loading
+from gbr.models.base import Model, OnRound, check_params, library_errors, loading, unknown_param
 from gbr.models.params import ROW_SHARE, Settings, column_share
 from gbr.models.rows import REGRESSION_LABELS, Matrix, Rows, StreamedMatrix, ranks
+from gbr.models.stopping import Stopper
 
 with loading("XGBoost", "xgboost-cpu"):
     import xgboost as xgb
 
 SUFFIX: Final = ".json"
 
-#: Pairs per row and round.  XGBoost's default, pairs with the 32 best rows, gives the lowest tau.
+#: Pairs per row and round of ``lambdarank``.  XGBoost's default, pairs with the 32 best rows, gives the lowest tau.
 PAIRS_PER_ROW: Final = 16
 
 #: Replacements of parameters that the ranker sets.
@@ -39,6 +41,14 @@ _RESERVED: Final = {
     "monotone_constraints": "Ranker(monotone=…, costs=…)",
     "eval_metric": "the Kendall tau that early stopping uses",
 }
+
+
+#: Parameters that are suggested for a misspelled one.
+_FREQUENT: Final = (
+    *("max_bin", "max_depth", "gamma", "subsample", "colsample_bytree", "colsample_bylevel", "colsample_bynode"),
+    *("lambda", "reg_lambda", "alpha", "reg_alpha", "min_child_weight", "max_delta_step", "grow_policy", "tree_method"),
+    *("lambdarank_pair_method", "lambdarank_num_pair_per_sample", "sampling_method", "num_parallel_tree"),
+)
 
 
 class _Batches(xgb.DataIter):  # type: ignore[misc]
@@ -66,6 +76,24 @@ class _Batches(xgb.DataIter):  # type: ignore[misc]
     def reset(self) -> None:
         """Return to the first batch."""
         self._next = 0
+
+
+class _EndOfRound(xgb.callback.TrainingCallback):  # type: ignore[misc]
+    """Asks a stopper after every round."""
+
+    def __init__(self, stopper: Stopper) -> None:
+        super().__init__()
+        self._stopper = stopper
+        self._relevance: NDArray[Any] | None = None
+
+    def keep_output(self, relevance: NDArray[Any], _: xgb.DMatrix) -> tuple[str, float]:
+        """Keep the output for the validation rows, in place of a metric, which XGBoost would round to six digits."""
+        self._relevance = relevance
+        return "none", 0.0
+
+    def after_iteration(self, model: xgb.Booster, epoch: int, evals_log: Any) -> bool:
+        """Whether to stop."""
+        return self._stopper.over(epoch + 1, self._relevance)
 
 
 class XGBoostModel(Model):
@@ -108,13 +136,13 @@ class XGBoostModel(Model):
         return bytes(self.booster.save_raw("json"))
 
 
-def fit(train: Rows, valid: Rows | None, settings: Settings) -> XGBoostModel:
+def fit(train: Rows, valid: Rows | None, settings: Settings, on_round: OnRound | None = None) -> XGBoostModel:
     """Train a booster.
 
     Constant columns are not passed to XGBoost, which would bin them, include them in histograms and sample them for
     trees, although they cannot be split.
     """
-    check_params(settings.params, _RESERVED, lambda _: True, "XGBoost")
+    check_params(settings.params, _RESERVED, (), "XGBoost")
     columns = _varying(train)
     constraints = settings.constraints(train.X.shape[1])
     params: dict[str, Any] = {
@@ -134,45 +162,61 @@ def fit(train: Rows, valid: Rows | None, settings: Settings) -> XGBoostModel:
         "verbosity": 1,
     }
     group: NDArray[np.int64] | None = None
+    loss = None
     if settings.objective in REGRESSION_LABELS:
         params["objective"] = "reg:squarederror"
         params["min_child_weight"] = settings.min_child_samples
         label: NDArray[Any] = REGRESSION_LABELS[settings.objective](train.target, train.indptr)
-    else:
-        group = np.repeat(np.arange(len(train.sizes)), train.sizes)
-        params["objective"] = "rank:pairwise" if settings.objective == "pairwise" else "rank:ndcg"
-        params |= {"lambdarank_pair_method": "mean", "lambdarank_num_pair_per_sample": PAIRS_PER_ROW}
-        if settings.objective == "lambdarank":
-            params["ndcg_exp_gain"] = False
+    elif settings.objective == "pairwise":
+        from gbr.models import losses  # imports Numba, which prediction does not need
+
         label = ranks(train.target, train.indptr)
+        derivatives = losses.objective(label, train.indptr, settings.seed)
+        params["base_score"] = 0.0
+
+        def loss(relevance: NDArray[Any], data: xgb.DMatrix) -> tuple[NDArray[Any], NDArray[Any]]:
+            return derivatives(relevance.astype(np.float64), data)
+
+    else:
+        label = ranks(train.target, train.indptr)
+        group = np.repeat(np.arange(len(train.sizes)), train.sizes)
+        params |= {
+            "objective": "rank:ndcg",
+            "ndcg_exp_gain": False,
+            "lambdarank_pair_method": "mean",
+            "lambdarank_num_pair_per_sample": PAIRS_PER_ROW,
+        }
     max_bin = settings.params.get("max_bin")
     streamed, indptr = train.X, train.indptr
     if not isinstance(streamed, StreamedMatrix):  # so that only one batch is copied at a time
         X: NDArray[Any] = streamed
         streamed = StreamedMatrix(lambda a, b: X[indptr[a] : indptr[b]], indptr, np.arange(len(X)), X.shape[1], 0)
     data = xgb.QuantileDMatrix(_Batches(streamed, columns, label, group), max_bin=max_bin)
-    history: list[float] = []  # XGBoost rounds metrics to six digits
-    stopping: dict[str, Any] = {}
-    if valid is not None:
-        tau = ValidTau(valid, settings.seed)
-
-        def metric(relevance: NDArray[Any], _: xgb.DMatrix) -> tuple[str, float]:
-            history.append(tau(relevance))
-            return "kendall_tau", history[-1]
-
+    stopper = Stopper(valid, settings, on_round)
+    held_out = []
+    if (tau := stopper.tau) is not None:
         X_valid = tau.X.take(columns, axis=1)
-        held_out = xgb.QuantileDMatrix(X_valid, label=np.zeros(len(tau.X)), ref=data, max_bin=max_bin)
-        stop = xgb.callback.EarlyStopping(rounds=settings.early_stopping_rounds, maximize=True, save_best=True)
-        stopping = {"evals": [(held_out, "valid")], "custom_metric": metric, "callbacks": [stop], "verbose_eval": False}
+        zeros = np.zeros(len(X_valid))
+        held_out = [(xgb.QuantileDMatrix(X_valid, label=zeros, ref=data, max_bin=max_bin), "valid")]
+    end = _EndOfRound(stopper)
     with warnings.catch_warnings(record=True) as caught, library_errors("XGBoost", xgb.core.XGBoostError):
         warnings.simplefilter("always")
-        booster = xgb.train({**params, **settings.params}, data, num_boost_round=settings.n_estimators, **stopping)
+        booster = xgb.train(
+            {**params, **settings.params},
+            data,
+            num_boost_round=settings.n_estimators,
+            evals=held_out,
+            obj=loss,
+            custom_metric=end.keep_output if held_out else None,
+            callbacks=[end],
+            verbose_eval=False,
+        )
     for warning in caught:
-        if "are not used" in str(warning.message):
-            raise UsageError(f"params: XGBoost: {' '.join(str(warning.message).split())}")
+        if unused := re.findall(r'"(\w+)".*are not used', " ".join(str(warning.message).split())):
+            raise UsageError(unknown_param(unused[0], _RESERVED, _FREQUENT, "XGBoost"))
         warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-    best_score = history[booster.best_iteration] if history else None
-    return XGBoostModel(_with_all_columns(booster, columns, train.X.shape[1]), best_score)
+    booster = booster[: stopper.best_round]
+    return XGBoostModel(_with_all_columns(booster, columns, train.X.shape[1]), stopper.best_tau)
 
 
 def load(data: bytes) -> XGBoostModel:
