@@ -6,21 +6,27 @@ import errno
 import io
 import json
 import os
+import re
 import shutil
+import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 from gbr import check_features
 from gbr.data.collection import SPLITS, Subset, resolve
 from gbr.data.files import Report, size_text
-from gbr.errors import GbrError
+from gbr.errors import GbrError, show_warning
+
+if TYPE_CHECKING:
+    from gbr.models.base import Round
 
 #: Bytes in a GiB, the unit of ``--memory``.
 GIB: Final = 1 << 30
@@ -29,6 +35,10 @@ GIB: Final = 1 << 30
 _FIRST_LINE: Final = 2.0
 _LONGEST_PAUSE: Final = 120.0
 _NOT_WRITABLE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+#: Longer words of a text column are folded where the terminal is narrow.
+_MOST_WORD: Final = 16
+#: Cells of a numeric column.
+_NUMERIC: Final = re.compile(r"[-+–\d.,e% ]*")
 
 Advance = Callable[[int], None]
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -95,6 +105,7 @@ def _run(program: click.Command, argv: Sequence[str]) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # escape characters that the terminal cannot encode
     try:
         check_features()
+        warnings.showwarning = show_warning
         with program.make_context(prog, list(argv)) as ctx:
             program.invoke(ctx)
         sys.stdout.flush()
@@ -167,12 +178,19 @@ subset_option = click.option(
 )
 data_option = click.option(
     "--data",
+    is_eager=True,  # before --store, whose default lies below it
     type=PATH,
     default=Path("data"),
     metavar="ROOT",
     help="Folder with npz/<collection>/{train,valid,test}/*.npz.",
 )
-store_option = click.option("--store", type=PATH, default=Path("data/store"), metavar="DIR", help="Feature store.")
+store_option = click.option(
+    "--store",
+    type=PATH,
+    metavar="DIR",
+    callback=lambda ctx, _param, path: path or ctx.params["data"] / "store",
+    help="Feature store.  [default: ROOT/store]",
+)
 model_option = click.option(
     "--model", type=PATH, required=True, metavar="DIR", help="Run directory written by gbr train."
 )
@@ -225,7 +243,9 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON i
 
 
 def _in_writable_folder(path: Path) -> Path:
-    """Create the folder of a file that is written after hours of work, and check that it is writable."""
+    """Create the folder of a page that is written after hours of work, and check that it is writable."""
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise click.BadParameter(f"expected a name that ends in .html, got {str(path)!r}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as fault:
@@ -269,6 +289,49 @@ def busy(label: str) -> AbstractContextManager[None]:
     return _shown(_Task(label, None), lambda _task: None)
 
 
+@contextmanager
+def rounds(label: str, time_limit: float | None = None) -> Iterator[Callable[[Round], bool]]:
+    """Show the rounds of a fit, the best tau so far and the longest time left; yields ``on_round``.
+
+    Ctrl-C ends the fit, which keeps its best round so far; a second Ctrl-C interrupts the command.
+    """
+    task = _Task(label, 1)
+    begun = time.monotonic()
+    best: dict[str, float] = {}
+    interrupted = False
+
+    def on_round(ended: Round) -> bool:
+        if ended.number == 1:
+            task.start = time.monotonic()
+        task.label, task.done, task.total = ended.model, ended.number, ended.most
+        if ended.tau is not None:
+            best[ended.model] = max(ended.tau, best.get(ended.model, -1.0))
+            task.detail = f"tau {best[ended.model]:.3f}"
+        if time_limit is not None:
+            task.most_left = begun + time_limit - time.monotonic()
+        return interrupted
+
+    def interrupt(_signal: int, _frame: object) -> None:
+        nonlocal interrupted
+        interrupted = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        note("the fit ends with this round; press Ctrl-C again to interrupt")
+
+    handled = threading.current_thread() is threading.main_thread()
+    previous = signal.signal(signal.SIGINT, interrupt) if handled else None
+    try:
+        with _shown(task, lambda _task: on_round):
+            yield on_round
+    finally:
+        if handled:
+            signal.signal(signal.SIGINT, previous)
+    ended = "interrupted" if interrupted else "ended by the time limit" if task.most_left <= 0 else ""
+    if ended:
+        note(
+            f"{ended} in round {task.done} of {task.label}: the best model so far is kept, without what was not fitted"
+        )
+
+
 class _Task:
     """State of a task: label, steps or bytes done, and when it began with how many."""
 
@@ -277,6 +340,8 @@ class _Task:
         self.total = total
         self.done = 0
         self.text = text
+        self.detail = ""
+        self.most_left = float("inf")
         self.start, self.first = time.monotonic(), 0 if text is None else None
 
     def advance(self, steps: int = 1) -> None:
@@ -293,9 +358,16 @@ class _Task:
         parts = []
         if self.total or self.text:
             parts.append(f"{text(self.done)} of {text(self.total)}" if self.total else text(self.done))
-        parts.append(f"done in {duration(seconds)}" if ended else f"{duration(seconds)} so far")
-        if self.total and not ended and (gained := self.done - (self.first or 0)):
-            parts.append(f"about {duration((self.total - self.done) * seconds / gained)} left")
+        gained = self.done - (self.first or 0)
+        left = (self.total - self.done) * seconds / gained if self.total and gained and not ended else None
+        if self.detail:
+            parts.append(self.detail)
+        if ended:
+            parts.append(f"done in {duration(seconds)}")
+        elif left is None or not self.detail:
+            parts.append(f"{duration(seconds)} so far")
+        if left is not None:
+            parts.append(f"about {duration(max(0.0, min(left, self.most_left)))} left")
         return f"{self.label}: {', '.join(parts)}"
 
 
@@ -364,10 +436,10 @@ def emit_json(value: Any) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table on stdout, as wide as the terminal; long text is wrapped, not truncated.
+    """Print a table on stdout, as wide as the terminal; long text is wrapped, numbers never are.
 
-    ``rows`` are values in the order of ``columns``: numbers are right-aligned (floats with four decimals), None is a
-    dash.
+    ``rows`` are values in the order of ``columns``: numbers, or texts of numbers, are right-aligned (floats with four
+    decimals), None is a dash.
     """
     from rich import box
     from rich.console import Console
@@ -378,9 +450,10 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     cells = [[_cell(value) for value in row] for row in rows]
     sheet = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for index, name in enumerate(columns):
-        numeric = all(row[index] is None or isinstance(row[index], int | float) for row in rows)
-        widest = max(len(text) for text in (name, *(row[index] for row in cells)))
-        width += 2 + (widest if numeric else min(widest, 8))
+        numeric = all(_NUMERIC.fullmatch(row[index]) for row in cells)
+        texts = [name, *(row[index] for row in cells)]
+        words = texts if numeric else [word for text in texts for word in text.split()]
+        width += 3 + min(max(map(len, words)), sys.maxsize if numeric else _MOST_WORD)
         sheet.add_column(Text(name), justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
     for row in cells:
         sheet.add_row(*map(Text, row))

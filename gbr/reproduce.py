@@ -57,8 +57,8 @@ def reproduce(
 
     data = locations.data_root
     runs = {name: out / name.replace(":", "-") for name in names}
-    for run in runs.values():
-        train.check_out(run)
+    for name, run in runs.items():
+        train.check_out(run, name)
     if any(name.startswith("layout:") for name in names):
         download.get_indices(locations)
     found: dict[str, Any] = {}

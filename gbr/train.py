@@ -9,16 +9,19 @@ import hashlib
 import json
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 import numpy as np
+from numpy.typing import NDArray
 
 from gbr import callable_module, cli
 from gbr.data.collection import Subset, family, splits_present
 from gbr.data.files import LOCK, atomic_write, exclusive_lock, json_text, put_aside
+from gbr.data.groups import select_columns
 from gbr.errors import DataError, GbrError, ModelError, UsageError
 from gbr.evaluate import labelled_groups, print_figures, score_split, update_store
 from gbr.models import training_set
@@ -32,11 +35,15 @@ if TYPE_CHECKING:
     from gbr.data.groups import QueryGroups
     from gbr.data.store import FeatureStore
     from gbr.evaluation.metrics import Scored
+    from gbr.models.screening import Screening
     from gbr.ranker import Ranker
 
 METRICS: Final = "metrics.json"
 #: Feature blocks of the baseline on raw columns: graph and configuration without geometry, roles or neighborhoods.
 RAW_BLOCKS: Final = ("config", "opcodes", "nodes")
+#: Fewer training graphs or configurations are reported.
+_FEW_GRAPHS: Final = 5
+_FEW_ROWS: Final = 50
 #: Parameters of ``--set`` that the ranker takes; all others go to the library.
 _RANKER_PARAMETERS: Final = (*CAPACITY, "early_stopping_rounds", "monotone")
 _OBJECTIVES: Final = ", ".join(dict.fromkeys(name for names in OBJECTIVES.values() for name in names))
@@ -47,7 +54,12 @@ _OBJECTIVES: Final = ", ".join(dict.fromkeys(name for names in OBJECTIVES.values
 @cli.data_option
 @cli.store_option
 @click.option("--out", type=cli.PATH, metavar="DIR", help="Run directory.  [default: runs/<subset>/<time>]")
-@click.option("--backend", type=click.Choice(tuple(OBJECTIVES)), default="ensemble", help="Model.")
+@click.option(
+    "--backend",
+    type=click.Choice(tuple(OBJECTIVES)),
+    default="auto",
+    help="Model; auto is LightGBM, with cost columns its mean with the cost model.",
+)
 @click.option(
     "--goal",
     type=click.Choice(GOALS),
@@ -66,7 +78,7 @@ _OBJECTIVES: Final = ", ".join(dict.fromkeys(name for names in OBJECTIVES.values
     "--columns",
     type=cli.CommaList(),
     metavar="LIST",
-    help="Feature blocks or columns to use, separated by commas.  [default: all]",
+    help="Feature blocks or columns to use, separated by commas, or `all`.  [default: chosen on validation graphs]",
 )
 @click.option(
     "--search",
@@ -76,6 +88,13 @@ _OBJECTIVES: Final = ", ".join(dict.fromkeys(name for names in OBJECTIVES.values
     metavar="N",
     help="Hyperparameter search first: N trials, validated on held-out families of training graphs (needs optuna).",
 )
+@click.option(
+    "--time-limit",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="End the fit after this time and keep the best rounds so far.",
+)
+@click.option("--force", is_flag=True, help="Replace a model of another collection in --out.")
 @cli.memory_option
 @click.option(
     "--sample",
@@ -132,26 +151,30 @@ def _default_out(subset: Subset) -> Path:
     return Path("runs") / subset.name.replace(":", "-") / time.strftime("%Y%m%d-%H%M%S")
 
 
-def check_out(out: Path) -> None:
-    """Check that a folder is new, empty or a gbr run; else UsageError."""
+def check_out(out: Path, subset: str, force: bool = False) -> None:
+    """Check that a folder is new, empty or a run of the collection (with ``force``, of any); else UsageError."""
     from gbr.models import io
 
     names = [path.name for path in out.iterdir()] if out.is_dir() else []
     if all(io.is_model_file(name) or name.endswith(".part") or name == LOCK for name in names):
         return  # new, empty, or a run that was killed while writing its model
     try:
-        io.read_manifest(out)
+        about = io.read_manifest(out)
     except GbrError:
         raise UsageError(f"--out {out}: not a gbr run directory; name a new or empty folder") from None
+    previous = (about.get("trained_on") or {}).get("subset", "a table")
+    if previous != subset and not force:
+        raise UsageError(f"--out {out}: has a model of {previous}, not {subset}; name another folder, or add --force")
+    cli.note(f"{out}: the model of {previous} will be replaced")
 
 
 def train(
     subset: str | Subset,
     data: str | Path = "data",
-    store: str | Path = "data/store",
+    store: str | Path | None = None,
     out: str | Path | None = None,
     *,
-    backend: str = "ensemble",
+    backend: str = "auto",
     objective: str | None = None,
     goal: str = "tau",
     settings: dict[str, Any] | None = None,
@@ -163,6 +186,8 @@ def train(
     hardware: str | Hardware | None = None,
     memory: int | None = None,
     sample: int | None = None,
+    time_limit: float | None = None,
+    force: bool = False,
     workers: Workers | None = None,
     scored: list[Scored] | None = None,
 ) -> dict[str, Any]:
@@ -175,13 +200,13 @@ def train(
     ----------
     subset : str or Subset
     data, store, out : path
-        Data root, feature store and run directory; ``out`` is ``runs/<subset>/<time>`` by default.
+        Data root, feature store (``store`` in ``data`` by default) and run directory (``runs/<subset>/<time>``).
     backend, objective, goal, seed
         As :class:`gbr.Ranker` takes them.
     settings : dict, optional
         Parameters of the ranker (:data:`gbr.models.params.CAPACITY`, ``early_stopping_rounds``) or of the library.
     columns : sequence of str, optional
-        Feature columns or blocks to use; all by default.
+        Feature columns or blocks to use, ``["all"]`` for all; by default as :mod:`gbr.models.screening` chooses them.
     jobs : int, optional
         Processes while building, threads while training.
     skip_known_bad : bool
@@ -194,6 +219,10 @@ def train(
         Bytes that the training features may take, per worker of a cluster; see :mod:`gbr.models.training_set`.
     sample : Sample, optional
         Rows of each graph to train on; by default as many as fit.
+    time_limit : float, optional
+        Seconds after which the fit ends and keeps its best rounds so far, as for :class:`gbr.Ranker`.
+    force : bool
+        Replace a model of another collection in ``out``.
     workers : Workers, optional
         Workers of a cluster, to build and to fit; scores are computed locally.
     scored : list, optional
@@ -228,20 +257,47 @@ def train(
         goal=goal,
         **{name: value for name, value in settings.items() if name in _RANKER_PARAMETERS},
         params={name: value for name, value in settings.items() if name not in _RANKER_PARAMETERS} or None,
+        time_limit=time_limit,
         random_state=seed,
         n_jobs=jobs,
     )
+    has_costs = bool(schema_of(collection.kind).costs)
+    _check_settings(ranker, has_costs)
+    columns = (columns,) if isinstance(columns, str) else columns
+    if columns is not None and tuple(columns) != ("all",):
+        select_columns(schema_of(collection.kind).names, columns)
     splits = splits_present(collection, data)
-    check_out(out)
+    check_out(out, collection.name, force)
     with exclusive_lock(out, ModelError, "gbr.train"):
         opened, build_seconds = update_store(collection, data, store, splits, jobs, hardware, workers)
         found = {split: labelled_groups(opened, collection, split, skip_known_bad) for split in splits}
         groups = {split: labelled for split, (labelled, _) in found.items() if len(labelled)}
         if "train" not in groups:
             raise DataError(f"{collection.folder(data) / 'train'}: no graphs with runtimes; add measured graphs")
-        names = training_set.columns_of(opened, columns)
+        if len(groups) == 1:
+            cli.note("no valid or test graphs with runtimes: the fit does not stop early, and its quality is unknown")
+        elif "valid" not in groups:
+            cli.note("no valid graphs with runtimes: the fit does not stop early")
         memory = memory or training_set.default_memory()
         distinct = training_set.distinct(groups["train"])
+        n_graphs, n_rows = len(groups["train"]), len(distinct.rows)
+        if not Rows(np.empty((n_rows, 0), np.float32), distinct.target, distinct.indptr).n_rankable:
+            raise DataError(
+                f"{collection.folder(data) / 'train'}: no graph has two configurations with different runtimes; "
+                "add measured configurations"
+            )
+        if n_graphs < _FEW_GRAPHS or n_rows < _FEW_ROWS:
+            cli.note(f"only {n_graphs} training graphs with {n_rows} configurations: expect little on other programs")
+        families = [family(collection.kind, name) for name in groups["train"].names]
+        costs = schema_of(collection.kind).costs
+        fit_seconds = 0.0
+        screening = None
+        every = columns is not None and tuple(columns) == ("all",)
+        if columns is None and backend != "costmodel":
+            start = time.monotonic()
+            screening = _screen(opened, groups, families, costs, memory, seed, jobs)
+            fit_seconds = time.monotonic() - start
+        names = screening.columns if screening else training_set.columns_of(opened, None if every else columns)
         total_memory = memory * (1 if workers is None else max(1, len(workers)))
         chosen = training_set.fit_memory(distinct, len(names), total_memory, sample, seed)
         if chosen.most:
@@ -250,7 +306,7 @@ def train(
                 f"training on {len(chosen.rows):,} of {len(distinct.rows):,} rows, at most {chosen.most:,} per graph"
                 f"{reason}"
             )
-        ranker.set_params(costs=[name for name in schema_of(collection.kind).costs if name in names] or None)
+        ranker.set_params(costs=[name for name in costs if name in names] or None)
         streamed = False
         start = time.monotonic()
         if workers is None:
@@ -261,10 +317,10 @@ def train(
                 valid = training_set.held_out(opened, "valid", groups["valid"], names, memory, seed)
             start = time.monotonic()
             if trials:
-                families = [family(collection.kind, name) for name in groups["train"].names]
                 ranker.set_params(**_search(ranker, rows, names, families, trials, seed))
-            with cli.busy(f"fitting {backend} on {len(chosen.rows):,} rows"):
-                ranker.fit_rows(rows, names, valid)
+            cli.note(f"fitting on {len(chosen.rows):,} configurations, {len(names)} columns")
+            with cli.rounds("fitting", time_limit) as on_round:
+                ranker.fit_rows(rows, names, valid, on_round=on_round)
         else:
             from gbr.cluster import TrainingSet, fit
 
@@ -272,7 +328,7 @@ def train(
             root = opened.root.absolute()
             known = TrainingSet(root, collection.name, *graphs, names, memory, chosen.most, seed)
             fit(workers, ranker, known, chosen)
-        fit_seconds = time.monotonic() - start
+        fit_seconds += time.monotonic() - start
         plain = chosen
         if not chosen.most and not streamed:  # a plain baseline does not merge identical configurations
             plain = Selection(np.arange(len(groups["train"].target)), groups["train"].target, groups["train"].indptr)
@@ -294,6 +350,7 @@ def train(
             "data": {split: fingerprint(opened, split) for split in groups},
             "rows": len(chosen.rows),
             "sample": chosen.most,
+            "screening": screening and screening.summary(),
         }
         with atomic_write(out / METRICS, ModelError) as part:
             part.write_text(json_text(figures), encoding="utf-8")
@@ -301,6 +358,62 @@ def train(
             with put_aside(out / METRICS):
                 ranker.save(out)
     return figures
+
+
+def _check_settings(ranker: Ranker, has_costs: bool) -> None:
+    """Fit a few rows, so that an invalid parameter is an error before hours of work."""
+    from sklearn.base import clone
+
+    X = np.random.default_rng(0).random((32, 4))
+    few = 1 if isinstance(ranker.n_estimators, int) and ranker.n_estimators > 0 else ranker.n_estimators
+    tried = clone(ranker).set_params(n_estimators=few, costs=[0] if has_costs else None, n_jobs=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tried.fit(X, X[:, 0], qid=np.repeat(range(4), 8))
+
+
+def _screen(
+    store: FeatureStore,
+    groups: dict[str, QueryGroups],
+    families: list[str],
+    costs: Sequence[str],
+    memory: int,
+    seed: int,
+    jobs: int | None,
+) -> Screening | None:
+    """Choose columns on ``valid``, or on held-out families of ``train``; None if neither can be ranked."""
+    from gbr.models import screening
+    from gbr.search import folds
+
+    names = training_set.columns_of(store, None)
+    rng = np.random.default_rng(seed)
+
+    def sampled(split: str, members: NDArray[np.int64], n_rows: int) -> Rows:
+        """A sample of the rows of some graphs, with all columns."""
+        if len(members) > screening.GROUPS:
+            members = np.sort(rng.choice(members, screening.GROUPS, replace=False))
+        graphs = groups[split].take(members)
+        distinct = training_set.distinct(graphs)
+        kept, indptr = screening.sampled(distinct.indptr, n_rows, seed)
+        X = training_set.features(store, split, graphs, distinct.rows[kept], names, memory)
+        return training_set.in_memory(Rows(X, distinct.target[kept], indptr), seed)
+
+    everything = np.arange(len(groups["train"]))
+    if "valid" in groups:
+        train = sampled("train", everything, screening.ROWS)
+        valid = sampled("valid", np.arange(len(groups["valid"])), screening.ROWS // 2)
+    elif len(set(families)) > 1:
+        out = folds(families, seed=seed)[0]
+        train = sampled("train", everything[~out], screening.ROWS)
+        valid = sampled("train", everything[out], screening.ROWS // 2)
+    else:
+        return None
+    if not (train.n_rankable and valid.n_rankable):
+        return None
+    with cli.busy("choosing columns"):
+        found = screening.screen(train, valid, names, seed, jobs, costs)
+    cli.note(f"{len(found.columns)} of {len(names)} columns ({found.chosen}); --columns all uses all")
+    return found
 
 
 def _search(
@@ -357,7 +470,7 @@ def fit_raw(rows: Rows, names: tuple[str, ...], seed: int, jobs: int | None) -> 
         num_leaves=31,
         learning_rate=0.1,
         min_child_samples=20,
-        params={"feature_fraction": 1.0, "bagging_fraction": 1.0, "bagging_freq": 0},
+        params={"max_bin": 255, "feature_fraction": 1.0, "bagging_fraction": 1.0, "bagging_freq": 0},
         random_state=seed,
         n_jobs=jobs,
     )

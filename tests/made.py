@@ -113,5 +113,6 @@ def trained(root: Path, **arguments: Any) -> Path:
     out = arguments.pop("out", root / "run")
     settings = {"n_estimators": 30, "learning_rate": 0.2} | arguments.pop("settings", {})
     subset = resolve(arguments.pop("subset", "tile:cpu"), root)
-    train_command.train(subset, root, root / "store", out, settings=settings, jobs=1, **arguments)
+    options = {"settings": settings, "jobs": 1, "force": True} | arguments
+    train_command.train(subset, root, root / "store", out, **options)
     return Path(out)

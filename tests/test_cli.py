@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from gbr import cli
 from gbr.__main__ import COMMANDS
 from gbr.__main__ import main as gbr_main
 from gbr.errors import DataError, MissingLibraryError, UsageError
+from gbr.models.base import Round
 
 Capture = pytest.CaptureFixture[str]
 
@@ -158,16 +160,31 @@ def test_tables_fit_the_terminal_and_lose_nothing(
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     name = "a_very_long_graph_name_" * 6
-    names = ["graph", "tau", "rows", "opa", "slowdown@1"]
-    cli.table("What [bold]is[/bold] there", names, [[name, 0.51239, 7, 0.5, 1.5], ["[b]", None, 12345678, 1.0, 2.0]])
+    names = ["graph", "tau", "95 %", "rows", "slowdown@1"]
+    rows = [[name, 0.51239, "0.50 0.53", 7, 1.5], ["[b]", None, None, 12345678, 2.0]]
+    cli.table("What [bold]is[/bold] there", names, rows)
     out = capsys.readouterr().out
     lines = out.splitlines()
-    assert max(map(len, lines)) <= max(columns, 56)
+    assert max(map(len, lines)) <= max(columns, 64)
     assert lines[0] == "What [bold]is[/bold] there"
     assert name in "".join(line.split("  ")[0] for line in lines)
-    for text in ("0.5124", "[b]", "–", "12345678", "slowdown@1"):
+    for text in ("0.5124", "0.50 0.53", "[b]", "–", "12345678", "slowdown@1"):
         assert text in out
     assert "\x1b" not in out
+
+
+def test_interrupting_a_fit_once_ends_it_and_twice_interrupts_the_command(capsys: Capture) -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    with cli.rounds("fitting") as on_round:
+        assert not on_round(Round("lightgbm l2", 1, 9, 0.25))
+        signal.raise_signal(signal.SIGINT)
+        assert on_round(Round("lightgbm l2", 2, 9, 0.5))
+    assert "interrupted in round 2 of lightgbm l2: the best model so far is kept" in capsys.readouterr().err
+    with cli.rounds("fitting"):
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt, match=""):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_no_color_is_respected(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:

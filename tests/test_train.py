@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from gbr import train as command
 from gbr.data.store import FeatureStore
 from gbr.errors import DataError, ModelError, UsageError
 from gbr.evaluation import metrics
+from gbr.models.base import Round
 from gbr.models.rows import Rows, normalised_rank
 from gbr.models.training_set import distinct
 from tests.made import matmul_arrays, rewrite, trained, write_collection
@@ -48,8 +51,9 @@ def test_metrics_file(figures: dict[str, Any]) -> None:
 
 
 def test_figures_are_those_of_the_saved_model(tile_run: Path, figures: dict[str, Any]) -> None:
-    groups = FeatureStore(tile_run / "store", "tile:cpu").load("test")
-    expected = metrics.evaluate(Ranker.load(tile_run / "run").predict_rows(groups.X), groups, "tile")
+    ranker = Ranker.load(tile_run / "run")
+    groups = FeatureStore(tile_run / "store", "tile:cpu").load("test", columns=ranker.feature_names_in_.tolist())
+    expected = metrics.evaluate(ranker.predict_rows(groups.X), groups, "tile")
     assert {name: figures["test"][name] for name in expected} == expected
 
 
@@ -57,13 +61,16 @@ def test_manifest_records_model_settings_and_data(tile_run: Path) -> None:
     manifest = json.loads((tile_run / "run/manifest.json").read_text())
     schema = FeatureStore(tile_run / "store", "tile:cpu").manifest["schema"]
     assert manifest["seed"] == 0
-    assert manifest["settings"]["objective"] == "mixed"
+    assert (manifest["backend"], manifest["settings"]["objective"]) == ("lightgbm", "pairwise")
     assert manifest["settings"]["n_estimators"] == 30
     assert manifest["trained_on"]["subset"] == "tile:cpu"
     assert manifest["trained_on"]["schema_hash"] == schema["hash"]
     assert manifest["trained_on"]["data"].keys() == {"train", "valid", "test"}
-    assert manifest["features"]["names"] == schema["columns"]
-    (model,) = (tile_run / "run").glob("model-*.zip")
+    screening = manifest["trained_on"]["screening"]
+    (chosen,) = (each for each in screening["candidates"] if each["name"] == screening["chosen"])
+    assert chosen["columns"] == manifest["features"]["count"] == len(manifest["features"]["names"])
+    assert set(manifest["features"]["names"]) < set(schema["columns"])
+    (model,) = (tile_run / "run").glob("model-*.txt")
     assert model.name == manifest["model"]["file"]
 
 
@@ -179,7 +186,7 @@ def test_command_prints_tables(tile_run: Path, tmp_path: Path, capsys: Capture) 
     [
         (["--set", "num_leaves"], "--set: expected KEY=VALUE, got 'num_leaves'"),
         (["--backend", "lightgbm", "--set", "num_leafs=3"], "num_leafs"),
-        (["--objective", "l2"], "'l2'"),
+        (["--backend", "ensemble", "--objective", "l2"], "'l2'"),
         (["--columns", "nope"], "'nope'"),
         (["--backend", "xgboost", "--set", "max_depth=zero"], "params: XGBoost: Invalid Parameter"),
         (["--backend", "lightgbm", "--set", "lambda_l1=abc"], "params: LightGBM: "),
@@ -194,13 +201,38 @@ def test_invalid_options_are_usage_errors(
     assert not (tmp_path / "run").exists()
 
 
-def test_out_must_be_new_empty_or_a_run(tile_run: Path, tmp_path: Path) -> None:
-    command.check_out(tmp_path / "new")
-    command.check_out(tmp_path)
-    command.check_out(tile_run / "run")
+@pytest.mark.parametrize("options", [["--set", "n_estimator=5"], ["--objective", "best"], ["--columns", "geometri"]])
+def test_invalid_options_are_reported_before_features_are_built(
+    tmp_path: Path, options: list[str], capsys: Capture
+) -> None:
+    root = write_collection(tmp_path, {"train": 1})
+    assert run_command(root, root / "run", *options) == 2
+    assert options[1].split("=")[-2:][0] in capsys.readouterr().err
+    assert not (root / "store").exists()
+
+
+def test_graphs_without_runtimes_and_without_an_order_are_reported(tmp_path: Path, capsys: Capture) -> None:
+    root = write_collection(tmp_path, {"train": 3})
+    path = min((root / "npz/tile/cpu/train").iterdir())
+    rewrite(path, ("config_runtime_repeat",), config_runtime=np.zeros(30, np.int64))
+    trained(root)
+    assert f"train: 1 of 3 graphs have no runtimes and are left out: {path.stem}" in capsys.readouterr().err
+    for path in (root / "npz/tile/cpu/train").iterdir():
+        rewrite(path, ("config_runtime_repeat",), config_runtime=np.full(30, 5))
+    with pytest.raises(DataError, match="train: no graph has two configurations with different runtimes"):
+        trained(root)
+
+
+def test_out_must_be_new_empty_or_a_run_of_the_collection(tile_run: Path, tmp_path: Path, capsys: Capture) -> None:
+    for out in (tmp_path / "new", tmp_path, tile_run / "run"):
+        command.check_out(out, "tile:cpu")
+    assert capsys.readouterr().err == f"gbr: {tile_run / 'run'}: the model of tile:cpu will be replaced\n"
+    with pytest.raises(UsageError, match="has a model of tile:cpu, not layout:cpu; name another folder"):
+        command.check_out(tile_run / "run", "layout:cpu")
+    command.check_out(tile_run / "run", "layout:cpu", force=True)
     (tmp_path / "file").write_text("text")
     with pytest.raises(UsageError, match="not a gbr run directory"):
-        command.check_out(tmp_path)
+        command.check_out(tmp_path, "tile:cpu")
     with pytest.raises(ModelError, match="file/run: cannot be written"):
         trained(tile_run, out=tmp_path / "file/run")
 
@@ -211,7 +243,7 @@ def test_run_that_was_killed_while_writing_is_replaced(tile_run: Path, tmp_path:
     part.write_text("{")
     os.utime(part, (0, 0))
     names = {re.sub("[0-9a-f]{12}", "N", path.name) for path in trained(tile_run, out=tmp_path).iterdir()}
-    assert names == {"manifest.json", "metrics.json", "model-N.zip"}
+    assert names == {"manifest.json", "metrics.json", "model-N.txt"}
 
 
 def test_failed_write_keeps_the_previous_run(tile_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,9 +256,39 @@ def test_failed_write_keeps_the_previous_run(tile_run: Path, tmp_path: Path, mon
     monkeypatch.setattr("gbr.models.io.write_json", full)
     with pytest.raises(ModelError, match="no space"):
         trained(tile_run, out=out, backend="xgboost")
-    assert Ranker.load(out).backend == "ensemble"
+    assert Ranker.load(out).backend == "lightgbm"
     assert (out / "metrics.json").read_bytes() == figures
     assert not list(out.glob(".*"))
+
+
+def test_interrupted_training_keeps_the_best_model_so_far(
+    tile_run: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*fields: Any) -> Round:
+        if fields[1] == 4:
+            signal.raise_signal(signal.SIGINT)
+        return Round(*fields)
+
+    monkeypatch.setattr("gbr.models.stopping.Round", interrupted)
+    assert run_command(tile_run, tmp_path / "run", "--columns", "geometry") == 0
+    assert "interrupted in round 4 of lightgbm pairwise" in capsys.readouterr().err
+    assert 1 <= Ranker.load(tmp_path / "run").best_iteration_ <= 4
+    assert json.loads((tmp_path / "run/metrics.json").read_text())["test"]["n_graphs"] == 2
+
+
+def test_time_limit_ends_the_fit(tile_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count()
+    monkeypatch.setattr("gbr.models.stopping.time.monotonic", lambda: float(next(clock)))
+    for backend in ("lightgbm", "xgboost"):
+        run = trained(tile_run, out=tmp_path / backend, backend=backend, time_limit=7)
+        assert 1 <= Ranker.load(run).best_iteration_ <= 7
+
+
+def test_training_without_graphs_to_judge_it_is_reported(tmp_path: Path, capsys: Capture) -> None:
+    trained(write_collection(tmp_path, {"train": 2}))
+    err = capsys.readouterr().err
+    assert "only 2 training graphs with " in err
+    assert "no valid or test graphs with runtimes" in err
 
 
 def test_hyperparameter_search(tmp_path: Path, capsys: Capture) -> None:

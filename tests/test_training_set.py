@@ -117,7 +117,8 @@ def manifest(run: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("backend", ["lightgbm", "xgboost"])
 def test_streamed_training_equals_training_in_memory(root: Path, tmp_path: Path, backend: str) -> None:
-    runs = [trained(root, out=tmp_path / f"{memory}", backend=backend, memory=memory) for memory in (1 << 30, STREAMED)]
+    options = {"backend": backend, "columns": ["all"]}
+    runs = [trained(root, out=tmp_path / f"{memory}", memory=memory, **options) for memory in (1 << 30, STREAMED)]
     first, second = map(manifest, runs)
     assert first["trained_on"] == second["trained_on"]
     if backend == "lightgbm":
@@ -148,7 +149,7 @@ def test_run_reports_its_sample(root: Path, tmp_path: Path, capsys: pytest.Captu
     assert (whole["rows"], whole["sample"]) == (170, None)
     assert "training on" not in capsys.readouterr().err
     line = ["--subset", "tile:cpu", "--data", root, "--store", root / "store", "--jobs", 1, "--set", "n_estimators=5"]
-    line = [*map(str, line), "--backend", "lightgbm", "--out"]
+    line = [*map(str, line), "--backend", "lightgbm", "--columns", "all", "--out"]
     assert command.main([*line, str(tmp_path / "few"), "--sample", "10"]) == 0
     assert "training on 60 of 170 rows, at most 10 per graph\n" in capsys.readouterr().err
     few = manifest(tmp_path / "few")["trained_on"]

@@ -35,9 +35,9 @@ from gbr.evaluation.baselines import NAMES as BASELINE_NAMES
 from gbr.evaluation.data_quality import normalised_ranks
 from gbr.evaluation.metrics import Scored, tau_interval
 from gbr.models import io
-from gbr.models.base import ValidTau
 from gbr.models.params import threads
 from gbr.models.rows import Rows
+from gbr.models.stopping import ValidTau
 from gbr.ranker import Ranker
 from gbr.report import plots
 from gbr.report.tables import explanation_summary
@@ -325,8 +325,8 @@ def _reasons(graph: Mapping[str, Any], graphs: Sequence[Mapping[str, Any]], unse
 def learning_curves(ranker: Ranker, rows: Rows) -> list[dict[str, Any]]:
     """Mean tau after numbers of boosting rounds, of the model and of each member of an ensemble, on ``rows``.
 
-    Ties and large groups are handled as in early stopping (:class:`gbr.models.base.ValidTau`).  Raises UsageError if no
-    group has two different runtimes.
+    Ties and large groups are handled as in early stopping (:class:`gbr.models.stopping.ValidTau`).  Raises UsageError
+    if no group has two different runtimes.
     """
     tau, n_jobs = ValidTau(rows, ranker.settings_.seed), threads(ranker.n_jobs)
     members = [(each.settings, each.model) for each in getattr(ranker.model_, "members", ())]
@@ -389,6 +389,7 @@ def _header(
     """Common keys of all reports: ``title``, ``model``, ``command``, ``version``, ``made``, ``settings``."""
     manifest = io.read_manifest(model)
     settings, trained_on = manifest["settings"], manifest["trained_on"] or {}
+    screening = trained_on.get("screening") or {}
 
     def listed(values: Mapping[str, Any], pattern: str) -> str:
         return ", ".join(pattern.format(*item) for item in values.items())
@@ -401,6 +402,14 @@ def _header(
         "seed": manifest["seed"],
         "further parameters": listed(settings["params"], "{}={}"),
         "features": f"{manifest['features']['count']} columns, schema {trained_on.get('schema_hash')}",
+        "columns tried": listed(
+            {
+                each["name"]: f"{each['columns']} columns, tau {each['tau']:.3f}"
+                for each in screening.get("candidates", ())
+            },
+            "{}: {}",
+        ),
+        "columns chosen": screening.get("chosen"),
         "hardware": (trained_on.get("hardware") or {}).get("name"),
         "trained on": trained_on.get("subset"),
         "training rows": f"{trained_on['rows']:,}" if trained_on.get("rows") else None,
