@@ -137,7 +137,7 @@ def _measured(graph: Graph, configs: Any, runtimes: Any) -> tuple[IntArray, Floa
     try:
         target = np.asarray(runtimes, np.float64)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"runtimes: expected numbers ({error})") from error
+        raise UsageError(f"runtimes: expected numbers, without failed configurations ({error})") from error
     if target.shape != rows.shape:
         raise UsageError(f"runtimes: expected shape {rows.shape}, one per configuration, got {target.shape}")
     for name, wrong, expected in (
@@ -146,7 +146,7 @@ def _measured(graph: Graph, configs: Any, runtimes: Any) -> tuple[IntArray, Floa
             (rows < 0) | (rows >= graph.n_configs),
             f"0 to {graph.n_configs - 1}, as in {graph.source}",
         ),
-        ("runtimes", ~np.isfinite(target), "finite numbers (leave out what was not measured)"),
+        ("runtimes", ~np.isfinite(target) | (target < 0), "finite, positive numbers (leave out what was not measured)"),
     ):
         if wrong.any():
             position = int(wrong.argmax())

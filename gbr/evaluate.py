@@ -81,7 +81,7 @@ def evaluate(
     subset: str | Subset,
     split: str = "valid",
     data: str | Path = "data",
-    store: str | Path = "data/store",
+    store: str | Path | None = None,
     *,
     jobs: int | None = None,
     skip_known_bad: bool = False,
@@ -120,6 +120,7 @@ def evaluate(
         For the official protocol with a collection or split that it does not cover.
     """
     from gbr.data.build import schema_of
+    from gbr.data.store import STORE, FeatureStore
     from gbr.evaluation import protocol as official
     from gbr.ranker import Ranker
 
@@ -129,7 +130,10 @@ def evaluate(
         listed = official.indices_of(collection, split, Path(indices or data / official.FOLDER))
     ranker = Ranker.load(model).set_params(n_jobs=jobs)
     hardware = ranker.hardware
-    ranker.columns_in(schema_of(collection.kind), f"{collection.name}, {model}")
+    ranker.columns_in(schema_of(collection.kind), str(collection.folder(data) / split))
+    store = Path(store or data / STORE)
+    if FeatureStore(store, collection.name).other_hardware(hardware):  # whose features are kept
+        store /= "evaluate"
     opened, build_seconds = update_store(collection, data, store, (split,), jobs, hardware)
     groups, left_out = labelled_groups(opened, collection, split, skip_known_bad)
     if not len(groups):
@@ -147,7 +151,7 @@ def evaluate(
 def update_store(
     subset: Subset,
     data: str | Path,
-    store: str | Path,
+    store: str | Path | None,
     splits: Sequence[str],
     jobs: int | None,
     hardware: Hardware | None = None,
@@ -155,8 +159,9 @@ def update_store(
 ) -> tuple[FeatureStore, float]:
     """Compute missing features; returns the store and the seconds it took."""
     from gbr.data.build import build
-    from gbr.data.store import FeatureStore
+    from gbr.data.store import STORE, FeatureStore
 
+    store = store or Path(data) / STORE
     start = time.monotonic()
     progress = partial(cli.progress, label=f"features of {subset.name}")
     build(subset, data, store, splits, jobs, progress, hardware, workers)
@@ -169,7 +174,10 @@ def labelled_groups(
     """Graphs of a split that have runtimes, with the columns of the baselines only; and why which are left out."""
     from gbr.evaluation.baselines import COLUMNS
 
-    groups = store.load(split, columns=COLUMNS.intersection(store.manifest["schema"]["columns"])).labelled()
+    every = store.load(split, columns=COLUMNS.intersection(store.manifest["schema"]["columns"]))
+    groups, unknown = every.labelled(), [every.names[group] for group in np.flatnonzero(~every.is_labelled)]
+    if unknown and len(groups):
+        cli.note(f"{split}: {len(unknown)} of {len(every)} graphs have no runtimes and are left out: {unknown[0]} ...")
     bad = [name for name in groups.names if skip_known_bad and known_bad(subset, name)]
     if bad:
         groups = groups.take([index for index, name in enumerate(groups.names) if name not in bad])

@@ -70,7 +70,7 @@ def _build(*, subset: str, data: Path, cluster: str | None, store: Path, as_json
 def build(
     subset: str | Subset,
     data: str | Path = "data",
-    store: str | Path = "data/store",
+    store: str | Path | None = None,
     *,
     splits: Sequence[str] | None = None,
     hardware: str | None = None,
@@ -85,7 +85,7 @@ def build(
     subset : str or Subset
         Collection.
     data, store : path
-        Data root, feature store.
+        Data root, feature store (``store`` in ``data`` by default).
     splits : sequence of str, optional
         Those that are present by default.
     hardware : str, optional

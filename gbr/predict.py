@@ -82,7 +82,7 @@ def predict(
         When the model is missing or damaged, or does not rank these graphs.
     """
     paths: list[Path] = []
-    for path in map(Path, graphs):
+    for path in map(Path, [graphs] if isinstance(graphs, str | Path) else graphs):
         files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
         if not files:
             raise DataError(f"{path}: no .npz files; name graph files or a folder that contains them")

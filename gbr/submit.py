@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from gbr import cli
 from gbr.data.collection import OFFICIAL_TEST, Subset, graph_files, splits_present
 from gbr.data.files import atomic_write
+from gbr.data.hardware import choose
 from gbr.data.npz import NpzFile
 from gbr.errors import DataError, UsageError
 
@@ -52,6 +53,7 @@ def submit(
     *,
     jobs: int | None = None,
     fill: bool = False,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Write a submission for the test graphs of every collection that the models cover.
 
@@ -68,6 +70,8 @@ def submit(
         Processes for features, threads for predictions.
     fill : bool
         Rank the graphs of collections without a model by their order in the file.
+    force : bool
+        Accept models for other hardware than that of their collection.
 
     Returns
     -------
@@ -81,7 +85,7 @@ def submit(
     """
     if out.is_dir():
         raise UsageError(f"--out {out}: is a directory; name a file")
-    rankers = _load(models)
+    rankers = _load(models, data, force)
     for name in rankers:
         graph_files(Subset(name), data, _SPLIT)  # missing graphs are reported before hours of work
     test_graphs = find_test_graphs(data)
@@ -101,7 +105,7 @@ def submit(
     }
 
 
-def _load(models: Sequence[str | Path]) -> dict[str, list[Ranker]]:
+def _load(models: Sequence[str | Path], data: Path, force: bool) -> dict[str, list[Ranker]]:
     """The models of each collection, checked against the features of this version."""
     from gbr.data.build import schema_of
     from gbr.ranker import Ranker
@@ -113,6 +117,12 @@ def _load(models: Sequence[str | Path]) -> dict[str, list[Ranker]]:
         if name not in OFFICIAL_TEST:
             raise UsageError(f"--models {folder}: trained on {name}, expected one of {', '.join(OFFICIAL_TEST)}")
         ranker.columns_in(schema_of(Subset(name).kind), str(folder))
+        measured = choose(None, Subset(name), data)
+        if ranker.hardware.name != measured.name and not force:
+            raise UsageError(
+                f"--models {folder}: trained for {ranker.hardware.name!r}, but {name} was measured on "
+                f"{measured.name!r}; train with --hardware {measured.name}, or add --force"
+            )
         others = found[name]
         if others and ranker.hardware != others[0].hardware:
             raise UsageError(f"--models: {folder} ranks {name} for other hardware than the models before it")
@@ -262,6 +272,7 @@ def _short(text: str) -> str:
     is_flag=True,
     help="Rank the graphs of collections without a model by file order: Kaggle accepts only complete submissions.",
 )
+@click.option("--force", is_flag=True, help="Accept models for other hardware than that of their collection.")
 @click.option("--check", "check_file", type=cli.PATH, metavar="FILE", help="Check a submission instead of writing one.")
 @cli.data_option
 @cli.store_option
@@ -272,6 +283,7 @@ def main(
     models: Sequence[str],
     out: Path,
     fill: bool,
+    force: bool,
     check_file: Path | None,
     data: Path,
     store: Path,
@@ -284,7 +296,7 @@ def main(
     if check_file is not None:
         _show_check(check_file, data, as_json=as_json)
         return
-    found = submit(models, data, store, out, jobs=jobs, fill=fill)
+    found = submit(models, data, store, out, jobs=jobs, fill=fill, force=force)
     if as_json:
         cli.emit_json(found)
     else:
@@ -312,7 +324,7 @@ def _show_check(path: Path, data: Path, *, as_json: bool) -> None:
     if report.faults:
         raise DataError(f"{path}: {len(report.faults)} faults in {report.rows} rows; correct them, or write it again")
     if report.rows != ROWS:
-        cli.note(f"WARNING: {path}: {report.rows} of {ROWS} rows; Kaggle refuses an incomplete submission")
+        raise DataError(f"{path}: no faults, but only {report.rows} of {ROWS} rows; Kaggle refuses it as incomplete")
     if not as_json:
         print(f"{path}: {report.rows} rows, no faults")
 

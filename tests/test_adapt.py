@@ -131,7 +131,7 @@ def test_good_orders_are_trusted_and_bad_ones_are_not(tile: Graph) -> None:
         ([*range(8), 10**5], range(9), r"configs: expected 0 to \d+, .*\.npz; got 100000 at position 8"),
         ([-1, *range(8)], range(9), "got -1 at position 0"),
         (range(9), [5] * 9, "runtimes: expected different values, got 5"),
-        (range(9), [1, 2, np.nan, *range(6)], "runtimes: expected finite numbers .* got nan at position 2"),
+        (range(9), [1, 2, np.nan, *range(6)], "runtimes: expected finite, positive numbers .* got nan at position 2"),
         (range(9), ["fast"] * 9, "runtimes: expected numbers"),
         (np.arange(9) / 2, range(9), "configs: expected a list of indices, got float64"),
         ([list(range(9))], range(9), r"got int64 of shape \(1, 9\)"),

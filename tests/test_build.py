@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+import gbr
 from features.graph import Program
 from features.hardware import TPU
 from features.layout.extractor import LayoutExtractor
@@ -27,7 +29,7 @@ from gbr.data.collection import Subset, resolve
 from gbr.data.graph import graph_from_arrays, read_graph, write_graph
 from gbr.data.pool import in_order
 from gbr.data.store import FeatureStore
-from gbr.errors import DataError, GbrError, StoreError
+from gbr.errors import DataError, GbrError, StoreError, UsageError
 from tests.made import collection, layout_arrays, tile_arrays
 
 TILE = Subset("tile:xla")
@@ -187,6 +189,21 @@ def test_another_schema_rebuilds_everything(tmp_path: Path, monkeypatch: pytest.
     stored(tmp_path).check(schema_of("tile").hash)
     assert stored(tmp_path).stems("valid") == []
     assert built(tmp_path).built == 1
+
+
+def test_a_store_belongs_to_one_data_root(tmp_path: Path) -> None:
+    first = collection(tmp_path / "a", TILE.name, train=2, valid=1)
+    second = collection(tmp_path / "b", TILE.name, valid=1, train=2)  # other graphs of the same names
+    built(first)
+    shutil.copytree(first, tmp_path / "moved")
+    assert built(tmp_path / "moved").kept == 3
+    with pytest.raises(UsageError, match=r"has the features of .*a, not of .*b; name another --store, or delete it"):
+        build(TILE, second, first / "store", jobs=1)
+    assert stored(first).data_root == first.resolve()
+    assert build(TILE, second, jobs=1).folder == str(second / "store/tile/xla")
+    assert len(gbr.load(TILE.name, data=second)["graph"].unique()) == 2
+    with pytest.raises(UsageError, match=r"has the features of .*a, not of .*b; name its store"):
+        gbr.load(TILE.name, data=second, store=first / "store")
 
 
 def test_an_invalid_graph_fails_the_build_and_keeps_finished_graphs(tmp_path: Path) -> None:

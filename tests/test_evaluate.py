@@ -7,9 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from features.hardware import TPU
 from gbr import evaluate as command
-from gbr.errors import DataError
-from tests.made import rewrite, write_collection
+from gbr.data.build import build
+from gbr.data.collection import resolve
+from gbr.data.store import FeatureStore
+from gbr.errors import DataError, GbrWarning
+from tests.made import rewrite, trained, write_collection
 
 Capture = pytest.CaptureFixture[str]
 
@@ -52,3 +56,14 @@ def test_split_without_runtimes_is_an_error(tile_run: Path, tmp_path: Path) -> N
     rewrite(path, ("config_runtime_repeat",), config_runtime=np.zeros(30, np.int64))
     with pytest.raises(DataError, match="no graph has runtimes; use a split that has them"):
         command.evaluate(tile_run / "run", "tile:cpu", "test", tmp_path, tmp_path / "store", jobs=1)
+
+
+def test_features_for_other_hardware_are_kept(tmp_path: Path) -> None:
+    root = write_collection(tmp_path, {"train": 2, "valid": 1})
+    run = trained(root)
+    with pytest.warns(GbrWarning, match="features for .*cpu.* are replaced by those for .*tpu"):
+        build(resolve("tile:cpu", root), root, root / "store", jobs=1, hardware=TPU)
+    before = FeatureStore(root / "store", "tile:cpu").manifest
+    figures = evaluate(root)
+    assert figures["valid"]["graphs"] == json.loads((run / "metrics.json").read_text())["valid"]["graphs"]
+    assert FeatureStore(root / "store", "tile:cpu").manifest == before

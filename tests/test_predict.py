@@ -15,7 +15,8 @@ import pytest
 from gbr import Ranker, read_graph
 from gbr import predict as command
 from gbr.data.build import extract
-from tests.made import rewrite
+from gbr.errors import GbrWarning
+from tests.made import rewrite, write_collection
 from tests.reference_hlo import DATA
 
 Capture = pytest.CaptureFixture[str]
@@ -36,7 +37,8 @@ def test_csv_has_every_configuration_in_predicted_order(tile_run: Path, graphs: 
     ranker = Ranker.load(tile_run / "run")
     for path in graphs:
         ranking = [row for row in rows if row["graph"] == str(path)]
-        scores = ranker.predict_rows(extract(read_graph(path))[1])
+        schema, X, _ = extract(read_graph(path))
+        scores = ranker.predict_rows(X[:, np.isin(schema.names, ranker.feature_names_in_)])
         configs = [int(row["config"]) for row in ranking]
         assert [int(row["place"]) for row in ranking] == list(range(1, 31))
         assert configs == sorted(range(30), key=lambda row: (scores[row], row))
@@ -108,3 +110,14 @@ def test_errors_are_one_line(
     assert command.main(line.split()) == status
     (error,) = capsys.readouterr().err.splitlines()
     assert message in error
+
+
+def test_graphs_measured_on_other_hardware_are_reported(tile_run: Path, tmp_path: Path, capsys: Capture) -> None:
+    path = next(write_collection(tmp_path, {"valid": 1}, name="tile:xla").rglob("*.npz"))
+    with pytest.warns(
+        GbrWarning,
+        match="tile:xla was measured on 'tpu' .assumed: no hardware.toml., but the model was trained on tile:cpu",
+    ):
+        Ranker.load(tile_run / "run").rank(path)
+    assert command.main(["--model", str(tile_run / "run"), str(path)]) == 0
+    assert "gbr: warning: " in capsys.readouterr().err

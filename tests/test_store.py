@@ -44,7 +44,8 @@ def write(
 
 
 def record(store: FeatureStore, entries: Any, expected: Any = None, schema: Any = SCHEMA) -> None:
-    with store.building(schema, {split: len(stems) for split, stems in entries.items()} | (expected or {})):
+    counts = {split: len(stems) for split, stems in entries.items()} | (expected or {})
+    with store.building(schema, counts, store.root.parent):
         store.record(entries)
 
 
@@ -131,7 +132,7 @@ def test_graph_names_may_contain_glob_characters(tmp_path: Path) -> None:
 
 def test_a_new_schema_removes_previous_graphs(store: FeatureStore) -> None:
     store.check("abc")
-    rebuild = r"run `python -m gbr\.features build --subset tile:xla --store .*`"
+    rebuild = r"run `python -m gbr\.features build --subset tile:xla .*--store .*`"
     with pytest.raises(StoreError, match=rf"feature schema abc, this gbr writes def; {rebuild}"):
         store.check("def")
     record(store, {"valid": {"d": write(store, "d", features(2, 0), "valid")}}, schema=SCHEMA | {"hash": "def"})

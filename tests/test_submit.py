@@ -86,8 +86,8 @@ def test_filled_rows_hold_the_order_of_the_files(root: Path, tmp_path: Path, cap
     ):
         assert f"WARNING: {warning}" in printed.err
     assert max(map(len, printed.out.splitlines()[1:])) <= 80
-    assert submit.main(["--check", str(out), "--data", str(root)]) == 0
-    assert "7 of 894 rows; Kaggle refuses" in capsys.readouterr().err
+    assert submit.main(["--check", str(out), "--data", str(root)]) == 1
+    assert "no faults, but only 7 of 894 rows; Kaggle refuses" in capsys.readouterr().err
 
 
 def test_faults_are_listed_and_exit_1(root: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -117,8 +117,8 @@ def test_real_test_graphs(root: Path, shared_data: Path, tmp_path: Path) -> None
 
 
 def test_models_that_cannot_rank_a_collection_are_refused(root: Path, tmp_path: Path) -> None:
-    def write(*models: Path, data: Path = root, out: Path = tmp_path / "s.csv") -> None:
-        submit.submit(models, data, root / "store", out, jobs=1)
+    def write(*models: Path, data: Path = root, out: Path = tmp_path / "s.csv", force: bool = False) -> None:
+        submit.submit(models, data, root / "store", out, jobs=1, force=force)
 
     plain: dict[str, Any] = {"backend": "lightgbm", "objective": "l2"}
     measured = trained(write_collection(tmp_path / "a", {"train": 2}), **plain)
@@ -127,8 +127,10 @@ def test_models_that_cannot_rank_a_collection_are_refused(root: Path, tmp_path: 
     )
     with pytest.raises(UsageError, match="trained on tile:cpu, expected one of tile:xla"):
         write(measured)
+    with pytest.raises(UsageError, match="trained for 'cpu', but tile:xla was measured on 'tpu'; train with"):
+        write(on_cpu)
     with pytest.raises(UsageError, match="ranks tile:xla for other hardware"):
-        write(root / "first", on_cpu)
+        write(root / "first", on_cpu, force=True)
     with pytest.raises(ModelError, match="nowhere"):
         write(Path("nowhere"))
     with pytest.raises(DataError, match="tile/xla/test"):

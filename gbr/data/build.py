@@ -12,8 +12,9 @@ spooled: in memory while they are small, then in a temporary file.
 from __future__ import annotations
 
 import time
+import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -32,9 +33,9 @@ from gbr.data.groups import unrankable
 from gbr.data.npz import NpzFile
 from gbr.data.pool import Advance, Progress, cores, in_order, in_processes
 from gbr.data.repack import encoded_blocks
-from gbr.data.store import MEASURED, Entry, FeatureStore
+from gbr.data.store import MEASURED, STORE, Entry, FeatureStore
 from gbr.data.store import schema_of as schema_of
-from gbr.errors import DataError, GbrError
+from gbr.errors import DataError, GbrError, GbrWarning, StoreError, UsageError
 
 if TYPE_CHECKING:
     from features.hardware import Hardware
@@ -42,8 +43,8 @@ if TYPE_CHECKING:
     from features.schema import Schema
     from gbr.cluster import Workers
 
-#: Minimum number of graphs per process, as a process takes about three seconds to start.
-_GRAPHS_PER_PROCESS: Final = {"tile": 64, "layout": 2}
+#: Minimum size of the graph files per process, bytes: about two seconds of work, which a process takes to start.
+_BYTES_PER_PROCESS: Final = {"tile": 1 << 19, "layout": 1 << 18}
 _SECONDS_BETWEEN_RECORDS: Final = 5.0
 
 #: Minimum number of configurations per row group of a feature file, except for the last.
@@ -167,7 +168,7 @@ def _check_finite(graph: Graph, names: Sequence[str], by_column: FloatArray) -> 
 def build(
     subset: Subset,
     data_root: Path | str,
-    store_root: Path | str,
+    store_root: Path | str | None = None,
     splits: Sequence[str] | None = None,
     jobs: int | None = None,
     progress: Progress | None = None,
@@ -182,7 +183,8 @@ def build(
     graphs to build, and returns a context manager that yields ``advance(steps)``.
     """
     start = time.monotonic()
-    data_root, store_root = Path(data_root), Path(store_root)
+    data_root = Path(data_root)
+    store_root = Path(store_root or data_root / STORE)
     if workers is not None:  # they have other working directories
         data_root, store_root, jobs = data_root.absolute(), store_root.absolute(), len(workers)
     schema = schema_of(subset.kind)
@@ -194,6 +196,7 @@ def build(
         "hardware": profiles.as_dict(hardware),
     }
     splits = splits_present(subset, data_root) or SPLITS if splits is None else splits
+    splits = (splits,) if isinstance(splits, str) else splits
     # Fingerprints first, so that a corrupt archive is found before anything is built.
     files = {split: {path: _source(path) for path in graph_files(subset, data_root, split)} for split in splits}
     expected = {split: len(paths) for split, paths in files.items()}
@@ -219,7 +222,14 @@ def build(
     tasks, gone = changes() if (same := store.is_for(described, expected)) else ([], {})
     # A complete store is not written, as it may be read-only.
     complete = same and not tasks and not any(gone.values())
-    with nullcontext() if complete else store.building(described, expected):
+    if not complete and (previous := _other_data_root(store, data_root, files)):
+        raise UsageError(
+            f"{store.folder}: has the features of {previous}, not of {data_root}; name another --store, or delete it"
+        )
+    if other := store.other_hardware(hardware):
+        message = f"{store.folder}: features for {other!r} are replaced by those for {hardware.name!r}"
+        warnings.warn(message, GbrWarning, stacklevel=2)
+    with nullcontext() if complete else store.building(described, expected, data_root):
         if not complete:
             tasks, gone = changes()
             if any(gone.values()):
@@ -230,7 +240,8 @@ def build(
             for path in set((store.folder / split).glob("*.parquet")) - {store.path(split, p.stem) for p in sources}:
                 with suppress(OSError):
                     path.unlink()
-        n_jobs = min(jobs or min(cores(), len(tasks) // _GRAPHS_PER_PROCESS[subset.kind]) or 1, max(1, len(tasks)))
+        worthwhile = sum(task.path.stat().st_size for task in tasks) // _BYTES_PER_PROCESS[subset.kind]
+        n_jobs = min(jobs or max(1, min(cores(), worthwhile)), max(1, len(tasks)))
         if tasks:
             with progress(len(tasks)) if progress else nullcontext(lambda steps: None) as advance:
                 _run(store, tasks, n_jobs, advance, workers)
@@ -250,6 +261,17 @@ def build(
         seconds=time.monotonic() - start,
         degenerate={name: entry["degenerate"] for name, entry in entries.items() if entry["degenerate"]},
     )
+
+
+def _other_data_root(store: FeatureStore, data_root: Path, files: Mapping[str, Mapping[Path, Any]]) -> Path | None:
+    """The data root of the store if it is another one with other graphs; a damaged store is replaced."""
+    with suppress(StoreError):
+        if store.data_root not in (None, data_root.resolve()):
+            for split, sources in files.items():
+                present = {path.stem: source for path, source in sources.items()}
+                if any(present.get(stem) != entry["source"] for stem, entry in store.entries(split).items()):
+                    return store.data_root
+    return None
 
 
 def _source(path: Path) -> dict[str, Any]:

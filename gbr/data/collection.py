@@ -80,7 +80,8 @@ def available(data_root: Path) -> list[Subset]:
 def resolve(name: str, data_root: Path) -> Subset:
     """Find a collection by its name.
 
-    ``tile`` or ``layout`` is resolved to the official collection if one is present, else to the measured one.
+    A short name such as ``tile`` or ``layout:xla`` is resolved to the official collection if present, else to the
+    measured one, else to the only one whose name begins with it.
 
     Raises
     ------
@@ -92,6 +93,7 @@ def resolve(name: str, data_root: Path) -> Subset:
         return present[name]
     matches = [official for official in OFFICIAL.get(name, ()) if official in present]
     matches = matches or [measured for measured in present if _MEASURED.get(name) == measured]
+    matches = matches or [full for full in present if full.startswith(f"{name}:")]
     if len(matches) == 1:
         return Subset(matches[0], f"{name} means {matches[0]} here")
     if matches:
@@ -109,9 +111,7 @@ def graph_files(subset: Subset, data_root: Path, split: str) -> list[Path]:
     files = _npz(folder)
     if not files:
         state = "holds no .npz file" if folder.is_dir() else "no such folder"
-        raise DataError(
-            f"{folder}: {state}; {subset.name} needs its {split} graphs there (or leave {split} out of --split)"
-        )
+        raise DataError(f"{folder}: {state}; {subset.name} needs its {split} graphs there, or name another split")
     return files
 
 

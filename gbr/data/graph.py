@@ -398,7 +398,13 @@ def _validated(
 
 
 def _invalid(source: object, key: str, expected: object, got: object) -> DataError:
-    return DataError(f"{source}: {key}: expected {expected}, got {got}; download the file again, or fix its writer")
+    return DataError(f"{source}: {key}: expected {expected}, got {got}; correct the array, or download the file again")
+
+
+def _first_that_is_not_whole(values: list[Any]) -> int | None:
+    """Index of the first value that is not a whole number, if any."""
+    whole = (isinstance(value, int | float) and value == value // 1 for value in values)
+    return next((at for at, valid in enumerate(whole) if not valid), None)
 
 
 class _Memory:
@@ -438,7 +444,13 @@ class _Checker:
             extents = ", ".join("*" if extent is None else str(extent) for extent in expected)
             raise _invalid(self._source, key, f"shape ({extents})", shape)
         if about.dtype.kind not in kinds:
-            raise _invalid(self._source, key, "integers" if kinds == "iu" else "numbers", about.dtype)
+            got = str(about.dtype)
+            if isinstance(about, np.ndarray) and (at := _first_that_is_not_whole(about.ravel().tolist())) is not None:
+                got = f"{got}, with {about.ravel().tolist()[at]!r} at {at}"
+            numbers = "integers" if kinds == "iu" else "numbers"
+            if key.startswith("config_runtime"):
+                numbers = "whole nanoseconds, as integers"
+            raise _invalid(self._source, key, numbers, got)
         return shape
 
     def array(

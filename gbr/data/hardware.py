@@ -20,12 +20,13 @@ import re
 import reprlib
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 from features.hardware import CPU, N_LEVELS, PROFILES, TILE_BOUNDS, TPU, Cache, Hardware
-from gbr.data.collection import Subset
+from gbr.data.collection import KINDS, SPLITS, Subset
 from gbr.data.files import write_text
 from gbr.errors import DataError, GbrError, UsageError
 
@@ -73,6 +74,22 @@ def choose(name: str | None, subset: Subset, data_root: Path | str) -> Hardware:
     if not name.endswith(".toml"):
         raise UsageError(f"--hardware {name}: expected {', '.join(NAMES)} or a file that ends in .toml")
     return load(Path(name))
+
+
+def measured_on(path: Path) -> tuple[str, Hardware, bool] | None:
+    """Collection and hardware of a path at or below ``npz/<collection>/<split>`` of a data root; None for other paths.
+
+    The last value is whether a ``hardware.toml`` gives the hardware; else it is assumed.
+    """
+    parts = path.absolute().parts
+    tops = [number for number, part in enumerate(parts) if part == "npz"]
+    splits = [number for number, part in enumerate(parts) if part in SPLITS]
+    if not tops or not splits or not tops[-1] + 2 < splits[-1] or parts[tops[-1] + 1] not in KINDS:
+        return None
+    subset, root = Subset(":".join(parts[tops[-1] + 1 : splits[-1]])), Path(*parts[: tops[-1]])
+    with suppress(GbrError):  # an invalid hardware.toml matters where features are built
+        return subset.name, choose(None, subset, root), beside(subset.folder(root), root / "npz") is not None
+    return None
 
 
 def beside(folder: Path, top: Path) -> Path | None:

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
@@ -13,7 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
 from typing import TypeVar
 
-from gbr.errors import GbrError
+from gbr.errors import GbrError, show_warning
 
 Advance = Callable[[int], None]
 #: Takes the number of steps and returns a context manager that yields a function to call after each step.
@@ -71,6 +72,7 @@ def cores() -> int:
 def _start_worker() -> None:
     # Threads of libraries would compete with the other workers; set before their first import.
     os.environ["POLARS_MAX_THREADS"] = "1"
+    warnings.showwarning = show_warning
     # The parent reports interrupts; workers end with their parent.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_follow_parent, daemon=True).start()

@@ -17,7 +17,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -29,15 +29,19 @@ import gbr
 from gbr.data import collection
 from gbr.data.files import atomic_write, exclusive_lock, json_text, parse_json, write_json
 from gbr.data.groups import IntArray, QueryGroups, select_columns
+from gbr.data.hardware import as_dict
 from gbr.data.pool import in_order
 from gbr.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
     import polars as pl
 
+    from features.hardware import Hardware
     from features.schema import Schema
 
 MANIFEST: Final = "manifest.json"
+#: Default folder of the store in the data root.
+STORE: Final = "store"
 
 #: Incremented when the format of the files changes while the feature schema stays the same.
 FORMAT: Final = 2
@@ -97,7 +101,9 @@ class FeatureStore:
     @property
     def rebuild(self) -> str:
         """The command that (re)builds this store."""
-        return f"`python -m gbr.features build --subset {self.subset} --store {self.root}`"
+        root = None if self._manifest is None else self.data_root
+        data = "" if root is None or root == Path("data").resolve() else f" --data {root}"
+        return f"`python -m gbr.features build --subset {self.subset}{data} --store {self.root}`"
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -106,6 +112,20 @@ class FeatureStore:
             self._written_at = self._last_write()
             self._manifest = self._read_manifest()
         return self._manifest
+
+    @property
+    def data_root(self) -> Path | None:
+        """Data root that the features were computed from; None if the manifest does not say."""
+        found = self.manifest.get("data")
+        return None if found is None else (self.root / found).resolve()
+
+    def other_hardware(self, hardware: Hardware) -> str | None:
+        """Name of the hardware of the features if there are some for other hardware; a damaged store has none."""
+        with suppress(StoreError):
+            found = self.manifest["schema"]["hardware"]
+            if any(self.manifest["graphs"].values()) and found != as_dict(hardware):
+                return str(found["name"])
+        return None
 
     def path(self, split: str, stem: str) -> Path:
         """Parquet file of one graph."""
@@ -151,7 +171,7 @@ class FeatureStore:
         return {"rows": len(duplicate_of), "distinct": distinct, "bytes": size, "measured": list(measured), **about}
 
     @contextmanager
-    def building(self, schema: Mapping[str, Any], expected: Mapping[str, int]) -> Iterator[None]:
+    def building(self, schema: Mapping[str, Any], expected: Mapping[str, int], data_root: Path) -> Iterator[None]:
         """Lock the store, and record its schema; another process that builds it waits until the lock is released.
 
         Parameters
@@ -161,6 +181,8 @@ class FeatureStore:
             ones), and ``hardware``, the profile that they are computed for.  A new schema removes all previous graphs.
         expected : mapping
             split -> number of graphs of the complete store; :meth:`load` raises an error for an incomplete split.
+        data_root : Path
+            Recorded relative to the store, so that both can be moved together.
         """
         with exclusive_lock(self.folder, StoreError, "build of this store", wait=True):
             graphs, counts = self._known(schema)
@@ -168,6 +190,7 @@ class FeatureStore:
                 "gbr": gbr.__version__,
                 "format": FORMAT,
                 "subset": self.subset,
+                "data": Path(os.path.relpath(data_root.resolve(), self.root.resolve())).as_posix(),
                 "schema": dict(schema),
                 "expected": dict(sorted({**counts, **expected}.items())),
                 "graphs": graphs,
@@ -372,8 +395,8 @@ def load(
     subset: str,
     split: str = "train",
     *,
-    data: Path | str = "data",
-    store: Path | str = "data/store",
+    data: Path | str | None = None,
+    store: Path | str | None = None,
     columns: Iterable[str] | None = None,
     lazy: bool = False,
 ) -> Any:
@@ -391,10 +414,10 @@ def load(
         As for ``--subset``: ``tile:cpu``, ``layout:xla:random``, or ``tile`` alone.
     split : str
         ``train``, ``valid`` or ``test``.
-    data : path
-        Folder that holds ``npz/``; used to resolve a short ``subset``.
-    store : path
-        Folder of the store.
+    data : path, optional
+        Data root, the folder that holds ``npz/``; ``data`` by default.
+    store : path, optional
+        Folder of the store, ``store`` in ``data`` by default.
     columns : iterable of str, optional
         Features, or names of blocks; all by default.
     lazy : bool
@@ -409,12 +432,16 @@ def load(
     StoreError
         When the features are missing or of another schema; names the command that builds them.
     UsageError
-        For an unknown collection, split or column.
+        For an unknown collection, split or column, or a store of another data root than ``data``.
     """
+    root = Path(data or "data")
+    store = store or root / STORE
     found = FeatureStore(store, subset)
     if not (found.folder / MANIFEST).is_file():
-        found = FeatureStore(store, collection.resolve(subset, Path(data)).name)
+        found = FeatureStore(store, collection.resolve(subset, root).name)
     found.check(schema_of(found.subset.split(":", 1)[0]).hash)
+    if data is not None and found.data_root not in (None, root.resolve()):
+        raise UsageError(f"{found.folder}: has the features of {found.data_root}, not of {root}; name its store")
     if split not in collection.SPLITS:
         raise UsageError(f"split {split!r}: expected one of {', '.join(collection.SPLITS)}")
     return _scan(found, split, columns) if lazy else _frame(found.load(split, columns=columns))
