@@ -16,7 +16,7 @@ from gbr.tune.space import GraphSpace, ParameterSpace, Space
 from gbr.tune.tuner import Best, Tuner
 
 if TYPE_CHECKING:
-    from gbr.tune.jax import TunedLayout, layout_space, tile_space, tune_layout
+    from gbr.tune.jax import TunedLayout, layout_space, load_layout, tile_space, tune_layout
 
 __all__ = [
     "Best",
@@ -31,6 +31,7 @@ __all__ = [
     "Tuner",
     "Verdict",
     "layout_space",
+    "load_layout",
     "search",
     "tile_space",
     "tune_layout",

@@ -112,6 +112,10 @@ def _search(
             tuner, measure, budget=budget, seconds=seconds, journal=out / JOURNAL, rounds=rounds,
             on_outcome=lambda _config, _outcome: advance(1),
         )  # fmt: skip
+    if found.resumed:
+        cli.note(
+            f"{found.resumed} of {found.measured} measurements are from {out / JOURNAL}; another --out starts anew"
+        )
     result = {
         "space": space.name,
         "fingerprint": space.fingerprint,

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import runpy
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from gbr import __version__, cli
 from gbr.collect._jax import Reference
 from gbr.collect.families import FAMILIES
 from gbr.collect.layouts import ENOUGH_NS, PARTS, Int8Array, Relayout, layout_of, sample_layouts
@@ -19,8 +22,9 @@ from gbr.collect.programs import FAMILIES as PROGRAMS
 from gbr.collect.tasks import seed_of
 from gbr.collect.tiles import Kernel, kernel_graph, sample_tiles
 from gbr.collect.timer import IntArray, cores, measure, pin, pinned
-from gbr.data.graph import graph_from_arrays
-from gbr.errors import GbrError, UsageError
+from gbr.data.files import parse_json, write_json
+from gbr.data.graph import N_LAYOUT, graph_from_arrays
+from gbr.errors import GbrError, TuneError, UsageError
 from gbr.tune.runner import Found, search
 from gbr.tune.space import Configuration, GraphSpace
 from gbr.tune.tuner import Tuner
@@ -147,10 +151,59 @@ class TunedLayout:
     found: Found
     choice: Configuration  # layouts by tensor, minor to major; empty for those of the compiler
     function: Callable[..., Any]  # with these layouts, for jax.jit; the original one if those of the compiler are best
+    config: Int8Array  # row per operation, as in a graph file
+    program: str  # hash of the traced program
 
     def __str__(self) -> str:
         """One line with the speedup."""
-        return f"{self.found.verdict or 'no comparison with the default'} ({self.found.measured} measured)"
+        verdict = self.found.verdict
+        return f"{verdict or 'no configuration could be compared with the default'} ({self.found.measured} measured)"
+
+    def save(self, path: Path | str) -> None:
+        """Write the layouts as JSON, for :func:`load_layout`; a TuneError if the file cannot be written."""
+        verdict = self.found.verdict
+        content = {
+            "gbr": __version__,
+            "program": self.program,
+            "choice": self.choice,
+            "config": self.config.tolist(),
+            "verdict": None if verdict is None else asdict(verdict),
+        }
+        write_json(Path(path), content, TuneError)
+
+
+def load_layout(path: Path | str, function: Callable[..., Any], args: Sequence[Any]) -> Callable[..., Any]:
+    """Apply the layouts that :meth:`TunedLayout.save` wrote to the same function and arguments of the same shapes.
+
+    Returns
+    -------
+    callable
+        For ``jax.jit``; the function itself if the layouts of the compiler were best.
+
+    Raises
+    ------
+    TuneError
+        If the file cannot be read, or was written for another function, other shapes or another version of JAX.
+    """
+    try:
+        content = parse_json(Path(path).read_bytes())
+        program, chosen = content["program"], bool(content["choice"])
+        config = np.array(content["config"], np.int8).reshape(-1, N_LAYOUT)
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as fault:
+        raise TuneError(f"{path}: not a file of TunedLayout.save ({fault}); tune the function again") from fault
+    with pinned():
+        relayout = Relayout(function, args)
+    if program != _fingerprint(relayout) or len(config) != len(relayout.sites):
+        raise TuneError(f"{path}: tuned for another function, other shapes or another version of JAX; tune it again")
+    return relayout.function(config) if chosen else function
+
+
+def _fingerprint(program: Relayout) -> str:
+    """16 hex digits over the traced program."""
+    digest = hashlib.sha256()
+    for key, array in sorted(program.graph.items()):
+        digest.update(f"{key} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def tune_layout(
@@ -159,10 +212,11 @@ def tune_layout(
     *,
     budget: int = 40,
     seconds: float | None = None,
-    model: Ranker | None = None,
+    model: Ranker | Path | str | None = None,
     journal: Path | str | None = None,
     candidates: int = 1024,
     seed: int = 0,
+    progress: bool = True,
 ) -> TunedLayout:
     """Search layouts of the convolutions, dots and reshapes of a JAX function that make it faster, on one core.
 
@@ -178,11 +232,13 @@ def tune_layout(
         Arguments of the function: arrays, or pytrees of arrays.  The layouts apply to their shapes.
     budget, seconds, journal
         As for :func:`gbr.tune.search`.
-    model : Ranker, optional
-        Trained by ``python -m gbr.train --subset layout:…``.
+    model : Ranker or path, optional
+        Trained by ``python -m gbr.train --subset layout:…``, or its run directory.
     candidates : int
         Number of configurations.
     seed : int
+    progress : bool
+        Show the progress on stderr.
 
     Raises
     ------
@@ -193,10 +249,20 @@ def tune_layout(
         relayout = Relayout(function, args)
         name = str(getattr(function, "__name__", "function"))
         space, configs = _space(relayout, name, candidates, seed)
+        if isinstance(model, str | Path):
+            from gbr.ranker import Ranker  # boosting libraries
+
+            model = Ranker.load(model)
         tuner = Tuner(space, model, seed=seed)
-        found = search(tuner, _timed(relayout, configs, name), budget=budget, seconds=seconds, journal=journal)
-    choice = space.describe(found.config)
-    return TunedLayout(found, choice, relayout.function(configs[found.config]) if choice else function)
+        shown = cli.progress(min(budget, len(space)), f"measuring layouts of {name}") if progress else nullcontext()
+        with shown as advance:
+            found = search(
+                tuner, _timed(relayout, configs, name), budget=budget, seconds=seconds, journal=journal,
+                on_outcome=lambda _config, _outcome: advance(1) if advance else None,
+            )  # fmt: skip
+    choice, config = space.describe(found.config), configs[found.config]
+    chosen = relayout.function(config) if choice else function
+    return TunedLayout(found, choice, chosen, config, _fingerprint(relayout))
 
 
 def named(program: str) -> tuple[Callable[..., Any], Sequence[Any]]:

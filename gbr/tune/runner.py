@@ -291,10 +291,13 @@ class Verdict:
         return self.low > 1 + _LEAST_GAIN
 
     def __str__(self) -> str:
-        """One line with the speedup."""
-        if not self.faster:
-            return "the default is already best, within noise"
-        return f"{self.speedup:.2f} times as fast as the default ({self.low:.2f} to {self.high:.2f})"
+        """One line with the interval of the speedup; one that includes both faster and slower is undecided."""
+        times = f"{self.low:.2f} to {self.high:.2f}"
+        if self.faster:
+            return f"{self.speedup:.2f} times as fast as the default ({times})"
+        if self.high <= 1 + _LEAST_GAIN:
+            return f"the default is best: the best other configuration is {times} times as fast"
+        return f"undecided, so the default is kept: the best other configuration is {times} times as fast"
 
 
 @dataclass(frozen=True)
