@@ -37,9 +37,7 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/.demo ## Features, training and evaluation on the measured data that comes with gbr; model in runs/demo
-	@$(PY) -m gbr.features build --subset $(SUBSET)
-	@for backend in ensemble lightgbm xgboost; do echo; echo "Backend $$backend"; \
-	  $(PY) -m gbr.train --subset $(SUBSET) --backend $$backend --out $(DEMO)/$$backend || exit; done
+	@$(PY) -m gbr.train --subset $(SUBSET) --out $(DEMO)/$(subst :,-,$(SUBSET))
 
 test: $(VENV)/.dev ## Run the tests
 	@$(PY) -m pytest $(ARGS)

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import lightgbm
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 from benchmarks.common import Row, Section, default_model, machine, parser, publish
 from features.hardware import TPU, Hardware
@@ -26,15 +28,19 @@ COLLECTIONS = {"layout:cpu:random": 3, "tile:cpu": 1}
 SCORED = 2000
 TEXT = """\
 Kendall's tau over configurations that were not measured, mean over graphs and random draws of the measured ones.
-*model only* is the default ensemble, trained on the train split; *measured only* is `gbr.adapt.fit_within`, *both* is
-`Ranker.adapt`, on the same draws; *gain* is *both* minus *model only*, with a bootstrap interval over graphs. Embedded
+*model only* is the default model, trained on the train split; *measured only* is `gbr.adapt.fit_within`, *both* is
+`Ranker.adapt`, on the same draws; *gain* is *both* minus *model only*, with a bootstrap interval over graphs. *Ranker*
+is `gbr.Ranker()` and *one-hot* plain LightGBM (L2 on the rank, its defaults) on an indicator of each value in the
+configuration, both trained on the measured rows only. Embedded
 collections: all graphs of the test split, on which the constants of the learners were also chosen. The real TPU files
 have no model. With rest *unseen*, distinct configurations are drawn, with their mean runtime; with rest *rows*, rows of
 the file, so that an equal configuration may have been measured; at most {scored:,} of the rest are scored. Agreement of
 repeated measurements of equal configurations: {retests}."""
 
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
 #: Rows, int64 (n,), and their runtimes, float64 (n,).
-Sample = tuple[NDArray[np.int64], NDArray[np.float64]]
+Sample = tuple[IntArray, FloatArray]
 
 
 def tau(scores: NDArray[np.float64], runtime: NDArray[np.float64]) -> float:
@@ -70,20 +76,39 @@ def retest(graph: Graph) -> str:
     return f"tau {tau(first, second):.2f} over {len(repeated)} configurations of {graph.name}"
 
 
+def one_hot(graph: Graph) -> NDArray[np.bool_]:
+    """Indicator of each value of each number of the configurations that differ, bool (configurations, values)."""
+    numbers = np.concatenate([block.reshape(len(block), -1) for _, block in graph.config_blocks()])
+    distinct = np.unique(numbers.T, axis=0)
+    return np.column_stack([column == value for column in distinct for value in np.unique(column)[1:]])
+
+
+def learned(X: NDArray[np.float32], indicators: NDArray[np.bool_], sample: Sample, rest: IntArray) -> list[FloatArray]:
+    """Scores of a ranker on the features, and of plain LightGBM on the indicators."""
+    rows, runtime = sample
+    varying = (X[rows] != X[rows[:1]]).any(axis=0)
+    ranker = Ranker("lightgbm", n_jobs=1).fit(X[rows][:, varying], runtime)
+    plain = lightgbm.LGBMRegressor(n_jobs=1, verbosity=-1).fit(indicators[rows], rankdata(runtime))
+    return [ranker.predict(X[rest][:, varying]), np.asarray(plain.predict(indicators[rest]))]
+
+
 def real_file(graph: Graph) -> Iterator[Row]:
     """Learning curve of one real file."""
     assert graph.runtime is not None
     every = np.arange(graph.n_configs), graph.runtime.astype(np.float64)
+    X, indicators = extract(graph, TPU)[1], one_hot(graph)
     for rest_is, sample in (("unseen", distinct(graph, TPU)), ("rows", every)):
         for count in MEASURED_REAL:
             if count > 0.9 * len(sample[0]):
                 continue
             n_draws = 5 if count < 1000 else 2
-            taus = [
-                tau(fit_within(graph, rows, runtime, hardware=TPU).predict()[rest], target)
-                for (rows, runtime), (rest, target) in draws(sample, count, n_draws)
-            ]
-            yield _row(f"xla:default {graph.name}", rest_is, 1, n_draws, count, "", float(np.mean(taus)), "", "", "")
+            taus = []
+            for (rows, runtime), (rest, target) in draws(sample, count, n_draws):
+                scores = [fit_within(graph, rows, runtime, hardware=TPU).predict()[rest]]
+                scores += learned(X, indicators, (rows, runtime), rest)
+                taus.append([tau(each, target) for each in scores])
+            within, *others = np.mean(taus, axis=0).tolist()
+            yield _row(f"xla:default {graph.name}", rest_is, 1, n_draws, count, "", within, "", "", "", *others)
 
 
 def embedded(name: str, ranker: Ranker, n_draws: int, data: Path) -> Iterator[Row]:
@@ -107,11 +132,15 @@ def embedded(name: str, ranker: Ranker, n_draws: int, data: Path) -> Iterator[Ro
         gains = columns[2] - columns[0]
         interval = " … ".join(f"{bound:.3f}" for bound in bootstrap_interval(gains) or ())
         means = [float(values.mean()) for values in (*columns, gains)]
-        yield _row(name, "unseen", len(gains), n_draws, count, *means, interval)
+        yield _row(name, "unseen", len(gains), n_draws, count, *means, interval, "", "")
 
 
 def _row(*values: object) -> Row:
-    names = "collection|rest|graphs|draws|measured|model only|measured only|both|gain|95 % of gain".split("|")
+    names = (
+        "collection|rest|graphs|draws|measured|model only|measured only|both|gain|95 % of gain|Ranker|one-hot".split(
+            "|"
+        )
+    )
     return dict(zip(names, values, strict=True))
 
 

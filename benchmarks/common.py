@@ -33,7 +33,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return arguments
 
 
-def default_model(collection: str, data: Path, work: Path, backend: str = "ensemble") -> Ranker:
+def default_model(collection: str, data: Path, work: Path, backend: str = "auto") -> Ranker:
     """Default model of a collection on one thread; trained below ``work`` unless an earlier call has done so."""
     # Imported here: benchmarks of memory must not load the libraries of models.
     from gbr import Ranker

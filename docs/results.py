@@ -1,6 +1,6 @@
 """Write a results table of README.md from runs on one collection.
 
-python docs/results.py runs/demo/ensemble runs/demo/lightgbm runs/demo/xgboost
+python docs/results.py runs/demo/tile runs/xgboost runs/ensemble
 """
 
 from __future__ import annotations
@@ -18,7 +18,13 @@ README: Final = Path(__file__).parents[1] / "README.md"
 BEGIN: Final = "<!-- results {kind}: begin -->\n"
 END: Final = "<!-- results {kind}: end -->\n"
 GRAPHS: Final = {"tile": "kernels", "layout": "programs"}
-NAMES: Final = {"ensemble": "ensemble", "lightgbm": "LightGBM", "xgboost": "XGBoost", "costmodel": "cost model"}
+NAMES: Final[dict[Any, str]] = {
+    "ensemble": "ensemble",
+    "lightgbm": "LightGBM",
+    "xgboost": "XGBoost",
+    "costmodel": "cost model",
+    ("ensemble", "costed"): "LightGBM and cost model",
+}
 BASELINES: Final = {
     "raw_l2": "raw columns, L2",
     "fewest_configured": "fewest nodes set",
@@ -41,7 +47,8 @@ def table(runs: list[tuple[Ranker, dict[str, Any]]]) -> str:
         "|---|---:|---:|---:|---:|",
     ]
     for ranker, figures in runs:
-        name = f"**{NAMES[ranker.backend]}**, {ranker.settings_.objective}"
+        model, objective = ranker.settings_.backend, ranker.settings_.objective
+        name = f"**{NAMES.get((model, objective), NAMES[model])}**, {objective}"
         lines.append(_row(name, figures["valid"], figures["test"]))
     for key, name in BASELINES.items():
         if key in first["test"]["baselines"]:

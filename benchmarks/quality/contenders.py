@@ -1,7 +1,6 @@
-"""Contenders: every objective of every backend, baselines, and feature blocks.
+"""Contenders: every objective of every backend, the default with all columns, baselines, and feature blocks.
 
-One fit can serve several contenders: the members of an ensemble are contenders themselves, and so is an ensemble whose
-members are the first ones of a larger ensemble.
+All but the default with all columns are fitted on the columns that vary within a graph.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +18,9 @@ from gbr import Ranker
 from gbr.data.build import schema_of
 from gbr.data.groups import QueryGroups, block_names
 from gbr.evaluation.baselines import CONFIGURED
-from gbr.models.ensemble import EnsembleModel
-from gbr.models.params import GOALS, MEMBERS, OBJECTIVES, resolve
+from gbr.models.params import GOALS, OBJECTIVES, resolve
 from gbr.models.rows import Rows
+from gbr.models.screening import varies_within
 from gbr.models.training_set import distinct
 from gbr.train import fit_raw, raw_blocks
 
@@ -33,6 +32,9 @@ RAW: Final = "raw columns, L2"
 COUNTING: Final = "fewest nodes set"
 RETEST: Final = "retest"
 ALL_BLOCKS: Final = "all blocks"
+ALL_COLUMNS: Final = "default, all columns"
+#: Models with a part for cost columns.
+_COSTED: Final = {("ensemble", "costed"), ("costmodel", "nnls")}
 BLOCK_TREES: Final = 300
 #: Rows of a group for the tau of its columns; more pairs would not fit into memory.
 _ROWS: Final = 200
@@ -63,6 +65,14 @@ class Task:
         return _distinct(self.pool.groups.take(self.fold.learn))
 
     @cached_property
+    def columns(self) -> NDArray[np.int64]:
+        """Columns that vary within a training graph, and costs."""
+        X = self.learn.X
+        assert isinstance(X, np.ndarray)
+        costs = np.isin(self.pool.groups.columns, costs_of(self.pool) or [])
+        return np.flatnonzero(varies_within(X, self.learn.indptr) | costs)
+
+    @cached_property
     def stop(self) -> Rows | None:
         """All rows of the graphs for early stopping."""
         if self.fold.stop is None:
@@ -91,36 +101,20 @@ class Fit:
 
 def fits(pool: Pool) -> list[Fit]:
     """Fits for every objective of every backend and the baselines; every contender once."""
-    costs = costs_of(pool)
-    ensembles = [
-        objective
-        for objective in OBJECTIVES["ensemble"]
-        if costs or all(backend != "costmodel" for backend, _ in MEMBERS[objective])
+    has_costs = costs_of(pool) is not None
+    models = [
+        (backend, objective)
+        for backend, objectives in OBJECTIVES.items()
+        for objective in objectives
+        if backend != "auto" and (has_costs or (backend, objective) not in _COSTED)
     ]
-    served: set[str] = set()
-    found: list[Fit] = []
-
-    def add(names: Sequence[str], run: Callable[[Task], Scores]) -> None:
-        new = tuple(name for name in names if name not in served)
-        if new:
-            served.update(new)
-            found.append(Fit(new, run))
-
-    # The largest first: its fit serves the smaller ones.
-    for objective in sorted(ensembles, key=lambda name: -len(MEMBERS[name])):
-        inside = [name for name in ensembles if MEMBERS[objective][: len(MEMBERS[name])] == MEMBERS[name]]
-        inside.sort(key=lambda name: name != objective)
-        names = [f"ensemble {name}" for name in inside]
-        names += [f"{backend} {member}" for backend, member in MEMBERS[objective]]
-        add(names, partial(_ensemble, objective=objective, inside=inside))
-    for backend, objectives in OBJECTIVES.items():
-        if backend != "ensemble" and (costs or backend != "costmodel"):
-            for objective in objectives:
-                add([f"{backend} {objective}"], partial(_single, backend=backend, objective=objective))
-    add([COLUMN], _column)
-    add([RAW], _raw)
+    found = [
+        Fit((f"{backend} {objective}",), partial(_single, backend=backend, objective=objective))
+        for backend, objective in models
+    ]
+    found += [Fit((ALL_COLUMNS,), _all_columns), Fit((COLUMN,), _column), Fit((RAW,), _raw)]
     if CONFIGURED in pool.groups.columns:
-        add([COUNTING], _counting)
+        found.append(Fit((COUNTING,), _counting))
     return found
 
 
@@ -151,10 +145,10 @@ def goals(task: Task) -> dict[str, str]:
     found = {}
     for goal in GOALS:
         settings = resolve(
-            "ensemble", None, goal=goal, capacity={}, early_stopping_rounds=100, seed=0, n_jobs=None, params=None,
+            "auto", None, goal=goal, capacity={}, early_stopping_rounds=50, seed=0, n_jobs=None, params=None,
             n_groups=len(task.learn.sizes), n_rows=len(task.learn.X), costs=costs,
         )  # fmt: skip
-        found[goal] = f"ensemble {settings.objective}"
+        found[goal] = f"{settings.backend} {settings.objective}"
     return found
 
 
@@ -189,7 +183,19 @@ def best_column(taus: FloatArray, known: NDArray[np.bool_]) -> tuple[int, float]
     return column, 1.0 if means[column] >= 0 else -1.0
 
 
-def _fitted(task: Task, backend: str, objective: str) -> Ranker:
+def _single(task: Task, *, backend: str, objective: str) -> Scores:
+    return {f"{backend} {objective}": _scores(task, backend, objective, task.columns)}
+
+
+def _all_columns(task: Task) -> Scores:
+    return {ALL_COLUMNS: _scores(task, "auto", None, np.arange(len(task.pool.groups.columns)))}
+
+
+def _scores(task: Task, backend: str, objective: str | None, columns: NDArray[np.int64]) -> FloatArray:
+    def taken(rows: Rows) -> Rows:
+        assert isinstance(rows.X, np.ndarray)
+        return Rows(rows.X.take(columns, axis=1), rows.target, rows.indptr)
+
     ranker = Ranker(
         backend,
         objective,
@@ -198,21 +204,9 @@ def _fitted(task: Task, backend: str, objective: str) -> Ranker:
         random_state=task.options.seed,
         n_jobs=task.options.jobs,
     )
-    return ranker.fit_rows(task.learn, task.pool.groups.columns, task.stop)
-
-
-def _single(task: Task, *, backend: str, objective: str) -> Scores:
-    return {f"{backend} {objective}": _fitted(task, backend, objective).predict_rows(task.held.X)}
-
-
-def _ensemble(task: Task, *, objective: str, inside: Sequence[str]) -> Scores:
-    ranker = _fitted(task, "ensemble", objective)
-    members = cast(EnsembleModel, ranker.model_).members
-    models: dict[str, Any] = {
-        f"{member.settings.backend} {member.settings.objective}": member.model for member in members
-    }
-    models |= {f"ensemble {name}": EnsembleModel(members[: len(MEMBERS[name])]) for name in inside}
-    return {name: -model.predict(task.held.X, task.options.jobs or 0) for name, model in models.items()}
+    names = tuple(task.pool.groups.columns[column] for column in columns)
+    ranker.fit_rows(taken(task.learn), names, task.stop and taken(task.stop))
+    return ranker.predict_rows(task.held.X.take(columns, axis=1))
 
 
 def _column(task: Task) -> Scores:
