@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ from gbr.data.collection import Subset, resolve
 from gbr.data.graph import graph_from_arrays, read_graph, write_graph
 from gbr.data.pool import in_order
 from gbr.data.store import FeatureStore
-from gbr.errors import DataError, GbrError, StoreError, UsageError
+from gbr.errors import DataError, GbrError, GbrWarning, StoreError, UsageError
 from tests.made import collection, layout_arrays, tile_arrays
 
 TILE = Subset("tile:xla")
@@ -204,6 +205,20 @@ def test_a_store_belongs_to_one_data_root(tmp_path: Path) -> None:
     assert len(gbr.load(TILE.name, data=second)["graph"].unique()) == 2
     with pytest.raises(UsageError, match=r"has the features of .*a, not of .*b; name its store"):
         gbr.load(TILE.name, data=second, store=first / "store")
+
+
+def test_loading_features_of_changed_graphs_warns(tmp_path: Path) -> None:
+    root = collection(tmp_path, TILE.name, train=3)
+    build(TILE, root, jobs=1)
+    folder = TILE.folder(root) / "train"
+    os.utime(folder / "train_0.npz")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gbr.load(TILE.name, data=root)
+    write_graph(folder / "train_1.npz", tile_arrays(6, seed=99))
+    (folder / "train_2.npz").unlink()
+    with pytest.warns(GbrWarning, match=r"2 graphs of train changed since .* \(train_1 \.\.\.\); run `python -m gbr"):
+        gbr.load(TILE.name, data=root)
 
 
 def test_an_invalid_graph_fails_the_build_and_keeps_finished_graphs(tmp_path: Path) -> None:

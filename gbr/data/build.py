@@ -30,10 +30,9 @@ from gbr.data.collection import KINDS, SPLITS, Subset, graph_files, splits_prese
 from gbr.data.files import remove_partial_files
 from gbr.data.graph import Graph, read_graph
 from gbr.data.groups import unrankable
-from gbr.data.npz import NpzFile
 from gbr.data.pool import Advance, Progress, cores, in_order, in_processes
 from gbr.data.repack import encoded_blocks
-from gbr.data.store import MEASURED, STORE, Entry, FeatureStore
+from gbr.data.store import MEASURED, STORE, Entry, FeatureStore, source_of
 from gbr.data.store import schema_of as schema_of
 from gbr.errors import DataError, GbrError, GbrWarning, StoreError, UsageError
 
@@ -198,7 +197,7 @@ def build(
     splits = splits_present(subset, data_root) or SPLITS if splits is None else splits
     splits = (splits,) if isinstance(splits, str) else splits
     # Fingerprints first, so that a corrupt archive is found before anything is built.
-    files = {split: {path: _source(path) for path in graph_files(subset, data_root, split)} for split in splits}
+    files = {split: {path: source_of(path) for path in graph_files(subset, data_root, split)} for split in splits}
     expected = {split: len(paths) for split, paths in files.items()}
     store = FeatureStore(store_root, subset.name)
 
@@ -274,10 +273,6 @@ def _other_data_root(store: FeatureStore, data_root: Path, files: Mapping[str, M
     return None
 
 
-def _source(path: Path) -> dict[str, Any]:
-    return {"file": path.name, "members": NpzFile(path).fingerprint}
-
-
 def _run(store: FeatureStore, tasks: Sequence[_Task], jobs: int, advance: Advance, workers: Workers | None) -> None:
     """Build all graphs; finished graphs are recorded even if one fails."""
     written: dict[str, dict[str, Entry | None]] = defaultdict(dict)
@@ -295,7 +290,7 @@ def _run(store: FeatureStore, tasks: Sequence[_Task], jobs: int, advance: Advanc
 
 
 def _work(task: _Task) -> Entry:
-    source = _source(task.path)
+    source = source_of(task.path)
     graph = read_graph(task.path)
     kind = task.subset.split(":", 1)[0]
     if graph.kind != kind:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -30,8 +31,9 @@ from gbr.data import collection
 from gbr.data.files import atomic_write, exclusive_lock, json_text, parse_json, write_json
 from gbr.data.groups import IntArray, QueryGroups, select_columns
 from gbr.data.hardware import as_dict
+from gbr.data.npz import NpzFile
 from gbr.data.pool import in_order
-from gbr.errors import StoreError, UsageError
+from gbr.errors import GbrWarning, StoreError, UsageError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -109,7 +111,7 @@ class FeatureStore:
     def manifest(self) -> dict[str, Any]:
         """The manifest, read from disk once; a :class:`StoreError` if it is missing or damaged."""
         if self._manifest is None:
-            self._written_at = self._last_write()
+            self._written_at = self.last_write()
             self._manifest = self._read_manifest()
         return self._manifest
 
@@ -264,7 +266,7 @@ class FeatureStore:
 
         with ThreadPoolExecutor(min(_MAX_READERS, os.cpu_count() or 1)) as pool:
             list(pool.map(fill, range(len(stems))))
-        if self._last_write() != written_at and self._read_manifest()["schema"] != schema:
+        if self.last_write() != written_at and self._read_manifest()["schema"] != schema:
             raise StoreError(
                 f"{self.folder}: rebuilt for other features or hardware while it was being read; run the command again"
             )
@@ -277,7 +279,7 @@ class FeatureStore:
             **{name.removeprefix("_"): other.get(name) for name in MEASURED},
         )
 
-    def _last_write(self) -> int:
+    def last_write(self) -> int:
         """Modification time of the manifest [ns]; 0 without one."""
         try:
             return (self.folder / MANIFEST).stat().st_mtime_ns
@@ -444,7 +446,29 @@ def load(
         raise UsageError(f"{found.folder}: has the features of {found.data_root}, not of {root}; name its store")
     if split not in collection.SPLITS:
         raise UsageError(f"split {split!r}: expected one of {', '.join(collection.SPLITS)}")
+    if changed := _changed(found, split):
+        message = f"{len(changed)} graphs of {split} changed since their features were computed ({changed[0]} ...)"
+        warnings.warn(f"{message}; run {found.rebuild}", GbrWarning, stacklevel=2)
     return _scan(found, split, columns) if lazy else _frame(found.load(split, columns=columns))
+
+
+def _changed(store: FeatureStore, split: str) -> list[str]:
+    """Graphs that were added, deleted or replaced since the features of a split were computed."""
+    folder = (store.data_root or Path()).joinpath("npz", *store.subset.split(":"), split)
+    if store.data_root is None or not folder.is_dir():
+        return []
+    built = store.entries(split)
+    files = {path.stem: path for path in folder.glob("*.npz") if not path.name.startswith(".")}
+    newer = {stem for stem, path in files.items() if path.stat().st_mtime_ns > store.last_write()}
+    return sorted(
+        {*(built.keys() ^ files.keys())}
+        | {stem for stem in newer & built.keys() if built[stem]["source"] != source_of(files[stem])}
+    )
+
+
+def source_of(path: Path) -> dict[str, Any]:
+    """Name and fingerprint of a graph file, as in the entries of a store."""
+    return {"file": path.name, "members": NpzFile(path).fingerprint}
 
 
 def _scan(store: FeatureStore, split: str, columns: Iterable[str] | None) -> pl.LazyFrame:
