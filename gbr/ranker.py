@@ -105,8 +105,8 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
     -----
     ``qid`` is scikit-learn metadata.  With ``sklearn.set_config(enable_metadata_routing=True)``, request it by
     ``Ranker().set_fit_request(qid=True).set_score_request(qid=True)`` and pass it to ``cross_val_score`` or
-    ``GridSearchCV.fit`` as ``params={"qid": qid}`` or ``qid=qid``; a pipeline passes it on.  Without routing these
-    pass ``qid`` to ``fit`` only, and ``score`` takes each fold for one group.
+    ``GridSearchCV.fit`` as ``params={"qid": qid}`` or ``qid=qid``; a pipeline passes it on (since scikit-learn 1.8).
+    Without routing these pass ``qid`` to ``fit`` only, and ``score`` takes each fold for one group.
 
     Examples
     --------
