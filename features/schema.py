@@ -54,7 +54,7 @@ class Schema:
         """Full column names, in order."""
         return tuple(name for block in self.blocks for name in block.names)
 
-    @property
+    @cached_property
     def columns(self) -> tuple[Column, ...]:
         """All columns, in order, under their full names."""
         columns = (column for block in self.blocks for column in block.columns)

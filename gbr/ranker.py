@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -31,7 +30,7 @@ from gbr.errors import GbrWarning, ModelError, UsageError
 from gbr.models import io
 from gbr.models.base import Model, OnRound, backend
 from gbr.models.params import CAPACITY, SEEDS, Settings, resolve, settings_from, threads
-from gbr.models.rows import Rows
+from gbr.models.rows import Rows, rankable
 
 if TYPE_CHECKING:
     from sklearn.utils import Tags
@@ -256,7 +255,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         check_consistent_length(X, y, sample_weight)
         target, indptr = column_or_1d(y).astype(np.float64), group_bounds(qid, len(y))
         weight = np.ones(len(y)) if sample_weight is None else column_or_1d(sample_weight)
-        groups = [slice(a, b) for a, b in pairwise(indptr) if np.ptp(target[a:b])]
+        groups = rankable(target, indptr)
         if not groups:
             raise UsageError("y: expected a query group with two different runtimes; there is no order to score")
         # NaN where all scores are equal

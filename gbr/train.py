@@ -26,7 +26,7 @@ from gbr.errors import DataError, GbrError, ModelError, UsageError
 from gbr.evaluate import labelled_groups, print_figures, score_split, update_store
 from gbr.models import training_set
 from gbr.models.params import CAPACITY, GOALS, OBJECTIVES
-from gbr.models.rows import Rows, StreamedMatrix
+from gbr.models.rows import Rows, StreamedMatrix, rankable
 from gbr.models.training_set import Selection
 
 if TYPE_CHECKING:
@@ -261,11 +261,11 @@ def train(
         random_state=seed,
         n_jobs=jobs,
     )
-    has_costs = bool(schema_of(collection.kind).costs)
-    _check_settings(ranker, has_costs)
-    columns = (columns,) if isinstance(columns, str) else columns
-    if columns is not None and tuple(columns) != ("all",):
-        select_columns(schema_of(collection.kind).names, columns)
+    schema = schema_of(collection.kind)
+    _check_settings(ranker, bool(schema.costs))
+    names = schema.names
+    if columns not in (None, "all") and tuple(columns) != ("all",):
+        names = tuple(names[index] for index in select_columns(names, columns))
     splits = splits_present(collection, data)
     check_out(out, collection.name, force)
     with exclusive_lock(out, ModelError, "gbr.train"):
@@ -281,7 +281,7 @@ def train(
         memory = memory or training_set.default_memory()
         distinct = training_set.distinct(groups["train"])
         n_graphs, n_rows = len(groups["train"]), len(distinct.rows)
-        if not Rows(np.empty((n_rows, 0), np.float32), distinct.target, distinct.indptr).n_rankable:
+        if not rankable(distinct.target, distinct.indptr):
             raise DataError(
                 f"{collection.folder(data) / 'train'}: no graph has two configurations with different runtimes; "
                 "add measured configurations"
@@ -289,15 +289,13 @@ def train(
         if n_graphs < _FEW_GRAPHS or n_rows < _FEW_ROWS:
             cli.note(f"only {n_graphs} training graphs with {n_rows} configurations: expect little on other programs")
         families = [family(collection.kind, name) for name in groups["train"].names]
-        costs = schema_of(collection.kind).costs
         fit_seconds = 0.0
         screening = None
-        every = columns is not None and tuple(columns) == ("all",)
         if columns is None and backend != "costmodel":
             start = time.monotonic()
-            screening = _screen(opened, groups, families, costs, memory, seed, jobs)
+            screening = _screen(opened, groups, families, schema.costs, memory, seed, jobs)
+            names = screening.columns if screening else names
             fit_seconds = time.monotonic() - start
-        names = screening.columns if screening else training_set.columns_of(opened, None if every else columns)
         total_memory = memory * (1 if workers is None else max(1, len(workers)))
         chosen = training_set.fit_memory(distinct, len(names), total_memory, sample, seed)
         if chosen.most:
@@ -306,7 +304,7 @@ def train(
                 f"training on {len(chosen.rows):,} of {len(distinct.rows):,} rows, at most {chosen.most:,} per graph"
                 f"{reason}"
             )
-        ranker.set_params(costs=[name for name in costs if name in names] or None)
+        ranker.set_params(costs=[name for name in schema.costs if name in names] or None)
         streamed = False
         start = time.monotonic()
         if workers is None:

@@ -159,9 +159,7 @@ def weighted(members: Sequence[Member], valid: Rows, settings: Settings) -> Ense
     outputs = np.array([member.output(tau.X, settings.n_jobs) for member in members])
     quality = partial(_top_speed, tau.rows) if settings.objective == "mixed-top" else tau
     weights = greedy_weights(outputs, quality)
-    ensemble = EnsembleModel(_with_weights(members, weights), None)
-    ensemble.best_score = tau.of(ensemble, settings.n_jobs)
-    return ensemble
+    return EnsembleModel(_with_weights(members, weights), tau(weights @ outputs))
 
 
 def greedy_weights(
@@ -218,10 +216,11 @@ def _fit_members(
         return ended
 
     for number, settings in enumerate(members):
+        limited = settings
         if settings.time_limit is not None:
             left = max(0.0, settings.time_limit - (time.monotonic() - start))
-            settings = replace(settings, time_limit=left / (len(members) - number))
-        model = backend(settings.backend).fit(train, valid, settings, watch)
+            limited = replace(settings, time_limit=left / (len(members) - number))
+        model = backend(settings.backend).fit(train, valid, limited, watch)
         fitted.append(Member(settings, model, mean_spread(spreads(model, train, settings.n_jobs)), 1 / len(members)))
         if ended:
             break

@@ -181,14 +181,9 @@ def fit(train: Rows, valid: Rows | None, settings: Settings, on_round: OnRound |
     if (tau := stopper.tau) is not None:
         sizes = tau.rows.sizes if settings.objective == "lambdarank" else None
         held_out = [type(data)(tau.X, label=np.zeros(len(tau.X)), group=sizes, reference=data, params=params)]
-    latest: list[NDArray[Any] | None] = [None]
-
-    def keep_output(relevance: NDArray[Any], _data: object) -> list[Any]:
-        latest[0] = relevance
-        return []
 
     def end_of_round(env: lgb.callback.CallbackEnv) -> None:
-        if stopper.over(env.iteration + 1, latest[0]):
+        if stopper.over(env.iteration + 1):
             raise lgb.callback.EarlyStopException(env.iteration, [])
 
     with library_errors("LightGBM", lgb.basic.LightGBMError):
@@ -203,7 +198,7 @@ def fit(train: Rows, valid: Rows | None, settings: Settings, on_round: OnRound |
             data,
             settings.n_estimators,
             valid_sets=held_out,
-            feval=keep_output,
+            feval=lambda relevance, _data: ("kendall_tau", stopper.validate(relevance), True),
             callbacks=[end_of_round],
         )
     return LightGBMModel(booster, stopper.best_round, stopper.best_tau)

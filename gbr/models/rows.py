@@ -147,7 +147,7 @@ class Rows:
     @property
     def n_rankable(self) -> int:
         """Number of groups with at least two different targets."""
-        return sum(a < b and bool(np.ptp(self.target[a:b]) > 0) for a, b in pairwise(self.indptr.tolist()))
+        return len(rankable(self.target, self.indptr))
 
     def take(self, rows: IntArray, indptr: IntArray) -> Rows:
         """Select rows with new group bounds, groups in order; a streamed matrix stays streamed."""
@@ -160,6 +160,11 @@ class Rows:
             yield from self.X.batches()
         else:
             yield slice(0, len(self.X)), self.X
+
+
+def rankable(target: Target, indptr: IntArray) -> list[slice]:
+    """Rows of each group with at least two different targets."""
+    return [slice(a, b) for a, b in pairwise(indptr.tolist()) if a < b and np.ptp(target[a:b]) > 0]
 
 
 # --- labels ----------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from gbr.evaluation.metrics import count_pairs
 from gbr.models import lightgbm
 from gbr.models.params import resolve
-from gbr.models.rows import Matrix, Rows, largest_cap, sample
+from gbr.models.rows import Matrix, Rows, largest_cap, rankable, sample
 
 BoolArray = NDArray[np.bool_]
 
@@ -158,8 +158,8 @@ def _short_fit(
     gains = np.zeros(train.X.shape[1])
     gains[columns] = model.gains()
     target = valid.target.astype(np.float64)
-    groups = [slice(a, b) for a, b in pairwise(valid.indptr.tolist()) if b > a and np.ptp(target[a:b])]
-    return np.array([count_pairs(scores[group], target[group]).untied_tau for group in groups]), gains
+    taus = [count_pairs(scores[group], target[group]).untied_tau for group in rankable(target, valid.indptr)]
+    return np.array(taus), gains
 
 
 def _matrix(rows: Rows) -> Matrix:

@@ -80,14 +80,20 @@ class Stopper:
         self.tau = None if valid is None else ValidTau(valid, settings.seed)
         self.best_round = 0
         self.best_tau: float | None = None
+        self._latest: float | None = None
         self._settings = settings
         self._on_round = on_round
         self._start = time.monotonic()
 
-    def over(self, number: int, relevance: NDArray[Any] | None) -> bool:
-        """Whether the fit ends after a round, given its number from 1 on and the output for the validation rows."""
-        settings = self._settings
-        tau = None if self.tau is None or relevance is None else self.tau(relevance)
+    def validate(self, relevance: NDArray[Any]) -> float:
+        """Tau of the output for the validation rows, of which the library informs before :meth:`over`."""
+        assert self.tau is not None
+        self._latest = self.tau(relevance)
+        return self._latest
+
+    def over(self, number: int) -> bool:
+        """Whether the fit ends after a round, given its number from 1 on."""
+        settings, tau = self._settings, self._latest
         if tau is None or self.best_tau is None or tau > self.best_tau:
             self.best_round, self.best_tau = number, tau
         model = f"{settings.backend} {settings.objective}"

@@ -84,16 +84,10 @@ class _EndOfRound(xgb.callback.TrainingCallback):  # type: ignore[misc]
     def __init__(self, stopper: Stopper) -> None:
         super().__init__()
         self._stopper = stopper
-        self._relevance: NDArray[Any] | None = None
-
-    def keep_output(self, relevance: NDArray[Any], _: xgb.DMatrix) -> tuple[str, float]:
-        """Keep the output for the validation rows, in place of a metric, which XGBoost would round to six digits."""
-        self._relevance = relevance
-        return "none", 0.0
 
     def after_iteration(self, model: xgb.Booster, epoch: int, evals_log: Any) -> bool:
         """Whether to stop."""
-        return self._stopper.over(epoch + 1, self._relevance)
+        return self._stopper.over(epoch + 1)
 
 
 class XGBoostModel(Model):
@@ -198,7 +192,6 @@ def fit(train: Rows, valid: Rows | None, settings: Settings, on_round: OnRound |
         X_valid = tau.X.take(columns, axis=1)
         zeros = np.zeros(len(X_valid))
         held_out = [(xgb.QuantileDMatrix(X_valid, label=zeros, ref=data, max_bin=max_bin), "valid")]
-    end = _EndOfRound(stopper)
     with warnings.catch_warnings(record=True) as caught, library_errors("XGBoost", xgb.core.XGBoostError):
         warnings.simplefilter("always")
         booster = xgb.train(
@@ -207,8 +200,8 @@ def fit(train: Rows, valid: Rows | None, settings: Settings, on_round: OnRound |
             num_boost_round=settings.n_estimators,
             evals=held_out,
             obj=loss,
-            custom_metric=end.keep_output if held_out else None,
-            callbacks=[end],
+            custom_metric=(lambda relevance, _: ("kendall_tau", stopper.validate(relevance))) if held_out else None,
+            callbacks=[_EndOfRound(stopper)],
             verbose_eval=False,
         )
     for warning in caught:
