@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from features.hlo import FEAT_ID, OPCODES
 from gbr.data import graph as graphs
+from gbr.data import hlo
 from gbr.data.graph import graph_from_arrays, read_graph, write_graph
 from gbr.errors import DataError, HloError, MissingLibraryError, UsageError
 from tests.made import Arrays, layout_arrays, tile_arrays
@@ -109,6 +111,26 @@ def test_hlo_modules_are_graphs_without_configurations(tmp_path: Path) -> None:
         read_graph(tmp_path / "missing.pb")
 
 
+@pytest.mark.parametrize("name", ["odds", "conv_grad"])
+def test_padding_with_minus_one_is_read_as_padding_with_zero(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = hlo.graph_arrays(data(name))
+    monkeypatch.setattr(hlo, "padded", partial(hlo.padded, fill=-1))
+    repadded = hlo.graph_arrays(data(name))
+    window = plain["node_feat"][:, FEAT_ID["window_size_0"]] > 0
+    for arrays in (plain, repadded):  # "odds" has a pad whose edges are -1
+        arrays["node_feat"][window, FEAT_ID["window_padding_low_0"]] = -1
+        arrays["config_feat"] = tile_arrays()["config_feat"]
+    slots = np.arange(24) % 8 < 6  # the other columns are sums and products
+    repadded["config_feat"] = np.where((plain["config_feat"] == 0) & slots, -1, plain["config_feat"])
+    assert (repadded["node_feat"] != plain["node_feat"]).sum() > 1000
+    assert (plain["node_feat"] == -1).any()
+    for arrays in (plain, repadded):
+        found = graph_from_arrays("x", arrays)
+        np.testing.assert_array_equal(found.node_feat, plain["node_feat"])
+        np.testing.assert_array_equal(found.config_feat, plain["config_feat"])
+    assert (repadded["config_feat"] == -1).any()  # the caller's arrays are not changed
+
+
 Change = Callable[[np.ndarray], np.ndarray]
 
 
@@ -194,8 +216,14 @@ def test_written_graphs_have_the_official_types(tmp_path: Path, make: Callable[[
             np.testing.assert_array_equal(found[key], array)
     assert read_graph(path).name == "a.b"
     first = path.read_bytes()
-    write_graph(path, dict(reversed(arrays.items())))
+    write_graph(path, {key: np.ma.array(array, order="F") for key, array in reversed(arrays.items())})
     assert path.read_bytes() == first
+    assert sum(len(block) for _, block in read_graph(path).config_blocks()) == 7
+    arrays["node_feat"] = np.where(arrays["node_feat"] == 0, np.float32(-0.0), arrays["node_feat"])
+    write_graph(path, arrays)
+    assert path.read_bytes() == first
+    write_graph(path, arrays | {"node_opcode": np.array([300] * len(arrays["node_opcode"]))})
+    assert not read_graph(path).node_opcode.any()  # unknown, not 300 modulo 256
 
 
 def test_an_invalid_graph_leaves_the_old_file(tmp_path: Path) -> None:
@@ -204,6 +232,8 @@ def test_an_invalid_graph_leaves_the_old_file(tmp_path: Path) -> None:
     before = path.read_bytes()
     with pytest.raises(DataError, match="edge_index"):
         write_graph(path, tile_arrays() | {"edge_index": np.array([[0, 1]])})
+    with pytest.raises(DataError, match="config_runtime: expected a value everywhere, got masked values"):
+        write_graph(path, tile_arrays() | {"config_runtime": np.ma.masked_less(tile_arrays()["config_runtime"], 1500)})
     with pytest.raises(DataError, match="unknown key config_names; the keys of a graph file are node_feat"):
         write_graph(path, tile_arrays() | {"config_names": np.zeros(7)})
     with pytest.raises(DataError, match=r"expected a name that ends in \.npz"):

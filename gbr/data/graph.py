@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from features.hlo import ELEMENT_TYPES, FEAT_ID, LAYOUT_CONFIG, N_FEAT, N_OPCODES, OPCODES, TILE_CONFIG
+from features.hlo import (
+    ELEMENT_TYPES,
+    FEAT_ID,
+    LAYOUT_CONFIG,
+    N_FEAT,
+    N_OPCODES,
+    NODE_FEAT,
+    OPCODE_ID,
+    OPCODES,
+    TILE_CONFIG,
+)
 from gbr.data import hlo
 from gbr.data.files import atomic_write
 from gbr.data.npz import BLOCK_BYTES, NpzFile
@@ -31,6 +41,12 @@ LAYOUT_RANGE: Final = (-1, 5)
 
 #: Largest valid value: floats represent integers up to it exactly, and real programs have values up to about 2**30.
 LARGEST: Final = 2.0**53
+
+#: Slots whose value may be -1 exist where those of another column do.
+_SIGNED: Final = {
+    **dict.fromkeys(("window_padding_low", "window_padding_high"), "window_size"),
+    **dict.fromkeys(("padding_config_edge_padding_low", "padding_config_edge_padding_high"), "shape_dimensions"),
+}
 
 #: Suffix of repacked copies (:mod:`gbr.data.repack`).
 REPACKED_SUFFIX: Final = ".gbr"
@@ -281,6 +297,11 @@ def read_graph(path: Path | str, *, use_copy: bool = True) -> Graph:
     use_copy : bool
         Read configurations from the copy that :func:`gbr.data.repack.repack` wrote, if it is up to date.
 
+    Notes
+    -----
+    The numbered columns of ``node_feat`` and ``config_feat`` are 0-padded.  In copies of TpuGraphs that are padded with
+    -1, the padding is replaced by 0.
+
     Raises
     ------
     DataError
@@ -304,7 +325,7 @@ def graph_from_arrays(name: str, arrays: Mapping[str, NDArray[Any]], source: str
 
     Without ``config_feat`` and ``node_config_feat``, it is a graph of kind ``program``.
     """
-    return _validated(name, source, _Memory(arrays), with_configs=False)
+    return _validated(name, source, _Memory(source, arrays), with_configs=False)
 
 
 def write_graph(path: Path | str, graph_arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -330,10 +351,15 @@ def write_graph(path: Path | str, graph_arrays: Mapping[str, NDArray[Any]]) -> N
     unknown = [key for key in graph_arrays if key not in DTYPES]
     if unknown:
         raise DataError(f"{path}: unknown key {unknown[0]}; the keys of a graph file are {', '.join(DTYPES)}")
-    graph = _validated(path.stem, str(path), _Memory(graph_arrays), with_configs=True)
+    graph = _validated(path.stem, str(path), _Memory(path, graph_arrays), with_configs=True)
     for _ in graph.config_blocks():
         pass  # validates every configuration
-    arrays = {key: np.asarray(graph_arrays[key]).astype(dtype) for key, dtype in DTYPES.items() if key in graph_arrays}
+    validated = ("node_feat", "node_opcode", "config_feat")
+    arrays = {
+        key: getattr(graph, key) if key in validated else graph_arrays[key] for key in DTYPES if key in graph_arrays
+    }
+    for key, array in arrays.items():  # + 0 makes -0 0
+        arrays[key] = np.add(np.asarray(array), 0, dtype=DTYPES[key], casting="unsafe", order="C")
     with atomic_write(path, DataError) as part, part.open("wb") as stream:
         np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
 
@@ -351,6 +377,7 @@ def _validated(
     if not n:
         raise _invalid(source, "node_feat", "at least one node", "none")
     opcode = check.array("node_opcode", (n,), 0)
+    node_feat = _zero_padded(node_feat, NODE_FEAT, opcode)
     edges = check.array("edge_index", (None, 2), 0, n - 1)
     backward = edges[:, 1] >= edges[:, 0]
     if backward.any():
@@ -361,6 +388,7 @@ def _validated(
     if tile:
         config_feat = check.array("config_feat", (None, N_TILE), -LARGEST, LARGEST, np.float32)
         n_configs = len(config_feat)
+        config_feat = _zero_padded(config_feat, TILE_CONFIG)
     elif layout or "node_config_ids" in arrays.keys:
         ids = check.array("node_config_ids", (None,), 0, n - 1)
         if len(np.unique(ids)) < len(ids) or (layout and not len(ids)):
@@ -397,6 +425,29 @@ def _validated(
     )
 
 
+def _zero_padded(
+    array: NDArray[np.float32], names: tuple[str, ...], opcode: IntArray | None = None
+) -> NDArray[np.float32]:
+    """Replace -1 by 0 in the empty slots of numbered columns, as some copies of TpuGraphs are padded with -1."""
+    if not (array == -1).any():
+        return array
+    padded = array.copy()
+    found = False
+    for column, name in enumerate(names):
+        stem, _, slot = name.rpartition("_")
+        if slot.isdigit():
+            empty = array[:, column] == -1
+            if stem in _SIGNED:
+                exists = array[:, names.index(f"{_SIGNED[stem]}_{slot}")] != -1
+                if stem.startswith("padding_config"):
+                    exists &= opcode == OPCODE_ID["pad"]
+                empty &= ~exists
+            else:
+                found |= bool(empty.any())
+            padded[empty, column] = 0
+    return padded if found else array
+
+
 def _invalid(source: object, key: str, expected: object, got: object) -> DataError:
     return DataError(f"{source}: {key}: expected {expected}, got {got}; correct the array, or download the file again")
 
@@ -410,7 +461,10 @@ def _first_that_is_not_whole(values: list[Any]) -> int | None:
 class _Memory:
     """Arrays in memory, with the interface of NpzFile."""
 
-    def __init__(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+    def __init__(self, source: object, arrays: Mapping[str, NDArray[Any]]) -> None:
+        for key, value in arrays.items():
+            if np.ma.is_masked(value):
+                raise _invalid(source, key, "a value everywhere", "masked values")
         self._arrays = {key: np.asarray(value) for key, value in arrays.items()}
         self.keys = tuple(self._arrays)
 

@@ -122,7 +122,8 @@ class NpzFile:
         """
         with self._open(name) as (stream, member):
             if member.fortran and len(member.shape) > 1:
-                raise ValueError("expected C order, got column-major order")
+                fault = "expected C order, got column-major order"
+                raise DataError(f"{self.path}: {name}: {fault}; write the array again after numpy.ascontiguousarray")
             row_bytes = math.prod(member.shape[1:]) * member.dtype.itemsize
             step = rows or max(1, BLOCK_BYTES // max(1, row_bytes))
             for first in range(0, member.shape[0], step):
@@ -150,7 +151,7 @@ class NpzFile:
                 else:
                     self._members[name] = _header(stream, entry.file_size)
                 yield stream, self._members[name]
-        except MemoryError:
+        except (MemoryError, DataError):
             raise
         except Exception as fault:  # NumPy's parser raises many
             raise DataError(
