@@ -151,6 +151,26 @@ def test_unused_columns_do_not_change_lightgbms_scores(objective: str) -> None:
     assert np.array_equal(model.predict(X, 1), model.booster.predict(X, raw_score=True))
 
 
+@pytest.mark.parametrize("n_rows", range(2, 11))
+def test_few_rows_can_be_split(n_rows: int) -> None:
+    X = np.arange(n_rows)[:, None] ** 2
+    ranker = Ranker("lightgbm", n_jobs=1).fit(X, 100 - X[:, 0])
+    assert kendall_tau(100 - X[:, 0], ranker.predict(X)) > 0.6
+
+
+def test_parameters_replace_defaults_that_contradict_them() -> None:
+    X, runtime, qid = problem()
+    plain = Ranker("lightgbm", **QUICK).fit(X, runtime, qid=qid)
+    goss = [
+        Ranker("lightgbm", params=params, **QUICK).fit(X, runtime, qid=qid).predict(X)
+        for params in ({"data_sample_strategy": "goss"}, {"boosting_type": "goss"})
+    ]
+    assert np.array_equal(*goss)
+    assert not np.array_equal(goss[0], plain.predict(X))
+    rows = Ranker("lightgbm", params={"force_row_wise": True}, **QUICK).fit(X, runtime, qid=qid)
+    assert np.array_equal(rows.predict(X), plain.predict(X))
+
+
 # --- constant columns ------------------------------------------------------------------------------------------------
 
 #: Indices of the columns of `problem` among constant columns.

@@ -30,6 +30,9 @@ ROWS_PER_PART: Final = 1000
 #: Bins per column: half of the library's default; on validation groups it ranks as well in less time.
 MAX_BIN: Final = 127
 
+#: LightGBM's default of rows per bin.  Bins are not larger than leaves may be, so that few rows can be split.
+MIN_DATA_IN_BIN: Final = 3
+
 #: Number of rows from which bins are chosen: LightGBM's default, the minimum for a streamed matrix, and bytes per
 #: value, as LightGBM keeps up to four copies in double precision.
 _DEFAULT_BIN_ROWS: Final = 200_000
@@ -135,7 +138,8 @@ def fit(train: Rows, valid: Rows | None, settings: Settings, on_round: OnRound |
         "num_threads": settings.n_jobs,
         "monotone_constraints": settings.constraints(train.X.shape[1]),
         "deterministic": True,
-        "force_col_wise": True,  # reproducible, as row-wise would be, but without a second copy of the bins
+        # Reproducible, as row-wise would be, but without a second copy of the bins.
+        "force_col_wise": not settings.params.get("force_row_wise", False),
         "metric": "None",
         "verbosity": -1,
     }
@@ -165,8 +169,12 @@ def fit(train: Rows, valid: Rows | None, settings: Settings, on_round: OnRound |
             name: value for name, value in names.items() if settings.params.keys().isdisjoint([name, *aliases[name]])
         }
 
-    share = column_share(train.X.shape[1])
-    params |= unset({"max_bin": MAX_BIN, "feature_fraction": share, "bagging_fraction": ROW_SHARE, "bagging_freq": 1})
+    leaf = settings.min_child_samples
+    params |= unset({"max_bin": MAX_BIN, "feature_fraction": column_share(train.X.shape[1])})
+    params |= unset({"min_data_in_bin": min(MIN_DATA_IN_BIN, leaf)})
+    # LightGBM refuses bagging with GOSS; and of few rows, a sample could not be split.
+    if "goss" not in settings.params.values() and ROW_SHARE * len(train.X) >= 2 * leaf:
+        params |= unset({"bagging_fraction": ROW_SHARE, "bagging_freq": 1})
     params |= settings.params
     if isinstance(train.X, StreamedMatrix):
         batches = [_Batch(train.X, number) for number in range(train.X.n_batches)]
