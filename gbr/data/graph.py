@@ -297,17 +297,17 @@ def read_graph(path: Path | str, *, use_copy: bool = True) -> Graph:
     use_copy : bool
         Read configurations from the copy that :func:`gbr.data.repack.repack` wrote, if it is up to date.
 
-    Notes
-    -----
-    The numbered columns of ``node_feat`` and ``config_feat`` are 0-padded.  In copies of TpuGraphs that are padded with
-    -1, the padding is replaced by 0.
-
     Raises
     ------
     DataError
         If the file is missing, corrupt or invalid, or its repacked copy is damaged.
     HloError
         If a ``.pb`` or ``.hlo`` file is not an HLO module.
+
+    Notes
+    -----
+    The numbered columns of ``node_feat`` and ``config_feat`` are 0-padded.  In copies of TpuGraphs that are padded with
+    -1, the padding is replaced by 0.
     """
     path = Path(path)
     if path.suffix not in _HLO_SUFFIXES:
