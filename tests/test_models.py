@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xgboost as xgb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -201,6 +202,21 @@ def test_constant_columns_do_not_change_xgboost(stopping: bool) -> None:
     changed = wide_other[0].copy()
     changed[:, np.setdiff1d(np.arange(11), VARYING)] = -1e9
     assert np.array_equal(wide.predict(changed), wide.predict(wide_other[0]))
+
+
+def test_parameters_of_xgboost_name_all_columns_and_other_boosters() -> None:
+    X, runtime, qid = problem()
+    wide = with_constants(X)
+    groups = [[int(column)] for column in VARYING]
+    for constraints in (groups, json.dumps(groups)):
+        ranker = Ranker("xgboost", params={"interaction_constraints": constraints}, **QUICK).fit(wide, runtime, qid=qid)
+        model: Any = ranker.model_
+        split = [set(tree["Feature"]) - {"Leaf"} for _, tree in model.booster.trees_to_dataframe().groupby("Tree")]
+        assert set(map(len, split)) == {1}
+    dart: Any = Ranker("xgboost", params={"booster": "dart", "rate_drop": 0.5}, **QUICK).fit(wide, runtime, qid=qid)
+    expected = dart.model_.booster.predict(xgb.DMatrix(wide), output_margin=True)
+    assert np.array_equal(dart.predict(wide), -expected.astype(np.float64))
+    assert np.ptp(expected) > 0
 
 
 @pytest.mark.parametrize("name", ["lightgbm", "xgboost"])

@@ -137,7 +137,12 @@ def fit(train: Rows, valid: Rows | None, settings: Settings, on_round: OnRound |
     trees, although they cannot be split.
     """
     check_params(settings.params, _RESERVED, (), "XGBoost")
-    columns = _varying(train)
+    chosen = dict(settings.params)
+    if (groups := chosen.get("interaction_constraints")) is None:
+        columns = _varying(train)
+    else:  # their indices are those of all columns; XGBoost takes lists of names only
+        columns = np.arange(train.X.shape[1])
+        chosen["interaction_constraints"] = groups if isinstance(groups, str) else json.dumps(groups)
     constraints = settings.constraints(train.X.shape[1])
     params: dict[str, Any] = {
         "tree_method": "hist",
@@ -195,7 +200,7 @@ def fit(train: Rows, valid: Rows | None, settings: Settings, on_round: OnRound |
     with warnings.catch_warnings(record=True) as caught, library_errors("XGBoost", xgb.core.XGBoostError):
         warnings.simplefilter("always")
         booster = xgb.train(
-            {**params, **settings.params},
+            {**params, **chosen},
             data,
             num_boost_round=settings.n_estimators,
             evals=held_out,
@@ -243,7 +248,8 @@ def _with_all_columns(booster: xgb.Booster, columns: NDArray[np.int64], n_column
     whole = json.loads(bytes(booster.save_raw("json")))
     learner = whole["learner"]
     learner["learner_model_param"]["num_feature"] = str(n_columns)
-    for tree in learner["gradient_booster"]["model"]["trees"]:
+    trees = learner["gradient_booster"]
+    for tree in trees.get("gbtree", trees)["model"]["trees"]:  # inside "gbtree" for the booster dart
         tree["tree_param"]["num_feature"] = str(n_columns)
         tree["split_indices"] = columns[tree["split_indices"]].tolist()  # leaves have index 0, which is never read
     renumbered = xgb.Booster()
