@@ -85,7 +85,8 @@ def __getattr__(name: str) -> Any:
         return "0+unknown"
     if name not in __all__:
         raise AttributeError(f"module 'gbr' has no attribute {name!r}")
-    check_features()
+    if name != "Ranker":  # which ranks tables as well
+        check_features()
     return getattr(import_module(_PUBLIC[name]), name) if name in _PUBLIC else import_module(f"gbr.{name}")
 
 

@@ -17,17 +17,15 @@ from numpy.typing import NDArray
 # Before the import of scikit-learn, whose OpenMP runtime reads the variable once.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from scipy.stats import kendalltau
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, column_or_1d, validate_data
+from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d, validate_data
 
-from gbr import __version__, adapt, scorer
-from gbr.data.build import extract
-from gbr.data.graph import Graph, read_graph
-from gbr.data.hardware import measured_on, parse
+from gbr import __version__, check_features
 from gbr.errors import GbrWarning, ModelError, UsageError
+from gbr.evaluation.metrics import taus_b
 from gbr.models import io
+from gbr.models.arrays import check_range, numbers, present, table
 from gbr.models.base import Model, OnRound, backend
 from gbr.models.params import CAPACITY, SEEDS, Settings, resolve, settings_from, threads
 from gbr.models.rows import Rows, rankable
@@ -37,11 +35,14 @@ if TYPE_CHECKING:
 
     from features.hardware import Hardware
     from features.schema import Schema
+    from gbr.adapt import Adapted
+    from gbr.data.graph import Graph
+    from gbr.scorer import Scorer
 
 #: Constructor parameters that are settings under the same name.
 _SHARED: Final = ("objective", *CAPACITY, "early_stopping_rounds", "time_limit")
-#: Matrices stay float32 or become float64; NaN means missing.
-_FLOATS: Final = {"dtype": (np.float64, np.float32), "ensure_all_finite": "allow-nan"}
+#: Matrices stay float32 or become float64; NaN means missing, and infinity is refused by :func:`check_range`.
+_FLOATS: Final = {"dtype": (np.float64, np.float32), "ensure_all_finite": False}
 
 
 class Ranker(BaseEstimator):  # type: ignore[misc]
@@ -173,18 +174,28 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         """
         backend(self.backend)  # report a missing library before a large table is checked
         train = self._validated(X, y, qid, reset=True)
-        valid = None
-        if eval_set is not None:
-            sets = eval_set if isinstance(eval_set, list) else [eval_set]
-            if len(sets) != 1 or len(sets[0]) not in (2, 3):
-                raise UsageError("eval_set: expected one (X, y) or (X, y, qid)")
-            valid = self._validated(*sets[0], reset=False)
-        names = tuple(self.feature_names_in_) if hasattr(self, "feature_names_in_") else None
-        return self.fit_rows(train, names, valid)
+        valid = None if eval_set is None else self._validated(*_one_set(eval_set), reset=False)
+        return self.fit_rows(train, self._names, valid)
 
     def _validated(self, X: Any, y: Any, qid: Any = None, *, reset: bool) -> Rows:
-        X, y = validate_data(self, X if reset else self._in_order(X), y, reset=reset, y_numeric=True, **_FLOATS)
-        return Rows(X, y.astype(np.int64 if y.dtype.kind in "iub" else np.float64), group_bounds(qid, len(X)))
+        y = y if y is None else numbers(y, "y")
+        X, y = self._matrix(X, reset, y=y, y_numeric=True)
+        return Rows(X, y, group_bounds(qid, len(X)))
+
+    def _matrix(self, X: Any, reset: bool = False, **options: Any) -> Any:
+        """Validated float matrix, with columns as in the fit; and y, if it is an option."""
+        fitted = None if reset else self._names or range(self.n_features_in_)
+        try:
+            X = validate_data(self, table(X, fitted), reset=reset, **_FLOATS, **options)
+        except OverflowError as error:
+            raise UsageError(f"X: expected numbers in the range of float32 ({error})") from error
+        check_range(X[0] if options else X, self._names)
+        return X
+
+    @property
+    def _names(self) -> tuple[str, ...] | None:
+        """Column names of the fit, if it had any."""
+        return tuple(self.feature_names_in_) if hasattr(self, "feature_names_in_") else None
 
     def fit_rows(
         self,
@@ -232,17 +243,11 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         Columns of a data frame are matched by name, in any order; ValueError where they are not those of ``fit``.
         """
         check_is_fitted(self, "model_")
-        return self.predict_rows(validate_data(self, self._in_order(X), reset=False, **_FLOATS))
+        return self.predict_rows(self._matrix(X))
 
     def predict_rows(self, X: Any) -> NDArray[np.float64]:
         """Scores of a float matrix with the columns of the model, without validation."""
         return -self.model_.predict(X, threads(self.n_jobs))
-
-    def _in_order(self, X: Any) -> Any:
-        """A data frame with the columns of ``fit`` in their order; anything else is left to validation."""
-        fitted = list(getattr(self, "feature_names_in_", ()))
-        columns = list(getattr(X, "columns", ())) if hasattr(X, "to_numpy") else []
-        return X[fitted] if columns != fitted and sorted(map(str, columns)) == sorted(fitted) else X
 
     def score(self, X: Any, y: Any, *, qid: Any = None, sample_weight: Any = None) -> float:
         """Mean Kendall tau of the predicted order, over the groups with two different runtimes.
@@ -251,16 +256,19 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         mean of its rows.  ValueError for invalid input, or without a group that can be ranked.
         """
         scores = self.predict(X)
-        y = check_array(y, ensure_2d=False, dtype=None, input_name="y")
-        check_consistent_length(X, y, sample_weight)
-        target, indptr = column_or_1d(y).astype(np.float64), group_bounds(qid, len(y))
-        weight = np.ones(len(y)) if sample_weight is None else column_or_1d(sample_weight)
+        target = column_or_1d(numbers(y, "y"))
+        weight = (
+            np.ones(len(scores)) if sample_weight is None else column_or_1d(numbers(sample_weight, "sample_weight"))
+        )
+        check_consistent_length(scores, target, weight)
+        indptr = group_bounds(qid, len(target))
         groups = rankable(target, indptr)
         if not groups:
             raise UsageError("y: expected a query group with two different runtimes; there is no order to score")
-        # NaN where all scores are equal
-        taus = [np.nan_to_num(kendalltau(scores[group], target[group]).statistic) for group in groups]
-        return float(np.average(taus, weights=[weight[group].mean() for group in groups]))
+        weights = [weight[group].mean() for group in groups]
+        if min(weights) < 0 or not any(weights):
+            raise UsageError("sample_weight: expected positive numbers, or 0 for rows that do not count")
+        return float(np.average(taus_b(scores, target, groups), weights=weights))
 
     def predict_graph(self, graph: Graph | str | os.PathLike[str]) -> NDArray[np.float64]:
         """Scores of all configurations of a graph, float64 (configurations,): lower is predicted faster.
@@ -278,6 +286,9 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
             When the file is missing, damaged or violates its format.
         """
         hardware = self.hardware
+        from gbr.data.build import extract
+        from gbr.data.graph import Graph, read_graph
+
         graph = graph if isinstance(graph, Graph) else read_graph(Path(graph))
         schema, X, _ = extract(graph, hardware)
         return self.predict_rows(X[:, self.columns_in(schema, graph.source)])
@@ -289,17 +300,23 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         """
         return np.argsort(self.predict_graph(graph), kind="stable").astype(np.int64)
 
-    def scorer(self, graph: Graph | str | os.PathLike[str]) -> scorer.Scorer:
+    def scorer(self, graph: Graph | str | os.PathLike[str]) -> Scorer:
         """Prepare to score configurations of one graph many times; see :class:`gbr.scorer.Scorer`."""
-        return scorer.Scorer(self, graph)
+        check_features()
+        from gbr.scorer import Scorer
 
-    def adapt(self, graph: Graph | str | os.PathLike[str], configs: Any, runtimes: Any) -> adapt.Adapted:
+        return Scorer(self, graph)
+
+    def adapt(self, graph: Graph | str | os.PathLike[str], configs: Any, runtimes: Any) -> Adapted:
         """Score the configurations of a graph by this model and some measured configurations.
 
         ``configs``, int (m,), are the indices of these and ``runtimes``, (m,), their runtimes; errors are those of
         :func:`gbr.adapt.fit_within`.  ``predict()`` of the result returns scores, ``rank()`` their order.
         """
-        return adapt.fit_within(graph, configs, runtimes, ranker=self)
+        check_features()
+        from gbr.adapt import fit_within
+
+        return fit_within(graph, configs, runtimes, ranker=self)
 
     @property
     def hardware(self) -> Hardware:
@@ -309,6 +326,9 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
             raise ModelError(
                 "this model was fitted on a plain table, not on graphs; train one with `python -m gbr.train`"
             )
+        check_features()  # here as tables do not need the package, and a user may have another one of this name
+        from gbr.data.hardware import parse
+
         return parse(self.trained_on_.get("hardware"), "manifest.json: trained_on.hardware", ModelError)
 
     def columns_in(self, schema: Schema, source: str) -> NDArray[np.int64]:
@@ -320,6 +340,8 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
             When the model was trained on other features.
         """
         hardware, trained_on = self.hardware, self.trained_on_ or {}
+        from gbr.data.hardware import measured_on
+
         if trained_on.get("kind") != schema.kind:
             raise ModelError(f"{source}: a {schema.kind} collection, but the model ranks {trained_on.get('kind')}")
         if trained_on.get("schema_hash") != schema.hash:
@@ -441,17 +463,24 @@ def group_bounds(qid: Any, n_rows: int) -> NDArray[np.int64]:
     """Bounds of the query groups, int64 (groups + 1,), from the id of each row; one group for None."""
     if qid is None:
         return np.array([0, n_rows], np.int64)
-    ids = check_array(qid, ensure_2d=False, dtype=None, input_name="qid")
+    ids = present(qid, "qid")
     if ids.shape != (n_rows,):
         raise UsageError(f"qid: expected shape ({n_rows},), one id per row of X, got {ids.shape}")
-    starts = np.concatenate(([0], np.flatnonzero(ids[1:] != ids[:-1]) + 1))
+    codes = ids
+    if ids.dtype.kind == "O":
+        known: dict[Any, int] = {}
+        try:
+            codes = np.array([known.setdefault(value, len(known)) for value in ids])
+        except TypeError as error:
+            raise UsageError(f"qid: expected integers or strings ({error})") from error
+    starts = np.concatenate(([0], np.flatnonzero(codes[1:] != codes[:-1]) + 1))
     seen: set[Any] = set()
     for start in starts.tolist():
-        if ids[start] in seen:
+        if codes[start] in seen:
             raise UsageError(
                 f"qid: expected contiguous groups, got more rows of {ids[start]!s} at row {start}; sort the rows by qid"
             )
-        seen.add(ids[start])
+        seen.add(codes[start])
     return np.append(starts, n_rows).astype(np.int64)
 
 
@@ -459,9 +488,22 @@ def _column_indices(columns: Sequence[str | int] | None, names: tuple[str, ...] 
     """Indices of columns specified by name or index; empty for None."""
     index = {name: number for number, name in enumerate(names or ())}
     found = []
-    for column in columns or ():
+    for column in [columns] if isinstance(columns, str | int | np.integer) else () if columns is None else columns:
         at = index.get(column, -1) if isinstance(column, str) else column
         if isinstance(at, bool) or not isinstance(at, int | np.integer) or not 0 <= at < count:
             raise UsageError(f"costs: expected names of columns of X, or indices below {count}, got {column!r}")
         found.append(int(at))
+    if len(set(found)) < len(found):
+        raise UsageError(f"costs: expected different columns, got {columns!r}")
     return tuple(found)
+
+
+def _one_set(eval_set: Any) -> tuple[Any, ...]:
+    """(X, y) or (X, y, qid), alone or in a sequence of one."""
+    one = eval_set
+    if isinstance(one, list | tuple) and len(one) == 1:
+        one = one[0]
+    # A list of several sets is no set: its X would be a tuple.
+    if not isinstance(one, list | tuple) or len(one) not in (2, 3) or isinstance(one[0], tuple) or np.isscalar(one[0]):
+        raise UsageError("eval_set: expected one (X, y) or (X, y, qid)")
+    return tuple(one)

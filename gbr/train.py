@@ -26,7 +26,7 @@ from gbr.errors import DataError, GbrError, ModelError, UsageError
 from gbr.evaluate import labelled_groups, print_figures, score_split, update_store
 from gbr.models import training_set
 from gbr.models.params import CAPACITY, GOALS, OBJECTIVES
-from gbr.models.rows import Rows, StreamedMatrix, rankable
+from gbr.models.rows import Rows, StreamedMatrix, in_memory, rankable
 from gbr.models.training_set import Selection
 
 if TYPE_CHECKING:
@@ -394,7 +394,7 @@ def _screen(
         distinct = training_set.distinct(graphs)
         kept, indptr = screening.sampled(distinct.indptr, n_rows, seed)
         X = training_set.features(store, split, graphs, distinct.rows[kept], names, memory)
-        return training_set.in_memory(Rows(X, distinct.target[kept], indptr), seed)
+        return in_memory(Rows(X, distinct.target[kept], indptr), seed)
 
     everything = np.arange(len(groups["train"]))
     if "valid" in groups:
@@ -426,7 +426,7 @@ def _search(
     with cli.progress(trials, "hyperparameter search") as advance:
         best = search(
             lambda **settings: clone(ranker).set_params(costs=costs, **settings),
-            training_set.in_memory(rows, seed),
+            in_memory(rows, seed),
             families,
             trials,
             goal=ranker.goal,

@@ -277,5 +277,16 @@ def test_features_package_of_another_project_is_reported(tmp_path: Path, content
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
     assert re.search(message, done.stderr)
-    done = run("-c", "from gbr import Ranker", cwd=tmp_path)
+    done = run("-c", "from gbr import read_graph", cwd=tmp_path)
     assert "gbr.errors.MissingLibraryError: features: " in done.stderr.splitlines()[-1]
+
+
+def test_a_module_named_features_does_not_hinder_the_ranking_of_tables(tmp_path: Path) -> None:
+    (tmp_path / "features.py").write_text("OWN = 5")
+    code = (
+        "import features, gbr; r = gbr.Ranker(n_estimators=3, n_jobs=1).fit([[i] for i in range(99)], range(99)); "
+        "r.save('model'); print(gbr.Ranker.load('model').score([[1], [60]], [1, 2]), features.OWN); gbr.read_graph"
+    )
+    done = run("-c", code, cwd=tmp_path)
+    assert done.stdout == "1.0 5\n"
+    assert "features.py belongs to another project and shadows the package of gbr" in done.stderr.splitlines()[-1]

@@ -48,6 +48,16 @@ def test_pairs_tau_and_opa_match_naive_counts(rows: list[tuple[int, int]]) -> No
     assert metrics.count_pairs(scores, target).opa == pytest.approx(opa, abs=1e-12)
 
 
+def test_taus_of_many_groups_equal_those_of_scipy() -> None:
+    rng = np.random.default_rng(0)
+    sizes = [*rng.integers(2, 12, 60).tolist(), 63, 64, 65, 200]
+    bounds = np.cumsum([0, *sizes])
+    scores, target = rng.integers(0, 9, (2, bounds[-1])).astype(np.float64)
+    groups = [slice(start, stop) for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)]
+    expected = [kendalltau(scores[group], target[group]).statistic for group in groups]
+    assert np.allclose(metrics.taus_b(scores, target, groups), np.nan_to_num(expected), rtol=1e-12)
+
+
 def test_untied_tau_is_the_mean_over_orders_of_the_ties() -> None:
     target = np.array([3.0, 1.0, 2.0, 5.0, 4.0])
     scores = np.array([1.0, 1.0, 1.0, 2.0, 0.0])

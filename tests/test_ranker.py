@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
 import sklearn
 from sklearn import config_context
@@ -16,12 +18,14 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils import check_array
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from gbr.errors import GbrWarning, MissingLibraryError, ModelError, UsageError
 from gbr.evaluation.metrics import count_pairs, kendall_tau
+from gbr.models.arrays import table
 from gbr.models.base import loading
-from gbr.ranker import Ranker
+from gbr.ranker import Ranker, group_bounds
 from tests.ranking import BACKENDS, EVERY, QUICK, frame, problem
 
 
@@ -151,17 +155,103 @@ def test_missing_values_are_accepted(fitted: Ranker) -> None:
     assert np.array_equal(fitted.predict(frame(X).convert_dtypes()), expected)
 
 
+def absent(values: np.ndarray) -> list[Any]:
+    """Kinds of arrays with these numbers but the second one missing."""
+    listed = [None if number == 1 else value for number, value in enumerate(values.tolist())]
+    durations = values.astype("m8[ns]")
+    durations[1] = "NaT"
+    return [
+        listed,
+        [str(value) for value in listed[:1]] + [float("nan")] + [str(value) for value in listed[2:]],
+        np.where(np.arange(len(values)) == 1, np.nan, values),
+        np.ma.masked_array(values, np.arange(len(values)) == 1),
+        durations,
+        pd.Series(durations),
+        pd.Series(listed, dtype="Int64"),
+        pd.Series(listed, dtype=object).fillna(pd.NA),
+        pl.Series(listed, dtype=pl.Duration),
+        pa.array(listed),
+        list(pa.array(listed)),
+    ]
+
+
+@pytest.mark.parametrize("values", absent(np.arange(1, 9)))
+def test_missing_runtimes_and_groups_are_refused(values: Any) -> None:
+    X, ranker = np.arange(8.0)[:, None], Ranker("lightgbm", min_child_samples=1, **QUICK)
+    with pytest.raises(UsageError, match=r"^y: expected a value in every row, got a missing one in row 1; leave"):
+        ranker.fit(X, values)
+    for name in ("qid", "sample_weight"):
+        with pytest.raises(UsageError, match=f"^{name}: expected a value in every row, got a missing one in row 1"):
+            ranker.fit(X, X[:, 0]).score(X, X[:, 0], **{name: values})
+
+
+@pytest.mark.parametrize("number", range(11))
+def test_missing_values_of_every_kind_are_nan(number: int) -> None:
+    values = absent(np.arange(1, 9))[number]
+    tables = [pd.DataFrame({"a": range(8), "b": pd.Series(values)})]
+    if isinstance(values, np.ndarray):
+        tables = [np.ma.stack([values, values], axis=1)[:, [1]] if np.ma.isMA(values) else values[:, None]]
+    elif isinstance(values, pa.Array):
+        tables = [pa.table({"b": values}), pa.record_batch({"b": values})]
+    for X in tables:
+        found = np.asarray(check_array(table(X, None), ensure_all_finite=False))[:, -1]
+        assert np.array_equal(found, [1, np.nan, *range(3, 9)], equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", ["string", "category", "string[pyarrow]", None])
+def test_query_groups_of_any_type(dtype: str | None) -> None:
+    X, _, qid = problem(4)
+    names = pd.Series([f"q{group}" for group in qid], dtype=dtype)
+    for queries in (names, pa.array(names.tolist()), pl.Series(names.tolist()), qid.astype("M8[D]")):
+        assert np.array_equal(group_bounds(queries, len(X)), np.arange(5) * 24)
+    with pytest.raises(UsageError, match=r"qid: expected integers or strings .*unhashable"):
+        group_bounds(pd.Series([[1], [2]]), 2)
+
+
+def test_columns_of_every_kind_of_table_are_matched_by_label() -> None:
+    X, runtime, qid = problem(4)
+    for labels in (list("abcde"), [7, 3, 9, 1, 2], list(range(5)), ["a", 1, "c", 3, "e"]):
+        frame_ = pd.DataFrame(X, columns=labels)
+        ranker = Ranker("lightgbm", **QUICK).fit(frame_, runtime, qid=qid)
+        assert np.array_equal(ranker.predict(frame_[labels[::-1]]), ranker.predict(frame_))
+    arrow = pa.table({name: X[:, number] for number, name in enumerate("abcde")})
+    ranker.fit(arrow, runtime, qid=qid)
+    assert ranker.feature_names_in_.tolist() == list("abcde")
+    for other in (arrow, arrow.to_batches()[0]):
+        assert np.array_equal(ranker.predict(other.select(list("edcba"))), ranker.predict(arrow))
+    for twice in (frame_.set_axis(list("abcda"), axis=1), arrow.rename_columns(list("abcda"))):
+        with pytest.raises(UsageError, match="X: expected different column names, got 'a' twice"):
+            ranker.predict(twice)
+
+
+def test_scalars_and_arrays_of_numpy_are_parameters(tmp_path: Path) -> None:
+    X, runtime, qid = problem(4)
+    values = {"n_estimators": np.int64(3), "learning_rate": np.float32(0.5), "random_state": np.uint8(1)}
+    params = {"max_bin": np.int64(9), "extra_trees": np.bool_(True), "feature_contri": np.ones(5, np.float32)}
+    ranker = Ranker("lightgbm", **values, params=params, costs=np.array([1]), monotone=np.bool_(True))
+    ranker.fit(X, runtime, qid=qid, eval_set=((X, runtime, qid),)).save(tmp_path)
+    expected = {"max_bin": 9, "extra_trees": True, "feature_contri": [1.0] * 5}
+    assert Ranker.load(tmp_path).params == ranker.settings_.params == expected
+    assert type(ranker.settings_.params["max_bin"]) is int
+
+
 INF = [[0.0, 1.0], [1.0, np.inf], [0.0, 2.0], [1.0, 0.0]]
 
 
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"X": INF}, "Input X contains infinity"),
+        ({"X": INF}, r"X: expected numbers within ±3.4e\+38, the range of float32, got inf in row 1, column 1"),
+        ({"X": [[1e39], [0], [0], [0]]}, r"X: .* got 1e\+39 in row 0, column 0"),
+        ({"X": [[10**400], [0], [0], [0]]}, "X: expected numbers in the range of float32"),
+        ({"y": [1, 2, "fast", 4]}, "y: expected numbers .*'fast'"),
+        ({"qid": 3}, r"qid: expected shape \(4,\), one id per row of X, got \(\)"),
         ({"y": [1, 1, 3, 3]}, "y: expected a query group with two different runtimes"),
         ({"qid": [0, 1, 0, 1]}, "qid: expected contiguous groups, got more rows of 0 at row 2"),
         ({"qid": [0, 0, 1]}, r"qid: expected shape \(4,\), one id per row of X, got \(3,\)"),
         ({"eval_set": (np.zeros((3, 2)), [1, 1, 1], [0, 0, 0])}, "eval_set: expected at least one query group"),
+        ({"eval_set": [([[1.0]], [1]), ([[1.0]], [1])]}, r"eval_set: expected one \(X, y\) or \(X, y, qid\)"),
+        ({"eval_set": 5}, "eval_set: expected one"),
         ({"eval_set": [1, 2]}, r"eval_set: expected one \(X, y\) or \(X, y, qid\)"),
     ],
 )
@@ -183,6 +273,8 @@ def test_invalid_input_is_refused(changes: dict[str, Any], match: str) -> None:
         ({"backend": "costmodel"}, "needs columns that are log2 of amounts"),
         ({"backend": "costmodel", "costs": [0], "params": {"a": 1}}, "the cost model has none, got 'a'"),
         ({"costs": ["block0.c0"]}, "costs: expected names of columns of X, or indices below 5, got 'block0.c0'"),
+        ({"costs": [1, 1]}, r"costs: expected different columns, got \[1, 1\]"),
+        ({"params": [("max_bin", 9)]}, "params: expected a mapping from names to values, got a list"),
         ({"monotone": True}, "expected cost columns, got none"),
         ({"monotone": 1, "costs": [0]}, "monotone: expected True or False, got 1"),
         ({"objective": "nnls", "backend": "xgboost"}, "'l2' or 'speed' for xgboost, got 'nnls'"),
@@ -234,6 +326,8 @@ def test_score_weights_groups_by_their_rows() -> None:
     assert ranker.score(X, runtime, qid=qid, sample_weight=qid == 2) == pytest.approx(taus[2])
     with pytest.raises(UsageError, match="no order to score"):
         ranker.score(X[:2], [1, 1])
+    with pytest.raises(UsageError, match="sample_weight: expected positive numbers"):
+        ranker.score(X, runtime, sample_weight=0 * qid)
 
 
 OLD_PIPELINE = pytest.mark.skipif(

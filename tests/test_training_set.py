@@ -11,8 +11,8 @@ from gbr import train as command
 from gbr.data.groups import QueryGroups
 from gbr.data.store import FeatureStore
 from gbr.models import training_set
-from gbr.models.rows import Rows, StreamedMatrix
-from gbr.models.training_set import Selection, default_memory, features, fit_memory, held_out, in_memory, most_binned
+from gbr.models.rows import Rows, StreamedMatrix, in_memory
+from gbr.models.training_set import Selection, default_memory, features, fit_memory, held_out, most_binned
 from tests.made import trained, write_collection
 
 #: Memory in which the bins of the training graphs below fit, but not their floats.

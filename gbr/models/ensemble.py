@@ -24,9 +24,8 @@ from numpy.typing import NDArray
 from gbr.errors import UsageError
 from gbr.models.base import Model, OnRound, Round, backend
 from gbr.models.params import MEMBERS, Settings, settings_from
-from gbr.models.rows import Matrix, Rows
+from gbr.models.rows import Matrix, Rows, in_memory
 from gbr.models.stopping import ValidTau
-from gbr.models.training_set import in_memory
 
 SUFFIX: Final = ".zip"
 

@@ -8,12 +8,11 @@ groups of more than ``2 * OFFSETS + 1`` rows, each round compares different pair
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
-
-from features._numba import kernel
 
 FloatArray = NDArray[np.float64]
 
@@ -23,7 +22,15 @@ OFFSETS: Final = 64
 _FAR: Final = 600.0
 
 
-@kernel()
+def _kernel(function: Any) -> Any:
+    """Compile as :mod:`features._numba` does; a ranker of tables does not need that package, whose name others use."""
+    try:
+        return njit(cache=True, nogil=True, error_model="numpy")(function)
+    except RuntimeError:  # no writable cache directory
+        return njit(nogil=True, error_model="numpy")(function)
+
+
+@_kernel
 def _compare(e, rank, gradients, curvatures, first, second, count):  # type: ignore[no-untyped-def]
     """Add the derivatives of the pairs (first + i, second + i).
 
@@ -46,7 +53,7 @@ def _compare(e, rank, gradients, curvatures, first, second, count):  # type: ign
         second_curvature[i] += curvature
 
 
-@kernel()
+@_kernel
 def _derive(relevance, rank, indptr, jitter, gradient, curvature):  # type: ignore[no-untyped-def]
     """Fill gradient and curvature, float64[rows], group by group; see :func:`derivatives`."""
     for group in range(len(indptr) - 1):
@@ -107,7 +114,7 @@ def objective(
     return gradients
 
 
-@kernel()
+@_kernel
 def mean_tau(relevance, faster, slower, bounds):  # type: ignore[no-untyped-def]
     """Mean over groups of the share of pairs in the right order minus the share in the wrong one.
 

@@ -114,15 +114,15 @@ def resolve(
     n_groups: int,
     n_rows: int,
     costs: Sequence[int] = (),
-    monotone: bool = False,
+    monotone: bool | np.bool_ = False,
     time_limit: Any = None,
 ) -> Settings:
     """Fill in defaults and validate all values; a UsageError names an invalid parameter."""
     size = default_capacity(n_groups, n_rows) | {name: value for name, value in capacity.items() if value is not None}
-    for name, value in (params or {}).items():
-        if not isinstance(value, str | int | float | bool | list | tuple):
-            raise UsageError(f"params: {name!r}: expected text, numbers or lists of them, got a {type(value).__name__}")
-    if not isinstance(monotone, bool):
+    if not isinstance(params, Mapping | None):
+        raise UsageError(f"params: expected a mapping from names to values, got a {type(params).__name__}")
+    plain = {name: _plain(name, value) for name, value in (params or {}).items()}
+    if not isinstance(monotone, bool | np.bool_):
         raise UsageError(f"monotone: expected True or False, got {monotone!r}")
     if monotone and not costs:
         raise UsageError("monotone: expected cost columns, got none; name them with Ranker(costs=…)")
@@ -138,9 +138,9 @@ def resolve(
         seed=_integer("random_state", seed, 0, SEEDS - 1),
         n_jobs=threads(n_jobs),
         time_limit=None if time_limit is None else _number("time_limit", time_limit),
-        params=dict(params or {}),
+        params=plain,
         costs=tuple(costs),
-        monotone=monotone,
+        monotone=bool(monotone),
     )
 
 
@@ -176,15 +176,32 @@ def _model(backend: str, objective: str | None, goal: str, has_costs: bool) -> t
     return backend, objective or _DEFAULT[backend][GOALS.index(goal)]
 
 
+def _scalar(value: Any) -> Any:
+    """Python's value of one of NumPy."""
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A parameter of a library without NumPy's types, which JSON and the libraries do not know."""
+    value = _scalar(value)
+    if isinstance(value, list | tuple):
+        return type(value)([_plain(name, each) for each in value])
+    if not isinstance(value, str | int | float):
+        raise UsageError(f"params: {name!r}: expected text, numbers or lists of them, got a {type(value).__name__}")
+    return value
+
+
 def _integer(name: str, value: Any, least: int, most: float = math.inf) -> int:
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or not least <= value <= most:
+    value = _scalar(value)
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         limit = "" if most == math.inf else f" and at most {most}"
         raise UsageError(f"{name}: expected an integer of at least {least}{limit}, got {value!r}")
-    return int(value)
+    return value
 
 
 def _number(name: str, value: Any, most: float = math.inf) -> float:
-    if not isinstance(value, int | float | np.number) or isinstance(value, bool) or not 0 < value <= most:
+    value = _scalar(value)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= most:
         limit = "" if most == math.inf else f" and at most {most:g}"
         raise UsageError(f"{name}: expected a number above 0{limit}, got {value!r}")
     return float(value)

@@ -238,6 +238,15 @@ def largest_cap(sizes: IntArray, rows: int) -> int:
     return max(2, int(share[np.argmax(share < ordered)]))
 
 
+def in_memory(rows: Rows, seed: int) -> Rows:
+    """As many rows of every group as fit in memory; ``rows`` itself if it is in memory."""
+    if not isinstance(rows.X, StreamedMatrix):
+        return rows
+    n_floats = rows.X.memory // np.dtype(np.float32).itemsize
+    kept, indptr = sample(rows.indptr, largest_cap(rows.sizes, n_floats // rows.X.shape[1]), seed)
+    return Rows(rows.X.view(kept).gathered(), rows.target[kept], indptr)
+
+
 def even_parts(sizes: IntArray, n_parts: int, order: IntArray) -> IntArray:
     """Distribute groups greedily over parts of about equal numbers of rows; returns the part of each group.
 

@@ -129,11 +129,3 @@ def held_out(
         fitting = largest_cap(known.sizes, memory // (_PART * _BYTES * len(columns)))
         rows, indptr = sample(indptr, min(EARLY_STOPPING_ROWS, fitting), seed)
     return Rows(features(store, split, known, rows, columns, memory), known.target[rows], indptr)
-
-
-def in_memory(rows: Rows, seed: int) -> Rows:
-    """As many rows of every group as fit in memory; ``rows`` itself if it is in memory."""
-    if not isinstance(rows.X, StreamedMatrix):
-        return rows
-    kept, indptr = sample(rows.indptr, largest_cap(rows.sizes, rows.X.memory // (_BYTES * rows.X.shape[1])), seed)
-    return Rows(rows.X.view(kept).gathered(), rows.target[kept], indptr)
