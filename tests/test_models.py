@@ -170,6 +170,8 @@ def test_parameters_replace_defaults_that_contradict_them() -> None:
     assert not np.array_equal(goss[0], plain.predict(X))
     rows = Ranker("lightgbm", params={"force_row_wise": True}, **QUICK).fit(X, runtime, qid=qid)
     assert np.array_equal(rows.predict(X), plain.predict(X))
+    by_query = Ranker("lightgbm", "l2", params={"bagging_by_query": True}, **QUICK).fit(X, runtime, qid=qid)
+    assert by_query.score(X, runtime, qid=qid) > 0.5
 
 
 # --- constant columns ------------------------------------------------------------------------------------------------

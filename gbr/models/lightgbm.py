@@ -143,7 +143,7 @@ def fit(train: Rows, valid: Rows | None, settings: Settings, on_round: OnRound |
         "metric": "None",
         "verbosity": -1,
     }
-    group = None
+    group = train.sizes if settings.params.get("bagging_by_query") else None
     objective: str | Callable[..., Any] = "regression"
     if settings.objective in REGRESSION_LABELS:
         label: NDArray[Any] = REGRESSION_LABELS[settings.objective](train.target, train.indptr)
