@@ -200,8 +200,11 @@ def explain(
     if graph.n_configs < 2:
         raise UsageError(f"{graph.source}: expected at least two configurations to compare, got {graph.n_configs}")
     for name, row in (("config", config), ("against", against)):
-        if row is not None and not 0 <= row < graph.n_configs:
-            raise UsageError(f"{graph.source}: {name}: expected 0 to {graph.n_configs - 1}, got {row}")
+        if row is None and name == "against":
+            continue
+        if not isinstance(row, int | np.integer) or isinstance(row, bool) or not 0 <= row < graph.n_configs:
+            raise UsageError(f"{graph.source}: {name}: expected 0 to {graph.n_configs - 1}, got {row!r}")
+    config, against = int(config), None if against is None else int(against)
     if config == against:
         raise UsageError(f"{graph.source}: config and against: expected two configurations, got {config} twice")
     schema, X, _ = extract(graph, hardware)

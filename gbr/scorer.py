@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gbr.data.graph import N_LAYOUT, N_TILE, Graph, read_graph
+from features.hlo import TILE_CONFIG
+from gbr.data.graph import N_LAYOUT, N_TILE, Graph, read_graph, zero_padded
 from gbr.errors import DataError, UsageError
 from gbr.models.params import threads
 
@@ -107,6 +108,7 @@ class Scorer:
             return np.empty((0, len(self.schema)), np.float32)
         if ids is None:
             values = np.ascontiguousarray(values, np.float32) + np.float32(0)  # -0.0 becomes 0.0, which has other bytes
+            values = zero_padded(values, TILE_CONFIG)
             if not (finite := np.isfinite(values).all(axis=1)).all():
                 raise UsageError(f"configs: expected finite numbers, got others in configuration {finite.argmin()}")
         elif values.dtype not in (np.int8, np.float32):  # a cast to int8 would wrap values that are out of range

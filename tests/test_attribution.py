@@ -125,7 +125,8 @@ def test_swapped_loop_equals_a_configuration_with_the_other_tile(root: Path) -> 
 def test_swapped_node_equals_a_configuration_with_the_other_layouts(root: Path) -> None:
     columns = ["layout", "copies", "config", "reach"]
     ranker, path = fitted(root, "layout:cpu:random", "ensemble", columns=columns)
-    found, graph = explain(ranker, path, 3, 7), read_graph(path)
+    found, graph = explain(ranker, path, np.int64(3), np.int64(7)), read_graph(path)  # type: ignore[arg-type]
+    assert set(map(type, found.configs)) == {int}  # for JSON
     assert graph.node_config_ids is not None
     configs = graph.configs(np.array([3, 7]))
     names = {node.name: node for node in found.nodes}
@@ -175,3 +176,5 @@ def test_invalid_models_and_graphs(root: Path) -> None:
         arrays = {key: value[:1] if key.startswith("config_") else value for key, value in stored.items()}
     with pytest.raises(UsageError, match=r"expected at least two configurations to compare, got 1"):
         explain(ranker, graph_from_arrays("x", arrays), 0)
+    with pytest.raises(UsageError, match=r"config: expected 0 to \d+, got True"):
+        explain(ranker, path, True)

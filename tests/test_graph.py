@@ -86,6 +86,14 @@ def test_some_configurations_can_be_read(tmp_path: Path, make: Callable[[int], A
     for wrong in ([-1], [0, 20]):
         with pytest.raises(UsageError, match=rf"rows: expected indices from 0 to 19, got {wrong[-1]}"):
             graph.configs(wrong)
+    for no_list, got in (
+        ([True], "bool"),
+        ([1.5], "float64"),
+        (np.int64(3), "int64"),
+        (np.ma.array([1], mask=1), "mask"),
+    ):
+        with pytest.raises(UsageError, match=f"rows: expected a list of indices, got {got}"):
+            graph.configs(no_list)
 
 
 def test_hlo_modules_are_graphs_without_configurations(tmp_path: Path) -> None:

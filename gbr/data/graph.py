@@ -185,11 +185,15 @@ class Graph:
         Raises
         ------
         UsageError
-            For an index out of range.
+            For an index out of range, or anything but a list of indices.
         DataError
             As for :meth:`config_blocks`.
         """
-        rows = np.asarray(rows, np.int64)
+        given = np.asarray(rows)
+        if given.ndim != 1 or (len(given) and given.dtype.kind not in "iu") or np.ma.is_masked(rows):
+            got = "masked values" if np.ma.is_masked(rows) else f"{given.dtype} of shape {given.shape}"
+            raise UsageError(f"rows: expected a list of indices, got {got}")
+        rows = given.astype(np.int64)
         wrong = (rows < 0) | (rows >= self.n_configs)
         if wrong.any():
             raise UsageError(f"rows: expected indices from 0 to {self.n_configs - 1}, got {rows[wrong.argmax()]}")
@@ -377,7 +381,7 @@ def _validated(
     if not n:
         raise _invalid(source, "node_feat", "at least one node", "none")
     opcode = check.array("node_opcode", (n,), 0)
-    node_feat = _zero_padded(node_feat, NODE_FEAT, opcode)
+    node_feat = zero_padded(node_feat, NODE_FEAT, opcode)
     edges = check.array("edge_index", (None, 2), 0, n - 1)
     backward = edges[:, 1] >= edges[:, 0]
     if backward.any():
@@ -388,7 +392,7 @@ def _validated(
     if tile:
         config_feat = check.array("config_feat", (None, N_TILE), -LARGEST, LARGEST, np.float32)
         n_configs = len(config_feat)
-        config_feat = _zero_padded(config_feat, TILE_CONFIG)
+        config_feat = zero_padded(config_feat, TILE_CONFIG)
     elif layout or "node_config_ids" in arrays.keys:
         ids = check.array("node_config_ids", (None,), 0, n - 1)
         if len(np.unique(ids)) < len(ids) or (layout and not len(ids)):
@@ -425,7 +429,7 @@ def _validated(
     )
 
 
-def _zero_padded(
+def zero_padded(
     array: NDArray[np.float32], names: tuple[str, ...], opcode: IntArray | None = None
 ) -> NDArray[np.float32]:
     """Replace -1 by 0 in the empty slots of numbered columns, as some copies of TpuGraphs are padded with -1."""
