@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numba import config as numba_config
 
-from gbr.collect import tasks
+from gbr.collect import tasks, timer
 from gbr.collect.__main__ import main
 from gbr.collect.tasks import Quality, Settings, Task
 from gbr.collect.timer import LEAST_ROUNDS, cores, measure, pinned
@@ -64,6 +64,20 @@ def test_short_runs_are_repeated_and_slow_ones_skip_later_rounds():
     machine = Machine([1_000, 50_000])
     machine.measure(rounds=10, least_ns=1, enough_ns=100_000)
     assert np.bincount(machine.order).tolist() == [1 + 2 * 10, 1 + 2 * LEAST_ROUNDS]
+
+
+def test_samples_are_much_longer_than_a_step_of_the_clock(monkeypatch):
+    machine = Machine([2_000_000])
+
+    def clock(step=15_625_000):  # CPU time on Windows
+        machine.now += 1_000
+        return machine.now // step * step
+
+    for (found,) in measure(machine.runs, rounds=3, clock=clock):
+        assert found == pytest.approx(2_000_000, rel=0.02)
+    monkeypatch.setattr(timer, "_IDLE_NS", 0)
+    with pytest.raises(CollectError, match=r"by the clock, expected at least .*; use a finer clock"):
+        measure([int], rounds=3, clock=clock)
 
 
 def test_candidates_take_turns_in_a_new_order_each_round():

@@ -13,7 +13,7 @@ from features.hardware import CPU, TPU, Cache, Hardware
 from gbr import Ranker, read_graph
 from gbr import features as features_command
 from gbr import train as train_command
-from gbr.data import hardware
+from gbr.data import hardware, pool
 from gbr.data.build import build, extract, schema_of
 from gbr.data.collection import Subset, resolve
 from gbr.data.hardware import machine
@@ -144,9 +144,42 @@ def test_the_machine_is_read_from_complete_and_incomplete_sysfs(tmp_path: Path) 
     assert machine(root) == Hardware("machine", 32, 64, (Cache(32 << 10, 8), Cache(512 << 10, 0)))
     arm = sysfs(tmp_path / "b", [level(1, "Data", "64K", "4")], "Features : fp asimd\n")
     assert machine(arm) == Hardware("machine", 16, 64, (Cache(64 << 10, 4),))
+    part = "CPU implementer : 0x41\nCPU part : 0xd40\n"
+    sve = sysfs(tmp_path / "sve", [level(1, "Data", "64K", "4")], f"Features : fp asimd sve sve2\n{part}")
+    (sve / "proc/sys/abi").mkdir(parents=True)
+    (sve / "proc/sys/abi/sve_default_vector_length").write_text("32\n")
+    assert machine(sve) == Hardware("Arm implementer 0x41 part 0xd40", 32, 64, (Cache(64 << 10, 4),))
     assert machine(tmp_path / "nowhere") is None
     assert machine(sysfs(tmp_path / "c", [level(1, "Instruction", "32K")], "")) is None
     assert machine(sysfs(tmp_path / "d", [level(1, "Data", "1K", "99")], "")) is None
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "expected"),
+    [
+        ("0::/pod/job\n", {"pod/cpu.max": "250000 100000", "pod/job/cpu.max": "max 100000"}, (3, 8 << 30)),
+        ("0::/pod/job\n", {"pod/memory.max": "4096000", "pod/job/memory.max": "max"}, (64, 4096000)),
+        ("0::/host/only\n", {"cpu.max": "50000 100000", "memory.high": "4096000"}, (1, 4096000)),
+        ("4:cpuacct,cpu:/a\n3:memory:/a/b\n0::/\n",
+         {"cpu/a/cpu.cfs_quota_us": "400000", "cpu/a/cpu.cfs_period_us": "100000", "cpu/cpu.cfs_quota_us": "-1",
+          "cpu/cpu.cfs_period_us": "100000", "memory/a/memory.limit_in_bytes": "8192000"}, (4, 8192000)),
+        ("", {}, (64, 8 << 30)),
+    ],
+)  # fmt: skip
+def test_cores_and_memory_are_those_of_nested_containers(
+    groups: str, files: dict[str, str], expected: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text(groups)
+    for name, text in files.items():
+        path = tmp_path / "sys/fs/cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{text}\n")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(64)), raising=False)
+    monkeypatch.setattr(
+        "os.sysconf", lambda name: {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 2 << 20}[name], raising=False
+    )
+    assert (pool.cores(tmp_path), pool.memory(tmp_path)) == expected
 
 
 def test_an_unknown_machine_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

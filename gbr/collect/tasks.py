@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
 from gbr.collect.timer import cores, pin, pinned
+from gbr.data import pool as workers
 from gbr.data.collection import SPLITS
 from gbr.data.graph import read_graph, write_graph
 from gbr.errors import CollectError, UsageError
@@ -104,7 +105,7 @@ class Quality(NamedTuple):
 
 def seed_of(name: str, seed: int) -> int:
     """Seed of one graph's operands and configurations."""
-    return zlib.crc32(name.encode()) ^ seed
+    return zlib.crc32(name.encode()) ^ int(seed)
 
 
 def distinct(default: NDArray[Any], draw: Callable[[int, int], NDArray[Any] | None], n_configs: int) -> NDArray[Any]:
@@ -149,8 +150,8 @@ def collect(measure: Measure, todo: Sequence[Task], settings: Settings, jobs: in
                 yield _collect(measure, task, settings)
         return
     usable = cores()
-    if jobs > len(usable):
-        raise UsageError(f"--jobs {jobs}: expected at most {len(usable)}, the number of cores of this process")
+    if jobs > (most := workers.cores()):
+        raise UsageError(f"--jobs {jobs}: expected at most {most}, the number of cores of this process")
     context = multiprocessing.get_context("spawn")
     free = context.SimpleQueue()
     for core in usable[-jobs:]:

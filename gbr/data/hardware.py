@@ -45,7 +45,7 @@ _MAX_BYTES: Final = 1 << 40
 _MAX_ROWS: Final = 1 << 20
 _UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 #: Flags of /proc/cpuinfo and their vector sizes in bytes, the widest first; 64-bit machines have at least 16.
-_VECTORS: Final = (("avx512f", 64), ("avx", 32), ("", 16))
+_VECTORS: Final = (("avx512f", 64), ("avx", 32), ("lasx", 32), ("", 16))
 
 
 def choose(name: str | None, subset: Subset, data_root: Path | str) -> Hardware:
@@ -208,11 +208,18 @@ def machine(root: Path = Path("/")) -> Hardware | None:
         if nbytes and 0 < level <= N_LEVELS and _text(index / "type") in ("Data", "Unified"):
             levels[level] = Cache(nbytes, _count(index / "ways_of_associativity"))
             line = line or _count(index / "coherency_line_size")
-    cpu = dict(re.findall(r"^(.*?)\s*:(.*)$", _text(root / "proc/cpuinfo"), re.MULTILINE))
-    flags, name = cpu.get("flags", "").split(), " ".join(cpu.get("model name", "").split())
+    lines = re.findall(r"^(.*?)\s*:(.*)$", _text(root / "proc/cpuinfo"), re.MULTILINE)
+    cpu = {key.lower(): value.strip() for key, value in lines}
+    flags = f"{cpu.get('flags', '')} {cpu.get('features', '')}".split()  # x86, and most others
     vector = next(nbytes for flag, nbytes in _VECTORS if not flag or flag in flags)
+    if "sve" in flags:  # vectors of Arm from 16 to 256 bytes
+        vector = max(vector, _count(root / "proc/sys/abi/sve_default_vector_length"))
+    name = cpu.get("model name") or cpu.get("cpu model") or cpu.get("cpu") or ""
+    if not name and "cpu part" in cpu:
+        name = f"Arm implementer {cpu.get('cpu implementer', '')} part {cpu['cpu part']}"
+    name = " ".join(name.split()) or "machine"
     try:
-        return Hardware(name or "machine", vector, line or CPU.line_bytes, tuple(levels[at] for at in sorted(levels)))
+        return Hardware(name, vector, line or CPU.line_bytes, tuple(levels[at] for at in sorted(levels)))
     except ValueError:
         return None
 

@@ -1,7 +1,8 @@
-"""Worker processes, which are spawned and end with their parent, and ordered results of threads."""
+"""Worker processes, which are spawned and end with their parent, ordered results of threads, and what they may use."""
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
@@ -12,13 +13,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
-from typing import TypeVar
+from pathlib import Path
+from typing import Final, TypeVar
 
 from gbr.errors import GbrError, show_warning
 
 Advance = Callable[[int], None]
 #: Takes the number of steps and returns a context manager that yields a function to call after each step.
 Progress = Callable[[int], AbstractContextManager[Advance]]
+
+#: Memory in bytes where the system does not report it.
+_USUAL_MEMORY: Final = 8 << 30
 
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
@@ -61,12 +66,60 @@ def in_order(pool: Executor, work: Callable[[_Task], _Result], items: Iterable[_
         yield waiting.popleft().result()
 
 
-def cores() -> int:
-    """Cores that this process may use."""
+def cores(root: Path = Path("/")) -> int:
+    """Cores that this process may use, by its affinity and by the CPU quotas of its containers, rounded up.
+
+    ``root`` is the folder of ``sys`` and ``proc``, as for :func:`memory`.
+    """
     try:
-        return len(os.sched_getaffinity(0))
+        usable = len(os.sched_getaffinity(0))
     except AttributeError:  # not Linux
-        return os.cpu_count() or 1
+        usable = os.cpu_count() or 1
+    for group in _control_groups("cpu", root):
+        # Version 2 has one file with both numbers, version 1 two.
+        quota = [
+            number for name in ("max", "cfs_quota_us", "cfs_period_us") for number in _numbers(group / f"cpu.{name}")
+        ]
+        if len(quota) == 2 and all(quota):
+            usable = min(usable, math.ceil(quota[0] / quota[1]))
+    return usable
+
+
+def memory(root: Path = Path("/")) -> int:
+    """Memory of this machine, or of its containers if they have less, in bytes."""
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # not POSIX
+        total = _USUAL_MEMORY
+    for group in _control_groups("memory", root):
+        for name in ("memory.max", "memory.high", "memory.limit_in_bytes"):
+            total = min([total, *_numbers(group / name)])
+    return total
+
+
+def _control_groups(controller: str, root: Path) -> Iterator[Path]:
+    """Folders of the control groups of this process in both versions, with those that they are nested in."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):  # not Linux
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        for top in ("sys/fs/cgroup", "sys/fs/cgroup/unified") if not controllers else (f"sys/fs/cgroup/{controller}",):
+            # A container may not see its own groups; then the limits of the container are those at the top.
+            parts = [] if ".." in path else path.strip("/").split("/")
+            yield from (root.joinpath(top, *parts[:depth]) for depth in range(len(parts), -1, -1))
+
+
+def _numbers(path: Path) -> list[int]:
+    """The whole numbers in a file; none if it is missing or one of its words is not a number, such as ``max``."""
+    try:
+        words = path.read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return []
+    return [int(word) for word in words] if all(word.isdecimal() for word in words) else []
 
 
 def _start_worker() -> None:

@@ -32,7 +32,7 @@ from gbr.data.files import atomic_write, exclusive_lock, json_text, parse_json, 
 from gbr.data.groups import IntArray, QueryGroups, select_columns
 from gbr.data.hardware import as_dict
 from gbr.data.npz import NpzFile
-from gbr.data.pool import in_order
+from gbr.data.pool import cores, in_order
 from gbr.errors import GbrWarning, StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -264,7 +264,7 @@ class FeatureStore:
             except StoreError as fault:
                 raise StoreError(f"{fault}; run {self.rebuild}") from fault
 
-        with ThreadPoolExecutor(min(_MAX_READERS, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(min(_MAX_READERS, cores())) as pool:
             list(pool.map(fill, range(len(stems))))
         if self.last_write() != written_at and self._read_manifest()["schema"] != schema:
             raise StoreError(

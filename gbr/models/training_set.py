@@ -6,15 +6,14 @@ The chosen rows are gathered if their features fit as floats; otherwise they sta
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gbr.data import pool
 from gbr.data.groups import QueryGroups, select_columns
 from gbr.data.store import FeatureStore
 from gbr.models.rows import CELLS_PER_BATCH, IntArray, Matrix, Rows, StreamedMatrix, largest_cap, sample
@@ -28,8 +27,6 @@ _BINS_OVER_FLOATS: Final = 2
 _BYTES: Final = 4
 #: A batch, or the validation graphs, may take 1 / _PART of the memory.
 _PART: Final = 4
-#: Memory that is assumed if neither the system nor a container reports it.
-_USUAL_MEMORY: Final = 8 << 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,16 +60,7 @@ def distinct(groups: QueryGroups) -> Selection:
 
 def default_memory() -> int:
     """A quarter of the memory of this machine or container, in bytes."""
-    try:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):  # not POSIX
-        total = _USUAL_MEMORY
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            total = min(total, int(Path(limit).read_text(encoding="ascii")))
-        except (OSError, ValueError):  # no container, or "max"
-            continue
-    return total // 4
+    return pool.memory() // 4
 
 
 def most_binned(n_columns: int, memory: int) -> int:
