@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -119,6 +120,8 @@ def test_failures_are_avoided() -> None:
     [
         ([1], [1.0, 2.0], "expected an outcome per configuration, got 2 for 1"),
         ([1, 48], [1.0, 1.0], "parameters: expected 0 to 47, got 48"),
+        ([1, 2.0], [1.0, 1.0], "parameters: expected 0 to 47, got 2.0"),
+        ([1, 2], [1.0, [1.0]], r"expected a runtime as a number.*, got \[1.0\]"),
     ],
 )
 def test_invalid_outcomes_are_rejected(configs: list[int], outcomes: list[float], message: str) -> None:
@@ -128,6 +131,8 @@ def test_invalid_outcomes_are_rejected(configs: list[int], outcomes: list[float]
     assert not len(tuner)
     with pytest.raises(UsageError, match="ask: expected a positive integer, got 0"):
         tuner.ask(0)
+    with pytest.raises(UsageError, match="seed: expected an integer from 0 on, got -1"):
+        Tuner(grid(), seed=-1)
 
 
 # --- spaces ----------------------------------------------------------------------------------------------------------
@@ -156,6 +161,28 @@ def test_fingerprints_depend_on_names_values_and_constraints() -> None:
     assert grid().fingerprint == grid(features=lambda choice: [choice["block"]]).fingerprint == "ddbcf07937f29830"
 
 
+def test_values_of_numpy_are_those_of_python() -> None:
+    for values in ([1, 2, 4], [0.5, 2.0], ["a", "b"], [True, False]):
+        array = np.array(values)
+        spaces = [
+            ParameterSpace({"a": given, "b": [1, 2]}, default={"a": array[1], "b": 1}) for given in (values, array)
+        ]
+        assert spaces[0].fingerprint == spaces[1].fingerprint
+        assert json.dumps(spaces[1].describe(0)) == json.dumps({"a": values[0], "b": 1})
+    tuners = [Tuner(space, seed=seed) for space, seed in zip(spaces, (3, np.int64(3)), strict=True)]
+    assert tuners[0].ask(3) == tuners[1].ask(np.int64(3))  # type: ignore[arg-type]
+
+
+def test_infinite_values_are_beyond_the_others() -> None:
+    space = ParameterSpace({"a": [-math.inf, 1, 3, 10**400], "b": [1, 2]})
+    assert np.unique(space.columns(None)[:, 0]).tolist() == [-3, 1, 2, 3]
+    tuner, proposed = Tuner(space), []
+    while batch := tuner.ask():
+        proposed += batch
+        tuner.tell(batch, [1.0 + len(proposed)])
+    assert sorted(proposed) == list(range(8))
+
+
 def test_a_ranker_of_other_programs_scores_the_features() -> None:
     space = grid(features=lambda choice: [math.log2(choice["block"]), choice["unroll"], choice["order"] == "ji"])
     table = space.columns(None)[:, :3].astype(np.float64)
@@ -176,6 +203,8 @@ def test_a_ranker_of_other_programs_scores_the_features() -> None:
     [
         ({"parameters": {name: list(range(20)) for name in "abcdef"}}, "combinations, got 64,000,000"),
         ({"parameters": {"a": []}}, r"'a': expected distinct values, got \[\]"),
+        ({"parameters": {"a": [1, math.nan]}}, r"'a': expected distinct values, got \[1, nan\]"),
+        ({"parameters": {"a": np.eye(2)}}, "'a': expected distinct values, got array"),
         ({"parameters": {"a": [1, 1]}}, r"'a': expected distinct values, got \[1, 1\]"),
         ({"parameters": {"a": [1]}, "constraints": [lambda _: False]}, "no configuration satisfies the constraints"),
         ({"parameters": {"a": [1]}, "default": {"b": 1}}, r"expected a default .*, got \{'b': 1\}"),
@@ -187,7 +216,9 @@ def test_invalid_parameter_spaces_are_rejected(arguments: dict[str, object], mes
         ParameterSpace(**arguments)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("features", [lambda _: ["wide"], lambda c: [1] * c["unroll"], lambda _: [math.nan]])
+@pytest.mark.parametrize(
+    "features", [lambda _: ["wide"], lambda c: [1] * c["unroll"], lambda _: [math.nan], lambda _: [1e39]]
+)
 def test_invalid_features_are_rejected(features: object) -> None:
     with pytest.raises(UsageError, match="features: expected the same number of finite numbers"):
         Tuner(grid(features=features))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -11,19 +13,22 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gbr.data.files import _is_running
-from gbr.errors import CollectError, TuneError
+from gbr.data.files import _is_running, exclusive_lock
+from gbr.errors import CollectError, TuneError, UsageError
 from gbr.tune import Child, Journal, ParameterSpace, Tuner, search
 from tests.conftest import ROOT
 
 BEHAVIOURS = ParameterSpace(
     {"what": ["default", "crash", "hang", "wrong", "loud", "fast", "nan"]}, default={"what": "default"}
 )
+FORK: Any = multiprocessing.get_context("fork" if hasattr(os, "fork") else None)
 SPACE = ParameterSpace({"a": [1, 2, 3, 4], "b": [1, 2, 3]})
 needs_sigkill = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
 
@@ -31,12 +36,10 @@ needs_sigkill = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SI
 PARENT = """
 import threading, time
 from tests.test_tune_runner import make
-from gbr.tune import Child, runner
-
-runner._GRACE = 0.1  # also in the child, which imports this script
+from gbr.tune import Child
 
 if __name__ == "__main__":
-    child = Child(make, 0.5)
+    child = Child(make, None)
     child(0)
     threading.Thread(target=child, args=(2,), daemon=True).start()
     print(child._running[0].pid, flush=True)
@@ -60,13 +63,33 @@ print(found.measured, found.resumed)
 """
 
 
+def note_and_sleep() -> None:
+    with Path(os.environ["NOTES"]).open("a") as notes:
+        notes.write(f"{os.getpid()}\n")
+    time.sleep(60)
+
+
+def wait_for_the_end(processes: list[int]) -> None:
+    deadline = time.monotonic() + 30
+    while any(map(_is_running, processes)):
+        assert time.monotonic() < deadline, processes
+        time.sleep(0.05)
+
+
 def make() -> Callable[[int], float]:
     def measure(config: int) -> float:
         what = BEHAVIOURS.describe(config)["what"]
         if what == "crash":
+            FORK.Process(target=note_and_sleep).start()  # keeps the pipe to the parent open
             os.kill(os.getpid(), signal.SIGSEGV)
         elif what == "hang":
+            FORK.Process(target=note_and_sleep).start()
             time.sleep(60)
+        elif what == "fast":
+            process = FORK.Process(target=int)
+            process.start()
+            process.join()
+            assert process.exitcode == 0
         elif what == "wrong":
             raise CollectError("off by 1.5 from the reference")
         elif what == "loud":
@@ -104,8 +127,10 @@ def outcomes(path: Path) -> list[tuple[int, float | str]]:
 
 
 def test_crashes_hangs_and_wrong_results_are_recorded_as_failures(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The processes that a measurement started end with it."""
+    monkeypatch.setenv("NOTES", str(tmp_path / "notes"))
     tuner, journal = Tuner(BEHAVIOURS), tmp_path / "journal.jsonl"
     with Child(make, timeout=1.0) as child:
         found = search(tuner, child, budget=len(BEHAVIOURS), journal=journal, rounds=4)
@@ -120,6 +145,7 @@ def test_crashes_hangs_and_wrong_results_are_recorded_as_failures(
     assert found.verdict is not None
     assert found.verdict.speedup == 2.0
     assert capfd.readouterr().out == ""
+    wait_for_the_end([int(line) for line in (tmp_path / "notes").read_text().split()])
     again = Tuner(BEHAVIOURS)
     resumed = search(again, must_not_measure, budget=len(BEHAVIOURS), journal=journal, rounds=0)
     assert (again.failures, resumed.best) == (tuner.failures, found.best)
@@ -134,21 +160,29 @@ def test_a_child_that_cannot_start_ends_the_search(start: Callable[[], Callable[
         search(Tuner(BEHAVIOURS), child, budget=3)
 
 
+@pytest.mark.parametrize("timeout", [0, -1.0, float("nan"), 1e12, "5"])
+def test_an_invalid_timeout_is_refused(timeout: Any) -> None:
+    with pytest.raises(UsageError, match="timeout: expected seconds from above 0"):
+        Child(make, timeout)
+
+
 @needs_sigkill
 def test_no_child_outlives_a_killed_parent(tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(PARENT)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    notes = tmp_path / "notes"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "NOTES": str(notes)}
     parent = subprocess.Popen([sys.executable, str(script)], env=environment, stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
+    deadline = time.monotonic() + 60
+    while not (notes.exists() and notes.read_text().endswith("\n")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    deadline = time.monotonic() + 60
-    while _is_running(child):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_for_the_end([child, int(notes.read_text())])
 
 
 # --- journal ---------------------------------------------------------------------------------------------------------
@@ -199,10 +233,38 @@ def test_an_invalid_line_is_named_and_kept(tmp_path: Path, line: str) -> None:
     assert path.read_text() == held
 
 
+@pytest.mark.parametrize("returned", [[1.0], np.array([1.0, 2.0]), {}, b"x", np.timedelta64(5, "ns")])
+def test_a_measurement_that_returns_no_runtime_ends_the_search_and_is_no_failure(tmp_path: Path, returned: Any) -> None:
+    path = tmp_path / "journal.jsonl"
+    for _ in range(3):
+        with pytest.raises(TuneError, match=r"configuration 0: expected a runtime as a number.*, got"):
+            search(Tuner(BEHAVIOURS), lambda _: returned, budget=2, journal=path)
+    found = search(Tuner(BEHAVIOURS), lambda config: np.float32(1 + config), budget=2, journal=path)  # type: ignore[arg-type, return-value]
+    assert (found.default, found.failed) == (1.0, 0)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_file_systems_without_locks_are_reported_once(
+    tmp_path: Path, code: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(pytest.importorskip("fcntl"), "flock", flock)
+    for _ in range(2):
+        with Journal(tmp_path / "journal.jsonl", SPACE), exclusive_lock(tmp_path):
+            pass
+    assert caplog.messages == [
+        f"{tmp_path}: this file system has no locks; do not use the folder from two processes at the same time"
+    ]
+    assert os.listdir(tmp_path) == ["journal.jsonl"]
+
+
 def test_other_files_and_journals_are_not_changed(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     with Journal(path, SPACE) as journal:
         journal.write(0, 1.0)
+    path.write_text(f"{path.read_text()}\n \n")  # as editors leave them
     other = ParameterSpace({"a": [1, 2, 3, 5], "b": [1, 2, 3]})
     with pytest.raises(TuneError, match=r"journal.jsonl: expected a journal of .*'fingerprint'.*another folder"):
         Journal(path, other)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -13,7 +14,8 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from glob import escape
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -28,6 +30,8 @@ LOCK: Final = ".lock"
 _ABANDONED_SECONDS: Final = 24 * 3600
 #: Host and process in the name of a temporary file.
 _WRITER: Final = re.compile(r"\.([0-9a-f]{8})-([0-9]+)-[^.]*\.part$")
+#: What file systems without locks report, such as Lustre and NFS by some mount options.
+_NO_LOCKS: Final = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 #: Reserve of disk space for folders, rounding and other programs.
 _SPARE_BYTES: Final = 1 << 26
 
@@ -47,7 +51,8 @@ def atomic_write(path: Path, error: type[GbrError] = GbrError) -> Iterator[Path]
         os.close(handle)
         umask = os.umask(0)
         os.umask(umask)
-        part.chmod(0o666 & ~umask)
+        with suppress(OSError):  # file systems without permissions
+            part.chmod(0o666 & ~umask)
         yield part
         os.replace(part, path)
     except OSError as fault:
@@ -102,37 +107,69 @@ def _int64(text: str) -> int:
 def exclusive_lock(
     folder: Path, error: type[GbrError] = GbrError, owner: str = "gbr process", *, wait: bool = False
 ) -> Iterator[None]:
-    """Lock a folder against other processes; the system releases the lock when the process ends or is killed.
+    """Lock a folder against other processes, see :func:`lock`.
 
     A missing folder is created, and removed at the end unless it has content.  If another process, an ``owner``, holds
     the lock, ``wait`` for it, or raise ``error``.
     """
-    from filelock import FileLock, Timeout  # not for --help
-
     created = [each for each in (folder, *folder.parents) if not each.exists()]
-    lock = FileLock(folder / LOCK, timeout=0)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire()
-        except Timeout as fault:
-            if not wait:
+        with ExitStack() as held:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                if not held.enter_context(lock(folder / LOCK)):
+                    if not wait:
+                        raise error(
+                            f"{folder}: another {owner} is using this folder; wait until it has finished, or choose "
+                            "another"
+                        )
+                    logging.getLogger(__name__).warning("%s: waiting for another %s", folder, owner)
+                    held.enter_context(lock(folder / LOCK, wait=True))
+            except OSError as fault:
                 raise error(
-                    f"{folder}: another {owner} is using this folder; wait until it has finished, or choose another"
+                    f"{folder}: cannot be written ({fault.strerror or fault}); choose a writable folder"
                 ) from fault
-            logging.getLogger(__name__).warning("%s: waiting for another %s", folder, owner)
-            lock.acquire(timeout=-1)
-    except OSError as fault:
-        raise error(f"{folder}: cannot be written ({fault.strerror or fault}); choose a writable folder") from fault
-    try:
-        yield
+            yield
     finally:
-        with suppress(OSError):
-            (folder / LOCK).unlink()  # while the lock is held; a waiting process opens the file again
-        lock.release()
         for each in created:
             with suppress(OSError):  # usually not empty
                 each.rmdir()
+
+
+@contextmanager
+def lock(path: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Lock a file, which is created and at the end deleted, and yield whether no other process holds the lock.
+
+    The system releases the lock when the process ends or is killed.  A file system without locks is reported once, and
+    counts as not locked.
+    """
+    from filelock import FileLock, Timeout  # not for --help
+
+    # A lock that is a mere file, as newer versions take instead, would outlive a process that is killed.
+    options: dict[str, Any] = {"fallback_to_soft": False} if hasattr(FileLock, "fallback_to_soft") else {}
+    held = FileLock(path, timeout=-1 if wait else 0, **options)
+    try:
+        held.acquire()
+    except Timeout:
+        yield False
+        return
+    except (OSError, NotImplementedError) as fault:  # the latter from older versions, for ENOSYS
+        if isinstance(fault, OSError) and fault.errno not in _NO_LOCKS:
+            raise
+        _report_no_locks(path.parent)
+    try:
+        yield True
+    finally:
+        with suppress(OSError):
+            path.unlink()  # while the lock is held; a waiting process opens the file again
+        held.release()
+
+
+@cache
+def _report_no_locks(folder: Path) -> None:
+    logging.getLogger(__name__).warning(
+        "%s: this file system has no locks; do not use the folder from two processes at the same time", folder
+    )
 
 
 @contextmanager

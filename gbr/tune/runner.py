@@ -8,22 +8,24 @@ import math
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from multiprocessing.util import Finalize
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any, Final, cast
 
 import numpy as np
 
-from gbr.data.files import parse_json
+from gbr.data.files import lock, parse_json
 from gbr.data.graph import Graph
-from gbr.errors import DataError, GbrError, TuneError
+from gbr.errors import DataError, GbrError, TuneError, UsageError
 from gbr.tune.space import FloatArray, GraphSpace, Space
 from gbr.tune.tuner import Best, Tuner, outcome_of
 
@@ -34,6 +36,10 @@ Measure = Callable[[int], "float | str | None"]
 _START: Final = 300.0
 #: Seconds after the timeout at which a child terminates itself, in case its parent is gone.
 _GRACE: Final = 5.0
+#: Seconds between checks whether a child lives.
+_POLL: Final = 0.25
+#: Maximum timeout in seconds.
+_LONGEST: Final = 1e9
 _FORMAT: Final = 1
 #: Number of crashes of the process after which a configuration is not measured again.
 _MAX_CRASHES: Final = 2
@@ -55,35 +61,49 @@ class Child(AbstractContextManager["Child"]):
     make : callable
         Called in the child without arguments; returns ``measure(config) -> runtime``, which raises if a configuration
         fails or computes a wrong result.  Must be picklable: a function, or an instance of a class, of a module.
-    timeout : float
-        Seconds that one measurement may take, including compilation.
+    timeout : float or None
+        Seconds that one measurement may take, including compilation; None or infinite for no limit.
+
+    Notes
+    -----
+    The child may start processes of its own, which are killed with it, except on Windows.
     """
 
-    def __init__(self, make: Callable[[], Callable[[int], float]], timeout: float) -> None:
-        self._make, self._timeout = make, timeout
+    def __init__(self, make: Callable[[], Callable[[int], Any]], timeout: float | None) -> None:
+        if timeout in (None, math.inf):
+            timeout = None
+        elif not isinstance(timeout, int | float | np.number) or not 0 < timeout <= _LONGEST:
+            raise UsageError(f"timeout: expected seconds from above 0 to {_LONGEST:g}, or None, got {timeout!r}")
+        self._make, self._timeout = make, None if timeout is None else float(timeout)
         self._running: tuple[BaseProcess, Connection] | None = None
+        self._end: Callable[[], object] | None = None
+        self._one_at_a_time = threading.Lock()
 
     def __call__(self, config: int) -> float | str:
         """Runtime of a configuration, or the reason why it failed; a child that cannot start raises a TuneError."""
-        process, pipe = self._running or self._start()
-        try:
-            pipe.send(config)
-            if pipe.poll(self._timeout):
-                return cast("float | str", pipe.recv())
-            reason = f"timed out after {self._timeout:g} s"
-        except (EOFError, OSError):
-            reason = f"crashed: {_exit_reason(process)}"
-        self.close()
-        return reason
+        with self._one_at_a_time:
+            process, pipe = self._running or self._start()
+            try:
+                pipe.send(config)
+                if _answers(process, pipe, self._timeout):
+                    outcome = pipe.recv()
+                    if isinstance(outcome, TuneError):
+                        raise outcome
+                    return cast("float | str", outcome)
+                reason = f"timed out after {self._timeout:g} s"
+            except (EOFError, OSError):
+                reason = f"crashed: {_exit_reason(process)}"
+            except BaseException:  # an interrupt: the next call must not receive the outcome of this one
+                self.close()
+                raise
+            self.close()
+            return reason
 
     def close(self) -> None:
-        """Terminate the child."""
-        if self._running is not None:
-            process, pipe = self._running
-            process.kill()
-            process.join()
-            pipe.close()
-            self._running = None
+        """Terminate the child and the processes that it started."""
+        if self._end is not None:
+            self._end()
+            self._running = self._end = None
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -91,18 +111,45 @@ class Child(AbstractContextManager["Child"]):
     def _start(self) -> tuple[BaseProcess, Connection]:
         context = multiprocessing.get_context("spawn")
         pipe, child_pipe = context.Pipe()
-        process = context.Process(target=_serve, args=(child_pipe, self._make, self._timeout), daemon=True)
-        process.start()
+        # A daemonic process could not start processes.
+        process = context.Process(target=_serve, args=(child_pipe, self._make, self._timeout), daemon=False)
+        try:
+            process.start()
+        except AssertionError as fault:  # this process is daemonic
+            raise TuneError(f"the measuring process cannot start: {fault}") from fault
         child_pipe.close()
         self._running = process, pipe
+        # Also when this object is deleted, and at exit, before multiprocessing waits for its processes.
+        self._end = Finalize(self, _kill, self._running, exitpriority=0)
         try:
-            problem = pipe.recv() if pipe.poll(_START) else f"not ready after {_START:g} s"
+            problem = pipe.recv() if _answers(process, pipe, _START) else f"not ready after {_START:g} s"
         except (EOFError, OSError):
             problem = f"{_exit_reason(process)}; guard a script that starts a search by `if __name__ == '__main__':`"
         if problem is not None:
             self.close()
             raise TuneError(f"the measuring process cannot start: {problem}")
         return self._running
+
+
+def _answers(process: BaseProcess, pipe: Connection, seconds: float | None) -> bool:
+    """Wait for a message; an EOFError if the process died, even if processes that it started keep the pipe open."""
+    end = math.inf if seconds is None else time.monotonic() + seconds
+    while not pipe.poll(max(0.0, min(_POLL, end - time.monotonic()))):
+        if process.exitcode is not None and not pipe.poll():
+            raise EOFError
+        if time.monotonic() >= end:
+            return False
+    return True
+
+
+def _kill(process: BaseProcess, pipe: Connection) -> None:
+    """Kill a child and the processes that it started, its group."""
+    if hasattr(os, "killpg") and process.pid is not None:
+        with suppress(ProcessLookupError, PermissionError):  # the latter on macOS, if only zombies are left
+            os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+    process.join()
+    pipe.close()
 
 
 def _exit_reason(process: BaseProcess) -> str:
@@ -113,7 +160,10 @@ def _exit_reason(process: BaseProcess) -> str:
     return f"exit status {code}"
 
 
-def _serve(pipe: Connection, make: Callable[[], Callable[[int], float]], timeout: float) -> None:
+def _serve(pipe: Connection, make: Callable[[], Callable[[int], Any]], timeout: float | None) -> None:
+    if hasattr(os, "setsid"):
+        os.setsid()  # a group with the processes that the measurement starts
+    threading.Thread(target=_follow_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent, which terminates this process
     os.dup2(2, 1)  # stdout is reserved for results of the command
     devnull = open(os.devnull, "w")  # noqa: SIM115  (open as long as the process lives)
@@ -128,15 +178,41 @@ def _serve(pipe: Connection, make: Callable[[], Callable[[int], float]], timeout
             config = pipe.recv()
         except (EOFError, OSError):
             return
-        # If the parent is gone or the run hangs: exit from a thread that does not need the GIL.
-        faulthandler.dump_traceback_later(timeout + _GRACE, exit=True, file=devnull)
+        # If the parent is gone and the run hangs: exit from a thread that does not need the GIL.
+        if timeout is not None:
+            faulthandler.dump_traceback_later(timeout + _GRACE, exit=True, file=devnull)
+        outcome: float | str | TuneError
         try:
-            outcome: float | str = float(measure(config))
-        except Exception as fault:
-            outcome = _one_line(fault)
+            outcome = _measured(measure, config)
+        except TuneError as fault:
+            outcome = fault
         faulthandler.cancel_dump_traceback_later()
         with suppress(OSError):
             pipe.send(outcome)
+
+
+def _follow_parent() -> None:
+    """End this process and its group with the parent."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    if hasattr(os, "killpg"):
+        os.killpg(os.getpid(), signal.SIGKILL)
+    os._exit(1)
+
+
+def _measured(measure: Callable[[int], Any], config: int) -> float | str:
+    """Positive runtime, or one line with the reason of the failure; a TuneError if the measurement returns neither."""
+    try:
+        given = measure(config)
+    except TuneError:
+        raise
+    except Exception as fault:  # any exception of user code
+        return _one_line(fault)
+    try:
+        return outcome_of(given) or "runtime 0.0"
+    except UsageError as fault:
+        raise TuneError(f"measurement of configuration {config}: {fault}") from fault
 
 
 def _one_line(fault: BaseException) -> str:
@@ -151,8 +227,9 @@ class Journal(AbstractContextManager["Journal"]):
     """The measurements of one search in a file of JSON lines, opened by one process at a time.
 
     The first line describes the space.  A ``begin`` entry precedes each measurement, and its outcome is written to disk
-    before the next measurement starts.  An incomplete last line is removed.  A file that cannot be written, is open in
-    another process, belongs to another space or is not a journal raises a TuneError and stays unchanged.
+    before the next measurement starts.  An incomplete last line is removed; blank lines are skipped.  A file that
+    cannot be written, is open in another process, belongs to another space or is not a journal raises a TuneError and
+    stays unchanged.
 
     Attributes
     ----------
@@ -162,46 +239,37 @@ class Journal(AbstractContextManager["Journal"]):
 
     def __init__(self, path: Path | str | None, space: Space) -> None:
         self.path = Path(path or "temporary journal")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file: IO[bytes] = self.path.open("a+b") if path else TemporaryFile()  # noqa: SIM115
-        except OSError as fault:
-            raise self._not_writable(fault) from fault
-        try:
-            self._lock()
-            self.outcomes = self._read(space)
-        except BaseException:
-            self._file.close()
-            raise
+        with ExitStack() as opened:
+            try:
+                if path:
+                    self.path.parent.mkdir(parents=True, exist_ok=True)
+                file: IO[bytes] = self.path.open("a+b") if path else TemporaryFile()  # noqa: SIM115
+                self._file = opened.enter_context(file)
+                if path and not opened.enter_context(lock(self.path.with_name(f".{self.path.name}.lock"))):
+                    raise TuneError(f"{self.path}: in use by another process; wait for it, or choose another folder")
+                self.outcomes = self._read(space)
+            except OSError as fault:
+                raise self._not_writable(fault) from fault
+            self._opened = opened.pop_all()
 
     @contextmanager
     def measuring(self, config: int) -> Iterator[None]:
         """Record that a measurement starts, and that it is interrupted, which is not a failure."""
         # Without fsync, the entry survives a crash of the process; only outcomes must survive a crash of the machine.
-        self._append({"begin": config}, durable=False)
+        self._append({"begin": int(config)}, durable=False)
         try:
             yield
         except BaseException:
-            self._append({"stopped": config}, durable=False)
+            self._append({"stopped": int(config)}, durable=False)
             raise
 
     def write(self, config: int, outcome: float | str) -> None:
         """Record an outcome: a runtime, or the reason of a failure."""
-        self._append({"config": config, "failed" if isinstance(outcome, str) else "runtime": outcome})
+        entry = {"failed": outcome} if isinstance(outcome, str) else {"runtime": float(outcome)}
+        self._append({"config": int(config), **entry})
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def _lock(self) -> None:
-        with suppress(ImportError):  # no lock on systems without fcntl
-            import fcntl
-
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as fault:
-                raise TuneError(
-                    f"{self.path}: in use by another process; wait for it, or choose another folder"
-                ) from fault
+        self._opened.close()
 
     def _read(self, space: Space) -> list[tuple[int, float | str]]:
         self._file.seek(0)
@@ -215,6 +283,8 @@ class Journal(AbstractContextManager["Journal"]):
         begun: Counter[int] = Counter()
         outcomes: list[tuple[int, float | str]] = []
         for number, line in enumerate((complete or content).splitlines(), 1):
+            if number > 1 and not line.strip():
+                continue
             try:
                 entry = parse_json(line)
             except ValueError:
@@ -335,8 +405,8 @@ def search(
     tuner : Tuner
     measure : callable
         Maps the index of a configuration (see ``tuner.space.describe``) to its runtime in a fixed unit, lower is
-        faster.  An exception or a returned string is recorded as the reason of a failure.  :class:`gbr.tune.Child`
-        isolates crashes and hangs.
+        faster.  An exception or a returned string is recorded as the reason of a failure; any other value, such as a
+        list, ends the search with a TuneError.  :class:`gbr.tune.Child` isolates crashes and hangs.
     budget : int
         Number of configurations to measure, including failures, the default and those in the journal.
     seconds : float, optional
@@ -359,7 +429,7 @@ def search(
             if not proposed:
                 break
             with log.measuring(proposed[0]):
-                outcome = _measure(measure, proposed[0])
+                outcome = _measured(measure, proposed[0])
             log.write(proposed[0], outcome)
             tuner.tell(proposed, [outcome])
             on_outcome(proposed[0], outcome)
@@ -374,16 +444,6 @@ def search(
         best, None if default is None else tuner.runtimes.get(default), verdict,
         len(tuner), resumed, len(tuner.failures), time.monotonic() - start,
     )  # fmt: skip
-
-
-def _measure(measure: Measure, config: int) -> float | str:
-    """Positive runtime, or one line with the reason of the failure."""
-    try:
-        return outcome_of(measure(config)) or "runtime 0.0"
-    except TuneError:
-        raise
-    except Exception as fault:  # any exception of user code
-        return _one_line(fault)
 
 
 def _compare(tuner: Tuner, measure: Measure, default: int, rounds: int, log: Journal) -> Verdict | None:
@@ -403,7 +463,7 @@ def _compare(tuner: Tuner, measure: Measure, default: int, rounds: int, log: Jou
             fastest = min(list(runtimes)[1:], key=lambda config: float(np.median(runtimes[config])))
             runtimes = {config: runtimes[config] for config in (default, fastest)}
         for config in rng.permutation(list(runtimes)).tolist():
-            outcome = _measure(measure, config)
+            outcome = _measured(measure, config)
             if isinstance(outcome, str):
                 tuner.tell([config], [outcome])
                 log.write(config, outcome)

@@ -7,6 +7,8 @@ import itertools
 import json
 import math
 import os
+import reprlib
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -153,14 +155,14 @@ class ParameterSpace(Space):
     Parameters
     ----------
     parameters : mapping of str to sequence
-        Distinct values of each parameter: numbers, strings or booleans.
+        Distinct values of each parameter: numbers, infinite ones included, strings or booleans, of Python or NumPy.
     constraints : iterable of callable
         Each takes a configuration, a dict of value by parameter, and returns whether it is allowed.
     default : mapping, optional
         The baseline configuration.
     features : callable, optional
         From a configuration to a sequence of numbers, always as many, that add to its parameters, such as the size of
-        a tile in bytes.  A model must be fitted on the same numbers.
+        a tile in bytes; finite as float32.  A model must be fitted on the same numbers.
     name : str
 
     Notes
@@ -184,11 +186,8 @@ class ParameterSpace(Space):
         features: Callable[[Configuration], Sequence[float]] | None = None,
         name: str = "parameters",
     ) -> None:
-        self.parameters = {key: list(values) for key, values in parameters.items()}
+        self.parameters = {key: _distinct(values, f"{name}: parameter {key!r}") for key, values in parameters.items()}
         self._features = features
-        for key, values in self.parameters.items():
-            if not values or any(value in values[:at] for at, value in enumerate(values)):
-                raise UsageError(f"{name}: parameter {key!r}: expected distinct values, got {values}")
         if (combinations := math.prod(map(len, self.parameters.values()))) > _COMBINATIONS:
             raise UsageError(
                 f"{name}: expected at most {_COMBINATIONS:,} combinations, got {combinations:,}; give fewer values, or "
@@ -239,7 +238,7 @@ class ParameterSpace(Space):
             table = np.array([list(self._features(self.describe(at))) for at in range(len(self))], np.float64)
         except (TypeError, ValueError) as fault:
             raise UsageError(f"{expected} ({fault})") from fault
-        if not np.isfinite(table).all():
+        if not (np.abs(table) <= np.finfo(np.float32).max).all():
             raise UsageError(expected)
         return table
 
@@ -247,9 +246,27 @@ class ParameterSpace(Space):
         return {key: values[at] for (key, values), at in zip(self.parameters.items(), code, strict=True)}
 
 
+def _distinct(values: Any, where: str) -> list[Any]:
+    """Values of a parameter as Python's, which have the same text under any version of NumPy."""
+    try:
+        found = [value.item() if isinstance(value, np.generic) else value for value in values]
+        valid = bool(found) and all(value == value and value not in found[:at] for at, value in enumerate(found))
+    except (TypeError, ValueError):  # not a sequence, or values that cannot be compared, such as arrays
+        valid = False
+    if not valid:
+        raise UsageError(f"{where}: expected distinct values, got {reprlib.repr(values)}")
+    return found
+
+
 def _scale(values: Sequence[Any]) -> FloatArray:
-    """Map numbers to their signed logarithm, as most of them are sizes, and other values to their index."""
+    """Map numbers to their signed logarithm, as most of them are sizes, and other values to their index.
+
+    An infinite number is one step beyond the others.
+    """
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        numbers = np.array(values, np.float64)
-        return np.asarray(np.sign(numbers) * np.log2(1 + np.abs(numbers)))
+        most = sys.float_info.max
+        numbers = np.array([value if abs(value) <= most else math.inf if value > 0 else -math.inf for value in values])
+        logarithms = np.sign(numbers) * np.log2(1 + np.abs(numbers))
+        beyond = 1 + np.abs(logarithms[np.isfinite(numbers)]).max(initial=0)
+        return np.asarray(np.clip(logarithms, -beyond, beyond))
     return np.arange(len(values), dtype=np.float64)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from operator import index
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -63,7 +65,7 @@ class Tuner:
 
     def __init__(self, space: Space, model: Ranker | None = None, *, seed: int = 0) -> None:
         self.space = space
-        self._seed = seed
+        self._seed = _integer(seed, 0, "seed")
         columns = space.columns(model)
         self._X = columns[:, columns.max(axis=0) > columns.min(axis=0)]
         self._order = np.zeros(len(space))
@@ -103,8 +105,7 @@ class Tuner:
 
         Small batches need fewer measurements, as proposals do not use outcomes of their batch.
         """
-        if n < 1:
-            raise UsageError(f"ask: expected a positive integer, got {n!r}")
+        n = _integer(n, 1, "ask")
         free = np.flatnonzero(self._free)
         if not len(free):
             return []
@@ -129,13 +130,12 @@ class Tuner:
             A runtime in any unit, lower is faster; for a failure the reason, None or any other number.  Runtimes of
             equal configurations are averaged; a configuration with a single failure counts as failed.
         """
-        indices = list(configs)
+        last = len(self.space) - 1
+        indices = [_integer(config, 0, f"tell: {self.space.name}", last) for config in configs]
         if len(indices) != len(outcomes):
             raise UsageError(f"tell: expected an outcome per configuration, got {len(outcomes)} for {len(indices)}")
-        for config in indices:
-            if not 0 <= config < len(self.space):
-                raise UsageError(f"tell: {self.space.name}: expected 0 to {len(self.space) - 1}, got {config!r}")
-        for config, outcome in zip(self.space.duplicate_of[indices].tolist(), map(outcome_of, outcomes), strict=True):
+        known = [outcome_of(outcome) for outcome in outcomes]
+        for config, outcome in zip(self.space.duplicate_of[indices].tolist(), known, strict=True):
             self._free[config] = False
             if isinstance(outcome, str):
                 self.failures.setdefault(config, outcome)
@@ -179,8 +179,25 @@ class Tuner:
         return np.array(chosen, np.int64)
 
 
-def outcome_of(given: Outcome) -> float | str:
-    """A finite, non-negative runtime, or the reason of a failure."""
+def outcome_of(given: Any) -> float | str:
+    """A finite, non-negative runtime, or the reason of a failure; a UsageError for anything else."""
     if given is None or isinstance(given, str):
-        return given or "failed"
-    return float(given) if 0 <= given < math.inf else f"runtime {float(given)}"
+        return str(given or "failed")
+    try:
+        if isinstance(given, np.timedelta64):
+            raise TypeError
+        runtime = float(given)
+    except (TypeError, ValueError, OverflowError) as fault:
+        expected = "expected a runtime as a number, or the reason of a failure as a string or None"
+        raise UsageError(f"{expected}, got {reprlib.repr(given)}") from fault
+    return runtime if 0 <= runtime < math.inf else f"runtime {runtime}"
+
+
+def _integer(value: Any, least: int, what: str, most: int | None = None) -> int:
+    try:
+        if least <= index(value) and (most is None or index(value) <= most):
+            return index(value)
+    except TypeError:  # not an integer of Python or NumPy
+        pass
+    expected = f"{least} to {most}" if most is not None else "a positive integer" if least else "an integer from 0 on"
+    raise UsageError(f"{what}: expected {expected}, got {reprlib.repr(value)}")
