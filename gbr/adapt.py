@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from gbr.data.build import extract
 from gbr.data.graph import N_LAYOUT, Graph, read_graph
 from gbr.errors import UsageError
+from gbr.models.arrays import numbers, present
 
 if TYPE_CHECKING:
     from features.hardware import Hardware
@@ -92,7 +93,7 @@ def fit_within(
     Raises
     ------
     UsageError
-        When lengths differ, an index is out of range, a runtime is not finite, all are equal, or fewer than
+        When lengths differ, an index is out of range, a runtime is missing or not finite, all are equal, or fewer than
         :data:`LEAST` different configurations were measured.
     DataError
         When the graph's file is missing, damaged or violates its format.
@@ -131,13 +132,10 @@ def fit_within(
 
 def _measured(graph: Graph, configs: Any, runtimes: Any) -> tuple[IntArray, FloatArray]:
     """Validated indices and runtimes of the measured configurations."""
-    rows = np.asarray(configs)
+    rows = present(configs, "configs")
     if rows.ndim != 1 or rows.dtype.kind not in "iu":
         raise UsageError(f"configs: expected a list of indices, got {rows.dtype} of shape {rows.shape}")
-    try:
-        target = np.asarray(runtimes, np.float64)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"runtimes: expected numbers, without failed configurations ({error})") from error
+    target = numbers(runtimes, "runtimes").astype(np.float64)
     if target.shape != rows.shape:
         raise UsageError(f"runtimes: expected shape {rows.shape}, one per configuration, got {target.shape}")
     for name, wrong, expected in (

@@ -87,7 +87,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
     ----------
     n_features_in_ : int
     feature_names_in_ : ndarray of str
-        Only when ``X`` has column names.
+        Only when ``X`` has column names; labels other than 0, 1, 2 … become strings.
     settings_ : Settings
         All settings of the fit, with defaults resolved.
     best_iteration_ : int
@@ -156,10 +156,11 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
 
         Parameters
         ----------
-        X : array-like or data frame (rows, columns)
-            Features; NaN means missing.
+        X : array-like, data frame or Arrow table (rows, columns)
+            Features in the range of float32; NaN, None, nulls and masked values mean missing.
         y : array-like (rows,)
-            Runtimes in any unit, lower is better.  Only their order within a group matters; for ``speed`` also ratios.
+            Runtimes in any unit, lower is better, none missing.  Only their order within a group matters; for ``speed``
+            also ratios.
         qid : array-like (rows,) or None, default=None
             Query group of each row, integers or strings; rows of a group are contiguous.  None: one group.
         eval_set : (X, y), (X, y, qid), a list of one of these, or None, default=None
@@ -240,7 +241,8 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
     def predict(self, X: Any) -> NDArray[np.float64]:
         """Scores that read like runtimes, float64 (rows,): lower is faster; only their order in a group has meaning.
 
-        Columns of a data frame are matched by name, in any order; ValueError where they are not those of ``fit``.
+        Columns of a data frame or Arrow table are matched by name, in any order; ValueError where they are not those of
+        ``fit``.
         """
         check_is_fitted(self, "model_")
         return self.predict_rows(self._matrix(X))

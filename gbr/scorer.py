@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from features.hlo import TILE_CONFIG
 from gbr.data.graph import N_LAYOUT, N_TILE, Graph, read_graph, zero_padded
 from gbr.errors import DataError, UsageError
+from gbr.models.arrays import present
 from gbr.models.params import threads
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class Scorer:
         UsageError
             For another shape, or a value outside the range of configurations.
         """
-        values = np.asarray(configs)
+        values = present(configs, "configs") if isinstance(configs, np.ma.MaskedArray) else np.asarray(configs)
         ids = self._graph.node_config_ids
         shape = (N_TILE,) if ids is None else (len(ids), N_LAYOUT)
         if values.ndim == 0 or values.shape[1:] != shape or values.dtype.kind not in "iuf":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -84,8 +85,9 @@ def test_default_counterpart(root: Path) -> None:
     ranker, path = fitted(root)
     order = ranker.rank(path)
     for own, chosen, other in ((0, "median", 15), (15, "best", 0)):
-        found = explain(ranker, path, int(order[own]))
+        found = explain(ranker, path, order[own])
         assert (found.chosen, found.configs[1]) == (chosen, order[other])
+        json.dumps(found.as_dict())
 
 
 def test_swapped_loop_equals_a_configuration_with_the_other_tile(root: Path) -> None:

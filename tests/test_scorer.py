@@ -84,6 +84,7 @@ def test_configurations_of_the_graph_are_ignored(runs: dict[str, Path]) -> None:
     [
         ("tile", np.zeros((3, 23)), r"expected numbers of shape \(c, 24\), got float64 of shape \(3, 23\)"),
         ("tile", np.full((2, 24), np.nan), "expected finite numbers, got others in configuration 0"),
+        ("tile", np.ma.masked_less(np.zeros((2, 24)), 1), "configs: expected a value in every row, got a missing one"),
         ("layout", np.zeros((3, 4, 18)), r"expected numbers of shape \(c, 5, 18\), got float64 of shape \(3, 4, 18\)"),
         ("layout", np.array("a"), r"got <U1 of shape \(\)"),
         ("layout", np.full((2, 5, 18), 255), "expected integers from -1 to 5"),
