@@ -265,7 +265,8 @@ def _scale(values: Sequence[Any]) -> FloatArray:
     """
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         most = sys.float_info.max
-        numbers = np.array([value if abs(value) <= most else math.inf if value > 0 else -math.inf for value in values])
+        limited = [value if abs(value) <= most else math.inf if value > 0 else -math.inf for value in values]
+        numbers = np.array(limited, np.float64)
         logarithms = np.sign(numbers) * np.log2(1 + np.abs(numbers))
         beyond = 1 + np.abs(logarithms[np.isfinite(numbers)]).max(initial=0)
         return np.asarray(np.clip(logarithms, -beyond, beyond))
