@@ -236,7 +236,7 @@ class ParameterSpace(Space):
         expected = f"{self.name}: features: expected the same number of finite numbers for every configuration"
         try:
             table = np.array([list(self._features(self.describe(at))) for at in range(len(self))], np.float64)
-        except (TypeError, ValueError) as fault:
+        except (TypeError, ValueError, OverflowError) as fault:
             raise UsageError(f"{expected} ({fault})") from fault
         if not (np.abs(table) <= np.finfo(np.float32).max).all():
             raise UsageError(expected)
