@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import signal
@@ -28,7 +29,7 @@ from gbr.data import store as stores
 from gbr.data.build import BuildReport, build, extract, n_per_config, schema_of
 from gbr.data.collection import Subset, resolve
 from gbr.data.graph import graph_from_arrays, read_graph, write_graph
-from gbr.data.pool import in_order
+from gbr.data.pool import in_order, in_processes
 from gbr.data.store import FeatureStore
 from gbr.errors import DataError, GbrError, GbrWarning, StoreError, UsageError
 from tests.made import collection, layout_arrays, tile_arrays
@@ -355,6 +356,11 @@ def test_threads_give_results_in_order_and_take_few_items_ahead() -> None:
     assert len(made) < 60
     with ThreadPoolExecutor(3) as pool:
         assert list(in_order(pool, work, range(40), 4)) == list(range(40))
+
+
+def test_a_daemonic_process_starts_no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(vars(multiprocessing.current_process())["_config"], "daemon", True)
+    assert list(in_processes(abs, [-1, -2], 2, "numbers")) == [(-1, 1), (-2, 2)]
 
 
 def test_a_full_temporary_folder_is_a_one_line_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,10 +34,10 @@ def in_processes(
 ) -> Iterator[tuple[_Task, _Result]]:
     """Process tasks by a module-level function; yields pairs of task and result in order of completion.
 
-    One job runs in this process.  Exceptions of ``work`` are raised unchanged.  ``what`` names the data for the error
-    if a process dies.
+    One job runs in this process, and so do all in a daemonic process, which cannot start others.  Exceptions of
+    ``work`` are raised unchanged.  ``what`` names the data for the error if a process dies.
     """
-    if jobs <= 1:
+    if jobs <= 1 or multiprocessing.current_process().daemon:
         for task in tasks:
             yield task, work(task)
         return
@@ -49,7 +49,7 @@ def in_processes(
     except BrokenProcessPool as fault:
         raise GbrError(
             f"{what}: a worker process died, perhaps out of memory; run the same command again to resume, with "
-            "fewer --jobs"
+            "fewer --jobs; guard a script that starts workers by `if __name__ == '__main__':`"
         ) from fault
     finally:
         pool.shutdown(cancel_futures=True)
