@@ -434,12 +434,15 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
                 costs=[names[column] if names else column for column in settings.costs] or None,
                 monotone=settings.monotone,
                 random_state=settings.seed,
+                n_jobs=settings.n_jobs or None,
             )
         except (LookupError, TypeError, ValueError) as error:
             message = " ".join(str(error).split())
             raise ModelError(
                 f"{folder}: manifest and model do not match ({message}); train again or restore the folder"
             ) from error
+        if older := io.older(model.versions, about["versions"]):
+            warnings.warn(f"{folder}: {older}", GbrWarning, stacklevel=2)
         return ranker._set_fitted(model, settings, names, about["trained_on"])
 
     def _set_fitted(

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gbr.errors import MissingLibraryError, UsageError
+from gbr.models import openmp
 from gbr.models.params import CAPACITY, OBJECTIVES, Settings
 from gbr.models.rows import Matrix, Rows
 
@@ -35,7 +36,7 @@ OnRound = Callable[[Round], bool]
 
 
 class Model(ABC):
-    """A fitted model of ``n_iterations`` rounds."""
+    """A fitted model of ``n_iterations`` rounds, which never changes: any number of threads may use it at a time."""
 
     n_iterations: int
     n_features: int
@@ -61,6 +62,15 @@ class Model(ABC):
     @abstractmethod
     def to_bytes(self) -> bytes:
         """Serialise in the library's format."""
+
+    def __reduce__(self) -> tuple[Any, ...]:  # the libraries' own would start threads, for which a forked process waits
+        return _restored, (self.__module__, self.to_bytes(), self.best_score)
+
+
+def _restored(module: str, data: bytes, best_score: float | None) -> Model:
+    model = cast(Backend, import_module(module)).load(data)
+    model.best_score = best_score
+    return model
 
 
 class Backend(Protocol):
@@ -93,6 +103,7 @@ def loading(library: str, package: str) -> Iterator[None]:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         yield
+        openmp.runtimes.cache_clear()
     except ModuleNotFoundError as error:
         raise MissingLibraryError(f"{library} is not installed; pip install {package}") from error
     except Exception as error:  # OSError from LightGBM, a class of XGBoost from XGBoost, which is not importable here

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -47,6 +48,23 @@ def write(folder: Path, data: bytes, suffix: str, about: dict[str, Any]) -> None
         if other.name != name and is_model_file(other.name):  # of an earlier model or an interrupted run
             with suppress(OSError):
                 other.unlink()
+
+
+def older(present: Mapping[str, str], trained: Mapping[str, Any]) -> str | None:
+    """Message for the libraries that are older than those that trained a model, which may predict other scores."""
+    found = [
+        f"{library} {trained[library]}, but {version} is installed"
+        for library, version in present.items()
+        if _release(version) < _release(str(trained.get(library, "")))
+    ]
+    advice = (
+        "an older library may read the model differently and shift its scores; install the newer one or train again"
+    )
+    return f"trained with {', '.join(found)}: {advice}" if found else None
+
+
+def _release(version: str) -> list[int]:
+    return list(map(int, re.findall("[0-9]{1,9}", version)[:3]))
 
 
 def is_model_file(name: str) -> bool:

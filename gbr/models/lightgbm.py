@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from gbr.models import openmp
 from gbr.models.base import Model, OnRound, check_params, library_errors, loading
 from gbr.models.params import ROW_SHARE, Settings, column_share
 from gbr.models.rows import REGRESSION_LABELS, IntArray, Matrix, Rows, StreamedMatrix, ranks
@@ -38,6 +39,9 @@ MIN_DATA_IN_BIN: Final = 3
 _DEFAULT_BIN_ROWS: Final = 200_000
 _LEAST_BIN_ROWS: Final = 20_000
 _BYTES_PER_BIN_VALUE: Final = 32
+
+#: As :mod:`gbr.models.openmp` limits them.
+_ANY_THREADS: Final = {"num_threads": 0}
 
 #: Replacements of parameters that the ranker sets.
 _RESERVED: Final = {
@@ -99,8 +103,11 @@ class LightGBMModel(Model):
         if 2 * len(self._used) < self.n_features:  # LightGBM copies all values of a dense row before the first tree
             bounds = np.arange(len(X) + 1) * len(self._used)
             X = csr_matrix((X.take(self._used, axis=1).ravel(), np.tile(self._used, len(X)), bounds), X.shape)
-        raw = self.booster.predict(X, num_iteration=self.n_iterations, raw_score=True, num_threads=n_jobs)
+        raw = self._call(n_jobs, X, raw_score=True)
         return np.asarray(raw, np.float64)
+
+    def _call(self, n_jobs: int, X: Any, **kind: bool) -> Any:
+        return openmp.call(n_jobs, self.booster.predict, X, num_iteration=self.n_iterations, **_ANY_THREADS, **kind)
 
     def gains(self) -> NDArray[np.float64]:
         """Total gain per column, float64 (n_features,)."""
@@ -113,19 +120,21 @@ class LightGBMModel(Model):
     def compare(self, X: Matrix, first: int, second: int, n_jobs: int) -> NDArray[np.float64]:
         """Difference of the rows' TreeSHAP values (Lundberg et al., 2020), float64 (n_features,)."""
         with library_errors("LightGBM", lgb.basic.LightGBMError):
-            values = self.booster.predict(
-                X[[first, second]], num_iteration=self.n_iterations, pred_contrib=True, num_threads=n_jobs
-            )
+            values = self._call(n_jobs, X[[first, second]], pred_contrib=True)
         contributions = np.asarray(values, np.float64)[:, :-1]  # the last column is the expected value
         return np.asarray(contributions[0] - contributions[1])
 
     def to_bytes(self) -> bytes:
         """Serialise in the text format of LightGBM."""
-        return str(self.booster.model_to_string(num_iteration=self.n_iterations)).encode()
+        return str(openmp.call(1, self.booster.model_to_string, num_iteration=self.n_iterations)).encode()
 
 
 def fit(train: Rows, valid: Rows | None, settings: Settings, on_round: OnRound | None = None) -> LightGBMModel:
     """Train a booster."""
+    return openmp.call(settings.n_jobs, _fit, train, valid, settings, on_round)
+
+
+def _fit(train: Rows, valid: Rows | None, settings: Settings, on_round: OnRound | None) -> LightGBMModel:
     aliases = lgb.basic._ConfigAliases._get_all_param_aliases()
     known = {*aliases, *(alias for names in aliases.values() for alias in names)}
     reserved = {alias: instead for name, instead in _RESERVED.items() for alias in (name, *aliases[name])}
@@ -135,7 +144,7 @@ def fit(train: Rows, valid: Rows | None, settings: Settings, on_round: OnRound |
         "learning_rate": settings.learning_rate,
         "min_data_in_leaf": settings.min_child_samples,
         "seed": settings.seed,
-        "num_threads": settings.n_jobs,
+        **_ANY_THREADS,
         "monotone_constraints": settings.constraints(train.X.shape[1]),
         "deterministic": True,
         # Reproducible, as row-wise would be, but without a second copy of the bins.
@@ -218,7 +227,7 @@ def load(data: bytes) -> LightGBMModel:
     if not text.startswith("tree\n") or "\nend of trees\n" not in text:  # the library crashes on some other texts
         raise ValueError("not a LightGBM model")
     try:
-        booster = lgb.Booster(model_str=text)
+        booster = openmp.call(1, lgb.Booster, model_str=text)
     except lgb.basic.LightGBMError as error:
         raise ValueError(str(error)) from error
     return LightGBMModel(booster, int(booster.num_trees()), None)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gbr.errors import UsageError
+from gbr.models import openmp
 from gbr.models.base import Model, OnRound, check_params, library_errors, loading, unknown_param
 from gbr.models.params import ROW_SHARE, Settings, column_share
 from gbr.models.rows import REGRESSION_LABELS, Matrix, Rows, StreamedMatrix, ranks
@@ -49,6 +50,10 @@ _FREQUENT: Final = (
     *("lambda", "reg_lambda", "alpha", "reg_alpha", "min_child_weight", "max_delta_step", "grow_policy", "tree_method"),
     *("lambdarank_pair_method", "lambdarank_num_pair_per_sample", "sampling_method", "num_parallel_tree"),
 )
+
+
+#: XGBoost 3.1 and later write the constant of a model as a list, for which 3.0 would take another constant.
+_LIST_OF_ONE: Final = re.compile(rb'(?<="base_score":")\[([^],]*)\](?=")')
 
 
 class _Batches(xgb.DataIter):  # type: ignore[misc]
@@ -97,14 +102,14 @@ class XGBoostModel(Model):
 
     def __init__(self, booster: xgb.Booster, best_score: float | None) -> None:
         self.booster = booster
-        self.n_iterations = int(booster.num_boosted_rounds())
+        self.n_iterations = int(openmp.call(1, booster.num_boosted_rounds))  # completes the booster
         self.n_features = int(booster.num_features())
         self.best_score = best_score
 
     def predict(self, X: Matrix, n_jobs: int) -> NDArray[np.float64]:
         """Relevance, float64 (rows,)."""
-        self.booster.set_param({"nthread": n_jobs})
-        return np.asarray(self.booster.inplace_predict(X, predict_type="margin"), np.float64)
+        relevance = openmp.call(n_jobs, self.booster.inplace_predict, X, predict_type="margin")
+        return np.asarray(relevance, np.float64)
 
     def gains(self) -> NDArray[np.float64]:
         """Total gain per column, float64 (n_features,)."""
@@ -115,22 +120,30 @@ class XGBoostModel(Model):
 
     def stopped_at(self, rounds: int) -> XGBoostModel:
         """The model after its first ``rounds`` rounds."""
-        return self if rounds >= self.n_iterations else XGBoostModel(self.booster[:rounds], self.best_score)
+        if rounds >= self.n_iterations:
+            return self
+        return XGBoostModel(openmp.call(1, self.booster.__getitem__, slice(rounds)), self.best_score)
 
     def compare(self, X: Matrix, first: int, second: int, n_jobs: int) -> NDArray[np.float64]:
         """Difference of the rows' TreeSHAP values, float64 (n_features,)."""
-        self.booster.set_param({"nthread": n_jobs})
         with library_errors("XGBoost", xgb.core.XGBoostError):
-            values = self.booster.predict(xgb.DMatrix(X[[first, second]], nthread=n_jobs), pred_contribs=True)
+            values = openmp.call(
+                n_jobs, lambda: self.booster.predict(xgb.DMatrix(X[[first, second]]), pred_contribs=True)
+            )
         contributions = np.asarray(values, np.float64)[:, :-1]  # the last column is the expected value
         return np.asarray(contributions[0] - contributions[1])
 
     def to_bytes(self) -> bytes:
         """Serialise in the JSON format of XGBoost."""
-        return bytes(self.booster.save_raw("json"))
+        return bytes(openmp.call(1, self.booster.save_raw, "json"))
 
 
 def fit(train: Rows, valid: Rows | None, settings: Settings, on_round: OnRound | None = None) -> XGBoostModel:
+    """Train a booster."""
+    return openmp.call(settings.n_jobs, _fit, train, valid, settings, on_round)
+
+
+def _fit(train: Rows, valid: Rows | None, settings: Settings, on_round: OnRound | None) -> XGBoostModel:
     """Train a booster.
 
     Constant columns are not passed to XGBoost, which would bin them, include them in histograms and sample them for
@@ -155,7 +168,6 @@ def fit(train: Rows, valid: Rows | None, settings: Settings, on_round: OnRound |
         "subsample": ROW_SHARE,
         "colsample_bytree": column_share(len(columns)),
         "seed": settings.seed,
-        "nthread": settings.n_jobs,
         "disable_default_eval_metric": True,
         "validate_parameters": True,
         "verbosity": 1,
@@ -220,9 +232,10 @@ def fit(train: Rows, valid: Rows | None, settings: Settings, on_round: OnRound |
 def load(data: bytes) -> XGBoostModel:
     """Read the JSON format of XGBoost; ValueError for anything else."""
     json.loads(data)  # the library also reads other formats
+    data = _LIST_OF_ONE.sub(rb"\1", data)
     booster = xgb.Booster()
     try:
-        booster.load_model(bytearray(data))
+        openmp.call(1, booster.load_model, bytearray(data))
     except xgb.core.XGBoostError as error:
         raise ValueError(str(error).split("Stack trace")[0]) from error
     return XGBoostModel(booster, None)
