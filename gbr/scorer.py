@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +27,7 @@ FloatArray = NDArray[np.float32]
 
 
 class Scorer:
-    """A trained ranker and a graph, prepared to score configurations.  Not thread-safe: calls share caches.
+    """A trained ranker and a graph, prepared to score configurations.  Any number of threads may call it at a time.
 
     Parameters
     ----------
@@ -63,6 +65,7 @@ class Scorer:
         self._ranker = ranker
         program = Program(graph.node_opcode, graph.node_feat, graph.edge_index)
         self._extract: Callable[[NDArray[Any]], FloatArray]
+        self._turn: AbstractContextManager[object] = nullcontext()
         try:
             if graph.node_config_ids is None:
                 tile = TileExtractor(program, hardware)
@@ -73,6 +76,7 @@ class Scorer:
                 run = ThreadPoolExecutor(n_threads).map if n_threads > 1 else map
                 layout = LayoutExtractor(program, graph.node_config_ids, hardware=hardware)
                 self.schema, self._extract = layout.schema, partial(layout.vectors, run=run)
+                self._turn = Lock()  # calls share tables that grow
         except ValueError as error:
             raise DataError(
                 f"{graph.source}: features cannot be computed ({error}); correct the program that wrote it"
@@ -115,7 +119,8 @@ class Scorer:
         elif values.dtype not in (np.int8, np.float32):  # a cast to int8 would wrap values that are out of range
             values = values.astype(np.float32)
         try:
-            return self._extract(values)
+            with self._turn:
+                return self._extract(values)
         except ValueError as error:
             raise UsageError(f"configs: {error}") from error
 

@@ -6,6 +6,7 @@ import json
 import re
 import warnings
 from collections.abc import Callable, Mapping
+from threading import Lock
 from typing import Any, Final
 
 import numpy as np
@@ -51,6 +52,9 @@ _FREQUENT: Final = (
     *("lambdarank_pair_method", "lambdarank_num_pair_per_sample", "sampling_method", "num_parallel_tree"),
 )
 
+
+#: Held while warnings of the process are recorded.
+_CHECKING: Final = Lock()
 
 #: XGBoost 3.1 and later write the constant of a model as a list, for which 3.0 would take another constant.
 _LIST_OF_ONE: Final = re.compile(rb'(?<="base_score":")\[([^],]*)\](?=")')
@@ -140,7 +144,8 @@ class XGBoostModel(Model):
 
 def fit(train: Rows, valid: Rows | None, settings: Settings, on_round: OnRound | None = None) -> XGBoostModel:
     """Train a booster."""
-    return openmp.call(settings.n_jobs, _fit, train, valid, settings, on_round)
+    with library_errors("XGBoost", xgb.core.XGBoostError):
+        return openmp.call(settings.n_jobs, _fit, train, valid, settings, on_round)
 
 
 def _fit(train: Rows, valid: Rows | None, settings: Settings, on_round: OnRound | None) -> XGBoostModel:
@@ -209,22 +214,23 @@ def _fit(train: Rows, valid: Rows | None, settings: Settings, on_round: OnRound 
         X_valid = tau.X.take(columns, axis=1)
         zeros = np.zeros(len(X_valid))
         held_out = [(xgb.QuantileDMatrix(X_valid, label=zeros, ref=data, max_bin=max_bin), "valid")]
-    with warnings.catch_warnings(record=True) as caught, library_errors("XGBoost", xgb.core.XGBoostError):
+    params |= chosen
+    with _CHECKING, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        booster = xgb.train(
-            {**params, **chosen},
-            data,
-            num_boost_round=settings.n_estimators,
-            evals=held_out,
-            obj=loss,
-            custom_metric=(lambda relevance, _: ("kendall_tau", stopper.validate(relevance))) if held_out else None,
-            callbacks=[_EndOfRound(stopper)],
-            verbose_eval=False,
-        )
+        xgb.Booster(params, [data]).num_boosted_rounds()  # checks the parameters
     for warning in caught:
         if unused := re.findall(r'"(\w+)".*are not used', " ".join(str(warning.message).split())):
             raise UsageError(unknown_param(unused[0], _RESERVED, _FREQUENT, "XGBoost"))
-        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    booster = xgb.train(
+        params | {"validate_parameters": False},
+        data,
+        num_boost_round=settings.n_estimators,
+        evals=held_out,
+        obj=loss,
+        custom_metric=(lambda relevance, _: ("kendall_tau", stopper.validate(relevance))) if held_out else None,
+        callbacks=[_EndOfRound(stopper)],
+        verbose_eval=False,
+    )
     booster = booster[: stopper.best_round]
     return XGBoostModel(_with_all_columns(booster, columns, train.X.shape[1]), stopper.best_tau)
 
