@@ -6,6 +6,7 @@ import io as bytes_io
 import json
 import zipfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,9 @@ import xgboost as xgb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gbr.errors import ModelError, StoreError, UsageError
+from gbr.errors import GbrWarning, ModelError, StoreError, UsageError
 from gbr.evaluation.metrics import kendall_tau
-from gbr.models import ensemble, io, lightgbm
+from gbr.models import ensemble, io, lightgbm, xgboost
 from gbr.models.base import backend
 from gbr.models.ensemble import greedy_weights
 from gbr.models.lightgbm import random_parts
@@ -378,6 +379,23 @@ def test_loaded_model_equals_the_saved_one(fitted: Ranker, tmp_path: Path) -> No
     loaded.save(tmp_path / "two")
     one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
     assert one == two
+
+
+def test_libraries_older_than_those_of_the_fit_are_named(fitted: Ranker, tmp_path: Path) -> None:
+    fitted.save(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    library, installed = sorted(fitted.model_.versions.items())[0]
+    for version, warned in (("3.0.0", False), (installed, False), (f"{installed}.1", False), ("100.0.1", True)):
+        changed = manifest | {"versions": manifest["versions"] | {library: version}}
+        (tmp_path / "manifest.json").write_text(json.dumps(changed))
+        with pytest.warns(GbrWarning, match=f"trained with {library} {version}, but") if warned else nullcontext():
+            Ranker.load(tmp_path)
+
+
+def test_constants_of_newer_xgboost_are_written_for_all() -> None:
+    assert (
+        xgboost._LIST_OF_ONE.sub(rb"\1", b'{"base_score":"[-5E-1]","x":"[1]"}') == b'{"base_score":"-5E-1","x":"[1]"}'
+    )
 
 
 def test_libraries_read_the_model_file(fitted: Ranker, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,18 @@ def test_scores_equal_those_of_a_graph_file(runs: dict[str, Path], kind: str, n_
     if kind == "tile":  # padded with -1
         padded = np.where((some == 0) & (np.arange(24) % 8 < 6), -1, some)
         np.testing.assert_array_equal(scorer.vectors(padded), scorer.vectors(some))
+
+
+@pytest.mark.parametrize("kind", ["tile", "layout"])
+def test_threads_share_a_scorer(runs: dict[str, Path], kind: str) -> None:
+    arrays = arrays_of(kind, 200, seed=9)
+    ranker, graph = Ranker.load(runs[kind]).set_params(n_jobs=1), graph_from_arrays("g", arrays)
+    parts = [arrays[KEYS[kind]][start : start + 30 + start] for start in range(0, 80, 4)]
+    expected = [ranker.predict_graph(graph.with_configs(part)) for part in parts]
+    scorer = ranker.scorer(graph)
+    with ThreadPoolExecutor(8) as pool:
+        for scores, alone in zip(pool.map(scorer, 5 * parts), 5 * expected, strict=True):
+            np.testing.assert_array_equal(scores, alone)
 
 
 def test_vectors_do_not_depend_on_earlier_calls(runs: dict[str, Path]) -> None:
