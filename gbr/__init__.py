@@ -96,7 +96,7 @@ def __dir__() -> list[str]:
 
 def check_features() -> None:
     """Check that the top-level package ``features`` belongs to gbr; else MissingLibraryError."""
-    advice = "install gbr in a separate environment, or `pip uninstall features` and reinstall gbr"
+    advice = "rename it if it is yours; else install gbr in a separate environment, or uninstall it and reinstall gbr"
     try:
         found = import_module("features")
     except Exception as fault:  # another project's package may fail in any way

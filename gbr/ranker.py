@@ -19,7 +19,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d, validate_data
+from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, column_or_1d, validate_data
 
 from gbr import __version__, check_features
 from gbr.errors import GbrWarning, ModelError, UsageError
@@ -258,19 +258,20 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         mean of its rows.  ValueError for invalid input, or without a group that can be ranked.
         """
         scores = self.predict(X)
-        target = column_or_1d(numbers(y, "y"))
-        weight = (
-            np.ones(len(scores)) if sample_weight is None else column_or_1d(numbers(sample_weight, "sample_weight"))
+        weights = np.ones(len(scores)) if sample_weight is None else sample_weight
+        target, weight = (
+            column_or_1d(check_array(numbers(values, name), ensure_2d=False, dtype=None, input_name=name))
+            for name, values in (("y", y), ("sample_weight", weights))
         )
         check_consistent_length(scores, target, weight)
         indptr = group_bounds(qid, len(target))
         groups = rankable(target, indptr)
         if not groups:
             raise UsageError("y: expected a query group with two different runtimes; there is no order to score")
-        weights = [weight[group].mean() for group in groups]
-        if min(weights) < 0 or not any(weights):
+        by_group = [weight[group].mean() for group in groups]
+        if min(by_group) < 0 or not any(by_group):
             raise UsageError("sample_weight: expected positive numbers, or 0 for rows that do not count")
-        return float(np.average(taus_b(scores, target, groups), weights=weights))
+        return float(np.average(taus_b(scores, target, groups), weights=by_group))
 
     def predict_graph(self, graph: Graph | str | os.PathLike[str]) -> NDArray[np.float64]:
         """Scores of all configurations of a graph, float64 (configurations,): lower is predicted faster.

@@ -109,7 +109,9 @@ def test_invalid_values_are_rejected() -> None:
         metrics.slowdown_at_k(np.zeros(2), np.ones(2), 0)
     with pytest.raises(UsageError, match="expected positive runtimes, got 0"):
         metrics.slowdown_at_k(np.zeros(2), np.array([0.0, 1.0]), 1)
-    with pytest.raises(UsageError, match="row 1 is NaN"):
+    with pytest.raises(UsageError, match="target: row 0 is NaN"):
+        metrics.kendall_tau(np.zeros(2), np.array([np.nan, 2.0]))
+    with pytest.raises(UsageError, match="scores: row 1 is NaN"):
         metrics.kendall_tau(np.array([0.0, np.nan]), np.array([1.0, 2.0]))
     with pytest.raises(UsageError, match="expected 2, one per row, got 3"):
         metrics.evaluate(np.zeros(3), groups_of([1, 2]), "tile")

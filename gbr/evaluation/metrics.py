@@ -93,10 +93,11 @@ def count_pairs(scores: FloatArray, target: FloatArray) -> Pairs:
     Raises
     ------
     UsageError
-        For a NaN score.
+        For a NaN score or target.
     """
-    if np.isnan(scores).any():
-        raise UsageError(f"scores: row {int(np.isnan(scores).argmax())} is NaN; expected a number for every row")
+    for name, values in (("scores", scores), ("target", target)):
+        if np.isnan(values).any():
+            raise UsageError(f"{name}: row {int(np.isnan(values).argmax())} is NaN; expected a number for every row")
     n = len(target)
     total = n * (n - 1) // 2
     score_rank = np.unique(scores, return_inverse=True)[1].astype(np.int64)
