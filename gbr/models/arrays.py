@@ -101,7 +101,9 @@ def _read(values: Any) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         array = np.asarray(values, "M8[ns]" if has_zone else None)
     if array.dtype.kind == "T":
         array = array.astype(object)
-    if array.dtype.kind == "O":
+    if array.dtype.kind == "O":  # may hold scalars of Arrow
+        objects = (value.as_py() if hasattr(value, "as_py") else value for value in array.flat)
+        array = np.fromiter(objects, object, array.size).reshape(array.shape)
         missing = np.fromiter(map(_is_missing, array.flat), np.bool_, array.size).reshape(array.shape)
     elif array.dtype.kind in "mM":
         missing = np.isnat(array)
@@ -111,7 +113,7 @@ def _read(values: Any) -> tuple[NDArray[Any], NDArray[np.bool_]]:
 
 
 def _is_missing(value: Any) -> bool:
-    if value is None or value is np.ma.masked or getattr(value, "is_valid", True) is False:  # a null of Arrow
+    if value is None or value is np.ma.masked:
         return True
     try:
         return bool(value != value)  # NaN and NaT
