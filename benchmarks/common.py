@@ -14,14 +14,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from gbr.collect.timer import measure
+
 if TYPE_CHECKING:
     from gbr import Ranker
 
 #: Environment variable that names another folder for the results, for quick runs.
 FOLDER_VARIABLE: Final = "GBR_BENCH_RESULTS"
 FOLDER: Final = Path(os.environ.get(FOLDER_VARIABLE, Path(__file__).parent / "results"))
-_ROUNDS: Final = 15
-_SECONDS: Final = 0.02
+_ROUNDS: Final = 8
+_LEAST_NS: Final = 20_000_000
 
 Row = dict[str, Any]
 
@@ -53,16 +55,9 @@ def seconds(call: Callable[[], object]) -> float:
     For calls in one thread.  Unlike wall time, CPU time does not depend on other processes.
     """
     call()
-    start = time.process_time()
-    call()
-    repeats = max(1, int(_SECONDS / max(time.process_time() - start, 1e-9)))
-    best = float("inf")
-    for _ in range(_ROUNDS):
-        start = time.process_time()
-        for _ in range(repeats):
-            call()
-        best = min(best, (time.process_time() - start) / repeats)
-    return best
+    clock = time.process_time_ns
+    passes = measure([call], rounds=_ROUNDS, least_ns=_LEAST_NS, enough_ns=_ROUNDS * _LEAST_NS, clock=clock)
+    return float(min(passes)[0]) / 1e9
 
 
 def machine(*libraries: str) -> dict[str, Any]:
