@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from gbr import Ranker
+from gbr.models import openmp
 
 RNG = np.random.default_rng(0)
 X = RNG.random((300, 8)) * (RNG.random((300, 8)) < 0.5)
@@ -90,3 +91,13 @@ def test_n_jobs_is_kept_and_limits_threads(backend: str, tmp_path: Path) -> None
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(started, 1).result() <= 0
         assert backend == "xgboost" or pool.submit(started, 3).result() >= 1  # XGBoost starts at most one per core
+
+
+def test_without_n_jobs_the_quota_of_a_container_limits_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(openmp, "_in_container", openmp._in_container.__wrapped__)  # without its cache
+    for name in ("quota", "cores"):
+        monkeypatch.setattr(openmp, name, lambda: 1)
+    fit("lightgbm", None)
+    numbers = openmp.call(0, lambda: [runtime.get_num_threads() for runtime in openmp.runtimes()])
+    assert set(numbers) == {1}

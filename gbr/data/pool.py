@@ -75,14 +75,20 @@ def cores(root: Path = Path("/")) -> int:
         usable = len(os.sched_getaffinity(0))
     except AttributeError:  # not Linux
         usable = os.cpu_count() or 1
+    return min(usable, quota(root) or usable)
+
+
+def quota(root: Path = Path("/")) -> int:
+    """Cores by the CPU quotas of the containers of this process, rounded up; 0 without quotas."""
+    limits = []
     for group in _control_groups("cpu", root):
         # Version 2 has one file with both numbers, version 1 two.
-        quota = [
+        times = [
             number for name in ("max", "cfs_quota_us", "cfs_period_us") for number in _numbers(group / f"cpu.{name}")
         ]
-        if len(quota) == 2 and all(quota):
-            usable = min(usable, math.ceil(quota[0] / quota[1]))
-    return usable
+        if len(times) == 2 and all(times):
+            limits.append(math.ceil(times[0] / times[1]))
+    return min(limits, default=0)
 
 
 def memory(root: Path = Path("/")) -> int:

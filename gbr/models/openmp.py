@@ -19,6 +19,8 @@ from typing import Any, TypeVar, cast
 
 from threadpoolctl import ThreadpoolController
 
+from gbr.data.pool import cores, quota
+
 _Result = TypeVar("_Result")
 
 #: The thread that forked this process.
@@ -40,8 +42,15 @@ def runtimes() -> list[Any]:
     return list(ThreadpoolController().select(user_api="openmp").lib_controllers)
 
 
+@cache
+def _in_container() -> int:
+    """Threads in a container with a CPU quota, which OpenMP does not know; 0 without, or if the user has chosen."""
+    return cores() if quota() and "OMP_NUM_THREADS" not in os.environ else 0
+
+
 def call(n_jobs: int, function: Callable[..., _Result], *args: Any, **kwargs: Any) -> _Result:
-    """Call a function that starts at most ``n_jobs`` OpenMP threads; 0 leaves the choice to OpenMP."""
+    """Call a function that starts at most ``n_jobs`` OpenMP threads; 0 leaves the choice to OpenMP and containers."""
+    n_jobs = n_jobs or _in_container()
     if get_ident() == _forked and n_jobs != 1:
         with ThreadPoolExecutor(1) as pool:
             return cast(_Result, pool.submit(call, n_jobs, function, *args, **kwargs).result())
