@@ -175,7 +175,12 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         """
         backend(self.backend)  # report a missing library before a large table is checked
         train = self._validated(X, y, qid, reset=True)
-        valid = None if eval_set is None else self._validated(*_one_set(eval_set), reset=False)
+        valid = None
+        if eval_set is not None:
+            try:
+                valid = self._validated(*_one_set(eval_set), reset=False)
+            except UsageError as error:
+                raise UsageError(f"eval_set: {error}") from error
         return self.fit_rows(train, self._names, valid)
 
     def _validated(self, X: Any, y: Any, qid: Any = None, *, reset: bool) -> Rows:
@@ -493,8 +498,9 @@ def group_bounds(qid: Any, n_rows: int) -> NDArray[np.int64]:
 def _column_indices(columns: Sequence[str | int] | None, names: tuple[str, ...] | None, count: int) -> tuple[int, ...]:
     """Indices of columns specified by name or index; empty for None."""
     index = {name: number for number, name in enumerate(names or ())}
+    is_several = hasattr(columns, "__iter__") and not isinstance(columns, str)
     found = []
-    for column in [columns] if isinstance(columns, str | int | np.integer) else () if columns is None else columns:
+    for column in () if columns is None else columns if is_several else [columns]:
         at = index.get(column, -1) if isinstance(column, str) else column
         if isinstance(at, bool) or not isinstance(at, int | np.integer) or not 0 <= at < count:
             raise UsageError(f"costs: expected names of columns of X, or indices below {count}, got {column!r}")
@@ -511,5 +517,5 @@ def _one_set(eval_set: Any) -> tuple[Any, ...]:
         one = one[0]
     # A list of several sets is no set: its X would be a tuple.
     if not isinstance(one, list | tuple) or len(one) not in (2, 3) or isinstance(one[0], tuple) or np.isscalar(one[0]):
-        raise UsageError("eval_set: expected one (X, y) or (X, y, qid)")
+        raise UsageError("expected one (X, y) or (X, y, qid)")
     return tuple(one)

@@ -252,6 +252,7 @@ INF = [[0.0, 1.0], [1.0, np.inf], [0.0, 2.0], [1.0, 0.0]]
         ({"eval_set": (np.zeros((3, 2)), [1, 1, 1], [0, 0, 0])}, "eval_set: expected at least one query group"),
         ({"eval_set": [([[1.0]], [1]), ([[1.0]], [1])]}, r"eval_set: expected one \(X, y\) or \(X, y, qid\)"),
         ({"eval_set": 5}, "eval_set: expected one"),
+        ({"eval_set": ([[1.0, 2.0]], [None])}, "eval_set: y: expected a value in every row"),
         ({"eval_set": [1, 2]}, r"eval_set: expected one \(X, y\) or \(X, y, qid\)"),
     ],
 )
@@ -273,6 +274,7 @@ def test_invalid_input_is_refused(changes: dict[str, Any], match: str) -> None:
         ({"backend": "costmodel"}, "needs columns that are log2 of amounts"),
         ({"backend": "costmodel", "costs": [0], "params": {"a": 1}}, "the cost model has none, got 'a'"),
         ({"costs": ["block0.c0"]}, "costs: expected names of columns of X, or indices below 5, got 'block0.c0'"),
+        ({"costs": 1.5}, "costs: expected names of columns of X, or indices below 5, got 1.5"),
         ({"costs": [1, 1]}, r"costs: expected different columns, got \[1, 1\]"),
         ({"params": [("max_bin", 9)]}, "params: expected a mapping from names to values, got a list"),
         ({"monotone": True}, "expected cost columns, got none"),

@@ -169,7 +169,7 @@ def slowdown_at_k(scores: FloatArray, target: FloatArray, k: int) -> float:
     if k < 1:
         raise UsageError(f"k: expected a positive integer, got {k}")
     best = float(target.min())
-    if best <= 0:
+    if not best > 0:  # or NaN
         raise UsageError(f"target: expected positive runtimes, got {best:g}")
     if k >= len(target):
         return 0.0
