@@ -239,6 +239,10 @@ def test_a_measurement_that_returns_no_runtime_ends_the_search_and_is_no_failure
     for _ in range(3):
         with pytest.raises(TuneError, match=r"configuration 0: expected a runtime as a number.*, got"):
             search(Tuner(BEHAVIOURS), lambda _: returned, budget=2, journal=path)
+        with Journal(path, BEHAVIOURS) as journal, journal.measuring(0):
+            pass
+        with Journal(path, BEHAVIOURS) as journal, pytest.raises(UsageError, match="expected a runtime as a number"):
+            journal.write(0, returned)
     found = search(Tuner(BEHAVIOURS), lambda config: np.float32(1 + config), budget=2, journal=path)  # type: ignore[arg-type, return-value]
     assert (found.default, found.failed) == (1.0, 0)
 

@@ -264,9 +264,13 @@ class Journal(AbstractContextManager["Journal"]):
             raise
 
     def write(self, config: int, outcome: float | str) -> None:
-        """Record an outcome: a runtime, or the reason of a failure."""
-        entry = {"failed": outcome} if isinstance(outcome, str) else {"runtime": float(outcome)}
-        self._append({"config": int(config), **entry})
+        """Record an outcome: a positive runtime, or the reason of a failure; a UsageError for anything else."""
+        try:
+            valid = outcome_of(outcome) or "runtime 0.0"
+        except UsageError:
+            self._append({"stopped": int(config)}, durable=False)  # the measurement did not kill the process
+            raise
+        self._append({"config": int(config), "failed" if isinstance(valid, str) else "runtime": valid})
 
     def __exit__(self, *_: object) -> None:
         self._opened.close()
@@ -433,7 +437,7 @@ def search(
             log.write(proposed[0], outcome)
             tuner.tell(proposed, [outcome])
             on_outcome(proposed[0], outcome)
-        if default is not None and rounds:
+        if default is not None and rounds > 0:
             verdict = _compare(tuner, getattr(measure, "again", measure), default, rounds, log)
     best = tuner.best
     if best is None:

@@ -59,6 +59,8 @@ class Space(ABC):
         self.choices = choices
         _, first, inverse = np.unique(choices, axis=0, return_index=True, return_inverse=True)
         self.duplicate_of: IntArray = first[inverse.reshape(-1)].astype(np.int64)
+        if default is not None and not 0 <= default < len(choices):
+            raise UsageError(f"{name}: default: expected 0 to {len(choices) - 1}, got {default!r}")
         self.default = None if default is None else int(self.duplicate_of[default])
         digest = hashlib.sha256(identity + np.ascontiguousarray(choices).tobytes())
         digest.update(f"{choices.shape} {choices.dtype} {self.default}".encode())
