@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gbr import Ranker
+from gbr import Ranker, load
+from gbr.errors import UsageError
 from gbr.models import openmp
 
 RNG = np.random.default_rng(0)
@@ -73,6 +74,19 @@ def test_forked_processes_fit_predict_and_load(backend: str, tmp_path: Path) -> 
             signal.alarm(30)
             os._exit(int(not np.array_equal(call().predict(X), expected)))
         assert os.waitpid(child, 0)[1] == 0, name
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system cannot fork processes")
+def test_forked_processes_refuse_what_polars_reads(tile_run: Path) -> None:
+    table = load("tile:cpu", store=tile_run / "store").select("runtime")
+    child = os.fork()
+    if not child:
+        signal.alarm(30)
+        for call in (lambda: load("tile:cpu", store=tile_run / "store"), lambda: Ranker().fit(table, table["runtime"])):
+            with pytest.raises(UsageError, match="does not work in a process forked from one that imported polars"):
+                call()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")

@@ -6,6 +6,7 @@ import math
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import warnings
 from collections import deque
@@ -16,7 +17,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final, TypeVar
 
-from gbr.errors import GbrError, show_warning
+from gbr.errors import GbrError, UsageError, show_warning
 
 Advance = Callable[[int], None]
 #: Takes the number of steps and returns a context manager that yields a function to call after each step.
@@ -27,6 +28,27 @@ _USUAL_MEMORY: Final = 8 << 30
 
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
+
+#: Whether this process was forked from one that had imported polars.
+_polars_forked = False
+
+
+def _after_fork() -> None:
+    global _polars_forked
+    _polars_forked = "polars" in sys.modules
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def check_polars(what: str) -> None:
+    """UsageError in a forked process, where polars would wait forever for threads that only its parent has."""
+    if _polars_forked:
+        raise UsageError(
+            f"{what}: polars, which reads it, does not work in a process forked from one that imported polars; "
+            "start processes with multiprocessing.get_context('spawn')"
+        )
 
 
 def in_processes(

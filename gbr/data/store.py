@@ -32,7 +32,7 @@ from gbr.data.files import atomic_write, exclusive_lock, json_text, parse_json, 
 from gbr.data.groups import IntArray, QueryGroups, select_columns
 from gbr.data.hardware import as_dict
 from gbr.data.npz import NpzFile
-from gbr.data.pool import cores, in_order
+from gbr.data.pool import check_polars, cores, in_order
 from gbr.errors import GbrWarning, StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -355,6 +355,7 @@ def _read_parquet(
     path: Path, own: Sequence[str], shared: IntArray, X: FloatArray, other: Mapping[str, IntArray]
 ) -> None:
     """Fill the rows of one graph: ``X`` with the columns ``own``, then some of those that are stored once."""
+    check_polars(str(path))
     import polars as pl
 
     types = dict.fromkeys(own, pl.Float32) | dict.fromkeys(other, pl.Int64) | {DUPLICATE: pl.Int32}

@@ -7,6 +7,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from gbr.data.pool import check_polars
 from gbr.errors import UsageError
 
 _LARGEST: Final = float(np.finfo(np.float32).max)
@@ -59,6 +60,8 @@ def table(X: Any, fitted: tuple[str, ...] | range | None) -> Any:
         labels = list(X.columns)
     else:
         return _with_nan(X)
+    if hasattr(X, "to_pylist") or hasattr(X, "with_columns"):
+        check_polars("X")
     names = [str(label) for label in labels]
     wanted = {*fitted} if fitted else set()
     if set(labels) == wanted or (labels == [*range(len(labels))] and set(names) != wanted):
