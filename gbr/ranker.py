@@ -81,7 +81,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
     random_state : int, RandomState or None, default=0
         With an int, equal rows, libraries and machines give the same trees and scores for any number of threads.
     n_jobs : int or None, default=None
-        Threads; None or -1 leaves the choice to OpenMP (all cores, or ``OMP_NUM_THREADS``).
+        Threads; None or -1 leaves the choice to OpenMP (all cores, or ``OMP_NUM_THREADS``).  Saved with the model.
 
     Attributes
     ----------
@@ -103,6 +103,10 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
 
     Notes
     -----
+    Any number of threads may fit different rankers and predict with the same one at a time.  Fits and predictions also
+    work in forked processes.  If the parent had imported polars, these refuse its data frames, tables of Arrow and the
+    feature store, as polars would wait forever.
+
     ``qid`` is scikit-learn metadata.  With ``sklearn.set_config(enable_metadata_routing=True)``, request it by
     ``Ranker().set_fit_request(qid=True).set_score_request(qid=True)`` and pass it to ``cross_val_score`` or
     ``GridSearchCV.fit`` as ``params={"qid": qid}`` or ``qid=qid``; a pipeline passes it on (since scikit-learn 1.8).
@@ -415,7 +419,8 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         """Read a model written by :meth:`save`.
 
         Load only models that you trust, as LightGBM and XGBoost advise: no code is executed and damaged files are
-        detected by their SHA-256, but the libraries do not defend against a malicious model file.
+        detected by their SHA-256, but the libraries do not defend against a malicious model file.  Warns if an
+        installed library is older than the one that trained the model.
 
         Raises
         ------
