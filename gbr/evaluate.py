@@ -128,7 +128,8 @@ def evaluate(
     listed = None
     if protocol == "official":
         listed = official.indices_of(collection, split, Path(indices or data / official.FOLDER))
-    ranker = Ranker.load(model).set_params(n_jobs=jobs)
+    ranker = Ranker.load(model)
+    ranker.n_jobs = jobs or ranker.n_jobs
     hardware = ranker.hardware
     ranker.columns_in(schema_of(collection.kind), str(collection.folder(data) / split))
     store = Path(store or data / STORE)

@@ -109,7 +109,8 @@ def _rank(model: str, top: int | None, threads: int | None, task: tuple[int, Pat
 def _load(model: str, threads: int | None) -> Ranker:
     from gbr.ranker import Ranker
 
-    ranker: Ranker = Ranker.load(model).set_params(n_jobs=threads)
+    ranker = Ranker.load(model)
+    ranker.n_jobs = threads or ranker.n_jobs
     return ranker
 
 

@@ -137,7 +137,7 @@ def _ranked(subset: Subset, models: Sequence[Ranker], data: Path, store_root: Pa
     from gbr.evaluate import update_store
 
     for model in models:
-        model.set_params(n_jobs=jobs)
+        model.n_jobs = jobs or model.n_jobs
     store, _ = update_store(subset, data, store_root, (_SPLIT,), jobs, models[0].hardware)
     files = graph_files(subset, data, _SPLIT)
     with cli.progress(len(files), f"ranking {subset.name}") as advance:
