@@ -18,6 +18,8 @@ from gbr.data.files import atomic_write, parse_json, remove_partial_files, write
 from gbr.errors import ModelError
 
 MANIFEST: Final = "manifest.json"
+#: Libraries that read model files in their own format.
+_READERS: Final = ("lightgbm", "xgboost")
 _MODEL_FILE: Final = re.compile(r"model-[0-9a-f]{12}\.[a-z]+")
 FORMAT: Final = "gbr-ranker"
 FORMAT_VERSION: Final = 3
@@ -55,7 +57,7 @@ def older(present: Mapping[str, str], trained: Mapping[str, Any]) -> str | None:
     found = [
         f"{library} {trained[library]}, but {version} is installed"
         for library, version in present.items()
-        if _release(version) < _release(str(trained.get(library, "")))
+        if library in _READERS and _release(version) < _release(str(trained.get(library, "")))
     ]
     advice = (
         "an older library may read the model differently and shift its scores; install the newer one or train again"
