@@ -219,8 +219,9 @@ def _fit(train: Rows, valid: Rows | None, settings: Settings, on_round: OnRound 
         warnings.simplefilter("always")
         xgb.Booster(params, [data]).num_boosted_rounds()  # checks the parameters
     for warning in caught:
-        if unused := re.findall(r'"(\w+)".*are not used', " ".join(str(warning.message).split())):
-            raise UsageError(unknown_param(unused[0], _RESERVED, _FREQUENT, "XGBoost"))
+        unused = re.findall(r'"(\w+)"(?=.*are not used)', " ".join(str(warning.message).split()))
+        if wrong := [name for name in unused if name in chosen]:  # boosters other than trees use few of the ranker's
+            raise UsageError(unknown_param(wrong[0], _RESERVED, _FREQUENT, "XGBoost"))
     booster = xgb.train(
         params | {"validate_parameters": False},
         data,
