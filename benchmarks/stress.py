@@ -26,14 +26,14 @@ CASES: Final = ("predict", "n_jobs", "fit", "load", "explain", "fork")
 TEXT: Final = """\
 Each row is a process of its own that makes calls for {seconds:g} s, in eight threads or in one forked process after
 another, and compares every result with that of a single thread. *predict*: one model with `n_jobs=1`. *n_jobs*: copies
-of it with `n_jobs` of 1, 2 and None. *fit*: the same, and fits with these `n_jobs`. *load*: save, load and pickle as
+of it with `n_jobs` of 1, 8 and None. *fit*: the same, and fits with these `n_jobs`. *load*: save, load and pickle as
 well. *explain*: contributions of columns as well. *fork*: predict, fit, load and unpickle after a fit with threads; a
 process that does not end within 20 s counts as wrong."""
-_N_JOBS: Final = (1, 2, None)
+_N_JOBS: Final = (1, 8, None)
 _THREADS: Final = 8
 
 RNG = np.random.default_rng(0)
-X = np.log2(1 + RNG.random((3000, 20)) * (RNG.random((3000, 20)) < 0.3))
+X = np.log2(1 + RNG.random((3000, 40)) * (RNG.random((3000, 40)) < 0.1))
 Y = X[:, 0] * X[:, 1] + X[:, 2]
 QID = np.repeat(range(60), 50)
 
@@ -52,7 +52,7 @@ def in_threads(case: str, backend: str, folder: Path, end: float) -> tuple[int, 
 
     def right(number: int) -> bool:
         ranker, rows = first if case == "predict" else rankers[number % 3], 1 + number % 99
-        if case == "fit" and number % 20 == 0:
+        if case == "fit" and number % 3 == 0:
             ranker = fit(backend, ranker.n_jobs)
         elif case == "load" and number % 40 == 0:
             ranker.save(folder / str(number))
