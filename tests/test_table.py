@@ -172,6 +172,13 @@ def test_folders_of_splits(tmp_path: Path) -> None:
     (folder / "train/w.csv").write_text("a,time\n1,1\n")
     with pytest.raises(DataError, match=r"w\.csv: no column 'g'"):
         read_table(folder)
+    (folder / "train/w.csv").write_text("g,time\n1,1\n")
+    with pytest.raises(DataError, match=r"w\.csv: no column 'a'"):
+        read_table(folder)
+    (folder / "train/w.csv").unlink()
+    (folder / "table.toml").write_text(roles + '\nsplit = {test = {g = "k"}}')
+    with pytest.raises(DataError, match="split: .*train is a folder of a split"):
+        read_table(folder)
 
 
 def test_names_of_groups_are_file_stems_and_unique(tmp_path: Path) -> None:

@@ -193,7 +193,8 @@ def read_table(folder: str | Path) -> Table:
     described = dict.fromkeys((*roles.described, *roles.test, *roles.valid))
     frames, costs, seconds = [], [], []
     for _, path, frame in parts:
-        for name in (*roles.group, roles.target):
+        some = () if set(roles.config).intersection(frame.columns) else roles.config[:1]
+        for name in (*roles.group, roles.target, *some):
             if name not in frame.columns:
                 raise DataError(f"{path}: no column {name!r}{_nearest(name, frame.columns)}")
         frames.append(pl.DataFrame([_plain(frame[name], path) for name in described if name in frame.columns]))
@@ -205,6 +206,8 @@ def read_table(folder: str | Path) -> Table:
 
     if files[0][0] is None:
         number = _split_rows(frame, roles, about)
+    elif roles.test or roles.valid:
+        raise DataError(f"{about}: split: {files[0][1].parent} is a folder of a split; expected one or the other")
     else:
         number = np.repeat([SPLITS.index(split or "") for split, _ in files], [len(each) for each in costs])
     name = folder.resolve().name
