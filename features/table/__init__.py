@@ -1,0 +1,1 @@
+"""Features of measured tables: values, products and ratios, blocks of GPU kernels, and history in other groups."""
