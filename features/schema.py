@@ -44,10 +44,11 @@ class Block:
 
 @dataclass(frozen=True, eq=False)
 class Schema:
-    """The blocks of one kind of collection (``tile`` or ``layout``), in the order of the feature matrix."""
+    """The blocks of one kind of collection (``tile``, ``layout``), or of one table, in the order of the feature matrix."""
 
     kind: str
     blocks: tuple[Block, ...]
+    data: str = ""  # digest of the data that values depend on, of a table: its training rows
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -70,9 +71,10 @@ class Schema:
 
     @cached_property
     def hash(self) -> str:
-        """12 hex digits over kind, block names and versions, column names and units (not the descriptions)."""
+        """12 hex digits over kind, block names and versions, column names, units and data (not the descriptions)."""
         blocks = [
             (block.name, block.version, [(column.name, column.unit) for column in block.columns])
             for block in self.blocks
         ]
-        return hashlib.sha256(json.dumps([self.kind, blocks]).encode()).hexdigest()[:12]
+        content = [self.kind, blocks, self.data] if self.data else [self.kind, blocks]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]

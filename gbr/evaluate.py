@@ -119,7 +119,7 @@ def evaluate(
     UsageError
         For the official protocol with a collection or split that it does not cover.
     """
-    from gbr.data.build import schema_of
+    from gbr.data.build import schema_in
     from gbr.data.store import STORE, FeatureStore
     from gbr.evaluation import protocol as official
     from gbr.ranker import Ranker
@@ -131,7 +131,7 @@ def evaluate(
     ranker = Ranker.load(model)
     ranker.n_jobs = jobs or ranker.n_jobs
     hardware = ranker.hardware
-    ranker.columns_in(schema_of(collection.kind), str(collection.folder(data) / split))
+    ranker.columns_in(schema_in(collection, data), str(collection.folder(data) / split))
     store = Path(store or data / STORE)
     if FeatureStore(store, collection.name).other_hardware(hardware):  # whose features are kept
         store /= "evaluate"
@@ -232,6 +232,7 @@ def score_split(
     found = {
         "raw_l2": metrics.evaluate(predict_split(raw, store, groups, split)[0], groups, kind) if raw else None,
         "fewest_configured": baselines.fewest_configured(groups, kind),
+        "mean_rank": baselines.mean_rank(groups, kind),
         "default_configuration": baselines.default_configuration(groups, kind),
         "random_order": baselines.random_order(groups, kind),
         "retest": baselines.retest(groups, kind),

@@ -50,7 +50,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
 
     Parameters
     ----------
-    backend : {"auto", "lightgbm", "xgboost", "ensemble", "costmodel"}, default="auto"
+    backend : {"auto", "lightgbm", "xgboost", "ensemble", "costmodel", "prior"}, default="auto"
         ``auto`` is LightGBM; where ``costs`` are named and the goal is ``tau``, its weighted mean with the cost model.
         ``ensemble`` is a weighted mean of different models of both libraries.  Weights are chosen on the ``eval_set``,
         or on held-out training groups; members that do not improve the ranking are dropped.  ``costmodel`` is a sum
@@ -78,6 +78,9 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         cost model is trained on them.
     monotone : bool, default=False
         Forbid trees to rank a row higher for a larger cost.
+    prior : str, int or None, default=None
+        Column, by name or index, with the expected rank of each row in its group, from 0 (fastest) to 1; NaN where
+        it is unknown.  ``auto`` then is the backend ``prior``: boosting starts from the order of this column.
     random_state : int, RandomState or None, default=0
         With an int, equal rows, libraries and machines give the same trees and scores for any number of threads.
     n_jobs : int or None, default=None
@@ -137,6 +140,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         params: Mapping[str, Any] | None = None,
         costs: Sequence[str | int] | None = None,
         monotone: bool = False,
+        prior: str | int | None = None,
         random_state: int | np.random.RandomState | None = 0,
         n_jobs: int | None = None,
     ) -> None:
@@ -152,6 +156,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         self.params = params
         self.costs = costs
         self.monotone = monotone
+        self.prior = prior
         self.random_state = random_state
         self.n_jobs = n_jobs
 
@@ -218,6 +223,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         """Fit on rows with these column names that need no validation and may be streamed.
 
         ``valid`` is for early stopping; ``fit`` replaces that of the backend; ``on_round`` is called after every round.
+        Infinite targets are configurations that failed: see :meth:`failure_rows`.
         """
         if not train.n_rankable:
             raise UsageError(f"y: expected a query group with two different runtimes, got {len(train.X)} sample(s)")
@@ -236,8 +242,9 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
             params=self.params,
             n_groups=train.n_rankable,
             n_rows=len(train.X),
-            costs=_column_indices(self.costs, names, n_columns),
+            costs=_column_indices("costs", self.costs, names, n_columns),
             monotone=self.monotone,
+            prior=next(iter(_column_indices("prior", self.prior, names, n_columns)), None),
             time_limit=self.time_limit,
         )
         fit = fit or partial(backend(settings.backend).fit, on_round=on_round)
@@ -245,6 +252,10 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         if not model.gains().any():
             message = f"no split of {len(train.X)} rows improves the order: all scores are equal; fit on more rows"
             warnings.warn(message, GbrWarning, stacklevel=3)
+        if np.isinf(train.target).any():
+            from gbr.models import failures  # imports scikit-learn's linear models, which few rankers need
+
+            model = failures.fit(model, train, settings)
         return self._set_fitted(model, settings, names, None)
 
     def predict(self, X: Any) -> NDArray[np.float64]:
@@ -259,6 +270,11 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
     def predict_rows(self, X: Any) -> NDArray[np.float64]:
         """Scores of a float matrix with the columns of the model, without validation."""
         return -self.model_.predict(X, threads(self.n_jobs))
+
+    def failure_rows(self, X: Any) -> NDArray[np.float64]:
+        """Calibrated chance to fail of the rows of a float matrix, float64 (rows,); 0 if no training row failed."""
+        chance = getattr(self.model_, "chance", None)
+        return np.zeros(len(X)) if chance is None else chance(X, threads(self.n_jobs))
 
     def score(self, X: Any, y: Any, *, qid: Any = None, sample_weight: Any = None) -> float:
         """Mean Kendall tau of the predicted order, over the groups with two different runtimes.
@@ -411,6 +427,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
             "best_score": self.best_score_,
             "trained_on": self.trained_on_,
             "versions": {**versions, **self.model_.versions},
+            "failures": hasattr(self.model_, "chance"),
         }
         io.write(Path(folder), self.model_.to_bytes(), backend(self.settings_.backend).SUFFIX, about)
 
@@ -433,7 +450,12 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         try:
             settings = settings_from(about["settings"])
             names, count = about["features"]["names"], about["features"]["count"]
-            model = backend(about["backend"]).load(data)
+            if about.get("failures"):
+                from gbr.models import failures
+
+                model: Model = failures.load(data, about["backend"])
+            else:
+                model = backend(about["backend"]).load(data)
             model.best_score = about["best_score"]
             named = names is None or (len(names) == count and [str(name) for name in names] == names)
             if count != model.n_features or not named:
@@ -444,6 +466,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
                 params=dict(settings.params) or None,
                 costs=[names[column] if names else column for column in settings.costs] or None,
                 monotone=settings.monotone,
+                prior=names[settings.prior] if names and settings.prior is not None else settings.prior,
                 random_state=settings.seed,
                 n_jobs=settings.n_jobs or None,
             )
@@ -500,7 +523,9 @@ def group_bounds(qid: Any, n_rows: int) -> NDArray[np.int64]:
     return np.append(starts, n_rows).astype(np.int64)
 
 
-def _column_indices(columns: Sequence[str | int] | None, names: tuple[str, ...] | None, count: int) -> tuple[int, ...]:
+def _column_indices(
+    parameter: str, columns: Sequence[str | int] | str | int | None, names: tuple[str, ...] | None, count: int
+) -> tuple[int, ...]:
     """Indices of columns specified by name or index; empty for None."""
     index = {name: number for number, name in enumerate(names or ())}
     is_several = hasattr(columns, "__iter__") and not isinstance(columns, str)
@@ -508,10 +533,10 @@ def _column_indices(columns: Sequence[str | int] | None, names: tuple[str, ...] 
     for column in () if columns is None else columns if is_several else [columns]:
         at = index.get(column, -1) if isinstance(column, str) else column
         if isinstance(at, bool) or not isinstance(at, int | np.integer) or not 0 <= at < count:
-            raise UsageError(f"costs: expected names of columns of X, or indices below {count}, got {column!r}")
+            raise UsageError(f"{parameter}: expected names of columns of X, or indices below {count}, got {column!r}")
         found.append(int(at))
     if len(set(found)) < len(found):
-        raise UsageError(f"costs: expected different columns, got {columns!r}")
+        raise UsageError(f"{parameter}: expected different columns, got {columns!r}")
     return tuple(found)
 
 

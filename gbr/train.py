@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gbr import callable_module, cli
-from gbr.data.collection import Subset, family, splits_present
+from gbr.data.collection import TABLE, Subset, family, splits_present
 from gbr.data.files import LOCK, atomic_write, exclusive_lock, json_text, put_aside
 from gbr.data.groups import select_columns
 from gbr.errors import DataError, GbrError, ModelError, UsageError
@@ -44,6 +44,12 @@ RAW_BLOCKS: Final = ("config", "opcodes", "nodes")
 #: Fewer training graphs or configurations are reported.
 _FEW_GRAPHS: Final = 5
 _FEW_ROWS: Final = 50
+#: With fewer training groups of a table, only these blocks are used: others describe devices, or configurations on
+#: devices, and would be memorised.
+_FEW_TABLE_GROUPS: Final = 8
+_FEW_BLOCKS: Final = ("config", "history")
+#: Column of the features of a table from which boosting starts.
+_PRIOR: Final = "history.rank"
 #: Parameters of ``--set`` that the ranker takes; all others go to the library.
 _RANKER_PARAMETERS: Final = (*CAPACITY, "early_stopping_rounds", "monotone")
 _OBJECTIVES: Final = ", ".join(dict.fromkeys(name for names in OBJECTIVES.values() for name in names))
@@ -240,7 +246,7 @@ def train(
     StoreError, UsageError, ModelError
         As the store, the ranker and its folder raise them.
     """
-    from gbr.data.build import schema_of
+    from gbr.data.build import schema_in
     from gbr.data.hardware import choose
     from gbr.ranker import Ranker
 
@@ -261,7 +267,7 @@ def train(
         random_state=seed,
         n_jobs=jobs,
     )
-    schema = schema_of(collection.kind)
+    schema = schema_in(collection, data)
     _check_settings(ranker, bool(schema.costs))
     names = schema.names
     if columns not in (None, "all") and tuple(columns) != ("all",):
@@ -288,12 +294,24 @@ def train(
             )
         if n_graphs < _FEW_GRAPHS or n_rows < _FEW_ROWS:
             cli.note(f"only {n_graphs} training graphs with {n_rows} configurations: expect little on other programs")
-        families = [family(collection.kind, name) for name in groups["train"].names]
+        if collection.kind == TABLE:
+            from gbr.data import table_features  # imports polars
+            from gbr.data.table import read_table
+
+            table = read_table(collection.folder(data))
+            device_of = table_features.families(table)
+            families = [device_of[name] for name in groups["train"].names]
+            if columns is None and n_graphs < _FEW_TABLE_GROUPS:
+                columns = [block for block in _FEW_BLOCKS if any(name.startswith(f"{block}.") for name in names)]
+                names = tuple(names[index] for index in select_columns(names, columns))
+        else:
+            families = [family(collection.kind, name) for name in groups["train"].names]
         fit_seconds = 0.0
         screening = None
         if columns is None and backend != "costmodel":
             start = time.monotonic()
-            screening = _screen(opened, groups, families, schema.costs, memory, seed, jobs)
+            always = [*schema.costs, *({_PRIOR} & {*schema.names})]
+            screening = _screen(opened, groups, families, always, memory, seed, jobs)
             names = screening.columns if screening else names
             fit_seconds = time.monotonic() - start
         total_memory = memory * (1 if workers is None else max(1, len(workers)))
@@ -304,7 +322,10 @@ def train(
                 f"training on {len(chosen.rows):,} of {len(distinct.rows):,} rows, at most {chosen.most:,} per graph"
                 f"{reason}"
             )
-        ranker.set_params(costs=[name for name in schema.costs if name in names] or None)
+        ranker.set_params(
+            costs=[name for name in schema.costs if name in names] or None,
+            prior=_PRIOR if _PRIOR in names and n_graphs > 1 else None,
+        )
         streamed = False
         start = time.monotonic()
         if workers is None:
@@ -355,6 +376,8 @@ def train(
             # Never keep old figures next to a new model, nor lose them if the new model cannot be written.
             with put_aside(out / METRICS):
                 ranker.save(out)
+        if collection.kind == TABLE:
+            table_features.save_training_rows(out / TABLE, table)
     return figures
 
 
@@ -374,7 +397,7 @@ def _screen(
     store: FeatureStore,
     groups: dict[str, QueryGroups],
     families: list[str],
-    costs: Sequence[str],
+    always: Sequence[str],
     memory: int,
     seed: int,
     jobs: int | None,
@@ -409,7 +432,7 @@ def _screen(
     if not (train.n_rankable and valid.n_rankable):
         return None
     with cli.busy("choosing columns"):
-        found = screening.screen(train, valid, names, seed, jobs, costs)
+        found = screening.screen(train, valid, names, seed, jobs, always)
     cli.note(f"{len(found.columns)} of {len(names)} columns ({found.chosen}); --columns all uses all")
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
@@ -109,7 +110,11 @@ class TableExtractor:
         positive = [at for at in numbers if (values := _known(parameters[at])).size and values.min() > 0]
         several = [at for at in positive if len(np.unique(_known(parameters[at]))) > _PAIRED_VALUES]
         self._pairs = list(combinations(several[:_MOST_PAIRED], 2))
-        scales = [at for at in range(len(context.names)) if (known := _finite(context.numbers[:, at])).size and known.min() > 0]
+        scales = [
+            at
+            for at in range(len(context.names))
+            if (known := _finite(context.numbers[:, at])).size and known.min() > 0
+        ]
         self._ratios = [(at, scale) for at in several for scale in scales][:_MOST_RATIOS]
         self._one_hot = [
             (at, level)
@@ -121,14 +126,14 @@ class TableExtractor:
         self._numbers_scale = _spread(_signed_log(context.numbers))
         self._scales = [1.0 if each.levels else _spread(_signed_log(_known(each))[:, None])[0] for each in parameters]
         self._history = history.History(self._positions(parameters), cost, indptr, self._distances(context))
-        self.schema = self._schema(parameters, context)
+        self.schema = self._schema(parameters, context, cost, indptr)
 
     def __call__(
-        self, parameters: Sequence[Parameter], context: Context, indptr: IntArray, training: bool = False
+        self, parameters: Sequence[Parameter], context: Context, indptr: IntArray, own: Sequence[int | None]
     ) -> NDArray[np.float32]:
         """Features, float32 (rows, len(schema)); NaN where a value is missing.
 
-        ``training`` says that the groups are those of the training rows, which must not see their own costs.
+        ``own`` has the number of each group among the training groups, which must not see their own costs, or None.
         """
         values = np.column_stack([each.values for each in parameters])
         group = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
@@ -141,8 +146,8 @@ class TableExtractor:
             first, second = np.array(self._pairs).T
             parts += [np.column_stack([logs[:, first] + logs[:, second], logs[:, first] - logs[:, second]])]
         if self._ratios:
-            own, scale = np.array(self._ratios).T
-            parts += [logs[:, own] - scales[group][:, scale]]
+            at, scale = np.array(self._ratios).T
+            parts += [logs[:, at] - scales[group][:, scale]]
         if self._relative:
             parts += [self._positions_in_group(values, indptr)]
         if gpu.applies(self._meanings):
@@ -154,14 +159,15 @@ class TableExtractor:
         past = np.empty((n_rows, len(history.BLOCK)))
         positions, distances = self._positions(parameters), self._distances(context)
         for number, (start, stop) in enumerate(pairwise(indptr.tolist())):
-            own = number if training else None
-            past[start:stop] = self._history(positions[start:stop], distances[number], own)
+            past[start:stop] = self._history(positions[start:stop], distances[number], own[number])
         found = np.column_stack([*parts, past]).astype(np.float32)
         return np.where(np.isfinite(found), found, np.float32(np.nan))
 
-    def _schema(self, parameters: Sequence[Parameter], context: Context) -> Schema:
+    def _schema(self, parameters: Sequence[Parameter], context: Context, cost: FloatArray, indptr: IntArray) -> Schema:
         names = [each.name for each in parameters]
-        config = [Column(each.name, "index" if each.levels else "value", "value of the parameter") for each in parameters]
+        config = [
+            Column(each.name, "index" if each.levels else "value", "value of the parameter") for each in parameters
+        ]
         config += [
             Column(f"{names[at]}={parameters[at].levels[level]}", "flag", "whether the parameter has this value")
             for at, level in self._one_hot
@@ -189,7 +195,11 @@ class TableExtractor:
             Block("device", 1, "public figures of the device", context.figure_columns, True),
             history.BLOCK,
         ]  # fmt: skip
-        return Schema("table", tuple(block for block in blocks if len(block)))
+        digest = hashlib.sha256()
+        for array in (*(each.values for each in parameters), context.numbers, context.figures, cost, indptr):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(repr((context.categories, context.vendors)).encode())
+        return Schema("table", tuple(block for block in blocks if len(block)), digest.hexdigest()[:16])
 
     def _positions(self, parameters: Sequence[Parameter]) -> FloatArray:
         """Configurations as points: log-signed numbers over their spread, indicators of categories."""

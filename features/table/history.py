@@ -34,7 +34,9 @@ BLOCK: Final = Block(
         Column("slowdown", "log2", "expected runtime over the best of the group"),
         Column("nearest_slowdown", "log2", "runtime over the best of the most similar group"),
         Column("failed", "share", "expected share of failures"),
-        Column("config_distance", "distance", "to the nearest configuration of the most similar group; 0 if it is there"),
+        Column(
+            "config_distance", "distance", "to the nearest configuration of the most similar group; 0 if it is there"
+        ),
         Column("group_distance", "distance", "to the most similar group"),
     ),
     per_config=True,

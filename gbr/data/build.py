@@ -11,6 +11,7 @@ spooled: in memory while they are small, then in a temporary file.
 
 from __future__ import annotations
 
+import hashlib
 import time
 import warnings
 from collections import defaultdict
@@ -26,8 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gbr.data import hardware as profiles
-from gbr.data.collection import KINDS, SPLITS, Subset, graph_files, splits_present
-from gbr.data.files import remove_partial_files
+from gbr.data.collection import KINDS, SPLITS, TABLE, Subset, graph_files, splits_present
+from gbr.data.files import json_text, remove_partial_files
 from gbr.data.graph import Graph, read_graph
 from gbr.data.groups import unrankable
 from gbr.data.pool import Advance, Progress, cores, in_order, in_processes
@@ -96,6 +97,15 @@ class _Task:
     store_root: Path
     subset: str
     hardware: Hardware
+
+
+def schema_in(subset: Subset, data_root: Path) -> Schema:
+    """Feature columns of a collection: those of its kind, or of its table."""
+    if subset.kind != TABLE:
+        return schema_of(subset.kind)
+    from gbr.data import table_features  # imports polars
+
+    return table_features.train_features(subset.folder(data_root)).schema
 
 
 def n_per_config(schema: Schema) -> int:
@@ -184,6 +194,8 @@ def build(
     start = time.monotonic()
     data_root = Path(data_root)
     store_root = Path(store_root or data_root / STORE)
+    if subset.kind == TABLE:
+        return _build_table(subset, data_root, store_root, splits, progress)
     if workers is not None:  # they have other working directories
         data_root, store_root, jobs = data_root.absolute(), store_root.absolute(), len(workers)
     schema = schema_of(subset.kind)
@@ -257,6 +269,84 @@ def build(
         schema=schema.hash,
         hardware=hardware.name,
         jobs=n_jobs,
+        seconds=time.monotonic() - start,
+        degenerate={name: entry["degenerate"] for name, entry in entries.items() if entry["degenerate"]},
+    )
+
+
+def _build_table(
+    subset: Subset, data_root: Path, store_root: Path, splits: Sequence[str] | str | None, progress: Progress | None
+) -> BuildReport:
+    """Update the feature store of a measured table; its features depend on all training rows."""
+    import polars as pl
+
+    from gbr.data import table_features
+    from gbr.data.table import read_table
+
+    start = time.monotonic()
+    table = read_table(subset.folder(data_root))
+    features = table_features.TableFeatures(table)
+    schema, digest = features.schema, hashlib.sha256(json_text(table.source).encode()).hexdigest()[:16]
+    hardware = profiles.choose(None, subset, data_root)
+    described = {
+        "hash": schema.hash,
+        "columns": list(schema.names),
+        "per_config": len(schema),
+        "hardware": profiles.as_dict(hardware),
+    }
+    splits = (splits,) if isinstance(splits, str) else splits or SPLITS
+    groups = [group for group in table.groups if group.split in splits]
+    expected = {split: sum(group.split == split for group in groups) for split in splits}
+    expected = {split: count for split, count in expected.items() if count}
+    if not groups:
+        raise DataError(f"{subset.folder(data_root)}: no rows of {', '.join(splits)}; check the split in table.toml")
+    store = FeatureStore(store_root, subset.name)
+    target = table_features.encoded(table)
+    duplicate_of = table_features.duplicates(table)
+    built = removed = 0
+    sources = {(group.split, group.name): {"file": group.name, "members": digest} for group in groups}
+    known = {}
+    if store.is_for(described, expected):
+        known = {(split, stem): entry for split in splits for stem, entry in store.entries(split).items()}
+    if {key: entry["source"] for key, entry in known.items()} != sources:
+        with store.building(described, expected, data_root):
+            gone = {split: dict.fromkeys(store.entries(split), None) for split in splits}
+            removed = sum((split, stem) not in sources for split, stems in gone.items() for stem in stems)
+            written: dict[str, dict[str, Entry | None]] = defaultdict(dict, gone)
+            with progress(len(groups)) if progress else nullcontext(lambda steps: None) as advance:
+                for some in _gathered(groups, lambda group: group.stop - group.start, _ROWS_PER_GROUP):
+                    X = features(pl.concat([table.frame[group.start : group.stop] for group in some]), some)
+                    first = 0
+                    for group in some:
+                        rows, last = slice(group.start, group.stop), first + group.stop - group.start
+                        written[group.split][group.name] = store.write(
+                            group.split,
+                            group.name,
+                            schema.names,
+                            [np.ascontiguousarray(X[first:last].T)],
+                            np.zeros(0, np.float32),
+                            duplicate_of[rows],
+                            {name: values[rows] for name, values in target.items()},
+                            degenerate=unrankable(table.cost[rows], duplicate_of[rows]),
+                            source=sources[group.split, group.name],
+                        )
+                        first = last
+                    built += len(some)
+                    advance(len(some))
+            store.record(written)
+    entries = {f"{split}/{stem}": entry for split in splits for stem, entry in store.entries(split).items()}
+    return BuildReport(
+        subset=subset.name,
+        folder=str(store.folder),
+        built=built,
+        kept=len(entries) - built,
+        removed=removed,
+        rows=sum(entry["rows"] for entry in entries.values()),
+        distinct=sum(entry["distinct"] for entry in entries.values()),
+        columns=len(schema),
+        schema=schema.hash,
+        hardware=hardware.name,
+        jobs=1,
         seconds=time.monotonic() - start,
         degenerate={name: entry["degenerate"] for name, entry in entries.items() if entry["degenerate"]},
     )

@@ -10,7 +10,9 @@ from typing import Final
 
 from gbr.errors import DataError, UsageError
 
+#: Kinds of graphs, and the kind of measured tables.
 KINDS: Final = ("tile", "layout")
+TABLE: Final = "table"
 SPLITS: Final = ("train", "valid", "test")
 
 #: The collections of TpuGraphs, and the number of test graphs of each, 894 in total: the rows of a submission to the
@@ -57,11 +59,13 @@ class Subset:
 
     @property
     def kind(self) -> str:
-        """``tile`` or ``layout``."""
+        """``tile``, ``layout`` or ``table``."""
         return self.parts[0]
 
     def folder(self, data_root: Path) -> Path:
-        """Folder of the splits, below ``data_root``."""
+        """Folder of the splits, or of a table, below ``data_root``."""
+        if self.kind == TABLE:
+            return Path(data_root).joinpath(*self.parts)
         return Path(data_root).joinpath("npz", *self.parts)
 
     def id(self, stem: str) -> str:
@@ -70,11 +74,12 @@ class Subset:
 
 
 def available(data_root: Path) -> list[Subset]:
-    """Collections with at least one ``.npz`` in a split, by name."""
+    """Collections with at least one ``.npz`` in a split, and measured tables, by name."""
     top = Path(data_root) / "npz"
     folders = [*top.glob("tile/*"), *top.glob("layout/*/*")]
     subsets = (Subset(":".join(folder.relative_to(top).parts)) for folder in folders)
-    return sorted((each for each in subsets if splits_present(each, data_root)), key=lambda subset: subset.name)
+    tables = [Subset(f"{TABLE}:{path.parent.name}") for path in Path(data_root).glob(f"{TABLE}/*/table.toml")]
+    return sorted([*tables, *(each for each in subsets if splits_present(each, data_root))], key=lambda each: each.name)
 
 
 def resolve(name: str, data_root: Path) -> Subset:
@@ -116,7 +121,12 @@ def graph_files(subset: Subset, data_root: Path, split: str) -> list[Path]:
 
 
 def splits_present(subset: Subset, data_root: Path) -> tuple[str, ...]:
-    """Splits with graph files, in the order of :data:`SPLITS`."""
+    """Splits with graph files, or with rows of a table, in the order of :data:`SPLITS`."""
+    if subset.kind == TABLE:
+        from gbr.data.table import read_table  # imports polars
+
+        found = {group.split for group in read_table(subset.folder(data_root)).groups}
+        return tuple(split for split in SPLITS if split in found)
     return tuple(split for split in SPLITS if _npz(subset.folder(data_root) / split))
 
 
@@ -133,6 +143,8 @@ def family(kind: str, stem: str) -> str:
     family.
     """
     if re.fullmatch(r"[0-9a-f]{32}", stem):
+        return stem
+    if kind == TABLE:
         return stem
     if kind == "tile":
         return stem.rsplit("_", 1)[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,6 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 from gbr.errors import DataError, UsageError
 
 IntArray = NDArray[np.int64]
+
+#: Runtime of a configuration that failed; its target is infinite.
+FAILED: Final = 1 << 62
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +70,7 @@ class QueryGroups:
     def target(self) -> NDArray[np.float64]:
         """Ranking target, lower is faster: runtime / normalizer where there is one, else runtime; float64 (rows,).
 
-        A :class:`DataError` if a group has no runtimes.
+        Infinite for failed configurations, which only measured tables have.  A :class:`DataError` if a group has no runtimes.
         """
         unknown = [self.names[group] for group in np.flatnonzero(~self.is_labelled)]
         if self.runtime is None or unknown:
@@ -75,9 +79,8 @@ class QueryGroups:
                 f"{len(unknown)} of {len(self)} graphs have no measured runtimes{first}; "
                 "use a split with runtimes (the test files of TpuGraphs have none)"
             )
-        if self.normalizer is None:
-            return self.runtime.astype(np.float64)
-        return self.runtime / np.where(self.normalizer > 0, self.normalizer, 1)
+        divisor = 1 if self.normalizer is None else np.where(self.normalizer > 0, self.normalizer, 1)
+        return np.where(self.runtime == FAILED, np.inf, self.runtime / divisor)
 
     def rows(self, group: int) -> slice:
         """Rows of one group."""
@@ -152,8 +155,11 @@ def unrankable(target: NDArray[np.float64], duplicate_of: IntArray) -> str | Non
     duplicate_of : int64 (n,)
         Row index of the first identical configuration.
     """
+    worked = np.isfinite(target)
+    if not worked.all():
+        target, duplicate_of = target[worked], duplicate_of[worked]
     if len(target) < 2:
-        return "fewer than 2 configurations"
+        return "fewer than 2 configurations" if worked.all() else "fewer than 2 configurations that did not fail"
     if (target == target[0]).all():
         return "all runtimes are equal"
     if (duplicate_of == duplicate_of[0]).all():

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 import gbr
 from gbr.data import collection
 from gbr.data.files import atomic_write, exclusive_lock, json_text, parse_json, write_json
-from gbr.data.groups import IntArray, QueryGroups, select_columns
+from gbr.data.groups import FAILED, IntArray, QueryGroups, select_columns
 from gbr.data.hardware import as_dict
 from gbr.data.npz import NpzFile
 from gbr.data.pool import check_polars, cores, in_order
@@ -442,7 +442,8 @@ def load(
     found = FeatureStore(store, subset)
     if not (found.folder / MANIFEST).is_file():
         found = FeatureStore(store, collection.resolve(subset, root).name)
-    found.check(schema_of(found.subset.split(":", 1)[0]).hash)
+    if (kind := found.subset.split(":", 1)[0]) in collection.KINDS:
+        found.check(schema_of(kind).hash)
     if data is not None and found.data_root not in (None, root.resolve()):
         raise UsageError(f"{found.folder}: has the features of {found.data_root}, not of {root}; name its store")
     if split not in collection.SPLITS:
@@ -500,8 +501,9 @@ def _frame(groups: QueryGroups) -> pl.DataFrame:
     import polars as pl
 
     def nullable(values: IntArray | None) -> pl.Series:
-        """Nanoseconds, null when unknown (0 in a store)."""
-        return pl.Series(np.zeros(len(groups.X), np.int64) if values is None else values).replace(0, None)
+        """Nanoseconds, null when unknown (0 in a store) or failed."""
+        known = pl.Series(np.zeros(len(groups.X), np.int64) if values is None else values)
+        return known.replace([0, FAILED], [None, None])
 
     keys = (
         pl.Series(groups.names, dtype=pl.String).gather(groups.qid),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
 
 import numpy as np
 import polars as pl
@@ -12,21 +14,38 @@ from numpy.typing import NDArray
 from features.schema import Schema
 from features.table.extractor import Context, Parameter, TableExtractor
 from gbr.data import devices
-from gbr.data.table import Group, Roles, Table, texts
+from gbr.data.groups import FAILED
+from gbr.data.table import Group, Table, read_table, texts, write_table
 from gbr.errors import DataError
+
+#: Binary digits of the largest encoded cost, exact in float64, and of its divisor.
+_BITS: Final = 50
+_MOST_BITS: Final = 61
+
+#: Column of the cost in the training rows that are saved with a model.
+COST: Final = "cost of the row"
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 
 class TableFeatures:
-    """Features of the rows of a table, fitted on its training groups."""
+    """Features of the rows of a table, fitted on its training groups.
 
-    def __init__(self, train: Table) -> None:
+    Raises
+    ------
+    DataError
+        If the table has no training rows.
+    UsageError
+        For an unknown device.
+    """
+
+    def __init__(self, table: Table) -> None:
+        train = part(table, "train")
         self.roles = train.roles
         self._levels = {name: _levels(train.frame[name]) for name in train.roles.config}
         self._numbers, self._categories = _context_columns(train)
-        self._n_train = len(train.cost)
+        self._number = {group.name: number for number, group in enumerate(train.groups)}
         indptr = bounds(train.groups)
         self._extractor = TableExtractor(
             self._parameters(train.frame), self._context(train.frame, indptr[:-1]), train.cost, indptr
@@ -37,10 +56,15 @@ class TableFeatures:
         """Columns of the features."""
         return self._extractor.schema
 
-    def __call__(self, frame: pl.DataFrame, groups: Sequence[Group], training: bool = False) -> NDArray[np.float32]:
-        """Features of rows that have the columns :attr:`Roles.described`; ``training`` for the training rows."""
+    def __call__(self, frame: pl.DataFrame, groups: Sequence[Group]) -> NDArray[np.float32]:
+        """Features of the rows of ``groups``, float32 (rows, len(schema)).
+
+        ``frame`` has the columns :attr:`Roles.described`; its rows are those of ``groups``, one after the other.  Groups
+        of the split ``train`` are training groups by their names, and do not see their own costs.
+        """
         indptr = bounds(groups)
-        return self._extractor(self._parameters(frame), self._context(frame, indptr[:-1]), indptr, training)
+        own = [self._number[group.name] if group.split == "train" else None for group in groups]
+        return self._extractor(self._parameters(frame), self._context(frame, indptr[:-1]), indptr, own)
 
     def _parameters(self, frame: pl.DataFrame) -> list[Parameter]:
         return [_parameter(frame[name], self._levels[name]) for name in self.roles.config]
@@ -65,9 +89,35 @@ class TableFeatures:
         )
 
 
+def train_features(folder: Path) -> TableFeatures:
+    """Features of the table in a folder."""
+    return TableFeatures(read_table(folder))
+
+
+def families(table: Table) -> dict[str, str]:
+    """The device of each group, or its name if there is one device at most; by name of the group."""
+    first = [group.start for group in table.groups]
+    names = [group.name for group in table.groups]
+    if table.roles.device is not None:
+        found = texts(table.frame[table.roles.device][first]).fill_null("").to_list()
+        if len(set(found)) > 1:
+            return dict(zip(names, found, strict=True))
+    return dict(zip(names, names, strict=True))
+
+
 def bounds(groups: Sequence[Group]) -> IntArray:
     """Bounds of adjacent groups, int64 (groups + 1,), from 0 on."""
     return np.cumsum([0, *(group.stop - group.start for group in groups)], dtype=np.int64)
+
+
+def duplicates(table: Table) -> IntArray:
+    """Row index within its group of the first identical configuration, int64 (rows,)."""
+    start = np.repeat([group.start for group in table.groups], np.diff(bounds(table.groups)))
+    keys = (
+        table.frame.select(table.roles.config).with_columns(pl.Series("group of the row", start)).with_row_index("row")
+    )
+    first = keys.select(pl.col("row").first().over(keys.columns[1:])).to_series().to_numpy().astype(np.int64)
+    return np.asarray(first - start)
 
 
 def part(table: Table, split: str) -> Table:
@@ -103,7 +153,9 @@ def _levels(column: pl.Series) -> tuple[str, ...]:
 def _parameter(column: pl.Series, levels: tuple[str, ...]) -> Parameter:
     if not levels:
         return Parameter(column.name, _numbers(column))
-    codes = texts(column).replace_strict({level: float(at) for at, level in enumerate(levels)}, default=None, return_dtype=pl.Float64)
+    codes = texts(column).replace_strict(
+        {level: float(at) for at, level in enumerate(levels)}, default=None, return_dtype=pl.Float64
+    )
     return Parameter(column.name, codes.fill_null(float("nan")).to_numpy(), levels)
 
 
@@ -111,3 +163,27 @@ def _numbers(column: pl.Series) -> FloatArray:
     if column.dtype == pl.String:
         column = column.cast(pl.Float64, strict=False)
     return np.asarray(column.cast(pl.Float64).fill_null(float("nan")).to_numpy(), np.float64)
+
+
+def encoded(table: Table) -> dict[str, IntArray]:
+    """Costs as a store has them: ``_runtime`` and ``_repeat`` over ``_normalizer``, a power of two; int64 (rows,) each."""
+    worked = np.isfinite(table.cost)
+    bits = int(np.clip(_BITS - np.ceil(np.log2(table.cost[worked].max(initial=1e-300))), 0, _MOST_BITS))
+
+    def whole(cost: FloatArray) -> IntArray:
+        known = np.isfinite(cost)
+        scaled = np.maximum(1, np.rint(np.where(known, cost, 0.0) * 2.0**bits))
+        return np.where(known, scaled, FAILED).astype(np.int64)
+
+    found = {"_runtime": whole(table.cost), "_normalizer": np.full(len(worked), 1 << bits, np.int64)}
+    return found if table.repeat is None else {**found, "_repeat": whole(np.where(worked, table.repeat, np.inf))}
+
+
+def save_training_rows(folder: Path, table: Table) -> None:
+    """Write the training rows as a table, from which :func:`train_features` computes the same features."""
+    train = part(table, "train")
+    cost = pl.Series(COST, np.where(np.isfinite(train.cost), train.cost, np.nan)).fill_nan(None)
+    roles = replace(
+        train.roles, target=COST, unit="", direction="lower", repeats=(), failed=(), status=None, test={}, valid={}
+    )  # fmt: skip
+    write_table(folder, train.frame.with_columns(cost), roles)

@@ -15,6 +15,7 @@ NAMES: Final = {
     "raw_l2": "raw columns, L2",
     "fewest_configured": "fewest nodes set",
     "default_configuration": "default config",
+    "mean_rank": "mean rank elsewhere",
     "random_order": "random order",
     "retest": "retest ceiling",
 }
@@ -22,7 +23,9 @@ NAMES: Final = {
 DEFAULT_FLAG: Final = "config.is_default"
 #: Column of the share of nodes that a layout configuration sets.
 CONFIGURED: Final = "config.configured"
-COLUMNS: Final = {DEFAULT_FLAG, CONFIGURED}
+#: Column of the mean rank of the same configuration in the training groups of a table.
+MEAN_RANK: Final = "history.mean_rank"
+COLUMNS: Final = {DEFAULT_FLAG, CONFIGURED, MEAN_RANK}
 
 
 def random_order(groups: QueryGroups, kind: str) -> dict[str, Any]:
@@ -67,6 +70,14 @@ def fewest_configured(groups: QueryGroups, kind: str) -> dict[str, Any] | None:
     if CONFIGURED not in groups.columns:
         return None
     return metrics.evaluate(groups.X[:, groups.columns.index(CONFIGURED)].astype(np.float64), groups, kind)
+
+
+def mean_rank(groups: QueryGroups, kind: str) -> dict[str, Any] | None:
+    """Figures of configurations ranked by their mean rank in the training groups; None without that column."""
+    if MEAN_RANK not in groups.columns:
+        return None
+    rank = groups.X[:, groups.columns.index(MEAN_RANK)].astype(np.float64)
+    return metrics.evaluate(np.nan_to_num(rank, nan=0.5), groups, kind)
 
 
 def retest(groups: QueryGroups, kind: str) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 from numbers import Integral
 from typing import Any, Final
@@ -129,12 +130,24 @@ class LightGBMModel(Model):
         return str(openmp.call(1, self.booster.model_to_string, num_iteration=self.n_iterations)).encode()
 
 
-def fit(train: Rows, valid: Rows | None, settings: Settings, on_round: OnRound | None = None) -> LightGBMModel:
-    """Train a booster."""
-    return openmp.call(settings.n_jobs, _fit, train, valid, settings, on_round)
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """Labels, weights and start of a fit, for an objective of LightGBM."""
+
+    label: NDArray[np.float64]  # (rows,)
+    objective: str
+    weight: NDArray[np.float64] | None = None  # (rows,)
+    start: Callable[[Matrix], NDArray[np.float64]] | None = None  # output before the first tree, of rows of features
 
 
-def _fit(train: Rows, valid: Rows | None, settings: Settings, on_round: OnRound | None) -> LightGBMModel:
+def fit(
+    train: Rows,
+    valid: Rows | None,
+    settings: Settings,
+    on_round: OnRound | None = None,
+    labels: Labels | None = None,
+) -> LightGBMModel:
+    """Train a booster, on ``labels`` instead of the objective of the settings if they are given."""
     aliases = lgb.basic._ConfigAliases._get_all_param_aliases()
     known = {*aliases, *(alias for names in aliases.values() for alias in names)}
     reserved = {alias: instead for name, instead in _RESERVED.items() for alias in (name, *aliases[name])}
@@ -153,9 +166,14 @@ def _fit(train: Rows, valid: Rows | None, settings: Settings, on_round: OnRound 
         "verbosity": -1,
     }
     group = train.sizes if settings.params.get("bagging_by_query") else None
+    weight = start = None
     objective: str | Callable[..., Any] = "regression"
-    if settings.objective in REGRESSION_LABELS:
-        label: NDArray[Any] = REGRESSION_LABELS[settings.objective](train.target, train.indptr)
+    if labels is not None:
+        label: NDArray[Any] = labels.label
+        objective, weight = labels.objective, labels.weight
+        start = labels.start and np.concatenate([labels.start(X) for _, X in train.batches()])
+    elif settings.objective in REGRESSION_LABELS:
+        label = REGRESSION_LABELS[settings.objective](train.target, train.indptr)
     elif settings.objective == "pairwise":
         from gbr.models import losses  # imports Numba, which prediction does not need
 
@@ -190,14 +208,16 @@ def _fit(train: Rows, valid: Rows | None, settings: Settings, on_round: OnRound 
         bin_rows = max(_LEAST_BIN_ROWS, train.X.memory // (_BYTES_PER_BIN_VALUE * train.X.shape[1]))
         if bin_rows < min(len(train.X), _DEFAULT_BIN_ROWS):
             params |= unset({"bin_construct_sample_cnt": bin_rows})
-        data = _Streamed(batches, label=label, group=group, params=params, free_raw_data=True)
+        data = _Streamed(batches, label=label, weight=weight, group=group, init_score=start, params=params)
     else:
-        data = lgb.Dataset(train.X, label=label, group=group, params=params, free_raw_data=True)
+        data = lgb.Dataset(train.X, label=label, weight=weight, group=group, init_score=start, params=params)
     stopper = Stopper(valid, settings, on_round)
     held_out = []
     if (tau := stopper.tau) is not None:
         sizes = tau.rows.sizes if settings.objective == "lambdarank" else None
-        held_out = [type(data)(tau.X, label=np.zeros(len(tau.X)), group=sizes, reference=data, params=params)]
+        begin = labels.start(tau.X) if labels is not None and labels.start is not None else None
+        zeros = np.zeros(len(tau.X))
+        held_out = [type(data)(tau.X, label=zeros, group=sizes, init_score=begin, reference=data, params=params)]
 
     def end_of_round(env: lgb.callback.CallbackEnv) -> None:
         if stopper.over(env.iteration + 1):

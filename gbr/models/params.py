@@ -18,6 +18,7 @@ OBJECTIVES: Final[Mapping[str, tuple[str, ...]]] = {
     "lightgbm": ("pairwise", "lambdarank", "l2", "speed"),
     "xgboost": ("pairwise", "lambdarank", "l2", "speed"),
     "costmodel": ("nnls",),
+    "prior": ("residual",),
 }
 #: Members of each set: backend and objective.  The cost model is a member where cost columns are named.
 MEMBERS: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
@@ -39,6 +40,7 @@ _DEFAULT: Final[Mapping[str, tuple[str, str]]] = {
     "xgboost": ("pairwise", "speed"),
     "ensemble": ("mixed", "mixed-top"),
     "costmodel": ("nnls", "nnls"),
+    "prior": ("residual", "residual"),
 }
 
 #: Settings that are derived from the training set by default.
@@ -78,6 +80,7 @@ class Settings:
     params: Mapping[str, Any] = field(default_factory=dict)
     costs: tuple[int, ...] = ()
     monotone: bool = False
+    prior: int | None = None
 
     def constraints(self, n_columns: int) -> list[int]:
         """Monotone constraint per column: -1 if relevance must not increase with it, else 0; [] without constraints."""
@@ -87,16 +90,18 @@ class Settings:
         return [-1 if column in costs else 0 for column in range(n_columns)]
 
 
-def default_capacity(n_groups: int, n_rows: int) -> dict[str, Any]:
+def default_capacity(n_groups: int, n_rows: int, backend: str = "lightgbm") -> dict[str, Any]:
     """Default of each of :data:`CAPACITY` for a training set of ``n_groups`` groups with two different runtimes.
 
-    As the rows of a group share their program, trees with more leaves than groups would memorise the programs.
+    As the rows of a group share their program, trees with more leaves than groups would memorise the programs.  With
+    few groups, a prior is corrected a little, as its own groups do not tell how far it can be trusted.
     """
     few = n_groups < _FEW_GROUPS
+    careful = few and backend == "prior"
     return {
-        "n_estimators": 300 if few else 1000,
+        "n_estimators": 100 if careful else 300 if few else 1000,
         "num_leaves": 7 if few else 31,
-        "learning_rate": 0.1,
+        "learning_rate": 0.025 if careful else 0.1,
         "min_child_samples": max(min(5, max(1, n_rows // 4)), min(50, n_rows // 200)),
     }
 
@@ -115,10 +120,14 @@ def resolve(
     n_rows: int,
     costs: Sequence[int] = (),
     monotone: bool | np.bool_ = False,
+    prior: int | None = None,
     time_limit: Any = None,
 ) -> Settings:
     """Fill in defaults and validate all values; a UsageError names an invalid parameter."""
-    size = default_capacity(n_groups, n_rows) | {name: value for name, value in capacity.items() if value is not None}
+    backend, objective = _model(backend, objective, goal, bool(costs), prior is not None)
+    size = default_capacity(n_groups, n_rows, backend) | {
+        name: value for name, value in capacity.items() if value is not None
+    }
     if not isinstance(params, Mapping | None):
         raise UsageError(f"params: expected a mapping from names to values, got a {type(params).__name__}")
     plain = {name: _plain(name, value) for name, value in (params or {}).items()}
@@ -126,7 +135,6 @@ def resolve(
         raise UsageError(f"monotone: expected True or False, got {monotone!r}")
     if monotone and not costs:
         raise UsageError("monotone: expected cost columns, got none; name them with Ranker(costs=…)")
-    backend, objective = _model(backend, objective, goal, bool(costs))
     return Settings(
         backend=backend,
         objective=objective,
@@ -141,6 +149,7 @@ def resolve(
         params=plain,
         costs=tuple(costs),
         monotone=bool(monotone),
+        prior=prior,
     )
 
 
@@ -161,7 +170,7 @@ def threads(n_jobs: int | None) -> int:
     return 0 if n_jobs is None or n_jobs == -1 else _integer("n_jobs", n_jobs, 1)
 
 
-def _model(backend: str, objective: str | None, goal: str, has_costs: bool) -> tuple[str, str]:
+def _model(backend: str, objective: str | None, goal: str, has_costs: bool, has_prior: bool) -> tuple[str, str]:
     """Resolved backend and objective."""
     if goal not in GOALS:
         raise UsageError(f"goal: expected {' or '.join(map(repr, GOALS))}, got {goal!r}")
@@ -169,7 +178,13 @@ def _model(backend: str, objective: str | None, goal: str, has_costs: bool) -> t
         raise UsageError(
             f"objective: expected {' or '.join(map(repr, OBJECTIVES[backend]))} for {backend}, got {objective!r}"
         )
+    if backend == "prior" and not has_prior:
+        raise UsageError(
+            "prior: expected a column with expected ranks for the backend prior; name it by Ranker(prior=…)"
+        )
     if backend == "auto":
+        if objective is None and has_prior:
+            return "prior", "residual"
         if objective is None and goal == "tau" and has_costs:
             return "ensemble", "costed"
         backend = "lightgbm"

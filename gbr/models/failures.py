@@ -1,0 +1,134 @@
+"""Chance that a configuration fails: a boosted classifier, calibrated on left-out groups, which demotes in the order."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import pairwise
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold, KFold
+
+from gbr.models import lightgbm
+from gbr.models.base import Model, backend
+from gbr.models.params import Settings
+from gbr.models.rows import Matrix, Rows
+
+FloatArray = NDArray[np.float64]
+
+#: Trees, and their leaves; a chance needs fewer than an order.
+_ROUNDS: Final = 100
+_LEAVES: Final = 15
+_RATE: Final = 0.1
+_FOLDS: Final = 5
+#: Largest chance whose logarithm demotes; a configuration that surely fails goes below all others.
+_MOST_CHANCE: Final = 1 - 1e-6
+
+
+class WithFailures(Model):
+    """An order, with the chance to fail: relevance + spread * log(1 - chance).
+
+    Parameters
+    ----------
+    order : Model
+    trees : LightGBMModel
+        Log odds of a failure.
+    slope, offset : float
+        Calibration (Platt, "Probabilistic outputs for support vector machines", 1999): chance is
+        1 / (1 + exp(-(slope * log odds + offset))).
+    spread : float
+        Standard deviation of the relevance within a group.
+    """
+
+    def __init__(self, order: Model, trees: lightgbm.LightGBMModel, slope: float, offset: float, spread: float) -> None:
+        self.order, self.trees = order, trees
+        self.slope, self.offset, self.spread = slope, offset, spread
+        self.n_iterations, self.n_features, self.best_score = order.n_iterations, order.n_features, order.best_score
+        self.versions: Mapping[str, str] = {**trees.versions, **order.versions}
+
+    def chance(self, X: Matrix, n_jobs: int) -> FloatArray:
+        """Chance of a failure, float64 (rows,)."""
+        return np.asarray(expit(self.slope * self.trees.predict(X, n_jobs) + self.offset), np.float64)
+
+    def predict(self, X: Matrix, n_jobs: int) -> FloatArray:
+        """Relevance, float64 (rows,)."""
+        demoted = np.log1p(-np.minimum(self.chance(X, n_jobs), _MOST_CHANCE))
+        return np.asarray(self.order.predict(X, n_jobs) + self.spread * demoted)
+
+    def gains(self) -> FloatArray:
+        """Total gain per column of the order, float64 (n_features,)."""
+        return self.order.gains()
+
+    def stopped_at(self, rounds: int) -> WithFailures:
+        """The model after its first ``rounds`` rounds of the order."""
+        return WithFailures(self.order.stopped_at(rounds), self.trees, self.slope, self.offset, self.spread)
+
+    def compare(self, X: Matrix, first: int, second: int, n_jobs: int) -> FloatArray:
+        """Contributions of the columns to the difference of the orders, without failures, float64 (n_features,)."""
+        return self.order.compare(X, first, second, n_jobs)
+
+    def to_bytes(self) -> bytes:
+        """A zip archive of both models."""
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+            about = {"slope": self.slope, "offset": self.offset, "spread": self.spread}
+            for name, data in (
+                ("failures.json", json.dumps(about)), ("order", self.order.to_bytes()), ("trees", self.trees.to_bytes())
+            ):  # fmt: skip
+                archive.writestr(zipfile.ZipInfo(name), data)  # without the time, so that equal models are equal bytes
+        return buffer.getvalue()
+
+
+def fit(order: Model, train: Rows, settings: Settings) -> WithFailures:
+    """Add the chance to fail to a model of the order of ``train``, whose target is infinite for failed rows."""
+    failed = np.isinf(train.target)
+    group = np.repeat(np.arange(len(train.sizes)), train.sizes)
+    splitter = (
+        GroupKFold(min(_FOLDS, len(train.sizes)))
+        if len(train.sizes) > 1
+        else KFold(_FOLDS, shuffle=True, random_state=0)
+    )
+    odds, known = np.zeros(len(failed)), np.zeros(len(failed), bool)
+    X = train.X if isinstance(train.X, np.ndarray) else train.X.gathered()
+    for kept, out in splitter.split(X, failed, group):
+        if failed[kept].any() and not failed[kept].all():
+            odds[out] = _classifier(X[kept], failed[kept], settings).predict(X[out], settings.n_jobs)
+            known[out] = True
+    slope, offset = 1.0, 0.0
+    if known.any() and failed[known].any() and not failed[known].all():
+        platt = LogisticRegression(C=1e3).fit(odds[known, None], failed[known])
+        # never the other way round, where left-out groups fail for other reasons
+        slope, offset = max(0.0, float(platt.coef_[0, 0])), float(platt.intercept_[0])
+    relevance = order.predict(X, settings.n_jobs)
+    spread = np.mean([relevance[a:b].std() for a, b in pairwise(train.indptr.tolist()) if b > a])
+    return WithFailures(order, _classifier(X, failed, settings), slope, offset, float(spread))
+
+
+def _classifier(X: Matrix, failed: NDArray[np.bool_], settings: Settings) -> lightgbm.LightGBMModel:
+    rows = Rows(X, failed.astype(np.int64), np.array([0, len(X)]))
+    settings = replace(
+        settings, n_estimators=_ROUNDS, num_leaves=_LEAVES, learning_rate=_RATE, params={}, monotone=False
+    )
+    return lightgbm.fit(rows, None, settings, labels=lightgbm.Labels(failed.astype(np.float64), "binary"))
+
+
+def load(data: bytes, name: str) -> WithFailures:
+    """Read the archive, whose order is of the backend ``name``; ValueError for anything else."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            about = json.loads(archive.read("failures.json"))
+            order = backend(name).load(archive.read("order"))
+            trees = lightgbm.load(archive.read("trees"))
+        numbers = [float(about[key]) for key in ("slope", "offset", "spread")]
+    except (zipfile.BadZipFile, LookupError, TypeError, RuntimeError, OSError) as error:
+        raise ValueError(f"not a model with failures ({error})") from error
+    if not np.isfinite(numbers).all() or order.n_features != trees.n_features:
+        raise ValueError("not a model with failures: expected finite numbers and equal columns")
+    return WithFailures(order, trees, *numbers)
