@@ -177,7 +177,7 @@ def test_folders_of_splits(tmp_path: Path) -> None:
         read_table(folder)
     (folder / "train/w.csv").unlink()
     (folder / "table.toml").write_text(roles + '\nsplit = {test = {g = "k"}}')
-    with pytest.raises(DataError, match="split: .*train is a folder of a split"):
+    with pytest.raises(DataError, match=r"split: .*train is a folder of a split"):
         read_table(folder)
 
 
