@@ -44,7 +44,7 @@ class Block:
 
 @dataclass(frozen=True, eq=False)
 class Schema:
-    """The blocks of one kind of collection (``tile``, ``layout``), or of one table, in the order of the feature matrix."""
+    """The blocks of a kind of collection (``tile``, ``layout``), or of a table, in the order of the feature matrix."""
 
     kind: str
     blocks: tuple[Block, ...]

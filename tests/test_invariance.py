@@ -29,7 +29,9 @@ KINDS = ("tile", "layout")
 FOLDERS = {"tile": ROOT / "data/npz/tile/cpu", "layout": ROOT / "data/npz/layout/cpu/random"}
 #: Rounding of sums over nodes in float32 in another order.
 ROUNDING = {"rtol": 2e-6, "atol": 2e-6}
-BACKENDS = [(backend, objective) for backend, offered in OBJECTIVES.items() for objective in offered]
+BACKENDS = [
+    (backend, objective) for backend, offered in OBJECTIVES.items() if backend != "prior" for objective in offered
+]
 #: Objectives that use only the order of the runtimes.
 ORDER = {"lambdarank", "pairwise", "l2", "costed"}  # without named costs, costed is pairwise alone
 few = settings(max_examples=8, deadline=None)

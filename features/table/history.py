@@ -115,7 +115,7 @@ class History:
 
     def _nearest_groups(self, distances: FloatArray, own: int | None) -> IntArray:
         order = np.argsort(distances, kind="stable")
-        return order[order != (-1 if own is None else own)][:_MOST_GROUPS]
+        return np.asarray(order[order != (-1 if own is None else own)][:_MOST_GROUPS])
 
     def _looked_up(self, positions: FloatArray, groups: IntArray) -> tuple[FloatArray, ...]:
         """Rank, log2 slowdown, failures and distance of every row in every group, float64 (groups, rows) each."""

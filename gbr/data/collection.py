@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import tomllib
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -123,10 +125,12 @@ def graph_files(subset: Subset, data_root: Path, split: str) -> list[Path]:
 def splits_present(subset: Subset, data_root: Path) -> tuple[str, ...]:
     """Splits with graph files, or with rows of a table, in the order of :data:`SPLITS`."""
     if subset.kind == TABLE:
-        from gbr.data.table import read_table  # imports polars
-
-        found = {group.split for group in read_table(subset.folder(data_root)).groups}
-        return tuple(split for split in SPLITS if split in found)
+        folder = subset.folder(data_root)
+        with suppress(OSError, ValueError):  # an invalid table.toml is reported where the table is read
+            stated = tomllib.loads((folder / "table.toml").read_text(encoding="utf-8-sig")).get("split")
+            if stated:
+                return tuple(split for split in SPLITS if split == "train" or split in stated)
+        return tuple(split for split in SPLITS if (folder / split).is_dir()) or SPLITS[:1]
     return tuple(split for split in SPLITS if _npz(subset.folder(data_root) / split))
 
 

@@ -70,7 +70,8 @@ class QueryGroups:
     def target(self) -> NDArray[np.float64]:
         """Ranking target, lower is faster: runtime / normalizer where there is one, else runtime; float64 (rows,).
 
-        Infinite for failed configurations, which only measured tables have.  A :class:`DataError` if a group has no runtimes.
+        Infinite for failed configurations, which only measured tables have.  A :class:`DataError` if a group has no
+        runtimes.
         """
         unknown = [self.names[group] for group in np.flatnonzero(~self.is_labelled)]
         if self.runtime is None or unknown:

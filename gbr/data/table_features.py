@@ -59,8 +59,8 @@ class TableFeatures:
     def __call__(self, frame: pl.DataFrame, groups: Sequence[Group]) -> NDArray[np.float32]:
         """Features of the rows of ``groups``, float32 (rows, len(schema)).
 
-        ``frame`` has the columns :attr:`Roles.described`; its rows are those of ``groups``, one after the other.  Groups
-        of the split ``train`` are training groups by their names, and do not see their own costs.
+        ``frame`` has the columns :attr:`Roles.described`; its rows are those of ``groups``, one after the other.
+        Groups of the split ``train`` are training groups by their names, and do not see their own costs.
         """
         indptr = bounds(groups)
         own = [self._number[group.name] if group.split == "train" else None for group in groups]
@@ -73,7 +73,7 @@ class TableFeatures:
         """Context of each group, from its first row."""
         rows = frame[first]
         numbers = [_numbers(rows[name]) for name in self._numbers]
-        found = [None] * len(first)
+        found: list[devices.Device | None] = [None] * len(first)
         if self.roles.device is not None:
             found = [devices.find_device(name) if name else None for name in texts(rows[self.roles.device]).to_list()]
         unknown = np.full(len(devices.FIGURES), np.nan)
@@ -138,7 +138,8 @@ def part(table: Table, split: str) -> Table:
 
 def _context_columns(train: Table) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Numbers and categories among the columns that are the same in all rows of each group, without the device."""
-    numbers, categories = [], []
+    numbers: list[str] = []
+    categories: list[str] = []
     for name in dict.fromkeys((*train.roles.group, *train.roles.context)):
         if name != train.roles.device:
             (categories if train.frame[name].dtype == pl.String else numbers).append(name)
@@ -166,7 +167,7 @@ def _numbers(column: pl.Series) -> FloatArray:
 
 
 def encoded(table: Table) -> dict[str, IntArray]:
-    """Costs as a store has them: ``_runtime`` and ``_repeat`` over ``_normalizer``, a power of two; int64 (rows,) each."""
+    """Costs as a store has them: ``_runtime``, ``_repeat`` and their divisor ``_normalizer``, int64 (rows,) each."""
     worked = np.isfinite(table.cost)
     bits = int(np.clip(_BITS - np.ceil(np.log2(table.cost[worked].max(initial=1e-300))), 0, _MOST_BITS))
 

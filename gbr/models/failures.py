@@ -1,4 +1,4 @@
-"""Chance that a configuration fails: a boosted classifier, calibrated on left-out groups, which demotes in the order."""
+"""Chance that a configuration fails: boosted trees, calibrated on left-out groups, which demote it in the order."""
 
 from __future__ import annotations
 
