@@ -377,7 +377,7 @@ def train(
             with put_aside(out / METRICS):
                 ranker.save(out)
         if collection.kind == TABLE:
-            table_features.save_training_rows(out / TABLE, table)
+            table_features.save_known_rows(out / TABLE, table)
     return figures
 
 

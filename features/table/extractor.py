@@ -87,22 +87,35 @@ class Context:
 
 
 class TableExtractor:
-    """Features of a measured table, fitted on its training rows.
+    """Features of a measured table, fitted on its training and validation rows.
+
+    Training rows see the history of the other training groups, validation rows that of all training groups, and any
+    other rows that of both.
 
     Parameters
     ----------
     parameters : sequence of Parameter
-        Configurations of the training rows.
+        Configurations of the rows.
     context : Context
-        Of the training groups.
+        Of the groups.
     cost : float64 (rows,)
         Lower is better, infinite for a failed configuration.
     indptr : int64 (groups + 1,)
         Group ``i`` is rows ``indptr[i]:indptr[i + 1]``.
+    n_train : int
+        Number of training groups, the first ones.
     """
 
-    def __init__(self, parameters: Sequence[Parameter], context: Context, cost: FloatArray, indptr: IntArray) -> None:
-        self._train_context = context
+    def __init__(
+        self,
+        parameters: Sequence[Parameter],
+        context: Context,
+        cost: FloatArray,
+        indptr: IntArray,
+        n_train: int,
+    ) -> None:
+        self._known_context = context
+        self._n_train = n_train
         names = tuple(each.name for each in parameters)
         self._meanings = gpu.recognised(names)
         self._extents = gpu.recognised(context.names, gpu.EXTENTS)
@@ -125,7 +138,7 @@ class TableExtractor:
         self._relative = several
         self._numbers_scale = _spread(_signed_log(context.numbers))
         self._scales = [1.0 if each.levels else _spread(_signed_log(_known(each))[:, None])[0] for each in parameters]
-        self._history = history.History(self._positions(parameters), cost, indptr, self._distances(context))
+        self._history = history.History(self._positions(parameters), cost, indptr, self._distances(context), n_train)
         self.schema = self._schema(parameters, context, cost, indptr)
 
     def __call__(
@@ -133,7 +146,7 @@ class TableExtractor:
     ) -> NDArray[np.float32]:
         """Features, float32 (rows, len(schema)); NaN where a value is missing.
 
-        ``own`` has the number of each group among the training groups, which must not see their own costs, or None.
+        ``own`` has the number of each group among those of the fit, or None.
         """
         values = np.column_stack([each.values for each in parameters])
         group = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
@@ -159,7 +172,8 @@ class TableExtractor:
         past = np.empty((n_rows, len(history.BLOCK)))
         positions, distances = self._positions(parameters), self._distances(context)
         for number, (start, stop) in enumerate(pairwise(indptr.tolist())):
-            past[start:stop] = self._history(positions[start:stop], distances[number], own[number])
+            seen = distances[number] if own[number] is None else distances[number, : self._n_train]
+            past[start:stop] = self._history(positions[start:stop], seen, own[number])
         found = np.column_stack([*parts, past]).astype(np.float32)
         return np.where(np.isfinite(found), found, np.float32(np.nan))
 
@@ -217,8 +231,8 @@ class TableExtractor:
             yield missing.astype(np.float64)
 
     def _distances(self, context: Context) -> FloatArray:
-        """Distances between groups and the training groups, float64 (groups, training groups)."""
-        known = self._train_context
+        """Distances between groups and those of the fit, float64 (groups, groups of the fit)."""
+        known = self._known_context
         found = np.zeros((len(context.vendors), len(known.vendors)))
         if len(context.names):
             found += _mean_squares(

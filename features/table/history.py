@@ -1,4 +1,4 @@
-"""History: how the same or the most similar configuration did in the other training groups.
+"""History: how the same or the most similar configuration did in other measured groups.
 
 Groups count by their similarity, exp(-sharpness * distance) of their contexts, and a configuration that a group lacks
 is replaced by its nearest ones, which count by exp(-distance).  A row never sees its own group, so that the columns of
@@ -67,7 +67,7 @@ class _Known:
 
 
 class History:
-    """The measured configurations of training groups.
+    """The configurations of measured groups.
 
     Parameters
     ----------
@@ -78,19 +78,24 @@ class History:
     indptr : int64 (groups + 1,)
     distances : float64 (groups, groups)
         Between the contexts of groups.
+    n_train : int
+        Number of training groups, the first ones.
     """
 
-    def __init__(self, positions: FloatArray, cost: FloatArray, indptr: IntArray, distances: FloatArray) -> None:
+    def __init__(
+        self, positions: FloatArray, cost: FloatArray, indptr: IntArray, distances: FloatArray, n_train: int
+    ) -> None:
         bounds = list(pairwise(indptr.tolist()))
         self._known = [_distinct(positions[a:b], cost[a:b]) for a, b in bounds]
         self.sharpness = _SHARPNESS
-        if len(bounds) > _FEW_GROUPS:
-            self.sharpness = self._best_sharpness(positions, cost, bounds, distances)
+        if n_train > _FEW_GROUPS:
+            self.sharpness = self._best_sharpness(positions, cost, bounds[:n_train], distances[:n_train, :n_train])
 
     def __call__(self, positions: FloatArray, distances: FloatArray, own: int | None = None) -> FloatArray:
         """The columns of :data:`BLOCK` for rows of one group, float64 (rows, len(BLOCK)); NaN without other groups.
 
-        ``distances``, float64 (groups,), are those to the training groups; ``own`` is the group itself if it is one.
+        ``distances``, float64 (seen,), are those to the first groups, which the rows may see; ``own`` is the group
+        itself if it is one of them.
         """
         found = np.full((len(positions), len(BLOCK)), np.nan)
         groups = self._nearest_groups(distances, own)

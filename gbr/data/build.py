@@ -105,7 +105,7 @@ def schema_in(subset: Subset, data_root: Path) -> Schema:
         return schema_of(subset.kind)
     from gbr.data import table_features  # imports polars
 
-    return table_features.train_features(subset.folder(data_root)).schema
+    return table_features.known_features(subset.folder(data_root)).schema
 
 
 def n_per_config(schema: Schema) -> int:

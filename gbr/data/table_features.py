@@ -22,15 +22,16 @@ from gbr.errors import DataError
 _BITS: Final = 50
 _MOST_BITS: Final = 61
 
-#: Column of the cost in the training rows that are saved with a model.
+#: Columns of the cost and the split in the rows that are saved with a model.
 COST: Final = "cost of the row"
+SPLIT: Final = "split of the row"
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 
 class TableFeatures:
-    """Features of the rows of a table, fitted on its training groups.
+    """Features of the rows of a table, fitted on its training and validation groups.
 
     Raises
     ------
@@ -41,14 +42,20 @@ class TableFeatures:
     """
 
     def __init__(self, table: Table) -> None:
-        train = part(table, "train")
-        self.roles = train.roles
-        self._levels = {name: _levels(train.frame[name]) for name in train.roles.config}
-        self._numbers, self._categories = _context_columns(train)
-        self._number = {group.name: number for number, group in enumerate(train.groups)}
-        indptr = bounds(train.groups)
+        if not any(group.split == "train" for group in table.groups):
+            raise DataError(f"table {table.name}: no training rows; check its split")
+        known = part(table, "train", "valid")
+        self.roles = known.roles
+        self._levels = {name: _levels(known.frame[name]) for name in known.roles.config}
+        self._numbers, self._categories = _context_columns(known)
+        self._number = {group.name: number for number, group in enumerate(known.groups)}
+        indptr = bounds(known.groups)
         self._extractor = TableExtractor(
-            self._parameters(train.frame), self._context(train.frame, indptr[:-1]), train.cost, indptr
+            self._parameters(known.frame),
+            self._context(known.frame, indptr[:-1]),
+            known.cost,
+            indptr,
+            sum(group.split == "train" for group in known.groups),
         )
 
     @property
@@ -60,10 +67,10 @@ class TableFeatures:
         """Features of the rows of ``groups``, float32 (rows, len(schema)).
 
         ``frame`` has the columns :attr:`Roles.described`; its rows are those of ``groups``, one after the other.
-        Groups of the split ``train`` are training groups by their names, and do not see their own costs.
+        Groups of the splits ``train`` and ``valid`` are those of the fit by their names.
         """
         indptr = bounds(groups)
-        own = [self._number[group.name] if group.split == "train" else None for group in groups]
+        own = [self._number[group.name] if group.split in ("train", "valid") else None for group in groups]
         return self._extractor(self._parameters(frame), self._context(frame, indptr[:-1]), indptr, own)
 
     def _parameters(self, frame: pl.DataFrame) -> list[Parameter]:
@@ -89,7 +96,7 @@ class TableFeatures:
         )
 
 
-def train_features(folder: Path) -> TableFeatures:
+def known_features(folder: Path) -> TableFeatures:
     """Features of the table in a folder."""
     return TableFeatures(read_table(folder))
 
@@ -120,11 +127,9 @@ def duplicates(table: Table) -> IntArray:
     return np.asarray(first - start)
 
 
-def part(table: Table, split: str) -> Table:
-    """The rows of one split."""
-    groups = [group for group in table.groups if group.split == split]
-    if not groups:
-        raise DataError(f"table {table.name}: no {split} rows; check its split")
+def part(table: Table, *splits: str) -> Table:
+    """The rows of one split, or of adjacent ones."""
+    groups = [group for group in table.groups if group.split in splits]
     rows = slice(groups[0].start, groups[-1].stop)
     start = rows.start
     return replace(
@@ -136,13 +141,13 @@ def part(table: Table, split: str) -> Table:
     )
 
 
-def _context_columns(train: Table) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _context_columns(table: Table) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Numbers and categories among the columns that are the same in all rows of each group, without the device."""
     numbers: list[str] = []
     categories: list[str] = []
-    for name in dict.fromkeys((*train.roles.group, *train.roles.context)):
-        if name != train.roles.device:
-            (categories if train.frame[name].dtype == pl.String else numbers).append(name)
+    for name in dict.fromkeys((*table.roles.group, *table.roles.context)):
+        if name != table.roles.device:
+            (categories if table.frame[name].dtype == pl.String else numbers).append(name)
     return tuple(numbers), tuple(categories)
 
 
@@ -180,11 +185,14 @@ def encoded(table: Table) -> dict[str, IntArray]:
     return found if table.repeat is None else {**found, "_repeat": whole(np.where(worked, table.repeat, np.inf))}
 
 
-def save_training_rows(folder: Path, table: Table) -> None:
-    """Write the training rows as a table, from which :func:`train_features` computes the same features."""
-    train = part(table, "train")
-    cost = pl.Series(COST, np.where(np.isfinite(train.cost), train.cost, np.nan)).fill_nan(None)
+def save_known_rows(folder: Path, table: Table) -> None:
+    """Write the training and validation rows as a table, whose :func:`known_features` are the same."""
+    known = part(table, "train", "valid")
+    splits = np.repeat([group.split for group in known.groups], np.diff(bounds(known.groups)))
+    cost = np.where(np.isfinite(known.cost), known.cost, np.nan)
+    frame = known.frame.with_columns(pl.Series(COST, cost), pl.Series(SPLIT, splits))
+    valid = {SPLIT: ("valid",)} if "valid" in splits else {}
     roles = replace(
-        train.roles, target=COST, unit="", direction="lower", repeats=(), failed=(), status=None, test={}, valid={}
+        known.roles, target=COST, direction="lower", repeats=(), failed=(), status=None, test={}, valid=valid
     )  # fmt: skip
-    write_table(folder, train.frame.with_columns(cost), roles)
+    write_table(folder, frame, roles)
