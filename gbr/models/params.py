@@ -99,7 +99,7 @@ def default_capacity(n_groups: int, n_rows: int, backend: str = "lightgbm") -> d
     few = n_groups < _FEW_GROUPS
     careful = few and backend == "prior"
     return {
-        "n_estimators": 100 if careful else 300 if few else 1000,
+        "n_estimators": 50 if careful else 300 if few else 1000,
         "num_leaves": 7 if few else 31,
         "learning_rate": 0.025 if careful else 0.1,
         "min_child_samples": max(min(5, max(1, n_rows // 4)), min(50, n_rows // 200)),
