@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "predict": "Rank the configurations of graph files.",
     "reproduce": "Reproduce the results on TpuGraphs: download, train, evaluate.",
     "submit": "Write or check a submission to the Kaggle competition.",
+    "table": "Import measured tables: tuner caches, CSV, Parquet.",
     "train": "Train a ranker on a collection and score it.",
     "tune": "Search the configurations of a program with few measurements.",
 }

@@ -39,6 +39,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,6 +56,8 @@ from gbr.errors import DataError, GbrError
 FILE: Final = "table.toml"
 DATA: Final = "data.parquet"
 DIRECTIONS: Final = ("lower", "higher")
+#: First bytes of a gzip file.
+GZIP: Final = b"\x1f\x8b"
 
 #: A value of a table.toml that is compared with values of a column.
 Value = str | int | float | bool
@@ -179,47 +182,75 @@ def read_table(folder: str | Path) -> Table:
     DataError
         If a file is missing or invalid, or ``table.toml`` does not fit the columns; the message names the nearest one.
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()
     about = folder / FILE
     roles, files = _read_roles(about), _data_files(folder)
-    parts: list[tuple[str | None, Path, pl.DataFrame]] = []
-    notes: list[str] = []
+    parts, notes = [], []
     for split, path in files:
         frame, found = read_frame(path)
         parts.append((split, path, frame))
         notes += [f"{path}: {each}" for each in found]
-    check_roles(roles, dict.fromkeys(name for _, _, frame in parts for name in frame.columns), str(about))
+    if files[0][0] is not None and (roles.test or roles.valid):
+        raise DataError(f"{about}: split: {files[0][1].parent} is a folder of a split; expected one or the other")
+    source = {path.relative_to(folder).as_posix(): _hash(path) for path in (about, *(path for _, path in files))}
+    return make_table(folder.name, roles, parts, about, source, notes)
 
+
+def make_table(
+    name: str,
+    roles: Roles,
+    parts: Sequence[tuple[str | None, Path, pl.DataFrame]],
+    about: Path,
+    source: Mapping[str, str] | None = None,
+    notes: Sequence[str] = (),
+) -> Table:
+    """Create a table of data frames.
+
+    Parameters
+    ----------
+    name : str
+        Name of the table.
+    roles : Roles
+        The meaning of the columns.
+    parts : sequence of (split or None, path, frame)
+        The content of each file; without a split, the roles give it.  The paths are for messages.
+    about : path
+        The ``table.toml``, for messages.
+    source, notes
+        As in the table.
+
+    Raises
+    ------
+    DataError
+        If the roles do not fit the columns.
+    """
+    check_roles(roles, dict.fromkeys(column for _, _, frame in parts for column in frame.columns), str(about))
     described = dict.fromkeys((*roles.described, *roles.test, *roles.valid))
     frames, costs, seconds = [], [], []
     for _, path, frame in parts:
         some = () if set(roles.config).intersection(frame.columns) else roles.config[:1]
-        for name in (*roles.group, roles.target, *some):
-            if name not in frame.columns:
-                raise DataError(f"{path}: no column {name!r}{_nearest(name, frame.columns)}")
-        frames.append(pl.DataFrame([_plain(frame[name], path) for name in described if name in frame.columns]))
+        for column in (*roles.group, roles.target, *some):
+            if column not in frame.columns:
+                raise DataError(f"{path}: no column {column!r}{nearest(column, frame.columns)}")
+        frames.append(pl.DataFrame([plain(frame[column], path) for column in described if column in frame.columns]))
         costs.append(_cost(frame, roles, path))
         seconds.append(_second_cost(frame, roles, path))
     frame, cost, second = join_frames(frames), np.concatenate(costs), np.concatenate(seconds)
     if not len(cost):
-        raise DataError(f"{folder}: the files have no rows; expected one row per measured configuration")
+        raise DataError(f"{about.parent}: the files have no rows; expected one row per measured configuration")
 
-    if files[0][0] is None:
+    if parts[0][0] is None:
         number = _split_rows(frame, roles, about)
-    elif roles.test or roles.valid:
-        raise DataError(f"{about}: split: {files[0][1].parent} is a folder of a split; expected one or the other")
     else:
-        number = np.repeat([SPLITS.index(split or "") for split, _ in files], [len(each) for each in costs])
-    name = folder.resolve().name
+        number = np.repeat([SPLITS.index(split or "") for split, _, _ in parts], [len(each) for each in costs])
     groups, order = _group_rows(frame.select(roles.group), number, name)
     known = np.isfinite(cost)
     measured_twice = np.isfinite(second) & known
     repeat = None
     if measured_twice.sum() > _LEAST_TWICE * known.sum():
         repeat = np.where(measured_twice, second, cost)[order]
-    source = {path.relative_to(folder).as_posix(): _hash(path) for path in (about, *(path for _, path in files))}
     return Table(
-        name, roles, frame.select(roles.described)[order], cost[order], repeat, groups, source, tuple(notes)
+        name, roles, frame.select(roles.described)[order], cost[order], repeat, groups, source or {}, tuple(notes)
     )  # fmt: skip
 
 
@@ -247,9 +278,9 @@ def _cost(frame: pl.DataFrame, roles: Roles, path: Path) -> FloatArray:
     if not (target.dtype.is_numeric() or target.dtype in (pl.String, pl.Null)):
         raise DataError(f"{path}: the target {roles.target!r} holds {target.dtype}, expected numbers")
     status = frame[roles.status] if roles.status in frame.columns else target
-    values = _numbers(target)
+    values = numbers(target)
     codes = [value for value in roles.failed if isinstance(value, int | float)]
-    failed = ~np.isfinite(values) | np.isin(_numbers(status), codes) | _among(status, roles.failed)
+    failed = ~np.isfinite(values) | np.isin(numbers(status), codes) | _among(status, roles.failed)
     if failed.all() and target.dtype == pl.String and len(target):
         raise DataError(f"{path}: the target {roles.target!r} holds no number, but {_some(target)}")
     least = 0.0 if roles.direction == "higher" else np.nextafter(0.0, 1.0)
@@ -282,11 +313,11 @@ def _second_cost(frame: pl.DataFrame, roles: Roles, path: Path) -> FloatArray:
                 raise DataError(
                     f"{path}: the repeats {column.name!r} hold {column.dtype}, expected numbers or one column of lists"
                 )
-        numbers = pl.DataFrame([pl.Series(column.name, _numbers(column)) for column in columns])
-        lists, rounded_up = numbers.select(pl.concat_list(pl.all())).to_series(), 1
+        single = pl.DataFrame([pl.Series(column.name, numbers(column)) for column in columns])
+        lists, rounded_up = single.select(pl.concat_list(pl.all())).to_series(), 1
     all_of = pl.col("lists").list
     second = pl.DataFrame({"lists": lists}).select(all_of.tail((all_of.len() + rounded_up) // 2).list.median())
-    values = _numbers(second.to_series())
+    values = numbers(second.to_series())
     return _as_cost(np.where(values > 0, values, np.nan), roles)
 
 
@@ -306,7 +337,7 @@ def _split_rows(frame: pl.DataFrame, roles: Roles, about: Path) -> NDArray[np.in
                 ]
                 if not matches:
                     raise DataError(
-                        f"{about}: {SPLITS[number]}: no row has {name} = {value!r}{_nearest(value, present)}"
+                        f"{about}: {SPLITS[number]}: no row has {name} = {value!r}{nearest(value, present)}"
                     )
                 chosen += matches
             found &= _among(frame[name], chosen)
@@ -357,26 +388,25 @@ def _stem(name: str) -> str:
 # Columns --------------------------------------------------------------------------------------------------------------
 
 
-def read_frame(path: Path) -> tuple[pl.DataFrame, list[str]]:
-    """Read a Parquet, CSV or TSV file; returns notes on columns that were renamed.
+def read_frame(path: Path, kind: str | None = None) -> tuple[pl.DataFrame, list[str]]:
+    """Read a Parquet or CSV file (``kind`` parquet or csv; by default, its suffix tells); returns notes on columns.
 
     Columns get unique names without spaces around them.  In CSV files, columns of numbers and booleans are recognised.
     """
+    kind = kind or ("parquet" if path.suffix.lower() == ".parquet" else "csv")
     try:
-        if path.suffix == ".parquet":
+        if kind == "parquet":
             table = pq.ParquetFile(path).read()  # read_table() fails for duplicate names
-            names, notes = _unique(table.column_names)
-            frame = pl.from_arrow(table.rename_columns([str(number) for number in range(len(names))]))
-            assert isinstance(frame, pl.DataFrame)
+            names, notes = unique_names(table.column_names)
+            frame = pl.DataFrame(table.rename_columns([str(number) for number in range(len(names))]))
             frame.columns = names
             return frame.with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String)), notes
         cells = _read_csv(path)
     except OSError as fault:
         raise DataError(f"{path}: cannot be read ({fault.strerror or fault})") from fault
     except (pl.exceptions.PolarsError, pa.ArrowException, UnicodeError, EOFError, zlib.error) as fault:
-        reason = " ".join(str(fault).split())
-        raise DataError(f"{path}: not a valid {path.suffix.lstrip('.')} file ({reason}); write it again") from fault
-    names, notes = _unique(["" if name is None else name for name in cells.row(0)])
+        raise DataError(f"{path}: not a valid {kind} file ({' '.join(str(fault).split())}); write it again") from fault
+    names, notes = unique_names(["" if name is None else name for name in cells.row(0)])
     cells = cells.slice(1)
     cells.columns = names
     return cells.select(recognise(column) for column in cells.iter_columns()), notes
@@ -385,19 +415,17 @@ def read_frame(path: Path) -> tuple[pl.DataFrame, list[str]]:
 def _read_csv(path: Path) -> pl.DataFrame:
     """Cells of a CSV file, all of them strings, with the header in the first row."""
     data = path.read_bytes()
-    if data.startswith(b"\x1f\x8b"):
+    if data.startswith(GZIP):
         data = gzip.decompress(data)
     for mark, encoding in _MARKS.items():
         if data.startswith(mark):
             data = data.decode(encoding).encode()
     header = data.split(b"\n", 1)[0].decode(errors="replace")
     separator = "\t" if ".tsv" in path.suffixes else max(",;\t", key=header.count)
-    return pl.read_csv(
-        io.BytesIO(data), has_header=False, infer_schema=False, separator=separator, raise_if_empty=True
-    )  # fmt: skip
+    return pl.read_csv(io.BytesIO(data), has_header=False, infer_schema=False, separator=separator)
 
 
-def _unique(names: Iterable[str]) -> tuple[list[str], list[str]]:
+def unique_names(names: Iterable[str]) -> tuple[list[str], list[str]]:
     """Distinct names of columns, and a note for each that was renamed."""
     names = [name.strip() for name in names]
     found: dict[str, None] = {}
@@ -420,14 +448,14 @@ def recognise(column: pl.Series) -> pl.Series:
     values = stripped.set(lower.is_in([*_MISSING, ""]).fill_null(False), None)
     if values.null_count() < len(values):
         for kind in (pl.Int64, pl.Float64):
-            if (numbers := values.cast(kind, strict=False)).null_count() == values.null_count():
-                return numbers
+            if (typed := values.cast(kind, strict=False)).null_count() == values.null_count():
+                return typed
         if lower.filter(values.is_not_null()).is_in(["true", "false"]).all():
             return (lower == "true").set(values.is_null(), None).alias(column.name)
     return stripped.set(stripped == "", None)
 
 
-def _plain(column: pl.Series, path: Path | str) -> pl.Series:
+def plain(column: pl.Series, path: Path | str) -> pl.Series:
     """A column as Int64, Float64, Boolean or String, with null for missing values."""
     kind = column.dtype
     if kind == pl.Boolean:
@@ -474,6 +502,7 @@ def texts(column: pl.Series) -> pl.Series:
     return column.cast(pl.String)
 
 
+@lru_cache(typed=True)
 def text(value: Value) -> str:
     """A value as a string, as :func:`texts` has it."""
     return str(texts(pl.Series([value.strip() if isinstance(value, str) else value]))[0])
@@ -484,7 +513,7 @@ def _among(column: pl.Series, values: Iterable[Value]) -> NDArray[np.bool_]:
     return texts(column).is_in([text(value) for value in values]).fill_null(False).to_numpy()
 
 
-def _numbers(column: pl.Series) -> FloatArray:
+def numbers(column: pl.Series) -> FloatArray:
     """Numbers of a column, NaN for anything else."""
     if column.dtype == pl.String:
         column = column.str.strip_chars()
@@ -495,11 +524,11 @@ def _some(values: pl.Series) -> str:
     return ", ".join(repr(value) for value in values.unique(maintain_order=True).head(3).to_list())
 
 
-def _nearest(name: str, names: Iterable[str]) -> str:
+def nearest(name: str, names: Iterable[str]) -> str:
     """Hint at the name that was probably meant, or at all names."""
     lower = {each.casefold(): each for each in names}
     near = get_close_matches(name.casefold(), lower, 1)
-    return f"; did you mean {lower[near[0]]!r}?" if near else f"; there is {_listed([*lower.values()])}"
+    return f"; did you mean {lower[near[0]]!r}?" if near else f"; there is {listed([*lower.values()])}"
 
 
 # Roles ----------------------------------------------------------------------------------------------------------------
@@ -515,9 +544,9 @@ def check_roles(roles: Roles, columns: Iterable[str], where: str, error: type[Gb
     }.items():  # fmt: skip
         for name in names:
             if name not in columns:
-                raise error(f"{where}: {role}: no column {name!r}{_nearest(name, columns)}")
+                raise error(f"{where}: {role}: no column {name!r}{nearest(name, columns)}")
     if not roles.config:
-        raise error(f"{where}: config: expected at least one column that can be chosen; there is {_listed(columns)}")
+        raise error(f"{where}: config: expected at least one column that can be chosen; there is {listed(columns)}")
     for first, names in (("config", roles.config), ("target", (roles.target,)), ("repeats", roles.repeats)):
         for second in ("group", "context") if first == "config" else ("group", "config", "context"):
             if both := [name for name in names if name in getattr(roles, second)]:
@@ -584,7 +613,7 @@ def _parse_roles(values: Mapping[str, Any]) -> Roles:
 def _check_keys(values: Mapping[str, Any], keys: Sequence[str], required: Sequence[str], where: str) -> None:
     for key in values:
         if key not in keys:
-            raise ValueError(f"unknown key {where}{key}{_nearest(key, keys)}")
+            raise ValueError(f"unknown key {where}{key}{nearest(key, keys)}")
     for key in required:
         if key not in values:
             raise ValueError(f"{where}{key} is missing; expected {', '.join(required)}")
@@ -675,6 +704,7 @@ def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Names for a message, the first of many."""
     more = len(names) - _MAX_NAMES
     return ", ".join(map(repr, names[:_MAX_NAMES])) + (f" and {more} more" if more > 0 else "")
