@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gbr import callable_module, cli
-from gbr.data.collection import SPLITS, Subset, known_bad
+from gbr.data.collection import SPLITS, TABLE, Subset, known_bad
 from gbr.errors import DataError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from gbr.cluster import Workers
     from gbr.data.groups import QueryGroups
     from gbr.data.store import FeatureStore
+    from gbr.data.table_features import TableFeatures
     from gbr.evaluation.metrics import Scored
     from gbr.ranker import Ranker
 
@@ -119,8 +120,7 @@ def evaluate(
     UsageError
         For the official protocol with a collection or split that it does not cover.
     """
-    from gbr.data.build import schema_in
-    from gbr.data.store import STORE, FeatureStore
+    from gbr.data.store import STORE, FeatureStore, schema_of
     from gbr.evaluation import protocol as official
     from gbr.ranker import Ranker
 
@@ -131,11 +131,13 @@ def evaluate(
     ranker = Ranker.load(model)
     ranker.n_jobs = jobs or ranker.n_jobs
     hardware = ranker.hardware
-    ranker.columns_in(schema_in(collection, data), str(collection.folder(data) / split))
+    features = ranker.table if collection.kind == TABLE else None
+    schema = schema_of(collection.kind) if features is None else features.schema
+    ranker.columns_in(schema, str(collection.folder(data) / split))
     store = Path(store or data / STORE)
-    if FeatureStore(store, collection.name).other_hardware(hardware):  # whose features are kept
+    if FeatureStore(store, collection.name).has_others(schema, hardware):  # which are kept
         store /= "evaluate"
-    opened, build_seconds = update_store(collection, data, store, (split,), jobs, hardware)
+    opened, build_seconds = update_store(collection, data, store, (split,), jobs, hardware, features=features)
     groups, left_out = labelled_groups(opened, collection, split, skip_known_bad)
     if not len(groups):
         raise DataError(
@@ -157,6 +159,7 @@ def update_store(
     jobs: int | None,
     hardware: Hardware | None = None,
     workers: Workers | None = None,
+    features: TableFeatures | None = None,
 ) -> tuple[FeatureStore, float]:
     """Compute missing features; returns the store and the seconds it took."""
     from gbr.data.build import build
@@ -165,7 +168,7 @@ def update_store(
     store = store or Path(data) / STORE
     start = time.monotonic()
     progress = partial(cli.progress, label=f"features of {subset.name}")
-    build(subset, data, store, splits, jobs, progress, hardware, workers)
+    build(subset, data, store, splits, jobs, progress, hardware, workers, features)
     return FeatureStore(Path(store), subset.name), time.monotonic() - start
 
 

@@ -1,7 +1,8 @@
-"""Command: rank the configurations of graph files.
+"""Command: rank the configurations of graph files, or the rows of tables.
 
 python -m gbr.predict --model runs/tile graph.npz --top 5
 python -m gbr.predict --model runs/tile data/npz/tile/cpu/test --jobs 2
+python -m gbr.predict --model runs/convolution settings.csv --top 20
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gbr import callable_module, cli
+from gbr.data.collection import TABLE
 from gbr.data.pool import in_processes
 from gbr.errors import DataError
+from gbr.models import io
 
 if TYPE_CHECKING:
     from gbr.ranker import Ranker
@@ -25,29 +28,38 @@ if TYPE_CHECKING:
 
 @cli.command("gbr.predict")
 @cli.model_option
-@click.argument("graphs", type=cli.PATH, nargs=-1, required=True, metavar="GRAPH.npz...")
+@click.argument("graphs", type=cli.PATH, nargs=-1, required=True, metavar="FILE...")
 @click.option("--top", type=cli.POSITIVE, metavar="K", help="Only the best K.  [default: all]")
 @click.option("--jobs", type=cli.POSITIVE, default=1, metavar="N", help="Number of parallel processes.")
 @cli.report_option
 @click.option("--format", "form", type=click.Choice(("csv", "json")), default="csv", help="Output format.")
 @click.option("--json", "form", flag_value="json", help="The same as --format json.")
 def main(*, model: Path, graphs: Sequence[Path], top: int | None, jobs: int, report: Path | None, form: str) -> None:
-    """Rank the configurations of graph files, or of all graph files in a folder.
+    """Rank the configurations of graph files (.npz), the rows of tables (.parquet, .csv, .tsv), or all of a folder.
 
-    The output has the row index and the score of each configuration, best first.
+    The output has the row index and the score of each configuration of a graph, or of a group of a table, best first;
+    for a table also its chance to fail.
     """
     from gbr.report.report import summarise_prediction, write_report
 
     rankings = predict(model, graphs, None if report else top, jobs)
-    shown = [ranking | {"configs": ranking["configs"][:top], "scores": ranking["scores"][:top]} for ranking in rankings]
+    shown = [
+        {key: value[:top] if isinstance(value, list) else value for key, value in each.items()} for each in rankings
+    ]
     if form == "json":
         cli.emit_json(shown)
     else:
+        is_table = bool(shown) and "rows" in shown[0]
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(("graph", "place", "config", "score"))
-        for ranking in shown:
-            pairs = zip(ranking["configs"], ranking["scores"], strict=True)
-            writer.writerows((ranking["graph"], i, config, repr(score)) for i, (config, score) in enumerate(pairs, 1))
+        names = (
+            ("file", "group", "place", "row", "score", "failure") if is_table else ("graph", "place", "config", "score")
+        )
+        writer.writerow(names)
+        for each in shown:
+            keys = [value for value in each.values() if not isinstance(value, list)]
+            indices, *floats = (value for value in each.values() if isinstance(value, list))
+            for place, (index, *values) in enumerate(zip(indices, *floats, strict=True), 1):
+                writer.writerow((*keys, place, index, *map(repr, values)))
     if report:
         write_report(report, summarise_prediction(model, rankings, top))
 
@@ -55,41 +67,49 @@ def main(*, model: Path, graphs: Sequence[Path], top: int | None, jobs: int, rep
 def predict(
     model: str | Path, graphs: Sequence[str | Path], top: int | None = None, jobs: int = 1
 ) -> list[dict[str, Any]]:
-    """Rank the configurations of graph files.
+    """Rank the configurations of graph files, or the rows of tables.
 
     Parameters
     ----------
     model : path
         Run directory written by :func:`gbr.train`.
     graphs : sequence of path
-        Graph files, or folders, whose graph files are ranked in the order of their names.
+        Graph files, or for a model of a table Parquet, CSV or TSV files as :meth:`gbr.Ranker.predict_table` takes them;
+        or folders, whose files are ranked in the order of their names.
     top : int, optional
         Only the best; all by default.
     jobs : int
-        Processes of one thread each; with 1 this process uses all cores.
+        Processes of one thread each for graph files; with 1 this process uses all cores.
 
     Returns
     -------
     list of dict
         Per graph: ``graph`` (path), ``configs`` (row indices in the file, best first; equal scores in the order of the
-        file) and ``scores`` (lower is predicted faster; only their order is meaningful).
+        file) and ``scores`` (lower is predicted faster; only their order is meaningful).  Per group of a table:
+        ``file``, ``group``, ``rows``, ``scores`` and ``failures`` (chance to fail).
 
     Raises
     ------
     DataError
-        For a file that cannot be read, or a folder without graph files.
+        For a file that cannot be read, or a folder without such files.
     ModelError
-        When the model is missing or damaged, or does not rank these graphs.
+        When the model is missing or damaged, or does not rank these files.
     """
+    _load.cache_clear()  # the model may have been replaced
+    is_table = (io.read_manifest(Path(model)).get("trained_on") or {}).get("kind") == TABLE
     paths: list[Path] = []
     for path in map(Path, [graphs] if isinstance(graphs, str | Path) else graphs):
-        files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
+        files = [path]
+        if path.is_dir():
+            files = _table_files(path) if is_table else sorted(path.glob("*.npz"))
         if not files:
-            raise DataError(f"{path}: no .npz files; name graph files or a folder that contains them")
+            what = "data files of a table" if is_table else ".npz files"
+            raise DataError(f"{path}: no {what}; name files or a folder that contains them")
         paths += files
+    if is_table:
+        return _rank_tables(_load(str(model), None), paths, top)
     jobs = min(jobs, len(paths))
     rankings: list[dict[str, Any]] = [{}] * len(paths)
-    _load.cache_clear()  # the model may have been replaced
     with cli.progress(len(paths), "ranking") as advance:
         work = partial(_rank, str(model), top, 1 if jobs > 1 else None)
         for (index, _), ranking in in_processes(work, list(enumerate(paths)), jobs, str(model)):
@@ -103,6 +123,28 @@ def _rank(model: str, top: int | None, threads: int | None, task: tuple[int, Pat
     scores = _load(model, threads).predict_graph(task[1])
     order = scores.argsort(kind="stable")[:top]
     return {"graph": str(task[1]), "configs": order.tolist(), "scores": scores[order].tolist()}
+
+
+def _table_files(folder: Path) -> list[Path]:
+    from gbr.data.table import data_files  # imports polars
+
+    return data_files(folder)
+
+
+def _rank_tables(ranker: Ranker, paths: Sequence[Path], top: int | None) -> list[dict[str, Any]]:
+    from gbr.data.table import read_rows
+
+    found = []
+    for path in paths:
+        table = read_rows(path, ranker.table.roles)
+        for message in table.notes:
+            cli.note(message)
+        with cli.busy(f"ranking {path.name}"):
+            ranking = ranker.rank_table(table)
+        for (group,), rows in ranking.group_by("group", maintain_order=True):
+            values = {f"{name}s": rows[name][:top].to_list() for name in ("row", "score", "failure")}
+            found.append({"file": str(path), "group": group, **values})
+    return found
 
 
 @cache

@@ -22,7 +22,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, column_or_1d, validate_data
 
 from gbr import __version__, check_features
-from gbr.errors import GbrWarning, ModelError, UsageError
+from gbr.data.collection import TABLE
+from gbr.errors import DataError, GbrWarning, ModelError, UsageError
 from gbr.evaluation.metrics import taus_b
 from gbr.models import io
 from gbr.models.arrays import check_range, numbers, present, table
@@ -31,12 +32,15 @@ from gbr.models.params import CAPACITY, SEEDS, Settings, resolve, settings_from,
 from gbr.models.rows import Rows, rankable
 
 if TYPE_CHECKING:
+    import polars as pl
     from sklearn.utils import Tags
 
     from features.hardware import Hardware
     from features.schema import Schema
     from gbr.adapt import Adapted
     from gbr.data.graph import Graph
+    from gbr.data.table import Table
+    from gbr.data.table_features import TableFeatures
     from gbr.scorer import Scorer
 
 #: Constructor parameters that are settings under the same name.
@@ -276,6 +280,13 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         chance = getattr(self.model_, "chance", None)
         return np.zeros(len(X)) if chance is None else chance(X, threads(self.n_jobs))
 
+    def predict_both(self, X: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """:meth:`predict_rows` and :meth:`failure_rows` at once."""
+        if not hasattr(self.model_, "predict_both"):
+            return self.predict_rows(X), self.failure_rows(X)
+        relevance, chance = self.model_.predict_both(X, threads(self.n_jobs))
+        return -relevance, chance
+
     def score(self, X: Any, y: Any, *, qid: Any = None, sample_weight: Any = None) -> float:
         """Mean Kendall tau of the predicted order, over the groups with two different runtimes.
 
@@ -345,6 +356,81 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         from gbr.adapt import fit_within
 
         return fit_within(graph, configs, runtimes, ranker=self)
+
+    def predict_table(self, rows: Any) -> pl.DataFrame:
+        """Scores of the rows of a table, for a model that was trained on one.
+
+        Parameters
+        ----------
+        rows : path-like, or polars, pandas or Arrow table
+            A Parquet, CSV or TSV file, or a table in memory, with the columns that describe groups, configurations and
+            context in the training table; others are ignored.  Or the result of :func:`gbr.data.table.read_rows`.
+
+        Returns
+        -------
+        polars.DataFrame
+            In the order of ``rows``: ``group`` (str), ``score`` (float64: lower is predicted faster, only the order in
+            a group has meaning) and ``failure`` (float64: chance to fail).
+
+        Raises
+        ------
+        ModelError
+            When the model was not trained on a table.
+        DataError
+            When a column is missing, or the file cannot be read.
+        """
+        import polars as pl
+
+        table, X = self.table_rows(rows)
+        values = dict(zip(("score", "failure"), self.predict_both(X), strict=True))
+        names = pl.Series("group", [group.name for group in table.groups], pl.String)
+        sizes = [group.stop - group.start for group in table.groups]
+        found = pl.DataFrame([names.gather(np.repeat(np.arange(len(sizes)), sizes))]).with_columns(**values)
+        return found[np.argsort(table.row)]
+
+    def rank_table(self, rows: Any) -> pl.DataFrame:
+        """Rows of a table by group and predicted order, best first; ties in their order.
+
+        The columns are ``group``, ``place`` (from 1 in each group), ``row`` (index in ``rows``), ``score`` and
+        ``failure``; parameters and errors are those of :meth:`predict_table`.
+        """
+        import polars as pl
+
+        found = self.predict_table(rows).with_row_index("row").sort("group", "score", maintain_order=True)
+        place = pl.int_range(1, pl.len() + 1).over("group").alias("place")
+        return found.select("group", place, pl.col("row").cast(pl.Int64), "score", "failure")
+
+    def table_rows(self, rows: Any) -> tuple[Table, NDArray[np.float32]]:
+        """Rows of a table by group, and the model's columns of their features.
+
+        Parameters and errors are those of :meth:`predict_table`.
+        """
+        features = self.table
+        from gbr.data.table import Table, read_rows
+
+        table = rows if isinstance(rows, Table) else read_rows(rows, features.roles)
+        return table, features(table.frame, table.groups)[:, self.columns_in(features.schema, table.name)]
+
+    @property
+    def table(self) -> TableFeatures:
+        """Features of the table that the model was trained on; ModelError if there is none, or it is damaged."""
+        check_is_fitted(self, "model_")
+        if (self.trained_on_ or {}).get("kind") != TABLE:
+            raise ModelError("this model was not trained on a table with roles; train one with `python -m gbr.train`")
+        if self._table is None:
+            check_features()
+            from gbr.data.table_features import known_features
+
+            assert self._folder is not None
+            try:
+                self._table = known_features(self._folder / TABLE)
+            except DataError as error:
+                raise ModelError(f"training rows of the model: {error}; train again or restore the folder") from error
+        return self._table
+
+    @table.setter
+    def table(self, features: TableFeatures) -> None:
+        self._table = features
 
     @property
     def hardware(self) -> Hardware:
@@ -429,7 +515,13 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
             "versions": {**versions, **self.model_.versions},
             "failures": hasattr(self.model_, "chance"),
         }
+        has_table = (self.trained_on_ or {}).get("kind") == TABLE
+        known = self.table.known if has_table else None  # read before the model in the folder is replaced
         io.write(Path(folder), self.model_.to_bytes(), backend(self.settings_.backend).SUFFIX, about)
+        if known is not None:
+            from gbr.data.table_features import save_known_rows
+
+            save_known_rows(Path(folder) / TABLE, known)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Self:
@@ -475,14 +567,19 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
             raise ModelError(
                 f"{folder}: manifest and model do not match ({message}); train again or restore the folder"
             ) from error
-        if older := io.older(model.versions, about["versions"]):
-            warnings.warn(f"{folder}: {older}", GbrWarning, stacklevel=2)
-        return ranker._set_fitted(model, settings, names, about["trained_on"])
+        ranker._set_fitted(model, settings, names, about["trained_on"])
+        ranker._folder = Path(folder)
+        return ranker
+
+    #: Features of the training table, and the folder that holds its rows until they are needed.
+    _table: TableFeatures | None = None
+    _folder: Path | None = None
 
     def _set_fitted(
         self, model: Model, settings: Settings, names: Sequence[str] | None, trained_on: dict[str, Any] | None
     ) -> Self:
         self.model_, self.settings_, self.trained_on_ = model, settings, trained_on
+        self._table, self._folder = None, None
         self.best_iteration_, self.best_score_ = model.n_iterations, model.best_score
         self.n_features_in_ = model.n_features
         if names is not None:

@@ -246,8 +246,8 @@ def train(
     StoreError, UsageError, ModelError
         As the store, the ranker and its folder raise them.
     """
-    from gbr.data.build import schema_in
     from gbr.data.hardware import choose
+    from gbr.data.store import schema_of
     from gbr.ranker import Ranker
 
     if trials and workers is not None:
@@ -267,7 +267,16 @@ def train(
         random_state=seed,
         n_jobs=jobs,
     )
-    schema = schema_in(collection, data)
+    features = None
+    if collection.kind == TABLE:
+        from gbr.data.table import read_table  # imports polars
+        from gbr.data.table_features import TableFeatures, families_of
+
+        table = read_table(collection.folder(data))
+        for message in table.notes:
+            cli.note(message)
+        features = TableFeatures(table)
+    schema = schema_of(collection.kind) if features is None else features.schema
     _check_settings(ranker, bool(schema.costs))
     names = schema.names
     if columns not in (None, "all") and tuple(columns) != ("all",):
@@ -275,7 +284,7 @@ def train(
     splits = splits_present(collection, data)
     check_out(out, collection.name, force)
     with exclusive_lock(out, ModelError, "gbr.train"):
-        opened, build_seconds = update_store(collection, data, store, splits, jobs, hardware, workers)
+        opened, build_seconds = update_store(collection, data, store, splits, jobs, hardware, workers, features)
         found = {split: labelled_groups(opened, collection, split, skip_known_bad) for split in splits}
         groups = {split: labelled for split, (labelled, _) in found.items() if len(labelled)}
         if "train" not in groups:
@@ -295,11 +304,7 @@ def train(
         if n_graphs < _FEW_GRAPHS or n_rows < _FEW_ROWS:
             cli.note(f"only {n_graphs} training graphs with {n_rows} configurations: expect little on other programs")
         if collection.kind == TABLE:
-            from gbr.data import table_features  # imports polars
-            from gbr.data.table import read_table
-
-            table = read_table(collection.folder(data))
-            device_of = table_features.families(table)
+            device_of = families_of(table)
             families = [device_of[name] for name in groups["train"].names]
             if columns is None and n_graphs < _FEW_TABLE_GROUPS:
                 columns = [block for block in _FEW_BLOCKS if any(name.startswith(f"{block}.") for name in names)]
@@ -371,13 +376,13 @@ def train(
             "sample": chosen.most,
             "screening": screening and screening.summary(),
         }
+        if features is not None:
+            ranker.table = features
         with atomic_write(out / METRICS, ModelError) as part:
             part.write_text(json_text(figures), encoding="utf-8")
             # Never keep old figures next to a new model, nor lose them if the new model cannot be written.
             with put_aside(out / METRICS):
                 ranker.save(out)
-        if collection.kind == TABLE:
-            table_features.save_known_rows(out / TABLE, table)
     return figures
 
 

@@ -94,8 +94,8 @@ def test_no_output_if_a_file_is_damaged(tile_run: Path, graphs: list[Path], tmp_
     ("line", "status", "message"),
     [
         ("--model nowhere g.npz", 1, "nowhere: "),
-        ("--model nowhere", 2, "Missing argument 'GRAPH.npz...'"),
-        ("--model nowhere .", 1, "no .npz files"),
+        ("--model nowhere", 2, "Missing argument 'FILE...'"),
+        ("--model run empty", 1, "no .npz files"),
         ("--model run module.pb", 1, "module.pb: no configurations to rank; add them with gbr.Graph.with_configs"),
         ("--model run text.hlo", 1, "text.hlo: expected an HLO protobuf, got HLO text"),
     ],
@@ -105,6 +105,7 @@ def test_errors_are_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("run").symlink_to(tile_run / "run")
+    Path("empty").mkdir()
     shutil.copy(DATA / "matmul.hlo.pb", "module.pb")
     shutil.copy(DATA / "matmul.hlo.txt", "text.hlo")
     assert command.main(line.split()) == status

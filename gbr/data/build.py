@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from features.layout.rows import RowTable
     from features.schema import Schema
     from gbr.cluster import Workers
+    from gbr.data.table_features import TableFeatures
 
 #: Minimum size of the graph files per process, bytes: about two seconds of work, which a process takes to start.
 _BYTES_PER_PROCESS: Final = {"tile": 1 << 19, "layout": 1 << 18}
@@ -97,15 +98,6 @@ class _Task:
     store_root: Path
     subset: str
     hardware: Hardware
-
-
-def schema_in(subset: Subset, data_root: Path) -> Schema:
-    """Feature columns of a collection: those of its kind, or of its table."""
-    if subset.kind != TABLE:
-        return schema_of(subset.kind)
-    from gbr.data import table_features  # imports polars
-
-    return table_features.known_features(subset.folder(data_root)).schema
 
 
 def n_per_config(schema: Schema) -> int:
@@ -183,19 +175,21 @@ def build(
     progress: Progress | None = None,
     hardware: Hardware | None = None,
     workers: Workers | None = None,
+    features: TableFeatures | None = None,
 ) -> BuildReport:
     """Update the feature store of a collection as :func:`gbr.features.build` does.
 
     Graphs without a file are removed from the store.  If another process builds the same store, this one waits.  By
     default, ``splits`` are those with graph files, ``jobs`` one per core, or fewer for few graphs (1 runs in this
     process), and ``hardware`` that of :func:`gbr.data.hardware.choose`.  ``progress`` is called with the number of
-    graphs to build, and returns a context manager that yields ``advance(steps)``.
+    graphs to build, and returns a context manager that yields ``advance(steps)``.  ``features`` are those of a measured
+    table, by default of its own training rows.
     """
     start = time.monotonic()
     data_root = Path(data_root)
     store_root = Path(store_root or data_root / STORE)
     if subset.kind == TABLE:
-        return _build_table(subset, data_root, store_root, splits, progress)
+        return _build_table(subset, data_root, store_root, splits, progress, features)
     if workers is not None:  # they have other working directories
         data_root, store_root, jobs = data_root.absolute(), store_root.absolute(), len(workers)
     schema = schema_of(subset.kind)
@@ -275,7 +269,12 @@ def build(
 
 
 def _build_table(
-    subset: Subset, data_root: Path, store_root: Path, splits: Sequence[str] | str | None, progress: Progress | None
+    subset: Subset,
+    data_root: Path,
+    store_root: Path,
+    splits: Sequence[str] | str | None,
+    progress: Progress | None,
+    features: TableFeatures | None,
 ) -> BuildReport:
     """Update the feature store of a measured table; its features depend on all training rows."""
     import polars as pl
@@ -285,7 +284,7 @@ def _build_table(
 
     start = time.monotonic()
     table = read_table(subset.folder(data_root))
-    features = table_features.TableFeatures(table)
+    features = features or table_features.TableFeatures(table)
     schema, digest = features.schema, hashlib.sha256(json_text(table.source).encode()).hexdigest()[:16]
     hardware = profiles.choose(None, subset, data_root)
     described = {

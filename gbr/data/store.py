@@ -129,6 +129,13 @@ class FeatureStore:
                 return str(found["name"])
         return None
 
+    def has_others(self, schema: Schema, hardware: Hardware) -> bool:
+        """Whether there are features for other hardware, or of another table of the same name."""
+        with suppress(StoreError):
+            other = schema.kind == collection.TABLE and self.manifest["schema"]["hash"] != schema.hash
+            return other or self.other_hardware(hardware) is not None
+        return False
+
     def path(self, split: str, stem: str) -> Path:
         """Parquet file of one graph."""
         return self.folder / split / f"{stem}.parquet"

@@ -40,6 +40,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import lru_cache
+from os import PathLike
 from pathlib import Path
 from typing import Any, Final
 
@@ -51,7 +52,7 @@ from numpy.typing import NDArray
 
 from gbr.data.collection import SPLITS
 from gbr.data.files import atomic_write, write_text
-from gbr.errors import DataError, GbrError
+from gbr.errors import DataError, GbrError, UsageError
 
 FILE: Final = "table.toml"
 DATA: Final = "data.parquet"
@@ -127,7 +128,10 @@ class Roles:
 
 @dataclass(frozen=True)
 class Group:
-    """Rows ``start:stop`` of a table, which compete with one another; the name is a file stem and unique."""
+    """Rows ``start:stop`` of a table, which compete with one another.
+
+    The name is a file stem, and unique; the split is empty for rows to rank.
+    """
 
     name: str
     split: str
@@ -147,7 +151,7 @@ class Table:
         The meaning of its columns.
     frame : polars.DataFrame
         The columns :attr:`Roles.described` as Int64, Float64, Boolean or String; missing values are null.  Rows are
-        ordered by split (train, valid, test), name of the group, and position in the files.
+        ordered by split (train, valid, test), group, and position in the files.
     cost : float64 (rows,)
         The target, or 1 / target if higher is better: lower is better.  Positive; infinite for a failed configuration.
     repeat : float64 (rows,) or None
@@ -155,6 +159,8 @@ class Table:
         None if most configurations have fewer than two.
     groups : tuple of Group
         In the order of the rows.
+    row : intp (rows,)
+        Index of each row in the files, one after the other.
     source : dict of str
         Hash of each file, by its path in the folder.
     notes : tuple of str
@@ -167,6 +173,7 @@ class Table:
     cost: FloatArray
     repeat: FloatArray | None
     groups: tuple[Group, ...]
+    row: NDArray[np.intp]
     source: Mapping[str, str]
     notes: tuple[str, ...] = ()
 
@@ -249,9 +256,63 @@ def make_table(
     repeat = None
     if measured_twice.sum() > _LEAST_TWICE * known.sum():
         repeat = np.where(measured_twice, second, cost)[order]
-    return Table(
-        name, roles, frame.select(roles.described)[order], cost[order], repeat, groups, source or {}, tuple(notes)
-    )  # fmt: skip
+    frame = frame.select(roles.described)[order]
+    return Table(name, roles, frame, cost[order], repeat, groups, order, source or {}, tuple(notes))
+
+
+def read_rows(source: Any, roles: Roles) -> Table:
+    """Read configurations to rank: groups, parameters and context, without their target.
+
+    Parameters
+    ----------
+    source : path-like, or polars, pandas or Arrow table
+        A Parquet, CSV or TSV file, or a table in memory; columns without a role are ignored.
+    roles : Roles
+        Of the table that the model was trained on.
+
+    Returns
+    -------
+    Table
+        Its groups are of no split, its costs are unknown (NaN).
+
+    Raises
+    ------
+    DataError
+        If a column is missing, with the nearest name, or the source cannot be read or has no rows.
+    UsageError
+        For something else than a path or a table.
+    """
+    if isinstance(source, str | PathLike):
+        where, path = str(source), Path(source)
+        if path.is_file() and not path.name.lower().endswith(_SUFFIXES):
+            raise DataError(f"{path}: the model ranks tables; expected a file that ends in {', '.join(_SUFFIXES[:3])}")
+        frame, notes = read_frame(path)
+    else:
+        where, notes = "rows", []
+        try:
+            frame = pl.DataFrame(source).with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String))
+        except (TypeError, ValueError, pl.exceptions.PolarsError) as fault:
+            reason = " ".join(str(fault).split())
+            raise UsageError(
+                f"rows: expected a path or a data frame, got {type(source).__name__} ({reason})"
+            ) from fault
+    for name in roles.described:
+        if name not in frame.columns:
+            raise DataError(f"{where}: no column {name!r}, which the model needs{nearest(name, frame.columns)}")
+    if not len(frame):
+        raise DataError(f"{where}: no rows; expected one row per configuration")
+    if unused := [name for name in frame.columns if name not in roles.described]:
+        notes.append(f"{where}: columns that the model does not use: {listed(unused)}")
+    frame = pl.DataFrame([plain(frame[name], where) for name in roles.described])
+    groups, order = _group_rows(frame.select(roles.group), np.full(len(frame), len(SPLITS)), Path(where).stem)
+    unknown = np.full(len(frame), np.nan)
+    return Table(where, roles, frame[order], unknown, None, groups, order, {}, tuple(notes))
+
+
+def data_files(folder: Path) -> list[Path]:
+    """Data files of a folder, by name."""
+    # Names that begin with a dot are temporary files of an atomic write.
+    return sorted(path for path in folder.glob("[!.]*") if path.name.lower().endswith(_SUFFIXES) and path.is_file())
 
 
 def write_table(folder: str | Path, frame: pl.DataFrame, roles: Roles) -> None:
@@ -365,7 +426,8 @@ def _group_rows(
         stem if count[stem.casefold()] == 1 and len(stem) < _MAX_STEM else f"{stem}-{_digest(json.dumps(row).encode())}"
         for stem, row in zip(stems, rows, strict=True)
     ]
-    ranked = sorted(range(len(rows)), key=lambda at: (rows[at][0], names[at]))
+    # not by the name, whose suffix depends on other groups
+    ranked = sorted(range(len(rows)), key=lambda at: (rows[at][0], stems[at], json.dumps(rows[at])))
     rank = np.empty(len(rows), np.int64)
     rank[ranked] = np.arange(len(rows))
     of_row = keys.join(
@@ -373,7 +435,7 @@ def _group_rows(
     )["rank"].to_numpy()
     stops = np.cumsum(np.bincount(of_row, minlength=len(rows))).tolist()
     groups = tuple(
-        Group(names[at], SPLITS[rows[at][0]], start, stop)
+        Group(names[at], (*SPLITS, "")[rows[at][0]], start, stop)
         for at, start, stop in zip(ranked, [0, *stops], stops, strict=False)
     )
     return groups, np.argsort(of_row, kind="stable")
@@ -677,8 +739,8 @@ def _toml(value: Value | Sequence[Value] | None) -> str:
 
 def _data_files(folder: Path, *, required: bool = True) -> list[tuple[str | None, Path]]:
     """Data files of a table by name, with their split if they are in folders of splits."""
-    top = [(None, path) for path in _files(folder)]
-    ready = [(split, path) for split in SPLITS for path in _files(folder / split)]
+    top = [(None, path) for path in data_files(folder)]
+    ready = [(split, path) for split in SPLITS for path in data_files(folder / split)]
     if not required:
         return [*top, *ready]
     if top and ready:
@@ -689,11 +751,6 @@ def _data_files(folder: Path, *, required: bool = True) -> list[tuple[str | None
         state = "no data file" if folder.is_dir() else "no such folder"
         raise DataError(f"{folder}: {state}; expected files that end in {', '.join(_SUFFIXES[:3])}")
     return [*top, *ready]
-
-
-def _files(folder: Path) -> list[Path]:
-    # Names that begin with a dot are temporary files of an atomic write.
-    return sorted(path for path in folder.glob("[!.]*") if path.name.lower().endswith(_SUFFIXES) and path.is_file())
 
 
 def _hash(path: Path) -> str:

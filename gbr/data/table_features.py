@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +16,8 @@ from features.schema import Schema
 from features.table.extractor import Context, Parameter, TableExtractor
 from gbr.data import devices
 from gbr.data.groups import FAILED
-from gbr.data.table import Group, Table, read_table, texts, write_table
-from gbr.errors import DataError
+from gbr.data.table import Group, Roles, Table, read_table, texts, write_table
+from gbr.errors import DataError, GbrWarning, UsageError
 
 #: Binary digits of the largest encoded cost, exact in float64, and of its divisor.
 _BITS: Final = 50
@@ -33,22 +34,33 @@ IntArray = NDArray[np.int64]
 class TableFeatures:
     """Features of the rows of a table, fitted on its training and validation groups.
 
+    Attributes
+    ----------
+    known : Table
+        The training and validation rows.
+    roles : Roles
+    schema : Schema
+        Columns of the features.
+
     Raises
     ------
     DataError
         If the table has no training rows.
-    UsageError
-        For an unknown device.
+
+    Warns
+    -----
+    GbrWarning
+        For an unknown device, which has no figures, with the nearest names.
     """
 
     def __init__(self, table: Table) -> None:
         if not any(group.split == "train" for group in table.groups):
             raise DataError(f"table {table.name}: no training rows; check its split")
-        known = part(table, "train", "valid")
+        self.known = known = part(table, "train", "valid")
         self.roles = known.roles
         self._levels = {name: _levels(known.frame[name]) for name in known.roles.config}
         self._numbers, self._categories = _context_columns(known)
-        self._number = {group.name: number for number, group in enumerate(known.groups)}
+        self._number = {key: number for number, key in enumerate(_keys(known.frame, known.groups, known.roles))}
         indptr = bounds(known.groups)
         self._extractor = TableExtractor(
             self._parameters(known.frame),
@@ -57,20 +69,16 @@ class TableFeatures:
             indptr,
             sum(group.split == "train" for group in known.groups),
         )
-
-    @property
-    def schema(self) -> Schema:
-        """Columns of the features."""
-        return self._extractor.schema
+        self.schema: Schema = self._extractor.schema
 
     def __call__(self, frame: pl.DataFrame, groups: Sequence[Group]) -> NDArray[np.float32]:
         """Features of the rows of ``groups``, float32 (rows, len(schema)).
 
         ``frame`` has the columns :attr:`Roles.described`; its rows are those of ``groups``, one after the other.
-        Groups of the splits ``train`` and ``valid`` are those of the fit by their names.
+        Groups of the splits ``train`` and ``valid`` that have the values of one of the fit are this one.
         """
         indptr = bounds(groups)
-        own = [self._number[group.name] if group.split in ("train", "valid") else None for group in groups]
+        own = [self._number.get(key) for key in _keys(frame, groups, self.roles)]
         return self._extractor(self._parameters(frame), self._context(frame, indptr[:-1]), indptr, own)
 
     def _parameters(self, frame: pl.DataFrame) -> list[Parameter]:
@@ -82,7 +90,7 @@ class TableFeatures:
         numbers = [_numbers(rows[name]) for name in self._numbers]
         found: list[devices.Device | None] = [None] * len(first)
         if self.roles.device is not None:
-            found = [devices.find_device(name) if name else None for name in texts(rows[self.roles.device]).to_list()]
+            found = [_device(name) for name in texts(rows[self.roles.device]).to_list()]
         unknown = np.full(len(devices.FIGURES), np.nan)
         figures = [unknown if device is None else devices.figures(device) for device in found]
         columns = devices.FIGURES if self.roles.device is not None else ()
@@ -96,12 +104,27 @@ class TableFeatures:
         )
 
 
+def _keys(frame: pl.DataFrame, groups: Sequence[Group], roles: Roles) -> list[tuple[str | None, ...]]:
+    """Split and values of the columns that make a group, for each group."""
+    first = frame.select(roles.group)[bounds(groups)[:-1]]
+    values = [texts(column).to_list() for column in first.iter_columns()]
+    return list(zip([group.split for group in groups], *values, strict=True))
+
+
+def _device(name: str | None) -> devices.Device | None:
+    try:
+        return devices.find_device(name) if name else None
+    except UsageError as fault:
+        warnings.warn(f"{fault}; features of this device are missing", GbrWarning, stacklevel=2)
+        return None
+
+
 def known_features(folder: Path) -> TableFeatures:
     """Features of the table in a folder."""
     return TableFeatures(read_table(folder))
 
 
-def families(table: Table) -> dict[str, str]:
+def families_of(table: Table) -> dict[str, str]:
     """The device of each group, or its name if there is one device at most; by name of the group."""
     first = [group.start for group in table.groups]
     names = [group.name for group in table.groups]
@@ -137,6 +160,7 @@ def part(table: Table, *splits: str) -> Table:
         frame=table.frame[rows],
         cost=table.cost[rows],
         repeat=None if table.repeat is None else table.repeat[rows],
+        row=table.row[rows],
         groups=tuple(replace(group, start=group.start - start, stop=group.stop - start) for group in groups),
     )
 
@@ -185,9 +209,8 @@ def encoded(table: Table) -> dict[str, IntArray]:
     return found if table.repeat is None else {**found, "_repeat": whole(np.where(worked, table.repeat, np.inf))}
 
 
-def save_known_rows(folder: Path, table: Table) -> None:
-    """Write the training and validation rows as a table, whose :func:`known_features` are the same."""
-    known = part(table, "train", "valid")
+def save_known_rows(folder: Path, known: Table) -> None:
+    """Write :attr:`TableFeatures.known` as a table, whose :func:`known_features` are the same."""
     splits = np.repeat([group.split for group in known.groups], np.diff(bounds(known.groups)))
     cost = np.where(np.isfinite(known.cost), known.cost, np.nan)
     frame = known.frame.with_columns(pl.Series(COST, cost), pl.Series(SPLIT, splits))

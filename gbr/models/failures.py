@@ -59,8 +59,15 @@ class WithFailures(Model):
 
     def predict(self, X: Matrix, n_jobs: int) -> FloatArray:
         """Relevance, float64 (rows,)."""
-        demoted = np.log1p(-np.minimum(self.chance(X, n_jobs), _MOST_CHANCE))
-        return np.asarray(self.order.predict(X, n_jobs) + self.spread * demoted)
+        return self.predict_both(X, n_jobs)[0]
+
+    def predict_both(self, X: Matrix, n_jobs: int) -> tuple[FloatArray, FloatArray]:
+        """Relevance, and chance of a failure, float64 (rows,) each."""
+        chance = self.chance(X, n_jobs)
+        return self.order.predict(X, n_jobs) + self._demotion(chance), chance
+
+    def _demotion(self, chance: FloatArray) -> FloatArray:
+        return np.asarray(self.spread * np.log1p(-np.minimum(chance, _MOST_CHANCE)))
 
     def gains(self) -> FloatArray:
         """Total gain per column of the order, float64 (n_features,)."""
@@ -71,8 +78,14 @@ class WithFailures(Model):
         return WithFailures(self.order.stopped_at(rounds), self.trees, self.slope, self.offset, self.spread)
 
     def compare(self, X: Matrix, first: int, second: int, n_jobs: int) -> FloatArray:
-        """Contributions of the columns to the difference of the orders, without failures, float64 (n_features,)."""
-        return self.order.compare(X, first, second, n_jobs)
+        """Contributions of the columns to the difference of the relevance, float64 (n_features,).
+
+        Columns share in the demotion as they contribute to the log odds of a failure.
+        """
+        odds = self.trees.compare(X, first, second, n_jobs)
+        of_first, of_second = self._demotion(self.chance(X[[first, second]], n_jobs))
+        found = self.order.compare(X, first, second, n_jobs)
+        return found + (of_first - of_second) * odds / odds.sum() if odds.sum() else found
 
     def to_bytes(self) -> bytes:
         """A zip archive of both models."""
