@@ -279,6 +279,19 @@ def test_other_data_frames(tmp_path: Path) -> None:
         np.testing.assert_array_equal(table.repeat, [2, 5])
 
 
+def test_duckdb(tmp_path: Path, capsys: Capture) -> None:
+    duckdb = pytest.importorskip("duckdb")
+    path = tmp_path / "a.db"
+    with duckdb.connect(str(path)) as database:
+        database.execute('CREATE TABLE "my ""table" AS SELECT range AS param_a, range + 1.5 AS time FROM range(3)')
+    np.testing.assert_array_equal(imported(tmp_path / "t", path).cost, [1.5, 2.5, 3.5])
+    capsys.readouterr()
+    assert "cannot be read" in refused(capsys, tmp_path / "u", written(tmp_path / "b.db", path.read_bytes()[:200]))
+    with duckdb.connect(str(path)) as database:
+        database.execute("CREATE TABLE other AS SELECT 1 AS a")
+    assert "holds 2 tables, expected one" in refused(capsys, tmp_path / "u", path)
+
+
 @pytest.mark.parametrize(
     "name", [
         "conv__A100", "A100_conv", "conv-RTX_2080_Ti", "conv_gfx90a_v2", "x_v2", "results_t4", "t4", "A100", "a.b.c",

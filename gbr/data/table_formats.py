@@ -328,7 +328,7 @@ def _duckdb(path: Path) -> pl.DataFrame:
             if len(tables) != 1:
                 raise DataError(f"{path}: holds {len(tables)} tables, expected one; export one as Parquet")
             name = tables[0].replace('"', '""')
-            return pl.DataFrame(connection.execute(f'SELECT * FROM "{name}"').fetch_arrow_table())
+            return pl.DataFrame(connection.sql(f'SELECT * FROM "{name}"'))
     except duckdb.Error as fault:
         raise DataError(f"{path}: cannot be read ({' '.join(str(fault).split())})") from fault
 
