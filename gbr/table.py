@@ -93,6 +93,9 @@ def import_(
 
     Formats of tuners tell what the columns mean.  For data frames, the options do; without them, names of columns do.
     Several files get a column with the device, which each file or its name gives.
+
+    Triton: *.autotune.json of its cache (TRITON_CACHE_AUTOTUNING=1), or a JSON list of {"kernel": ..., "device": ...,
+    "key": {"M": 512}, "config": {"kwargs": {"BLOCK": 64}, "num_warps": 4}, "timings": MILLISECONDS or "error": ...}.
     """
     from gbr.data.table import make_table, write_table  # polars, not for --help
     from gbr.data.table_formats import import_files

@@ -164,6 +164,9 @@ def test_triton(tmp_path: Path) -> None:
     assert table.frame["key_0"].to_list() == [1024, 1024, 512, 512]
     np.testing.assert_array_equal(table.cost, [0.5, np.inf] * 2)
 
+    files = [written(tmp_path / f"x{number}/y/matmul.autotune.json", dumped) for number in range(2)]
+    assert imported(tmp_path / "unknown", *files).roles.device is None
+
     entries = [
         {"kernel": "mm", "device": "H100", "key": {"M": 8}, "config": config, "timings": 0.5},
         {"kernel": "mm", "device": "H100", "key": {"M": 8}, "config": other, "error": "OutOfResources"},

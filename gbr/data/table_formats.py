@@ -58,7 +58,7 @@ FORMATS: Final = ("kernel-tuner", "t4", "triton", "optuna", "csv", "parquet")
 #: First bytes of a file that are read to recognise its format.
 _HEAD: Final = 4096
 _JSON_LINES: Final = (".jsonl", ".ndjson")
-#: Time that Kernel Tuner reports for a failed configuration.
+#: Kernel Tuner reports this time, or minus this rate, for a failed configuration.
 _FAILED: Final = 1e20
 #: Names of axes of a problem size.
 _AXES: Final = "xyz"
@@ -189,7 +189,8 @@ def _with_device(source: Source, several: bool, given: Mapping[str, Any]) -> Sou
     if roles is None and (not several or _find(source.frame.columns, _DEVICES)):
         return source
     name, device = split_name(source.path)
-    if device is None and not several:
+    named = roles is not None and name in source.frame[roles.group[0]].cast(pl.String)
+    if device is None and (named or not several):  # the name is that of the kernel
         return source
     device = device or name
     column = unique_names([*source.frame.columns, "device"])[0][-1]
@@ -199,9 +200,9 @@ def _with_device(source: Source, several: bool, given: Mapping[str, Any]) -> Sou
 
 
 def split_name(path: Path) -> tuple[str, str | None]:
-    """What a file is named after without the device, and the device in its name or the names of its folders."""
+    """What a file is named after without the device, and the device in its name or those of the two folders above."""
     stem = path.name.split(".")[0]
-    for name in (stem, *(folder.name for folder in path.absolute().parents)):
+    for name in (stem, *(folder.name for folder in path.absolute().parents[:2])):
         words = [word for word in re.split(r"[_\s]+|-(?=\D)", name) if word]
         for size in range(len(words), 0, -1):
             for start in range(len(words) - size + 1):
@@ -250,7 +251,7 @@ def read_source(path: Path, kind: str | None = None) -> Source:
         raise DataError(f"{path}: JSON of an unknown kind; expected results of Kernel Tuner, T4 or Triton")
     try:
         source = _JSON[kind](path, content)
-    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as fault:
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError, pl.exceptions.PolarsError) as fault:
         raise DataError(
             f"{path}: not a {kind} file ({type(fault).__name__}: {' '.join(str(fault).split())}); "
             "give the right --format"
@@ -525,7 +526,7 @@ def _reason(value: Any) -> str | None:
     """Why a configuration failed, if it did."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "no measurement" if value is None else value if isinstance(value, str) else json.dumps(value)
-    return None if math.isfinite(value) and value < _FAILED else f"{value:g}"
+    return None if math.isfinite(value) and abs(value) < _FAILED else f"{value:g}"
 
 
 def _by_key(rows: Sequence[Mapping[str, Any]], skipped: Iterable[str] = ()) -> dict[str, list[Any]]:
