@@ -138,7 +138,7 @@ def test_t4(tmp_path: Path) -> None:
 
     content = {"results": [result(1, 2.5), result(2, "CompilationFailedConfig", "compile")], "schema_version": "1.0.0"}
     table = imported(tmp_path / "t", written(tmp_path / "hotspot_A100_t4.json", content))
-    assert [each.name for each in table.groups] == ["hotspot_t4-A100"]
+    assert [each.name for each in table.groups] == ["hotspot-A100"]
     assert (table.roles.config, table.roles.unit) == (("x", "kind"), "ms")
     np.testing.assert_array_equal(table.cost, [2.5, np.inf])
     np.testing.assert_array_equal(table.repeat, [2.5, np.inf])
@@ -304,10 +304,14 @@ def test_duckdb(tmp_path: Path, capsys: Capture) -> None:
 def test_a_device_in_a_name(name: str) -> None:
     expected = {
         "conv__A100": ("conv", "A100"), "A100_conv": ("conv", "A100"), "conv-RTX_2080_Ti": ("conv", "RTX 2080 Ti"),
-        "conv_gfx90a_v2": ("conv_v2", "gfx90a"), "A100": ("A100", "A100"), "conv W7800 run2": ("conv_run2", "W7800"),
-        "V100-16GB_gemm": ("gemm", "V100-16GB"), "a.b.c": ("a", None),
+        "conv_gfx90a_v2": ("conv_v2", "gfx90a"), "A100": ("gemm", "A100"), "conv W7800 run2": ("conv_run2", "W7800"),
+        "V100-16GB_gemm": ("gemm", "V100-16GB"), "a.b.c": ("a", None), "t4": ("gemm", "t4"),
+        "results_t4": ("results", "t4"),
     }  # fmt: skip
-    assert split_name(Path("/data") / f"{name}.json") == expected.get(name, (name, None))
+    assert split_name(Path("/data/gemm") / f"{name}.json") == expected.get(name, (name, None))
+    assert split_name(Path("/data/gemm/A100_T4.json"), ("t4",)) == ("gemm", "A100")
+    assert split_name(Path("/data/A100/x1/gemm.json")) == ("gemm", "A100")
+    assert split_name(Path("/data/A100/x1/y/gemm.json")) == ("gemm", None)
 
 
 @pytest.mark.parametrize(

@@ -199,21 +199,29 @@ def _with_device(source: Source, several: bool, given: Mapping[str, Any]) -> Sou
     return replace(source, frame=source.frame.with_columns(pl.lit(device).alias(column)), roles=roles)
 
 
-def split_name(path: Path) -> tuple[str, str | None]:
-    """What a file is named after without the device, and the device in its name or those of the two folders above."""
-    stem = path.name.split(".")[0]
-    for name in (stem, *(folder.name for folder in path.absolute().parents[:2])):
-        words = [word for word in re.split(r"[_\s]+|-(?=\D)", name) if word]
+def split_name(path: Path, ignored: Sequence[str] = ()) -> tuple[str, str | None]:
+    """What a file is named after, without the device, and the device in its name or those of the two folders above.
+
+    A file that is named by the device alone is named after its folder.  ``ignored`` are words in lower case.
+    """
+    file, *folders = [_name_words(name, ignored) for name in (path.name.split(".")[0], *_two_folders(path))]
+    for words in (file, *folders):
         for size in range(len(words), 0, -1):
             for start in range(len(words) - size + 1):
-                some = words[start : start + size]
-                # Versions and formats, not TPU v2 and Tesla T4.
-                if size == 1 and re.fullmatch(r"v\d|t4", some[0], re.IGNORECASE):
-                    continue
-                if (device := " ".join(some)) and _is_device(device):
-                    rest = "_".join(words[:start] + words[start + size :])
-                    return (rest or stem) if name == stem else stem, device
-    return stem, None
+                device = " ".join(words[start : start + size])
+                if not re.fullmatch(r"v\d", device, re.IGNORECASE) and _is_device(device):  # a version, no TPU v2
+                    rest = words[:start] + words[start + size :] if words is file else file
+                    return "_".join(rest or folders[0]) or device, device
+    return "_".join(file), None
+
+
+def _two_folders(path: Path) -> list[str]:
+    return [folder.name for folder in path.absolute().parents[:2]]
+
+
+def _name_words(name: str, ignored: Sequence[str]) -> list[str]:
+    words = [word for word in re.split(r"[_\s]+|-(?=\D)", name) if word]
+    return [word for word in words if word.lower() not in ignored] or words
 
 
 def _is_device(name: str) -> bool:
@@ -385,7 +393,7 @@ def _t4(path: Path, content: Any) -> Source:
     ]
     times = [result["times"].get("runtimes") if isinstance(result.get("times"), dict) else None for result in results]
     named = content if isinstance(content, dict) else {}
-    name, device = split_name(path)
+    name, device = split_name(path, ignored=("t4",))
     return _source(
         path,
         config=_by_key([result["configuration"] for result in results]),
