@@ -545,7 +545,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
             if about.get("failures"):
                 from gbr.models import failures
 
-                model: Model = failures.load(data, about["backend"])
+                model: Model = failures.load(data)
             else:
                 model = backend(about["backend"]).load(data)
             model.best_score = about["best_score"]

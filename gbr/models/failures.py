@@ -16,6 +16,7 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, KFold
 
+from gbr.errors import UsageError
 from gbr.models import lightgbm
 from gbr.models.base import Model, backend
 from gbr.models.params import Settings
@@ -91,7 +92,8 @@ class WithFailures(Model):
         """A zip archive of both models."""
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-            about = {"slope": self.slope, "offset": self.offset, "spread": self.spread}
+            kind = type(self.order).__module__.rpartition(".")[2]
+            about = {"backend": kind, "slope": self.slope, "offset": self.offset, "spread": self.spread}
             for name, data in (
                 ("failures.json", json.dumps(about)), ("order", self.order.to_bytes()), ("trees", self.trees.to_bytes())
             ):  # fmt: skip
@@ -132,15 +134,15 @@ def _classifier(X: Matrix, failed: NDArray[np.bool_], settings: Settings) -> lig
     return lightgbm.fit(rows, None, settings, labels=lightgbm.Labels(failed.astype(np.float64), "binary"))
 
 
-def load(data: bytes, name: str) -> WithFailures:
-    """Read the archive, whose order is of the backend ``name``; ValueError for anything else."""
+def load(data: bytes) -> WithFailures:
+    """Read the archive; ValueError for anything else."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             about = json.loads(archive.read("failures.json"))
-            order = backend(name).load(archive.read("order"))
+            order = backend(str(about["backend"])).load(archive.read("order"))
             trees = lightgbm.load(archive.read("trees"))
         numbers = [float(about[key]) for key in ("slope", "offset", "spread")]
-    except (zipfile.BadZipFile, LookupError, TypeError, RuntimeError, OSError) as error:
+    except (zipfile.BadZipFile, LookupError, TypeError, RuntimeError, OSError, UsageError) as error:
         raise ValueError(f"not a model with failures ({error})") from error
     if not np.isfinite(numbers).all() or order.n_features != trees.n_features:
         raise ValueError("not a model with failures: expected finite numbers and equal columns")
