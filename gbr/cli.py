@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from gbr import check_features
-from gbr.data.collection import SPLITS, Subset, resolve
+from gbr.data.collection import SPLITS, TABLE, Subset, resolve
 from gbr.data.files import Report, size_text
 from gbr.errors import GbrError, show_warning
 
@@ -174,7 +174,8 @@ subset_option = click.option(
     "--subset",
     required=True,
     metavar="NAME",
-    help="Collection, named by its folder: tile:xla, tile:cpu, layout:nlp:random ...; `tile` selects a present one.",
+    help="Collection, named by its folder: tile:xla, tile:cpu, layout:nlp:random, table:NAME ...; `tile` selects a "
+    "present one.",
 )
 data_option = click.option(
     "--data",
@@ -182,7 +183,7 @@ data_option = click.option(
     type=PATH,
     default=Path("data"),
     metavar="ROOT",
-    help="Folder with npz/<collection>/{train,valid,test}/*.npz.",
+    help="Folder with npz/<collection>/{train,valid,test}/*.npz and table/<name>/.",
 )
 store_option = click.option(
     "--store",
@@ -253,6 +254,11 @@ def _in_writable_folder(path: Path) -> Path:
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise click.BadParameter(f"{path.parent} is not writable; choose another folder")
     return path
+
+
+def things(kind: str) -> str:
+    """What the configurations of a collection are of: groups of a measured table, else graphs."""
+    return "groups" if kind == TABLE else "graphs"
 
 
 def find_collection(subset: str | Subset, data: str | Path) -> Subset:

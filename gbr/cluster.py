@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from gbr import __version__
 from gbr.data.build import schema_of
+from gbr.data.collection import TABLE, Subset
 from gbr.data.files import write_text
 from gbr.data.store import FeatureStore
 from gbr.errors import GbrError, MissingLibraryError, StoreError, UsageError
@@ -36,7 +37,6 @@ from gbr.models.params import Settings
 from gbr.models.rows import Rows, even_parts
 
 if TYPE_CHECKING:
-    from gbr.data.collection import Subset
     from gbr.ranker import Ranker
 
 _CONNECT_SECONDS: Final = 10.0
@@ -67,6 +67,8 @@ def connected(address: str | None, subset: Subset, data: Path, store: Path) -> I
     if address is None:
         yield None
         return
+    if subset.kind == TABLE:
+        raise UsageError(f"--cluster: {subset.name} is a table, which needs one machine only; leave it out")
     if not re.fullmatch(r"(tcp|tls)://[^\s/]+:\d+", address):
         raise UsageError(f"--cluster {address}: expected the address of a Dask scheduler, tcp://HOST:PORT")
     start = f"`dask worker {address} --nworkers N --nthreads 1`"

@@ -181,7 +181,10 @@ def labelled_groups(
     every = store.load(split, columns=COLUMNS.intersection(store.manifest["schema"]["columns"]))
     groups, unknown = every.labelled(), [every.names[group] for group in np.flatnonzero(~every.is_labelled)]
     if unknown and len(groups):
-        cli.note(f"{split}: {len(unknown)} of {len(every)} graphs have no runtimes and are left out: {unknown[0]} ...")
+        cli.note(
+            f"{split}: {len(unknown)} of {len(every)} {cli.things(subset.kind)} have no runtimes and are left out: "
+            f"{unknown[0]} ..."
+        )
     bad = [name for name in groups.names if skip_known_bad and known_bad(subset, name)]
     if bad:
         groups = groups.take([index for index, name in enumerate(groups.names) if name not in bad])
@@ -190,9 +193,12 @@ def labelled_groups(
 
 def predict_split(
     ranker: Ranker, store: FeatureStore, groups: QueryGroups, split: str
-) -> tuple[NDArray[np.float64], float]:
-    """Scores of all rows, float64 (rows,), predicted in batches of graphs, and the seconds the model took."""
-    scores = np.empty(int(groups.indptr[-1]))
+) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    """Scores and chances to fail of all rows, float64 (rows,) each, and the seconds the model took.
+
+    They are predicted in batches of graphs.
+    """
+    scores, chances = np.empty((2, int(groups.indptr[-1])))
     seconds = 0.0
     columns = [str(name) for name in ranker.feature_names_in_]
     rows_at_once = _CELLS_AT_ONCE // len(columns)
@@ -203,10 +209,10 @@ def predict_split(
         batch = store.load(split, groups.names[first:last], columns)
         start = time.monotonic()
         rows = slice(groups.indptr[first], groups.indptr[last])
-        scores[rows] = ranker.predict_rows(batch.X)
+        scores[rows], chances[rows] = ranker.predict_both(batch.X)
         seconds += time.monotonic() - start
         first = last
-    return scores, seconds
+    return scores, chances, seconds
 
 
 def score_split(
@@ -227,11 +233,13 @@ def score_split(
     from gbr.evaluation import baselines, metrics
 
     with cli.busy(f"scoring {split}"):
-        scores, seconds = predict_split(ranker, store, groups, split)
+        scores, chances, seconds = predict_split(ranker, store, groups, split)
     if scored is not None:
         scored.append(metrics.Scored(split, groups, scores))
     figures = metrics.evaluate(scores, groups, kind)
     figures["skipped"] |= left_out
+    if failures := metrics.failures(scores, chances, groups):
+        figures["failures"] = failures
     found = {
         "raw_l2": metrics.evaluate(predict_split(raw, store, groups, split)[0], groups, kind) if raw else None,
         "fewest_configured": baselines.fewest_configured(groups, kind),
@@ -259,7 +267,13 @@ def print_figures(figures: dict[str, Any], splits: Sequence[str], kind: str, *, 
     for split in (split for split in splits if split in figures):
         found = figures[split]
         skipped = f", {len(found['skipped'])} cannot be ranked" if found["skipped"] else ""
-        title = f"{figures['subset']} {split}: {found['n_graphs']} graphs{skipped}  (@K: slowdown@K)"
+        failed = ""
+        if failures := found.get("failures"):
+            auc = "" if failures["auc"] is None else f", AUC of the chance to fail {failures['auc']:.2f}"
+            failed = f"; {failures['failed']:.1%} of the rows failed, {failures['failed@10']:.1%} of the first 10{auc}"
+        title = (
+            f"{figures['subset']} {split}: {found['n_graphs']} {cli.things(kind)}{skipped}{failed}  (@K: slowdown@K)"
+        )
         named = {text: found["baselines"].get(key) for key, text in baselines.NAMES.items()}
         rows = [
             [text, *(_cell(values.get(name)) for name in names)]

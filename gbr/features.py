@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gbr import cli
-from gbr.data.collection import KINDS, SPLITS, Subset, splits_present
+from gbr.data.collection import KINDS, SPLITS, TABLE, Subset, splits_present
 from gbr.errors import UsageError
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def _build(*, subset: str, data: Path, cluster: str | None, store: Path, as_json
         cli.emit_json(asdict(report))
         return
     rows = {
-        "graphs built": report.built,
+        f"{cli.things(collection.kind)} built": report.built,
         "up to date": report.kept,
         "removed, their file is gone": report.removed,
         "configurations": report.rows,
@@ -64,7 +64,7 @@ def _build(*, subset: str, data: Path, cluster: str | None, store: Path, as_json
         "seconds": round(report.seconds, 1),
     }
     cli.table(f"{report.subset} -> {report.folder}", ["schema " + report.schema, ""], [*rows.items()])
-    _print_degenerate(report.degenerate)
+    _print_degenerate(report.degenerate, collection.kind)
 
 
 def build(
@@ -115,7 +115,8 @@ def build(
     profile = choose(hardware, collection, data)
     if repack:
         if collection.kind != "layout":
-            raise UsageError(f"--repack: {collection.name} has tile graphs, which need no copy; leave it out")
+            what = "rows of a table" if collection.kind == TABLE else "tile graphs"
+            raise UsageError(f"--repack: {collection.name} has {what}, which need no copy; leave it out")
         progress = partial(cli.progress, label=f"copies of {collection.name}")
         chosen = tuple(splits or splits_present(collection, data) or SPLITS)
         written = repack_all(collection, data, chosen, jobs or cores(), progress)
@@ -133,7 +134,8 @@ def _info(*, subset: str, as_json: bool, data: Path, store: Path) -> None:
     """Show the content of the store of a collection."""
     from gbr.data.store import FeatureStore
 
-    opened = FeatureStore(store, cli.find_collection(subset, data).name)
+    collection = cli.find_collection(subset, data)
+    opened = FeatureStore(store, collection.name)
     content = summary(opened)
     if as_json:
         cli.emit_json(content)
@@ -148,8 +150,8 @@ def _info(*, subset: str, as_json: bool, data: Path, store: Path) -> None:
     title = (
         f"{opened.folder}: {content['columns']} columns, schema {content['schema']}, written by gbr {content['gbr']}"
     )
-    cli.table(title, ["split", *columns], rows)
-    _print_degenerate(degenerate)
+    cli.table(title, ["split", cli.things(collection.kind), *columns[1:]], rows)
+    _print_degenerate(degenerate, collection.kind)
 
 
 def summary(store: FeatureStore) -> dict[str, Any]:
@@ -193,16 +195,21 @@ def summary(store: FeatureStore) -> dict[str, Any]:
 
 @main.command("columns")
 @cli.subset_option
+@cli.data_option
 @cli.json_option
-def _columns(*, subset: str, as_json: bool) -> None:
+def _columns(*, subset: str, data: Path, as_json: bool) -> None:
     """List every feature column: name, unit, meaning."""
-    from gbr.data.build import schema_of
-
-    # The columns of a kind do not depend on data.
     kind = subset.split(":", 1)[0]
-    if kind not in KINDS:
-        raise UsageError(f"--subset {subset}: expected {' or '.join(KINDS)}, or a collection of that kind")
-    schema = schema_of(kind)
+    if kind == TABLE:
+        from gbr.data.table_features import known_features  # imports polars
+
+        schema = known_features(cli.find_collection(subset, data).folder(data)).schema
+    elif kind in KINDS:  # whose columns do not depend on data
+        from gbr.data.store import schema_of
+
+        schema = schema_of(kind)
+    else:
+        raise UsageError(f"--subset {subset}: expected tile, layout, a collection of these, or table:NAME")
     blocks = []
     for block in schema.blocks:
         rows = [[name, column.unit, column.doc] for name, column in zip(block.names, block.columns, strict=True)]
@@ -218,9 +225,10 @@ def _columns(*, subset: str, as_json: bool) -> None:
         print(f"{len(schema)} columns, schema {schema.hash}")
 
 
-def _print_degenerate(degenerate: dict[str, str]) -> None:
+def _print_degenerate(degenerate: dict[str, str], kind: str) -> None:
     if degenerate:
-        cli.table("Graphs that cannot be ranked", ["graph", "why"], sorted(degenerate.items()))
+        things = cli.things(kind)
+        cli.table(f"{things.capitalize()} that cannot be ranked", [things[:-1], "why"], sorted(degenerate.items()))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ used.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -116,14 +117,18 @@ def search(
 
 def _fold_scores(ranker: Ranker, train: Rows, out: NDArray[np.bool_], goal: str, seed: int) -> list[float]:
     """Train without the groups ``out`` and score each of them that can be ranked."""
-    training, group = np.repeat(~out, train.sizes), np.repeat(np.arange(len(out)), train.sizes)
+    kept = ~out
+    training = np.flatnonzero(np.repeat(kept, train.sizes))
     target = train.target.astype(np.float64)
-    ranker.fit(train.X[training], target[training], qid=group[training])
+    failed = np.isinf(target)
+    slowest = np.where(failed, 2 * target[~failed].max(initial=1.0), target)  # their chance to fail is not needed
+    ranker.fit_rows(replace(train, target=slowest).take(training, np.cumsum([0, *train.sizes[kept]])), None)
     rng = np.random.default_rng(seed)
     scores = []
     for number in np.flatnonzero(out).tolist():
         start, stop = train.indptr[number : number + 2].tolist()
         rows = subsample(start, stop, _SCORED_ROWS, rng)
-        if np.ptp(target[rows]) > 0:
-            scores.append(score(ranker.predict(train.X[rows]), target[rows], goal))
+        rows = rows[~failed[rows]]
+        if len(rows) and np.ptp(target[rows]) > 0:
+            scores.append(score(ranker.predict_rows(train.X[rows]), target[rows], goal))
     return scores

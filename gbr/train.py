@@ -287,22 +287,28 @@ def train(
         opened, build_seconds = update_store(collection, data, store, splits, jobs, hardware, workers, features)
         found = {split: labelled_groups(opened, collection, split, skip_known_bad) for split in splits}
         groups = {split: labelled for split, (labelled, _) in found.items() if len(labelled)}
+        where, things = (
+            collection.folder(data) / ("" if collection.kind == TABLE else "train"),
+            cli.things(collection.kind),
+        )
         if "train" not in groups:
-            raise DataError(f"{collection.folder(data) / 'train'}: no graphs with runtimes; add measured graphs")
+            raise DataError(f"{where}: no {things} with runtimes; add measured {things}")
         if len(groups) == 1:
-            cli.note("no valid or test graphs with runtimes: the fit does not stop early, and its quality is unknown")
+            cli.note(
+                f"no valid or test {things} with runtimes: the fit does not stop early, and its quality is unknown"
+            )
         elif "valid" not in groups:
-            cli.note("no valid graphs with runtimes: the fit does not stop early")
+            cli.note(f"no valid {things} with runtimes: the fit does not stop early")
         memory = memory or training_set.default_memory()
         distinct = training_set.distinct(groups["train"])
         n_graphs, n_rows = len(groups["train"]), len(distinct.rows)
         if not rankable(distinct.target, distinct.indptr):
             raise DataError(
-                f"{collection.folder(data) / 'train'}: no graph has two configurations with different runtimes; "
-                "add measured configurations"
+                f"{where}: no training {things[:-1]} has two configurations with different runtimes; add measured "
+                "configurations"
             )
         if n_graphs < _FEW_GRAPHS or n_rows < _FEW_ROWS:
-            cli.note(f"only {n_graphs} training graphs with {n_rows} configurations: expect little on other programs")
+            cli.note(f"only {n_graphs} training {things} with {n_rows} configurations: expect little on other {things}")
         if collection.kind == TABLE:
             device_of = families_of(table)
             families = [device_of[name] for name in groups["train"].names]
@@ -324,8 +330,8 @@ def train(
         if chosen.most:
             reason = "" if chosen.most == sample else f": more do not fit --memory {total_memory / cli.GIB:.3g} GiB"
             cli.note(
-                f"training on {len(chosen.rows):,} of {len(distinct.rows):,} rows, at most {chosen.most:,} per graph"
-                f"{reason}"
+                f"training on {len(chosen.rows):,} of {len(distinct.rows):,} rows, at most {chosen.most:,} per "
+                f"{things[:-1]}{reason}"
             )
         ranker.set_params(
             costs=[name for name in schema.costs if name in names] or None,
@@ -451,9 +457,10 @@ def _search(
     from gbr.search import search
 
     costs = [names.index(str(name)) for name in ranker.costs or ()] or None
+    prior = None if ranker.prior is None else names.index(str(ranker.prior))
     with cli.progress(trials, "hyperparameter search") as advance:
         best = search(
-            lambda **settings: clone(ranker).set_params(costs=costs, **settings),
+            lambda **settings: clone(ranker).set_params(costs=costs, prior=prior, **settings),
             in_memory(rows, seed),
             families,
             trials,

@@ -101,7 +101,7 @@ def test_errors_are_one_line(root: Path, capsys: Capture) -> None:
 
     paths = ("--data", str(root), "--store", str(root / "store"))
     assert failing("build", "--subset", "tile:gpu", *paths).startswith("--subset tile:gpu: no such collection")
-    assert failing("columns", "--subset", "graph").startswith("--subset graph: expected tile or layout")
+    assert failing("columns", "--subset", "graph").startswith("--subset graph: expected tile, layout")
     assert "python -m gbr.features build --subset tile:xla" in failing("info", "--subset", "tile:xla", *paths)
     assert failing().startswith("Missing command")
     assert failing("build", "--subset", "tile:xla", *paths, "--repack").startswith("--repack: tile:xla has tile graphs")

@@ -11,7 +11,6 @@ spooled: in memory while they are small, then in a temporary file.
 
 from __future__ import annotations
 
-import hashlib
 import time
 import warnings
 from collections import defaultdict
@@ -28,12 +27,12 @@ from numpy.typing import NDArray
 
 from gbr.data import hardware as profiles
 from gbr.data.collection import KINDS, SPLITS, TABLE, Subset, graph_files, splits_present
-from gbr.data.files import json_text, remove_partial_files
+from gbr.data.files import remove_partial_files
 from gbr.data.graph import Graph, read_graph
 from gbr.data.groups import unrankable
 from gbr.data.pool import Advance, Progress, cores, in_order, in_processes
 from gbr.data.repack import encoded_blocks
-from gbr.data.store import MEASURED, STORE, Entry, FeatureStore, source_of
+from gbr.data.store import MEASURED, STORE, Entry, FeatureStore, digest, source_of
 from gbr.data.store import schema_of as schema_of
 from gbr.errors import DataError, GbrError, GbrWarning, StoreError, UsageError
 
@@ -285,7 +284,7 @@ def _build_table(
     start = time.monotonic()
     table = read_table(subset.folder(data_root))
     features = features or table_features.TableFeatures(table)
-    schema, digest = features.schema, hashlib.sha256(json_text(table.source).encode()).hexdigest()[:16]
+    schema, members = features.schema, digest(table.source)
     hardware = profiles.choose(None, subset, data_root)
     described = {
         "hash": schema.hash,
@@ -303,7 +302,7 @@ def _build_table(
     target = table_features.encoded(table)
     duplicate_of = table_features.duplicates(table)
     built = removed = 0
-    sources = {(group.split, group.name): {"file": group.name, "members": digest} for group in groups}
+    sources = {(group.split, group.name): {"file": group.name, "members": members} for group in groups}
     known = {}
     if store.is_for(described, expected):
         known = {(split, stem): entry for split in splits for stem, entry in store.entries(split).items()}

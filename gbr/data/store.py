@@ -218,7 +218,7 @@ class FeatureStore:
             graphs[split] = {stem: entry for stem, entry in sorted(merged.items()) if entry is not None}
         # Sorted, so that the manifest does not depend on the order in which graphs were built.
         self.manifest["graphs"] = dict(sorted(graphs.items()))
-        write_json(self.folder / MANIFEST, {**self.manifest, "sha256": _digest(self.manifest)}, StoreError)
+        write_json(self.folder / MANIFEST, {**self.manifest, "sha256": digest(self.manifest)}, StoreError)
 
     def is_for(self, schema: Mapping[str, Any], expected: Mapping[str, int]) -> bool:
         """Whether the manifest on disk has this schema and these numbers of graphs already."""
@@ -307,7 +307,7 @@ class FeatureStore:
             manifest: dict[str, Any] = parse_json(path.read_bytes())
             found = manifest["format"]
             fault = f"format {found}, this gbr reads {FORMAT}" if found != FORMAT else "damaged"
-            if found == FORMAT and manifest.pop("sha256") == _digest(manifest):
+            if found == FORMAT and manifest.pop("sha256") == digest(manifest):
                 fault = "graph names with folders"
                 if all(Path(stem).name == stem for graphs in manifest["graphs"].values() for stem in graphs):
                     return manifest
@@ -320,9 +320,9 @@ class FeatureStore:
         raise StoreError(f"{path}: not a valid feature store manifest ({fault}); run {self.rebuild}")
 
 
-def _digest(manifest: Mapping[str, Any]) -> str:
-    """SHA-256 of a manifest, whose values are otherwise not checked."""
-    return hashlib.sha256(json_text(manifest).encode()).hexdigest()
+def digest(values: Mapping[str, Any]) -> str:
+    """SHA-256 of values for JSON."""
+    return hashlib.sha256(json_text(values).encode()).hexdigest()
 
 
 def _write_parquet(
@@ -412,8 +412,9 @@ def load(
 ) -> Any:
     """Read the features of a split as a polars frame, one row per configuration, graphs in order of their names.
 
-    The frame has the columns ``graph`` (str: stem of the file), ``row`` (int64: index of the configuration
-    in the file), ``runtime`` and ``normalizer`` (int64 [ns], null when unknown; the target is their quotient),
+    The frame has the columns ``graph`` (str: stem of the file, or name of the group of a table), ``row`` (int64: index
+    of the configuration in it), ``runtime`` and ``normalizer`` (int64 [ns], null when unknown or failed; the target is
+    their quotient),
     ``repeat`` (int64 [ns]: a second measurement, null without one), ``duplicate_of`` (int64: the first identical row of
     the graph), and the features, float32, under their full names ``<block>.<column>``.  Columns that all configurations
     of a graph share are repeated on each.  ``polars.selectors.contains(".")`` selects the features.
@@ -456,13 +457,25 @@ def load(
     if split not in collection.SPLITS:
         raise UsageError(f"split {split!r}: expected one of {', '.join(collection.SPLITS)}")
     if changed := _changed(found, split):
-        message = f"{len(changed)} graphs of {split} changed since their features were computed ({changed[0]} ...)"
+        things = "groups" if kind == collection.TABLE else "graphs"
+        message = f"{len(changed)} {things} of {split} changed since their features were computed ({changed[0]} ...)"
         warnings.warn(f"{message}; run {found.rebuild}", GbrWarning, stacklevel=2)
     return _scan(found, split, columns) if lazy else _frame(found.load(split, columns=columns))
 
 
 def _changed(store: FeatureStore, split: str) -> list[str]:
-    """Graphs that were added, deleted or replaced since the features of a split were computed."""
+    """Graphs that were added, deleted or replaced since the features of a split were computed.
+
+    All groups of a table, whose features depend on one another.
+    """
+    if store.subset.startswith(collection.TABLE) and store.data_root is not None:
+        from gbr.data.table import FILE, fingerprints  # imports polars
+
+        table = collection.Subset(store.subset).folder(store.data_root)
+        if not (table / FILE).is_file():
+            return []
+        members = digest(fingerprints(table))
+        return [name for name, entry in store.entries(split).items() if entry["source"]["members"] != members]
     folder = (store.data_root or Path()).joinpath("npz", *store.subset.split(":"), split)
     if store.data_root is None or not folder.is_dir():
         return []

@@ -199,7 +199,7 @@ def read_table(folder: str | Path) -> Table:
         notes += [f"{path}: {each}" for each in found]
     if files[0][0] is not None and (roles.test or roles.valid):
         raise DataError(f"{about}: split: {files[0][1].parent} is a folder of a split; expected one or the other")
-    source = {path.relative_to(folder).as_posix(): _hash(path) for path in (about, *(path for _, path in files))}
+    source = fingerprints(folder)
     return make_table(folder.name, roles, parts, about, source, notes)
 
 
@@ -753,8 +753,10 @@ def _data_files(folder: Path, *, required: bool = True) -> list[tuple[str | None
     return [*top, *ready]
 
 
-def _hash(path: Path) -> str:
-    return _digest(path.read_bytes())
+def fingerprints(folder: Path) -> dict[str, str]:
+    """Hash of each file of a table, by its path in the folder."""
+    files = (folder / FILE, *(path for _, path in _data_files(folder)))
+    return {path.relative_to(folder).as_posix(): _digest(path.read_bytes()) for path in files}
 
 
 def _digest(data: bytes) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import kendalltau
+from scipy.stats import kendalltau, rankdata
 
 from gbr.data.groups import QueryGroups, unrankable
 from gbr.errors import UsageError
@@ -23,6 +23,8 @@ FloatArray = NDArray[np.float64]
 #: Values of K reported per kind of collection.
 TOP: Final[dict[str, tuple[int, ...]]] = {"tile": (1, 5, 10), "layout": (1, 5, 10, 100), "table": (1, 5, 10, 100)}
 
+#: First rows of a group that are searched for failures.
+_PROPOSED: Final = 10
 #: Rows of a small group of :func:`taus_b`.
 _SMALL: Final = 64
 _RESAMPLES: Final = 5_000
@@ -282,11 +284,51 @@ def evaluate(scores: FloatArray, groups: QueryGroups, kind: str) -> dict[str, An
             continue
         worked = np.isfinite(target)
         pairs = count_pairs(scores[rows][worked], target[worked])
-        # whoever tries a configuration that fails gains nothing: it counts as the slowest
-        target = np.where(worked, target, target[worked].max())
+        target = tried(target)
         slowdowns = {f"slowdown@{k}": slowdown_at_k(scores[rows], target, k) for k in TOP[kind]}
         graphs[name] = {"kendall_tau": pairs.kendall_tau, "opa": pairs.opa, **slowdowns}
     return summarise(graphs, skipped, kind)
+
+
+def tried(target: FloatArray) -> FloatArray:
+    """Targets with failed configurations as slow as the slowest: whoever tries one gains nothing."""
+    worked = np.isfinite(target)
+    return target if worked.all() else np.where(worked, target, target[worked].max(initial=1.0))
+
+
+def failures(scores: FloatArray, chances: FloatArray, groups: QueryGroups) -> dict[str, float | None] | None:
+    """How well failed configurations are foreseen; None if none failed.
+
+    Parameters
+    ----------
+    scores, chances : float64 (rows,)
+        Predicted order, and chance to fail.
+    groups : QueryGroups
+        With runtimes.
+
+    Returns
+    -------
+    dict
+        ``auc`` (area under the ROC curve of the chance, mean over the groups of which some rows failed and some did
+        not; None without one), ``failed`` (share of all rows), ``failed@10`` (share of the first ten rows of a group,
+        mean over groups).
+    """
+    failed = np.isinf(groups.target)
+    if not failed.any():
+        return None
+    areas, first = [], []
+    for group in range(len(groups)):
+        rows = groups.rows(group)
+        own, n_failed = failed[rows], int(failed[rows].sum())
+        first.append(own[np.argsort(scores[rows], kind="stable")[:_PROPOSED]].mean())
+        if pairs := n_failed * (len(own) - n_failed):
+            # Mann-Whitney
+            areas.append((rankdata(chances[rows])[own].sum() - n_failed * (n_failed + 1) / 2) / pairs)
+    return {
+        "auc": float(np.mean(areas)) if areas else None,
+        "failed": float(failed.mean()),
+        f"failed@{_PROPOSED}": float(np.mean(first)),
+    }
 
 
 def summarise(graphs: dict[str, dict[str, float]], skipped: dict[str, str], kind: str) -> dict[str, Any]:
