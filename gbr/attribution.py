@@ -1,9 +1,9 @@
-"""Why a model ranks one configuration of a graph before another: by column, by block, and by node or loop.
+"""Why a model ranks one configuration before another: by column, by block, and by node, loop or parameter.
 
 Effects of columns are the model's own attribution (:meth:`gbr.models.base.Model.compare`) and sum to the difference of
-the scores.  Effects of nodes and loops ("parts") are computed by swapping the choices of the two configurations for one
-part at a time.  The effect is the mean of the changes of both scores, so that it does not depend on the order of the
-configurations; with two parts it is the Shapley value.
+the scores.  Effects of nodes, loops and parameters ("parts") are computed by swapping the choices of the two
+configurations for one part at a time.  The effect is the mean of the changes of both scores, so that it does not depend
+on the order of the configurations; with two parts it is the Shapley value.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from features.graph import Program
@@ -34,7 +35,10 @@ from features.tile.geometry import Geometry, loop_tiles
 from features.tile.loops import loop_nest
 from features.tile.operands import loop_slots
 from gbr.data.build import extract
+from gbr.data.collection import TABLE
 from gbr.data.graph import Graph, layout_text, node_names, read_graph, shape_text
+from gbr.data.table import Group, Table, read_rows, texts
+from gbr.data.table_features import TableFeatures
 from gbr.errors import UsageError
 from gbr.evaluation.baselines import DEFAULT_FLAG
 from gbr.models.params import threads
@@ -46,6 +50,8 @@ IntArray = NDArray[np.int64]
 #: Maximum number of parts listed for a column, and minimum change relative to the largest change of the column.
 _MAX_BEHIND: Final = 3
 _MIN_CHANGE: Final = 0.1
+#: What is swapped, by kind.
+_PARTS: Final = {"layout": "configurable nodes", "tile": "loops", "table": "parameters"}
 #: Elements that the stride of a copy exceeds, by its level.
 _EXCEEDED: Final = np.array([0, 0, *STRIDES])
 #: Description by kind of a copy at one node.
@@ -135,13 +141,22 @@ class OperandChange:
 
 
 @dataclass(frozen=True)
+class ParameterChange:
+    """A parameter of a table whose values differ."""
+
+    name: str
+    values: tuple[str | None, str | None]  # None if missing
+    effect: float  # of swapping its value
+
+
+@dataclass(frozen=True)
 class Explanation:
     """Why one configuration is ranked before (or after) another.  Positive effects favour the first."""
 
-    graph: str  # path
-    kind: str  # tile or layout
+    graph: str  # path; for a table the name of the group
+    kind: str  # tile, layout or table
     n_configs: int
-    configs: tuple[int, int]  # the explained configuration, and the one it is compared with
+    configs: tuple[int, int]  # the explained configuration, and the one it is compared with; rows of a table's file
     chosen: str  # how the second was chosen: given, (compiler's) default, median or (predicted) best
     scores: tuple[float, float]  # lower is predicted faster
     places: tuple[int, int]  # ranks in the predicted order, from 1; ties as in the file
@@ -150,21 +165,24 @@ class Explanation:
     blocks: tuple[BlockEffect, ...]  # largest effect first; they sum to the lead
     columns: tuple[ColumnEffect, ...]  # columns with different values and an effect, largest effect first
     alike: float  # sum of the effects of columns with equal values, through interactions
-    parts: str  # kind of the swapped parts: "configurable nodes" or "loops"
+    parts: str  # kind of the swapped parts: "configurable nodes", "loops" or "parameters"
     n_parts: int  # number of parts that differ
     nodes: tuple[NodeChange, ...] = ()  # layout: largest effect first
     copies: tuple[Copy, ...] = ()  # layout: copies that differ, largest difference in bytes first
     kernel: str | None = None  # tile: the heaviest operation
     loops: tuple[LoopChange, ...] = ()  # tile: all loops
     operands: tuple[OperandChange, ...] = ()  # tile
+    parameters: tuple[ParameterChange, ...] = ()  # table: largest effect first
+    failures: tuple[float, float] | None = None  # table: chance to fail
 
     def as_dict(self, top: int | None = None) -> dict[str, Any]:
-        """Plain values for JSON, with the first ``top`` columns, nodes and copies."""
-        return asdict(replace(self, columns=self.columns[:top], nodes=self.nodes[:top], copies=self.copies[:top]))
+        """Plain values for JSON, with the first ``top`` columns, nodes, copies and parameters."""
+        shown = ("columns", "nodes", "copies", "parameters")
+        return asdict(replace(self, **{name: getattr(self, name)[:top] for name in shown}))
 
 
 class _Parts(NamedTuple):
-    """The nodes or loops of a graph."""
+    """The nodes or loops of a graph, or the parameters of a table."""
 
     names: list[str]
     choices: NDArray[Any]  # int (2, parts): of the two configurations
@@ -172,48 +190,125 @@ class _Parts(NamedTuple):
     fields: Callable[[Mapping[str, float]], dict[str, Any]]  # effects of the parts -> fields of the explanation
 
 
-def explain(
-    ranker: Ranker, graph: Graph | str | os.PathLike[str], config: int, against: int | None = None
-) -> Explanation:
-    """Explain why a model ranks configuration ``config`` of a graph before or after ``against``.
+def explain(ranker: Ranker, graph: Any, config: int, against: int | None = None) -> Explanation:
+    """Explain why a model ranks configuration ``config`` before or after ``against``.
 
     Parameters
     ----------
     ranker : Ranker
         Trained by ``python -m gbr.train``.
     graph : Graph or path-like
+        For a model of a table, what :meth:`gbr.ranker.Ranker.predict_table` takes.
     config : int
-        Row of the graph's configurations.
+        Row of the graph's configurations, or of the table.
     against : int, optional
-        Row to compare with.  By default a configuration that leaves all layouts to the compiler if there is one, else
-        the median of the predicted order.
+        Row to compare with, of the same group of a table.  By default a configuration that leaves all layouts to the
+        compiler if there is one, else the median of the predicted order.
 
     Raises
     ------
     UsageError
-        For a row out of range, equal rows, or a graph of one configuration.
+        For a row out of range, equal rows, rows of different groups, or a single configuration.
     ModelError, DataError
-        As for :meth:`gbr.ranker.Ranker.predict_graph`.
+        As for :meth:`gbr.ranker.Ranker.predict_graph` and :meth:`gbr.ranker.Ranker.predict_table`.
     """
+    kind = (ranker.trained_on_ or {}).get("kind")
+    return (_explain_row if kind == TABLE else _explain_graph)(ranker, graph, config, against)
+
+
+def _explain_graph(
+    ranker: Ranker, graph: Graph | str | os.PathLike[str], config: int, against: int | None
+) -> Explanation:
     hardware = ranker.hardware
     graph = graph if isinstance(graph, Graph) else read_graph(Path(graph))
-    if graph.n_configs < 2:
-        raise UsageError(f"{graph.source}: expected at least two configurations to compare, got {graph.n_configs}")
+    config, against = _checked(graph.source, graph.n_configs, config, against)
+    schema, X, _ = extract(graph, hardware)
+    scores = ranker.predict_rows(X[:, ranker.columns_in(schema, graph.source)])
+    other, chosen = _counterpart(schema, X, scores, config) if against is None else (against, "given")
+    pair = np.array([config, other])
+    parts = (_layout_parts if graph.kind == "layout" else _tile_parts)(graph, hardware, pair, X)
+    runtimes = graph.runtime
+    if runtimes is not None:
+        runtimes = runtimes[pair] / (1 if graph.normalizer is None else graph.normalizer[pair])
+    return _explained(
+        ranker,
+        schema,
+        X,
+        scores,
+        pair,
+        parts,
+        graph=graph.source,
+        kind=graph.kind,
+        configs=_pair(pair),
+        chosen=chosen,
+        runtimes=None if runtimes is None else _pair(runtimes),
+    )
+
+
+def _explain_row(ranker: Ranker, rows: Any, config: int, against: int | None) -> Explanation:
+    features = ranker.table
+    table = rows if isinstance(rows, Table) else read_rows(rows, features.roles)
+    config, against = _checked(table.name, len(table.row), config, against)
+    at = np.argsort(table.row)  # index of each row of the file
+    group = next(group for group in table.groups if group.start <= at[config] < group.stop)
+    own = slice(group.start, group.stop)
+    row = table.row[own]
+    if against is not None and against not in row:
+        raise UsageError(f"{table.name}: against: row {against} is not of group {group.name}, as row {config} is")
+    if len(row) < 2:
+        raise UsageError(f"{table.name}: group {group.name}: expected at least two rows to compare, got one")
+    frame, alone = table.frame[own], replace(group, start=0, stop=len(row))
+    X = features(frame, [alone])
+    scores, chances = ranker.predict_both(X[:, ranker.columns_in(features.schema, table.name)])
+    first = int(at[config]) - group.start
+    if against is None:
+        other, chosen = _counterpart(features.schema, X, scores, first)
+    else:
+        other, chosen = int(at[against]) - group.start, "given"
+    pair = np.array([first, other])
+    return _explained(
+        ranker,
+        features.schema,
+        X,
+        scores,
+        pair,
+        _table_parts(features, frame[pair], alone, X[pair]),
+        graph=group.name,
+        kind=TABLE,
+        configs=_pair(row[pair]),
+        chosen=chosen,
+        runtimes=None,
+        failures=_pair(chances[pair]) if hasattr(ranker.model_, "chance") else None,
+    )
+
+
+def _checked(source: str, n_configs: int, config: int, against: int | None) -> tuple[int, int | None]:
+    if n_configs < 2:
+        raise UsageError(f"{source}: expected at least two configurations to compare, got {n_configs}")
     for name, row in (("config", config), ("against", against)):
         if row is None and name == "against":
             continue
-        if not isinstance(row, int | np.integer) or isinstance(row, bool) or not 0 <= row < graph.n_configs:
-            raise UsageError(f"{graph.source}: {name}: expected 0 to {graph.n_configs - 1}, got {row!r}")
+        if not isinstance(row, int | np.integer) or isinstance(row, bool) or not 0 <= row < n_configs:
+            raise UsageError(f"{source}: {name}: expected 0 to {n_configs - 1}, got {row!r}")
     config, against = int(config), None if against is None else int(against)
     if config == against:
-        raise UsageError(f"{graph.source}: config and against: expected two configurations, got {config} twice")
-    schema, X, _ = extract(graph, hardware)
-    used = ranker.columns_in(schema, graph.source)
-    scores = ranker.predict_rows(X[:, used])
+        raise UsageError(f"{source}: config and against: expected two configurations, got {config} twice")
+    return config, against
+
+
+def _explained(
+    ranker: Ranker,
+    schema: Schema,
+    X: Float32Array,
+    scores: FloatArray,
+    pair: IntArray,
+    parts: _Parts,
+    **about: Any,
+) -> Explanation:
+    """Explain the order of rows ``pair`` of ``X``, the features of a group; ``about`` are further fields."""
+    config, other = pair.tolist()
+    used = ranker.columns_in(schema, about["graph"])
     order = np.argsort(scores, kind="stable")
-    other, chosen = _counterpart(schema, X, order, config) if against is None else (against, "given")
-    pair = np.array([config, other])
-    parts = (_layout_parts if graph.kind == "layout" else _tile_parts)(graph, hardware, pair, X)
     differ = np.flatnonzero(parts.choices[0] != parts.choices[1])
     names = [parts.names[part] for part in differ]
 
@@ -235,9 +330,6 @@ def explain(
 
     part_effects = mean_change(ranker.model_.predict(rows[:, used], n_jobs))
     effects = ranker.model_.compare(X[:, used], config, other, n_jobs)
-    runtimes = graph.runtime
-    if runtimes is not None:
-        runtimes = runtimes[pair] / (1 if graph.normalizer is None else graph.normalizer[pair])
     ranks = np.argsort(order, kind="stable") + 1
     values = rows[:, used].astype(np.float64)
     sums: Counter[str] = Counter()
@@ -245,26 +337,23 @@ def explain(
         sums[schema.names[index].split(".", 1)[0]] += effect
     blocks = [BlockEffect(block.name, block.doc, sums[block.name]) for block in schema.blocks if sums[block.name]]
     return Explanation(
-        graph=graph.source,
-        kind=graph.kind,
-        n_configs=graph.n_configs,
-        configs=(config, other),
-        chosen=chosen,
+        n_configs=len(X),
         scores=_pair(scores[pair]),
         places=_pair(ranks[pair]),
-        runtimes=None if runtimes is None else _pair(runtimes),
         lead=float(scores[other] - scores[config]),
         blocks=tuple(sorted(blocks, key=lambda block: -abs(block.effect))),
         columns=_columns(schema, used, effects, values[:2], mean_change(values), names),
-        alike=float(effects[values[0] == values[1]].sum()),
-        parts="configurable nodes" if graph.kind == "layout" else "loops",
+        alike=float(effects[_equal(values[0], values[1])].sum()),
+        parts=_PARTS[about["kind"]],
         n_parts=len(names),
+        **about,
         **parts.fields(dict(zip(names, part_effects.tolist(), strict=True))),
     )
 
 
-def _counterpart(schema: Schema, X: Float32Array, order: IntArray, config: int) -> tuple[int, str]:
+def _counterpart(schema: Schema, X: Float32Array, scores: FloatArray, config: int) -> tuple[int, str]:
     """Choose the configuration to compare with, and return how it was chosen."""
+    order = np.argsort(scores, kind="stable")
     if DEFAULT_FLAG in schema.names:
         default = np.flatnonzero(X[:, schema.names.index(DEFAULT_FLAG)] == 1)
         if len(default) and config not in default:
@@ -278,10 +367,10 @@ def _columns(
 ) -> tuple[ColumnEffect, ...]:
     """Effects of the columns that differ in ``values``, float64 (2, used); ``changes``, float64 (parts, used)."""
     columns = schema.columns
-    shown = np.flatnonzero((values[0] != values[1]) & (effects != 0))
+    shown = np.flatnonzero(~_equal(values[0], values[1]) & (effects != 0))
     found = []
     for number in shown[np.argsort(-np.abs(effects[shown]), kind="stable")].tolist():
-        column, change = columns[used[number]], changes[:, number]
+        column, change = columns[used[number]], np.nan_to_num(changes[:, number])
         size = np.abs(change)
         largest = np.argsort(-size, kind="stable")[:_MAX_BEHIND].tolist()
         behind = tuple((names[part], float(change[part])) for part in largest if size[part] > _MIN_CHANGE * size.max())
@@ -409,6 +498,43 @@ def _tile_parts(graph: Graph, hardware: Hardware, pair: IntArray, X: Float32Arra
         }
 
     return _Parts(names, tiles, mix, fields)
+
+
+def _table_parts(features: TableFeatures, frame: pl.DataFrame, group: Group, X: Float32Array) -> _Parts:
+    """Parameters of two rows of a table, ``frame``, whose features are ``X``."""
+    names = list(features.roles.config)
+    values = [texts(frame[name]).to_list() for name in names]
+    choices = np.array([(0, int(first != second)) for first, second in values]).T
+    relative = {
+        column: names.index(name.removeprefix("relative."))
+        for column, name in enumerate(features.schema.names)
+        if name.startswith("relative.")
+    }
+
+    def mix(mixed: NDArray[Any], rows: Float32Array, _row: int) -> None:
+        if not len(mixed):
+            return
+        swapped = frame[np.zeros(len(mixed), int)].with_columns(
+            frame[name][mixed[:, part]] for part, name in enumerate(names)
+        )
+        rows[:] = features(swapped, [replace(group, stop=len(mixed))])
+        for column, part in relative.items():  # within the group, and not among the swapped rows
+            rows[:, column] = X[mixed[:, part], column]
+
+    def fields(effects: Mapping[str, float]) -> dict[str, Any]:
+        found = [
+            ParameterChange(name, (pair[0], pair[1]), effects[name])
+            for name, pair in zip(names, values, strict=True)
+            if name in effects
+        ]
+        return {"parameters": tuple(sorted(found, key=lambda change: -abs(change.effect)))}
+
+    return _Parts(names, choices, mix, fields)
+
+
+def _equal(first: FloatArray, second: FloatArray) -> NDArray[np.bool_]:
+    """Whether values are equal, or both missing."""
+    return np.asarray((first == second) | (np.isnan(first) & np.isnan(second)))
 
 
 def _pair(values: NDArray[Any]) -> Any:

@@ -11,12 +11,15 @@ from pathlib import Path
 import click
 
 from gbr import cli
+from gbr.data.collection import TABLE
 
 
 @cli.command("gbr.explain")
 @cli.model_option
-@click.argument("graph", type=cli.PATH, metavar="GRAPH.npz")
-@click.option("--config", type=int, required=True, metavar="I", help="Index of the configuration to explain.")
+@click.argument("graph", type=cli.PATH, metavar="FILE")
+@click.option(
+    "--config", type=int, required=True, metavar="I", help="Index of the configuration, or row of a table, to explain."
+)
 @click.option(
     "--against",
     type=int,
@@ -28,7 +31,7 @@ from gbr import cli
     "--top",
     type=cli.POSITIVE,
     metavar="N",
-    help="Number of features, nodes and copies shown.  [default: 8; all with --json]",
+    help="Number of features, nodes, copies and parameters shown.  [default: 8; all with --json]",
 )
 @cli.report_option
 @cli.json_option
@@ -42,7 +45,10 @@ def main(
     report: Path | None,
     as_json: bool,
 ) -> None:
-    """Explain which features, nodes and loops make a model rank one configuration before another."""
+    """Explain why a model ranks one configuration of a graph file, or one row of a table, before another.
+
+    It shows which features, and which nodes, loops or parameters make the difference.
+    """
     from gbr.attribution import explain
     from gbr.ranker import Ranker
     from gbr.report.report import summarise_explanation, write_report
@@ -56,7 +62,7 @@ def main(
         cli.emit_json(found.as_dict(top))
         return
     summary = explanation_summary(found, top or TOP)
-    print(f"{graph.stem}: {found.n_configs} configurations")
+    print(f"{Path(found.graph).stem if found.kind != TABLE else found.graph}: {found.n_configs} configurations")
     for rank, configuration in summary["ranks"]:
         print(f"rank {rank}: configuration {configuration}")
     print(*summary["sentences"], sep="\n", end="\n\n")

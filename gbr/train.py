@@ -304,8 +304,7 @@ def train(
         n_graphs, n_rows = len(groups["train"]), len(distinct.rows)
         if not rankable(distinct.target, distinct.indptr):
             raise DataError(
-                f"{where}: no training {things[:-1]} has two configurations with different runtimes; add measured "
-                "configurations"
+                f"{where}: no {things[:-1]} has two configurations with different runtimes; add measured configurations"
             )
         if n_graphs < _FEW_GRAPHS or n_rows < _FEW_ROWS:
             cli.note(f"only {n_graphs} training {things} with {n_rows} configurations: expect little on other {things}")

@@ -49,6 +49,9 @@ def explanation_summary(found: Explanation, top: int = TOP) -> dict[str, Any]:
     if found.runtimes is not None:
         ratio = found.runtimes[0] / found.runtimes[1]
         sentences.append(f"Measured: {own} takes {ratio:.3f} times as long as {other}.")
+    if found.failures is not None:
+        first_chance, second_chance = (f"{chance:.1%}" for chance in found.failures)
+        sentences.append(f"Chance to fail: {first_chance} of {own}, {second_chance} of {other}.")
     tied = found.scores[0] == found.scores[1]
     return {
         "title": f"A tie: {first} and {second}" if tied else f"Why {first} is ranked {order} {second}",
@@ -81,6 +84,10 @@ def _tables(found: Explanation, top: int) -> Iterator[tuple[str, list[str], Rows
         rows.append(["total", *(size_text(sum(copy.nbytes[side] for copy in found.copies)) for side in (0, 1))])
         title = f"Copies that differ: {_count(len(found.copies), top)}; bytes, > minimum stride in elements"
         yield title, ["copy", own, other], rows
+    rows = [[f"{each.effect:+.4f}", each.name, *each.values] for each in found.parameters[:top]]
+    if rows:
+        title = f"Parameters that differ: {_count(len(found.parameters), top)}; effect of swapping one of them"
+        yield title, ["effect", "parameter", own, other], rows
     rows = []
     for loop in found.loops:
         if loop.extent > 1:
