@@ -105,6 +105,7 @@ def fits(pool: Pool) -> list[Fit]:
     models = [
         (backend, objective)
         for backend, objectives in OBJECTIVES.items()
+        if backend != "prior"  # graphs have no column of expected ranks
         for objective in objectives
         if backend != "auto" and (has_costs or (backend, objective) not in _COSTED)
     ]
