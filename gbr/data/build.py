@@ -193,12 +193,7 @@ def build(
         data_root, store_root, jobs = data_root.absolute(), store_root.absolute(), len(workers)
     schema = schema_of(subset.kind)
     hardware = hardware or profiles.choose(None, subset, data_root)
-    described = {
-        "hash": schema.hash,
-        "columns": list(schema.names),
-        "per_config": n_per_config(schema),
-        "hardware": profiles.as_dict(hardware),
-    }
+    described = _described(schema, n_per_config(schema), hardware)
     splits = splits_present(subset, data_root) or SPLITS if splits is None else splits
     splits = (splits,) if isinstance(splits, str) else splits
     # Fingerprints first, so that a corrupt archive is found before anything is built.
@@ -238,30 +233,49 @@ def build(
             tasks, gone = changes()
             if any(gone.values()):
                 store.record(gone)
-        remove_partial_files(store.folder)
-        for split, sources in files.items():
-            remove_partial_files(store.folder / split)
-            for path in set((store.folder / split).glob("*.parquet")) - {store.path(split, p.stem) for p in sources}:
-                with suppress(OSError):
-                    path.unlink()
+        _remove_others(store, {split: {path.stem for path in sources} for split, sources in files.items()})
         worthwhile = sum(task.path.stat().st_size for task in tasks) // _BYTES_PER_PROCESS[subset.kind]
         n_jobs = min(jobs or max(1, min(cores(), worthwhile)), max(1, len(tasks)))
         if tasks:
             with progress(len(tasks)) if progress else nullcontext(lambda steps: None) as advance:
                 _run(store, tasks, n_jobs, advance, workers)
-    entries = {f"{split}/{stem}": entry for split in files for stem, entry in store.entries(split).items()}
+    return _report(store, tuple(files), schema, hardware, len(tasks), sum(map(len, gone.values())), n_jobs, start)
+
+
+def _remove_others(store: FeatureStore, stems: Mapping[str, Iterable[str]]) -> None:
+    """Delete files of interrupted writes, and those of other graphs or groups."""
+    remove_partial_files(store.folder)
+    for split, kept in stems.items():
+        remove_partial_files(store.folder / split)
+        for path in set((store.folder / split).glob("*.parquet")) - {store.path(split, stem) for stem in kept}:
+            with suppress(OSError):
+                path.unlink()
+
+
+def _described(schema: Schema, per_config: int, hardware: Hardware) -> dict[str, Any]:
+    """The schema in the manifest of a store."""
+    names = list(schema.names)
+    return {"hash": schema.hash, "columns": names, "per_config": per_config, "hardware": profiles.as_dict(hardware)}
+
+
+def _report(
+    store: FeatureStore, splits: Sequence[str], schema: Schema, hardware: Hardware, built: int, removed: int, jobs: int,
+    start: float,
+) -> BuildReport:  # fmt: skip
+    """The result of a build that began at ``start``."""
+    entries = {f"{split}/{stem}": entry for split in splits for stem, entry in store.entries(split).items()}
     return BuildReport(
-        subset=subset.name,
+        subset=store.subset,
         folder=str(store.folder),
-        built=len(tasks),
-        kept=len(entries) - len(tasks),
-        removed=sum(map(len, gone.values())),
+        built=built,
+        kept=len(entries) - built,
+        removed=removed,
         rows=sum(entry["rows"] for entry in entries.values()),
         distinct=sum(entry["distinct"] for entry in entries.values()),
         columns=len(schema),
         schema=schema.hash,
         hardware=hardware.name,
-        jobs=n_jobs,
+        jobs=jobs,
         seconds=time.monotonic() - start,
         degenerate={name: entry["degenerate"] for name, entry in entries.items() if entry["degenerate"]},
     )
@@ -286,12 +300,7 @@ def _build_table(
     features = features or table_features.TableFeatures(table)
     schema, members = features.schema, digest(table.source)
     hardware = profiles.choose(None, subset, data_root)
-    described = {
-        "hash": schema.hash,
-        "columns": list(schema.names),
-        "per_config": len(schema),
-        "hardware": profiles.as_dict(hardware),
-    }
+    described = _described(schema, len(schema), hardware)
     splits = (splits,) if isinstance(splits, str) else splits or SPLITS
     groups = [group for group in table.groups if group.split in splits]
     expected = {split: sum(group.split == split for group in groups) for split in splits}
@@ -303,10 +312,14 @@ def _build_table(
     duplicate_of = table_features.duplicates(table)
     built = removed = 0
     sources = {(group.split, group.name): {"file": group.name, "members": members} for group in groups}
-    known = {}
-    if store.is_for(described, expected):
-        known = {(split, stem): entry for split in splits for stem, entry in store.entries(split).items()}
-    if {key: entry["source"] for key, entry in known.items()} != sources:
+    same = store.is_for(described, expected)
+    known = {
+        (split, stem): entry["source"]
+        for split in (splits if same else ())
+        for stem, entry in store.entries(split).items()
+        if (path := store.path(split, stem)).is_file() and path.stat().st_size == entry["bytes"]
+    }
+    if known != sources:
         with store.building(described, expected, data_root):
             gone = {split: dict.fromkeys(store.entries(split), None) for split in splits}
             removed = sum((split, stem) not in sources for split, stems in gone.items() for stem in stems)
@@ -332,22 +345,8 @@ def _build_table(
                     built += len(some)
                     advance(len(some))
             store.record(written)
-    entries = {f"{split}/{stem}": entry for split in splits for stem, entry in store.entries(split).items()}
-    return BuildReport(
-        subset=subset.name,
-        folder=str(store.folder),
-        built=built,
-        kept=len(entries) - built,
-        removed=removed,
-        rows=sum(entry["rows"] for entry in entries.values()),
-        distinct=sum(entry["distinct"] for entry in entries.values()),
-        columns=len(schema),
-        schema=schema.hash,
-        hardware=hardware.name,
-        jobs=1,
-        seconds=time.monotonic() - start,
-        degenerate={name: entry["degenerate"] for name, entry in entries.items() if entry["degenerate"]},
-    )
+            _remove_others(store, {split: store.entries(split) for split in splits})
+    return _report(store, splits, schema, hardware, built, removed, 1, start)
 
 
 def _other_data_root(store: FeatureStore, data_root: Path, files: Mapping[str, Mapping[Path, Any]]) -> Path | None:
