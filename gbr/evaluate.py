@@ -120,7 +120,7 @@ def evaluate(
     UsageError
         For the official protocol with a collection or split that it does not cover.
     """
-    from gbr.data.store import STORE, FeatureStore, schema_of
+    from gbr.data.store import STORE, schema_of, store_for
     from gbr.evaluation import protocol as official
     from gbr.ranker import Ranker
 
@@ -134,9 +134,7 @@ def evaluate(
     features = ranker.table if collection.kind == TABLE else None
     schema = schema_of(collection.kind) if features is None else features.schema
     ranker.columns_in(schema, str(collection.folder(data) / split))
-    store = Path(store or data / STORE)
-    if FeatureStore(store, collection.name).has_others(schema, hardware):  # which are kept
-        store /= "evaluate"
+    store = store_for(store or data / STORE, collection.name, schema, hardware).root
     opened, build_seconds = update_store(collection, data, store, (split,), jobs, hardware, features=features)
     groups, left_out = labelled_groups(opened, collection, split, skip_known_bad)
     if not len(groups):

@@ -129,13 +129,6 @@ class FeatureStore:
                 return str(found["name"])
         return None
 
-    def has_others(self, schema: Schema, hardware: Hardware) -> bool:
-        """Whether there are features for other hardware, or of another table of the same name."""
-        with suppress(StoreError):
-            other = schema.kind == collection.TABLE and self.manifest["schema"]["hash"] != schema.hash
-            return other or self.other_hardware(hardware) is not None
-        return False
-
     def path(self, split: str, stem: str) -> Path:
         """Parquet file of one graph."""
         return self.folder / split / f"{stem}.parquet"
@@ -399,6 +392,16 @@ def _read_parquet(
         invalid = (column < 0) | (column > (np.arange(len(X)) if name == DUPLICATE else column))
         if invalid.any():
             raise StoreError(f"{path}: invalid value {column[invalid.argmax()]} in column {name}")
+
+
+def store_for(root: Path | str, subset_name: str, schema: Schema, hardware: Hardware) -> FeatureStore:
+    """The store of a collection, or one below it if that has features for other hardware, or of another table."""
+    store = FeatureStore(root, subset_name)
+    with suppress(StoreError):
+        other = schema.kind == collection.TABLE and store.manifest["schema"]["hash"] != schema.hash
+        if other or store.other_hardware(hardware):
+            return FeatureStore(store.root / "evaluate", subset_name)
+    return store
 
 
 def load(

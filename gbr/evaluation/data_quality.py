@@ -107,7 +107,8 @@ def group_quality(
     Parameters
     ----------
     target : float64 (n,)
-        In the order of the file.
+        In the order of the file; infinite for failed configurations, which only count in ``configs``, ``distinct``
+        and ``failed``.
     duplicate_of : int64 (n,)
         Row of the first identical configuration.
     repeat : float64 (n,), optional
@@ -118,23 +119,29 @@ def group_quality(
     Returns
     -------
     dict
-        ``configs``, ``distinct`` (configurations), ``spread`` (slowest / fastest), ``duplicate_spread`` (median of
-        slowest / fastest - 1 over sets of identical configurations; None without any), ``retest`` (Kendall's tau of
-        both measurements; None without the second), ``unrankable`` (reason or None), ``jumps``.
+        ``configs``, ``distinct`` (configurations), ``failed`` (number), ``spread`` (slowest / fastest),
+        ``duplicate_spread`` (median of slowest / fastest - 1 over sets of identical configurations; None without any),
+        ``retest`` (Kendall's tau of both measurements; None without the second), ``unrankable`` (reason or None),
+        ``jumps``.
     """
     reason = unrankable(target, duplicate_of)
-    highest, lowest = target.copy(), target.copy()
+    configs, distinct = len(target), len(np.unique(duplicate_of))
+    worked = np.flatnonzero(np.isfinite(target))
+    target, duplicate_of = target[worked], duplicate_of[worked]
+    repeat, scores = (None if values is None else values[worked] for values in (repeat, scores))
+    highest, lowest = np.full(configs, -np.inf), np.full(configs, np.inf)
     np.maximum.at(highest, duplicate_of, target)
     np.minimum.at(lowest, duplicate_of, target)
-    repeated = np.bincount(duplicate_of, minlength=len(target)) > 1
+    repeated = np.bincount(duplicate_of, minlength=configs) > 1
     return {
-        "configs": len(target),
-        "distinct": len(np.unique(duplicate_of)),
+        "configs": configs,
+        "distinct": distinct,
+        "failed": configs - len(worked),
         "spread": float(target.max() / target.min()) if len(target) else 1.0,
         "duplicate_spread": float(np.median(highest[repeated] / lowest[repeated]) - 1) if repeated.any() else None,
         "retest": None if repeat is None or reason else kendall_tau(repeat, target),
         "unrankable": reason,
-        "jumps": [vars(jump) for jump in jumps(target, scores)],
+        "jumps": [vars(jump) | {"row": int(worked[jump.row])} for jump in jumps(target, scores)],
     }
 
 

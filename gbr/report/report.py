@@ -21,14 +21,15 @@ from numpy.typing import NDArray
 
 import gbr
 from features.layout.nodes import TENSOR_ROLES
+from features.schema import Schema
 from gbr import cli
 from gbr.attribution import Explanation, explain
-from gbr.data.build import schema_of
-from gbr.data.collection import Subset, family
+from gbr.data.collection import TABLE, Subset, family
 from gbr.data.files import write_text
 from gbr.data.graph import N_LAYOUT, layout_text, node_names, read_graph
 from gbr.data.groups import QueryGroups
-from gbr.data.store import FeatureStore
+from gbr.data.store import FeatureStore, schema_of, store_for
+from gbr.data.table import Table, read_rows
 from gbr.errors import UsageError
 from gbr.evaluation import data_quality, metrics
 from gbr.evaluation.baselines import NAMES as BASELINE_NAMES
@@ -124,16 +125,18 @@ def summarise_run(
     ``figures`` are those of ``metrics.json``, ``scored`` the results of :func:`gbr.evaluate.score_split`.  A split that
     the model was trained on shows no graphs, unless it is the only one.
     """
-    store, ranker = FeatureStore(store_root, subset.name), Ranker.load(model)
+    ranker = Ranker.load(model)
+    store = store_for(store_root, subset.name, _schema(ranker), ranker.hardware)
     scored = sorted(scored, key=lambda each: _SPLITS.index(each.split))
     same = (ranker.trained_on_ or {}).get("subset") == subset.name
     training_graphs = store.stems("train") if same else None
-    families = None if training_graphs is None else {family(subset.kind, name) for name in training_graphs}
+    families = None
+    if training_graphs is not None and subset.kind != TABLE:  # whose groups have no families
+        families = {family(subset.kind, name) for name in training_graphs}
     shown = {each.split: {**figures[each.split], "training": same and each.split == "train"} for each in scored}
     detailed = [each for each in scored if not shown[each.split]["training"] or len(scored) == 1]
     max_points = max(_MIN_POINTS, min(_MAX_POINTS, _POINTS // max(1, sum(len(each.groups) for each in detailed))))
     return _header(subset.name, command, ranker, model, figures, training_graphs) | {
-        "kind": subset.kind,
         "figures": shown,
         "splits": [
             summarise_split(
@@ -142,7 +145,7 @@ def summarise_run(
             for each in scored
         ],
         "learning": _learning(ranker, store, scored, command),
-        "importance": _importance(ranker, subset.kind),
+        "importance": _importance(ranker),
     }
 
 
@@ -153,16 +156,28 @@ def summarise_prediction(model: Path, rankings: Sequence[Mapping[str, Any]], top
     graph is among the first ones.
     """
     ranker = Ranker.load(model)
+    is_table = (ranker.trained_on_ or {}).get("kind") == TABLE
     graphs = []
+    source, read = "", None
     with cli.progress(len(rankings), "report") as advance:
         for number, each in enumerate(rankings):
-            path, configs = Path(each["graph"]), each["configs"]
+            configs, scores = each["rows" if is_table else "configs"], np.array(each["scores"])
+            if is_table:
+                if source != each["file"]:
+                    source, read = each["file"], read_rows(each["file"], ranker.table.roles)
+                assert read is not None
+                graph: Any = read
+                found = summarise_rows(read, each["group"], configs, scores, each["failures"], top or _TOP)
+            else:
+                graph = Path(each["graph"])
+                found = summarise_ranking(graph, configs, scores, top or _TOP)
             why = None
             if number < _EXPLAINED and len(configs) > 1:
-                why = explanation_summary(replace(explain(ranker, path, configs[0]), runtimes=None))
-            graphs.append(summarise_ranking(path, configs, np.array(each["scores"]), top or _TOP) | {"why": why})
+                why = explanation_summary(replace(explain(ranker, graph, configs[0]), runtimes=None))
+            graphs.append(found | {"why": why})
             advance(1)
-    title = ", ".join(graph["name"] for graph in graphs) if len(graphs) <= 3 else f"{len(graphs)} graphs"
+    title = ", ".join(graph["name"] for graph in graphs)
+    title = title if len(graphs) <= 3 else f"{len(graphs)} {'groups' if is_table else 'graphs'}"
     return _header(title, "predict", ranker, model) | {"graphs": graphs, "explained": _EXPLAINED}
 
 
@@ -201,7 +216,9 @@ def summarise_split(
             if quality["jumps"]:
                 suspects.append(graph)
             if own := figures.get(name):
-                interval, relatives = tau_interval(own["kendall_tau"], scores, target), family(kind, name)
+                worked = np.isfinite(target)
+                interval = tau_interval(own["kendall_tau"], scores[worked], target[worked])
+                relatives = family(kind, name)
                 seen = None if families is None else relatives in families
                 graphs.append(graph | {"figures": own, "interval": interval, "family": relatives, "seen": seen})
             advance(1)
@@ -234,7 +251,7 @@ def slowdown_by_budget(groups: QueryGroups, scores: FloatArray, names: Sequence[
 
     def slowdowns(order: Sequence[FloatArray]) -> FloatArray:
         found = [
-            [metrics.slowdown_at_k(own, groups.target[rows], each) for each in k]
+            [metrics.slowdown_at_k(own, metrics.tried(groups.target[rows]), each) for each in k]
             for rows, own in zip(chosen, order, strict=True)
         ]
         return np.maximum(found, 0.0)  # rounding errors may make an expectation negative
@@ -260,8 +277,10 @@ def points(scores: FloatArray, target: FloatArray, max_points: int) -> dict[str,
 
     ``n`` is the number of configurations, ``shown`` that of the points, ``slowest`` the slowest over the fastest
     runtime; ``row``, ``predicted`` and ``measured`` are normalised ranks, ``over`` is the log of the runtime, from 0
-    (fastest) to 1 (slowest).
+    (fastest) to 1 (slowest).  Failed configurations have no points.
     """
+    n_rows, row = len(target), np.flatnonzero(np.isfinite(target))
+    scores, target = scores[row], target[row]
     rows = np.arange(len(target))
     if len(rows) > max_points:
         first = np.argsort(scores, kind="stable")[:5]
@@ -270,7 +289,7 @@ def points(scores: FloatArray, target: FloatArray, max_points: int) -> dict[str,
     over = np.log(target[rows] / target.min())
     slowest = float(np.exp(over.max()))
     arrays = {
-        "row": rows / max(1, len(target) - 1),
+        "row": row[rows] / max(1, n_rows - 1),
         "predicted": normalised_ranks(scores)[rows],
         "measured": normalised_ranks(target)[rows],
         "over": over / (over.max() or 1.0),
@@ -278,7 +297,7 @@ def points(scores: FloatArray, target: FloatArray, max_points: int) -> dict[str,
     ticks = (plots.linear if slowest < 3 else plots.logarithmic)(1.0, slowest).ticks
     # Base64 of little-endian uint16: a quarter of the size of decimal digits.
     packed = {name: base64.b64encode(np.round(each * 65535).astype("<u2")).decode() for name, each in arrays.items()}
-    return {"n": len(target), "shown": len(rows), "slowest": slowest, "ticks": ticks} | packed
+    return {"n": n_rows, "shown": len(rows), "slowest": slowest, "ticks": ticks} | packed
 
 
 def _retest(groups: QueryGroups, rows: slice) -> FloatArray | None:
@@ -295,6 +314,7 @@ def _data_totals(quality: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "graphs": len(quality),
         "configs": configs,
+        "failed": sum(each["failed"] for each in quality) / max(1, configs),
         "duplicates": 1 - sum(each["distinct"] for each in quality) / max(1, configs),
         "duplicate_spread": float(np.median(repeats)) if repeats else None,
         "unrankable": sum(each["unrankable"] is not None for each in quality),
@@ -359,12 +379,12 @@ def _learning(ranker: Ranker, store: FeatureStore, scored: Sequence[Scored], com
     return {"split": used.split, "graphs": count, "stopped": stopped, "curves": curves}
 
 
-def _importance(ranker: Ranker, kind: str) -> dict[str, Any] | None:
+def _importance(ranker: Ranker) -> dict[str, Any] | None:
     """Blocks and the most important columns with their share of the gain; None for a model without splits."""
     gains = ranker.feature_importances_
     if not gains.sum():
         return None
-    schema, names = schema_of(kind), [str(name) for name in ranker.feature_names_in_]
+    schema, names = _schema(ranker), [str(name) for name in ranker.feature_names_in_]
     columns = {column.name: column for column in schema.columns}
     blocks = {block.name: block for block in schema.blocks}
     n_columns = Counter(name.split(".", 1)[0] for name in names)
@@ -378,6 +398,11 @@ def _importance(ranker: Ranker, kind: str) -> dict[str, Any] | None:
     }
 
 
+def _schema(ranker: Ranker) -> Schema:
+    kind = (ranker.trained_on_ or {})["kind"]
+    return ranker.table.schema if kind == TABLE else schema_of(kind)
+
+
 def _header(
     title: str,
     command: str,
@@ -389,7 +414,7 @@ def _header(
     """Common keys of all reports: ``title``, ``model``, ``command``, ``version``, ``made``, ``settings``."""
     manifest = io.read_manifest(model)
     settings, trained_on = manifest["settings"], manifest["trained_on"] or {}
-    screening = trained_on.get("screening") or {}
+    screening, kind = trained_on.get("screening") or {}, trained_on.get("kind", "")
 
     def listed(values: Mapping[str, Any], pattern: str) -> str:
         return ", ".join(pattern.format(*item) for item in values.items())
@@ -410,7 +435,7 @@ def _header(
             "{}: {}",
         ),
         "columns chosen": screening.get("chosen"),
-        "hardware": (trained_on.get("hardware") or {}).get("name"),
+        "hardware": None if kind == TABLE else (trained_on.get("hardware") or {}).get("name"),
         "trained on": trained_on.get("subset"),
         "training rows": f"{trained_on['rows']:,}" if trained_on.get("rows") else None,
         "data": listed(trained_on.get("data", {}), "{} {}"),
@@ -422,7 +447,8 @@ def _header(
     kept = f"{ranker.backend}, objective {ranker.settings_.objective}, {ranker.best_iteration_:,} rounds kept"
     return {
         "title": title,
-        "model": kept + (f"; trained on {len(training_graphs):,} graphs" if training_graphs else ""),
+        "model": kept + (f"; trained on {len(training_graphs):,} {cli.things(kind)}" if training_graphs else ""),
+        "kind": kind,
         "command": command,
         "version": gbr.__version__,
         "made": time.strftime("%Y-%m-%d %H:%M"),
@@ -439,11 +465,8 @@ def summarise_ranking(path: Path, configs: Sequence[int], scores: FloatArray, to
     graph = read_graph(path)
     names, ids = node_names(graph.node_opcode), graph.node_config_ids
     top = min(top, _MAX_TOP, len(configs))
-    spread = float(scores.std()) or 1.0
-    width = float(np.ptp(scores))
-    counts, edges = np.histogram(scores, bins=_BINS if width else 1)
-    best = []
-    for rank, config in enumerate(graph.configs(np.array(configs[:top], np.int64))):
+    texts = []
+    for config in graph.configs(np.array(configs[:top], np.int64)):
         nodes: list[tuple[str, str]] = []
         if ids is None:
             text = tile_text(config)
@@ -451,21 +474,58 @@ def summarise_ranking(path: Path, configs: Sequence[int], scores: FloatArray, to
             layouts = zip(ids.tolist(), map(layout_texts, config.reshape(-1, N_LAYOUT)), strict=True)
             nodes = [(names[node], layout) for node, layout in layouts if layout]
             text = f"{len(nodes)} of {len(ids)} nodes set" if nodes else "all left to the compiler"
-        behind = float((scores[rank] - scores[0]) / spread)
-        best.append({"rank": rank + 1, "config": configs[rank], "behind": behind, "text": text, "nodes": nodes})
+        texts.append({"text": text, "nodes": nodes})
+    facts = {"configurations": graph.n_configs, "distinct scores": len(np.unique(scores)), "nodes": len(names)}
+    facts |= {} if ids is None else {"configurable nodes": len(ids)}
+    return _ranking(graph.name, str(path), facts, configs, scores, texts)
+
+
+def summarise_rows(
+    table: Table,
+    group: str,
+    rows: Sequence[int],
+    scores: FloatArray,
+    failures: Sequence[float],
+    top: int = _TOP,
+) -> dict[str, Any]:
+    """Summarise the prediction of a group of a table as :func:`summarise_ranking` does."""
+    names, place = table.roles.config, np.argsort(table.row)
+    top = min(top, _MAX_TOP, len(rows))
+    may_fail = any(failures)
+    texts = []
+    for row, chance in zip(rows[:top], failures, strict=False):
+        found = table.frame.select(names).row(int(place[row]))
+        text = ", ".join(f"{name} {value}" for name, value in zip(names, found, strict=True) if value is not None)
+        texts.append({"text": text + (f" (chance to fail {chance:.1%})" if may_fail else ""), "nodes": []})
+    facts = {"configurations": len(rows), "distinct scores": len(np.unique(scores))}
+    return _ranking(group, table.name, facts, rows, scores, texts)
+
+
+def _ranking(
+    name: str,
+    path: str,
+    facts: Mapping[str, int],
+    configs: Sequence[int],
+    scores: FloatArray,
+    best: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    spread = float(scores.std()) or 1.0
+    width = float(np.ptp(scores))
+    counts, edges = np.histogram(scores, bins=_BINS if width else 1)
     return {
-        "name": graph.name,
-        "path": str(path),
-        "n_configs": graph.n_configs,
-        "n_nodes": len(names),
-        "n_configurable": None if ids is None else len(ids),
-        "distinct": len(np.unique(scores)),
+        "name": name,
+        "path": path,
+        "facts": facts,
+        "n_configs": len(configs),
         "histogram": {
             "counts": counts.tolist(),
-            "top": np.histogram(scores[:top], bins=edges)[0].tolist(),
+            "top": np.histogram(scores[: len(best)], bins=edges)[0].tolist(),
             "width": width / spread,
         },
-        "best": best,
+        "best": [
+            {"rank": at + 1, "config": configs[at], "behind": float((scores[at] - scores[0]) / spread), **each}
+            for at, each in enumerate(best)
+        ],
     }
 
 
