@@ -101,8 +101,17 @@ class WithFailures(Model):
         return buffer.getvalue()
 
 
-def fit(order: Model, train: Rows, settings: Settings) -> WithFailures:
-    """Add the chance to fail to a model of the order of ``train``, whose target is infinite for failed rows."""
+def fit(order: Model, train: Rows, settings: Settings) -> Model:
+    """Add the chance to fail to a model of the order of ``train``, whose target is infinite for failed rows.
+
+    Groups of which all rows failed do not count: they tell nothing about configurations.
+    """
+    bounds = list(pairwise(train.indptr.tolist()))
+    told = np.array([b > a and not np.isinf(train.target[a:b]).all() for a, b in bounds], bool)
+    if not told.all():
+        train = train.take(np.flatnonzero(np.repeat(told, train.sizes)), np.cumsum([0, *train.sizes[told]]))
+    if not np.isinf(train.target).any():
+        return order
     failed = np.isinf(train.target)
     group = np.repeat(np.arange(len(train.sizes)), train.sizes)
     splitter = (

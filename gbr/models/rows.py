@@ -164,7 +164,7 @@ class Rows:
 
 def rankable(target: Target, indptr: IntArray) -> list[slice]:
     """Rows of each group with at least two different targets."""
-    return [slice(a, b) for a, b in pairwise(indptr.tolist()) if a < b and np.ptp(target[a:b]) > 0]
+    return [slice(a, b) for a, b in pairwise(indptr.tolist()) if a < b and target[a:b].max() > target[a:b].min()]
 
 
 # --- labels ----------------------------------------------------------------------------------------------------------
