@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from gbr.cluster import Workers
     from gbr.data.groups import QueryGroups
     from gbr.data.store import FeatureStore
+    from gbr.data.table_features import TableFeatures
     from gbr.evaluation.metrics import Scored
     from gbr.models.screening import Screening
     from gbr.ranker import Ranker
@@ -363,14 +364,26 @@ def train(
             plain = Selection(np.arange(len(groups["train"].target)), groups["train"].target, groups["train"].indptr)
         raw = _fit_raw_baseline(opened, groups["train"], plain, memory, seed, jobs)
 
+        final = ranker
+        if features is not None and "valid" in groups and n_graphs + len(groups["valid"]) < _FEW_TABLE_GROUPS:
+            cli.note(f"fitting again on train and valid, as there are few {things}; valid is scored by the first fit")
+            final = _refit(ranker, features, names)
         figures: dict[str, Any] = {"subset": collection.name}
         predict_seconds = 0.0
         for split, labelled in groups.items():
             figures[split], seconds = score_split(
-                ranker, raw, opened, labelled, split, collection.kind, found[split][1], scored=scored
+                final if split == "test" else ranker,
+                raw,
+                opened,
+                labelled,
+                split,
+                collection.kind,
+                found[split][1],
+                scored=scored,
             )
             predict_seconds += seconds
         figures["seconds"] = {"build": build_seconds, "fit": fit_seconds, "predict": predict_seconds}
+        ranker = final
         ranker.trained_on_ = {
             "subset": collection.name,
             "kind": collection.kind,
@@ -389,6 +402,16 @@ def train(
             with put_aside(out / METRICS):
                 ranker.save(out)
     return figures
+
+
+def _refit(ranker: Ranker, features: TableFeatures, names: tuple[str, ...]) -> Ranker:
+    """The same model, fitted on training and validation groups of a table, without early stopping."""
+    from sklearn.base import clone
+
+    X, cost, indptr = features.refit()
+    kept = np.isin(features.schema.names, names)
+    again: Ranker = clone(ranker).set_params(prior=_PRIOR if _PRIOR in names else None)
+    return again.fit_rows(Rows(X[:, kept], cost, indptr), names)
 
 
 def _check_settings(ranker: Ranker, has_costs: bool) -> None:

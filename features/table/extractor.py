@@ -89,9 +89,6 @@ class Context:
 class TableExtractor:
     """Features of a measured table, fitted on its training and validation rows.
 
-    Training rows see the history of the other training groups, validation rows that of all training groups, and any
-    other rows that of both.
-
     Parameters
     ----------
     parameters : sequence of Parameter
@@ -115,7 +112,6 @@ class TableExtractor:
         n_train: int,
     ) -> None:
         self._known_context = context
-        self._n_train = n_train
         names = tuple(each.name for each in parameters)
         self._meanings = gpu.recognised(names)
         self._extents = gpu.recognised(context.names, gpu.EXTENTS)
@@ -142,11 +138,17 @@ class TableExtractor:
         self.schema = self._schema(parameters, context, cost, indptr)
 
     def __call__(
-        self, parameters: Sequence[Parameter], context: Context, indptr: IntArray, own: Sequence[int | None]
+        self,
+        parameters: Sequence[Parameter],
+        context: Context,
+        indptr: IntArray,
+        own: Sequence[int | None],
+        seen: Sequence[int],
     ) -> NDArray[np.float32]:
         """Features, float32 (rows, len(schema)); NaN where a value is missing.
 
-        ``own`` has the number of each group among those of the fit, or None.
+        ``own`` has the number of each group among those of the fit, or None; ``seen`` how many of these, the first
+        ones, the history of each group may use, of which its own is left out.
         """
         values = np.column_stack([each.values for each in parameters])
         group = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
@@ -172,8 +174,8 @@ class TableExtractor:
         past = np.empty((n_rows, len(history.BLOCK)))
         positions, distances = self._positions(parameters), self._distances(context)
         for number, (start, stop) in enumerate(pairwise(indptr.tolist())):
-            seen = distances[number] if own[number] is None else distances[number, : self._n_train]
-            past[start:stop] = self._history(positions[start:stop], seen, own[number])
+            near = distances[number, : seen[number]]
+            past[start:stop] = self._history(positions[start:stop], near, own[number])
         found = np.column_stack([*parts, past]).astype(np.float32)
         return np.where(np.isfinite(found), found, np.float32(np.nan))
 

@@ -67,19 +67,33 @@ class TableFeatures:
             self._context(known.frame, indptr[:-1]),
             known.cost,
             indptr,
-            sum(group.split == "train" for group in known.groups),
+            n_train := sum(group.split == "train" for group in known.groups),
         )
+        self._n_train = n_train
         self.schema: Schema = self._extractor.schema
 
     def __call__(self, frame: pl.DataFrame, groups: Sequence[Group]) -> NDArray[np.float32]:
         """Features of the rows of ``groups``, float32 (rows, len(schema)).
 
         ``frame`` has the columns :attr:`Roles.described`; its rows are those of ``groups``, one after the other.
-        Groups of the splits ``train`` and ``valid`` that have the values of one of the fit are this one.
+        Groups of the splits ``train`` and ``valid`` that have the values of one of the fit are this one.  They see the
+        history of the other training groups; all others see that of training and validation groups.
         """
-        indptr = bounds(groups)
         own = [self._number.get(key) for key in _keys(frame, groups, self.roles)]
-        return self._extractor(self._parameters(frame), self._context(frame, indptr[:-1]), indptr, own)
+        every = len(self._number)
+        return self._features(frame, groups, own, [every if at is None else self._n_train for at in own])
+
+    def refit(self) -> tuple[NDArray[np.float32], FloatArray, IntArray]:
+        """Features, costs and bounds of the training and validation groups, of which each sees all others."""
+        known, every = self.known, len(self._number)
+        X = self._features(known.frame, known.groups, [*range(every)], [every] * every)
+        return X, known.cost, bounds(known.groups)
+
+    def _features(
+        self, frame: pl.DataFrame, groups: Sequence[Group], own: Sequence[int | None], seen: Sequence[int]
+    ) -> NDArray[np.float32]:
+        indptr = bounds(groups)
+        return self._extractor(self._parameters(frame), self._context(frame, indptr[:-1]), indptr, own, seen)
 
     def _parameters(self, frame: pl.DataFrame) -> list[Parameter]:
         return [_parameter(frame[name], self._levels[name]) for name in self.roles.config]
