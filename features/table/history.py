@@ -102,8 +102,7 @@ class History:
         if not len(groups):
             return found
         rank, slowdown, failed, gap = self._looked_up(positions, groups)
-        weights = np.exp(-self.sharpness * (distances[groups] - distances[groups[0]]))[:, None] * np.exp(-gap)
-        weights /= weights.sum(axis=0)
+        weights = _weights(self.sharpness, distances[groups], gap)
         mean = (weights * rank).sum(axis=0)
         found[:, 0] = mean
         found[:, 1] = rank[0]
@@ -155,12 +154,17 @@ class History:
             groups = self._nearest_groups(distances[own], own)
             rank, _, _, gap = self._looked_up(positions[rows], groups)
             for number, sharpness in enumerate(_SHARPNESSES):
-                weights = np.exp(-sharpness * (distances[own][groups] - distances[own][groups[0]]))[:, None]
-                weights = weights * np.exp(-gap)
-                expected = (weights * rank).sum(axis=0) / weights.sum(axis=0)
+                expected = (_weights(sharpness, distances[own][groups], gap) * rank).sum(axis=0)
                 if np.ptp(expected) and np.ptp(measured):
                     correlation[number] += np.corrcoef(expected, measured)[0, 1]
         return _SHARPNESSES[int(correlation.argmax())]
+
+
+def _weights(sharpness: float, distances: FloatArray, gap: FloatArray) -> FloatArray:
+    """Weights of groups per row, float64 (groups, rows), which sum to 1."""
+    logarithms = -sharpness * distances[:, None] - gap
+    weights = np.exp(logarithms - logarithms.max(axis=0))
+    return np.asarray(weights / weights.sum(axis=0))
 
 
 def _distinct(positions: FloatArray, cost: FloatArray) -> _Known:
@@ -169,7 +173,7 @@ def _distinct(positions: FloatArray, cost: FloatArray) -> _Known:
         _keys(positions), return_index=True, return_inverse=True, return_counts=True
     )
     finite = np.isfinite(cost)
-    slowest = cost[finite].max(initial=1.0)
+    slowest = cost[finite].max() if finite.any() else 1.0
     slowdown = np.log2(np.where(finite, cost, slowest) / cost[finite].min(initial=slowest))
     means = [np.bincount(inverse, values) / counts for values in (_ranks(cost), slowdown, (~finite).astype(float))]
     return _Known(keys, positions[first], *means)

@@ -1,0 +1,275 @@
+"""Features of measured tables: history and nearest rows against naive twins, blocks of GPU kernels, odd columns."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import rankdata
+
+from features.table import gpu, history
+from features.table.history import History
+from gbr.data.table import Roles, Table, make_table, read_rows, read_table
+from gbr.data.table_features import COST, TableFeatures, known_features, save_known_rows
+from gbr.errors import DataError, GbrWarning, UsageError
+from tests.tables import made_rows
+
+FloatArray = np.ndarray
+SHARPNESS = 4.0
+
+
+# --- history ----------------------------------------------------------------------------------------------------------
+
+
+def naive_nearest(points: FloatArray, among: FloatArray, k: int) -> tuple[FloatArray, FloatArray]:
+    distances = np.sqrt(((points[:, None] - among) ** 2).sum(axis=2))
+    near = np.argsort(distances, axis=1, kind="stable")[:, :k]
+    return near, np.take_along_axis(distances, near, axis=1)
+
+
+def naive_history(
+    row: FloatArray, groups: list[tuple[FloatArray, FloatArray]], distances: FloatArray, own: int | None
+) -> list[float]:
+    """Columns of one row, group by group; ``groups`` are positions and costs."""
+    seen = sorted((number for number in range(len(groups)) if number != own), key=lambda number: distances[number])
+    found = []
+    for number in seen:
+        positions, cost = groups[number]
+        ranks = (rankdata(cost) - 1) / max(1, len(cost) - 1)
+        worked = np.isfinite(cost)
+        slowest = cost[worked].max() if worked.any() else 1.0
+        slowdown = np.log2(np.where(worked, cost, slowest) / (cost[worked].min() if worked.any() else slowest))
+        values = np.stack([ranks, slowdown, ~worked])
+        same = (positions == row).all(axis=1)
+        if same.any():
+            found.append([*values[:, same].mean(axis=1), 0.0])
+            continue
+        distinct = np.unique(positions, axis=0)
+        mean = np.stack([values[:, (positions == each).all(axis=1)].mean(axis=1) for each in distinct], axis=1)
+        near, gap = naive_nearest(row[None], distinct, 4)
+        weights = np.exp(-gap[0]) / np.exp(-gap[0]).sum()
+        found.append([*(mean[:, near[0]] @ weights), gap[0, 0]])
+    rank, slowdown, failed, gap = np.array(found).T
+    weights = np.exp(-SHARPNESS * distances[seen] - gap)
+    weights /= weights.sum()
+    mean = weights @ rank
+    spread = np.sqrt(weights @ (rank - mean) ** 2)
+    least = [rank.mean(), rank.min(), rank.max(), spread]
+    return [mean, rank[0], *least, weights @ slowdown, slowdown[0], weights @ failed, gap[0], distances[seen[0]]]
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=15, deadline=None)
+def test_history_equals_its_naive_twin(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(1, 12, rng.integers(2, 5))
+    indptr = np.cumsum([0, *sizes])
+    positions = rng.random((9, 2))[rng.integers(0, 9, indptr[-1])] * 3  # configurations repeat, distances do not tie
+    cost = np.where(rng.random(len(positions)) < 0.2, np.inf, rng.integers(1, 6, len(positions)))
+    between = rng.random((len(sizes), len(sizes)))
+    groups = [(positions[a:b], cost[a:b]) for a, b in pairwise(indptr)]
+    found = History(positions, cost, indptr, between, len(sizes))
+    for own in (None, 0, len(sizes) - 1):
+        rows = np.concatenate([positions[:5], rng.random((3, 2)) * 4])
+        expected = [naive_history(row, groups, between[0], own) for row in rows]
+        np.testing.assert_allclose(found(rows, between[0], own), expected, atol=1e-12)
+
+
+def test_history_without_other_groups_is_missing() -> None:
+    positions = np.arange(4.0)[:, None]
+    found = History(positions, 1 + np.arange(4.0), np.array([0, 4]), np.zeros((1, 1)), 1)
+    assert np.isnan(found(positions, np.zeros(1), 0)).all()
+    assert not np.isnan(found(positions, np.zeros(1))).any()
+
+
+def test_history_of_configurations_that_are_far_from_all_is_finite() -> None:
+    found = History(
+        np.array([[0.0], [1.0], [2.0]]), np.array([1.0, 2.0, 3.0]), np.array([0, 2, 3]), np.zeros((2, 2)), 2
+    )
+    assert np.isfinite(found(np.array([[1e6]]), np.zeros(2))).all()
+
+
+def test_the_most_useful_sharpness_is_chosen() -> None:
+    """Near groups agree, far ones are the opposite."""
+    rng = np.random.default_rng(0)
+    positions, cost, place = [], [], np.repeat([0.0, 1.0], 4)
+    for number in range(8):
+        order = rng.permutation(60)[:, None].astype(float)
+        positions.append(order)
+        cost.append(1 + (order[:, 0] if number < 4 else 60 - order[:, 0]))
+    distances = np.abs(place[:, None] - place)
+    indptr = np.arange(9) * 60
+    assert History(np.concatenate(positions), np.concatenate(cost), indptr, distances, 8).sharpness > 1
+
+
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 5), st.integers(0, 10_000))
+@settings(max_examples=40, deadline=None)
+def test_nearest_rows_equal_their_naive_twin(n: int, m: int, k: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    points, among = rng.random((n, 3)), rng.random((m, 3))
+    near, distances = history._nearest(points, among, k)
+    expected, expected_distances = naive_nearest(points, among, k)
+    np.testing.assert_array_equal(near, expected)
+    np.testing.assert_allclose(distances, expected_distances)
+
+
+# --- GPU kernels ------------------------------------------------------------------------------------------------------
+
+#: units, warp, threads, blocks, registers, shared KiB of an A100 (compute capability 8.0).
+A100 = np.array([[108, 32, 2048, 32, 65536, 164.0]])
+
+
+def of_block(device: FloatArray = A100, extents: dict[str, float] | None = None, **config: float) -> dict[str, float]:
+    arrays = [{name: np.array([float(value)]) for name, value in each.items()} for each in (config, extents or {})]
+    (row,) = gpu.columns(arrays[0], arrays[1], device)
+    return dict(zip([column.name for column in gpu.BLOCK.columns], row.tolist(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("threads", "blocks", "occupancy"),
+    [
+        # With 34 registers per thread, 65536 registers hold 1927 threads.
+        (1024, 2, 0.5),  # two blocks need 69632 registers
+        (256, 8, 7 * 256 / 2048),
+        (32, 32, 0.5),  # at most 32 blocks on compute capability 8.0
+        (768, 2, 0.75),
+    ],
+)
+def test_occupancy_of_documented_cases(threads: int, blocks: int, occupancy: float) -> None:
+    found = of_block(threads_x=threads)
+    assert found["by_threads"] == blocks
+    assert found["occupancy"] == pytest.approx(occupancy)
+    assert found["warps"] == threads / 32
+
+
+def test_blocks_of_the_grid_and_waves() -> None:
+    found = of_block(threads_x=16, threads_y=8, work_x=4, work_y=2, extents={"extent_x": 1000, "extent_y": 100})
+    blocks = np.ceil(1000 / 64) * np.ceil(100 / 16)
+    assert found["blocks"] == pytest.approx(np.log2(blocks))
+    assert found["padding"] == pytest.approx(1 - 1000 * 100 / (1024 * 112))
+    assert found["work"] == 3
+    assert found["area"] == 10
+    assert found["width"] == -1
+    assert found["idle_lanes"] == 0
+    assert found["blocks_per_unit"] == pytest.approx(np.log2(blocks / 108))
+    resident = min(2048 // 128, 32, 65536 // (128 * (32 + 2 * 8)))
+    waves = blocks / (108 * resident)
+    assert found["waves"] == pytest.approx(np.log2(waves))
+    assert found["last_wave"] == pytest.approx(np.log2(np.ceil(waves) / waves))
+
+
+def test_tiles_of_a_matrix_product_and_unknown_devices() -> None:
+    found = of_block(tile_x=128, tile_y=64, tile_k=32, warps=4, stages=2)
+    assert found["threads"] == 7
+    assert found["by_shared"] == pytest.approx(np.log2(164 * 1024 / ((128 + 64) * 32 * 2 * 4)))
+    unknown = of_block(np.full((1, 6), np.nan), threads_x=48)
+    assert unknown["idle_lanes"] == pytest.approx(1 - 48 / 64)  # a warp of 32 is assumed
+    assert np.isnan(unknown["occupancy"])
+    assert np.isnan(of_block(threads_x=0)["threads"])
+
+
+def test_names_are_recognised() -> None:
+    names = ("BLOCK_SIZE_X", "tile_size_y", "num_warps", "other", "block_size_x")
+    assert gpu.recognised(names) == {"threads_x": 0, "warps": 2, "work_y": 1}
+    assert gpu.applies(gpu.recognised(names))
+    assert not gpu.applies(gpu.recognised(("tile_size_y",)))
+    assert gpu.recognised(("m", "n", "k"), gpu.EXTENTS) == {"extent_x": 0, "extent_y": 1}
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+ROLES = Roles(("prog",), ("a", "b", "kind"), "time", test={"prog": ("p3",)}, valid={"prog": ("p2",)})
+
+
+def table_of(frame: pl.DataFrame, roles: Roles = ROLES) -> Table:
+    return make_table("t", roles, [(None, Path("t"), frame)], Path("table.toml"))
+
+
+def test_saved_rows_restore_the_features(tmp_path: Path) -> None:
+    table = table_of(made_rows(4, 20))
+    features = TableFeatures(table)
+    save_known_rows(tmp_path, features.known)
+    again = known_features(tmp_path)
+    assert again.schema.hash == features.schema.hash
+    assert read_table(tmp_path).roles.target == COST
+    np.testing.assert_array_equal(again(table.frame, table.groups), features(table.frame, table.groups))
+    changed = replace(table, cost=table.cost * 2)
+    assert TableFeatures(changed).schema.hash != features.schema.hash
+
+
+def test_training_rows_do_not_see_their_own_costs() -> None:
+    """And validation rows none but those of training, so that all are predicted as new groups are."""
+    frame = made_rows(4, 20)
+    table = table_of(frame)
+    for number in (0, 2):
+        group = table.groups[number]
+        changed = replace(table, cost=np.where(np.arange(80) // 20 == number, table.cost[::-1], table.cost))
+        before, after = (
+            TableFeatures(each)(table.frame[group.start : group.stop], [group]) for each in (table, changed)
+        )
+        np.testing.assert_array_equal(before, after)
+
+
+def test_values_that_training_lacks_and_missing_ones() -> None:
+    frame = made_rows(4, 20)
+    features = TableFeatures(table_of(frame))
+    rows = frame.drop("time").with_columns(kind=pl.lit("new"), b=pl.lit(None))
+    X = features((table := read_rows(rows, ROLES)).frame, table.groups)
+    columns = dict(zip(features.schema.names, X.T, strict=True))
+    assert np.isnan(columns["config.kind"]).all()
+    assert np.isnan(columns["config.b"]).all()
+    assert np.isfinite(columns["history.rank"]).all()
+
+
+def test_many_levels_have_no_columns_but_history() -> None:
+    frame = made_rows(4, 50).with_columns(kind=pl.Series([f"c{row % 45}" for row in range(200)]))
+    table = table_of(frame)
+    features = TableFeatures(table)
+    assert not any("=" in name for name in features.schema.names)
+    assert np.isfinite(features(table.frame, table.groups)[:, features.schema.names.index("history.rank")]).all()
+
+
+def test_unknown_devices_are_a_warning() -> None:
+    names = {"p0": "A100", "p1": "A10o", "p2": "V100", "p3": "H100"}
+    frame = made_rows(4, 10).with_columns(device=pl.col("prog").replace(names))
+    roles = replace(ROLES, group=("device",), device="device", test={"device": ("H100",)}, valid={})
+    with pytest.warns(GbrWarning, match=r"unknown device 'A10o'; did you mean .*A100.*features of this device are"):
+        features = TableFeatures(table := table_of(frame, roles))
+    X = features(table.frame, table.groups)
+    units = X[:, features.schema.names.index("device.units")]
+    assert np.isnan(units[table.frame["device"].to_numpy() == "A10o"]).all()
+    assert (units[table.frame["device"].to_numpy() == "H100"] == 132).all()
+
+
+# --- rows to rank -----------------------------------------------------------------------------------------------------
+
+
+def test_rows_to_rank(tmp_path: Path) -> None:
+    frame = made_rows(3, 4)[::-1].drop("time")
+    frame.write_csv(path := tmp_path / "rows.csv")
+    table = read_rows(path, ROLES)
+    assert [(group.name, group.split, group.stop - group.start) for group in table.groups] == [
+        ("p0", "", 4), ("p1", "", 4), ("p2", "", 4)
+    ]  # fmt: skip
+    assert table.frame.equals(frame[table.row])
+    for source in (frame, frame.to_pandas(), frame.to_arrow(), str(path)):
+        assert read_rows(source, ROLES).frame.equals(table.frame)
+    assert read_rows(frame.with_columns(note=pl.lit(1)), ROLES).notes == (
+        "rows: columns that the model does not use: 'note'",
+    )
+
+
+def test_rows_that_do_not_fit() -> None:
+    frame = made_rows(3, 4)
+    with pytest.raises(DataError, match="rows: no column 'kind', which the model needs; did you mean 'kinds'"):
+        read_rows(frame.rename({"kind": "kinds"}), ROLES)
+    with pytest.raises(DataError, match="no rows"):
+        read_rows(frame[:0], ROLES)
+    with pytest.raises(UsageError, match="expected a path or a data frame, got int"):
+        read_rows(3, ROLES)
