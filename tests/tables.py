@@ -11,7 +11,7 @@ from gbr.data.table import Roles, write_table
 
 
 def made_rows(groups: int, size: int, failing: float = 0.0, seed: int = 0) -> pl.DataFrame:
-    """Rows of programs ``p0`` ... whose runtime depends on the parameters a, b and kind; those with ``b`` of 4 may fail."""
+    """Rows of programs ``p0`` ... whose runtime depends on the parameters a, b and kind; where b is 4 they may fail."""
     rng = np.random.default_rng(seed)
     group = np.repeat(np.arange(groups), size)
     a, b = rng.integers(1, 17, len(group)), rng.choice([1.0, 2.5, 4.0], len(group))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -125,7 +126,9 @@ def _keys(frame: pl.DataFrame, groups: Sequence[Group], roles: Roles) -> list[tu
     return list(zip([group.split for group in groups], *values, strict=True))
 
 
+@cache
 def _device(name: str | None) -> devices.Device | None:
+    """A device by its name; None for an unknown one, with a warning at the first time."""
     try:
         return devices.find_device(name) if name else None
     except UsageError as fault:
