@@ -121,8 +121,8 @@ class TableFeatures:
 
 def _keys(frame: pl.DataFrame, groups: Sequence[Group], roles: Roles) -> list[tuple[str | None, ...]]:
     """Split and values of the columns that make a group, for each group."""
-    first = frame.select(roles.group)[bounds(groups)[:-1]]
-    values = [texts(column).to_list() for column in first.iter_columns()]
+    first = frame[bounds(groups)[:-1]]
+    values = [texts(first[name]).to_list() for name in roles.group]
     return list(zip([group.split for group in groups], *values, strict=True))
 
 
