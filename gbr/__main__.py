@@ -18,7 +18,7 @@ COMMANDS: Final = {
     "evaluate": "Score a trained model on a split of a collection.",
     "explain": "Explain why one configuration is ranked before another.",
     "features": "Build the feature store, show its content, list the feature columns.",
-    "predict": "Rank the configurations of graph files.",
+    "predict": "Rank the configurations of graph files, or the rows of tables.",
     "reproduce": "Reproduce the results on TpuGraphs: download, train, evaluate.",
     "submit": "Write or check a submission to the Kaggle competition.",
     "table": "Import measured tables: tuner caches, CSV, Parquet.",
