@@ -191,6 +191,14 @@ def table_of(frame: pl.DataFrame, roles: Roles = ROLES) -> Table:
     return make_table("t", roles, [(None, Path("t"), frame)], Path("table.toml"))
 
 
+def test_a_table_may_have_one_group_without_a_name() -> None:
+    table = table_of(made_rows(1, 30), Roles((), ("a", "b", "kind"), "time"))
+    features = TableFeatures(table)
+    assert np.isnan(features(table.frame, table.groups)[:, -1]).all()  # no history
+    again = read_rows(made_rows(1, 30), features.roles)
+    assert np.isfinite(features(again.frame, again.groups)[:, -1]).all()
+
+
 def test_saved_rows_restore_the_features(tmp_path: Path) -> None:
     table = table_of(made_rows(4, 20))
     features = TableFeatures(table)
@@ -225,6 +233,24 @@ def test_values_that_training_lacks_and_missing_ones() -> None:
     assert np.isnan(columns["config.kind"]).all()
     assert np.isnan(columns["config.b"]).all()
     assert np.isfinite(columns["history.rank"]).all()
+
+
+def test_values_of_other_types() -> None:
+    """Numbers and booleans may be written as strings, infinite numbers are missing, words are refused."""
+    frame = made_rows(4, 20).with_columns(flag=pl.int_range(80) % 3 == 0)
+    features = TableFeatures(table_of(frame, replace(ROLES, config=("a", "b", "kind", "flag"))))
+
+    def of(**changes: pl.Expr) -> np.ndarray:
+        table = read_rows(frame.with_columns(**changes), features.roles)
+        return features(table.frame, table.groups)
+
+    np.testing.assert_array_equal(of(), of(a=pl.col("a").cast(pl.String), flag=pl.col("flag").cast(pl.String)))
+    np.testing.assert_array_equal(of(), of(flag=pl.col("flag").cast(pl.Int8), kind=pl.col("kind").cast(pl.Categorical)))
+    np.testing.assert_array_equal(of(b=pl.lit(None)), of(b=pl.lit(float("inf"))))
+    with pytest.raises(
+        DataError, match="column 'a' holds 'many'; expected numbers or booleans, as in the training rows"
+    ):
+        of(a=pl.lit("many"))
 
 
 def test_many_levels_have_no_columns_but_history() -> None:
@@ -273,3 +299,4 @@ def test_rows_that_do_not_fit() -> None:
         read_rows(frame[:0], ROLES)
     with pytest.raises(UsageError, match="expected a path or a data frame, got int"):
         read_rows(3, ROLES)
+    assert read_rows(frame.lazy(), ROLES).frame.equals(read_rows(frame, ROLES).frame)

@@ -176,7 +176,8 @@ class TableExtractor:
         for number, (start, stop) in enumerate(pairwise(indptr.tolist())):
             near = distances[number, : seen[number]]
             past[start:stop] = self._history(positions[start:stop], near, own[number])
-        found = np.column_stack([*parts, past]).astype(np.float32)
+        with np.errstate(over="ignore"):
+            found = np.column_stack([*parts, past]).astype(np.float32)
         return np.where(np.isfinite(found), found, np.float32(np.nan))
 
     def _schema(self, parameters: Sequence[Parameter], context: Context, cost: FloatArray, indptr: IntArray) -> Schema:

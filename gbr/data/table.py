@@ -290,7 +290,10 @@ def read_rows(source: Any, roles: Roles) -> Table:
     else:
         where, notes = "rows", []
         try:
-            frame = pl.DataFrame(source).with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String))
+            frame = source.collect() if isinstance(source, pl.LazyFrame) else pl.DataFrame(source)
+            frame = frame.with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String))
+            if not frame.columns:
+                raise ValueError("no columns")
         except (TypeError, ValueError, pl.exceptions.PolarsError) as fault:
             reason = " ".join(str(fault).split())
             raise UsageError(

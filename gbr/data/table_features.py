@@ -17,7 +17,7 @@ from features.schema import Schema
 from features.table.extractor import Context, Parameter, TableExtractor
 from gbr.data import devices
 from gbr.data.groups import FAILED
-from gbr.data.table import Group, Roles, Table, read_table, texts, write_table
+from gbr.data.table import Group, Roles, Table, read_table, recognise, texts, write_table
 from gbr.errors import DataError, GbrWarning, UsageError
 
 #: Binary digits of the largest encoded cost, exact in float64, and of its divisor.
@@ -207,9 +207,17 @@ def _parameter(column: pl.Series, levels: tuple[str, ...]) -> Parameter:
 
 
 def _numbers(column: pl.Series) -> FloatArray:
-    if column.dtype == pl.String:
-        column = column.cast(pl.Float64, strict=False)
-    return np.asarray(column.cast(pl.Float64).fill_null(float("nan")).to_numpy(), np.float64)
+    """Numbers or booleans as numbers; NaN where they are missing or infinite."""
+    if (
+        column.dtype == pl.String
+        and (column := recognise(column)).dtype == pl.String
+        and column.null_count() < len(column)
+    ):
+        raise DataError(
+            f"column {column.name!r} holds {column.drop_nulls()[0]!r}; expected numbers or booleans, as in the training rows"
+        )
+    numbers = column.cast(pl.Float64).fill_null(float("nan")).to_numpy()
+    return np.where(np.isfinite(numbers), numbers, np.nan)
 
 
 def encoded(table: Table) -> dict[str, IntArray]:
