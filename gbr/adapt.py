@@ -1,4 +1,4 @@
-"""Scores of all configurations of one graph, from a few measured ones.
+"""Scores of all configurations of one graph, or of one group of a table, from a few measured ones.
 
 The choices of a configuration (the layout of a tensor, the bound of a loop) become indicators;
 :mod:`gbr.models.within` predicts ranks from these and the engineered columns.  The order of a fitted ranker is used as
@@ -8,7 +8,8 @@ well: it is scaled by its agreement with the measurements, and its weight decrea
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,11 +18,12 @@ from numpy.typing import NDArray
 
 from gbr.data.build import extract
 from gbr.data.graph import N_LAYOUT, Graph, read_graph
-from gbr.errors import UsageError
+from gbr.errors import DataError, UsageError
 from gbr.models.arrays import numbers, present
 
 if TYPE_CHECKING:
     from features.hardware import Hardware
+    from gbr.models.transfer import Transfer
     from gbr.ranker import Ranker
 
 FloatArray = NDArray[np.float64]
@@ -30,6 +32,14 @@ IntArray = NDArray[np.int64]
 #: Minimum number of different measured configurations.
 LEAST: Final = 5
 
+#: Trees per forest for the rows of a table.
+_TREES: Final = 60
+#: Largest chance to fail whose logarithm demotes.
+_MOST_CHANCE: Final = 1 - 1e-6
+#: Blocks of columns that describe a configuration, whatever its group.
+_OWN_BLOCKS: Final = ("config", "pairs", "gpu")
+#: Names of groups in a message.
+_NAMED: Final = 3
 _ROWS_AT_ONCE: Final = 4096
 _BLOCK_BYTES: Final = 4 << 20
 
@@ -105,17 +115,12 @@ def fit_within(
     if ranker is not None:
         hardware = ranker.hardware
     graph = graph if isinstance(graph, Graph) else read_graph(Path(graph))
-    rows, target = _measured(graph, configs, runtimes)
+    rows, target = _measured(graph.n_configs, str(graph.source), configs, runtimes)
     schema, X, duplicate_of = extract(graph, hardware)
     scores = np.zeros(len(X)) if ranker is None else ranker.predict_rows(X[:, ranker.columns_in(schema, graph.source)])
     rows, inverse, counts = np.unique(duplicate_of[rows], return_inverse=True, return_counts=True)
     target = np.bincount(inverse, target) / counts
-    if len(rows) < LEAST:
-        raise UsageError(f"configs: expected at least {LEAST} different configurations, got {len(rows)}")
-    if not np.ptp(target):
-        raise UsageError(
-            f"runtimes: expected different values, got {target[0]:g} for all configurations; measure others"
-        )
+    _check_enough(rows, target)
     X = X[:, X.max(axis=0) > X.min(axis=0)]
     order = within.ranks(scores) if np.ptp(scores) else np.zeros(len(X))
     chosen = within.choices(graph.kind, graph.configs(rows))
@@ -130,21 +135,170 @@ def fit_within(
     return Adapted(np.concatenate(parts), len(rows), regressor.trust)
 
 
-def _measured(graph: Graph, configs: Any, runtimes: Any) -> tuple[IntArray, FloatArray]:
-    """Validated indices and runtimes of the measured configurations."""
+class TableRows:
+    """Rows of one group of a table, as a model sees them that was trained on a table.
+
+    Parameters
+    ----------
+    rows : path-like, or polars, pandas or Arrow table
+        Configurations, with the columns of groups and context of the training table.
+    model : Ranker
+    fixed : mapping, optional
+        Values of columns that are equal in all rows.
+    most : int, optional
+        Keep as many rows, the most promising ones and a sample of the others.
+    kept : int, optional
+        A row that is kept in any case.
+
+    Attributes
+    ----------
+    name : str
+    rows : int64 (c,)
+        Rows that are kept.
+    configs : polars.DataFrame
+    choices : int64 (c, parameters)
+        Code of each value; equal values have equal codes.
+    X : float32 (c, columns)
+        Features; 0 where a value is missing.
+    scores, chance : float64 (c,)
+        Of the model: lower is faster, and the chance to fail.
+    ranks, slowdowns : float64 (groups, c)
+        In other groups, 0 to 1, and log2.
+    """
+
+    def __init__(
+        self, rows: Any, model: Ranker, fixed: Mapping[str, Any] | None = None, most: int | None = None,
+        kept: int | None = None,
+    ) -> None:  # fmt: skip
+        from gbr.data.table import read_rows, texts  # polars, which graphs do not need
+
+        features = model.table
+        table = read_rows(rows, features.roles, fixed)
+        if len(table.groups) > 1:
+            names = ", ".join(group.name for group in table.groups[:_NAMED])
+            raise DataError(f"{table.name}: {len(table.groups)} groups ({names} ...); expected the rows of one group")
+        (group,) = table.groups
+        self.name, frame = group.name, table.frame
+        self.rows = np.arange(len(frame))
+        self.scores, self.chance = model.predict_both(model.table_rows(table)[1])
+        if most is not None and len(frame) > most:
+            order = np.argsort(self.scores, kind="stable")
+            if kept is not None:
+                order = np.concatenate([[kept], order[order != kept]])
+            others = np.random.default_rng(0).permutation(order[most * 3 // 4 :])
+            self.rows = np.sort(np.concatenate([order[: most * 3 // 4], others[: most - most * 3 // 4]]))
+            frame, self.scores, self.chance = frame[self.rows], self.scores[self.rows], self.chance[self.rows]
+            group = replace(group, stop=len(frame))
+        X = features(frame, [group])
+        self.X = np.nan_to_num(X, nan=0.0)
+        varies = self.X.max(axis=0) > self.X.min(axis=0)
+        self._own = [
+            at for at, name in enumerate(features.schema.names) if varies[at] and name.split(".")[0] in _OWN_BLOCKS
+        ]
+        self.ranks, self.slowdowns = features.by_group(frame, group)
+        self.configs = frame.select(features.roles.config)
+        codes = [np.unique(texts(each).fill_null("").to_numpy(), return_inverse=True)[1] for each in self.configs]
+        self.choices = np.column_stack(codes).astype(np.int64)
+
+    def transfer(self, seed: int, *, history: bool = True, ranks: bool = False) -> Transfer:
+        """What is known of the runtimes, log2, or of their ranks, -1/2 to 1/2; without history, the rows alone."""
+        from gbr.models import within  # imports scikit-learn's ensembles, which a ranker does not need
+        from gbr.models.transfer import Transfer
+
+        X = self.X[:, self._own]
+        if not history:
+            return Transfer(self.choices, X, self.ranks[:0], seed=seed)
+        prior = within.ranks(self.scores)
+        if ranks:
+            return Transfer(self.choices, X, self.ranks - 0.5, prior, self.chance, seed)
+        if len(self.slowdowns):  # those that other groups have at this rank
+            known = np.sort(self.slowdowns, axis=1).mean(axis=0)
+            prior = np.interp(prior + 0.5, np.linspace(0, 1, len(prior)), known)
+        return Transfer(self.choices, X, self.slowdowns, prior, self.chance, seed)
+
+
+def adapt_rows(rows: Any, configs: Any, runtimes: Any, *, ranker: Ranker, random_state: int = 0) -> Adapted:
+    """Score the rows of one group of a table by measured ones, by other groups and by the order of a ranker.
+
+    Parameters
+    ----------
+    rows : path-like, or polars, pandas or Arrow table
+        All configurations of the group, with the columns of the training table.
+    configs : array-like of int (m,)
+        Indices of the measured rows.
+    runtimes : array-like (m,)
+        Their target, as in the training table: throughputs where higher is better.  None, NaN or infinite for a failed
+        configuration.
+    ranker : Ranker
+        Trained by ``python -m gbr.train`` on a table.
+    random_state : int
+        Seed of the trees.
+
+    Raises
+    ------
+    UsageError
+        As for :func:`fit_within`; failed configurations do not count as measured.
+    DataError
+        When a column is missing, or the rows are of several groups.
+    ModelError
+        When the ranker was not trained on a table.
+    """
+    from gbr.models import within
+
+    known = TableRows(rows, ranker)
+    measured, target = _measured(len(known.rows), known.name, configs, runtimes, may_fail=True)
+    failed = np.isinf(target)
+    if ranker.table.roles.direction == "higher":
+        target = -target
+    worked, inverse, counts = np.unique(measured[~failed], return_inverse=True, return_counts=True)
+    target = np.bincount(inverse, target[~failed]) / counts
+    _check_enough(worked, target)
+
+    target, order = within.ranks(target), within.ranks(known.scores)
+    transfer = known.transfer(random_state, ranks=True)
+    scores = transfer.predict(worked, target)[0]
+    X = known.X[:, known.X.max(axis=0) > known.X.min(axis=0)]
+    regressor = within.Regressor(X, order, worked, known.choices[worked], target, random_state, _TREES)
+    # The less other groups tell, the more weight have models that learn from the measured rows alone.
+    likeness = max(0.0, *(_correlation(each[worked], target) for each in (order, *known.ranks)))
+    share = (1 - likeness**2) ** 2
+    scores = (1 - share) * scores + share * regressor(X, known.choices, order)
+    if failed.any():
+        chances = np.stack([known.chance, transfer.chance(measured, failed)])
+        before, after = np.log1p(-np.minimum(chances, _MOST_CHANCE))
+        scores += scores.std() * (before - after)
+    return Adapted(scores, len(worked), regressor.trust)
+
+
+def _correlation(first: FloatArray, second: FloatArray) -> float:
+    return float(np.corrcoef(first, second)[0, 1]) if np.ptp(first) else 0.0
+
+
+def _check_enough(rows: IntArray, target: FloatArray) -> None:
+    if len(rows) < LEAST:
+        raise UsageError(f"configs: expected at least {LEAST} different configurations, got {len(rows)}")
+    if not np.ptp(target):
+        raise UsageError(
+            f"runtimes: expected different values, got {target[0]:g} for all configurations; measure others"
+        )
+
+
+def _measured(
+    n_configs: int, source: str, configs: Any, runtimes: Any, may_fail: bool = False
+) -> tuple[IntArray, FloatArray]:
+    """Validated indices and runtimes of the measured configurations; infinite for failed ones, if they may fail."""
     rows = present(configs, "configs")
     if rows.ndim != 1 or rows.dtype.kind not in "iu":
         raise UsageError(f"configs: expected a list of indices, got {rows.dtype} of shape {rows.shape}")
+    if may_fail:
+        runtimes = [np.inf if value is None or value != value else value for value in runtimes]
     target = numbers(runtimes, "runtimes").astype(np.float64)
     if target.shape != rows.shape:
         raise UsageError(f"runtimes: expected shape {rows.shape}, one per configuration, got {target.shape}")
+    invalid = ~(np.isfinite(target) | (may_fail & np.isinf(target))) | (target < 0)
     for name, wrong, expected in (
-        (
-            "configs",
-            (rows < 0) | (rows >= graph.n_configs),
-            f"0 to {graph.n_configs - 1}, as in {graph.source}",
-        ),
-        ("runtimes", ~np.isfinite(target) | (target < 0), "finite, positive numbers (leave out what was not measured)"),
+        ("configs", (rows < 0) | (rows >= n_configs), f"0 to {n_configs - 1}, as in {source}"),
+        ("runtimes", invalid, "finite, positive numbers (leave out what was not measured)"),
     ):
         if wrong.any():
             position = int(wrong.argmax())

@@ -346,16 +346,18 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
 
         return Scorer(self, graph)
 
-    def adapt(self, graph: Graph | str | os.PathLike[str], configs: Any, runtimes: Any) -> Adapted:
+    def adapt(self, graph: Any, configs: Any, runtimes: Any) -> Adapted:
         """Score the configurations of a graph by this model and some measured configurations.
 
         ``configs``, int (m,), are the indices of these and ``runtimes``, (m,), their runtimes; errors are those of
-        :func:`gbr.adapt.fit_within`.  ``predict()`` of the result returns scores, ``rank()`` their order.
+        :func:`gbr.adapt.fit_within`.  For a model of a table, ``graph`` is a file or data frame with all rows of one
+        group, as for :func:`gbr.adapt.adapt_rows`.  ``predict()`` of the result returns scores, ``rank()`` their order.
         """
         check_features()
-        from gbr.adapt import fit_within
+        from gbr.adapt import adapt_rows, fit_within
 
-        return fit_within(graph, configs, runtimes, ranker=self)
+        fit = adapt_rows if (self.trained_on_ or {}).get("kind") == TABLE else fit_within
+        return fit(graph, configs, runtimes, ranker=self)
 
     def predict_table(self, rows: Any) -> pl.DataFrame:
         """Scores of the rows of a table, for a model that was trained on one.

@@ -260,7 +260,7 @@ def make_table(
     return Table(name, roles, frame, cost[order], repeat, groups, order, source or {}, tuple(notes))
 
 
-def read_rows(source: Any, roles: Roles) -> Table:
+def read_rows(source: Any, roles: Roles, fixed: Mapping[str, Value] | None = None) -> Table:
     """Read configurations to rank: groups, parameters and context, without their target.
 
     Parameters
@@ -269,6 +269,8 @@ def read_rows(source: Any, roles: Roles) -> Table:
         A Parquet, CSV or TSV file, or a table in memory; columns without a role are ignored.
     roles : Roles
         Of the table that the model was trained on.
+    fixed : mapping, optional
+        Values of columns that are equal in all rows.
 
     Returns
     -------
@@ -299,6 +301,7 @@ def read_rows(source: Any, roles: Roles) -> Table:
             raise UsageError(
                 f"rows: expected a path or a data frame, got {type(source).__name__} ({reason})"
             ) from fault
+    frame = frame.with_columns(pl.lit(value).alias(name) for name, value in (fixed or {}).items())
     for name in roles.described:
         if name not in frame.columns:
             raise DataError(f"{where}: no column {name!r}, which the model needs{nearest(name, frame.columns)}")

@@ -96,6 +96,14 @@ class TableFeatures:
         indptr = bounds(groups)
         return self._extractor(self._parameters(frame), self._context(frame, indptr[:-1]), indptr, own, seen)
 
+    def by_group(self, frame: pl.DataFrame, group: Group) -> FloatArray:
+        """Ranks and log2 slowdowns of the rows of one group in the others, float64 (2, other groups, rows).
+
+        The other groups are at most the most similar ones, these first.
+        """
+        (own,) = (self._number.get(key) for key in _keys(frame, [group], self.roles))
+        return self._extractor.by_group(self._parameters(frame), self._context(frame, np.zeros(1, np.int64)), own)
+
     def _parameters(self, frame: pl.DataFrame) -> list[Parameter]:
         return [_parameter(frame[name], self._levels[name]) for name in self.roles.config]
 

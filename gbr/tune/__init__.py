@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from gbr import callable_module
 from gbr.tune.runner import Child, Found, Journal, Replay, Verdict, search
-from gbr.tune.space import GraphSpace, ParameterSpace, Space
+from gbr.tune.space import GraphSpace, ParameterSpace, Space, TableSpace
 from gbr.tune.tuner import Best, Tuner
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ __all__ = [
     "ParameterSpace",
     "Replay",
     "Space",
+    "TableSpace",
     "TunedLayout",
     "Tuner",
     "Verdict",

@@ -24,6 +24,7 @@ from gbr.errors import UsageError
 
 if TYPE_CHECKING:
     from features.schema import Schema
+    from gbr.models.transfer import Transfer
     from gbr.ranker import Ranker
 
 Columns = NDArray[np.float32]
@@ -34,6 +35,8 @@ Configuration = dict[str, Any]
 #: Maximum number of configurations of a space, which are all kept in memory and scored at every step; a larger space is
 #: sampled.
 MOST: Final = 4096
+#: The same of a table, whose model is fast.
+MOST_ROWS: Final = 20_000
 #: Maximum number of combinations of parameters; enumerating them takes up to a minute.
 _COMBINATIONS: Final = 20_000_000
 
@@ -80,6 +83,10 @@ class Space(ABC):
     @abstractmethod
     def describe(self, config: int) -> Configuration:
         """A configuration as a dict that can be written as JSON."""
+
+    def transfer(self, model: Ranker | None, seed: int) -> Transfer | None:
+        """What other groups tell of the runtimes, log2, if the space has such groups."""
+        return None
 
 
 class GraphSpace(Space):
@@ -149,6 +156,74 @@ def _sampled(graph: Graph) -> tuple[IntArray, Graph]:
     runtimes = {name: getattr(graph, name) for name in ("runtime", "normalizer", "repeat")}
     kept = {name: values[rows] for name, values in runtimes.items() if values is not None}
     return rows, replace(graph.with_configs(graph.configs(rows)), **kept)
+
+
+class TableSpace(Space):
+    """Rows of one group of a table, or candidates that were not measured, for a model that was trained on a table.
+
+    Parameters
+    ----------
+    rows : path-like, or polars, pandas or Arrow table
+        Configurations, with the columns of groups and context of the training table.
+    model : Ranker
+        Trained by ``python -m gbr.train --subset table:NAME``.
+    fixed : mapping, optional
+        Values of columns that ``rows`` lacks, such as ``{"device": "H100"}``.
+    default : int, optional
+        Row of the baseline configuration.
+
+    Attributes
+    ----------
+    rows : int64 (c,)
+        Rows that are searched: all, or of more than :data:`MOST_ROWS` the most promising and a sample of the others.
+
+    Raises
+    ------
+    ModelError
+        When the model was not trained on a table.
+    DataError
+        When a column is missing, or the rows are of several groups.
+
+    Examples
+    --------
+    ::
+
+        model = gbr.Ranker.load("runs/gemm")
+        space = TableSpace(candidates, model, fixed={"device": "NVIDIA H100"})
+        tuner = Tuner(space, model)
+        for _ in range(20):
+            (config,) = tuner.ask()
+            tuner.tell([config], [measure(**space.describe(config))])
+    """
+
+    def __init__(
+        self, rows: Any, model: Ranker, *, fixed: Mapping[str, Any] | None = None, default: int | None = None
+    ) -> None:
+        from gbr.adapt import TableRows  # polars and scikit-learn, not for --help
+
+        self._table = TableRows(rows, model, fixed, MOST_ROWS, default)
+        self.rows = self._table.rows
+        number = None if default is None else int(np.flatnonzero(self.rows == default)[0])
+        configs = self._table.configs
+        super().__init__(
+            self._table.name, self._table.choices, number, repr([configs.columns, *configs.rows()]).encode()
+        )
+
+    def columns(self, model: Ranker | None) -> Columns:
+        """Features of the table, float32 (c, columns)."""
+        return self._table.X
+
+    def scores(self, model: Ranker) -> FloatArray:
+        """Scores of the model of the space, float64 (c,)."""
+        return self._table.scores
+
+    def describe(self, config: int) -> Configuration:
+        """Value by parameter."""
+        return self._table.configs.row(config, named=True)
+
+    def transfer(self, model: Ranker | None, seed: int) -> Transfer:
+        """Log2 runtimes in other groups, and those of the order of the model; neither without a model."""
+        return self._table.transfer(seed, history=model is not None)
 
 
 class ParameterSpace(Space):

@@ -15,6 +15,7 @@ from gbr.errors import UsageError
 from gbr.tune.space import FloatArray, IntArray, Space
 
 if TYPE_CHECKING:
+    from gbr.models.transfer import Transfer
     from gbr.ranker import Ranker
 
 #: Trees per forest, which estimate the uncertainty and are fitted in some hundredths of a second.
@@ -24,6 +25,12 @@ _LEAST: Final = 5
 #: Weight of the standard deviation of the trees, which balances exploration and exploitation.
 _EXPLORATION: Final = 0.5
 _BLOCK: Final = 1024
+#: Measurements before expected improvements follow from those of other groups; until then, their order is followed,
+#: where a failure is as bad as so many halvings of the speed.
+_LEAST_TRANSFER: Final = 2
+_FAILURE: Final = 5.0
+#: A runtime of 0 has no logarithm.
+_SHORTEST: Final = 1e-12
 
 Outcome = float | str | None
 
@@ -73,6 +80,7 @@ class Tuner:
             from gbr.models.within import ranks  # scikit-learn, not for --help
 
             self._order = ranks(scores)
+        self._transfer = space.transfer(model, self._seed)
         self._distinct = space.duplicate_of == np.arange(len(space))
         self._free = self._distinct.copy()
         self._runtimes: dict[int, list[float]] = {}
@@ -81,6 +89,11 @@ class Tuner:
     def __len__(self) -> int:
         """Number of distinct configurations that were measured or failed."""
         return len(self._runtimes.keys() | self.failures.keys())
+
+    @property
+    def n_left(self) -> int:
+        """Number of distinct configurations that were neither proposed nor told."""
+        return int(self._free.sum())
 
     @property
     def runtimes(self) -> dict[int, float]:
@@ -111,7 +124,9 @@ class Tuner:
             return []
         rng = np.random.default_rng([self._seed, len(self)])
         known = self.runtimes
-        if len(known) >= _LEAST and len(set(known.values())) > 1:
+        if self._transfer is not None and (self._order.any() or len(known) >= _LEAST):
+            chosen = self._improving(self._transfer, free, min(n, len(free)))
+        elif len(known) >= _LEAST and len(set(known.values())) > 1:
             chosen = free[np.argsort(self._acquisition(free, rng), kind="stable")[:n]]
         elif self._order.any():
             chosen = free[np.argsort(self._order[free], kind="stable")[:n]]
@@ -159,6 +174,31 @@ class Tuner:
             trees = regressor.members(self._X[block], self.space.choices[block], self._order[block])
             parts.append(trees.mean(axis=0) - _EXPLORATION * trees.std(axis=0))
         return np.concatenate(parts)
+
+    def _improving(self, transfer: Transfer, free: IntArray, n: int) -> IntArray:
+        """Configurations with the largest expected improvement of the runtime, times the chance to work.
+
+        Those of a batch are as fast as predicted, for the next ones.
+        """
+        from gbr.models.transfer import improvement  # scikit-learn, not for --help
+
+        rows, target = [*self.runtimes], [math.log2(max(runtime, _SHORTEST)) for runtime in self.runtimes.values()]
+        tried = np.array([*rows, *self.failures], np.int64)
+        failed = transfer.chance(tried, np.arange(len(tried)) >= len(rows))[free]
+        chosen: list[int] = []
+        while len(chosen) < n:
+            if len(rows) < _LEAST_TRANSFER:
+                mean = transfer.prior
+                merit = -mean[free] - _FAILURE * failed
+            else:
+                mean, deviation = transfer.predict(np.array(rows), np.array(target))
+                merit = improvement(mean[free], deviation[free], min(target)) * (1 - failed)
+            merit[np.isin(free, chosen)] = -np.inf
+            chosen.append(int(free[merit.argmax()]))
+            if len(rows) >= _LEAST_TRANSFER:
+                rows.append(chosen[-1])
+                target.append(float(mean[chosen[-1]]))
+        return np.array(chosen, np.int64)
 
     def _space_filling(self, free: IntArray, n: int, rng: np.random.Generator) -> IntArray:
         """Greedy sample of configurations that are far from each other and from earlier proposals."""
