@@ -195,7 +195,7 @@ class TableRows:
         self._own = [
             at for at, name in enumerate(features.schema.names) if varies[at] and name.split(".")[0] in _OWN_BLOCKS
         ]
-        self.ranks, self.slowdowns = features.by_group(frame, group)
+        self.ranks, self.slowdowns = features.by_group(frame)
         self.configs = frame.select(features.roles.config)
         codes = [np.unique(texts(each).fill_null("").to_numpy(), return_inverse=True)[1] for each in self.configs]
         self.choices = np.column_stack(codes).astype(np.int64)

@@ -180,11 +180,9 @@ class TableExtractor:
             found = np.column_stack([*parts, past]).astype(np.float32)
         return np.where(np.isfinite(found), found, np.float32(np.nan))
 
-    def by_group(self, parameters: Sequence[Parameter], context: Context, own: int | None) -> FloatArray:
-        """Ranks and log2 slowdowns of the rows of one group in the others, float64 (2, other groups, rows)."""
-        distances = self._distances(context)[0]
-        seen = distances if own is None else distances[: self._n_train]
-        return self._history.by_group(self._positions(parameters), seen, own)
+    def by_group(self, parameters: Sequence[Parameter], context: Context) -> FloatArray:
+        """Ranks and log2 slowdowns of the rows of one group in those of the fit, float64 (2, groups, rows)."""
+        return self._history.by_group(self._positions(parameters), self._distances(context)[0])
 
     def _schema(self, parameters: Sequence[Parameter], context: Context, cost: FloatArray, indptr: IntArray) -> Schema:
         names = [each.name for each in parameters]

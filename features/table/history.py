@@ -117,9 +117,9 @@ class History:
         found[:, 10] = distances[groups[0]]
         return found
 
-    def by_group(self, positions: FloatArray, distances: FloatArray, own: int | None = None) -> FloatArray:
-        """Ranks and log2 slowdowns in each group, the most similar first, float64 (2, groups, rows)."""
-        rank, slowdown, _, _ = self._looked_up(positions, self._nearest_groups(distances, own))
+    def by_group(self, positions: FloatArray, distances: FloatArray) -> FloatArray:
+        """Ranks and log2 slowdowns in the most similar groups, these first, float64 (2, groups, rows)."""
+        rank, slowdown, _, _ = self._looked_up(positions, self._nearest_groups(distances, None))
         return np.stack([rank, slowdown])
 
     def _nearest_groups(self, distances: FloatArray, own: int | None) -> IntArray:

@@ -96,13 +96,12 @@ class TableFeatures:
         indptr = bounds(groups)
         return self._extractor(self._parameters(frame), self._context(frame, indptr[:-1]), indptr, own, seen)
 
-    def by_group(self, frame: pl.DataFrame, group: Group) -> FloatArray:
-        """Ranks and log2 slowdowns of the rows of one group in the others, float64 (2, other groups, rows).
+    def by_group(self, frame: pl.DataFrame) -> FloatArray:
+        """Ranks and log2 slowdowns of the rows of a new group in known ones, float64 (2, known groups, rows).
 
-        The other groups are at most the most similar ones, these first.
+        These are the most similar ones, in this order.
         """
-        (own,) = (self._number.get(key) for key in _keys(frame, [group], self.roles))
-        return self._extractor.by_group(self._parameters(frame), self._context(frame, np.zeros(1, np.int64)), own)
+        return self._extractor.by_group(self._parameters(frame), self._context(frame, np.zeros(1, np.int64)))
 
     def _parameters(self, frame: pl.DataFrame) -> list[Parameter]:
         return [_parameter(frame[name], self._levels[name]) for name in self.roles.config]
