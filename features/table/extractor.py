@@ -235,7 +235,8 @@ class TableExtractor:
                     yield np.where(missing, -1.0, each.values * 1e3)
             else:
                 yield np.where(missing, 0.0, _signed_log(each.values) / scale)
-            yield missing.astype(np.float64)
+        # last, as most are equal and the search for the nearest rows ends early
+        yield from (np.isnan(each.values).astype(np.float64) for each in parameters)
 
     def _distances(self, context: Context) -> FloatArray:
         """Distances between groups and those of the fit, float64 (groups, groups of the fit)."""

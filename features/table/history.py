@@ -44,8 +44,10 @@ BLOCK: Final = Block(
 
 #: Groups that a row sees at most: the most similar ones.
 _MOST_GROUPS: Final = 24
-#: Rows of a group among which nearest configurations are searched.
+#: Rows of a group among which nearest configurations are searched, and distances that all known rows may need.
 _MOST_ROWS: Final = 4096
+_LEAST_ROWS: Final = 256
+_MOST_DISTANCES: Final = 4 << 30
 #: Neighbours that replace a missing configuration.
 _NEIGHBOURS: Final = 4
 #: Sharpness with few training groups, and the values that are tried with more of them, on at most so many groups.
@@ -87,6 +89,8 @@ class History:
     ) -> None:
         bounds = list(pairwise(indptr.tolist()))
         self._known = [_distinct(positions[a:b], cost[a:b]) for a, b in bounds]
+        searched = _MOST_DISTANCES // (len(positions) * min(len(bounds), _MOST_GROUPS))
+        self._most_rows = min(_MOST_ROWS, max(_LEAST_ROWS, searched))
         self.sharpness = _SHARPNESS
         if n_train > _FEW_GROUPS:
             self.sharpness = self._best_sharpness(positions, cost, bounds[:n_train], distances[:n_train, :n_train])
@@ -138,7 +142,7 @@ class History:
                 values[number] = of_known[at]
             missing = np.flatnonzero(known.keys[at] != keys)
             if len(missing):
-                step = -(-len(known.keys) // _MOST_ROWS)
+                step = -(-len(known.keys) // self._most_rows)
                 near, distance = _nearest(positions[missing], known.positions[::step], _NEIGHBOURS)
                 weight = np.exp(-(distance - distance[:, :1]))
                 weight /= weight.sum(axis=1, keepdims=True)

@@ -221,7 +221,8 @@ def _numbers(column: pl.Series) -> FloatArray:
         and column.null_count() < len(column)
     ):
         raise DataError(
-            f"column {column.name!r} holds {column.drop_nulls()[0]!r}; expected numbers or booleans, as in the training rows"
+            f"column {column.name!r} holds {column.drop_nulls()[0]!r}; expected numbers or booleans, as in the training"
+            " rows"
         )
     numbers = column.cast(pl.Float64).fill_null(float("nan")).to_numpy()
     return np.where(np.isfinite(numbers), numbers, np.nan)
