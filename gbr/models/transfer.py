@@ -20,6 +20,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from scipy.special import ndtr, softmax
 from sklearn.ensemble import ExtraTreesRegressor
+from threadpoolctl import threadpool_limits
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -45,6 +46,9 @@ _NOISE: Final = 1e-3
 _NOISE_ROWS: Final = 1.0
 #: Kernels of less weight have no part in the variance.
 _LEAST_WEIGHT: Final = 0.02
+#: With more products, only so many configurations, the fastest, have a variance.
+_MOST_PRODUCTS: Final = 300_000_000
+_FASTEST: Final = 4096
 #: The predicted chance to fail is equivalent to this many equal configurations.
 _CHANCE_ROWS: Final = 1.0
 
@@ -98,6 +102,8 @@ class Transfer:
     def predict(self, rows: IntArray, target: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Mean and standard deviation of the runtime of every configuration, float64 (c,) each.
 
+        With many measurements, the standard deviation of configurations that are predicted to be slow is 0.
+
         Parameters
         ----------
         rows : int64 (m,)
@@ -105,6 +111,10 @@ class Transfer:
         target : float64 (m,)
             Their runtimes, on the scale of the priors up to a factor and a constant.
         """
+        with threadpool_limits(limits=1, user_api="blas"):  # more cost more than they save on these sizes
+            return self._predict(rows, target)
+
+    def _predict(self, rows: IntArray, target: FloatArray) -> tuple[FloatArray, FloatArray]:
         m, n_means = len(rows), len(self._means)
         means = np.array([self._priors[at][rows] * slope if at >= 0 else np.zeros(m) for at, slope in self._means])
         residual = target - means
@@ -136,26 +146,32 @@ class Transfer:
             if at >= 0 and weight > 0:
                 found += weight * slope * self._priors[at]
         constant = float(weights.sum(axis=(0, 1)) @ offsets)
-        variance = np.zeros(len(found))
+        noises, amplitudes = np.zeros(len(kernels)), np.zeros(len(kernels))
         for number, (similar, (values, vectors, projected)) in enumerate(zip(kernels, bases, strict=True)):
             coefficients = np.zeros(m)
-            noise = 0.0
             for index, amplitude in enumerate(_AMPLITUDES):
                 scale = amplitude * values + 1
                 weight = weights[number, index]
                 coefficients += vectors @ (amplitude * (weight @ projected) / scale)
                 squares = (projected**2 / scale).sum(axis=1) + _NOISE_ROWS * floor
-                noise += float(weight @ squares) / (m - 1 + _NOISE_ROWS)
+                noises[number] += float(weight @ squares) / (m - 1 + _NOISE_ROWS)
             step = (coefficients @ similar).astype(np.float64)
             found += step
             constant -= step[rows].mean()
-            total = float(weights[number].sum())
-            if total > _LEAST_WEIGHT:
-                amplitude = _AMPLITUDES[int(weights[number].sum(axis=1).argmax())]
+            if weights[number].sum() > _LEAST_WEIGHT:
+                amplitudes[number] = _AMPLITUDES[int(weights[number].sum(axis=1).argmax())]
+
+        variance = np.zeros(len(found))
+        kept: slice | IntArray = slice(None)
+        if m * m * len(found) > _MOST_PRODUCTS:
+            kept = np.argpartition(found, min(_FASTEST, len(found) - 1))[:_FASTEST]
+        for similar, (values, vectors, _), amplitude, noise in zip(kernels, bases, amplitudes, noises, strict=True):
+            if amplitude:
                 centre = similar[:, rows].mean(axis=1)  # the constant is known, as of all measured rows together
-                alone = 1 - 2 * similar.mean(axis=0) + centre.mean()
-                reduced = (vectors / np.sqrt(values + 1 / amplitude)).T.astype(np.float32) @ (similar - centre[:, None])
-                variance += amplitude * noise * np.maximum(0.0, alone - (reduced**2).sum(axis=0))
+                some = similar[:, kept]
+                alone = 1 - 2 * some.mean(axis=0) + centre.mean()
+                reduced = (vectors / np.sqrt(values + 1 / amplitude)).T.astype(np.float32) @ (some - centre[:, None])
+                variance[kept] += amplitude * noise * np.maximum(0.0, alone - (reduced**2).sum(axis=0))
         return found + constant, np.sqrt(variance)
 
     def chance(self, rows: IntArray, failed: NDArray[np.bool_]) -> FloatArray:
