@@ -33,6 +33,7 @@ from features.tile import extractor as tile
 from features.tile.cpu import CacheModel
 from features.tile.geometry import Geometry, loop_tiles
 from features.tile.loops import loop_nest
+from features.tile.names import named_slots
 from features.tile.operands import loop_slots
 from gbr.data.build import extract
 from gbr.data.collection import TABLE
@@ -51,7 +52,6 @@ IntArray = NDArray[np.int64]
 _MAX_BEHIND: Final = 3
 _MIN_CHANGE: Final = 0.1
 #: What is swapped, by kind.
-_PARTS: Final = {"layout": "configurable nodes", "tile": "loops", "table": "parameters"}
 #: Elements that the stride of a copy exceeds, by its level.
 _EXCEEDED: Final = np.array([0, 0, *STRIDES])
 #: Description by kind of a copy at one node.
@@ -142,7 +142,7 @@ class OperandChange:
 
 @dataclass(frozen=True)
 class ParameterChange:
-    """A parameter of a table whose values differ."""
+    """A parameter of a table, or a named slot of a configuration, whose values differ."""
 
     name: str
     values: tuple[str | None, str | None]  # None if missing
@@ -172,7 +172,7 @@ class Explanation:
     kernel: str | None = None  # tile: the heaviest operation
     loops: tuple[LoopChange, ...] = ()  # tile: all loops
     operands: tuple[OperandChange, ...] = ()  # tile
-    parameters: tuple[ParameterChange, ...] = ()  # table: largest effect first
+    parameters: tuple[ParameterChange, ...] = ()  # table, named slots: largest effect first
     failures: tuple[float, float] | None = None  # table: chance to fail
 
     def as_dict(self, top: int | None = None) -> dict[str, Any]:
@@ -182,8 +182,9 @@ class Explanation:
 
 
 class _Parts(NamedTuple):
-    """The nodes or loops of a graph, or the parameters of a table."""
+    """The nodes or loops of a graph, or the parameters of a table or of named slots."""
 
+    kind: str
     names: list[str]
     choices: NDArray[Any]  # int (2, parts): of the two configurations
     mix: Callable[[NDArray[Any], Float32Array, int], None]  # mixed choices, features of a row to update, that row
@@ -344,7 +345,7 @@ def _explained(
         blocks=tuple(sorted(blocks, key=lambda block: -abs(block.effect))),
         columns=_columns(schema, used, effects, values[:2], mean_change(values), names),
         alike=float(effects[_equal(values[0], values[1])].sum()),
-        parts=_PARTS[about["kind"]],
+        parts=parts.kind,
         n_parts=len(names),
         **about,
         **parts.fields(dict(zip(names, part_effects.tolist(), strict=True))),
@@ -410,7 +411,7 @@ def _layout_parts(graph: Graph, hardware: Hardware, pair: IntArray, X: Float32Ar
         copies = sorted(_copies(names, traced), key=lambda copy: -abs(copy.nbytes[0] - copy.nbytes[1]))
         return {"nodes": tuple(nodes), "copies": tuple(copies)}
 
-    return _Parts(names, codes, mix, fields)
+    return _Parts("configurable nodes", names, codes, mix, fields)
 
 
 def _tensors(tensors: Tensors, traced: LayoutTrace, configs: NDArray[np.int8], node: int) -> Iterator[TensorChange]:
@@ -447,24 +448,26 @@ def _copies(names: Sequence[str], traced: LayoutTrace) -> Iterator[Copy]:
 
 
 def _tile_parts(graph: Graph, hardware: Hardware, pair: IntArray, X: Float32Array) -> _Parts:
-    """Loops of the kernel; ``X``: features of the whole group.
+    """Loops of the kernel, or slots of the configuration; ``X``: features of the whole group.
 
-    For a configuration with a swapped loop, only the blocks ``geometry`` and ``cache`` are recomputed.
+    For a configuration with a swapped loop, only the blocks ``geometry`` and ``cache`` are recomputed.  Where slots
+    have names, or the tiles are blocks of a GPU, slots are swapped: a tile does not say all of a configuration.
     """
     program = Program(graph.node_opcode, graph.node_feat, graph.edge_index)
     tensors = Tensors.of(program)
     nest = loop_nest(program, tensors)
     slots = loop_slots(nest, tensors)
     geometry = Geometry(nest, tensors, slots, hardware)
-    cache = CacheModel(geometry, slots, hardware)
+    cache = None if _by_slot(hardware) else CacheModel(geometry, slots, hardware)
     tiles = loop_tiles(nest, tensors, graph.configs(pair), hardware)
-    columns, nodes = tile.schema().names, node_names(graph.node_opcode)
+    columns, nodes = tile.schema(hardware).names, node_names(graph.node_opcode)
     names = [f"{role}{loop}" for loop, role in enumerate(nest.roles)]
     largest: dict[str, tuple[int, int]] = {}  # by role: index and node of its largest access
     for index, access in enumerate(nest.accesses):
         largest.setdefault(access.role, (index, access.node))
 
     def mix(mixed: NDArray[Any], rows: Float32Array, _row: int) -> None:
+        assert cache is not None
         for block, features in (("geometry", geometry(mixed)), ("cache", cache(mixed))):
             rows[:, [name.startswith(f"{block}.") for name in columns]] = features
 
@@ -497,7 +500,38 @@ def _tile_parts(graph: Graph, hardware: Hardware, pair: IntArray, X: Float32Arra
             "operands": tuple(operand_change(role, node) for role, (_, node) in largest.items()),
         }
 
-    return _Parts(names, tiles, mix, fields)
+    if not _by_slot(hardware):
+        return _Parts("loops", names, tiles, mix, fields)
+    by_name = named_slots(hardware.config).by_name()
+    positions = list(by_name.values())
+    extractor, configs = tile.TileExtractor(program, hardware), graph.configs(pair)
+
+    def mix_slots(mixed: NDArray[Any], rows: Float32Array, row: int) -> None:
+        own = np.repeat(graph.configs(np.array([row])), len(mixed), axis=0)
+        for part, indices in enumerate(positions):
+            own[:, indices] = mixed[:, [part]]
+        rows[:] = extractor(own)
+
+    def slot_fields(effects: Mapping[str, float]) -> dict[str, Any]:
+        bound = named_slots(hardware.config).loops_by_name(nest).items()
+        found = fields({names[loop]: effects[name] for name, loops in bound if name in effects for loop in loops})
+        changes = [
+            ParameterChange(name, (f"{first:g}", f"{second:g}"), effects[name])
+            for name, (first, second) in zip(by_name, choices.T.tolist(), strict=True)
+            if name in effects
+        ]
+        return found | {"parameters": _largest_first(changes)}
+
+    choices = configs[:, [indices[0] for indices in positions]]
+    return _Parts("parameters", [*by_name], choices, mix_slots, slot_fields)
+
+
+def _largest_first(changes: list[ParameterChange]) -> tuple[ParameterChange, ...]:
+    return tuple(sorted(changes, key=lambda change: -abs(change.effect)))
+
+
+def _by_slot(hardware: Hardware) -> bool:
+    return bool(hardware.gpu or hardware.config)
 
 
 def _table_parts(features: TableFeatures, frame: pl.DataFrame, group: Group, X: Float32Array) -> _Parts:
@@ -527,9 +561,9 @@ def _table_parts(features: TableFeatures, frame: pl.DataFrame, group: Group, X: 
             for name, pair in zip(names, values, strict=True)
             if name in effects
         ]
-        return {"parameters": tuple(sorted(found, key=lambda change: -abs(change.effect)))}
+        return {"parameters": _largest_first(found)}
 
-    return _Parts(names, choices, mix, fields)
+    return _Parts("parameters", names, choices, mix, fields)
 
 
 def _equal(first: FloatArray, second: FloatArray) -> NDArray[np.bool_]:

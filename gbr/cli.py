@@ -198,8 +198,8 @@ model_option = click.option(
 hardware_option = click.option(
     "--hardware",
     metavar="NAME",
-    help="Machine on which the runtimes were measured: cpu, tpu, machine (this one) or FILE.toml.  "
-    "[default: the collection's hardware.toml, else tpu for xla and nlp, else cpu]",
+    help="Machine on which the runtimes were measured: cpu, tpu, machine (this one), a device (a100, RTX 4090 ...) or "
+    "FILE.toml.  [default: the collection's hardware.toml, else tpu for xla and nlp, else cpu]",
 )
 splits_option = click.option(
     "--split",

@@ -132,7 +132,7 @@ def evaluate(
     ranker.n_jobs = jobs or ranker.n_jobs
     hardware = ranker.hardware
     features = ranker.table if collection.kind == TABLE else None
-    schema = schema_of(collection.kind) if features is None else features.schema
+    schema = schema_of(collection.kind, hardware) if features is None else features.schema
     ranker.columns_in(schema, str(collection.folder(data) / split))
     store = store_for(store or data / STORE, collection.name, schema, hardware).root
     opened, build_seconds = update_store(collection, data, store, (split,), jobs, hardware, features=features)

@@ -196,18 +196,20 @@ def summary(store: FeatureStore) -> dict[str, Any]:
 @main.command("columns")
 @cli.subset_option
 @cli.data_option
+@cli.hardware_option
 @cli.json_option
-def _columns(*, subset: str, data: Path, as_json: bool) -> None:
+def _columns(*, subset: str, data: Path, hardware: str | None, as_json: bool) -> None:
     """List every feature column: name, unit, meaning."""
     kind = subset.split(":", 1)[0]
     if kind == TABLE:
         from gbr.data.table_features import known_features  # imports polars
 
         schema = known_features(cli.find_collection(subset, data).folder(data)).schema
-    elif kind in KINDS:  # whose columns do not depend on data
+    elif kind in KINDS:  # whose columns depend on the hardware only
+        from gbr.data.hardware import choose
         from gbr.data.store import schema_of
 
-        schema = schema_of(kind)
+        schema = schema_of(kind, choose(hardware, Subset(subset if ":" in subset else f"{kind}:any"), data))
     else:
         raise UsageError(f"--subset {subset}: expected tile, layout, a collection of these, or table:NAME")
     blocks = []

@@ -116,7 +116,7 @@ def _load(models: Sequence[str | Path], data: Path, force: bool) -> dict[str, li
         name = (ranker.trained_on_ or {}).get("subset", "a plain table")
         if name not in OFFICIAL_TEST:
             raise UsageError(f"--models {folder}: trained on {name}, expected one of {', '.join(OFFICIAL_TEST)}")
-        ranker.columns_in(schema_of(Subset(name).kind), str(folder))
+        ranker.columns_in(schema_of(Subset(name).kind, ranker.hardware), str(folder))
         measured = choose(None, Subset(name), data)
         if ranker.hardware.name != measured.name and not force:
             raise UsageError(

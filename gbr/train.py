@@ -277,7 +277,7 @@ def train(
         for message in table.notes:
             cli.note(message)
         features = TableFeatures(table)
-    schema = schema_of(collection.kind) if features is None else features.schema
+    schema = schema_of(collection.kind, hardware) if features is None else features.schema
     _check_settings(ranker, bool(schema.costs))
     names = schema.names
     if columns not in (None, "all") and tuple(columns) != ("all",):

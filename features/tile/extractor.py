@@ -21,9 +21,10 @@ from features.program import (
 )
 from features.schema import Block, Column, Float32Array, Schema
 from features.tensors import Tensors
-from features.tile import cpu, geometry, operands
+from features.tile import cpu, geometry, gpu, operands
 from features.tile.geometry import loop_tiles
 from features.tile.loops import loop_nest
+from features.tile.names import named_slots
 from features.tile.operands import loop_slots
 
 CONFIG: Final = Block(
@@ -36,11 +37,12 @@ CONFIG: Final = Block(
 
 
 @cache
-def schema() -> Schema:
-    """Columns of :class:`TileExtractor`."""
-    return Schema(
-        "tile", (CONFIG, geometry.BLOCK, cpu.BLOCK, operands.BLOCK, NEIGHBORHOOD_BLOCK, OPCODES_BLOCK, NODES_BLOCK)
-    )
+def schema(hardware: Hardware = CPU) -> Schema:
+    """Columns of :class:`TileExtractor`: for a GPU, its model replaces that of caches; named slots have their names."""
+    config = named_slots(hardware.config).block(CONFIG) if hardware.config else CONFIG
+    own = gpu.BLOCK if hardware.gpu else cpu.BLOCK
+    shared = (operands.BLOCK, NEIGHBORHOOD_BLOCK, OPCODES_BLOCK, NODES_BLOCK)
+    return Schema("tile", (config, geometry.BLOCK, own, *shared))
 
 
 class TileExtractor:
@@ -50,13 +52,17 @@ class TileExtractor:
     """
 
     def __init__(self, program: Program, hardware: Hardware = CPU) -> None:
-        self.schema = schema()
+        self.schema = schema(hardware)
         self._hardware = hardware
         self._tensors = tensors = Tensors.of(program)
         self._nest = loop_nest(program, tensors)
         slots = loop_slots(self._nest, tensors)
         self._geometry = geometry.Geometry(self._nest, tensors, slots, hardware)
-        self._caches = cpu.CacheModel(self._geometry, slots, hardware)
+        self._model: gpu.GpuModel | cpu.CacheModel
+        if hardware.gpu:
+            self._model = gpu.GpuModel(self._geometry, tensors, hardware)
+        else:
+            self._model = cpu.CacheModel(self._geometry, slots, hardware)
         self._static = np.concatenate(
             [
                 operands.operand_roles(program, tensors, self._nest, slots),
@@ -70,5 +76,7 @@ class TileExtractor:
         """Feature vectors, float32 (c, len(schema)), of float (c, 24) tile configurations."""
         given = np.ascontiguousarray(configs, np.float32)
         tiles = loop_tiles(self._nest, self._tensors, given, self._hardware)
+        own = self._model(given) if isinstance(self._model, gpu.GpuModel) else self._model(tiles)
+        values = named_slots(self._hardware.config).values(given) if self._hardware.config else given
         static = np.broadcast_to(self._static, (len(given), len(self._static)))
-        return np.concatenate([given, self._geometry(tiles), self._caches(tiles), static], axis=1)
+        return np.concatenate([values, self._geometry(tiles), own, static], axis=1)

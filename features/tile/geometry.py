@@ -25,6 +25,7 @@ from features.hlo import ELEMENT_TYPES, MAX_RANK, TILE_CONFIG
 from features.schema import Block, Column, Float32Array
 from features.tensors import Tensors
 from features.tile.loops import LoopNest
+from features.tile.names import named_slots, spread
 from features.tile.operands import CLASS_LOOPS, MISSING, ROLE_DOC, ROLES, SLOT_DOC, LoopSlots
 
 IntArray = NDArray[np.int64]
@@ -33,6 +34,7 @@ FloatArray = NDArray[np.float64]
 _KERNEL: Final = TILE_CONFIG.index("kernel_bounds_0")
 _OUTPUT: Final = TILE_CONFIG.index("output_bounds_0")
 _INPUT: Final = TILE_CONFIG.index("input_bounds_0")
+_LARGEST: Final = 2.0**31  # of an unclipped bound
 _PREDICATE: Final = ELEMENT_TYPES.index("pred")
 #: In registers, a predicate takes one mask per lane of the compared operands, regardless of its size in memory.
 _MASK_BYTES: Final = 4.0
@@ -47,12 +49,16 @@ class TensorTiles(NamedTuple):
 
 
 def tensor_tiles(
-    nest: LoopNest, tensors: Tensors, configs: NDArray[np.floating], hardware: Hardware = CPU
+    nest: LoopNest, tensors: Tensors, configs: NDArray[np.floating], hardware: Hardware = CPU, *, clip: bool = True
 ) -> Iterator[TensorTiles]:
     """Tiles of the tensors that the bounds of float (c, 24) configurations apply to, in units of the hardware.
 
     Those of the output, the reduced input, the right operand and the left operand that have bounds, in this order.
+    Named slots that are no bounds by position do not count.  Unless ``clip`` is False, no tile exceeds its tensor.
     """
+    if len(hidden := named_slots(hardware.config).hidden):
+        configs = np.array(configs)
+        configs[:, hidden] = 0
     in_registers = hardware.tile_bounds == "registers"
     written = nest.accesses[0].node, nest.accesses[0].coefficients
     if in_registers:
@@ -79,19 +85,24 @@ def tensor_tiles(
             units[-2:] = (sublanes, lanes) if rank > 1 else sublanes * lanes
             given, elements = (bounds > 0).sum(axis=1, keepdims=True) == rank, np.zeros_like(elements)
             elements[:, tensors.layout(node)[::-1]] = np.where(given, bounds[:, :rank] * units, 0)
-        tiles = np.minimum(np.ceil(elements), tensors.dims[node, :rank]).astype(np.int64)
+        limits = tensors.dims[node, :rank] if clip else _LARGEST
+        tiles = np.minimum(np.ceil(elements), limits).astype(np.int64)
         yield TensorTiles(node, coefficients, tiles)
 
 
-def loop_tiles(nest: LoopNest, tensors: Tensors, configs: NDArray[np.floating], hardware: Hardware = CPU) -> IntArray:
-    """Tile of every loop under every configuration, int64 (c, loops), between 1 and the extent of the loop.
+def loop_bounds(
+    nest: LoopNest, tensors: Tensors, configs: NDArray[np.floating], hardware: Hardware = CPU, *, clip: bool = True
+) -> IntArray:
+    """Bound of every loop under every configuration, int64 (c, loops), 0 for a loop without one.
 
-    If several bounds apply to a loop, the first tensor of :func:`tensor_tiles` takes precedence.  A loop without a
-    bound is not tiled.
+    If several bounds apply to a loop, the first tensor of :func:`tensor_tiles` takes precedence, and a named block
+    before all.
     """
-    tiles = np.repeat(nest.extents[None, :], len(configs), axis=0)
-    bounded = np.zeros(tiles.shape, bool)
-    for tensor in tensor_tiles(nest, tensors, configs, hardware):
+    bounds = np.zeros((len(configs), len(nest.extents)), np.int64)
+    for loops, size in named_slots(hardware.config).blocks(nest, configs):
+        for loop, tile in spread(loops, size, nest.extents):
+            bounds[:, loop] = np.where(bounds[:, loop] > 0, bounds[:, loop], tile)
+    for tensor in tensor_tiles(nest, tensors, configs, hardware, clip=clip):
         for dim in range(tensor.tiles.shape[1]):
             steps = tensor.coefficients[dim]
             moving = np.flatnonzero(steps > 0).tolist()
@@ -100,10 +111,18 @@ def loop_tiles(nest: LoopNest, tensors: Tensors, configs: NDArray[np.floating], 
             # The loops of a windowed operation share a dimension: the loop with the larger step is tiled.
             loop = max(moving, key=lambda loop: (steps[loop], nest.extents[loop]))
             tile = np.ceil(tensor.tiles[:, dim] / max(steps[loop], 1.0)).astype(np.int64)
-            rows = (tile > 0) & ~bounded[:, loop]
-            tiles[rows, loop] = np.clip(tile[rows], 1, nest.extents[loop])
-            bounded[rows, loop] = True
-    return tiles
+            rows = (tile > 0) & (bounds[:, loop] == 0)
+            bounds[rows, loop] = tile[rows]
+    return bounds
+
+
+def loop_tiles(nest: LoopNest, tensors: Tensors, configs: NDArray[np.floating], hardware: Hardware = CPU) -> IntArray:
+    """Tile of every loop under every configuration, int64 (c, loops), between 1 and the extent of the loop.
+
+    A loop without a bound is not tiled.
+    """
+    bounds = loop_bounds(nest, tensors, configs, hardware)
+    return np.where(bounds > 0, np.clip(bounds, 1, nest.extents), nest.extents)
 
 
 _PER_ROLE: Final = (

@@ -40,6 +40,7 @@ _IndexKey = tuple[tuple[tuple[int, float], ...], ...]
 _MAX_VISITS: Final = 4096
 
 _DOT, _CONVOLUTION, _FUSION = (OPCODE_ID[name] for name in ("dot", "convolution", "fusion"))
+_KINDS: Final = {_DOT: "dot", _CONVOLUTION: "convolution"}
 _SOURCES: Final = tuple(OPCODE_ID[name] for name in ("iota", "rng", "rng-bit-generator"))
 _REDUCTIONS: Final = tuple(OPCODE_ID[name] for name in ("reduce", "reduce-window"))
 _EXTREMA: Final = tuple(OPCODE_ID[name] for name in ("maximum", "minimum"))
@@ -76,6 +77,7 @@ class LoopNest:
     #: Share of the reductions that compute a maximum or minimum.  Compilers often do not reorder extrema, so that every
     #: step of such a loop depends on the previous one.
     extremum: float
+    kind: str  # dot or convolution if the anchor is one whose operands are known, else empty
 
     def first(self, role: str) -> Access | None:
         """The largest access of a role."""
@@ -118,6 +120,7 @@ def loop_nest(program: Program, tensors: Tensors) -> LoopNest:
         flops=node_flops(program, tensors, anchor),
         reduces=np.isin(np.arange(n_loops), list(trace.reduced.values())),
         extremum=float(np.mean(extrema)) if extrema else 0.0,
+        kind=_KINDS.get(int(program.opcode[anchor]), "") if {"left", "right"} <= {*trace.operands} else "",
     )
 
 

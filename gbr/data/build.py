@@ -128,7 +128,7 @@ def extract(graph: Graph, hardware: Hardware | None = None) -> tuple[Schema, Flo
     """
     if graph.kind not in KINDS:
         raise DataError(f"{graph.source}: no configurations to rank; add them with gbr.Graph.with_configs")
-    schema = schema_of(graph.kind)
+    schema = schema_of(graph.kind, hardware)
     with _naming(graph.source):
         if graph.kind == "tile":
             X, duplicate_of = _tile(graph, hardware)
@@ -191,8 +191,8 @@ def build(
         return _build_table(subset, data_root, store_root, splits, progress, features)
     if workers is not None:  # they have other working directories
         data_root, store_root, jobs = data_root.absolute(), store_root.absolute(), len(workers)
-    schema = schema_of(subset.kind)
     hardware = hardware or profiles.choose(None, subset, data_root)
+    schema = schema_of(subset.kind, hardware)
     described = _described(schema, n_per_config(schema), hardware)
     splits = splits_present(subset, data_root) or SPLITS if splits is None else splits
     splits = (splits,) if isinstance(splits, str) else splits
@@ -385,7 +385,7 @@ def _work(task: _Task) -> Entry:
     # Without runtimes, the result depends only on the configurations.
     runtime = np.arange(graph.n_configs) if graph.runtime is None else graph.runtime
     target = runtime / (1 if graph.normalizer is None else graph.normalizer)
-    schema = schema_of(kind)
+    schema = schema_of(kind, task.hardware)
     names = schema.names[: n_per_config(schema)]
     if kind == "tile":
         _, X, first_equal = extract(graph, task.hardware)

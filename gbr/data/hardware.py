@@ -11,6 +11,19 @@
     [[caches]]                  # from the fastest to the largest, up to three
     bytes = "48 KiB"            # or a number
     ways = 12                   # 0: fully associative
+
+A GPU has its own figures, those of ``features/devices.toml`` under the same names; ``device`` takes them, and the name,
+from there, and further keys replace them::
+
+    device = "NVIDIA A100"      # or: kind = "gpu", name, units, bandwidth_gbs, clock_mhz, lanes, rates …
+
+``[config]``, of any profile, names the slots of tile configurations, in their order; without a name, or with an empty
+one, a slot is a tile bound.  :mod:`features.tile.names` has the names that features know::
+
+    [config]
+    output_bounds = ["block_m", "block_n"]
+    kernel_bounds = ["block_k", "block_n"]
+    input_bounds = ["num_stages", "num_warps", "allow_tf32"]
 """
 
 from __future__ import annotations
@@ -21,24 +34,34 @@ import reprlib
 import tomllib
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
-from features.hardware import CPU, N_LEVELS, PROFILES, TILE_BOUNDS, TPU, Cache, Hardware
+from features.hardware import CPU, N_LEVELS, PROFILES, TILE_BOUNDS, TPU, Cache, Gpu, Hardware, SlotNames
 from gbr.data.collection import KINDS, SPLITS, Subset
+from gbr.data.devices import Device, find_device
 from gbr.data.files import write_text
 from gbr.errors import DataError, GbrError, UsageError
 
 FILE: Final = "hardware.toml"
-#: Values of ``--hardware`` besides a file.
+#: Values of ``--hardware`` besides a device and a file.
 NAMES: Final = (*PROFILES, "machine")
 
 _TPU_SOURCES: Final = ("xla", "nlp")
 #: Keys of a profile and of a cache: whether they are required.
 _PROFILE: Final = {
-    "name": True, "vector_bytes": True, "line_bytes": True, "caches": True, "sublanes": False, "tile_bounds": False
+    "name": True, "vector_bytes": True, "line_bytes": True, "caches": True, "sublanes": False, "tile_bounds": False,
+    "config": False,
 }  # fmt: skip
+_GPU: Final = {"name": True, "kind": True, "config": False} | {
+    each.name: each.default is MISSING for each in fields(Gpu)
+}
+_TPU: Final = {"name": True, "device": True, "config": False}
+_KIND: Final = "gpu"
+#: MiB of L2 per unit of a device whose L2 is not published.
+_L2_PER_UNIT: Final = 0.25
+_RATES: Final = ("fp64", "fp32", "tf32", "fp16", "bf16", "fp8", "int8")
 _CACHE: Final = {"bytes": True, "ways": True}
 #: Upper limits, so that all products fit in 64 bits.
 _MAX_BYTES: Final = 1 << 40
@@ -53,7 +76,8 @@ def choose(name: str | None, subset: Subset, data_root: Path | str) -> Hardware:
 
     In this order: the given name; ``hardware.toml`` in the folder of the collection or one above it up to
     ``<data_root>/npz``; ``tpu`` for the collections of TpuGraphs (sources xla and nlp); the generic ``cpu``.  A name is
-    one of :data:`NAMES`, or a TOML file.
+    one of :data:`NAMES`, a device that :func:`gbr.data.devices.find_device` knows, or a TOML file.  Slots of
+    configurations keep the names that ``hardware.toml`` gives them.
 
     Raises
     ------
@@ -62,18 +86,32 @@ def choose(name: str | None, subset: Subset, data_root: Path | str) -> Hardware:
     DataError
         When a file is missing or invalid.
     """
+    path = beside(subset.folder(Path(data_root)), Path(data_root) / "npz")
     if name is None:
-        path = beside(subset.folder(Path(data_root)), Path(data_root) / "npz")
         return load(path) if path else TPU if subset.parts[1] in _TPU_SOURCES else CPU
+    found = _named(name)
+    if path and not found.config:
+        with suppress(DataError):  # another machine is asked for, so that an invalid file does not matter
+            return replace(found, config=load(path).config)
+    return found
+
+
+def _named(name: str) -> Hardware:
+    """The profile that a value of ``--hardware`` names."""
     if name in PROFILES:
         return PROFILES[name]
     if name == "machine":
         if found := machine():
             return found
         raise UsageError(f"--hardware machine: this system does not report its caches; use {' or '.join(PROFILES)}")
-    if not name.endswith(".toml"):
-        raise UsageError(f"--hardware {name}: expected {', '.join(NAMES)} or a file that ends in .toml")
-    return load(Path(name))
+    if name.endswith(".toml"):
+        return load(Path(name))
+    try:
+        return _of_device(find_device(name))
+    except UsageError as fault:
+        raise UsageError(
+            f"--hardware {name}: expected {', '.join(NAMES)}, a device ({fault}) or a file that ends in .toml"
+        ) from fault
 
 
 def measured_on(path: Path) -> tuple[str, Hardware, bool] | None:
@@ -119,10 +157,12 @@ def parse(values: Any, where: str, error: type[GbrError]) -> Hardware:
     ``error`` is raised for a key that is missing, unknown or out of range; ``where`` is the file, for its message.
     """
     try:
+        if isinstance(values, Mapping) and "device" in values:
+            return _with_device(values)
+        if isinstance(values, Mapping) and "kind" in values:
+            return _gpu(values)
         _check_keys(values, _PROFILE, "a hardware profile")
-        name, caches, bounds = values["name"], values["caches"], values.get("tile_bounds", TILE_BOUNDS[0])
-        if not isinstance(name, str) or not name.strip():
-            raise ValueError(f"name: expected a string, got {reprlib.repr(name)}")
+        name, caches, bounds = _name(values), values["caches"], values.get("tile_bounds", TILE_BOUNDS[0])
         if not isinstance(caches, list) or not 0 < len(caches) <= N_LEVELS:
             raise ValueError(f"caches: expected one to {N_LEVELS} [[caches]], got {reprlib.repr(caches)}")
         levels = []
@@ -130,24 +170,92 @@ def parse(values: Any, where: str, error: type[GbrError]) -> Hardware:
             key = f"caches[{number}]"
             _check_keys(cache, _CACHE, key)
             levels.append(Cache(_size(cache, "bytes", f"{key}."), _number(cache["ways"], f"{key}.ways", 0)))
-        sublanes = _number(values.get("sublanes", 1), "sublanes", 1)
-        return Hardware(
-            name, _size(values, "vector_bytes"), _size(values, "line_bytes"), tuple(levels), sublanes, bounds
-        )
-    except ValueError as fault:
+        sublanes, line = _number(values.get("sublanes", 1), "sublanes", 1), _size(values, "line_bytes")
+        vector, slots = _size(values, "vector_bytes"), _slots(values)
+        return Hardware(name, vector, line, tuple(levels), sublanes, bounds, config=slots)
+    except (ValueError, UsageError) as fault:
         raise error(f"{where}: {fault}") from fault
+
+
+def _with_device(values: Mapping[str, Any]) -> Hardware:
+    """A device of the table, with the figures that the file gives instead."""
+    if not isinstance(values["device"], str):
+        raise ValueError(f"device: expected a name, got {reprlib.repr(values['device'])}")
+    device = find_device(values["device"])
+    found = _of_device(device)
+    if found.gpu is None:
+        _check_keys({"name": device.name, **values}, _TPU, "the profile of a TPU")
+        return replace(found, name=_name({"name": device.name, **values}), config=_slots(values))
+    given = {key: value for key, value in values.items() if key != "device"}
+    return _gpu({"name": device.name, "kind": _KIND, **_figures(found.gpu), **given})
+
+
+def _of_device(device: Device) -> Hardware:
+    if device.kind != _KIND:
+        vmem = () if device.shared_kb is None else (Cache(int(device.shared_kb * 1024), 0),)
+        return replace(TPU, name=device.name, caches=vmem or TPU.caches)
+    figures = {each.name: value for each in fields(Gpu) if (value := getattr(device, each.name)) is not None}
+    figures.setdefault("l2_mb", _L2_PER_UNIT * device.units)
+    return Hardware.of_gpu(device.name, Gpu(**figures | {"rates": tuple(device.rates.items())}))
+
+
+def _gpu(values: Mapping[str, Any]) -> Hardware:
+    if values["kind"] != _KIND:
+        raise ValueError(f"kind: expected {_KIND!r}, or no kind for a machine with caches, got {values['kind']!r}")
+    _check_keys(values, _GPU, "the profile of a GPU")
+    rates = values.get("rates", {})
+    if not isinstance(rates, Mapping) or not {*rates} <= {*_RATES}:
+        raise ValueError(f"rates: expected TFLOP/s by type ({', '.join(_RATES)}), got {reprlib.repr(rates)}")
+    figures = {each.name: values[each.name] for each in fields(Gpu) if each.name in values and each.name != "rates"}
+    counts = {each.name for each in fields(Gpu) if each.type == "int"}
+    for key, value in [*figures.items(), *((f"rates.{key}", value) for key, value in rates.items())]:
+        if type(value) is not int and (type(value) is not float or key in counts):
+            raise ValueError(f"{key}: expected {'an integer' if key in counts else 'a number'}, got {value!r}")
+        if value > _MAX_ROWS:
+            raise ValueError(f"{key}: expected at most {_MAX_ROWS}, got {value!r}")
+    return Hardware.of_gpu(_name(values), Gpu(**figures, rates=tuple(rates.items())), _slots(values))
+
+
+def _figures(gpu: Gpu) -> dict[str, Any]:
+    return asdict(gpu) | {"rates": dict(gpu.rates)}
+
+
+def _name(values: Mapping[str, Any]) -> str:
+    name = values["name"]
+    if not isinstance(name, str) or not name.strip():
+        raise ValueError(f"name: expected a string, got {reprlib.repr(name)}")
+    return name
+
+
+def _slots(values: Mapping[str, Any]) -> SlotNames:
+    """Names of slots; :class:`Hardware` checks them."""
+    config = values.get("config", {})
+    if not isinstance(config, Mapping):
+        raise ValueError(f"config: expected lists of names by bounds, got {reprlib.repr(config)}")
+    for stem, names in config.items():
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"config.{stem}: expected a list of names, got {reprlib.repr(names)}")
+    return tuple((stem, tuple(names)) for stem, names in config.items())
 
 
 def as_dict(hardware: Hardware) -> dict[str, Any]:
     """Convert a profile to the values that :func:`parse` reads, for manifests."""
-    return asdict(hardware) | {"caches": [{"bytes": cache.nbytes, "ways": cache.ways} for cache in hardware.caches]}
+    config = {"config": {stem: list(names) for stem, names in hardware.config}} if hardware.config else {}
+    if hardware.gpu:
+        return {"name": hardware.name, "kind": _KIND, **_figures(hardware.gpu), **config}
+    values = {key: value for key, value in asdict(hardware).items() if key not in ("gpu", "config")}
+    caches = [{"bytes": cache.nbytes, "ways": cache.ways} for cache in hardware.caches]
+    return values | {"caches": caches} | config
 
 
 def save(path: Path, hardware: Hardware) -> None:
     """Write a profile as TOML, atomically; a :class:`DataError` if the file cannot be written."""
     values = as_dict(hardware)
-    caches = values.pop("caches")
+    caches, tables = values.pop("caches", []), {key: values.pop(key, {}) for key in ("rates", "config")}
     lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
+    for key, table in tables.items():
+        if table:
+            lines += ["", f"[{key}]", *(f"{name} = {json.dumps(value)}" for name, value in table.items())]
     for cache in caches:
         size = f'"{cache["bytes"] >> 10} KiB"' if cache["bytes"] % 1024 == 0 else cache["bytes"]
         lines += ["", "[[caches]]", f"bytes = {size}", f"ways = {cache['ways']}"]

@@ -30,7 +30,7 @@ import gbr
 from gbr.data import collection
 from gbr.data.files import atomic_write, exclusive_lock, json_text, parse_json, write_json
 from gbr.data.groups import FAILED, IntArray, QueryGroups, select_columns
-from gbr.data.hardware import as_dict
+from gbr.data.hardware import as_dict, parse
 from gbr.data.npz import NpzFile
 from gbr.data.pool import check_polars, cores, in_order
 from gbr.errors import GbrWarning, StoreError, UsageError
@@ -68,13 +68,15 @@ FloatArray = NDArray[np.float32]
 Entry = dict[str, Any]
 
 
-def schema_of(kind: str) -> Schema:
-    """Feature columns of a kind of collection, ``tile`` or ``layout``."""
+def schema_of(kind: str, hardware: Hardware | None = None) -> Schema:
+    """Feature columns of a kind of collection, ``tile`` or ``layout``, for some hardware; a generic CPU by default."""
     gbr.check_features()
     from features.layout import extractor as layout
     from features.tile import extractor as tile
 
-    return tile.schema() if kind == "tile" else layout.schema()
+    if kind != "tile":
+        return layout.schema()
+    return tile.schema(hardware) if hardware else tile.schema()
 
 
 class FeatureStore:
@@ -454,7 +456,8 @@ def load(
     if not (found.folder / MANIFEST).is_file():
         found = FeatureStore(store, collection.resolve(subset, root).name)
     if (kind := found.subset.split(":", 1)[0]) in collection.KINDS:
-        found.check(schema_of(kind).hash)
+        profile = parse(found.manifest["schema"]["hardware"], str(found.folder / MANIFEST), StoreError)
+        found.check(schema_of(kind, profile).hash)
     if data is not None and found.data_root not in (None, root.resolve()):
         raise UsageError(f"{found.folder}: has the features of {found.data_root}, not of {root}; name its store")
     if split not in collection.SPLITS:

@@ -400,7 +400,7 @@ def _importance(ranker: Ranker) -> dict[str, Any] | None:
 
 def _schema(ranker: Ranker) -> Schema:
     kind = (ranker.trained_on_ or {})["kind"]
-    return ranker.table.schema if kind == TABLE else schema_of(kind)
+    return ranker.table.schema if kind == TABLE else schema_of(kind, ranker.hardware)
 
 
 def _header(

@@ -1,0 +1,171 @@
+"""What the slots of a tile configuration mean where a hardware profile names them.
+
+The 24 columns of a configuration have no names of their own.  A named slot is a tile bound only if its name says so:
+
+- ``block_m``, ``block_n``, ``block_k`` and ``block_b`` (batch) bound the loops of that role, wherever they stand.
+  Loops that share a role are taken as one, the last fastest: ``block_m`` of a convolution covers batch and image,
+  ``block_k`` channels and window.  ``block`` bounds all loops of the result as one.
+- Other names that begin with ``block_`` or ``tile_`` bound the dimension that their position says.
+- ``num_warps``, ``num_stages``, ``split_k`` … set parameters of a GPU kernel; all other names are plain columns.
+
+Case does not matter.  The first slot of a meaning that is not 0 counts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.hardware import SlotNames
+from features.hlo import TILE_CONFIG
+from features.schema import Block, Column
+from features.tile.loops import LoopNest
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+
+#: Names (regular expressions) by meaning, with a description.
+VOCABULARY: Final[Mapping[str, tuple[str, str]]] = {
+    "block_m": (r"(block|tile)(_size)?_m|bm", "Rows of the result in a block"),
+    "block_n": (r"(block|tile)(_size)?_n|bn", "Columns of the result in a block"),
+    "block_k": (r"(block|tile)(_size)?_(k|r)|bk|rblock", "Steps of the reduction in an iteration of a block"),
+    "block_b": (r"(block|tile)(_size)?_(b|batch)", "Batch entries in a block"),
+    "block": (r"block|block_size|xblock", "Elements of the result in a block"),
+    "num_warps": (r"(num_|n_)?warps", "Warps of a block"),
+    "num_threads": (r"(num_|n_)?threads|block_threads", "Threads of a block"),
+    "num_stages": (r"(num_|n_)?stages", "Stages of the software pipeline"),
+    "split_k": (r"split_?k", "Blocks that share a reduction"),
+    "group_m": (r"group(_size)?_m|group_size|swizzle", "Rows of blocks that are ordered together"),
+    "num_ctas": (r"(num_)?ctas|cluster(_size)?", "Blocks of a cluster"),
+    "allow_tf32": (r"(allow_|use_)?tf32", "Whether float32 products use tf32"),
+    "max_registers": (r"maxnreg|max_?regs|max_registers", "Limit of registers per thread"),
+    "waves_per_eu": (r"waves_per_eu", "Wavefronts per execution unit that the compiler aims at"),
+    "vector": (r"(vec|vector|vectorize)\w*", "Width of vector accesses"),
+    "unroll": (r"(auto_)?unroll\w*", "Unrolled iterations"),
+}
+#: Roles of the loops that a block bounds, see :class:`features.tile.loops.LoopNest`.
+BLOCKS: Final[Mapping[str, tuple[str, ...]]] = {
+    "block_b": ("batch",),
+    "block_m": ("m",),
+    "block_n": ("n",),
+    "block_k": ("k",),
+    "block": ("batch", "m", "n"),
+}
+_BOUND: Final = re.compile(r"(block|tile)(_|$)")
+
+
+def meaning_of(name: str) -> str | None:
+    """Key of :data:`VOCABULARY` that a name has, None for others."""
+    return next((key for key, (pattern, _) in VOCABULARY.items() if re.fullmatch(pattern, name.casefold())), None)
+
+
+class NamedSlots:
+    """The named slots of a profile."""
+
+    def __init__(self, config: SlotNames) -> None:
+        given = {
+            TILE_CONFIG.index(f"{stem}_{slot}"): name
+            for stem, names in config
+            for slot, name in enumerate(names)
+            if name
+        }
+        self._of: dict[str, list[int]] = {}  # columns by meaning
+        for index, name in sorted(given.items(), key=_output_first):
+            if meaning := meaning_of(name):
+                self._of.setdefault(meaning, []).append(index)
+        bounds = [index for index, name in given.items() if meaning_of(name) is None and _BOUND.match(name.casefold())]
+        #: Columns that are no tile bound of the dimension at their position.
+        self.hidden = np.array(sorted({*given} - {*bounds}), np.int64)
+        totals = {f"{stem}_{total}" for stem, names in config if any(names) for total in ("sum", "product")}
+        kept: dict[str, int] = {}
+        for index, name in enumerate(TILE_CONFIG):
+            if name not in totals:
+                kept.setdefault(given.get(index, name), index)
+        self._columns, self._given = tuple(kept), given
+        self._sources = [[index for index, name in given.items() if name == kept_name] for kept_name in kept]
+        self._kept = np.array(list(kept.values()), np.int64)
+
+    def block(self, plain: Block) -> Block:
+        """The block of the configuration itself: named slots under their names, without sums that mix them."""
+        docs = {column.name: column for column in plain.columns}
+        columns = []
+        for name in self._columns:
+            _, doc = VOCABULARY.get(meaning_of(name) or "", ("", f"{name} of the configuration"))
+            columns.append(docs.get(name) or Column(name, "count", doc))
+        return Block(plain.name, plain.version, plain.doc, tuple(columns), per_config=True)
+
+    def values(self, configs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Values of :meth:`block`, float32 (c, columns), of float32 (c, 24) configurations."""
+        found = configs[:, self._kept]
+        for column, sources in enumerate(self._sources):
+            for index in sources[1:]:
+                found[:, column] = np.where(found[:, column] == 0, configs[:, index], found[:, column])
+        return found
+
+    def by_name(self) -> dict[str, list[int]]:
+        """Columns of a configuration by the name of their slot; all slots of a name are one."""
+        found: dict[str, list[int]] = {}
+        for index, name in enumerate(TILE_CONFIG):
+            if name.rpartition("_")[2].isdecimal():
+                found.setdefault(self._given.get(index, name), []).append(index)
+        return found
+
+    def loops_by_name(self, nest: LoopNest) -> dict[str, list[int]]:
+        """Loops that the named blocks bound."""
+        return {
+            name: self._loops(nest, BLOCKS[meaning])
+            for name in dict.fromkeys(self._given.values())
+            if (meaning := meaning_of(name)) in BLOCKS
+        }
+
+    def __contains__(self, meaning: str) -> bool:
+        return meaning in self._of
+
+    def parameter(self, meaning: str, configs: NDArray[np.floating], default: float = 0.0) -> FloatArray:
+        """Values of a meaning, float64 (c,); ``default`` where no slot has it or all are 0."""
+        found = np.zeros(len(configs))
+        for index in self._of.get(meaning, ()):
+            found = np.where(found == 0, configs[:, index], found)
+        return np.where(found == 0, default, found)
+
+    def blocks(self, nest: LoopNest, configs: NDArray[np.floating]) -> list[tuple[list[int], IntArray]]:
+        """Loops and block size, int64 (c,), 0 if not given, of every named block."""
+        found = []
+        for meaning, roles in BLOCKS.items():
+            if meaning in self._of and (loops := self._loops(nest, roles)):
+                size = np.ceil(np.clip(self.parameter(meaning, configs), 0, 2.0**31)).astype(np.int64)
+                found.append((loops, size))
+        return found
+
+    def _loops(self, nest: LoopNest, roles: tuple[str, ...]) -> list[int]:
+        if roles == ("m",) and "block_b" not in self._of and nest.kind == "convolution":
+            roles = ("batch", "m")
+        loops = [loop for loop, role in enumerate(nest.roles) if role in roles]
+        if roles == ("k",) and not loops:  # of softmax and normalisations, which reduce loops of the result
+            loops = np.flatnonzero(nest.reduces).tolist()
+        return loops
+
+
+def _output_first(item: tuple[int, str]) -> tuple[bool, int]:
+    return not TILE_CONFIG[item[0]].startswith("output"), item[0]
+
+
+@cache
+def named_slots(config: SlotNames) -> NamedSlots:
+    """The named slots of a profile, parsed once."""
+    return NamedSlots(config)
+
+
+def spread(loops: list[int], size: IntArray, extents: IntArray) -> list[tuple[int, IntArray]]:
+    """Tile of every loop of a block of ``size`` steps, the last loop fastest."""
+    found = []
+    for loop in reversed(loops):
+        tile = np.minimum(size, extents[loop])
+        found.append((loop, tile))
+        size = -(-size // np.maximum(tile, 1))
+    return found
