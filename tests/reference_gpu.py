@@ -50,7 +50,7 @@ def columns(nest: LoopNest, tensors: Tensors, device: Gpu, named: Mapping[str, f
     least = max(needed * operations / peak / device.units, all_bytes / bandwidth, 1.0)
 
     # Bytes and runs.
-    moved, sectors, keys = [], [], []
+    moved, sectors, keys, vectors = [], [], [], []
     for access in nest.accesses:
         moves = np.flatnonzero(access.coefficients.any(axis=0)).tolist()
         elements = math.prod(cover[loop] for loop in moves)
@@ -58,6 +58,7 @@ def columns(nest: LoopNest, tensors: Tensors, device: Gpu, named: Mapping[str, f
         run, vector, useful = _run(access, tensors, cover)
         moved.append(elements * tensors.width[access.node])
         sectors.append(moved[-1] / useful)
+        vectors.append(vector)
         if f"{access.role}.run" not in found and access.role in ROLES[:3]:
             values = {"run": math.log2(run), "sectors": useful, "vector": math.log2(vector)}
             found |= {f"{access.role}.{name}": value for name, value in values.items()}
@@ -121,6 +122,9 @@ def columns(nest: LoopNest, tensors: Tensors, device: Gpu, named: Mapping[str, f
             distinct += tiles * loaded
         from_dram[order] = amount
 
+    in_flight = resident * max(stages - 1, 0.5) * step_bytes
+    fill, over_steps = steps / (steps + stages - 1), stages / steps
+
     # Time, in clocks.
     fit = 1.0
     if nest.kind:
@@ -128,8 +132,11 @@ def columns(nest: LoopNest, tensors: Tensors, device: Gpu, named: Mapping[str, f
     compute = points * operations / rate / (fit if tensor else 1)
     read = (m * warp_columns + n * warp_rows) * k * width + tile_bytes if nest.kind else 0.0
     of_shared = (read + 8 * spilled * threads) / gpu.SHARED_RATE
-    of_l2 = float(np.dot(sectors, stepped)) / gpu.L2_RATE
-    store = (float(np.sum(sectors)) - of_l2 * gpu.L2_RATE) / gpu.L2_RATE * (2 if split > 1 else 1)
+    loads = float(np.dot(np.divide(moved, vectors), stepped)) / device.warp
+    of_l2 = max(float(np.dot(sectors, stepped)) / gpu.L2_RATE, 4 * loads)
+    store = float(np.dot(sectors, np.logical_not(stepped))) / gpu.L2_RATE * (2 if split > 1 else 1)
+    if any(vector < 4 for vector, each in zip(vectors, stepped, strict=True) if each):
+        stages = 1
 
     def clocks(of_unit: float) -> float:
         alone = compute * max(1, 4 / warps)
@@ -169,17 +176,16 @@ def columns(nest: LoopNest, tensors: Tensors, device: Gpu, named: Mapping[str, f
         "intensity.l2": block_work / block_bytes * gpu.L2_RATE / rate,
         "intensity.dram": needed * operations / from_dram["grouped"] * bandwidth / rate / device.units,
         "warp.m": part_m, "warp.n": part_n, "warp.reuse": part_m * part_n / (part_m + part_n), "steps": steps,
-        "stages": stages / steps, "split": split, "split.bytes": 1 + partial / all_bytes,
-        "in_flight": (1 + resident * max(stages - 1, 0.5) * step_bytes) / (gpu.L2_RATE * gpu.LATENCY),
+        "stages": over_steps, "split": split, "split.bytes": 1 + partial / all_bytes,
+        "in_flight": (1 + in_flight) / (gpu.L2_RATE * gpu.LATENCY),
         "padding.m": count["m"] * m / total["m"], "padding.n": count["n"] * n / total["n"],
         "padding.k": steps * split * k / total["k"], "padding": blocks * steps * points / needed,
     }  # fmt: skip
     found |= {name: math.log2(value) for name, value in log.items()}
     return found | {
-        "idle_units": 1 - min(1, blocks / device.units), "waves.last": last / slots, "resident": resident,
+        "fill": fill, "idle_units": 1 - min(1, blocks / device.units), "waves.last": last / slots, "resident": resident,
         "by_threads": by_threads, "by_registers": by_registers, "by_shared": by_shared, "tensor": float(tensor),
         "occupancy": min(1, resident * threads / device.threads), "tensor.fit": fit, "warp.idle": idle,
-        "fill": steps / (steps + stages - 1),
     }  # fmt: skip
 
 
@@ -236,8 +242,8 @@ def _run(access: object, tensors: Tensors, cover: list[float]) -> tuple[float, f
     steps = (tensors.strides(node) * int(width))[order][1:]
     aligned = math.gcd(128, *map(int, steps))
     sectors = math.ceil(run / 32) + (aligned < 32)
-    vector = max(each for each in (width, 1, 2, 4, 8, 16) if each <= max(width, min(aligned, 16)) and run % each == 0)
-    return run, min(vector, min(aligned, 16)), run / (32 * sectors)
+    vector = max(each for each in (width, 2, 4, 8, 16) if width <= each <= max(width, aligned) and run % each == 0)
+    return run, vector, run / (32 * sectors)
 
 
 def _touched(inside: float, rows: float, columns: float, together: float) -> tuple[float, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,16 @@ line_bytes = 32
 bytes = 4096
 ways = 2
 """
+GPU = """device = "NVIDIA A100"
+
+[config]
+output_bounds = ["block_m", "block_n"]
+input_bounds = ["num_stages", "", "num_warps"]
+"""
+
+
+def of_device(name: str) -> Hardware:
+    return hardware.choose(name, Subset("tile:any"), "nowhere")
 
 
 def sysfs(root: Path, levels: list[dict[str, str]], cpuinfo: str) -> Path:
@@ -68,7 +79,11 @@ def test_register_tiles() -> None:
     assert [XEON.register_tile(width) for width in (8, 4, 2)] == [(1, 8), (1, 16), (1, 32)]
 
 
-@pytest.mark.parametrize("profile", [CPU, TPU, XEON, Hardware('a "b" \\', 32, 64, (Cache(1000, 3),))])
+NAMED = replace(XEON, config=(("output_bounds", ("block_m", "")), ("kernel_bounds", ("unroll",))))
+DEVICES = tuple(map(of_device, ("a100", "RTX 4090", "MI300X", "H200", "TPU v4")))
+
+
+@pytest.mark.parametrize("profile", [CPU, TPU, XEON, NAMED, *DEVICES, Hardware('a "b" \\', 32, 64, (Cache(1000, 3),))])
 def test_profiles_round_trip(profile: Hardware, tmp_path: Path) -> None:
     hardware.save(tmp_path / "a" / "hardware.toml", profile)
     assert hardware.load(tmp_path / "a" / "hardware.toml") == profile
@@ -94,6 +109,65 @@ def test_invalid_files_are_refused(before: str, after: str, message: str, tmp_pa
     path.write_text(SMALL.replace(before, after))
     with pytest.raises(DataError, match=f"^{re.escape(str(path))}: .*{message}"):
         hardware.load(path)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("A100", "A1000", r"unknown device 'NVIDIA A1000'; did you mean NVIDIA A100"),
+        ('"NVIDIA A100"', "7", r"device: expected a name, got 7$"),
+        ("[config]", "units = 0\n[config]", r"units: expected positive numbers, got 0$"),
+        ("[config]", "units = 1.5\n[config]", r"units: expected an integer, got 1.5$"),
+        (
+            "[config]",
+            "sms = 7\n[config]",
+            r"unknown key sms in the profile of a GPU; expected name, kind, config",
+        ),
+        ("[config]", "rates = { fp12 = 1 }\n[config]", r"rates: expected TFLOP/s by type \(fp64, .*\), got "),
+        ("[config]", "shared_block_kb = 200\n[config]", r"shared_block_kb: 200 exceeds shared_kb, 164$"),
+        (
+            "output_bounds",
+            "output",
+            r"config: unknown key output; expected kernel_bounds, output_bounds",
+        ),
+        (
+            '"block_n"]',
+            '"block_n", "c", "d", "e", "f", "g"]',
+            r"output_bounds: expected at most 6 names, got 7$",
+        ),
+        ('"block_n"]', '"block_m"]', r"config.output_bounds: 'block_m' names two slots$"),
+        ('"block_n"]', '"block n"]', r"config.output_bounds: expected names such as block_m, got 'block n'$"),
+        ('"block_n"]', '"input_bounds_0"]', r"config.output_bounds: expected names such as block_m, got 'input_bo"),
+        ('"block_n"]', "3]", r"config.output_bounds: expected a list of names, got \['block_m', 3\]$"),
+        ('device = "NVIDIA A100"', 'kind = "fpga"', r"kind: expected 'gpu', or no kind for a machine with caches"),
+        ('device = "NVIDIA A100"', 'kind = "gpu"\nname = "x"', r"units is missing in the profile of a GPU; expected "),
+    ],
+)
+def test_invalid_gpu_files_are_refused(before: str, after: str, message: str, tmp_path: Path) -> None:
+    assert before in GPU
+    path = tmp_path / "mine.toml"
+    path.write_text(GPU.replace(before, after))
+    with pytest.raises(DataError, match=f"^{re.escape(str(path))}: .*{message}"):
+        hardware.load(path)
+
+
+def test_devices_are_profiles_of_their_kind(tmp_path: Path) -> None:
+    gpu = of_device("a100").gpu
+    assert gpu is not None
+    assert (gpu.units, gpu.threads, gpu.shared_kb, dict(gpu.rates)["fp16"]) == (108, 2048, 164, 312)
+    assert (of_device("a100").register_tile(2), of_device("TPU v4").tile_bounds) == ((1, 64), "registers")
+    path = tmp_path / "npz/tile/mine/hardware.toml"
+    path.parent.mkdir(parents=True)
+    path.write_text(GPU.replace("[config]", 'name = "half of it"\nunits = 54\n[config]'))
+    found = hardware.choose(None, Subset("tile:mine"), tmp_path)
+    assert found == Hardware.of_gpu("half of it", replace(gpu, units=54), found.config)
+    assert found.config == (
+        ("output_bounds", ("block_m", "block_n")),
+        ("input_bounds", ("num_stages", "", "num_warps")),
+    )
+    # Names of slots are those of the collection, whatever the machine.
+    for name in ("MI300X", "cpu"):
+        assert hardware.choose(name, Subset("tile:mine"), tmp_path).config == found.config
 
 
 def test_missing_files_and_unknown_names_are_refused(tmp_path: Path) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import kendalltau
 
 from features.graph import Program
 from features.hardware import CPU, Hardware, SlotNames
@@ -13,6 +17,9 @@ from features.hlo import FEAT_ID, TILE_CONFIG
 from features.tile import gpu
 from features.tile.extractor import TileExtractor, schema
 from features.tile.geometry import Geometry, loop_tiles
+from gbr import Ranker, load, read_graph, write_graph
+from gbr import train as train_command
+from gbr.attribution import explain
 from gbr.data.collection import Subset
 from gbr.data.hardware import choose
 from tests import programs, reference_gpu
@@ -196,3 +203,78 @@ def test_without_names_blocks_are_the_bounds(name: str) -> None:
     if name == "matmul":
         blocks = 2 ** rows[1:, extract.schema.names.index("gpu.blocks")]
         assert blocks == pytest.approx([6 * 7, 12 * 10])
+
+
+# --- collections -----------------------------------------------------------------------------------------------------
+
+
+def simulated(shape: tuple[int, int, int], tile: np.ndarray) -> np.ndarray:
+    """Nanoseconds of a product on 108 units, by a formula of its own; ``tile``: m, n, k, stages, warps."""
+    m, n, k = shape
+    block_m, block_n, block_k, stages, warps = tile.T
+    resident = np.clip(164e3 // (2 * (block_m + block_n) * block_k * stages), 1, 8)
+    blocks, steps = np.ceil(m / block_m) * np.ceil(n / block_n), np.ceil(k / block_k)
+    rounds = np.ceil(blocks / (108 * resident)) * resident
+    step = np.maximum(block_m * block_n * block_k / 900, (block_m + block_n) * block_k / 25)
+    step = np.maximum(step, 500 / np.maximum(stages - 1, 0.5) / resident) * (1 + (block_m * block_n / warps > 8000))
+    return np.asarray((800 + rounds * (steps * step + 300)) / 1.4)
+
+
+@pytest.fixture(scope="module")
+def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Products of different shapes under named configurations, with the profile beside the splits."""
+    root, rng = tmp_path_factory.mktemp("gpu"), np.random.default_rng(3)
+    folder = root / "npz/tile/gpu"
+    for number in range(24):
+        shape = tuple(int(size) for size in 64 * rng.integers(1, 40, 3))
+        tile = 2 ** rng.integers([4, 4, 4, 1, 1], [8, 8, 7, 3, 4], (40, 5))
+        config = np.zeros((40, 24), np.float32)
+        config[:, [8, 9, 0, 16, 17]] = tile
+        config[:, 1], config[:, 18] = config[:, 9], 1
+        program = half(programs.matmul(*shape))
+        arrays = {"node_feat": program.feat, "node_opcode": program.opcode, "edge_index": program.edges}
+        runtime = simulated(shape, tile) * rng.lognormal(0, 0.02, 40)
+        split = "train" if number < 18 else "valid" if number < 20 else "test"
+        write_graph(
+            folder / split / f"matmul_{'x'.join(map(str, shape))}.npz",
+            arrays
+            | {
+                "config_feat": config,
+                "config_runtime": runtime.astype(np.int64),
+                "config_runtime_normalizers": np.ones(40, np.int64),
+            },
+        )
+    (folder / "hardware.toml").write_text(
+        'device = "NVIDIA A100"\n\n[config]\noutput_bounds = ["block_m", "block_n"]\n'
+        'kernel_bounds = ["block_k", "block_n"]\ninput_bounds = ["num_stages", "num_warps", "allow_tf32"]\n'
+    )
+    return root
+
+
+def test_training_predicting_and_explaining_use_the_named_slots(
+    collection: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--subset", "tile:gpu", "--data", str(collection)]
+    run, path = collection / "run", next((collection / "npz/tile/gpu/test").iterdir())
+    line = [*where, "--out", str(run), "--set", "n_estimators=60", "--jobs", "1", "--json"]
+    assert train_command.main(line) == 0
+    metrics = json.loads(capsys.readouterr().out)
+    assert metrics["test"]["kendall_tau"] > 0.75
+    ranker = Ranker.load(run)
+    assert ranker.hardware == choose(None, Subset("tile:gpu"), collection)
+    assert "gpu.time" in ranker.feature_names_in_
+    graph = read_graph(path)
+    np.testing.assert_allclose(ranker.scorer(graph)(graph.config_feat), ranker.predict_graph(path))
+    assert {"config.num_warps", "gpu.cost.time"} <= {*load("tile:gpu", "test", data=collection).columns}
+    found = explain(ranker, graph, 0, 1)
+    assert found.parts == "slots"
+    assert found.lead == pytest.approx(sum(block.effect for block in found.blocks), rel=1e-5)
+    assert {part for column in found.columns for part, _ in column.behind} <= {
+        "block_m", "block_n", "block_k", "num_stages", "num_warps"
+    }  # fmt: skip
+
+
+def test_the_estimate_orders_simulated_kernels_without_learning(collection: Path) -> None:
+    frame = load("tile:gpu", "test", data=collection)
+    taus = [kendalltau(rows["gpu.time"], rows["runtime"]).statistic for _, rows in frame.group_by("graph")]
+    assert np.mean(taus) > 0.5

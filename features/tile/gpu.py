@@ -57,6 +57,9 @@ SHARED_UNIT: Final = 128.0
 #: Bytes of a sector, the unit of loads from L2 and DRAM, and the widest load of a thread.
 SECTOR: Final = 32.0
 VECTOR: Final = 16.0
+#: Least bytes of an asynchronous copy of a thread (PTX, ``cp.async``), and clocks of a load of a warp.
+ASYNC: Final = 4.0
+ISSUE: Final = 4.0
 #: Rows, columns and bytes along the reduced dimension of a tensor-core instruction (PTX, ``mma.m16n8``).
 MMA_M: Final = 16.0
 MMA_N: Final = 8.0
@@ -71,7 +74,7 @@ _OPERANDS: Final = ROLES[:3]
 _TERMS: Final = (
     ("compute", "arithmetic"),
     ("shared", "shared memory and spilled registers"),
-    ("l2", "L2"),
+    ("l2", "loads from L2"),
     ("dram", "DRAM"),
     ("latency", "the latency of loads"),
     ("store", "writing the result"),
@@ -289,6 +292,7 @@ def _columns(launch, work):  # type: ignore[no-untyped-def]
         points = outputs * k
         # Bytes of one step and of a whole block.
         step_bytes, step_sectors, tile_bytes, stored, block_bytes = 0.0, 0.0, 0.0, 0.0, 0.0
+        issue, narrowest = 0.0, VECTOR
         for index in range(len(runs)):
             runs[index] = MISSING
         for access in range(n_accesses):
@@ -315,11 +319,11 @@ def _columns(launch, work):  # type: ignore[no-untyped-def]
             if work.aligned[access] < SECTOR:
                 lines += 1.0
             useful = run / (lines * SECTOR)
+            vector = max(min(work.aligned[access], VECTOR), work.width[access])
+            while vector > work.width[access] and run % vector != 0.0:
+                vector *= 0.5
             for role in range(_N_OPERANDS):
                 if work.first[role] == access:
-                    vector = min(work.aligned[access], VECTOR)
-                    while vector > work.width[access] and run % vector != 0.0:
-                        vector *= 0.5
                     runs[3 * role] = np.log2(run)
                     runs[3 * role + 1] = useful
                     runs[3 * role + 2] = np.log2(vector)
@@ -329,6 +333,8 @@ def _columns(launch, work):  # type: ignore[no-untyped-def]
             elif work.of_class[access, 3]:
                 step_bytes += nbytes
                 step_sectors += nbytes / useful
+                issue += nbytes / vector / work.warp * ISSUE
+                narrowest = min(narrowest, vector)
                 block_bytes += nbytes * steps
                 tile = work.width[access]
                 for number in range(4):
@@ -390,11 +396,12 @@ def _columns(launch, work):  # type: ignore[no-untyped-def]
             read = (m * warp_columns + n * warp_rows) * k * width + tile_bytes
         spilled = max(0.0, registers - launch.limit[config])
         of_shared = (read + 2.0 * WORD * spilled * threads) / SHARED_RATE
-        l2 = step_sectors / L2_RATE
+        l2 = max(step_sectors / L2_RATE, issue)
+        ahead = stages if narrowest >= ASYNC else 1.0  # narrow loads cannot be asynchronous
         store = stored * (1.0 if split <= 1 else 2.0) / L2_RATE
         count = np.ceil(last / work.units)
-        on_units = _clocks(count, warps, steps, stages, compute, of_shared, l2, store)
-        on_units += (whole_waves - 1.0) * _clocks(resident, warps, steps, stages, compute, of_shared, l2, store)
+        on_units = _clocks(count, warps, steps, ahead, compute, of_shared, l2, store)
+        on_units += (whole_waves - 1.0) * _clocks(resident, warps, steps, ahead, compute, of_shared, l2, store)
         rounds = (whole_waves - 1.0) * resident + count  # blocks of the fullest unit
         dram = (grouped + partial) / work.bandwidth
         terms = (
@@ -402,7 +409,7 @@ def _columns(launch, work):  # type: ignore[no-untyped-def]
             rounds * steps * of_shared,
             rounds * steps * l2,
             dram,
-            whole_waves * (LATENCY + steps * _waits(stages, 0.0, of_shared)),
+            whole_waves * (LATENCY + steps * _waits(ahead, 0.0, of_shared)),
             rounds * store,
         )
         time = soft_maximum(on_units, dram, 0.0, 0.0)

@@ -120,7 +120,7 @@ class NamedSlots:
         return {
             name: self._loops(nest, BLOCKS[meaning])
             for name in dict.fromkeys(self._given.values())
-            if (meaning := meaning_of(name)) in BLOCKS
+            if (meaning := meaning_of(name)) and meaning in BLOCKS
         }
 
     def __contains__(self, meaning: str) -> bool:
