@@ -267,7 +267,8 @@ def test_training_predicting_and_explaining_use_the_named_slots(
     np.testing.assert_allclose(ranker.scorer(graph)(graph.config_feat), ranker.predict_graph(path))
     assert {"config.num_warps", "gpu.cost.time"} <= {*load("tile:gpu", "test", data=collection).columns}
     found = explain(ranker, graph, 0, 1)
-    assert found.parts == "slots"
+    assert found.parts == "parameters"
+    assert {change.name for change in found.parameters} <= {"block_m", "block_n", "block_k", "num_stages", "num_warps"}
     assert found.lead == pytest.approx(sum(block.effect for block in found.blocks), rel=1e-5)
     assert {part for column in found.columns for part, _ in column.behind} <= {
         "block_m", "block_n", "block_k", "num_stages", "num_warps"
