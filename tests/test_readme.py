@@ -22,7 +22,15 @@ from docs import picture, results
 from gbr import Ranker
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "CONTRIBUTING.md", "docs/guide.md", "docs/tables.md", "docs/trust.md", "docs/tuning.md")
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/guide.md",
+    "docs/hardware.md",
+    "docs/tables.md",
+    "docs/trust.md",
+    "docs/tuning.md",
+)
 
 Capture = pytest.CaptureFixture[str]
 

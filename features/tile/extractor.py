@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.graph import Program
-from features.hardware import CPU, Hardware
+from features.hardware import CPU, Hardware, SlotNames
 from features.hlo import TILE_CONFIG
 from features.program import (
     NEIGHBORHOOD_BLOCK,
@@ -36,11 +36,15 @@ CONFIG: Final = Block(
 )
 
 
-@cache
 def schema(hardware: Hardware = CPU) -> Schema:
     """Columns of :class:`TileExtractor`: for a GPU, its model replaces that of caches; named slots have their names."""
-    config = named_slots(hardware.config).block(CONFIG) if hardware.config else CONFIG
-    own = gpu.BLOCK if hardware.gpu else cpu.BLOCK
+    return _schema(hardware.gpu is not None, hardware.config)
+
+
+@cache
+def _schema(is_gpu: bool, slots: SlotNames) -> Schema:
+    config = named_slots(slots).block(CONFIG) if slots else CONFIG
+    own = gpu.BLOCK if is_gpu else cpu.BLOCK
     shared = (operands.BLOCK, NEIGHBORHOOD_BLOCK, OPCODES_BLOCK, NODES_BLOCK)
     return Schema("tile", (config, geometry.BLOCK, own, *shared))
 
