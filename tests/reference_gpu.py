@@ -139,16 +139,17 @@ def columns(nest: LoopNest, tensors: Tensors, device: Gpu, named: Mapping[str, f
         stages = 1
 
     def clocks(of_unit: float) -> float:
-        alone = compute * max(1, 4 / warps)
-        waits = max(gpu.LATENCY / (stages - 1), alone) if stages >= 2 else gpu.LATENCY + alone + of_shared
-        busy = (of_unit * compute * max(1, 4 / of_unit / warps), of_unit * of_shared, of_unit * of_l2, waits + gpu.SYNC)
-        return gpu.LATENCY + steps * _soft(*busy) + of_unit * store
+        of_partition = of_unit * warps / 4
+        busy = of_unit * compute * max(1, 1 / of_partition)
+        of_warp = busy / max(1, of_partition)
+        waits = gpu.SYNC + (max(gpu.LATENCY / (stages - 1), of_warp) if stages >= 2 else gpu.LATENCY + of_warp)
+        return gpu.LATENCY + steps * _soft(busy, of_unit * of_shared, of_unit * of_l2, waits) + of_unit * store
 
     fullest = math.ceil(last / device.units)
     whole = math.ceil(waves)
     rounds = (whole - 1) * resident + fullest
     dram = from_dram["grouped"] / bandwidth
-    waits = gpu.SYNC + (gpu.LATENCY / (stages - 1) if stages >= 2 else gpu.LATENCY + of_shared)
+    waits = gpu.SYNC + (gpu.LATENCY / (stages - 1) if stages >= 2 else gpu.LATENCY)
     terms = {
         "compute": rounds * steps * compute,
         "shared": rounds * steps * of_shared,

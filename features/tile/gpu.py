@@ -251,19 +251,19 @@ def soft_maximum(first, second, third, fourth):  # type: ignore[no-untyped-def]
 
 
 @kernel()
-def _waits(stages, compute, shared):  # type: ignore[no-untyped-def]
-    """Clocks that a step of one block takes at least."""
-    if stages < 2.0:
-        return SYNC + LATENCY + compute + shared
-    return SYNC + max(LATENCY / (stages - 1.0), compute)
+def _waits(stages, busy):  # type: ignore[no-untyped-def]
+    """Clocks of a step in which one load is awaited, and which keep a warp ``busy``."""
+    return SYNC + (LATENCY + busy if stages < 2.0 else max(LATENCY / (stages - 1.0), busy))
 
 
 @kernel()
 def _clocks(count, warps, steps, stages, compute, shared, l2, store):  # type: ignore[no-untyped-def]
     """Clocks of ``count`` blocks on one unit; arguments are clocks of a step of one block that has the unit alone."""
-    idle = max(1.0, PARTITIONS / (count * warps))  # few warps leave partitions of the unit idle
-    waits = _waits(stages, compute * max(1.0, PARTITIONS / warps), shared)
-    step = soft_maximum(count * compute * idle, count * shared, count * l2, waits)
+    per_partition = count * warps / PARTITIONS
+    compute *= count * max(1.0, 1.0 / per_partition)  # few warps leave partitions of the unit idle
+    # Several warps per partition overlap with each other, a single one does not.
+    waits = _waits(stages, compute / max(1.0, per_partition))
+    step = soft_maximum(compute, count * shared, count * l2, waits)
     return LATENCY + steps * step + count * store
 
 
@@ -409,7 +409,7 @@ def _columns(launch, work):  # type: ignore[no-untyped-def]
             rounds * steps * of_shared,
             rounds * steps * l2,
             dram,
-            whole_waves * (LATENCY + steps * _waits(ahead, 0.0, of_shared)),
+            whole_waves * (LATENCY + steps * _waits(ahead, 0.0)),
             rounds * store,
         )
         time = soft_maximum(on_units, dram, 0.0, 0.0)
