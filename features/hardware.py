@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from math import isfinite
 from typing import Final
@@ -15,6 +16,7 @@ N_LEVELS: Final = 3
 #: memory order (major to minor), and the last two count whole registers.
 TILE_BOUNDS: Final = ("elements", "registers")
 
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _STEMS: Final = tuple(dict.fromkeys(name.rpartition("_")[0] for name in TILE_CONFIG))
 #: Bytes of a cache line of a GPU, of four sectors.
 _GPU_LINE: Final = 128
@@ -114,7 +116,7 @@ def _check_slots(stem: str, names: tuple[str, ...]) -> None:
     if len(names) > MAX_RANK:
         raise ValueError(f"config.{stem}: expected at most {MAX_RANK} names, got {len(names)}")
     for name in names:
-        if name and (name in TILE_CONFIG or not name.isascii() or not name.isidentifier()):
+        if name and (name in TILE_CONFIG or not _NAME.fullmatch(name)):
             raise ValueError(f"config.{stem}: expected names such as block_m, got {name!r}")
         if name and names.count(name) > 1:
             raise ValueError(f"config.{stem}: {name!r} names two slots")

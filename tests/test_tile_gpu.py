@@ -66,7 +66,7 @@ def values(program: Program, hardware: Hardware, *given: dict[str, float]) -> li
 
 def test_named_slots_bound_the_loops_of_their_role_and_nothing_else() -> None:
     hardware = Hardware(
-        "named", 32, 64, CPU.caches, config=(("output_bounds", ("num_warps", "BLOCK_SIZE_N", "Mine")), *NAMES[1:])
+        "named", 32, 64, CPU.caches, config=(("output_bounds", ("num_warps", "BLOCK-SIZE-N", "Mine")), *NAMES[1:])
     )
     program = programs.batched_matmul(3, 5, 8, 6)
     nest, tensors, _ = read(program)
@@ -77,7 +77,7 @@ def test_named_slots_bound_the_loops_of_their_role_and_nothing_else() -> None:
     found = dict(zip(extract.schema.names, extract(row)[0].tolist(), strict=True))
     own = {name.removeprefix("config."): value for name, value in found.items() if name.startswith("config.")}
     assert {name: value for name, value in own.items() if value} == {
-        "num_warps": 7, "BLOCK_SIZE_N": 4, "Mine": 2, "block_k": 2, "block_n": 4, "num_stages": 3, "allow_tf32": 1
+        "num_warps": 7, "BLOCK-SIZE-N": 4, "Mine": 2, "block_k": 2, "block_n": 4, "num_stages": 3, "allow_tf32": 1
     }  # fmt: skip
     assert not [name for name in own if name.endswith(("sum", "product"))]
     assert extract.schema.hash != schema().hash

@@ -8,7 +8,7 @@ The 24 columns of a configuration have no names of their own.  A named slot is a
 - Other names that begin with ``block_`` or ``tile_`` bound the dimension that their position says.
 - ``num_warps``, ``num_stages``, ``split_k`` … set parameters of a GPU kernel; all other names are plain columns.
 
-Case does not matter.  The first slot of a meaning that is not 0 counts.
+Case does not matter, and ``-`` is read as ``_``.  The first slot of a meaning that is not 0 counts.
 """
 
 from __future__ import annotations
@@ -61,7 +61,12 @@ _BOUND: Final = re.compile(r"(block|tile)(_|$)")
 
 def meaning_of(name: str) -> str | None:
     """Key of :data:`VOCABULARY` that a name has, None for others."""
-    return next((key for key, (pattern, _) in VOCABULARY.items() if re.fullmatch(pattern, name.casefold())), None)
+    name = _plain(name)
+    return next((key for key, (pattern, _) in VOCABULARY.items() if re.fullmatch(pattern, name)), None)
+
+
+def _plain(name: str) -> str:
+    return name.casefold().replace("-", "_")
 
 
 class NamedSlots:
@@ -78,7 +83,7 @@ class NamedSlots:
         for index, name in sorted(given.items(), key=_output_first):
             if meaning := meaning_of(name):
                 self._of.setdefault(meaning, []).append(index)
-        bounds = [index for index, name in given.items() if meaning_of(name) is None and _BOUND.match(name.casefold())]
+        bounds = [index for index, name in given.items() if meaning_of(name) is None and _BOUND.match(_plain(name))]
         #: Columns that are no tile bound of the dimension at their position.
         self.hidden = np.array(sorted({*given} - {*bounds}), np.int64)
         totals = {f"{stem}_{total}" for stem, names in config if any(names) for total in ("sum", "product")}
