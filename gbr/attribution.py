@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from features.graph import Program
 from features.hardware import Hardware
+from features.hlo import TILE_CONFIG
 from features.layout import extractor as layout
 from features.layout.copies import STRIDES
 from features.layout.extractor import LayoutTrace
@@ -502,7 +503,8 @@ def _tile_parts(graph: Graph, hardware: Hardware, pair: IntArray, X: Float32Arra
 
     if not _by_slot(hardware):
         return _Parts("loops", names, tiles, mix, fields)
-    by_name = named_slots(hardware.config).by_name()
+    slots_of = named_slots(hardware.config).sources.items()
+    by_name = {name: indices for name, indices in slots_of if TILE_CONFIG[indices[0]][-1].isdigit()}  # no sums
     positions = list(by_name.values())
     extractor, configs = tile.TileExtractor(program, hardware), graph.configs(pair)
 

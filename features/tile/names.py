@@ -73,58 +73,42 @@ class NamedSlots:
     """The named slots of a profile."""
 
     def __init__(self, config: SlotNames) -> None:
-        given = {
-            TILE_CONFIG.index(f"{stem}_{slot}"): name
-            for stem, names in config
-            for slot, name in enumerate(names)
-            if name
-        }
-        self._of: dict[str, list[int]] = {}  # columns by meaning
-        for index, name in sorted(given.items(), key=_output_first):
-            if meaning := meaning_of(name):
-                self._of.setdefault(meaning, []).append(index)
-        bounds = [index for index, name in given.items() if meaning_of(name) is None and _BOUND.match(_plain(name))]
-        #: Columns that are no tile bound of the dimension at their position.
-        self.hidden = np.array(sorted({*given} - {*bounds}), np.int64)
+        given = {f"{stem}_{slot}": name for stem, names in config for slot, name in enumerate(names) if name}
         totals = {f"{stem}_{total}" for stem, names in config if any(names) for total in ("sum", "product")}
-        kept: dict[str, int] = {}
+        #: Columns of a configuration by name, without sums and products that mix named slots.
+        self.sources: dict[str, list[int]] = {}
+        self._of: dict[str, list[int]] = {}  # by meaning
+        hidden = []
         for index, name in enumerate(TILE_CONFIG):
-            if name not in totals:
-                kept.setdefault(given.get(index, name), index)
-        self._columns, self._given = tuple(kept), given
-        self._sources = [[index for index, name in given.items() if name == kept_name] for kept_name in kept]
-        self._kept = np.array(list(kept.values()), np.int64)
+            if name in totals:
+                continue
+            self.sources.setdefault(given.get(name, name), []).append(index)
+            if name in given:
+                if meaning := meaning_of(given[name]):
+                    self._of.setdefault(meaning, []).append(index)
+                if meaning or not _BOUND.match(_plain(given[name])):
+                    hidden.append(index)
+        #: Columns that are no tile bound of the dimension at their position.
+        self.hidden = np.array(hidden, np.int64)
 
     def block(self, plain: Block) -> Block:
-        """The block of the configuration itself: named slots under their names, without sums that mix them."""
-        docs = {column.name: column for column in plain.columns}
+        """The block of the configuration itself, with named slots under their names."""
+        given = {column.name: column for column in plain.columns}
         columns = []
-        for name in self._columns:
+        for name in self.sources:
             _, doc = VOCABULARY.get(meaning_of(name) or "", ("", f"{name} of the configuration"))
-            columns.append(docs.get(name) or Column(name, "count", doc))
+            columns.append(given.get(name) or Column(name, "count", doc))
         return Block(plain.name, plain.version, plain.doc, tuple(columns), per_config=True)
 
     def values(self, configs: NDArray[np.float32]) -> NDArray[np.float32]:
         """Values of :meth:`block`, float32 (c, columns), of float32 (c, 24) configurations."""
-        found = configs[:, self._kept]
-        for column, sources in enumerate(self._sources):
-            for index in sources[1:]:
-                found[:, column] = np.where(found[:, column] == 0, configs[:, index], found[:, column])
-        return found
-
-    def by_name(self) -> dict[str, list[int]]:
-        """Columns of a configuration by the name of their slot; all slots of a name are one."""
-        found: dict[str, list[int]] = {}
-        for index, name in enumerate(TILE_CONFIG):
-            if name.rpartition("_")[2].isdecimal():
-                found.setdefault(self._given.get(index, name), []).append(index)
-        return found
+        return np.stack([_first_nonzero(configs, indices) for indices in self.sources.values()], axis=1)
 
     def loops_by_name(self, nest: LoopNest) -> dict[str, list[int]]:
         """Loops that the named blocks bound."""
         return {
             name: self._loops(nest, BLOCKS[meaning])
-            for name in dict.fromkeys(self._given.values())
+            for name in self.sources
             if (meaning := meaning_of(name)) and meaning in BLOCKS
         }
 
@@ -133,9 +117,7 @@ class NamedSlots:
 
     def parameter(self, meaning: str, configs: NDArray[np.floating], default: float = 0.0) -> FloatArray:
         """Values of a meaning, float64 (c,); ``default`` where no slot has it or all are 0."""
-        found = np.zeros(len(configs))
-        for index in self._of.get(meaning, ()):
-            found = np.where(found == 0, configs[:, index], found)
+        found = _first_nonzero(configs, self._of.get(meaning, [])).astype(np.float64)
         return np.where(found == 0, default, found)
 
     def blocks(self, nest: LoopNest, configs: NDArray[np.floating]) -> list[tuple[list[int], IntArray]]:
@@ -156,8 +138,12 @@ class NamedSlots:
         return loops
 
 
-def _output_first(item: tuple[int, str]) -> tuple[bool, int]:
-    return not TILE_CONFIG[item[0]].startswith("output"), item[0]
+def _first_nonzero(configs: NDArray[np.floating], indices: list[int]) -> NDArray[np.floating]:
+    """First value that is not 0 of every row among some columns; 0 without any."""
+    found = np.zeros(len(configs), configs.dtype)
+    for index in indices:
+        found = np.where(found == 0, configs[:, index], found)
+    return found
 
 
 @cache
