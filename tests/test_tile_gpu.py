@@ -205,6 +205,13 @@ def test_without_names_blocks_are_the_bounds(name: str) -> None:
         assert blocks == pytest.approx([6 * 7, 12 * 10])
 
 
+@pytest.mark.parametrize("name", KERNELS)
+def test_extreme_values_have_finite_columns(name: str) -> None:
+    rows = np.random.default_rng(0).choice([0, 0.5, 1, 3, 100, 128, 1e4, 3e9, -5], (200, 24)).astype(np.float32)
+    for hardware in (named(), A100):
+        assert np.isfinite(TileExtractor(KERNELS[name], hardware)(rows)).all()
+
+
 # --- collections -----------------------------------------------------------------------------------------------------
 
 
