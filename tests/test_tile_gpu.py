@@ -18,6 +18,7 @@ from features.tile import gpu
 from features.tile.extractor import TileExtractor, schema
 from features.tile.geometry import Geometry, loop_tiles
 from gbr import Ranker, load, read_graph, write_graph
+from gbr import features as features_command
 from gbr import train as train_command
 from gbr.attribution import explain
 from gbr.data.collection import Subset
@@ -280,6 +281,19 @@ def test_training_predicting_and_explaining_use_the_named_slots(
     assert {part for column in found.columns for part, _ in column.behind} <= {
         "block_m", "block_n", "block_k", "num_stages", "num_warps"
     }  # fmt: skip
+
+
+def test_columns_are_those_of_the_collection_or_of_the_named_device(
+    collection: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def listed(*line: str) -> list[str]:
+        assert features_command.main(["columns", *line, "--json"]) == 0
+        blocks = json.loads(capsys.readouterr().out)["blocks"]
+        return [block["name"] for block in blocks][:3]
+
+    for line in (("--subset", "tile:gpu", "--data", str(collection)), ("--subset", "tile", "--hardware", "RTX 4090")):
+        assert listed(*line) == ["config", "geometry", "gpu"]
+    assert listed("--subset", "tile") == ["config", "geometry", "cache"]
 
 
 def test_the_estimate_orders_simulated_kernels_without_learning(collection: Path) -> None:
