@@ -7,6 +7,7 @@ Everyday use::
     gbr.evaluate("runs/tile", "tile:cpu", "test")      # score again
     gbr.predict("runs/tile", ["graph.npz"], top=5)     # rank the configurations of graph files
     gbr.tune(function, arguments, budget=12)           # search for a fast layout of a JAX function
+    gbr.tune(configs, measure, budget=12)              # search a list of configurations, such as those of Triton
     gbr.Ranker().fit(X, y, qid=qid).predict(X)         # rank rows of any feature matrix
 
 Importing this package is cheap: public names are imported on first use.  ``train``, ``evaluate``, ``predict`` and
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from gbr.predict import predict
     from gbr.ranker import Ranker
     from gbr.train import train
-    from gbr.tune.jax import tune_layout as tune
+    from gbr.tune import tune
 
     __version__: str
 

@@ -7,10 +7,12 @@ default.  ``python -m gbr.tune`` searches for kernels and JAX programs on this m
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from gbr import callable_module
+from gbr.tune.configs import ConfigSpace, KernelSpace, TunedConfig, tune_configs
 from gbr.tune.runner import Child, Found, Journal, Replay, Verdict, search
 from gbr.tune.space import GraphSpace, ParameterSpace, Space, TableSpace
 from gbr.tune.tuner import Best, Tuner
@@ -21,13 +23,15 @@ if TYPE_CHECKING:
 __all__ = [
     "Best",
     "Child",
+    "ConfigSpace",
     "Found",
     "GraphSpace",
     "Journal",
+    "KernelSpace",
     "ParameterSpace",
     "Replay",
     "Space",
-    "TableSpace",
+    "TunedConfig",
     "TunedLayout",
     "Tuner",
     "Verdict",
@@ -35,13 +39,22 @@ __all__ = [
     "load_layout",
     "search",
     "tile_space",
+    "tune_configs",
     "tune_layout",
 ]
 
 
+def tune(function: Any, args: Any, **options: Any) -> Any:
+    """Tune the layouts of a JAX function, or choose from a list of configurations.
+
+    ``gbr.tune(function, args, ...)`` is :func:`tune_layout`, ``gbr.tune(configs, measure, ...)`` :func:`tune_configs`.
+    """
+    return getattr(sys.modules[__name__], "tune_layout" if callable(function) else "tune_configs")(
+        function, args, **options
+    )
+
+
 def __getattr__(name: str) -> Any:
-    if name == "tune":  # gbr.tune(function, arguments)
-        name = "tune_layout"
     if name not in __all__:
         raise AttributeError(f"module 'gbr.tune' has no attribute {name!r}")
     return getattr(import_module("gbr.tune.jax"), name)  # needs JAX and Numba
