@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from features.hardware import CPU
 from gbr.data.build import extract
 from gbr.data.graph import N_LAYOUT, Graph, read_graph
-from gbr.errors import DataError, UsageError
+from gbr.data.hardware import measured_on
+from gbr.errors import UsageError
+from gbr.models import physics
 from gbr.models.arrays import numbers, present
 
 if TYPE_CHECKING:
@@ -94,9 +97,9 @@ def fit_within(
     runtimes : array-like (m,)
         In any unit, lower is faster.
     ranker : Ranker, optional
-        Trained by ``python -m gbr.train``.
+        Trained by ``python -m gbr.train``; by default the estimate of :mod:`gbr.models.physics`.
     hardware : Hardware, optional
-        The measured machine, without a ranker; :data:`features.hardware.CPU` by default.
+        The measured machine, without a ranker; by default that of the collection of the graph, or a generic CPU.
     random_state : int
         Seed of the trees.
 
@@ -113,11 +116,17 @@ def fit_within(
     from gbr.models import within  # imports scikit-learn's ensembles, which a ranker does not need
 
     if ranker is not None:
+        graph, ranker = ranker.for_graph(graph)
         hardware = ranker.hardware
     graph = graph if isinstance(graph, Graph) else read_graph(Path(graph))
-    rows, target = _measured(graph.n_configs, str(graph.source), configs, runtimes)
+    if hardware is None and (found := measured_on(Path(graph.source))):
+        hardware = found[1]
+    rows, target = _measured(graph, configs, runtimes)
     schema, X, duplicate_of = extract(graph, hardware)
-    scores = np.zeros(len(X)) if ranker is None else ranker.predict_rows(X[:, ranker.columns_in(schema, graph.source)])
+    if ranker is None:
+        scores = -physics.estimate(graph.kind, hardware or CPU, schema.names).predict(X, 1)
+    else:
+        scores = ranker.predict_rows(X[:, ranker.columns_in(schema, graph.source)])
     rows, inverse, counts = np.unique(duplicate_of[rows], return_inverse=True, return_counts=True)
     target = np.bincount(inverse, target) / counts
     _check_enough(rows, target)

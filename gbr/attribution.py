@@ -12,7 +12,6 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -38,7 +37,7 @@ from features.tile.names import named_slots
 from features.tile.operands import loop_slots
 from gbr.data.build import extract
 from gbr.data.collection import TABLE
-from gbr.data.graph import Graph, layout_text, node_names, read_graph, shape_text
+from gbr.data.graph import Graph, layout_text, node_names, shape_text
 from gbr.data.table import Group, Table, read_rows, texts
 from gbr.data.table_features import TableFeatures
 from gbr.errors import UsageError
@@ -221,8 +220,8 @@ def explain(ranker: Ranker, graph: Any, config: int, against: int | None = None)
 def _explain_graph(
     ranker: Ranker, graph: Graph | str | os.PathLike[str], config: int, against: int | None
 ) -> Explanation:
+    graph, ranker = ranker.for_graph(graph)
     hardware = ranker.hardware
-    graph = graph if isinstance(graph, Graph) else read_graph(Path(graph))
     config, against = _checked(graph.source, graph.n_configs, config, against)
     schema, X, _ = extract(graph, hardware)
     scores = ranker.predict_rows(X[:, ranker.columns_in(schema, graph.source)])

@@ -130,6 +130,7 @@ def evaluate(
         listed = official.indices_of(collection, split, Path(indices or data / official.FOLDER))
     ranker = Ranker.load(model)
     ranker.n_jobs = jobs or ranker.n_jobs
+    ranker = ranker.resolved(collection.kind, collection.folder(data) / split)
     hardware = ranker.hardware
     features = ranker.table if collection.kind == TABLE else None
     schema = schema_of(collection.kind, hardware) if features is None else features.schema
@@ -175,8 +176,10 @@ def labelled_groups(
 ) -> tuple[QueryGroups, dict[str, str]]:
     """Graphs of a split that have runtimes, with the columns of the baselines only; and why which are left out."""
     from gbr.evaluation.baselines import COLUMNS
+    from gbr.models import physics
 
-    every = store.load(split, columns=COLUMNS.intersection(store.manifest["schema"]["columns"]))
+    wanted = COLUMNS | physics.prices(subset.kind, store.hardware).keys()
+    every = store.load(split, columns=wanted.intersection(store.manifest["schema"]["columns"]))
     groups, unknown = every.labelled(), [every.names[group] for group in np.flatnonzero(~every.is_labelled)]
     if unknown and len(groups):
         cli.note(
@@ -240,6 +243,7 @@ def score_split(
         figures["failures"] = failures
     found = {
         "raw_l2": metrics.evaluate(predict_split(raw, store, groups, split)[0], groups, kind) if raw else None,
+        "physics": _estimated(groups, kind, store.hardware),
         "fewest_configured": baselines.fewest_configured(groups, kind),
         "mean_rank": baselines.mean_rank(groups, kind),
         "default_configuration": baselines.default_configuration(groups, kind),
@@ -248,6 +252,16 @@ def score_split(
     }
     figures["baselines"] = {name: baseline for name, baseline in found.items() if baseline}
     return figures, seconds
+
+
+def _estimated(groups: QueryGroups, kind: str, hardware: Hardware) -> dict[str, Any] | None:
+    """Figures of the order by :mod:`gbr.models.physics`; None for a table."""
+    from gbr.evaluation import metrics
+    from gbr.models import physics
+
+    if not physics.prices(kind, hardware):
+        return None
+    return metrics.evaluate(-physics.estimate(kind, hardware, groups.columns).predict(groups.X, 1), groups, kind)
 
 
 def print_figures(figures: dict[str, Any], splits: Sequence[str], kind: str, *, as_json: bool) -> None:

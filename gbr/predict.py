@@ -96,7 +96,8 @@ def predict(
         When the model is missing or damaged, or does not rank these files.
     """
     _load.cache_clear()  # the model may have been replaced
-    is_table = (io.read_manifest(Path(model)).get("trained_on") or {}).get("kind") == TABLE
+    is_estimate = io.physics_target(model) is not None
+    is_table = not is_estimate and (io.read_manifest(Path(model)).get("trained_on") or {}).get("kind") == TABLE
     paths: list[Path] = []
     for path in map(Path, [graphs] if isinstance(graphs, str | Path) else graphs):
         files = [path]

@@ -6,7 +6,7 @@ import os
 import platform
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -28,6 +28,7 @@ from gbr.evaluation.metrics import taus_b
 from gbr.models import io
 from gbr.models.arrays import check_range, numbers, present, table
 from gbr.models.base import Model, OnRound, backend
+from gbr.models.io import PHYSICS
 from gbr.models.params import CAPACITY, SEEDS, Settings, resolve, settings_from, threads
 from gbr.models.rows import Rows, rankable
 
@@ -324,13 +325,83 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         DataError
             When the file is missing, damaged or violates its format.
         """
-        hardware = self.hardware
+        graph, ranker = self.for_graph(graph)
         from gbr.data.build import extract
+
+        schema, X, _ = extract(graph, ranker.hardware)
+        return ranker.predict_rows(X[:, ranker.columns_in(schema, graph.source)])
+
+    @classmethod
+    def physics(cls, hardware: Hardware | str | None = None, kind: str | None = None) -> Self:
+        """A ranker without training: one analytic estimate per kind and target, see :mod:`gbr.models.physics`.
+
+        Parameters
+        ----------
+        hardware : Hardware or str, optional
+            The target, a profile or what ``--hardware`` takes; by default that of the collection of each graph.
+        kind : {"tile", "layout"}, optional
+            Kind of the graphs; by default that of each graph.
+
+        Examples
+        --------
+        >>> Ranker.physics("a100").rank("matmul.npz")  # doctest: +SKIP
+        array([17,  3, 40])
+        """
+        check_features()
+        from features.hardware import Hardware
+        from gbr.data.hardware import named
+
+        if hardware is not None and not isinstance(hardware, Hardware):
+            hardware = named(str(hardware))
+        ranker = cls()
+        if hardware is not None and kind is not None:
+            return ranker._set_estimate(kind, hardware)
+        ranker._open, ranker.trained_on_ = (hardware, kind), None
+        return ranker
+
+    def _set_estimate(self, kind: str, hardware: Hardware) -> Self:
+        from gbr.data.hardware import as_dict
+        from gbr.data.store import schema_of
+        from gbr.models import physics
+
+        prices = physics.prices(kind, hardware)
+        schema = schema_of(kind, hardware)
+        names = tuple(name for name in schema.names if name in prices)
+        model = physics.estimate(kind, hardware, names)
+        settings = resolve(
+            "costmodel", None, capacity={}, early_stopping_rounds=self.early_stopping_rounds, seed=0,
+            n_jobs=self.n_jobs, params=None, n_groups=1, n_rows=1, costs=range(len(prices)),
+        )  # fmt: skip
+        about = {"subset": PHYSICS, "kind": kind, "schema_hash": schema.hash, "hardware": as_dict(hardware)}
+        return self._set_fitted(model, settings, names, about)
+
+    def resolved(self, kind: str, path: str | os.PathLike[str]) -> Self:
+        """The estimate for a kind and the collection of a path, where they were left open; else the ranker itself."""
+        if self._open is None or hasattr(self, "model_"):
+            return self
+        from features.hardware import CPU
+        from gbr.data.hardware import measured_on
+
+        hardware, own_kind = self._open
+        found = measured_on(Path(path))
+        measured = found[1] if found else CPU
+        if hardware is None:
+            hardware = measured
+        elif not hardware.config and measured.config:  # the names of slots are those of the collection
+            hardware = replace(hardware, config=measured.config)
+        return type(self)(n_jobs=self.n_jobs)._set_estimate(own_kind or kind, hardware)
+
+    def for_graph(self, graph: Graph | str | os.PathLike[str]) -> tuple[Graph, Self]:
+        """Read a graph, and choose the ranker for it, as :meth:`resolved` does.
+
+        ModelError if the model was not trained on graphs, DataError if the file is missing or damaged.
+        """
+        if self._open is None:
+            _ = self.hardware  # an unsuitable model is reported before the graph is read
         from gbr.data.graph import Graph, read_graph
 
         graph = graph if isinstance(graph, Graph) else read_graph(Path(graph))
-        schema, X, _ = extract(graph, hardware)
-        return self.predict_rows(X[:, self.columns_in(schema, graph.source)])
+        return graph, self.resolved(graph.kind, graph.source)
 
     def rank(self, graph: Graph | str | os.PathLike[str]) -> NDArray[np.int64]:
         """Configurations of a graph by predicted runtime, int64 (configurations,), best first; ties in file order.
@@ -468,10 +539,11 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         if found := measured_on(Path(source)):
             collection, measured, known = found
             if measured != hardware and (known or collection != trained_on.get("subset")):
+                subset = trained_on.get("subset")
+                basis = "is an estimate" if subset == PHYSICS else f"was trained on {subset}"
                 message = (
                     f"{collection} was measured on {measured.name!r}{'' if known else ' (assumed: no hardware.toml)'}, "
-                    f"but the model was trained on {trained_on.get('subset')} for {hardware.name!r}; "
-                    "expect little of its order"
+                    f"but the model {basis} for {hardware.name!r}; expect little of its order"
                 )
                 warnings.warn(message, GbrWarning, stacklevel=3)
         number = {name: index for index, name in enumerate(schema.names)}
@@ -503,10 +575,21 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
 
         The folder is created if missing and an existing model is replaced; ModelError if it cannot be written.
         """
+        about = self.manifest()
+        has_table = (self.trained_on_ or {}).get("kind") == TABLE
+        known = self.table.known if has_table else None  # read before the model in the folder is replaced
+        io.write(Path(folder), self.model_.to_bytes(), backend(self.settings_.backend).SUFFIX, about)
+        if known is not None:
+            from gbr.data.table_features import save_known_rows
+
+            save_known_rows(Path(folder) / TABLE, known)
+
+    def manifest(self) -> dict[str, Any]:
+        """Content of ``manifest.json``, without the model file."""
         check_is_fitted(self, "model_")
         names = list(map(str, self.feature_names_in_)) if hasattr(self, "feature_names_in_") else None
         versions = {"gbr": __version__, "python": platform.python_version(), "numpy": np.__version__}
-        about = {
+        return {
             "backend": self.settings_.backend,
             "settings": asdict(self.settings_),
             "seed": self.settings_.seed,
@@ -517,13 +600,6 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
             "versions": {**versions, **self.model_.versions},
             "failures": hasattr(self.model_, "chance"),
         }
-        has_table = (self.trained_on_ or {}).get("kind") == TABLE
-        known = self.table.known if has_table else None  # read before the model in the folder is replaced
-        io.write(Path(folder), self.model_.to_bytes(), backend(self.settings_.backend).SUFFIX, about)
-        if known is not None:
-            from gbr.data.table_features import save_known_rows
-
-            save_known_rows(Path(folder) / TABLE, known)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Self:
@@ -533,6 +609,8 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         detected by their SHA-256, but the libraries do not defend against a malicious model file.  Warns if an
         installed library is older than the one that trained the model.
 
+        ``physics`` and ``physics:<hardware>``, where they are no folders, are :meth:`physics`.
+
         Raises
         ------
         ModelError
@@ -540,6 +618,8 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         MissingLibraryError
             When the backend's library cannot be loaded.
         """
+        if (target := io.physics_target(folder)) is not None:
+            return cls.physics(target or None)
         data, about = io.read(Path(folder))
         try:
             settings = settings_from(about["settings"])
@@ -576,6 +656,8 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
     #: Features of the training table, and the folder that holds its rows until they are needed.
     _table: TableFeatures | None = None
     _folder: Path | None = None
+    #: Hardware and kind of an estimate that leaves one of them to the graphs.
+    _open: tuple[Hardware | None, str | None] | None = None
 
     def _set_fitted(
         self, model: Model, settings: Settings, names: Sequence[str] | None, trained_on: dict[str, Any] | None

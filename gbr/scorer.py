@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.hlo import TILE_CONFIG
-from gbr.data.graph import N_LAYOUT, N_TILE, Graph, read_graph, zero_padded
+from gbr.data.graph import N_LAYOUT, N_TILE, Graph, zero_padded
 from gbr.errors import DataError, UsageError
 from gbr.models.arrays import present
 from gbr.models.params import threads
@@ -32,7 +31,7 @@ class Scorer:
     Parameters
     ----------
     ranker : Ranker
-        Trained by ``python -m gbr.train``; uses its ``n_jobs`` threads.
+        Trained by ``python -m gbr.train``, or :meth:`gbr.Ranker.physics`; uses its ``n_jobs`` threads.
     graph : Graph or path-like
         Its program, and for ``layout`` its configurable nodes; configurations stored with it are ignored.
 
@@ -60,9 +59,8 @@ class Scorer:
         from features.layout.extractor import LayoutExtractor
         from features.tile.extractor import TileExtractor
 
+        self._graph, self._ranker = graph, ranker = ranker.for_graph(graph)
         hardware = ranker.hardware
-        self._graph = graph = graph if isinstance(graph, Graph) else read_graph(Path(graph))
-        self._ranker = ranker
         program = Program(graph.node_opcode, graph.node_feat, graph.edge_index)
         self._extract: Callable[[NDArray[Any]], FloatArray]
         self._turn: AbstractContextManager[object] = nullcontext()

@@ -89,14 +89,14 @@ def choose(name: str | None, subset: Subset, data_root: Path | str) -> Hardware:
     path = beside(subset.folder(Path(data_root)), Path(data_root) / "npz")
     if name is None:
         return load(path) if path else TPU if subset.parts[1] in _TPU_SOURCES else CPU
-    found = _named(name)
+    found = named(name)
     if path and not found.config:
         with suppress(DataError):  # another machine is asked for, so that an invalid file does not matter
             return replace(found, config=load(path).config)
     return found
 
 
-def _named(name: str) -> Hardware:
+def named(name: str) -> Hardware:
     """The profile that a value of ``--hardware`` names."""
     if name in PROFILES:
         return PROFILES[name]

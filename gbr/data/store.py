@@ -123,6 +123,11 @@ class FeatureStore:
         found = self.manifest.get("data")
         return None if found is None else (self.root / found).resolve()
 
+    @property
+    def hardware(self) -> Hardware:
+        """The machine that the features are for; a :class:`StoreError` if the manifest is missing or damaged."""
+        return parse(self.manifest["schema"]["hardware"], str(self.folder / MANIFEST), StoreError)
+
     def other_hardware(self, hardware: Hardware) -> str | None:
         """Name of the hardware of the features if there are some for other hardware; a damaged store has none."""
         with suppress(StoreError):
@@ -456,7 +461,7 @@ def load(
     if not (found.folder / MANIFEST).is_file():
         found = FeatureStore(store, collection.resolve(subset, root).name)
     if (kind := found.subset.split(":", 1)[0]) in collection.KINDS:
-        profile = parse(found.manifest["schema"]["hardware"], str(found.folder / MANIFEST), StoreError)
+        profile = found.hardware
         found.check(schema_of(kind, profile).hash)
     if data is not None and found.data_root not in (None, root.resolve()):
         raise UsageError(f"{found.folder}: has the features of {found.data_root}, not of {root}; name its store")

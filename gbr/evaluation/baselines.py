@@ -13,6 +13,7 @@ from gbr.evaluation import metrics
 #: Key of a baseline in ``metrics.json`` -> its name in tables.
 NAMES: Final = {
     "raw_l2": "raw columns, L2",
+    "physics": "physics",
     "fewest_configured": "fewest nodes set",
     "default_configuration": "default config",
     "mean_rank": "mean rank elsewhere",

@@ -8,6 +8,7 @@ unpickled or executed.  The checksum detects damage, not malice: load only model
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,6 +19,8 @@ from gbr.data.files import atomic_write, parse_json, remove_partial_files, write
 from gbr.errors import ModelError
 
 MANIFEST: Final = "manifest.json"
+#: Name of the estimate without training, see :mod:`gbr.models.physics`, where a run directory is expected.
+PHYSICS: Final = "physics"
 #: Libraries that read model files in their own format.
 _READERS: Final = ("lightgbm", "xgboost")
 _MODEL_FILE: Final = re.compile(r"model-[0-9a-f]{12}\.[a-z]+")
@@ -67,6 +70,12 @@ def older(present: Mapping[str, str], trained: Mapping[str, Any]) -> str | None:
 
 def _release(version: str) -> list[int]:
     return list(map(int, re.findall("[0-9]{1,9}", version)[:3]))
+
+
+def physics_target(folder: str | os.PathLike[str]) -> str | None:
+    """Hardware of ``physics:<hardware>``, empty for ``physics`` alone; None for a model directory."""
+    name, _, hardware = str(folder).partition(":")
+    return hardware if name == PHYSICS and not Path(folder).is_dir() else None
 
 
 def is_model_file(name: str) -> bool:

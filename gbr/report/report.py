@@ -125,7 +125,10 @@ def summarise_run(
     ``figures`` are those of ``metrics.json``, ``scored`` the results of :func:`gbr.evaluate.score_split`.  A split that
     the model was trained on shows no graphs, unless it is the only one.
     """
+    known = FeatureStore(store_root, subset.name)
     ranker = Ranker.load(model)
+    if ranker.is_estimate:
+        ranker = ranker.resolved(subset.kind, subset.folder(known.data_root or Path()) / scored[0].split)
     store = store_for(store_root, subset.name, _schema(ranker), ranker.hardware)
     scored = sorted(scored, key=lambda each: _SPLITS.index(each.split))
     same = (ranker.trained_on_ or {}).get("subset") == subset.name
@@ -178,11 +181,14 @@ def summarise_prediction(model: Path, rankings: Sequence[Mapping[str, Any]], top
             advance(1)
     title = ", ".join(graph["name"] for graph in graphs)
     title = title if len(graphs) <= 3 else f"{len(graphs)} {'groups' if is_table else 'graphs'}"
+    if ranker.is_estimate:
+        ranker = ranker.resolved(read_graph(graph).kind, graph)
     return _header(title, "predict", ranker, model) | {"graphs": graphs, "explained": _EXPLAINED}
 
 
 def summarise_explanation(model: Path, ranker: Ranker, found: Explanation, top: int) -> dict[str, Any]:
     """Summarise an explanation by ``ranker``, loaded from folder ``model``, with ``top`` features, nodes and copies."""
+    ranker = ranker.resolved(found.kind, found.graph)
     return _header(Path(found.graph).stem, "explain", ranker, model) | {"why": explanation_summary(found, top)}
 
 
@@ -412,19 +418,22 @@ def _header(
     training_graphs: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Common keys of all reports: ``title``, ``model``, ``command``, ``version``, ``made``, ``settings``."""
-    manifest = io.read_manifest(model)
+    is_estimate = io.physics_target(model) is not None
+    manifest = ranker.manifest() if is_estimate else io.read_manifest(model)
     settings, trained_on = manifest["settings"], manifest["trained_on"] or {}
     screening, kind = trained_on.get("screening") or {}, trained_on.get("kind", "")
 
     def listed(values: Mapping[str, Any], pattern: str) -> str:
         return ", ".join(pattern.format(*item) for item in values.items())
 
-    values: dict[str, Any] = {
+    learnt: dict[str, Any] = {
         "backend, objective": f"{settings['backend']}, {settings['objective']}",
         "rounds": f"at most {settings['n_estimators']}, stopped after {settings['early_stopping_rounds']} without gain",
         "leaves, learning rate": f"{settings['num_leaves']}, {settings['learning_rate']}",
         "rows per leaf": settings["min_child_samples"],
         "seed": manifest["seed"],
+    }
+    values: dict[str, Any] = ({} if is_estimate else learnt) | {
         "further parameters": listed(settings["params"], "{}={}"),
         "features": f"{manifest['features']['count']} columns, schema {trained_on.get('schema_hash')}",
         "columns tried": listed(
@@ -436,15 +445,17 @@ def _header(
         ),
         "columns chosen": screening.get("chosen"),
         "hardware": None if kind == TABLE else (trained_on.get("hardware") or {}).get("name"),
-        "trained on": trained_on.get("subset"),
+        "trained on": None if is_estimate else trained_on.get("subset"),
         "training rows": f"{trained_on['rows']:,}" if trained_on.get("rows") else None,
         "data": listed(trained_on.get("data", {}), "{} {}"),
-        "model": manifest["model"]["sha256"][:16],
+        "model": None if is_estimate else manifest["model"]["sha256"][:16],
         "versions": listed(manifest["versions"], "{} {}"),
         "seconds": listed((figures or {}).get("seconds", {}), "{} {:.1f}"),
         "report created on": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
     }
     kept = f"{ranker.backend}, objective {ranker.settings_.objective}, {ranker.best_iteration_:,} rounds kept"
+    if is_estimate:
+        kept = "estimate without training"
     return {
         "title": title,
         "model": kept + (f"; trained on {len(training_graphs):,} {cli.things(kind)}" if training_graphs else ""),

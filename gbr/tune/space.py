@@ -23,6 +23,7 @@ from gbr.data.graph import Graph, read_graph
 from gbr.errors import UsageError
 
 if TYPE_CHECKING:
+    from features.hardware import Hardware
     from features.schema import Schema
     from gbr.models.transfer import Transfer
     from gbr.ranker import Ranker
@@ -84,8 +85,8 @@ class Space(ABC):
     def describe(self, config: int) -> Configuration:
         """A configuration as a dict that can be written as JSON."""
 
-    def transfer(self, model: Ranker | None, seed: int) -> Transfer | None:
-        """What other groups tell of the runtimes, log2, if the space has such groups."""
+    def estimate(self) -> Ranker | None:
+        """The analytic estimate that stands in for a model, if there is one."""
         return None
 
 
@@ -100,6 +101,8 @@ class GraphSpace(Space):
         Row of the graph.
     describe : callable, optional
         Maps the index of a configuration to its description; by default its row in the graph.
+    hardware : Hardware, optional
+        The machine that measures; by default that of the collection of the graph, or a generic CPU.
 
     Attributes
     ----------
@@ -113,11 +116,12 @@ class GraphSpace(Space):
         *,
         default: int | None = 0,
         describe: Callable[[int], Configuration] | None = None,
+        hardware: Hardware | None = None,
     ) -> None:
         from gbr.models.within import choices  # scikit-learn, not for --help
 
         self._rows, self.graph = _sampled(graph if isinstance(graph, Graph) else read_graph(Path(graph)))
-        self._describe = describe
+        self._describe, self._hardware = describe, hardware
         self._features: dict[str, tuple[Schema, Columns]] = {}
         configs = self.graph.configs(np.arange(self.graph.n_configs))
         program = self.graph.node_opcode, self.graph.node_feat, self.graph.edge_index
@@ -125,11 +129,12 @@ class GraphSpace(Space):
         super().__init__(self.graph.name, choices(self.graph.kind, configs), default, identity)
 
     def columns(self, model: Ranker | None) -> Columns:
-        """Engineered features for the hardware of the model, or for a generic CPU, float32 (c, columns)."""
-        return self._extracted(model)[1]
+        """Engineered features for the hardware of the model, or of the space, float32 (c, columns)."""
+        return self._extracted(self._ranker(model))[1]
 
     def scores(self, model: Ranker) -> FloatArray:
         """Scores of a model trained by ``python -m gbr.train``, float64 (c,); others raise a ModelError."""
+        model = self._ranker(model)
         schema, X = self._extracted(model)
         return np.asarray(model.predict_rows(X[:, model.columns_in(schema, self.graph.source)]))
 
@@ -137,10 +142,19 @@ class GraphSpace(Space):
         """Row of the graph, or the description given at construction."""
         return {"row": int(self._rows[config])} if self._describe is None else self._describe(config)
 
-    def _extracted(self, model: Ranker | None) -> tuple[Schema, Columns]:
+    def estimate(self) -> Ranker:
+        """The estimate for the hardware of the space."""
+        from gbr.ranker import Ranker  # boosting libraries, not for --help
+
+        return Ranker.physics(self._hardware)
+
+    def _ranker(self, model: Ranker | None) -> Ranker:
+        return (model or self.estimate()).resolved(self.graph.kind, self.graph.source)
+
+    def _extracted(self, model: Ranker) -> tuple[Schema, Columns]:
         from gbr.data.build import extract  # numba, not for --help
 
-        hardware = None if model is None else model.hardware
+        hardware = model.hardware
         if repr(hardware) not in self._features:
             schema, X, _ = extract(self.graph, hardware)
             self._features[repr(hardware)] = schema, X
@@ -292,7 +306,7 @@ class ParameterSpace(Space):
     def columns(self, model: Ranker | None) -> Columns:
         """Features if given, then the parameters: numbers by their logarithm, others by their index."""
         del model
-        scales = [_scale(values) for values in self.parameters.values()]
+        scales = [scaled(values, np.arange(len(values))) for values in self.parameters.values()]
         own = np.column_stack([scale[self.choices[:, at]] for at, scale in enumerate(scales)])
         return np.column_stack([self._table, own]).astype(np.float32)
 
@@ -335,8 +349,8 @@ def _distinct(values: Any, where: str) -> list[Any]:
     return found
 
 
-def _scale(values: Sequence[Any]) -> FloatArray:
-    """Map numbers to their signed logarithm, as most of them are sizes, and other values to their index.
+def scaled(values: Sequence[Any], codes: IntArray) -> FloatArray:
+    """Map numbers to their signed logarithm, as most of them are sizes, and other values to their codes.
 
     An infinite number is one step beyond the others.
     """
@@ -347,4 +361,4 @@ def _scale(values: Sequence[Any]) -> FloatArray:
         logarithms = np.sign(numbers) * np.log2(1 + np.abs(numbers))
         beyond = 1 + np.abs(logarithms[np.isfinite(numbers)]).max(initial=0)
         return np.asarray(np.clip(logarithms, -beyond, beyond))
-    return np.arange(len(values), dtype=np.float64)
+    return codes.astype(np.float64)

@@ -53,6 +53,7 @@ class Tuner:
     space : Space
     model : Ranker, optional
         Model trained on other programs.  The first proposals follow its order; measurements gradually outweigh it.
+        By default the analytic estimate of the space, where it has a program.
         A UsageError or ModelError is raised if it does not fit the space.
     seed : int
         The same seed and outcomes give the same proposals.
@@ -73,6 +74,7 @@ class Tuner:
     def __init__(self, space: Space, model: Ranker | None = None, *, seed: int = 0) -> None:
         self.space = space
         self._seed = _integer(seed, 0, "seed")
+        model = space.estimate() if model is None else model
         columns = space.columns(model)
         self._X = columns[:, columns.max(axis=0) > columns.min(axis=0)]
         self._order = np.zeros(len(space))
