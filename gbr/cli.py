@@ -193,7 +193,12 @@ store_option = click.option(
     help="Feature store.  [default: ROOT/store]",
 )
 model_option = click.option(
-    "--model", type=PATH, required=True, metavar="DIR", help="Run directory written by gbr train."
+    "--model",
+    type=PATH,
+    required=True,
+    metavar="DIR",
+    help="Run directory written by gbr train; or physics, an estimate without training for the machine of the "
+    "collection, or physics:HARDWARE.",
 )
 hardware_option = click.option(
     "--hardware",

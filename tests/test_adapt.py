@@ -53,7 +53,7 @@ def test_additive_costs_of_layouts_are_predicted() -> None:
     adapted = fit_within(graph, measured, cost[measured])
     assert kendall_tau(adapted.predict()[rest], cost[rest]) > 0.83
     assert kendall_tau(adapted.predict()[measured], cost[measured]) > 0.9
-    assert adapted.trust == 0
+    assert adapted.trust < 0.1  # the estimate knows nothing of these costs
 
 
 def test_additive_costs_of_bounds_are_predicted(tile: Graph) -> None:

@@ -45,7 +45,7 @@ def test_metrics_file(figures: dict[str, Any]) -> None:
             *("graphs", "n_graphs", "skipped", "baselines"),
         }
         assert found["n_graphs"] == len(found["graphs"]) == count
-        assert baselines.keys() == {"raw_l2", "default_configuration", "random_order", "retest"}
+        assert baselines.keys() == {"raw_l2", "physics", "default_configuration", "random_order", "retest"}
         assert 0.5 < found["kendall_tau"] < baselines["retest"]["kendall_tau"] < 1 or split == "train"
         assert baselines["random_order"]["slowdown@1"] > found["slowdown@1"]
 

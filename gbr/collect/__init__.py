@@ -1,7 +1,8 @@
 """Measure configurations of tensor programs on this machine.
 
 ``python -m gbr.collect tile`` times tiled loop nests, ``python -m gbr.collect layout`` times JAX programs under
-different layouts, and :func:`layout` times any JAX function.  Each program is a ``.npz`` file in the format of
+different layouts, ``python -m gbr.collect triton`` times kernels on a GPU, and :func:`layout` times any JAX function.
+Each program is a ``.npz`` file in the format of
 TpuGraphs.
 """
 

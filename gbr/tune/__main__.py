@@ -14,6 +14,7 @@ import click
 from gbr import cli
 from gbr.data.files import write_json
 from gbr.errors import TuneError, UsageError
+from gbr.models.io import physics_target
 from gbr.tune.runner import Child, Found, Replay, search
 from gbr.tune.tuner import Tuner
 
@@ -41,7 +42,12 @@ Spaces:
 
 @cli.command("gbr.tune", epilog=_EPILOG)
 @click.option("--space", required=True, metavar="KIND:NAME", help="Space to search, see below.")
-@click.option("--model", type=cli.PATH, metavar="DIR", help="Run directory written by gbr train, of the space's kind.")
+@click.option(
+    "--model",
+    type=cli.PATH,
+    metavar="DIR",
+    help="Run directory written by gbr train, of the space's kind, or physics:HARDWARE.  [default: physics]",
+)
 @click.option("--budget", type=cli.POSITIVE, default=40, metavar="N", help="Number of configurations to measure.")
 @click.option("--seconds", type=cli.POSITIVE_FLOAT, metavar="S", help="Start no measurement after S seconds.")
 @click.option(
@@ -66,7 +72,7 @@ def main(space: str, model: Path | None, out: Path | None, as_json: bool, **opti
         raise UsageError(f"--space: expected tile:KERNEL, layout:PROGRAM or replay:GRAPH.npz, got {space!r}")
     folder = out or Path("runs") / "tune" / f"{kind}-{Path(name.replace(':', '-')).name.removesuffix('.npz')}"
     ranker = None
-    if model is not None:
+    if model is not None and physics_target(model) != "":  # the estimate for the machine of the space is the default
         from gbr.ranker import Ranker  # boosting libraries, not for --help
 
         ranker = Ranker.load(model).set_params(n_jobs=1)

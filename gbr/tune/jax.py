@@ -24,6 +24,7 @@ from gbr.collect.tiles import Kernel, kernel_graph, sample_tiles
 from gbr.collect.timer import IntArray, cores, measure, pin, pinned
 from gbr.data.files import parse_json, write_json
 from gbr.data.graph import N_LAYOUT, graph_from_arrays
+from gbr.data.hardware import machine
 from gbr.errors import GbrError, TuneError, UsageError
 from gbr.tune.runner import Found, search
 from gbr.tune.space import Configuration, GraphSpace
@@ -83,7 +84,9 @@ def tile_space(kernel: str, *, candidates: int = 512, seed: int = 0) -> tuple[Gr
     def describe(config: int) -> Configuration:
         return {loop: int(tile) for loop, tile in zip(loops, tiles[config], strict=True)}
 
-    return GraphSpace(graph, describe=describe), partial(_measure_tiles, family.name, shape, tiles, kernel_seed)
+    return GraphSpace(graph, describe=describe, hardware=machine()), partial(
+        _measure_tiles, family.name, shape, tiles, kernel_seed
+    )
 
 
 # --- layouts of JAX functions ----------------------------------------------------------------------------------------
@@ -125,7 +128,7 @@ def _space(program: Relayout, name: str, candidates: int, seed: int) -> tuple[Gr
             if (layout := layout_of(row, part)) is not None
         }
 
-    return GraphSpace(graph, describe=describe), configs
+    return GraphSpace(graph, describe=describe, hardware=machine()), configs
 
 
 def layout_space(program: str, *, candidates: int = 1024, seed: int = 0) -> tuple[GraphSpace, Callable[[], Measure]]:
@@ -233,7 +236,7 @@ def tune_layout(
     budget, seconds, journal
         As for :func:`gbr.tune.search`.
     model : Ranker or path, optional
-        Trained by ``python -m gbr.train --subset layout:…``, or its run directory.
+        Trained by ``python -m gbr.train --subset layout:…``, or its run directory; by default the analytic estimate.
     candidates : int
         Number of configurations.
     seed : int
