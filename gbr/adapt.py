@@ -124,8 +124,9 @@ def fit_within(
     rows, target = _measured(graph, configs, runtimes)
     schema, X, duplicate_of = extract(graph, hardware)
     if ranker is None:
-        scores = -physics.estimate(graph.kind, hardware or CPU, schema.names).predict(X, 1)
+        prior, scores = within.ESTIMATED, -physics.estimate(graph.kind, hardware or CPU, schema.names).predict(X, 1)
     else:
+        prior = within.ESTIMATED if ranker.is_estimate else within.TRAINED
         scores = ranker.predict_rows(X[:, ranker.columns_in(schema, graph.source)])
     rows, inverse, counts = np.unique(duplicate_of[rows], return_inverse=True, return_counts=True)
     target = np.bincount(inverse, target) / counts
@@ -133,7 +134,7 @@ def fit_within(
     X = X[:, X.max(axis=0) > X.min(axis=0)]
     order = within.ranks(scores) if np.ptp(scores) else np.zeros(len(X))
     chosen = within.choices(graph.kind, graph.configs(rows))
-    regressor = within.Regressor(X, order, rows, chosen, within.ranks(target), random_state)
+    regressor = within.Regressor(X, order, rows, chosen, within.ranks(target), random_state, prior=prior)
     # Choices of a block, and its kernel with the measured rows, must fit in memory.
     nodes = 1 if graph.node_config_ids is None else len(graph.node_config_ids)
     n_rows = max(1, min(_ROWS_AT_ONCE, _BLOCK_BYTES // (nodes * N_LAYOUT)))

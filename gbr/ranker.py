@@ -375,6 +375,11 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         about = {"subset": PHYSICS, "kind": kind, "schema_hash": schema.hash, "hardware": as_dict(hardware)}
         return self._set_fitted(model, settings, names, about)
 
+    @property
+    def is_estimate(self) -> bool:
+        """Whether this is :meth:`physics`, which is not trained."""
+        return self._open is not None or (self.trained_on_ or {}).get("subset") == PHYSICS
+
     def resolved(self, kind: str, path: str | os.PathLike[str]) -> Self:
         """The estimate for a kind and the collection of a path, where they were left open; else the ranker itself."""
         if self._open is None or hasattr(self, "model_"):

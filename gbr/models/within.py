@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,22 +32,28 @@ _COLUMNS_PER_SPLIT: Final = 0.3
 _TREES_SHARE: Final = 2 / 3
 #: Candidates for the noise-to-signal ratio of the ridge.
 _RIDGES: Final = np.logspace(-4, 1.5, 12)
-#: The prior on the order of a ranker is equivalent to this many measurements whose ranks have this slope over it.
+#: The prior on an order is equivalent to this many measurements.
 _PRIOR_ROWS: Final = 5.0
-_PRIOR_SLOPE: Final = 0.6
-#: Variance of the order in the kernel of the ridge; columns and indicators have variance 1 per term.
-_PRIOR_VARIANCE: Final = 3.0
-#: Number of measurements at which trees fitted to the residual of the order and trees with the order as a column have
-#: equal weights.
-_EQUAL_AT: Final = 20.0
-#: Weight of the order itself in the mean, times the number of measurements.
-_PRIOR_WEIGHT: Final = 6.0
 _MOST_INDICATORS: Final = 2000
 #: The slots of a tensor are the digits of a number, and so are the tensors of a row; both are exact in float64.
 _SLOTS: Final = N_LAYOUT // 3
 _BASE: Final = LAYOUT_RANGE[1] - LAYOUT_RANGE[0] + 1
 #: Columns of bounds in a tile configuration, without sums and products.
 _BOUNDS: Final = tuple(8 * group + slot for group in range(3) for slot in range(6))
+
+
+class Prior(NamedTuple):
+    """How far an order is trusted before and beside the measurements."""
+
+    slope: float  # of the measured ranks over the order
+    variance: float  # of the order in the kernel of the ridge; columns and indicators have variance 1 per term
+    equal_at: float  # measurements at which trees fitted to its residual, and with it as a column, have equal weights
+    weight: float  # of the order itself in the mean, times the number of measurements
+
+
+#: Of the order of a ranker, and of the estimate without training.
+TRAINED: Final = Prior(slope=0.6, variance=3.0, equal_at=20.0, weight=6.0)
+ESTIMATED: Final = Prior(slope=0.3, variance=0.5, equal_at=5.0, weight=2.0)
 
 
 class Regressor:
@@ -67,12 +73,15 @@ class Regressor:
         Ranks of their runtimes.
     seed, n_trees : int
         Trees per forest; fewer are faster and noisier.
+    prior : Prior
+        Trust in the order.
     """
 
     def __init__(
         self, X: NDArray[np.float32], order: FloatArray, rows: IntArray, chosen: NDArray[Any], target: FloatArray,
-        seed: int, n_trees: int = _TREES,
+        seed: int, n_trees: int = _TREES, prior: Prior = TRAINED,
     ) -> None:  # fmt: skip
+        self._prior = prior
         self._indicators = _Indicators(chosen)
         indicators, measured_order = self._indicators(chosen), order[rows]
         self._mean, self._std = X.mean(axis=0, dtype=np.float64), X.std(axis=0, dtype=np.float64)
@@ -80,15 +89,15 @@ class Regressor:
         #: Slope of the measured ranks over the order, shrunk to the prior, at least 0.
         self.trust = 0.0
         if self._has_order:
-            centred, prior = measured_order - measured_order.mean(), _PRIOR_ROWS * float(order.var())
-            self.trust = max(0.0, float((centred @ target + prior * _PRIOR_SLOPE) / (centred @ centred + prior)))
-        self._late_weight = len(rows) / (len(rows) + _EQUAL_AT) if self._has_order else 0.0
-        self._order_weight = _PRIOR_WEIGHT / len(rows)
+            centred, known = measured_order - measured_order.mean(), _PRIOR_ROWS * float(order.var())
+            self.trust = max(0.0, float((centred @ target + known * prior.slope) / (centred @ centred + known)))
+        self._late_weight = len(rows) / (len(rows) + prior.equal_at) if self._has_order else 0.0
+        self._order_weight = prior.weight / len(rows)
         inputs = self._inputs(X[rows], indicators, measured_order)
         self._early_trees = _fit_trees(inputs, target - self.trust * measured_order, seed, n_trees)
         self._late_trees = _fit_trees(inputs, target, seed, n_trees) if self._has_order else None
         self._measured = (X[rows] - self._mean) / self._std, self._indicators.standardized(indicators), measured_order
-        self._offset = _PRIOR_SLOPE if self._has_order else 0.0
+        self._offset = prior.slope if self._has_order else 0.0
         residual = target - self._offset * measured_order
         self._intercept = float(residual.mean())
         self._weights = _ridge(self._kernel(*self._measured), residual - self._intercept)
@@ -126,7 +135,7 @@ class Regressor:
         kernel += product / (squares.mean() or 1.0)
         kernel += indicators @ measured_indicators.T / ((measured_indicators**2).sum(axis=1).mean() or 1.0)
         # Ranks in -1/2 … 1/2 have variance 1/12.
-        kernel += _PRIOR_VARIANCE * 12 * np.outer(order, measured_order)
+        kernel += self._prior.variance * 12 * np.outer(order, measured_order)
         return np.asarray(kernel)
 
 

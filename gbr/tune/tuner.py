@@ -75,6 +75,7 @@ class Tuner:
         self.space = space
         self._seed = _integer(seed, 0, "seed")
         model = space.estimate() if model is None else model
+        self._prior_is_estimate = model is not None and model.is_estimate
         columns = space.columns(model)
         self._X = columns[:, columns.max(axis=0) > columns.min(axis=0)]
         self._order = np.zeros(len(space))
@@ -161,15 +162,15 @@ class Tuner:
 
     def _acquisition(self, free: IntArray, rng: np.random.Generator) -> FloatArray:
         """Mean of the trees minus their weighted standard deviation, float64 (free,): lower is better."""
-        from gbr.models.within import Regressor, ranks  # scikit-learn, not for --help
+        from gbr.models.within import ESTIMATED, TRAINED, Regressor, ranks  # scikit-learn, not for --help
 
         known = self.runtimes
         slow = 2 * max(known.values())
         results = known | dict.fromkeys(self.failures, math.inf)
         rows = np.array(sorted(results), np.int64)
         target = ranks(np.array([min(results[row], slow) for row in rows.tolist()]))
-        seed = int(rng.integers(1 << 31))
-        regressor = Regressor(self._X, self._order, rows, self.space.choices[rows], target, seed, _TREES)
+        seed, prior = int(rng.integers(1 << 31)), ESTIMATED if self._prior_is_estimate else TRAINED
+        regressor = Regressor(self._X, self._order, rows, self.space.choices[rows], target, seed, _TREES, prior)
         parts = []
         for first in range(0, len(free), _BLOCK):
             block = free[first : first + _BLOCK]
