@@ -107,29 +107,147 @@ _add(
 )  # fmt: skip
 
 
-@main.command("triton", short_help="Block sizes of Triton kernels on a GPU.")
-@click.option("--kernels", "names", type=cli.CommaList(), metavar="LIST",
-              help="Families (matmul_bert ...), kernels (matmul, softmax, layer_norm, attention), or graphs.  "
-              "[default: all]")  # fmt: skip
-@click.option("--out", type=cli.PATH, default=Path("data"), metavar="ROOT",
-              help="Folder in which npz/tile/<gpu>/{train,valid,test}/*.npz are written.")  # fmt: skip
-@click.option("--configs", type=cli.POSITIVE, default=60, metavar="N", help="Configurations per kernel.")
+class _Numbers(cli.CommaList):
+    """Positive integers separated by commas."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        found = super().convert(value, param, ctx)
+        if not all(each.isdecimal() and 0 < int(each) < 1 << 20 for each in found):
+            self.fail(f"expected positive integers, got {value!r}", param, ctx)
+        return tuple(map(int, found))
+
+
+@main.command("models", short_help="Running times of networks.")
+@click.option(
+    "--models",
+    "files",
+    type=cli.PATH,
+    multiple=True,
+    metavar="FILE...",
+    help="Descriptions of models: TOML, or a config.json of Hugging Face.  [default: those of gbr]",
+)
+@click.option("--names", type=cli.CommaList(), metavar="LIST", help="Models or families.  [default: all]")
+@click.option(
+    "--out", type=cli.PATH, default=Path("data"), metavar="ROOT", help="Folder in which table/models/ is written."
+)
+@click.option("--threads", type=_Numbers(), metavar="LIST", default="1,2", help="Numbers of threads.")
+@click.option(
+    "--dtypes",
+    type=cli.CommaList(("float32", "bfloat16")),
+    default="float32,bfloat16",
+    metavar="LIST",
+    help="Types of numbers.",
+)
+@click.option(
+    "--batch",
+    "batches",
+    type=_Numbers(),
+    metavar="LIST",
+    help="Sequences or images at once.  [default: drawn for each model]",
+)
+@click.option(
+    "--sequence",
+    "sequences",
+    type=_Numbers(),
+    metavar="LIST",
+    help="Lengths of sequences.  [default: drawn for each model]",
+)
 @click.option("--rounds", type=cli.POSITIVE, default=15, metavar="N", help="Rounds per pass.")
 @cli.seed_option
-@cli.splits_option
+@click.option("--limit", type=cli.POSITIVE, metavar="N", help="Measure N rows at most.")
+@click.option("--seconds", type=cli.POSITIVE_FLOAT, metavar="S", help="Begin no further model after S seconds.")
+@click.option("--device", metavar="NAME", help="Name of this machine.  [default: that of its processor]")
+@click.option(
+    "--merge",
+    type=cli.PATH,
+    multiple=True,
+    metavar="FILE...",
+    help="Add the rows of other machines, data.parquet of their tables, and measure nothing.",
+)
+@click.option("--table", "show_table", is_flag=True, help="Print a Markdown table of measured rows, measure nothing.")
 @cli.json_option
-def _triton(out: Path, as_json: bool, **options: Any) -> None:
-    """Time Triton kernels under block sizes, warps and stages on the GPU of this machine, in two passes.
+def _models(
+    files: tuple[Path, ...],
+    names: tuple[str, ...] | None,
+    out: Path,
+    threads: tuple[int, ...],
+    dtypes: tuple[str, ...],
+    batches: tuple[int, ...] | None,
+    sequences: tuple[int, ...] | None,
+    rounds: int,
+    seed: int,
+    limit: int | None,
+    seconds: float | None,
+    device: str | None,
+    merge: tuple[Path, ...],
+    show_table: bool,
+    as_json: bool,
+) -> None:
+    """Time forward passes, prompts and single tokens of networks in JAX, in two passes.
 
-    One file per kernel and shape; existing files are kept.  hardware.toml names the GPU and the slots of the
-    configurations.  Needs PyTorch, Triton and JAX.
+    One row per model, batch, sequence, type and number of threads, with the metadata of the model and of this machine;
+    measured rows are kept.  One thread: CPU time; more: time passed, so let nothing else run.
     """
-    from gbr.collect import triton  # numba and jax, not for --help
+    from gbr.collect import models  # polars, not for --help
+    from gbr.data import architectures
 
-    device = triton.device_name()
-    folder = out / "npz" / "tile" / triton.folder_of(device)
-    found = _measure(triton, out, folder, describe=lambda own, _top: triton.note_device(own, device), **options)
-    _print(found, out, as_json)
+    folder = out / "table" / "models"
+    if show_table:
+        print(models.markdown(models.read_rows(folder)))
+        return
+    if merge:
+        found = models.add_rows(folder, [models.read_rows(path) for path in merge])
+    else:
+        known = dict(architectures.models())
+        if files:
+            known = {name: each for path in files for name, each in architectures.read_models(path).items()}
+        tasks = models.plan(models.choose(known, names), dtypes, threads, seed, batches, sequences)
+        settings = models.Settings(rounds, seed)
+        with ExitStack() as held:
+            measured = models.measure(
+                folder,
+                tasks,
+                settings,
+                device=device,
+                limit=limit,
+                seconds=seconds or float("inf"),
+                warn=_warn,
+                started=lambda count: held.enter_context(cli.progress(count, "measuring")),
+            )
+        if measured is None:
+            note(f"{folder}: all rows have been measured")
+            return
+        found = measured
+    quality = models.retest(found)
+    if as_json:
+        cli.emit_json({"rows": found.to_dicts(), "retest": quality})
+        return
+    columns = ("model", "phase", "batch", "sequence", "dtype", "threads", "ms", "retest")
+    cli.table(
+        f"Measured in {folder}",
+        columns,
+        [
+            (
+                row["model"],
+                row["phase"],
+                row["batch"],
+                row["sequence"],
+                row["dtype"],
+                row["threads"],
+                f"{1e3 * row['time']:.3g}",
+                f"{row['repeat'] / row['time']:.3f}",
+            )
+            for row in found.iter_rows(named=True)
+        ],
+    )
+    note(
+        f"retest: half of {quality['rows']} rows within {quality['median']:.1%}, "
+        f"nine tenths within {quality['nine tenths']:.1%}"
+    )
+
+
+def _warn(text: str) -> None:
+    note(f"warning: {text}")
 
 
 if __name__ == "__main__":

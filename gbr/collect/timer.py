@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +56,7 @@ def pinned() -> Iterator[None]:
         pin(*before)
 
 
-def measure(
+def samples(
     runs: Sequence[Callable[[], object]],
     *,
     rounds: int,
@@ -63,7 +64,7 @@ def measure(
     enough_ns: int = 30_000_000,
     seed: int = 0,
     clock: Clock = time.thread_time_ns,
-) -> tuple[IntArray, IntArray]:
+) -> tuple[list[list[int]], list[list[int]]]:
     """Time every run in two passes.
 
     Parameters
@@ -71,7 +72,7 @@ def measure(
     runs : sequence of callables without arguments
         Each must have run once, so that nothing is compiled or allocated while it is timed.
     rounds : int
-        Rounds per pass; the result of a pass is the minimum of each run.
+        Rounds per pass.
     least_ns : int
         Minimum duration of a sample, or 100 steps of the clock if these are longer; shorter runs are repeated within a
         sample.
@@ -85,8 +86,8 @@ def measure(
 
     Returns
     -------
-    int64 (len(runs),), twice
-        Nanoseconds in the first and in the second pass.
+    list of lists of int, twice
+        Nanoseconds of every run in every round of the first and of the second pass.
 
     Raises
     ------
@@ -106,12 +107,18 @@ def measure(
     repeats = -(-least_ns // rough)
     turns = np.clip(enough_ns // (rough * repeats), min(LEAST_ROUNDS, rounds), rounds)
     rng = np.random.default_rng(seed)
-    passes = np.full((2, len(runs)), np.iinfo(np.int64).max, np.int64)
-    for best in passes:
+    passes: tuple[list[list[int]], list[list[int]]] = [[] for _ in runs], [[] for _ in runs]
+    for found in passes:
         for turn in range(int(turns.max())):
             for number in rng.permutation(np.flatnonzero(turns > turn)):
-                best[number] = min(best[number], elapsed(runs[number], int(repeats[number])))
-    return passes[0], passes[1]
+                found[number].append(elapsed(runs[number], int(repeats[number])))
+    return passes
+
+
+def measure(runs: Sequence[Callable[[], object]], **settings: Any) -> tuple[IntArray, IntArray]:
+    """Minimum of the :func:`samples` of every run in the first and in the second pass, int64 (len(runs),) each."""
+    first, second = (np.array([min(each) for each in found], np.int64) for found in samples(runs, **settings))
+    return first, second
 
 
 def clock_step(clock: Clock) -> int:
