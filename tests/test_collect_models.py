@@ -407,7 +407,7 @@ def test_command_measures_resumes_and_merges(tmp_path, here, capsys):
 
 def test_a_model_that_fails_is_left_out(tmp_path, here, monkeypatch, capsys):
     fits = models._fits
-    monkeypatch.setattr(models, "_fits", lambda task: task.model.family != "vgg" and fits(task))
+    monkeypatch.setattr(models, "_fits", lambda task, machine: task.model.family != "vgg" and fits(task, machine))
     path = write_models(tmp_path, "vgg", "gru")
     args = ["models", "--models", str(path), "--threads", "1", "--dtypes", "bfloat16", "--batch", "1", "--rounds", "1"]
     assert main([*args, "--out", str(tmp_path)]) == 1
@@ -460,3 +460,24 @@ def test_processes_are_pinned_and_their_death_is_reported():
         with pytest.raises(CollectError, match="died; probably the memory"):
             workers(1, os._exit, 9)
         assert workers(1, os.getpid) != os.getpid()
+
+
+# The rows that come with gbr
+
+
+def test_embedded_rows_are_complete_and_described_as_new_ones():
+    folder = DATA / "table/models"
+    rows, table = models.read_rows(folder), read_table(folder)
+    assert len(rows) >= 300
+    assert (folder / "data.parquet").stat().st_size < 500_000
+    assert not sum(rows.null_count().row(0))
+    assert {group.split for group in table.groups} == {"train", "valid", "test"}
+    assert set(rows["family"]) == set(architectures.FAMILIES)
+    machine = read_machine(*folder.glob("machine-*.toml"))
+    known = architectures.models()
+    for row in rows.iter_rows(named=True):
+        shape = Shape(row["phase"], row["batch"], row["sequence"])
+        expected = describe(known[row["model"]], shape, row["dtype"], row["threads"], machine, program=False)
+        assert {name: row[name] for name in expected} == expected
+    for threads, least in ((1, 0.1), (2, 0.15)):
+        assert models.retest(rows.filter(pl.col("threads") == threads))["nine tenths"] < least

@@ -23,14 +23,9 @@ from gbr import Ranker
 
 ROOT = Path(__file__).parents[1]
 PAGES = (
-    "README.md",
-    "CONTRIBUTING.md",
-    "docs/guide.md",
-    "docs/hardware.md",
-    "docs/tables.md",
-    "docs/trust.md",
-    "docs/tuning.md",
-)
+    "README.md", "CONTRIBUTING.md",
+    "docs/guide.md", "docs/models.md", "docs/tables.md", "docs/trust.md", "docs/tuning.md",
+)  # fmt: skip
 
 Capture = pytest.CaptureFixture[str]
 
@@ -77,6 +72,11 @@ def test_command_lines_parse(line: str, monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.delitem(sys.modules, imported, raising=False)
     with pytest.raises(Parsed, match=r"^$"):
         runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def test_networks_are_described(capsys: Capture) -> None:
+    run_block("docs/models.md", 0, {})
+    assert capsys.readouterr().out == "124.4 M parameters, 151 MB of cache\nat least 247 µs to read the weights\n"
 
 
 def test_readme_ranks_rows_of_a_matrix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:

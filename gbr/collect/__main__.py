@@ -130,7 +130,9 @@ class _Numbers(cli.CommaList):
 @click.option(
     "--out", type=cli.PATH, default=Path("data"), metavar="ROOT", help="Folder in which table/models/ is written."
 )
-@click.option("--threads", type=_Numbers(), metavar="LIST", default="1,2", help="Numbers of threads.")
+@click.option(
+    "--threads", type=_Numbers(), metavar="LIST", help="Numbers of threads.  [default: 1,2, if there are two cores]"
+)
 @click.option(
     "--dtypes",
     type=cli.CommaList(("float32", "bfloat16")),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import math
 import multiprocessing
-import os
 import re
 import time
 import zlib
@@ -42,12 +41,14 @@ _MOST_BYTES: Final = 1e9
 #: Shapes per model and type: of each phase of a model that generates, and of another model.
 _SHAPES: Final = {"prefill": 1, "decode": 1, "forward": 2}
 
+_THREADS: Final = (1, 2)
+
 #: Nanoseconds after which a run is not sampled again in a pass.
 _ENOUGH_NS: Final = 250_000_000
 #: Ratio of the passes above which a run is measured again, and how often.
 _DOUBT: Final = 1.08
 _AGAIN: Final = 3
-#: Share of the memory that weights and activations may take; types without instructions are converted to float32.
+#: Share of the memory that weights and activations may take.
 _MEMORY: Final = 0.7
 
 GROUP: Final = ("device", "threads", "dtype", "phase")
@@ -184,14 +185,17 @@ def grid(model: Architecture, batches: Sequence[int], sequences: Sequence[int], 
 
 
 def plan(
-    models: Iterable[Architecture], dtypes: Sequence[str], threads: Sequence[int], seed: int,
+    models: Iterable[Architecture], dtypes: Sequence[str], threads: Sequence[int] | None, seed: int,
     batches: Sequence[int] | None = None, sequences: Sequence[int] | None = None,
 ) -> list[Task]:  # fmt: skip
     """All tasks in random order, so that the first ones cover everything; those that differ in threads are neighbours.
 
-    Shapes are drawn, or all those of ``batches`` and ``sequences`` are taken.
+    Numbers of threads are 1 and 2 by default, if there are so many cores.  Shapes are drawn, or all those of
+    ``batches`` and ``sequences`` are taken.
     """
-    if most := [count for count in threads if count > len(cores())]:
+    if threads is None:
+        threads = [count for count in _THREADS if count <= len(cores())]
+    elif most := [count for count in threads if count > len(cores())]:
         raise UsageError(f"--threads {most[0]}: this process may use {len(cores())} cores")
     tasks = [
         [
@@ -368,7 +372,7 @@ def measured_machine(folder: Path, name: str | None, threads: Sequence[int], wor
     machine = this_machine(name)
     path = folder / f"machine-{re.sub(r'[^a-z0-9]+', '-', machine.name.casefold())}.toml"
     if path.exists():
-        machine = read_machine(path)
+        machine = replace(read_machine(path), name=machine.name)
     missing = [count for count in threads if count not in machine.bandwidth_gbs]
     for count in missing:
         bandwidth, peak = workers(count, measure_rates, count)
@@ -424,7 +428,7 @@ def measure(
             if time.monotonic() - begun > seconds:
                 break
             try:
-                if not _fits(task):
+                if not _fits(task, machine):
                     raise CollectError("the memory of this machine is too small")
                 measured = workers(task.threads, measure_task, task, machine, settings)
             except CollectError as fault:
@@ -449,11 +453,11 @@ def _first(tasks: Iterable[Task], rows: int) -> list[Task]:
     return found
 
 
-def _fits(task: Task) -> bool:
-    """Whether the memory of this machine is large enough for a task."""
+def _fits(task: Task, machine: Machine) -> bool:
+    """Whether the memory is large enough for a task; types without instructions are converted to float32."""
     found = [figures(task.model, *shape, "float32") for shape in task.shapes]
     needed = max(sum(each[name] for name in each if name.endswith("_bytes")) for each in found)
-    return needed < _MEMORY * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return machine.memory_gb is None or needed < _MEMORY * 1e9 * machine.memory_gb
 
 
 # Quality --------------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ A description has the keys of a Hugging Face ``config.json``.  ``models.toml`` l
 
 from __future__ import annotations
 
+import re
 import reprlib
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -197,7 +198,7 @@ def find_model(model: str | Path | Mapping[str, Any]) -> Architecture:
         return known
     if near := get_close_matches(name.casefold(), {each.casefold(): each for each in models()}, 3, 0.7):
         raise UsageError(f"unknown model {name!r}; did you mean {' or '.join(near)}?")
-    if name.count("/") == 1 and not name.startswith((".", "/")):
+    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
         return parse_config(_from_hub(name), name, name)
     raise UsageError(
         f"unknown model {name!r}; expected a config.json, a folder with one, owner/name of the Hugging Face hub, or "
