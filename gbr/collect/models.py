@@ -491,7 +491,7 @@ def markdown(rows: pl.DataFrame) -> str:
         size, took = part["parameters"] / 1e6, part["time"] * 1e3
         lines.append(
             f"| {family} | {split.get(family, 'train')} | {phase} | {part['model'].n_unique()} | {len(part)} | "
-            f"{min(size):.1f} to {max(size):.1f} M | {min(took):.2f} to {max(took):.0f} | "
+            f"{min(size):.3g} to {max(size):.3g} M | {min(took):.3g} to {max(took):.3g} | "
             f"{retest(part)['nine tenths']:.1%} |"
         )
     return "\n".join(lines)

@@ -47,9 +47,11 @@ def random_weights(model: Architecture, dtype: str, seed: int = 0) -> Weights:
 
     def array(name: str, shape: tuple[int, ...]) -> Any:
         if len(shape) == 1:
-            return jnp.full(shape, float(name.endswith("scale")), dtype)
-        scale = 0.02 if name in ("tokens", "positions", "segments") else float(np.prod(shape[:-1])) ** -0.5
-        return jnp.resize(jnp.asarray(numbers * np.float32(scale), dtype), shape)
+            values = np.full(shape, name.endswith("scale"), jnp.dtype(dtype))
+        else:
+            scale = 0.02 if name in ("tokens", "positions", "segments") else float(np.prod(shape[:-1])) ** -0.5
+            values = np.resize((numbers * np.float32(scale)).astype(jnp.dtype(dtype)), shape)
+        return jax.device_put(values, may_alias=False)
 
     return {name: array(name, weight.shape) for name, weight in weights(model).items()}
 
