@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import logit
 
 from features.hardware import CPU
 from gbr.data.build import extract
@@ -37,6 +38,8 @@ LEAST: Final = 5
 
 #: Trees per forest for the rows of a table.
 _TREES: Final = 60
+#: Log odds of the rank by the order, relative to that by the measured rows, if both agree on these.
+_ORDER_WEIGHT: Final = 2.0
 #: Largest chance to fail whose logarithm demotes.
 _MOST_CHANCE: Final = 1 - 1e-6
 #: Blocks of columns that describe a configuration, whatever its group.
@@ -273,6 +276,9 @@ def adapt_rows(rows: Any, configs: Any, runtimes: Any, *, ranker: Ranker, random
     likeness = max(0.0, *(_correlation(each[worked], target) for each in (order, *known.ranks)))
     share = (1 - likeness**2) ** 2
     scores = (1 - share) * scores + share * regressor(X, known.choices, order)
+    # A few measured rows say much of the order as a whole, and nothing of the order among the fastest.
+    agreement = _ORDER_WEIGHT * max(0.0, _correlation(order[worked], target)) ** 2
+    scores = within.ranks(logit(within.ranks(scores) + 0.5) + agreement * logit(order + 0.5))
     if failed.any():
         chances = np.stack([known.chance, transfer.chance(measured, failed)])
         before, after = np.log1p(-np.minimum(chances, _MOST_CHANCE))
