@@ -143,6 +143,9 @@ def evaluate(
             f"{collection.folder(data) / split}: no graph has runtimes; use a split that has them (the test files of "
             "TpuGraphs have none)"
         )
+    trained_on = ranker.trained_on_ or {}
+    if split == "valid" and trained_on.get("fitted_on_valid") and trained_on["subset"] == collection.name:
+        cli.note("the model was fitted on train and valid: these figures say nothing of other groups")
     scored = [] if scored is None else scored
     figures, predict_seconds = score_split(ranker, None, opened, groups, split, collection.kind, left_out, scored)
     if protocol == "official":

@@ -365,7 +365,8 @@ def train(
         raw = _fit_raw_baseline(opened, groups["train"], plain, memory, seed, jobs)
 
         final = ranker
-        if features is not None and "valid" in groups and n_graphs + len(groups["valid"]) < _FEW_TABLE_GROUPS:
+        again = features is not None and "valid" in groups and n_graphs + len(groups["valid"]) < _FEW_TABLE_GROUPS
+        if features is not None and again:
             cli.note(f"fitting again on train and valid, as there are few {things}; valid is scored by the first fit")
             final = _refit(ranker, features, names)
         figures: dict[str, Any] = {"subset": collection.name}
@@ -393,6 +394,7 @@ def train(
             "rows": len(chosen.rows),
             "sample": chosen.most,
             "screening": screening and screening.summary(),
+            "fitted_on_valid": again,
         }
         if features is not None:
             ranker.table = features
