@@ -1,8 +1,9 @@
 """Scores of all configurations of one graph, or of one group of a table, from a few measured ones.
 
 The choices of a configuration (the layout of a tensor, the bound of a loop) become indicators;
-:mod:`gbr.models.within` predicts ranks from these and the engineered columns.  The order of a fitted ranker is used as
-well: it is scaled by its agreement with the measurements, and its weight decreases as measurements are added.
+:mod:`gbr.models.within` predicts ranks from these and the engineered columns.  The order of a fitted ranker, or
+of the estimate without training, is used as well: it is scaled by its agreement with the measurements, and its weight
+decreases as measurements are added.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class Adapted:
     n_measured : int
         Number of different measured configurations.
     trust : float
-        Slope of the measured ranks over the ranks of the ranker's order; 0 without a ranker, or where it misleads.
+        Slope of the measured ranks over the ranks of the order of the ranker or the estimate; 0 where it misleads.
     """
 
     scores: FloatArray

@@ -183,10 +183,10 @@ def test_examples_of_the_page_run(
     monkeypatch.chdir(tmp_path)
     text = (ROOT / "docs" / "tuning.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     for block in blocks[1:]:  # the first tunes a JAX function, as above
         exec(compile(block, "tuning.md", "exec"), {})
     printed = capsys.readouterr().out
-    for expected in ("'block_x'", "the default", "'threads'"):
+    for expected in ("'BLOCK_M'", "'block_x'", "the default", "'threads'"):
         assert expected in printed
     assert (tmp_path / "transpose.jsonl").exists()
