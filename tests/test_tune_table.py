@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -94,7 +95,7 @@ def test_equal_seeds_give_equal_proposals(model: Ranker) -> None:
 
 
 def test_a_large_space_keeps_promising_rows_and_the_default(model: Ranker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gbr.tune.space.MOST_ROWS", 20)
+    monkeypatch.setattr(sys.modules[TableSpace.__module__], "MOST_ROWS", 20)
     whole = model.predict_table(SPACE.with_columns(pl.lit(value).alias(name) for name, value in FIXED.items()))
     slowest = int(whole["score"].arg_max() or 0)
     space = TableSpace(SPACE, model, fixed=FIXED, default=slowest)
