@@ -237,6 +237,27 @@ def test_roles_of_data_frames_are_guessed_or_given(tmp_path: Path, capsys: Captu
     assert (table.roles.context, table.roles.unit, table.roles.direction) == (("gpu",), "s", "higher")
 
 
+def test_columns_that_vary_within_groups_are_configurations(tmp_path: Path, capsys: Capture) -> None:
+    rows = [
+        f"{at},k,{gpu},{m},{sms},{block},{algorithm},{at / 7},3,{1 + at % 5}"
+        for at, (gpu, m, sms, block, algorithm) in enumerate(
+            (gpu, m, sms, block, algorithm)
+            for gpu, sms in (("A100", 108), ("V100", 80)) for m in (64, 128)
+            for block in (1, 2, 4, 8) for algorithm in "ab"
+        )
+    ]  # fmt: skip
+    path = written(tmp_path / "a.csv", "\n".join(["id,kernel,gpu,M,sms,block,algo,power,compile_time,time", *rows]))
+    roles = imported(tmp_path / "t", path, "--test", "gpu=V100").roles
+    assert (
+        "config 'block', 'algo', group 'kernel', 'gpu', 'M', context 'M', 'sms', and left out 'id', "
+        in capsys.readouterr().err
+    )
+    assert (roles.group, roles.device) == (("kernel", "gpu", "M"), "gpu")
+    path = written(tmp_path / "b.csv", "a,b,time\n1,2,3\n2,2,4\n")
+    assert imported(tmp_path / "u", path).roles.config == ("a",)
+    assert "config 'a', all rows as one group, context 'b'" in capsys.readouterr().err
+
+
 def test_wrong_options_are_one_line(tmp_path: Path, capsys: Capture) -> None:
     path, out = written(tmp_path / "a.csv", CSV), tmp_path / "t"
     for options, message in [

@@ -76,6 +76,11 @@ _GROUPS: Final = (
     "kernel benchmark model workload problem program operator op layer network task dataset scenario graph app study"
 ).split()
 _CONFIGS: Final = re.compile(r"(config|cfg|params?|tune|tuning)[_. /-]")
+#: Names of extents of a problem, and of a column that numbers the rows.
+_EXTENTS: Final = re.compile(r"[mnk]|batch(_?size)?|seq(uence)?(_?len(gth)?)?|(problem|input|grid)_?(size)?(_?[xyz])?")
+#: A column of fractions with more values than this, and than a quarter of the rows, is a measurement.
+_MOST_VALUES: Final = 16
+_ROW_NUMBERS: Final = re.compile(r"|index|row|id|column_\d+|unnamed.*|__index_level_\d+__")
 
 
 @dataclass(frozen=True)
@@ -594,24 +599,53 @@ def _guess(frame: pl.DataFrame, where: str, given: Mapping[str, Any]) -> tuple[R
     if device is None:
         device = next(iter(_find([name for name in others if frame[name].dtype == pl.String], _DEVICES)), None)
         taken += [f"device {device!r}"] if device else []
-    config = given.get("config")
-    if config is None:
-        config = tuple(name for name in others if _CONFIGS.match(name.lower()))
-        if not config:
-            raise UsageError(
-                f"{where}: cannot tell which columns are configurations; give --config with some of {listed(others)}"
-            )
-        taken.append(f"config {listed(config)}")
-    group = given.get("group")
-    if group is None:
-        found = [name for name in _find(others, _GROUPS) if name not in config]
-        group = tuple(dict.fromkeys((*found, *([device] if device and device not in config else []))))
-        taken.append(f"group {listed(group)}" if group else "all rows as one group")
     repeats = tuple(
         name for name in others if frame[name].dtype == pl.List(pl.Float64) and _words(name)[-1:] == ["times"]
     )
-    roles = Roles(group, config, target, device=device, unit=unit, direction=DIRECTIONS[higher], repeats=repeats)
+    config = given.get("config") or tuple(name for name in others if _CONFIGS.match(name.lower()))
+    group, context = given.get("group"), given.get("context", ())
+    if group is None:
+        extents = () if config else [name for name in others if _EXTENTS.fullmatch(name.lower())]
+        found = dict.fromkeys((*_find(others, _GROUPS), *([device] if device else []), *extents))
+        group = tuple(name for name in found if name not in config)
+    if not config:
+        plain_columns = [name for name in others if name not in (*group, *context) and _is_parameter(frame[name])]
+        varies = _varies(frame, group, plain_columns)
+        config = tuple(name for name in plain_columns if varies[name])
+        constant = [
+            name for name in (*group, *plain_columns) if not varies.get(name) and frame[name].dtype.is_numeric()
+        ]
+        context = context or tuple(constant)
+    if not config:
+        raise UsageError(
+            f"{where}: cannot tell which columns are configurations; give --config with some of {listed(others)}"
+        )
+    if "config" not in given:
+        taken.append(f"config {listed(config)}")
+    if "group" not in given:
+        taken.append(f"group {listed(group)}" if group else "all rows as one group")
+    if context and "context" not in given:
+        taken.append(f"context {listed(context)}")
+    left = [name for name in others if name not in (*group, *config, *context, *repeats, device)]
+    if left and "config" not in given:
+        taken.append(f"and left out {listed(left)}")
+    roles = Roles(group, config, target, context, device, unit=unit, direction=DIRECTIONS[higher], repeats=repeats)
     return roles, [f"took {', '.join(taken)}; change this with --group, --target ..."] if taken else []
+
+
+def _is_parameter(column: pl.Series) -> bool:
+    """Whether a column may have a parameter: neither a measurement nor the number of a row."""
+    words = set(_words(column.name))
+    if column.dtype.is_nested() or _ROW_NUMBERS.fullmatch(column.name.lower()) or "error" in words:
+        return False
+    measured = column.dtype.is_float() and column.n_unique() > max(_MOST_VALUES, len(column) // 4)
+    return not measured and not words.intersection((*_TIMES, *_RATES, *_NO_TARGET))
+
+
+def _varies(frame: pl.DataFrame, group: Sequence[str], names: Sequence[str]) -> Mapping[str, bool]:
+    """Whether each column has several values in a group."""
+    counts = frame.group_by(group or pl.lit(0)).agg(pl.col(name).n_unique() for name in names)
+    return {name: bool((counts[name] > 1).any()) for name in names}
 
 
 def _guess_target(frame: pl.DataFrame, where: str) -> str:
