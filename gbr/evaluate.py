@@ -147,7 +147,10 @@ def evaluate(
     if split == "valid" and trained_on.get("fitted_on_valid") and trained_on["subset"] == collection.name:
         cli.note("the model was fitted on train and valid: these figures say nothing of other groups")
     scored = [] if scored is None else scored
-    figures, predict_seconds = score_split(ranker, None, opened, groups, split, collection.kind, left_out, scored)
+    known = known_runtimes(ranker, features) if features is not None and ranker.predicts_runtimes else None
+    figures, predict_seconds = score_split(
+        ranker, None, opened, groups, split, collection.kind, left_out, scored, known
+    )
     if protocol == "official":
         figures["official"] = official.evaluate(scored[-1].scores, groups, collection.kind, listed)
     return {"subset": collection.name, split: figures, "seconds": {"build": build_seconds, "predict": predict_seconds}}
@@ -228,13 +231,15 @@ def score_split(
     kind: str,
     left_out: dict[str, str],
     scored: list[Scored] | None = None,
+    known: tuple[NDArray[np.float32], NDArray[np.float64]] | None = None,
 ) -> tuple[dict[str, Any], float]:
     """Figures of a split and its baselines, as in ``metrics.json``, and the seconds the model took.
 
     ``raw`` is the baseline on raw columns, ``groups`` and ``left_out`` are those of :func:`labelled_groups`.  The
-    predictions are appended to ``scored``.
+    predictions are appended to ``scored``.  ``known`` has the training rows of a model of runtimes and their costs.
     """
-    from gbr.evaluation import baselines, metrics
+    from gbr.evaluation import baselines, metrics, runtimes
+    from gbr.models import simple
 
     with cli.busy(f"scoring {split}"):
         scores, chances, seconds = predict_split(ranker, store, groups, split)
@@ -244,6 +249,14 @@ def score_split(
     figures["skipped"] |= left_out
     if failures := metrics.failures(scores, chances, groups):
         figures["failures"] = failures
+    if known is not None:
+        names = [str(name) for name in ranker.feature_names_in_]
+        X = store.load(split, groups.names, names).X
+        runtime, _, high = ranker.runtime_rows(X)
+        figures["runtime"] = runtimes.figures(runtime, groups.target, float(high[0] / runtime[0]))
+        figures["runtime"]["baselines"] = {
+            name: runtimes.figures(times, groups.target) for name, times in simple.baselines(names, *known, X).items()
+        }
     found = {
         "raw_l2": metrics.evaluate(predict_split(raw, store, groups, split)[0], groups, kind) if raw else None,
         "physics": _estimated(groups, kind, store.hardware),
@@ -255,6 +268,17 @@ def score_split(
     }
     figures["baselines"] = {name: baseline for name, baseline in found.items() if baseline}
     return figures, seconds
+
+
+def known_runtimes(
+    ranker: Ranker, features: TableFeatures, *splits: str
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Rows of some splits of the training table, by default all, in the columns of the model; and their costs."""
+    from gbr.data.table_features import part
+
+    known = part(features.known, *splits or ("train", "valid"))
+    kept = np.isin(features.schema.names, ranker.feature_names_in_.astype(str))
+    return features(known.frame, known.groups)[:, kept], known.cost
 
 
 def _estimated(groups: QueryGroups, kind: str, hardware: Hardware) -> dict[str, Any] | None:
@@ -269,7 +293,7 @@ def _estimated(groups: QueryGroups, kind: str, hardware: Hardware) -> dict[str, 
 
 def print_figures(figures: dict[str, Any], splits: Sequence[str], kind: str, *, as_json: bool) -> None:
     """Print figures on stdout, as JSON or as one table per split that has figures."""
-    from gbr.evaluation import baselines
+    from gbr.evaluation import baselines, runtimes
     from gbr.evaluation.metrics import TOP
 
     if as_json:
@@ -296,6 +320,20 @@ def print_figures(figures: dict[str, Any], splits: Sequence[str], kind: str, *, 
             if values
         ]
         cli.table(title, columns, rows)
+        if runtime := found.get("runtime"):
+            rows = [
+                [text, *(_share(values.get(key), key) for key in runtimes.FIGURES)]
+                for text, values in ({"model": runtime} | {
+                    text: runtime["baselines"].get(key) for key, text in runtimes.NAMES.items()
+                }).items()
+                if values
+            ]  # fmt: skip
+            cli.table(f"{figures['subset']} {split}: runtimes", ["", *runtimes.FIGURES.values()], rows)
+
+
+def _share(value: float | None, key: str) -> str | None:
+    """A share in percent; factors and coefficients as they are."""
+    return None if value is None else f"{value:.3g}" if key in ("r2_log", "width") else f"{value:.1%}"
 
 
 def _cell(value: Any) -> str | None:

@@ -51,9 +51,10 @@ def main(*, model: Path, graphs: Sequence[Path], top: int | None, jobs: int, rep
     else:
         is_table = bool(shown) and "rows" in shown[0]
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        names = (
-            ("file", "group", "place", "row", "score", "failure") if is_table else ("graph", "place", "config", "score")
-        )
+        names = ["graph", "place", "config", "score"]
+        if is_table:
+            lists = [key.removesuffix("s") for key, value in shown[0].items() if isinstance(value, list)]
+            names = ["file", "group", "place", *lists]
         writer.writerow(names)
         for each in shown:
             keys = [value for value in each.values() if not isinstance(value, list)]
@@ -143,7 +144,7 @@ def _rank_tables(ranker: Ranker, paths: Sequence[Path], top: int | None) -> list
         with cli.busy(f"ranking {path.name}"):
             ranking = ranker.rank_table(table)
         for (group,), rows in ranking.group_by("group", maintain_order=True):
-            values = {f"{name}s": rows[name][:top].to_list() for name in ("row", "score", "failure")}
+            values = {f"{name}s": rows[name][:top].to_list() for name in rows.columns if name not in ("group", "place")}
             found.append({"file": str(path), "group": group, **values})
     return found
 

@@ -29,7 +29,7 @@ from gbr.models import io
 from gbr.models.arrays import check_range, numbers, present, table
 from gbr.models.base import Model, OnRound, backend
 from gbr.models.io import PHYSICS
-from gbr.models.params import CAPACITY, SEEDS, Settings, resolve, settings_from, threads
+from gbr.models.params import CAPACITY, COVERAGE, SEEDS, Settings, resolve, settings_from, threads
 from gbr.models.rows import Rows, rankable
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
 
     Parameters
     ----------
-    backend : {"auto", "lightgbm", "xgboost", "ensemble", "costmodel", "prior"}, default="auto"
+    backend : {"auto", "lightgbm", "xgboost", "ensemble", "costmodel", "prior", "runtime"}, default="auto"
         ``auto`` is LightGBM; where ``costs`` are named and the goal is ``tau``, its weighted mean with the cost model.
         ``ensemble`` is a weighted mean of different models of both libraries.  Weights are chosen on the ``eval_set``,
         or on held-out training groups; members that do not improve the ranking are dropped.  ``costmodel`` is a sum
@@ -64,7 +64,8 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         For lightgbm and xgboost: ``pairwise`` (all pairs count alike, as in Kendall's tau), ``lambdarank`` (ranks as
         linear gains, pairs at the top count more), ``l2`` and ``speed`` (least squares on the rank within the group,
         and on the speed relative to its fastest row).  For the ensemble, a set of members: ``mixed``, ``mixed-top``
-        or ``costed``.  For the cost model: ``nnls``.  None chooses by ``goal``.
+        or ``costed``.  For the cost model: ``nnls``.  None chooses by ``goal``.  ``runtime`` predicts log2 runtimes,
+        not only their order: see :meth:`predict_runtime`.
     goal : {"tau", "topk"}, default="tau"
         ``tau``: order the whole group.  ``topk``: have a fast configuration among the first few.  Chooses the
         objective if it is None: for ``tau`` ``pairwise`` and ``mixed`` (ensemble), for ``topk`` ``speed`` and
@@ -288,6 +289,28 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         relevance, chance = self.model_.predict_both(X, threads(self.n_jobs))
         return -relevance, chance
 
+    def predict_runtime(self, X: Any, coverage: float = COVERAGE) -> NDArray[np.float64]:
+        """Runtimes in the unit of the fit, and the bounds of their intervals, float64 (3, rows).
+
+        Intervals are calibrated to hold ``coverage`` of the runtimes of held-out folds, see
+        :mod:`gbr.models.runtime`.  ModelError if the objective is not ``runtime``.
+        """
+        check_is_fitted(self, "model_")
+        return self.runtime_rows(self._matrix(X), coverage)
+
+    def runtime_rows(self, X: Any, coverage: float = COVERAGE) -> NDArray[np.float64]:
+        """:meth:`predict_runtime` of a float matrix with the columns of the model, without validation."""
+        model: Any = getattr(self.model_, "order", self.model_)
+        if not hasattr(model, "factor"):
+            raise ModelError("this model predicts an order, no runtimes; train with the objective runtime")
+        runtime, factor = np.exp2(-model.predict(X, threads(self.n_jobs))), model.factor(coverage)
+        return np.stack([runtime, runtime / factor, runtime * factor])
+
+    @property
+    def predicts_runtimes(self) -> bool:
+        """Whether the objective is ``runtime``."""
+        return bool(self.settings_.objective == "runtime")
+
     def score(self, X: Any, y: Any, *, qid: Any = None, sample_weight: Any = None) -> float:
         """Mean Kendall tau of the predicted order, over the groups with two different runtimes.
 
@@ -448,7 +471,8 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         -------
         polars.DataFrame
             In the order of ``rows``: ``group`` (str), ``score`` (float64: lower is predicted faster, only the order in
-            a group has meaning) and ``failure`` (float64: chance to fail).
+            a group has meaning) and ``failure`` (float64: chance to fail).  With the objective ``runtime`` also
+            ``predicted``, ``low`` and ``high`` (float64: the target, in its unit, and its interval).
 
         Raises
         ------
@@ -461,6 +485,11 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
 
         table, X = self.table_rows(rows)
         values = dict(zip(("score", "failure"), self.predict_both(X), strict=True))
+        if self.predicts_runtimes:
+            runtime, low, high = self.runtime_rows(X)
+            if (self.trained_on_ or {}).get("direction") == "higher":  # costs are inverse throughputs
+                runtime, low, high = 1 / runtime, 1 / high, 1 / low
+            values |= {"predicted": runtime, "low": low, "high": high}
         names = pl.Series("group", [group.name for group in table.groups], pl.String)
         sizes = [group.stop - group.start for group in table.groups]
         found = pl.DataFrame([names.gather(np.repeat(np.arange(len(sizes)), sizes))]).with_columns(**values)
@@ -469,14 +498,14 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
     def rank_table(self, rows: Any) -> pl.DataFrame:
         """Rows of a table by group and predicted order, best first; ties in their order.
 
-        The columns are ``group``, ``place`` (from 1 in each group), ``row`` (index in ``rows``), ``score`` and
-        ``failure``; parameters and errors are those of :meth:`predict_table`.
+        The columns are ``group``, ``place`` (from 1 in each group), ``row`` (index in ``rows``), and the others of
+        :meth:`predict_table`; parameters and errors are those of :meth:`predict_table`.
         """
         import polars as pl
 
         found = self.predict_table(rows).with_row_index("row").sort("group", "score", maintain_order=True)
         place = pl.int_range(1, pl.len() + 1).over("group").alias("place")
-        return found.select("group", place, pl.col("row").cast(pl.Int64), "score", "failure")
+        return found.select("group", place, pl.col("row").cast(pl.Int64), pl.exclude("group", "row"))
 
     def table_rows(self, rows: Any) -> tuple[Table, NDArray[np.float32]]:
         """Rows of a table by group, and the model's columns of their features.
@@ -501,7 +530,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
 
             assert self._folder is not None
             try:
-                self._table = known_features(self._folder / TABLE)
+                self._table = known_features(self._folder / TABLE, self.predicts_runtimes)
             except DataError as error:
                 raise ModelError(f"training rows of the model: {error}; train again or restore the folder") from error
         return self._table

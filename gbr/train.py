@@ -11,6 +11,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,7 +24,7 @@ from gbr.data.collection import TABLE, Subset, family, splits_present
 from gbr.data.files import LOCK, atomic_write, exclusive_lock, json_text, put_aside
 from gbr.data.groups import select_columns
 from gbr.errors import DataError, GbrError, ModelError, UsageError
-from gbr.evaluate import labelled_groups, print_figures, score_split, update_store
+from gbr.evaluate import known_runtimes, labelled_groups, print_figures, score_split, update_store
 from gbr.models import training_set
 from gbr.models.params import CAPACITY, GOALS, OBJECTIVES
 from gbr.models.rows import Rows, StreamedMatrix, in_memory, rankable
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from gbr.data.store import FeatureStore
     from gbr.data.table_features import TableFeatures
     from gbr.evaluation.metrics import Scored
+    from gbr.models.base import OnRound
     from gbr.models.screening import Screening
     from gbr.ranker import Ranker
 
@@ -49,6 +51,10 @@ _FEW_ROWS: Final = 50
 #: devices, and would be memorised.
 _FEW_TABLE_GROUPS: Final = 8
 _FEW_BLOCKS: Final = ("config", "history")
+#: Blocks for runtimes of a table; and history, where held-out rows do not see their own fold in it.
+_RUNTIME_BLOCKS: Final = ("config", "gpu", "kinds", "amounts", "context", "device")
+#: Splits whose rows the model has seen that scores a split.
+_SEEN: Final = {"valid": ("train",), "test": ("train", "valid")}
 #: Column of the features of a table from which boosting starts.
 _PRIOR: Final = "history.rank"
 #: Parameters of ``--set`` that the ranker takes; all others go to the library.
@@ -247,6 +253,8 @@ def train(
     StoreError, UsageError, ModelError
         As the store, the ranker and its folder raise them.
     """
+    from sklearn.base import clone
+
     from gbr.data.hardware import choose
     from gbr.data.store import schema_of
     from gbr.ranker import Ranker
@@ -269,6 +277,9 @@ def train(
         n_jobs=jobs,
     )
     features = None
+    is_runtime = "runtime" in (backend, objective)
+    if is_runtime and collection.kind != TABLE:
+        raise UsageError(f"--objective runtime: expected a table, {collection.name} is a collection of graphs")
     if collection.kind == TABLE:
         from gbr.data.table import read_table  # imports polars
         from gbr.data.table_features import TableFeatures, families_of
@@ -276,7 +287,7 @@ def train(
         table = read_table(collection.folder(data))
         for message in table.notes:
             cli.note(message)
-        features = TableFeatures(table)
+        features = TableFeatures(table, is_runtime)
     schema = schema_of(collection.kind, hardware) if features is None else features.schema
     _check_settings(ranker, bool(schema.costs))
     names = schema.names
@@ -312,7 +323,10 @@ def train(
         if collection.kind == TABLE:
             device_of = families_of(table)
             families = [device_of[name] for name in groups["train"].names]
-            if columns is None and n_graphs < _FEW_TABLE_GROUPS:
+            if features is not None and columns is None and is_runtime:
+                columns = _runtime_blocks(features, names)
+                names = tuple(names[index] for index in select_columns(names, columns))
+            elif columns is None and n_graphs < _FEW_TABLE_GROUPS:
                 columns = [block for block in _FEW_BLOCKS if any(name.startswith(f"{block}.") for name in names)]
                 names = tuple(names[index] for index in select_columns(names, columns))
         else:
@@ -335,11 +349,15 @@ def train(
             )
         ranker.set_params(
             costs=[name for name in schema.costs if name in names] or None,
-            prior=_PRIOR if _PRIOR in names and n_graphs > 1 else None,
+            prior=_PRIOR if _PRIOR in names and n_graphs > 1 and not is_runtime else None,
         )
         streamed = False
         start = time.monotonic()
-        if workers is None:
+        if features is not None and is_runtime:
+            cli.note(f"fitting runtimes of {len(groups['train'].target):,} configurations, {len(names)} columns")
+            with cli.rounds("fitting", time_limit) as on_round:
+                _fit_runtimes(ranker, features, names, ("train",), on_round)
+        elif workers is None:
             X = training_set.features(opened, "train", groups["train"], chosen.rows, names, memory)
             rows, streamed = Rows(X, chosen.target, chosen.indptr), isinstance(X, StreamedMatrix)
             valid = None
@@ -365,10 +383,18 @@ def train(
         raw = _fit_raw_baseline(opened, groups["train"], plain, memory, seed, jobs)
 
         final = ranker
-        again = features is not None and "valid" in groups and n_graphs + len(groups["valid"]) < _FEW_TABLE_GROUPS
+        few = "valid" in groups and n_graphs + len(groups["valid"]) < _FEW_TABLE_GROUPS
+        again = features is not None and "valid" in groups and (few or is_runtime)
         if features is not None and again:
-            cli.note(f"fitting again on train and valid, as there are few {things}; valid is scored by the first fit")
-            final = _refit(ranker, features, names)
+            reason = "" if is_runtime else f", as there are few {things}"
+            cli.note(f"fitting again on train and valid{reason}; valid is scored by the first fit")
+            if is_runtime:
+                final = _fit_runtimes(clone(ranker), features, names, ("train", "valid"))
+            else:
+                final = _refit(ranker, features, names)
+        of_known: dict[str, Any] = {}
+        if features is not None and is_runtime:
+            of_known = {split: known_runtimes(final, features, *_SEEN[split]) for split in ("valid", "test")}
         figures: dict[str, Any] = {"subset": collection.name}
         predict_seconds = 0.0
         for split, labelled in groups.items():
@@ -381,6 +407,7 @@ def train(
                 collection.kind,
                 found[split][1],
                 scored=scored,
+                known=of_known.get(split),
             )
             predict_seconds += seconds
         figures["seconds"] = {"build": build_seconds, "fit": fit_seconds, "predict": predict_seconds}
@@ -398,6 +425,7 @@ def train(
         }
         if features is not None:
             ranker.table = features
+            ranker.trained_on_ |= {"unit": features.roles.unit, "direction": features.roles.direction}
         with atomic_write(out / METRICS, ModelError) as part:
             part.write_text(json_text(figures), encoding="utf-8")
             # Never keep old figures next to a new model, nor lose them if the new model cannot be written.
@@ -414,6 +442,32 @@ def _refit(ranker: Ranker, features: TableFeatures, names: tuple[str, ...]) -> R
     kept = np.isin(features.schema.names, names)
     again: Ranker = clone(ranker).set_params(prior=_PRIOR if _PRIOR in names else None)
     return again.fit_rows(Rows(X[:, kept], cost, indptr), names)
+
+
+def _runtime_blocks(features: TableFeatures, names: Sequence[str]) -> list[str]:
+    """Blocks for a model of runtimes."""
+    fold, groups = features.known.fold, features.known.groups
+    each = [{*fold[group.start : group.stop]} for group in groups] if fold is not None else []
+    alone = all(len(values) == 1 for values in each) and len(set().union(*each)) == len(groups)
+    blocks = (*_RUNTIME_BLOCKS, "history") if alone else _RUNTIME_BLOCKS
+    return [block for block in blocks if any(name.startswith(f"{block}.") for name in names)]
+
+
+def _fit_runtimes(
+    ranker: Ranker,
+    features: TableFeatures,
+    names: tuple[str, ...],
+    splits: Sequence[str],
+    on_round: OnRound | None = None,
+) -> Ranker:
+    """Fit runtimes of some splits of a table; devices, families ... by which it is split are held out together."""
+    from gbr.data.table_features import bounds, part
+    from gbr.models import runtime
+
+    known = part(features.known, *splits)
+    X = features(known.frame, known.groups)[:, np.isin(features.schema.names, names)]
+    fit = partial(runtime.fit, folds=known.fold, on_round=on_round)
+    return ranker.fit_rows(Rows(X, known.cost, bounds(known.groups)), names, fit=fit)
 
 
 def _check_settings(ranker: Ranker, has_costs: bool) -> None:

@@ -17,7 +17,7 @@ from gbr.models.rows import StreamedMatrix
 from tests.conftest import ROOT
 
 #: Without the cost model, which cannot represent interactions, and auto, which is one of the others.
-BACKENDS = [backend for backend in OBJECTIVES if backend not in ("auto", "costmodel", "prior")]
+BACKENDS = [backend for backend in OBJECTIVES if backend not in ("auto", "costmodel", "prior", "runtime")]
 EVERY = [(backend, objective) for backend in BACKENDS for objective in OBJECTIVES[backend]]
 QUICK: dict[str, Any] = {"n_estimators": 40, "num_leaves": 7, "learning_rate": 0.15, "n_jobs": 1}
 

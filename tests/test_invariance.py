@@ -30,7 +30,10 @@ FOLDERS = {"tile": ROOT / "data/npz/tile/cpu", "layout": ROOT / "data/npz/layout
 #: Rounding of sums over nodes in float32 in another order.
 ROUNDING = {"rtol": 2e-6, "atol": 2e-6}
 BACKENDS = [
-    (backend, objective) for backend, offered in OBJECTIVES.items() if backend != "prior" for objective in offered
+    (backend, objective)
+    for backend, offered in OBJECTIVES.items()
+    if backend not in ("prior", "runtime")
+    for objective in offered
 ]
 #: Objectives that use only the order of the runtimes.
 ORDER = {"lambdarank", "pairwise", "l2", "costed"}  # without named costs, costed is pairwise alone

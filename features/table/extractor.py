@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.schema import Block, Column, Schema
-from features.table import gpu, history
+from features.table import amounts, gpu, history
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -69,6 +69,7 @@ class Context:
         Names and units of the figures.
     vendors : tuple of str (groups,)
         Empty strings without devices.
+    category_names : tuple of str (categories,)
     """
 
     names: tuple[str, ...]
@@ -77,6 +78,12 @@ class Context:
     figures: FloatArray
     figure_columns: tuple[Column, ...]
     vendors: tuple[str, ...]
+    category_names: tuple[str, ...] = ()
+
+    def number(self, name: str) -> FloatArray:
+        """One number of all groups; NaN without it."""
+        at = self.names.index(name) if name in self.names else None
+        return np.full(len(self.vendors), np.nan) if at is None else self.numbers[:, at]
 
     def figure(self, name: str) -> FloatArray:
         """One figure of all groups; NaN without it."""
@@ -101,6 +108,8 @@ class TableExtractor:
         Group ``i`` is rows ``indptr[i]:indptr[i + 1]``.
     n_train : int
         Number of training groups, the first ones.
+    of_runtimes : bool
+        Whether there are columns that tell runtimes of groups apart: indicators of their categories, and amounts.
     """
 
     def __init__(
@@ -110,9 +119,24 @@ class TableExtractor:
         cost: FloatArray,
         indptr: IntArray,
         n_train: int,
+        of_runtimes: bool = False,
     ) -> None:
         self._known_context = context
         names = tuple(each.name for each in parameters)
+        self._kinds: list[tuple[int, str]] = []
+        self._amounts: list[tuple[int, str]] = []
+        self._dtype: int | None = None
+        self._dtypes: tuple[str, ...] = ()
+        if of_runtimes:
+            levels = [sorted({*found}) for found in context.categories]
+            self._kinds = [
+                (at, level) for at, each in enumerate(levels) if 1 < len(each) <= _MOST_LEVELS for level in each
+            ]
+            self._amounts = amounts.recognised(names)
+            named = [at for at, name in enumerate(context.category_names) if name.casefold() in amounts.DTYPES]
+            if named:
+                self._dtype, self._dtypes = named[0], tuple(levels[named[0]])
+            self._rates = [_median(rate) for rate in _rates(context)]
         self._meanings = gpu.recognised(names)
         self._extents = gpu.recognised(context.names, gpu.EXTENTS)
         numbers = [at for at, each in enumerate(parameters) if not each.levels]
@@ -170,6 +194,16 @@ class TableExtractor:
             extents = {meaning: context.numbers[group, at] for meaning, at in self._extents.items()}
             figures = np.column_stack([context.figure(name) for name in gpu.FIGURES])
             parts += [gpu.columns(config, extents, figures[group])]
+        if self._kinds:
+            parts += [np.column_stack([np.array(context.categories[at]) == level for at, level in self._kinds])[group]]
+        if self._amounts:
+            known = [np.where(rate > 0, rate, other) for rate, other in zip(_rates(context), self._rates, strict=True)]
+            level = np.zeros(len(context.vendors), np.int64)
+            if self._dtype is not None:  # an unknown type counts as the first one
+                level = np.array([max(0, _index(self._dtypes, each)) for each in context.categories[self._dtype]])
+            parts += [
+                amounts.logs(values, self._amounts, known[0][group], known[1][group], level[group], len(self._dtypes))
+            ]
         parts += [context.numbers[group], context.figures[group]]
         past = np.empty((n_rows, len(history.BLOCK)))
         positions, distances = self._positions(parameters), self._distances(context)
@@ -209,6 +243,17 @@ class TableExtractor:
             Block("ratios", 1, "parameters over numbers of the context", tuple(ratios), True),
             Block("relative", 1, "where the value stands within the group", tuple(relative), True),
             *([gpu.BLOCK] if gpu.applies(self._meanings) else []),
+            Block(
+                "kinds", 1, "categories of the group",
+                tuple(
+                    Column(f"{context.category_names[at]}={level}", "flag", "whether the group has this value")
+                    for at, level in self._kinds
+                ), True,
+            ),
+            Block(
+                "amounts", 1, "work over the rates of the device",
+                amounts.columns(names, self._amounts, self._dtypes) if self._amounts else (), True,
+            ),
             Block(
                 "context", 1, "what describes the program",
                 tuple(Column(name, "value", "number of the context") for name in context.names), True,
@@ -261,6 +306,24 @@ class TableExtractor:
                 _, inverse, counts = np.unique(column, return_inverse=True, return_counts=True)
                 found[start:stop, number] = ((np.cumsum(counts) - counts / 2) / len(column))[inverse]
         return np.where(np.isnan(values[:, self._relative]), np.nan, found)
+
+
+def _rates(context: Context) -> tuple[FloatArray, FloatArray]:
+    """Peak rate in GFLOP/s and bandwidth in GB/s of each group: columns of the table, or figures of the device."""
+    return (
+        context.number("peak_gflops") if "peak_gflops" in context.names else 1e3 * context.figure("fp32"),
+        context.number("bandwidth_gbs") if "bandwidth_gbs" in context.names else context.figure("bandwidth_gbs"),
+    )
+
+
+def _median(values: FloatArray) -> float:
+    """Median of the positive values; 1 without any."""
+    known = values[values > 0]
+    return float(np.median(known)) if len(known) else 1.0
+
+
+def _index(values: Sequence[str], value: str) -> int:
+    return values.index(value) if value in values else -1
 
 
 def _known(parameter: Parameter) -> FloatArray:

@@ -176,6 +176,8 @@ class Table:
     row: NDArray[np.intp]
     source: Mapping[str, str]
     notes: tuple[str, ...] = ()
+    #: Values of the columns that split the rows, such as a device or a family, object (rows,); None without them.
+    fold: NDArray[np.object_] | None = None
 
 
 # Tables ---------------------------------------------------------------------------------------------------------------
@@ -256,8 +258,10 @@ def make_table(
     repeat = None
     if measured_twice.sum() > _LEAST_TWICE * known.sum():
         repeat = np.where(measured_twice, second, cost)[order]
+    by = list(dict.fromkeys((*roles.test, *roles.valid)))
+    fold = np.array(["/".join(map(str, row)) for row in frame.select(by)[order].iter_rows()], object) if by else None
     frame = frame.select(roles.described)[order]
-    return Table(name, roles, frame, cost[order], repeat, groups, order, source or {}, tuple(notes))
+    return Table(name, roles, frame, cost[order], repeat, groups, order, source or {}, tuple(notes), fold)
 
 
 def read_rows(source: Any, roles: Roles, fixed: Mapping[str, Value] | None = None) -> Table:

@@ -35,6 +35,8 @@ IntArray = NDArray[np.int64]
 class TableFeatures:
     """Features of the rows of a table, fitted on its training and validation groups.
 
+    With ``of_runtimes`` there are also columns that tell runtimes of different groups apart.
+
     Attributes
     ----------
     known : Table
@@ -54,7 +56,7 @@ class TableFeatures:
         For an unknown device, which has no figures, with the nearest names.
     """
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table, of_runtimes: bool = False) -> None:
         if not any(group.split == "train" for group in table.groups):
             raise DataError(f"table {table.name}: no training rows; check its split")
         self.known = known = part(table, "train", "valid")
@@ -69,6 +71,7 @@ class TableFeatures:
             known.cost,
             indptr,
             n_train := sum(group.split == "train" for group in known.groups),
+            of_runtimes,
         )
         self._n_train = n_train
         self.schema: Schema = self._extractor.schema
@@ -123,6 +126,7 @@ class TableFeatures:
             figures=np.array(figures)[:, : len(columns)],
             figure_columns=columns,
             vendors=tuple("" if device is None else device.vendor for device in found),
+            category_names=self._categories,
         )
 
 
@@ -143,9 +147,9 @@ def _device(name: str | None) -> devices.Device | None:
         return None
 
 
-def known_features(folder: Path) -> TableFeatures:
+def known_features(folder: Path, of_runtimes: bool = False) -> TableFeatures:
     """Features of the table in a folder."""
-    return TableFeatures(read_table(folder))
+    return TableFeatures(read_table(folder), of_runtimes)
 
 
 def families_of(table: Table) -> dict[str, str]:
@@ -185,6 +189,7 @@ def part(table: Table, *splits: str) -> Table:
         cost=table.cost[rows],
         repeat=None if table.repeat is None else table.repeat[rows],
         row=table.row[rows],
+        fold=None if table.fold is None else table.fold[rows],
         groups=tuple(replace(group, start=group.start - start, stop=group.stop - start) for group in groups),
     )
 

@@ -19,6 +19,7 @@ OBJECTIVES: Final[Mapping[str, tuple[str, ...]]] = {
     "xgboost": ("pairwise", "lambdarank", "l2", "speed"),
     "costmodel": ("nnls",),
     "prior": ("residual",),
+    "runtime": ("runtime",),
 }
 #: Members of each set: backend and objective.  The cost model is a member where cost columns are named.
 MEMBERS: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
@@ -41,6 +42,7 @@ _DEFAULT: Final[Mapping[str, tuple[str, str]]] = {
     "ensemble": ("mixed", "mixed-top"),
     "costmodel": ("nnls", "nnls"),
     "prior": ("residual", "residual"),
+    "runtime": ("runtime", "runtime"),
 }
 
 #: Settings that are derived from the training set by default.
@@ -49,7 +51,11 @@ CAPACITY: Final = ("n_estimators", "num_leaves", "learning_rate", "min_child_sam
 #: Upper bound of seeds, which both libraries store in 32 bits.
 SEEDS: Final = 2**31 - 1
 
+#: Default share of the runtimes that an interval shall hold.
+COVERAGE: Final = 0.9
+
 _FEW_GROUPS: Final = 60
+_FEW_RUNTIMES: Final = 5000
 
 #: Share of the rows that each tree samples, and of the columns if there are at least :data:`_MANY_COLUMNS`.  Sampling
 #: decorrelates the trees and saves time.
@@ -96,6 +102,14 @@ def default_capacity(n_groups: int, n_rows: int, backend: str = "lightgbm") -> d
     As the rows of a group share their program, trees with more leaves than groups would memorise the programs.  With
     few groups, a prior is corrected a little, as its own groups do not tell how far it can be trusted.
     """
+    if backend == "runtime":
+        few = n_rows < _FEW_RUNTIMES
+        return {
+            "n_estimators": 200 if few else 600,
+            "num_leaves": 7 if few else 31,
+            "learning_rate": 0.05,
+            "min_child_samples": max(1, min(5, n_rows // 4)) if few else 20,
+        }
     few = n_groups < _FEW_GROUPS
     careful = few and backend == "prior"
     return {
@@ -172,6 +186,8 @@ def threads(n_jobs: int | None) -> int:
 
 def _model(backend: str, objective: str | None, goal: str, has_costs: bool, has_prior: bool) -> tuple[str, str]:
     """Resolved backend and objective."""
+    if backend == "auto" and objective == "runtime":
+        backend = objective
     if goal not in GOALS:
         raise UsageError(f"goal: expected {' or '.join(map(repr, GOALS))}, got {goal!r}")
     if objective is not None and objective not in OBJECTIVES[backend]:
