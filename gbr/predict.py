@@ -3,6 +3,7 @@
 python -m gbr.predict --model runs/tile graph.npz --top 5
 python -m gbr.predict --model runs/tile data/npz/tile/cpu/test --jobs 2
 python -m gbr.predict --model runs/convolution settings.csv --top 20
+python -m gbr.predict --model runs/models --describe config.json --device "RTX 4090"
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import click
 from gbr import callable_module, cli
 from gbr.data.collection import TABLE
 from gbr.data.pool import in_processes
-from gbr.errors import DataError
+from gbr.errors import DataError, UsageError
 from gbr.models import io
 
 if TYPE_CHECKING:
@@ -28,13 +29,37 @@ if TYPE_CHECKING:
 
 @cli.command("gbr.predict")
 @cli.model_option
-@click.argument("graphs", type=cli.PATH, nargs=-1, required=True, metavar="FILE...")
+@click.argument("graphs", type=cli.PATH, nargs=-1, metavar="FILE...")
 @click.option("--top", type=cli.POSITIVE, metavar="K", help="Only the best K.  [default: all]")
+@click.option(
+    "--describe",
+    multiple=True,
+    metavar="MODEL",
+    help="Instead of files: a network to time, by its config.json, name, or `all`; may be repeated.",
+)
+@click.option("--device", multiple=True, metavar="NAME", help="Where it runs: a device, machine.toml or `all`.")
+@click.option("--batch", type=cli.POSITIVE, default=1, help="Batch of --describe.")
+@click.option("--sequence", type=cli.POSITIVE, default=128, help="Tokens of --describe.")
+@click.option("--dtype", type=click.Choice(("float32", "bfloat16")), default="float32", help="Numbers of --describe.")
+@click.option("--threads", type=cli.POSITIVE, default=1, help="Threads of --describe, on a CPU.")
+@click.option(
+    "--price", multiple=True, metavar="NAME=PRICE", help="Price of a device per hour: order by cost; may be repeated."
+)
 @click.option("--jobs", type=cli.POSITIVE, default=1, metavar="N", help="Number of parallel processes.")
 @cli.report_option
 @click.option("--format", "form", type=click.Choice(("csv", "json")), default="csv", help="Output format.")
 @click.option("--json", "form", flag_value="json", help="The same as --format json.")
-def main(*, model: Path, graphs: Sequence[Path], top: int | None, jobs: int, report: Path | None, form: str) -> None:
+def main(
+    *,
+    model: Path,
+    graphs: Sequence[Path],
+    top: int | None,
+    describe: Sequence[str],
+    jobs: int,
+    report: Path | None,
+    form: str,
+    **run: Any,
+) -> None:
     """Rank the configurations of graph files (.npz), the rows of tables (.parquet, .csv, .tsv), or all of a folder.
 
     The output has the row index and the score of each configuration of a graph, or of a group of a table, best first;
@@ -42,6 +67,13 @@ def main(*, model: Path, graphs: Sequence[Path], top: int | None, jobs: int, rep
     """
     from gbr.report.report import summarise_prediction, write_report
 
+    if describe:
+        if graphs or report:
+            raise UsageError("--describe: expected neither files nor --report")
+        _estimate(model, describe, top, form, **run)
+        return
+    if not graphs:
+        raise UsageError("expected FILE..., or --describe MODEL --device NAME")
     rankings = predict(model, graphs, None if report else top, jobs)
     shown = [
         {key: value[:top] if isinstance(value, list) else value for key, value in each.items()} for each in rankings
@@ -63,6 +95,33 @@ def main(*, model: Path, graphs: Sequence[Path], top: int | None, jobs: int, rep
                 writer.writerow((*keys, place, index, *map(repr, values)))
     if report:
         write_report(report, summarise_prediction(model, rankings, top))
+
+
+def _estimate(
+    model: Path,
+    names: Sequence[str],
+    top: int | None,
+    form: str,
+    device: Sequence[str],
+    price: Sequence[str],
+    **run: Any,
+) -> None:
+    """Print how long networks run on devices, the fastest or the cheapest first."""
+    from gbr.collect.estimates import Run, estimate, parse_price
+
+    prices = dict(map(parse_price, price))
+    if not (targets := device or tuple(prices)):
+        raise UsageError("--describe: expected --device NAME, or `--device all`")
+    rows, notes = estimate(_load(str(model), None), names, targets, Run(**run), prices)
+    for message in notes:
+        cli.note(message)
+    if form == "json":
+        cli.emit_json(rows[:top])
+        return
+    writer = csv.DictWriter(sys.stdout, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer.writeheader()
+    for row in rows[:top]:
+        writer.writerow({key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()})
 
 
 def predict(
