@@ -10,7 +10,8 @@ import pytest
 
 from features.table import amounts
 from gbr import Ranker
-from gbr.data.table import Roles, make_table
+from gbr.collect import estimates, models
+from gbr.data.table import Roles, make_table, write_table
 from gbr.data.table_features import TableFeatures
 from gbr.errors import ModelError, UsageError
 from gbr.evaluation import runtimes
@@ -18,6 +19,7 @@ from gbr.models import runtime, simple
 from gbr.models.rows import Rows
 from gbr.train import train
 
+ROOT = Path(__file__).parents[1]
 QUICK = {"n_estimators": 30, "n_jobs": 1}
 GROUPS, SIZE = 8, 40
 
@@ -116,8 +118,12 @@ def test_figures() -> None:
 def test_amounts_are_split_by_type() -> None:
     names = ("batch", "flops", "weight_bytes", "operations")
     found = amounts.recognised(names)
-    assert found == [(1, "flops"), (2, "bytes"), (3, "count")]
+    assert [each[:2] for each in found] == [(1, "flops"), (2, "bytes"), (3, "count")]
     assert amounts.recognised(("batch", "weight_bytes")) == []
+    loops = amounts.recognised((*names, "loops", "sequence"))[-2:]
+    values = np.array([[1, 1, 30.0, 1, 2, 5], [1, 1, 30.0, 1, 0, 5]])
+    steps = amounts.logs(values, loops, np.ones(2), np.full(2, 10.0), np.zeros(2, np.int64), 0)
+    np.testing.assert_allclose(np.exp2(steps) - 1, [[10, 15, 1], [0, 0, 1]])
     values = np.array([[1, 700.0, 30.0, 3.0], [1, 1500.0, 70.0, 7.0]])
     logs = amounts.logs(values, found, np.array([100.0, 100.0]), np.array([10.0, 10.0]), np.array([0, 1]), 2)
     assert [column.name for column in amounts.columns(names, found, ("f", "b"))] == [
@@ -162,8 +168,6 @@ def test_baselines_beside_a_table() -> None:
 
 
 def test_train_evaluate_and_predict(tmp_path: Path) -> None:
-    from gbr.data.table import write_table
-
     frame, roles = measured()
     write_table(tmp_path / "table/t", frame, roles)
     figures = train("table:t", tmp_path, out=tmp_path / "run", objective="runtime", jobs=1)
@@ -175,3 +179,43 @@ def test_train_evaluate_and_predict(tmp_path: Path) -> None:
     ranked = Ranker.load(tmp_path / "run").rank_table(tmp_path / "rows.csv")
     assert ranked.columns == ["group", "place", "row", "score", "failure", "predicted", "low", "high"]
     np.testing.assert_allclose(ranked.sort("row")["predicted"], frame["time"][:6], rtol=0.5)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    rows = pl.read_parquet(ROOT / "data/table/models/data.parquet").drop("operations", "dots", "loops", strict=False)
+    write_table(folder / "table/models", rows, models.roles(rows))
+    train("table:models", folder, out=folder / "run", objective="runtime", settings={"n_estimators": 20}, jobs=1)
+    return folder / "run"
+
+
+def test_described_networks_on_devices(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ranker = Ranker.load(run)
+    known = estimates.describe
+    monkeypatch.setattr(estimates, "describe", lambda *args, program: known(*args, program=False))
+    settings = estimates.Run(batch=2)
+    rows, notes = estimates.estimate(ranker, ["gpt-a", "bert-a"], ["amd epyc genoa", "RTX 4090"], settings, {})
+    assert [row["seconds"] for row in rows] == sorted(row["seconds"] for row in rows)
+    assert {(row["model"], row["device"], row["phase"]) for row in rows} == {
+        (model, device, phase)
+        for model, phases in (("gpt-a", ("prefill", "decode")), ("bert-a", ("forward",)))
+        for device in ("AMD EPYC Genoa", "NVIDIA GeForce RTX 4090")
+        for phase in phases
+    }
+    assert all(0 < row["low"] < row["seconds"] < row["high"] for row in rows)
+    assert "not measured: NVIDIA GeForce RTX 4090" in notes[0]
+    fastest = rows[0]["device"]
+    assert fastest == "NVIDIA GeForce RTX 4090"
+    rows, _ = estimates.estimate(ranker, ["gpt-a"], ["all"], settings, {"RTX 4090": 1.8})
+    assert rows[0]["cost"] == pytest.approx(1.8e6 / 3600 * rows[0]["seconds"])
+    assert len(rows) > 100
+    with pytest.raises(UsageError, match="unknown device 'RTX 409'; did you mean"):
+        estimates.estimate(ranker, ["gpt-a"], ["RTX 409"], settings, {})
+    with pytest.raises(UsageError, match="expected NAME=PRICE"):
+        estimates.parse_price("A100")
+
+
+def test_only_models_of_runtimes_describe(ranker: Ranker) -> None:
+    with pytest.raises(ModelError):
+        estimates.estimate(ranker, ["gpt-a"], ["A100"], estimates.Run(), {})

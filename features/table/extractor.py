@@ -124,7 +124,7 @@ class TableExtractor:
         self._known_context = context
         names = tuple(each.name for each in parameters)
         self._kinds: list[tuple[int, str]] = []
-        self._amounts: list[tuple[int, str]] = []
+        self._amounts: list[amounts.Amount] = []
         self._dtype: int | None = None
         self._dtypes: tuple[str, ...] = ()
         if of_runtimes:

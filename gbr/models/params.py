@@ -108,7 +108,7 @@ def default_capacity(n_groups: int, n_rows: int, backend: str = "lightgbm") -> d
             "n_estimators": 200 if few else 600,
             "num_leaves": 7 if few else 31,
             "learning_rate": 0.05,
-            "min_child_samples": max(1, min(5, n_rows // 4)) if few else 20,
+            "min_child_samples": max(1, min(10, n_rows // 8)) if few else 20,
         }
     few = n_groups < _FEW_GROUPS
     careful = few and backend == "prior"

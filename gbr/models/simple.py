@@ -50,7 +50,7 @@ def roofline(X: Matrix, flops: Sequence[int], moved: Sequence[int]) -> FloatArra
 def _kind(name: str) -> str:
     block, _, column = name.partition(".")
     column = column.partition("[")[0].casefold()
-    if block != "amounts":
+    if block != "amounts" or "*" in column:  # in every step
         return ""
     return "flops" if column in ("flops", "macs") else "bytes" if column.endswith("_bytes") else ""
 
