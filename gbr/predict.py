@@ -73,7 +73,7 @@ def main(
         _estimate(model, describe, top, form, **run)
         return
     if not graphs:
-        raise UsageError("expected FILE..., or --describe MODEL --device NAME")
+        raise UsageError("Missing argument 'FILE...', or --describe MODEL with --device NAME")
     rankings = predict(model, graphs, None if report else top, jobs)
     shown = [
         {key: value[:top] if isinstance(value, list) else value for key, value in each.items()} for each in rankings
