@@ -211,7 +211,8 @@ class TableRows:
         ]
         self.ranks, self.slowdowns = features.by_group(frame)
         self.configs = frame.select(features.roles.config)
-        codes = [np.unique(texts(each).fill_null("").to_numpy(), return_inverse=True)[1] for each in self.configs]
+        values = [texts(column).fill_null("").to_numpy() for column in features.configs(frame)]
+        codes = [np.unique(column, return_inverse=True)[1] for column in values]
         self.choices = np.column_stack(codes).astype(np.int64)
 
     def transfer(self, seed: int, *, history: bool = True, ranks: bool = False) -> Transfer:

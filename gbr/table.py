@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,10 +84,17 @@ def _split_option(name: str) -> Callable[[Callable[..., None]], Callable[..., No
     metavar="VALUES",
     help="Values of the target that mark a failed configuration; strings, infinity and missing values always do.",
 )
+@click.option(
+    "--unpivot",
+    type=cli.CommaList(),
+    metavar="NAME[,NUMBER]",
+    help="For a table with one column of targets per device: rows instead of columns, with the names of the columns in "
+    "a new column, for example `device`; with `device,batch`, v100_1 and v100_32 are batch 1 and 32 of v100.",
+)
 @cli.json_option
 def import_(
     files: tuple[Path, ...], out: Path, kind: str | None, test: tuple[tuple[str, tuple[str, ...]], ...],
-    valid: tuple[tuple[str, tuple[str, ...]], ...], as_json: bool, **given: Any,
+    valid: tuple[tuple[str, tuple[str, ...]], ...], unpivot: Sequence[str] | None, as_json: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Import files as one table: caches of Kernel Tuner, T4, Triton, Optuna, CSV, Parquet and other data frames.
 
@@ -102,7 +109,7 @@ def import_(
 
     failed = tuple(map(_number, given["failed"])) if given["failed"] else None
     given |= {"failed": failed, "test": dict(test) or None, "valid": dict(valid) or None}
-    frame, roles, notes = import_files(list(dict.fromkeys(files)), kind, given)
+    frame, roles, notes = import_files(list(dict.fromkeys(files)), kind, given, unpivot or ())
     for each in notes:
         cli.note(each)
     table = make_table(out.resolve().name, roles, [(None, files[0], frame)], out / "table.toml")

@@ -300,3 +300,50 @@ def test_rows_that_do_not_fit() -> None:
     with pytest.raises(UsageError, match="expected a path or a data frame, got int"):
         read_rows(3, ROLES)
     assert read_rows(frame.lazy(), ROLES).frame.equals(read_rows(frame, ROLES).frame)
+
+
+# --- structured strings and devices that can be chosen ----------------------------------------------------------------
+
+
+def structured(strings: list[str], devices: list[str] | None = None) -> Table:
+    """Two groups of the same configurations."""
+    frame = pl.DataFrame({"group": ["a"] * len(strings) + ["b"] * len(strings), "net": strings * 2})
+    if devices is not None:
+        frame = frame.with_columns(pl.Series("device", devices * 2))
+    frame = frame.with_columns(time=pl.int_range(1, len(frame) + 1).cast(pl.Float64))
+    config = ("net",) if devices is None else ("net", "device")
+    roles = Roles(("group",), config, "time", device=None if devices is None else "device")
+    return make_table("t", roles, [(None, Path("t.csv"), frame)], Path("table.toml"))
+
+
+def test_words_of_structured_strings_are_parameters() -> None:
+    ops = ("conv", "skip", "pool")
+    strings = [f"|{a}~0|+|{b}~0|{number}~1|" for a in ops for b in ops for number in range(4)]
+    table = structured(strings)
+    features = TableFeatures(table)
+    configs = features.configs(table.frame)
+    assert configs.columns == ["net[0]", "net[2]", "net[4]"]
+    assert configs["net[0]"].to_list()[:12] == ["conv"] * 12
+    assert configs["net[4]"].to_list()[:5] == [0, 1, 2, 3, 0]
+    names = list(features.schema.names)
+    X = features(table.frame, table.groups)
+    for op in ops:
+        counts = X[:, names.index(f"config.net: {op}")]
+        np.testing.assert_array_equal(counts, [each.count(op) for each in strings * 2])
+    new = table.frame.with_columns(net=pl.lit("|conv~0|+|other~0|")).head(len(strings))  # unknown and missing words
+    assert np.isnan(features(new, table.groups[:1])[:, names.index("config.net[2]")]).all()
+
+
+@pytest.mark.parametrize("strings", [["a b", "c d"] * 20, [f"x {n}" for n in range(40)], ["a", *"bcdefg" * 6]])
+def test_other_strings_are_categories(strings: list[str]) -> None:
+    table = structured(strings)
+    assert TableFeatures(table).configs(table.frame).columns == ["net"]
+
+
+def test_figures_of_a_device_that_can_be_chosen() -> None:
+    table = structured(["x", "y", "x", "y"], ["A100", "A100", "V100", "V100"])
+    features = TableFeatures(table)
+    X = features(table.frame, table.groups)
+    bandwidth = X[:, list(features.schema.names).index("config.device.bandwidth_gbs")]
+    assert (bandwidth[:2] > bandwidth[2:4]).all()
+    assert not any(name.startswith("device.") for name in features.schema.names)

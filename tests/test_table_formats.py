@@ -385,6 +385,28 @@ def test_targets_of_files_must_agree(tmp_path: Path) -> None:
     assert roles.direction == "higher"
 
 
+def test_columns_of_targets_become_rows(tmp_path: Path) -> None:
+    path = tmp_path / "wide.csv"
+    path.write_text("net,v100_1,v100_32,gold_6240,raspi4\nskip~0,1,2,3,4\nconv~0,5,6,7,8\n")
+    table = imported(tmp_path / "t", path, "--unpivot", "device,batch", "--unit", "ms", "--test", "device=raspi4")
+    assert table.roles.group == ("device", "batch")
+    assert (table.roles.config, table.roles.target, table.roles.unit) == (("net",), "time", "ms")
+    rows = table.frame.with_columns(cost=table.cost).select("device", "batch", "net", "cost").rows()
+    assert sorted(rows, key=str) == sorted(
+        [
+            ("v100", 1, "skip~0", 1.0), ("v100", 1, "conv~0", 5.0), ("v100", 32, "skip~0", 2.0),
+            ("v100", 32, "conv~0", 6.0), ("gold_6240", None, "skip~0", 3.0), ("gold_6240", None, "conv~0", 7.0),
+            ("raspi4", None, "skip~0", 4.0), ("raspi4", None, "conv~0", 8.0),
+        ],
+        key=str,
+    )  # fmt: skip
+    for names, message in ((("a", "b", "c"), "expected one or two names"), (("net",), "already a column 'net'")):
+        with pytest.raises(UsageError, match=message):
+            import_files([path], unpivot=names)
+    with pytest.raises(UsageError, match="--unpivot: expected"):
+        import_files([written(tmp_path / "a.json", cache())], unpivot=("device",))
+
+
 def test_a_table_with_other_files_is_kept(tmp_path: Path, capsys: Capture) -> None:
     path = written(tmp_path / "a.json", cache())
     other = written(tmp_path / "t/mine.csv", "a\n1\n")

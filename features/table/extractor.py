@@ -22,7 +22,7 @@ _PAIRED_VALUES: Final = 2
 _MOST_PAIRED: Final = 10
 _MOST_RATIOS: Final = 60
 #: A category with more levels than this has no columns of its own: its history tells how it does.
-_MOST_LEVELS: Final = 32
+MOST_LEVELS: Final = 32
 #: Added to the distance of groups that differ in vendor, and per other category of the context that differs.
 _OTHER_VENDOR: Final = 1.0
 _OTHER_CATEGORY: Final = 1.0
@@ -130,7 +130,7 @@ class TableExtractor:
         if of_runtimes:
             levels = [sorted({*found}) for found in context.categories]
             self._kinds = [
-                (at, level) for at, each in enumerate(levels) if 1 < len(each) <= _MOST_LEVELS for level in each
+                (at, level) for at, each in enumerate(levels) if 1 < len(each) <= MOST_LEVELS for level in each
             ]
             self._amounts = amounts.recognised(names)
             named = [at for at, name in enumerate(context.category_names) if name.casefold() in amounts.DTYPES]
@@ -152,7 +152,7 @@ class TableExtractor:
         self._one_hot = [
             (at, level)
             for at, each in enumerate(parameters)
-            if 2 < len(each.levels) <= _MOST_LEVELS
+            if 2 < len(each.levels) <= MOST_LEVELS
             for level in range(len(each.levels))
         ]
         self._relative = several
@@ -275,8 +275,8 @@ class TableExtractor:
         for each, scale in zip(parameters, self._scales, strict=True):
             missing = np.isnan(each.values)
             if each.levels:
-                yield from (_indicator(each.values, level) for level in range(min(len(each.levels), _MOST_LEVELS)))
-                if len(each.levels) > _MOST_LEVELS:  # equal or not
+                yield from (_indicator(each.values, level) for level in range(min(len(each.levels), MOST_LEVELS)))
+                if len(each.levels) > MOST_LEVELS:  # equal or not
                     yield np.where(missing, -1.0, each.values * 1e3)
             else:
                 yield np.where(missing, 0.0, _signed_log(each.values) / scale)

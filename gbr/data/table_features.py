@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -14,7 +15,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from features.schema import Schema
-from features.table.extractor import Context, Parameter, TableExtractor
+from features.table.extractor import MOST_LEVELS, Context, Parameter, TableExtractor
 from gbr.data import devices
 from gbr.data.groups import FAILED
 from gbr.data.table import Group, Roles, Table, read_table, recognise, texts, write_table
@@ -61,7 +62,9 @@ class TableFeatures:
             raise DataError(f"table {table.name}: no training rows; check its split")
         self.known = known = part(table, "train", "valid")
         self.roles = known.roles
-        self._levels = {name: _levels(known.frame[name]) for name in known.roles.config}
+        self._words = {name: words for name in known.roles.config if (words := _varying_words(known.frame[name]))}
+        configs = self.configs(known.frame)
+        self._levels = {column.name: _levels(column) for column in configs.iter_columns()}
         self._numbers, self._categories = _context_columns(known)
         self._number = {key: number for number, key in enumerate(_keys(known.frame, known.groups, known.roles))}
         indptr = bounds(known.groups)
@@ -106,28 +109,70 @@ class TableFeatures:
         """
         return self._extractor.by_group(self._parameters(frame), self._context(frame, np.zeros(1, np.int64)))
 
+    def configs(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Columns that can be chosen, with one per word of structured strings, such as ``|conv~0|+|skip~0|pool~1|``."""
+        columns: list[pl.Series] = []
+        for name in self.roles.config:
+            words = _words(frame[name])
+            columns += [
+                recognise(words.list.get(at, null_on_oob=True)).alias(f"{name}[{at}]")
+                for at in self._words.get(name, ())
+            ] or [frame[name]]
+        return pl.DataFrame(columns)
+
     def _parameters(self, frame: pl.DataFrame) -> list[Parameter]:
-        return [_parameter(frame[name], self._levels[name]) for name in self.roles.config]
+        """Parameters, counts of words, and figures of the device if it can be chosen."""
+        configs = self.configs(frame)
+        found = [_parameter(configs[name], levels) for name, levels in self._levels.items()]
+        for name, at in self._words.items():
+            words = _words(frame[name])
+            levels = Counter(level for position in at for level in self._levels[f"{name}[{position}]"])
+            for level in [level for level, count in levels.items() if count > 1]:
+                counts = words.list.count_matches(level).cast(pl.Float64)
+                found.append(Parameter(f"{name}: {level}", counts.to_numpy()))
+        if self.roles.device in self.roles.config:
+            figures = _figures(texts(frame[self.roles.device]).to_list())
+            found += [
+                Parameter(f"{self.roles.device}.{column.name}", values)
+                for column, values in zip(devices.FIGURES, figures.T, strict=True)
+            ]
+        return found
 
     def _context(self, frame: pl.DataFrame, first: IntArray) -> Context:
         """Context of each group, from its first row."""
         rows = frame[first]
         numbers = [_numbers(rows[name]) for name in self._numbers]
-        found: list[devices.Device | None] = [None] * len(first)
-        if self.roles.device is not None:
-            found = [_device(name) for name in texts(rows[self.roles.device]).to_list()]
-        unknown = np.full(len(devices.FIGURES), np.nan)
-        figures = [unknown if device is None else devices.figures(device) for device in found]
-        columns = devices.FIGURES if self.roles.device is not None else ()
+        names: list[str | None] = [None] * len(first)
+        device = self.roles.device
+        described = device is not None and device not in self.roles.config
+        if device is not None and described:
+            names = texts(rows[device]).to_list()
+        columns = devices.FIGURES if described else ()
         return Context(
             names=self._numbers,
             numbers=np.column_stack(numbers) if numbers else np.empty((len(first), 0)),
             categories=tuple(tuple(texts(rows[name]).fill_null("").to_list()) for name in self._categories),
-            figures=np.array(figures)[:, : len(columns)],
+            figures=_figures(names)[:, : len(columns)],
             figure_columns=columns,
-            vendors=tuple("" if device is None else device.vendor for device in found),
+            vendors=tuple("" if (found := _device(name)) is None else found.vendor for name in names),
             category_names=self._categories,
         )
+
+
+def _words(column: pl.Series) -> pl.Series:
+    return texts(column).fill_null("").str.extract_all(r"[\w.]+")
+
+
+def _varying_words(column: pl.Series) -> tuple[int, ...]:
+    """Positions of the words that vary and identify a string, if all strings have as many; empty for others."""
+    if column.dtype != pl.String or column.n_unique() <= MOST_LEVELS:
+        return ()
+    words = _words(distinct := column.unique().drop_nulls())
+    if (lengths := words.list.len()).n_unique() > 1:
+        return ()
+    parts = pl.DataFrame({str(at): words.list.get(at) for at in range(lengths[0])})
+    varying = tuple(at for at, part in enumerate(parts.iter_columns()) if part.n_unique() > 1)
+    return varying if len(varying) > 1 and parts.n_unique() == len(distinct) else ()
 
 
 def _keys(frame: pl.DataFrame, groups: Sequence[Group], roles: Roles) -> list[tuple[str | None, ...]]:
@@ -145,6 +190,15 @@ def _device(name: str | None) -> devices.Device | None:
     except UsageError as fault:
         warnings.warn(f"{fault}; features of this device are missing", GbrWarning, stacklevel=2)
         return None
+
+
+def _figures(names: Sequence[str | None]) -> FloatArray:
+    """Figures of devices by their names, float64 (len(names), len(FIGURES)); NaN for an unknown device."""
+    unknown = np.full(len(devices.FIGURES), np.nan)
+    by_name = {
+        name: unknown if (device := _device(name)) is None else devices.figures(device) for name in dict.fromkeys(names)
+    }
+    return np.array([by_name[name] for name in names]).reshape(len(names), len(unknown))
 
 
 def known_features(folder: Path, of_runtimes: bool = False) -> TableFeatures:

@@ -27,6 +27,7 @@ import json
 import math
 import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -63,6 +64,9 @@ _FAILED: Final = 1e20
 #: Names of axes of a problem size.
 _AXES: Final = "xyz"
 
+#: Names of new columns: of the device, and of the number in its name.
+_MOST_UNPIVOTED: Final = 2
+
 #: Words of a name of a target, by precedence, and of columns that are no target.
 _TIMES: Final = ("time", "runtime", "latency", "duration", "elapsed", "ns", "us", "ms", "sec", "seconds")
 _RATES: Final = ("throughput", "gflops", "tflops", "flops", "fps", "qps", "bandwidth", "gbps")
@@ -94,7 +98,10 @@ class Source:
 
 
 def import_files(
-    paths: Sequence[Path], kind: str | None = None, given: Mapping[str, Any] | None = None
+    paths: Sequence[Path],
+    kind: str | None = None,
+    given: Mapping[str, Any] | None = None,
+    unpivot: Sequence[str] = (),
 ) -> tuple[pl.DataFrame, Roles, list[str]]:
     """Read files as one table.
 
@@ -106,6 +113,9 @@ def import_files(
         One of FORMATS; by default, name and content of each file tell.
     given : mapping, optional
         Fields of the roles that replace those of the formats.
+    unpivot : sequence of str
+        For data frames with a column of targets per device: the name of a new column with the names of these columns,
+        and, optionally, of one with the numbers at their ends, if they differ in these as ``v100_1`` and ``v100_32``.
 
     Returns
     -------
@@ -124,6 +134,8 @@ def import_files(
     given = {name: value for name, value in (given or {}).items() if value is not None}
     sources = [read_source(path, kind) for path in paths]
     notes = [f"{source.path}: {note}" for source in sources for note in source.notes]
+    if unpivot:
+        sources = [_unpivoted(source, unpivot, given) for source in sources]
     sources = [_with_device(source, len(sources) > 1, given) for source in sources]
     try:
         frame = join_frames([_plain_columns(source) for source in sources])
@@ -576,6 +588,43 @@ def _lists(name: str, values: list[Any]) -> pl.Series:
     except (pl.exceptions.PolarsError, TypeError, OverflowError):
         lists = [value if isinstance(value, list) else [] for value in values]
         return pl.Series(name, [[x for x in each if isinstance(x, float)] for each in lists], kind)
+
+
+# Columns of targets ---------------------------------------------------------------------------------------------------
+
+
+def _unpivoted(source: Source, names: Sequence[str], given: Mapping[str, Any]) -> Source:
+    """One row per column of numbers that has no other role; see :func:`import_files`."""
+    path, frame = source.path, source.frame
+    target = given.get("target", _TIMES[0])
+    device = given.get("device")
+    kept = {*given.get("group", ()), *given.get("config", ()), *given.get("context", ()), device} - {None, *names}
+    measured = [name for name in frame.columns if frame[name].dtype.is_numeric() and name not in kept]
+    index = [name for name in frame.columns if name not in measured]
+    if source.roles is not None or not measured or not index or len(names) > _MOST_UNPIVOTED:
+        raise UsageError(
+            f"{path}: --unpivot: expected one or two names, and a data frame with columns that describe configurations "
+            f"and columns of numbers, one per device; there is {listed(frame.columns)}"
+        )
+    for name in (*names, target):
+        if name in index:
+            raise UsageError(f"{path}: --unpivot: there is already a column {name!r}; choose another name")
+    first, *second = names
+    frame = frame.unpivot(measured, index=index, variable_name=first, value_name=target)
+    if second:
+        split = {name: re.fullmatch(r"(.+)[_-](\d+)", name) for name in measured}
+        count = Counter(found[1] for found in split.values() if found)
+        pairs = {name: (found[1], int(found[2])) for name, found in split.items() if found and count[found[1]] > 1}
+        devices, batches = zip(*(pairs.get(name, (name, None)) for name in frame[first]), strict=True)
+        frame = frame.with_columns(pl.Series(first, devices), pl.Series(second[0], batches, pl.Int64))
+    roles = Roles(
+        group=tuple(names),
+        config=tuple(name for name in index if name not in kept),
+        target=target,
+        device=first if _find([first], _DEVICES) else None,
+        direction=DIRECTIONS[_is_rate(target)],
+    )
+    return replace(source, frame=frame, roles=roles)
 
 
 # Guesses --------------------------------------------------------------------------------------------------------------
