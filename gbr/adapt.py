@@ -28,6 +28,7 @@ from gbr.models.arrays import numbers, present
 
 if TYPE_CHECKING:
     from features.hardware import Hardware
+    from gbr.data.table import Table
     from gbr.models.transfer import Transfer
     from gbr.ranker import Ranker
 
@@ -184,10 +185,10 @@ class TableRows:
         self, rows: Any, model: Ranker, fixed: Mapping[str, Any] | None = None, most: int | None = None,
         kept: int | None = None,
     ) -> None:  # fmt: skip
-        from gbr.data.table import read_rows, texts  # polars, which graphs do not need
+        from gbr.data.table import Table, read_rows, texts  # polars, which graphs do not need
 
         features = model.table
-        table = read_rows(rows, features.roles, fixed)
+        table = rows if isinstance(rows, Table) else read_rows(rows, features.roles, fixed)
         if len(table.groups) > 1:
             names = ", ".join(group.name for group in table.groups[:_NAMED])
             raise DataError(f"{table.name}: {len(table.groups)} groups ({names} ...); expected the rows of one group")
@@ -258,13 +259,33 @@ def adapt_rows(rows: Any, configs: Any, runtimes: Any, *, ranker: Ranker, random
     ModelError
         When the ranker was not trained on a table.
     """
-    from gbr.models import within
-
     known = TableRows(rows, ranker)
     measured, target = _measured(len(known.rows), known.name, configs, runtimes, may_fail=True)
+    higher = ranker.table.roles.direction == "higher"
+    return _adapt(known, measured, -target if higher else target, random_state)
+
+
+def adapt_group(table: Table, ranker: Ranker) -> Adapted:
+    """:func:`adapt_rows` for one group of :func:`gbr.data.table.read_rows` whose known costs were measured.
+
+    Raises
+    ------
+    DataError
+        If too few different rows worked, or all costs are equal.
+    """
+    known, measured = TableRows(table, ranker), np.flatnonzero(~np.isnan(table.cost))
+    try:
+        return _adapt(known, measured, table.cost[measured])
+    except UsageError as fault:
+        where = f"{table.name}: group {known.name!r}: working rows with a value of {ranker.table.roles.target!r}"
+        raise DataError(f"{where}: {str(fault).partition(': ')[2]}") from fault
+
+
+def _adapt(known: TableRows, measured: IntArray, target: FloatArray, random_state: int = 0) -> Adapted:
+    """Scores of all rows by measured ones: lower targets are better, infinite ones failed."""
+    from gbr.models import within
+
     failed = np.isinf(target)
-    if ranker.table.roles.direction == "higher":
-        target = -target
     worked, inverse, counts = np.unique(measured[~failed], return_inverse=True, return_counts=True)
     target = np.bincount(inverse, target[~failed]) / counts
     _check_enough(worked, target)
@@ -283,8 +304,9 @@ def adapt_rows(rows: Any, configs: Any, runtimes: Any, *, ranker: Ranker, random
     scores = within.ranks(logit(within.ranks(scores) + 0.5) + agreement * logit(order + 0.5))
     if failed.any():
         chances = np.stack([known.chance, transfer.chance(measured, failed)])
+        chances[1, measured[failed]] = 1
         before, after = np.log1p(-np.minimum(chances, _MOST_CHANCE))
-        scores += scores.std() * (before - after)
+        scores += scores.std() * np.maximum(0, before - after)  # the order has the chance that is known before
     return Adapted(scores, len(worked), regressor.trust)
 
 
@@ -296,9 +318,7 @@ def _check_enough(rows: IntArray, target: FloatArray) -> None:
     if len(rows) < LEAST:
         raise UsageError(f"configs: expected at least {LEAST} different configurations, got {len(rows)}")
     if not np.ptp(target):
-        raise UsageError(
-            f"runtimes: expected different values, got {target[0]:g} for all configurations; measure others"
-        )
+        raise UsageError("runtimes: expected different values, got equal ones for all configurations; measure others")
 
 
 def _measured(

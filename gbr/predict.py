@@ -4,11 +4,13 @@ python -m gbr.predict --model runs/tile graph.npz --top 5
 python -m gbr.predict --model runs/tile data/npz/tile/cpu/test --jobs 2
 python -m gbr.predict --model runs/convolution settings.csv --top 20
 python -m gbr.predict --model runs/models --describe config.json --device "RTX 4090"
+python -m gbr.predict --model runs/convolution partly_measured.csv --adapt
 """
 
 from __future__ import annotations
 
 import csv
+import json
 import sys
 from collections.abc import Sequence
 from functools import cache, partial
@@ -46,6 +48,12 @@ if TYPE_CHECKING:
     "--price", multiple=True, metavar="NAME=PRICE", help="Price of a device per hour: order by cost; may be repeated."
 )
 @click.option("--jobs", type=cli.POSITIVE, default=1, metavar="N", help="Number of parallel processes.")
+@click.option(
+    "--adapt",
+    is_flag=True,
+    help="Tables: learn from the rows that have a value of the target, in the unit of the training table; empty cells "
+    "were not measured.",
+)
 @cli.report_option
 @click.option("--format", "form", type=click.Choice(("csv", "json")), default="csv", help="Output format.")
 @click.option("--json", "form", flag_value="json", help="The same as --format json.")
@@ -56,6 +64,7 @@ def main(
     top: int | None,
     describe: Sequence[str],
     jobs: int,
+    adapt: bool,
     report: Path | None,
     form: str,
     **run: Any,
@@ -63,18 +72,20 @@ def main(
     """Rank the configurations of graph files (.npz), the rows of tables (.parquet, .csv, .tsv), or all of a folder.
 
     The output has the row index and the score of each configuration of a graph, or of a group of a table, best first;
-    for a table also its chance to fail.
+    for a table also its chance to fail, and with --adapt whether it was measured.
     """
+    if adapt and report:
+        raise UsageError("--adapt: --report explains the order of the model, not an adapted one; leave out one of them")
     from gbr.report.report import summarise_prediction, write_report
 
     if describe:
-        if graphs or report:
-            raise UsageError("--describe: expected neither files nor --report")
+        if graphs or report or adapt:
+            raise UsageError("--describe: expected no files, --report or --adapt")
         _estimate(model, describe, top, form, **run)
         return
     if not graphs:
         raise UsageError("Missing argument 'FILE...', or --describe MODEL with --device NAME")
-    rankings = predict(model, graphs, None if report else top, jobs)
+    rankings = predict(model, graphs, None if report else top, jobs, adapt)
     shown = [
         {key: value[:top] if isinstance(value, list) else value for key, value in each.items()} for each in rankings
     ]
@@ -92,7 +103,7 @@ def main(
             keys = [value for value in each.values() if not isinstance(value, list)]
             indices, *floats = (value for value in each.values() if isinstance(value, list))
             for place, (index, *values) in enumerate(zip(indices, *floats, strict=True), 1):
-                writer.writerow((*keys, place, index, *map(repr, values)))
+                writer.writerow((*keys, place, index, *map(json.dumps, values)))
     if report:
         write_report(report, summarise_prediction(model, rankings, top))
 
@@ -125,7 +136,7 @@ def _estimate(
 
 
 def predict(
-    model: str | Path, graphs: Sequence[str | Path], top: int | None = None, jobs: int = 1
+    model: str | Path, graphs: Sequence[str | Path], top: int | None = None, jobs: int = 1, adapt: bool = False
 ) -> list[dict[str, Any]]:
     """Rank the configurations of graph files, or the rows of tables.
 
@@ -140,13 +151,15 @@ def predict(
         Only the best; all by default.
     jobs : int
         Processes of one thread each for graph files; with 1 this process uses all cores.
+    adapt : bool
+        For a model of a table, learn from measured rows, as :meth:`gbr.Ranker.predict_table` does.
 
     Returns
     -------
     list of dict
         Per graph: ``graph`` (path), ``configs`` (row indices in the file, best first; equal scores in the order of the
         file) and ``scores`` (lower is predicted faster; only their order is meaningful).  Per group of a table:
-        ``file``, ``group``, ``rows``, ``scores`` and ``failures`` (chance to fail).
+        ``file``, ``group``, ``rows``, ``scores``, ``failures`` (chance to fail) and, with ``adapt``, ``measured``.
 
     Raises
     ------
@@ -158,6 +171,8 @@ def predict(
     _load.cache_clear()  # the model may have been replaced
     is_estimate = io.physics_target(model) is not None
     is_table = not is_estimate and (io.read_manifest(Path(model)).get("trained_on") or {}).get("kind") == TABLE
+    if adapt and not is_table:
+        raise UsageError(f"--adapt: {model} ranks graphs; expected a model of a table (for graphs, use Ranker.adapt)")
     paths: list[Path] = []
     for path in map(Path, [graphs] if isinstance(graphs, str | Path) else graphs):
         files = [path]
@@ -168,7 +183,7 @@ def predict(
             raise DataError(f"{path}: no {what}; name files or a folder that contains them")
         paths += files
     if is_table:
-        return _rank_tables(_load(str(model), None), paths, top)
+        return _rank_tables(_load(str(model), None), paths, top, adapt)
     jobs = min(jobs, len(paths))
     rankings: list[dict[str, Any]] = [{}] * len(paths)
     with cli.progress(len(paths), "ranking") as advance:
@@ -192,18 +207,19 @@ def _table_files(folder: Path) -> list[Path]:
     return data_files(folder)
 
 
-def _rank_tables(ranker: Ranker, paths: Sequence[Path], top: int | None) -> list[dict[str, Any]]:
+def _rank_tables(ranker: Ranker, paths: Sequence[Path], top: int | None, adapt: bool) -> list[dict[str, Any]]:
     from gbr.data.table import read_rows
 
     found = []
     for path in paths:
-        table = read_rows(path, ranker.table.roles)
+        table = read_rows(path, ranker.table.roles, measured=adapt)
         for message in table.notes:
             cli.note(message)
         with cli.busy(f"ranking {path.name}"):
-            ranking = ranker.rank_table(table)
+            ranking = ranker.rank_table(table, adapt=adapt)
         for (group,), rows in ranking.group_by("group", maintain_order=True):
-            values = {f"{name}s": rows[name][:top].to_list() for name in rows.columns if name not in ("group", "place")}
+            lists = [name for name in rows.columns if name not in ("group", "place")]
+            values = {name if name == "measured" else f"{name}s": rows[name][:top].to_list() for name in lists}
             found.append({"file": str(path), "group": group, **values})
     return found
 

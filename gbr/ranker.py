@@ -458,7 +458,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         fit = adapt_rows if (self.trained_on_ or {}).get("kind") == TABLE else fit_within
         return fit(graph, configs, runtimes, ranker=self)
 
-    def predict_table(self, rows: Any) -> pl.DataFrame:
+    def predict_table(self, rows: Any, *, adapt: bool = False) -> pl.DataFrame:
         """Scores of the rows of a table, for a model that was trained on one.
 
         Parameters
@@ -466,28 +466,40 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         rows : path-like, or polars, pandas or Arrow table
             A Parquet, CSV or TSV file, or a table in memory, with the columns that describe groups, configurations and
             context in the training table; others are ignored.  Or the result of :func:`gbr.data.table.read_rows`.
+        adapt : bool
+            Learn from the rows of each group that have a value of the target, in the unit and direction of the training
+            table; marks of failures are those of the training table, and empty cells were not measured.
 
         Returns
         -------
         polars.DataFrame
             In the order of ``rows``: ``group`` (str), ``score`` (float64: lower is predicted faster, only the order in
             a group has meaning) and ``failure`` (float64: chance to fail).  With the objective ``runtime`` also
-            ``predicted``, ``low`` and ``high`` (float64: the target, in its unit, and its interval).
+            ``predicted``, ``low`` and ``high`` (float64: the target, in its unit, and its interval); with ``adapt``
+            instead ``measured`` (bool).
 
         Raises
         ------
         ModelError
             When the model was not trained on a table.
         DataError
-            When a column is missing, or the file cannot be read.
+            When a column is missing, or the file cannot be read; with ``adapt`` also when too few rows were measured.
         """
         import polars as pl
 
-        table, X = self.table_rows(rows)
+        table, X = self.table_rows(rows, measured=adapt)
         values = dict(zip(("score", "failure"), self.predict_both(X), strict=True))
-        if self.predicts_runtimes:
+        if adapt:
+            from gbr.adapt import adapt_group
+            from gbr.data.table import rows_of
+
+            groups = [rows_of(table, [group]) for group in table.groups]
+            values["score"] = np.concatenate([adapt_group(each, self).scores for each in groups])
+            values["measured"] = ~np.isnan(table.cost)
+            values["failure"] = np.where(values["measured"], np.isinf(table.cost), values["failure"])
+        elif self.predicts_runtimes:
             runtime, low, high = self.runtime_rows(X)
-            if (self.trained_on_ or {}).get("direction") == "higher":  # costs are inverse throughputs
+            if self.table.roles.direction == "higher":  # costs are inverse throughputs
                 runtime, low, high = 1 / runtime, 1 / high, 1 / low
             values |= {"predicted": runtime, "low": low, "high": high}
         names = pl.Series("group", [group.name for group in table.groups], pl.String)
@@ -495,7 +507,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         found = pl.DataFrame([names.gather(np.repeat(np.arange(len(sizes)), sizes))]).with_columns(**values)
         return found[np.argsort(table.row)]
 
-    def rank_table(self, rows: Any) -> pl.DataFrame:
+    def rank_table(self, rows: Any, *, adapt: bool = False) -> pl.DataFrame:
         """Rows of a table by group and predicted order, best first; ties in their order.
 
         The columns are ``group``, ``place`` (from 1 in each group), ``row`` (index in ``rows``), and the others of
@@ -503,11 +515,11 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         """
         import polars as pl
 
-        found = self.predict_table(rows).with_row_index("row").sort("group", "score", maintain_order=True)
+        found = self.predict_table(rows, adapt=adapt).with_row_index("row").sort("group", "score", maintain_order=True)
         place = pl.int_range(1, pl.len() + 1).over("group").alias("place")
         return found.select("group", place, pl.col("row").cast(pl.Int64), pl.exclude("group", "row"))
 
-    def table_rows(self, rows: Any) -> tuple[Table, NDArray[np.float32]]:
+    def table_rows(self, rows: Any, *, measured: bool = False) -> tuple[Table, NDArray[np.float32]]:
         """Rows of a table by group, and the model's columns of their features.
 
         Parameters and errors are those of :meth:`predict_table`.
@@ -515,7 +527,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         features = self.table
         from gbr.data.table import Table, read_rows
 
-        table = rows if isinstance(rows, Table) else read_rows(rows, features.roles)
+        table = rows if isinstance(rows, Table) else read_rows(rows, features.roles, measured=measured)
         return table, features(table.frame, table.groups)[:, self.columns_in(features.schema, table.name)]
 
     @property

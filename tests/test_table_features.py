@@ -16,7 +16,7 @@ from scipy.stats import rankdata
 from features.table import gpu, history
 from features.table.history import History
 from gbr.data.table import Roles, Table, make_table, read_rows, read_table
-from gbr.data.table_features import COST, TableFeatures, known_features, save_known_rows
+from gbr.data.table_features import TableFeatures, known_features, save_known_rows
 from gbr.errors import DataError, GbrWarning, UsageError
 from tests.tables import made_rows
 
@@ -205,7 +205,8 @@ def test_saved_rows_restore_the_features(tmp_path: Path) -> None:
     save_known_rows(tmp_path, features.known)
     again = known_features(tmp_path)
     assert again.schema.hash == features.schema.hash
-    assert read_table(tmp_path).roles.target == COST
+    saved, roles = read_table(tmp_path).roles, table.roles
+    assert (saved.target, saved.unit, saved.direction) == (roles.target, roles.unit, roles.direction)
     np.testing.assert_array_equal(again(table.frame, table.groups), features(table.frame, table.groups))
     changed = replace(table, cost=table.cost * 2)
     assert TableFeatures(changed).schema.hash != features.schema.hash

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import sys
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,13 +18,16 @@ import pytest
 from numpy.typing import NDArray
 
 from gbr import Ranker
+from gbr import predict as predict_command
 from gbr.adapt import LEAST, adapt_rows
 from gbr.data.table import Roles, write_table
-from gbr.errors import DataError, ModelError, UsageError
+from gbr.errors import DataError, ModelError, TuneError, UsageError
 from gbr.evaluation.metrics import kendall_tau
 from gbr.models.transfer import Transfer, improvement
 from gbr.train import train
 from gbr.tune import TableSpace, Tuner
+from gbr.tune import __main__ as tune_command
+from gbr.tune.tables import Command
 
 FIXED = {"device": "A6000", "kernel": "k"}
 SPACE = pl.DataFrame(
@@ -239,3 +245,111 @@ def test_kernel_tuner_replays_a_cache(model: Ranker, tmp_path: Path) -> None:
     )  # fmt: skip
     assert len(results) == 6
     assert env["best_config"]["time"] < 1.05 * COST.min()
+
+
+@pytest.fixture(scope="module")
+def files(model: Ranker, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with a ``run``, ``candidates.csv``, the ``measured.csv`` ones and those of ``two.parquet`` groups."""
+    folder = tmp_path_factory.mktemp("files")
+    model.save(folder / "run")
+    rows = SPACE.with_columns(pl.lit(value).alias(name) for name, value in FIXED.items())
+    rows.write_csv(folder / "candidates.csv")
+    times = ["boom" if np.isinf(cost) else repr(cost) for cost in COST.tolist()]
+    rows.with_columns(time=pl.Series(times)).write_csv(folder / "measured.csv")
+    pl.concat([rows, rows.with_columns(device=pl.lit("H100"))]).write_parquet(folder / "two.parquet")
+    return folder
+
+
+def tuned(files: Path, name: str, *arguments: object) -> int:
+    """Run the command of tuning in ``files``."""
+    options = ["--space", f"table:{files / name}", "--model", files / "run", *arguments]
+    return tune_command.main([*map(str, options)])
+
+
+def test_a_table_with_its_target_is_replayed(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tuned(files, "measured.csv", "--budget", 6, "--default", 7, "--out", files / "replay", "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["best"]["runtime"] < 1.05 * COST.min()
+    assert result["default"] == COST[7]
+    assert result["verdict"]["speedup"] == pytest.approx(COST[7] / result["best"]["runtime"])
+    assert "recorded as failed" not in result["failed"].values()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs sh")
+def test_a_command_measures_a_table_and_resumes(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = r"sh -c 'test {tile} -lt 8 && echo \"{order}: step 3, 1.{block_size_x}5e1 ms\"'"
+    options = "--measure", command, "--group", "k-H100", "--out", files / "search"
+    assert tuned(files, "two.parquet", *options, "--budget", 2) == 0
+    assert "time" in capsys.readouterr().out
+    assert tuned(files, "two.parquet", *options, "--budget", 4, "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["measured"], result["resumed"], result["space"]) == (4, 2, "k-H100")
+    assert result["best"]["runtime"] == pytest.approx(float(f"1.{result['best']['choice']['block_size_x']}5e1"))
+    assert {*result["failed"].values()} == {"exit status 1"}
+
+
+def test_commands_say_why_they_failed() -> None:
+    rows = [{"a.b": 3, "word": "it's $(date)"}]
+
+    def measured(code: str, higher: bool = False) -> float | str:
+        command = Command(shlex.join([sys.executable, "-c", code, "{a.b}", "{word}"]), rows, higher=higher)
+        return command().__call__(0)
+
+    assert measured("import sys; print(sys.argv[1:], len(sys.argv[2]), 'in A100')") == 12
+    assert measured("print('2 GB/s, .5')", higher=True) == 2
+    assert measured("print('v2.0, none')") == "no number in its output: v2.0, none"
+    assert str(measured("print('step 1: nan')")) == "nan"
+    assert measured("import sys; print(1); sys.exit('too {{large}}')") == "exit status 1: too {large}"
+    with pytest.raises(TuneError, match=r"--measure: no-such-3: cannot be run \(No such file"):
+        Command("no-such-{a.b}", rows).measure(0)
+    for wrong, message in (("x {a}", "no column 'a'"), ("x", r"such as \{a.b\}"), ("x '{word}", "No closing")):
+        with pytest.raises(UsageError, match=message):
+            Command(wrong, rows)
+
+
+def test_searches_of_tables_say_what_is_missing(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, message in (
+        (("two.parquet", "--measure", "x {tile}"), "2 groups ('k-A6000', 'k-H100'); choose one by --group NAME"),
+        (("two.parquet", "--group", "k-h100"), "expected a command by --measure, or recorded values to replay"),
+        (("two.parquet", "--measure", "x {tile}", "--group", "k-h10"), "did you mean 'k-H100'?"),
+        (("measured.csv", "--default", 80), "row 80 is not one of the 80 of group k-A6000"),
+    ):
+        assert tuned(files, *arguments) in (1, 2)
+        assert message in capsys.readouterr().err.splitlines()[-1]
+    assert tune_command.main(["--space", f"table:{files / 'measured.csv'}"]) == 2
+    assert "needs a run that was trained on a table" in capsys.readouterr().err
+
+
+def test_rows_of_a_file_that_were_measured_adapt_the_order(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = pl.read_csv(files / "measured.csv")
+    given = np.isin(np.arange(len(rows)), np.random.default_rng(0).choice(len(rows), 20, replace=False))
+    partly = rows.with_columns(time=pl.when(pl.Series(given)).then("time"))
+    partly.write_csv(path := files / "partly.csv")
+
+    def predict(*arguments: object) -> int:
+        return predict_command.main(["--model", str(files / "run"), "--adapt", *map(str, arguments)])
+
+    assert predict(path) == 0
+    found = pl.read_csv(capsys.readouterr().out.encode())
+    assert found.columns == ["file", "group", "place", "row", "score", "failure", "measured"]
+    assert set(found.filter("measured")["row"]) == set(np.flatnonzero(given).tolist())
+    model = Ranker.load(files / "run")
+    known = np.flatnonzero(given)
+    expected = model.adapt(partly, known, [None if np.isinf(cost) else cost for cost in COST[known].tolist()])
+    assert found["row"].to_list() == expected.rank().tolist()
+    # Rows that failed, and those that are known to fail, come last.
+    assert np.isinf(COST[found["row"].to_numpy()[-np.isinf(COST).sum() :]]).all()
+
+    throughput = partly.with_columns(time=(1 / pl.col("time").cast(pl.Float64, strict=False)).cast(pl.String))
+    throughput = throughput.with_columns(time=pl.when(partly["time"] == "boom").then(pl.lit("0")).otherwise("time"))
+    model.table.roles = replace(model.table.roles, direction="higher")
+    assert model.rank_table(throughput, adapt=True)["row"].to_list() == found["row"].to_list()
+
+    for frame, message in (
+        (rows.drop("time"), "no column 'time' with measured values"),
+        (partly.head(9), "group 'k-A6000': working rows with a value of 'time': expected at least 5 different"),
+        (rows.with_columns(time=pl.lit(2)), "expected different values"),
+    ):
+        frame.write_csv(files / "wrong.csv")
+        assert predict(files / "wrong.csv") == 1
+        assert message in capsys.readouterr().err.splitlines()[-1]

@@ -37,7 +37,7 @@ import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import lru_cache
 from os import PathLike
@@ -264,7 +264,7 @@ def make_table(
     return Table(name, roles, frame, cost[order], repeat, groups, order, source or {}, tuple(notes), fold)
 
 
-def read_rows(source: Any, roles: Roles, fixed: Mapping[str, Value] | None = None) -> Table:
+def read_rows(source: Any, roles: Roles, fixed: Mapping[str, Value] | None = None, *, measured: bool = False) -> Table:
     """Read configurations to rank: groups, parameters and context, without their target.
 
     Parameters
@@ -275,11 +275,13 @@ def read_rows(source: Any, roles: Roles, fixed: Mapping[str, Value] | None = Non
         Of the table that the model was trained on.
     fixed : mapping, optional
         Values of columns that are equal in all rows.
+    measured : bool
+        Read the target as well; cells that are empty or NaN are unknown, not failed.
 
     Returns
     -------
     Table
-        Its groups are of no split, its costs are unknown (NaN).
+        Its groups are of no split, unknown costs are NaN.
 
     Raises
     ------
@@ -311,12 +313,28 @@ def read_rows(source: Any, roles: Roles, fixed: Mapping[str, Value] | None = Non
             raise DataError(f"{where}: no column {name!r}, which the model needs{nearest(name, frame.columns)}")
     if not len(frame):
         raise DataError(f"{where}: no rows; expected one row per configuration")
-    if unused := [name for name in frame.columns if name not in roles.described]:
+    cost = _known_cost(frame, roles, where) if measured else np.full(len(frame), np.nan)
+    used = {*roles.described, *((roles.target, roles.status) if measured else ())}
+    if unused := [name for name in frame.columns if name not in used]:
         notes.append(f"{where}: columns that the model does not use: {listed(unused)}")
     frame = pl.DataFrame([plain(frame[name], where) for name in roles.described])
     groups, order = _group_rows(frame.select(roles.group), np.full(len(frame), len(SPLITS)), Path(where).stem)
-    unknown = np.full(len(frame), np.nan)
-    return Table(where, roles, frame[order], unknown, None, groups, order, {}, tuple(notes))
+    return Table(where, roles, frame[order], cost[order], None, groups, order, {}, tuple(notes))
+
+
+def rows_of(table: Table, groups: Sequence[Group]) -> Table:
+    """The rows of adjacent groups."""
+    start = groups[0].start
+    rows = slice(start, groups[-1].stop)
+    return replace(
+        table,
+        frame=table.frame[rows],
+        cost=table.cost[rows],
+        repeat=None if table.repeat is None else table.repeat[rows],
+        row=table.row[rows],
+        fold=None if table.fold is None else table.fold[rows],
+        groups=tuple(replace(group, start=group.start - start, stop=group.stop - start) for group in groups),
+    )
 
 
 def data_files(folder: Path) -> list[Path]:
@@ -343,7 +361,18 @@ def write_table(folder: str | Path, frame: pl.DataFrame, roles: Roles) -> None:
     write_text(folder / FILE, _as_toml(roles), DataError)
 
 
-def _cost(frame: pl.DataFrame, roles: Roles, path: Path) -> FloatArray:
+def _known_cost(frame: pl.DataFrame, roles: Roles, where: str) -> FloatArray:
+    """The target as a cost, infinite for failed configurations and NaN where it is empty or NaN."""
+    if roles.target not in frame.columns:
+        known = nearest(roles.target, frame.columns)
+        raise DataError(f"{where}: no column {roles.target!r} with measured values{known}")
+    cost = _cost(frame, roles, where)
+    empty = texts(frame[roles.target]).str.to_lowercase().is_in(["", *_MISSING]).fill_null(True).to_numpy()
+    status = roles.status if roles.status in frame.columns else roles.target
+    return np.where(empty & ~_among(frame[status], roles.failed), np.nan, cost)
+
+
+def _cost(frame: pl.DataFrame, roles: Roles, path: Path | str) -> FloatArray:
     """The target as a cost, infinite for failed configurations."""
     target = frame[roles.target]
     if not (target.dtype.is_numeric() or target.dtype in (pl.String, pl.Null)):

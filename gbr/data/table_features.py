@@ -18,15 +18,14 @@ from features.schema import Schema
 from features.table.extractor import MOST_LEVELS, Context, Parameter, TableExtractor
 from gbr.data import devices
 from gbr.data.groups import FAILED
-from gbr.data.table import Group, Roles, Table, read_table, recognise, texts, write_table
+from gbr.data.table import Group, Roles, Table, read_table, recognise, rows_of, texts, write_table
 from gbr.errors import DataError, GbrWarning, UsageError
 
 #: Binary digits of the largest encoded cost, exact in float64, and of its divisor.
 _BITS: Final = 50
 _MOST_BITS: Final = 61
 
-#: Columns of the cost and the split in the rows that are saved with a model.
-COST: Final = "cost of the row"
+#: Column of the split in the rows that are saved with a model.
 SPLIT: Final = "split of the row"
 
 FloatArray = NDArray[np.float64]
@@ -234,18 +233,7 @@ def duplicates(table: Table) -> IntArray:
 
 def part(table: Table, *splits: str) -> Table:
     """The rows of one split, or of adjacent ones."""
-    groups = [group for group in table.groups if group.split in splits]
-    rows = slice(groups[0].start, groups[-1].stop)
-    start = rows.start
-    return replace(
-        table,
-        frame=table.frame[rows],
-        cost=table.cost[rows],
-        repeat=None if table.repeat is None else table.repeat[rows],
-        row=table.row[rows],
-        fold=None if table.fold is None else table.fold[rows],
-        groups=tuple(replace(group, start=group.start - start, stop=group.stop - start) for group in groups),
-    )
+    return rows_of(table, [group for group in table.groups if group.split in splits])
 
 
 def _context_columns(table: Table) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -304,10 +292,11 @@ def encoded(table: Table) -> dict[str, IntArray]:
 def save_known_rows(folder: Path, known: Table) -> None:
     """Write :attr:`TableFeatures.known` as a table, whose :func:`known_features` are the same."""
     splits = np.repeat([group.split for group in known.groups], np.diff(bounds(known.groups)))
-    cost = np.where(np.isfinite(known.cost), known.cost, np.nan)
-    frame = known.frame.with_columns(pl.Series(COST, cost), pl.Series(SPLIT, splits))
+    roles, cost = known.roles, np.where(np.isfinite(known.cost), known.cost, np.nan)
+    target = pl.Series(roles.target, 1 / cost if roles.direction == "higher" else cost)
+    # Marks of failures are kept for rows that are measured later; here, a missing target says it.
+    status = [] if roles.status in (None, *roles.described) else [pl.lit(None, pl.String).alias(str(roles.status))]
+    frame = known.frame.with_columns(target, pl.Series(SPLIT, splits), *status)
     valid = {SPLIT: ("valid",)} if "valid" in splits else {}
-    roles = replace(
-        known.roles, target=COST, direction="lower", repeats=(), failed=(), status=None, test={}, valid=valid
-    )  # fmt: skip
+    roles = replace(roles, repeats=(), test={}, valid=valid)
     write_table(folder, frame, roles)

@@ -1,8 +1,9 @@
-"""``python -m gbr.tune``: search the configurations of a program for a fast one, with few measurements."""
+"""``python -m gbr.tune``: search the configurations of a program or a table for a fast one, with few measurements."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +17,7 @@ from gbr.data.files import write_json
 from gbr.errors import TuneError, UsageError
 from gbr.models.io import physics_target
 from gbr.tune.runner import Child, Found, Replay, search
+from gbr.tune.space import Space
 from gbr.tune.tuner import Tuner
 
 if TYPE_CHECKING:
@@ -37,7 +39,17 @@ Spaces:
                            layout:resnet_nhwc
   layout:FILE.py:NAME      your own program: NAME() returns a function for JAX
                            and a tuple of its arguments
-  replay:GRAPH.npz         recorded runtimes of a graph, or a folder of graphs"""
+  replay:GRAPH.npz         recorded runtimes of a graph, or a folder of graphs
+  table:FILE.csv|parquet   rows of one group of a table, with --model, a run
+                           that was trained on a table of other devices
+
+\b
+A command measures a table, here one with the columns block and unroll:
+  gbr tune --space table:candidates.csv --model runs/gemm \\
+      --measure "./bench --block {block} --unroll {unroll}"
+Its last number on standard output is the target, in the direction of the
+training table; an exit status other than 0, or no number, is a failure.
+Placeholders are columns of the file; {{ and }} are braces.  There is no shell."""
 
 
 @cli.command("gbr.tune", epilog=_EPILOG)
@@ -48,6 +60,16 @@ Spaces:
     metavar="DIR",
     help="Run directory written by gbr train, of the space's kind, or physics:HARDWARE.  [default: physics]",
 )
+@click.option(
+    "--measure", metavar="COMMAND", help="Tables: command to measure with.  [default: replay the values in the file]"
+)
+@click.option("--group", metavar="NAME", help="Tables: group to search, if there are several.")
+@click.option(
+    "--default",
+    type=click.IntRange(0),
+    metavar="ROW",
+    help="Tables: row that the best is compared with, from 0.  [default: the first of the group]",
+)
 @click.option("--budget", type=cli.POSITIVE, default=40, metavar="N", help="Number of configurations to measure.")
 @click.option("--seconds", type=cli.POSITIVE_FLOAT, metavar="S", help="Start no measurement after S seconds.")
 @click.option(
@@ -57,25 +79,31 @@ Spaces:
     "--candidates",
     type=cli.POSITIVE,
     metavar="N",
-    help="Number of configurations to choose from.  [default: 512 tiles, 1024 layouts, all of a replay]",
+    help="Number of configurations to choose from.  [default: 512 tiles, 1024 layouts, all of a replay or table]",
 )
 @cli.seed_option
 @click.option("--out", type=cli.PATH, metavar="DIR", help="Folder of journal and result.  [default: runs/tune/<space>]")
 @cli.json_option
 def main(space: str, model: Path | None, out: Path | None, as_json: bool, **options: Any) -> None:
-    """Search the configurations of a program for a fast one, measuring as few as possible.
+    """Search the configurations of a program or a table for a fast one, measuring as few as possible.
 
     Every measurement is written to a journal at once: run the same command again to resume.
     """
     kind, _, name = space.partition(":")
-    if kind not in ("tile", "layout", "replay") or not name:
-        raise UsageError(f"--space: expected tile:KERNEL, layout:PROGRAM or replay:GRAPH.npz, got {space!r}")
-    folder = out or Path("runs") / "tune" / f"{kind}-{Path(name.replace(':', '-')).name.removesuffix('.npz')}"
+    if kind not in ("tile", "layout", "replay", "table") or not name:
+        expected = "tile:KERNEL, layout:PROGRAM, replay:GRAPH.npz or table:FILE.csv"
+        raise UsageError(f"--space: expected {expected}, got {space!r}")
+    for option in ("measure", "group", "default"):
+        if kind != "table" and options[option] is not None:
+            raise UsageError(f"--{option}: only for --space table:FILE, got {space!r}")
+    folder = out or Path("runs") / "tune" / _folder_name(kind, name, options["group"], options["measure"])
     ranker = None
     if model is not None and physics_target(model) != "":  # the estimate for the machine of the space is the default
         from gbr.ranker import Ranker  # boosting libraries, not for --help
 
         ranker = Ranker.load(model).set_params(n_jobs=1)
+    if kind == "table" and ranker is None:
+        raise UsageError("--model: --space table:FILE needs a run that was trained on a table")
     if kind == "replay" and Path(name).is_dir():
         paths = sorted(path for path in Path(name).glob("*.npz") if not path.name.startswith("."))
         if not paths:
@@ -94,18 +122,41 @@ def main(space: str, model: Path | None, out: Path | None, as_json: bool, **opti
     if as_json:
         cli.emit_json(result)
     else:
-        _print(tuner, found, unit=1.0 if kind == "replay" else 1e3)
+        _print(tuner, found, *_shown(kind, ranker))
     cli.note(f"journal and result are in {folder}")
+
+
+def _folder_name(kind: str, name: str, group: str | None, measure: str | None) -> str:
+    if kind != "table":
+        return f"{kind}-{Path(name.replace(':', '-')).name.removesuffix('.npz')}"
+    parts = ("replay" if measure is None else kind, Path(name).name.partition(".")[0], group)
+    return "-".join(part for part in parts if part)
+
+
+def _shown(kind: str, model: Ranker | None) -> tuple[str, Callable[[float], float]]:
+    """Name of the figure of a configuration, and its value from the runtime."""
+    if kind == "table" and model is not None:
+        roles = model.table.roles
+        name = f"{roles.target}, {roles.unit}" if roles.unit else roles.target
+        return name, (lambda runtime: 1 / runtime) if roles.direction == "higher" else float
+    return ("runtime", float) if kind == "replay" else ("µs", lambda runtime: runtime / 1e3)
 
 
 def _search(
     kind: str, name: str, out: Path, model: Ranker | None, *,
     budget: int, seconds: float | None, timeout: float, candidates: int | None, seed: int,
+    measure: str | None, group: str | None, default: int | None,
 ) -> tuple[dict[str, Any], Tuner, Found]:  # fmt: skip
     measuring: Any
+    space: Space
     if kind == "replay":
         replay = Replay(Path(name))
         space, measuring, rounds = replay.space, nullcontext(replay), _REPLAY_ROUNDS
+    elif kind == "table" and model is not None:
+        from gbr.tune.tables import table_search  # polars, not for --help
+
+        space, measuring = table_search(Path(name), model, group, default, measure, timeout)
+        rounds = _REPLAY_ROUNDS if measure is None else _ROUNDS
     else:
         from gbr.tune.jax import layout_space, tile_space  # numba and jax, not for --help
 
@@ -113,9 +164,9 @@ def _search(
         space, make = (tile_space if kind == "tile" else layout_space)(name, **sampling)
         measuring, rounds = Child(make, timeout), _ROUNDS
     tuner = Tuner(space, model, seed=seed)
-    with measuring as measure, cli.progress(min(budget, len(space)), "measuring") as advance:
+    with measuring as run, cli.progress(min(budget, len(space)), "measuring") as advance:
         found = search(
-            tuner, measure, budget=budget, seconds=seconds, journal=out / JOURNAL, rounds=rounds,
+            tuner, run, budget=budget, seconds=seconds, journal=out / JOURNAL, rounds=rounds,
             on_outcome=lambda _config, _outcome: advance(1),
         )  # fmt: skip
     if found.resumed:
@@ -139,15 +190,15 @@ def _search(
     return result, tuner, found
 
 
-def _print(tuner: Tuner, found: Found, unit: float) -> None:
+def _print(tuner: Tuner, found: Found, figure: str, shown: Callable[[float], float]) -> None:
     space = tuner.space
     rows = []
     for rank, best in enumerate(tuner.leaders(_SHOWN), 1):
         text = " ".join(f"{name}={value}".replace(" ", "") for name, value in space.describe(best.config).items())
         choice = shorten(text, _LONGEST_NAME, placeholder=f" … ({RESULT})") or "default of the compiler"
-        rows.append((rank, choice, best.runtime / unit, _speedup(found, best.runtime)))
+        rows.append((rank, choice, shown(best.runtime), _speedup(found, best.runtime)))
     title = f"{space.name}: {found.measured} of {len(space)} measured"
-    cli.table(title, ("", "choice", "µs" if unit > 1 else "runtime", "speedup"), rows)
+    cli.table(title, ("", "choice", figure, "speedup"), rows)
     for reason in list(tuner.failures.values())[:_SHOWN]:
         print(f"failed: {reason}")
     print(found.verdict or "No comparison: there is no default, it failed, or all other configurations did.")

@@ -178,7 +178,8 @@ class TableSpace(Space):
     Parameters
     ----------
     rows : path-like, or polars, pandas or Arrow table
-        Configurations, with the columns of groups and context of the training table.
+        Configurations, with the columns of groups and context of the training table, or the result of
+        :func:`gbr.data.table.read_rows`.
     model : Ranker
         Trained by ``python -m gbr.train --subset table:NAME``.
     fixed : mapping, optional
