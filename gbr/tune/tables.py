@@ -129,8 +129,8 @@ def table_search(
         raise UsageError(f"--default: row {default} is not one of the {len(table.row)} of group {table.groups[0].name}")
     space = TableSpace(table, model, default=0 if default is None else int(at[0]))
     if command is not None:
-        names = dict.fromkeys((*roles.config, *roles.described))
-        rows = table.frame[space.rows].select(names).rows(named=True)
+        columns = dict.fromkeys((*roles.config, *roles.described))
+        rows = table.frame[space.rows].select(*columns).rows(named=True)
         return space, Child(Command(command, rows, higher=roles.direction == "higher"), timeout)
     if unknown := int(np.isnan(table.cost).sum()):
         raise UsageError(
