@@ -29,6 +29,8 @@ _BLOCK: Final = 1024
 #: where a failure is as bad as so many halvings of the speed.
 _LEAST_TRANSFER: Final = 2
 _FAILURE: Final = 5.0
+#: Measurements before every second proposal is a neighbour of the fastest.
+_LEAST_LOCAL: Final = 4
 #: A runtime of 0 has no logarithm.
 _SHORTEST: Final = 1e-12
 
@@ -181,6 +183,9 @@ class Tuner:
     def _improving(self, transfer: Transfer, free: IntArray, n: int) -> IntArray:
         """Configurations with the largest expected improvement of the runtime, times the chance to work.
 
+        Every second one differs from the fastest so far in one parameter, where such are left: predictions are too
+        smooth to tell which of its neighbours is faster.
+
         Those of a batch are as fast as predicted, for the next ones.
         """
         from gbr.models.transfer import improvement  # scikit-learn, not for --help
@@ -197,6 +202,11 @@ class Tuner:
                 mean, deviation = transfer.predict(np.array(rows), np.array(target))
                 merit = improvement(mean[free], deviation[free], min(target)) * (1 - failed)
             merit[np.isin(free, chosen)] = -np.inf
+            count = len(tried) + len(chosen)
+            if rows and count >= _LEAST_LOCAL and count % 2 == 0:
+                near = (self.space.choices[free] != self.space.choices[rows[int(np.argmin(target))]]).sum(axis=1) <= 1
+                if np.isfinite(merit[near]).any():
+                    merit[~near] = -np.inf
             chosen.append(int(free[merit.argmax()]))
             if len(rows) >= _LEAST_TRANSFER:
                 rows.append(chosen[-1])
