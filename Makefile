@@ -31,7 +31,7 @@ export LD_LIBRARY_PATH := $(CURDIR)/$(VENV)/openmp$(if $(LD_LIBRARY_PATH),:$(LD_
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test kernels oldest newest lint bench quality soak clean
+.PHONY: help demo test kernels oldest newest lint docs bench quality soak clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -62,6 +62,9 @@ lint: $(VENV)/.dev ## Check style, types and imports between modules
 	@$(PY) -m mypy --no-error-summary
 	@output=$$($(VENV)/bin/lint-imports --no-logo) || { echo "$$output"; exit 1; }
 
+docs: $(VENV)/.docs ## Build the site into build/docs
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+
 bench: $(VENV)/.dev ## Measure speed; table and pages in benchmarks/results
 	@$(PY) -m benchmarks $(ARGS)
 
@@ -77,7 +80,8 @@ clean: ## Remove .venv, caches and the feature store; keep trained models
 	@find features gbr tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.dev: EXTRAS := [cluster,collect,dev,search]
-$(VENV)/.demo $(VENV)/.dev: pyproject.toml $(wildcard constraints*.txt) $(VENV)/.made
+$(VENV)/.docs: EXTRAS := [docs]
+$(VENV)/.demo $(VENV)/.dev $(VENV)/.docs: pyproject.toml $(wildcard constraints*.txt) $(VENV)/.made
 	@echo "gbr: installing gbr$(EXTRAS) and its dependencies into $(VENV)" >&2
 	@$(PY) -m pip install --quiet $(PINS) --editable '.$(EXTRAS)'
 	@$(openmp)
