@@ -20,7 +20,7 @@ def flow() -> str:
     """From a graph and its configurations to an order."""
     boxes = (
         ("graph", "operations, shapes"),
-        ("features", "a vector per configuration"),
+        ("features", "one vector for each"),
         ("trees", "LightGBM, XGBoost"),
         ("scores", "lower is faster"),
         ("order", "best first"),

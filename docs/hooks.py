@@ -40,6 +40,7 @@ MADE: Final = {f"features/{kind}/extractor.py": f"reference/{kind}.md" for kind 
 SOURCES: Final = {page: source for source, page in PAGES.items()}
 _LINK: Final = re.compile(r"(!?)\[([^\]]*)\]\((?!\w+:|#)([^)#\s]+)(#[^)]*)?\)")
 _FENCE: Final = re.compile(r"^(```.*?^```)", re.MULTILINE | re.DOTALL)
+_ROLE: Final = re.compile(r":(?:class|data|func|meth|mod):<code>~?([^<]*)</code>")
 #: What makes a browser ask another host.
 _REMOTE: Final = re.compile(
     r"""<(?:script|img|iframe|link (?!rel="canonical"))[^>]*(?:src|href)="?(?:https?:)?//[^>]*>"""
@@ -77,6 +78,12 @@ def on_files(files: Files, config: Any) -> Files:
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Point links at pages of the site."""
     return relinked(markdown, page.file.src_uri)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Turn roles of docstrings, such as :func:`gbr.evaluate`, into links where there is a target, and :: into :."""
+    html = html.replace("::</p>", ":</p>")
+    return _ROLE.sub(r'<autoref optional identifier="\1"><code>\1</code></autoref>', html)
 
 
 def on_post_page(output: str, page: Any, **_: Any) -> str:

@@ -54,6 +54,12 @@ def test_other_hosts_are_refused() -> None:
             hooks.on_post_page(own + part, Page)
 
 
+def test_roles_of_docstrings_become_links() -> None:
+    html = "<p>See :func:<code>gbr.load</code>::</p>"
+    expected = '<p>See <autoref optional identifier="gbr.load"><code>gbr.load</code></autoref>:</p>'
+    assert hooks.on_page_content(html) == expected
+
+
 def test_commands_and_columns_are_listed() -> None:
     page = hooks.commands()
     assert re.findall(r"^## gbr (\S+)$", page, re.MULTILINE) == list(COMMANDS)
