@@ -122,7 +122,7 @@ def _block(block: Block) -> str:
     )
     head = "<tr><th>column</th><th>unit</th><th>meaning</th></tr>"
     return (
-        f"## {block.name}\n\n{block.doc.capitalize().rstrip('.')}: {len(block)} columns, {scope}.\n\n"
+        f"## {block.name}\n\n{block.doc[0].upper()}{block.doc[1:].rstrip('.')}: {len(block)} columns, {scope}.\n\n"
         f"<table><thead>{head}</thead><tbody>\n{rows}\n</tbody></table>"
     )
 

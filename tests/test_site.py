@@ -65,9 +65,9 @@ def test_commands_and_columns_are_listed() -> None:
     assert re.findall(r"^## gbr (\S+)$", page, re.MULTILINE) == list(COMMANDS)
     assert "### gbr features build\n" in page
     assert "<tr><td><code>--top K</code></td><td>Only the best K.  [default: all]  [x&gt;=1]</td></tr>" in page
-    block = Block("a", 1, "what it is.", (Column("b<c", "log2", "x & y"),), per_config=False)
+    block = Block("a", 1, "what a GPU is.", (Column("b<c", "log2", "x & y"),), per_config=False)
     page = hooks.blocks("Title", "About.", [block])
-    assert "## a\n\nWhat it is: 1 columns, one value per graph." in page
+    assert "## a\n\nWhat a GPU is: 1 columns, one value per graph." in page
     assert "<tr><td><code>a.b&lt;c</code></td><td>log2</td><td>x &amp; y</td></tr>" in page
 
 
