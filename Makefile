@@ -63,7 +63,7 @@ lint: $(VENV)/.dev ## Check style, types and imports between modules
 	@output=$$($(VENV)/bin/lint-imports --no-logo) || { echo "$$output"; exit 1; }
 
 docs: $(VENV)/.docs ## Build the site into build/docs
-	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
 bench: $(VENV)/.dev ## Measure speed; table and pages in benchmarks/results
 	@$(PY) -m benchmarks $(ARGS)
