@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
+from click.shell_completion import shell_complete
 
 from gbr import check_features
 from gbr.data.collection import SPLITS, TABLE, Subset, resolve
@@ -103,6 +104,8 @@ def _run(program: click.Command, argv: Sequence[str]) -> int:
     label = " ".join(words)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # escape characters that the terminal cannot encode
+    if name == "gbr" and (instruction := os.environ.get("_GBR_COMPLETE")):  # set by the shell's completion script
+        return shell_complete(program, {}, name, "_GBR_COMPLETE", instruction)
     try:
         check_features()
         warnings.showwarning = show_warning

@@ -290,3 +290,17 @@ def test_a_module_named_features_does_not_hinder_the_ranking_of_tables(tmp_path:
     done = run("-c", code, cwd=tmp_path)
     assert done.stdout == "1.0 5\n"
     assert "features.py belongs to another project and shadows the package of gbr" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [("tr", ["plain,train"]), ("features bu", ["plain,build"]), ("train --backend xg", ["plain,xgboost"])],
+)
+def test_shell_completion(
+    words: str, expected: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"_GBR_COMPLETE": "bash_complete", "COMP_WORDS": f"gbr {words}"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split())))
+    assert gbr_main([]) == 0
+    assert capsys.readouterr().out.split() == expected
