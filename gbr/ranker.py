@@ -718,6 +718,10 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
             del self.feature_names_in_
         return self
 
+    def __dir__(self) -> list[str]:
+        # scikit-learn evaluates every name for HTML; these properties read files, and most models have no table.
+        return [name for name in object.__dir__(self) if name not in ("table", "hardware")]
+
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
