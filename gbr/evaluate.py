@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from gbr.data.groups import QueryGroups
     from gbr.data.store import FeatureStore
     from gbr.data.table_features import TableFeatures
+    from gbr.evaluation.figures import Figures
     from gbr.evaluation.metrics import Scored
     from gbr.ranker import Ranker
 
@@ -67,7 +68,7 @@ def main(
     collection = cli.find_collection(subset, data)
     scored: list[Scored] | None = [] if report else None
     figures = evaluate(model, collection, split, data, store, scored=scored, **options)
-    print_figures(figures, (split,), collection.kind, as_json=as_json)
+    print_figures(figures, (split,), as_json=as_json)
     if official := figures[split].get("official"):
         for message in protocol.notes(official):
             cli.note(message)
@@ -89,7 +90,7 @@ def evaluate(
     protocol: str = "full",
     indices: str | Path | None = None,
     scored: list[Scored] | None = None,
-) -> dict[str, Any]:
+) -> Figures:
     """Score a model on all configurations of all graphs of a split that have runtimes.
 
     Parameters
@@ -107,9 +108,9 @@ def evaluate(
 
     Returns
     -------
-    dict
-        As ``metrics.json``, with this split only; with the official protocol the split also has ``official``, see
-        :func:`gbr.evaluation.protocol.evaluate`.
+    Figures
+        A dictionary as ``metrics.json``, with this split only; with the official protocol the split also has
+        ``official``, see :func:`gbr.evaluation.protocol.evaluate`.
 
     Raises
     ------
@@ -122,6 +123,7 @@ def evaluate(
     """
     from gbr.data.store import STORE, schema_of, store_for
     from gbr.evaluation import protocol as official
+    from gbr.evaluation.figures import Figures
     from gbr.ranker import Ranker
 
     collection, data = cli.find_collection(subset, data), Path(data)
@@ -153,7 +155,8 @@ def evaluate(
     )
     if protocol == "official":
         figures["official"] = official.evaluate(scored[-1].scores, groups, collection.kind, listed)
-    return {"subset": collection.name, split: figures, "seconds": {"build": build_seconds, "predict": predict_seconds}}
+    seconds = {"build": build_seconds, "predict": predict_seconds}
+    return Figures({"subset": collection.name, split: figures, "seconds": seconds})
 
 
 def update_store(
@@ -291,56 +294,13 @@ def _estimated(groups: QueryGroups, kind: str, hardware: Hardware) -> dict[str, 
     return metrics.evaluate(-physics.estimate(kind, hardware, groups.columns).predict(groups.X, 1), groups, kind)
 
 
-def print_figures(figures: dict[str, Any], splits: Sequence[str], kind: str, *, as_json: bool) -> None:
+def print_figures(figures: Figures, splits: Sequence[str], *, as_json: bool) -> None:
     """Print figures on stdout, as JSON or as one table per split that has figures."""
-    from gbr.evaluation import baselines, runtimes
-    from gbr.evaluation.metrics import TOP
-
     if as_json:
         cli.emit_json(figures)
         return
-    # The layout score is the mean tau, which is a column already.
-    names = ["kendall_tau", "kendall_tau_ci", "opa", *(f"slowdown@{k}" for k in TOP[kind])]
-    names += ["score"] if kind == "tile" else []
-    columns = ["", "tau", "95 %", "OPA", *(name.removeprefix("slowdown") for name in names[3:])]
-    for split in (split for split in splits if split in figures):
-        found = figures[split]
-        skipped = f", {len(found['skipped'])} cannot be ranked" if found["skipped"] else ""
-        failed = ""
-        if failures := found.get("failures"):
-            auc = "" if failures["auc"] is None else f", AUC of the chance to fail {failures['auc']:.2f}"
-            failed = f"; {failures['failed']:.1%} of the rows failed, {failures['failed@10']:.1%} of the first 10{auc}"
-        title = (
-            f"{figures['subset']} {split}: {found['n_graphs']} {cli.things(kind)}{skipped}{failed}  (@K: slowdown@K)"
-        )
-        named = {text: found["baselines"].get(key) for key, text in baselines.NAMES.items()}
-        rows = [
-            [text, *(_cell(values.get(name)) for name in names)]
-            for text, values in ({"model": found} | named).items()
-            if values
-        ]
-        cli.table(title, columns, rows)
-        if runtime := found.get("runtime"):
-            rows = [
-                [text, *(_share(values.get(key), key) for key in runtimes.FIGURES)]
-                for text, values in ({"model": runtime} | {
-                    text: runtime["baselines"].get(key) for key, text in runtimes.NAMES.items()
-                }).items()
-                if values
-            ]  # fmt: skip
-            cli.table(f"{figures['subset']} {split}: runtimes", ["", *runtimes.FIGURES.values()], rows)
-
-
-def _share(value: float | None, key: str) -> str | None:
-    """A share in percent; factors and coefficients as they are."""
-    return None if value is None else f"{value:.3g}" if key in ("r2_log", "width") else f"{value:.1%}"
-
-
-def _cell(value: Any) -> str | None:
-    # A fourth digit would be noise at a few hundred graphs.
-    if isinstance(value, list):
-        return f"{value[0]:.2f} {value[1]:.2f}"
-    return None if value is None else f"{value:.3f}"
+    for table in figures.tables(splits):
+        cli.table(*table)
 
 
 callable_module(__name__)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from gbr import callable_module, cli
 from gbr.data.collection import TABLE, Subset, family, splits_present
-from gbr.data.files import LOCK, atomic_write, exclusive_lock, json_text, put_aside
+from gbr.data.files import LOCK, atomic_write, exclusive_lock, json_text, put_aside, write_text
 from gbr.data.groups import select_columns
 from gbr.errors import DataError, GbrError, ModelError, UsageError
 from gbr.evaluate import known_runtimes, labelled_groups, print_figures, score_split, update_store
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from gbr.data.groups import QueryGroups
     from gbr.data.store import FeatureStore
     from gbr.data.table_features import TableFeatures
+    from gbr.evaluation.figures import Figures
     from gbr.evaluation.metrics import Scored
     from gbr.models.base import OnRound
     from gbr.models.screening import Screening
@@ -144,7 +145,7 @@ def main(
     scored: list[Scored] | None = [] if report else None
     with connected(cluster, collection, data, store) as workers:
         figures = train(collection, data, store, out, workers=workers, scored=scored, **options)
-    print_figures(figures, ("valid", "test"), collection.kind, as_json=as_json)
+    print_figures(figures, ("valid", "test"), as_json=as_json)
     cli.note(f"model, manifest and metrics are in {out}")
     if report and scored:
         write_report(report, summarise_run("train", out, collection, figures, scored, store))
@@ -203,7 +204,7 @@ def train(
     force: bool = False,
     workers: Workers | None = None,
     scored: list[Scored] | None = None,
-) -> dict[str, Any]:
+) -> Figures:
     """Train on ``train``, stop early on ``valid``, score every split that has runtimes, and write the run to ``out``.
 
     Identical configurations of a training graph are merged: they count once, with their smallest runtime.  Scores are
@@ -243,7 +244,7 @@ def train(
 
     Returns
     -------
-    dict
+    Figures
         The content of ``metrics.json``.
 
     Raises
@@ -257,7 +258,10 @@ def train(
 
     from gbr.data.hardware import choose
     from gbr.data.store import schema_of
+    from gbr.evaluation.figures import Figures
+    from gbr.models.io import read_manifest
     from gbr.ranker import Ranker
+    from gbr.report.card import CARD, model_card
 
     if trials and workers is not None:
         raise UsageError("--search: runs on one machine, not with --cluster; search first and pass the result by --set")
@@ -395,7 +399,7 @@ def train(
         of_known: dict[str, Any] = {}
         if features is not None and is_runtime:
             of_known = {split: known_runtimes(final, features, *_SEEN[split]) for split in ("valid", "test")}
-        figures: dict[str, Any] = {"subset": collection.name}
+        figures = Figures(subset=collection.name)
         predict_seconds = 0.0
         for split, labelled in groups.items():
             figures[split], seconds = score_split(
@@ -429,8 +433,9 @@ def train(
         with atomic_write(out / METRICS, ModelError) as part:
             part.write_text(json_text(figures), encoding="utf-8")
             # Never keep old figures next to a new model, nor lose them if the new model cannot be written.
-            with put_aside(out / METRICS):
+            with put_aside(out / METRICS), put_aside(out / CARD):
                 ranker.save(out)
+        write_text(out / CARD, model_card(read_manifest(out), figures), ModelError)
     return figures
 
 

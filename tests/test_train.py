@@ -18,9 +18,11 @@ from gbr import train as command
 from gbr.data.store import FeatureStore
 from gbr.errors import DataError, ModelError, UsageError
 from gbr.evaluation import metrics
+from gbr.evaluation.figures import Figures
 from gbr.models.base import Round
 from gbr.models.rows import Rows, normalised_rank
 from gbr.models.training_set import distinct
+from gbr.report.card import model_card
 from tests.made import matmul_arrays, rewrite, trained, write_collection
 from tests.ranking import groups_of
 
@@ -72,6 +74,26 @@ def test_manifest_records_model_settings_and_data(tile_run: Path) -> None:
     assert set(manifest["features"]["names"]) < set(schema["columns"])
     (model,) = (tile_run / "run").glob("model-*.txt")
     assert model.name == manifest["model"]["file"]
+
+
+def test_model_card_has_data_hardware_figures_and_limits(tile_run: Path, figures: dict[str, Any]) -> None:
+    card = (tile_run / "run/MODEL.md").read_text(encoding="utf-8")
+    manifest = json.loads((tile_run / "run/manifest.json").read_text())
+    assert f"- Trained on: `tile:cpu`, {manifest['trained_on']['rows']} distinct configurations\n" in card
+    assert "- Scored graphs: 6 train, 3 valid, 2 test\n" in card
+    assert '- Hardware: `{"name": "cpu", ' in card
+    assert f"| model | {figures['test']['kendall_tau']:.3f} |" in card
+    worst = min(figures["test"]["graphs"].items(), key=lambda graph: graph[1]["kendall_tau"])[0]
+    assert f"- Quality varies: tau of test is lowest for '{worst}'" in card
+    assert "- Only 2 graphs of test were scored" in card
+
+
+def test_model_card_without_held_out_graphs(figures: dict[str, Any], tile_run: Path) -> None:
+    manifest = json.loads((tile_run / "run/manifest.json").read_text())
+    manifest["trained_on"] |= {"kind": "table", "hardware": None}
+    card = model_card(manifest, Figures(subset="table:\udcff", train=figures["train"]))
+    assert "- No held-out groups were scored" in card
+    assert "- Hardware: as in the table\n" in card
 
 
 def test_fingerprint_changes_with_the_graph_files(tmp_path: Path) -> None:
@@ -243,7 +265,7 @@ def test_run_that_was_killed_while_writing_is_replaced(tile_run: Path, tmp_path:
     part.write_text("{")
     os.utime(part, (0, 0))
     names = {re.sub("[0-9a-f]{12}", "N", path.name) for path in trained(tile_run, out=tmp_path).iterdir()}
-    assert names == {"manifest.json", "metrics.json", "model-N.txt"}
+    assert names == {"MODEL.md", "manifest.json", "metrics.json", "model-N.txt"}
 
 
 def test_failed_write_keeps_the_previous_run(tile_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

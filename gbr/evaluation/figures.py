@@ -1,0 +1,78 @@
+"""The figures of a run: a dictionary, tables of it, and these tables as HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from html import escape
+from typing import Any, NamedTuple
+
+from gbr.data.collection import SPLITS, TABLE
+from gbr.evaluation import baselines, runtimes
+from gbr.evaluation.metrics import TOP
+
+
+class FigureTable(NamedTuple):
+    """Figures of one split: the model and the baselines."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str | None]]
+
+
+class Figures(dict[str, Any]):
+    """The content of ``metrics.json``, as ``train`` and ``evaluate`` return it; a notebook shows its tables."""
+
+    def tables(self, splits: Sequence[str] = SPLITS) -> Iterator[FigureTable]:
+        """One table for each of the splits that has figures, and one more where runtimes are predicted."""
+        kind = str(self["subset"]).partition(":")[0]
+        # The layout score is the mean tau, which is a column already.
+        names = ["kendall_tau", "kendall_tau_ci", "opa", *(f"slowdown@{k}" for k in TOP[kind])]
+        names += ["score"] if kind == "tile" else []
+        columns = ["", "tau", "95 %", "OPA", *(name.removeprefix("slowdown") for name in names[3:])]
+        for split in (split for split in splits if split in self):
+            found = self[split]
+            skipped = f", {len(found['skipped'])} cannot be ranked" if found["skipped"] else ""
+            failed = ""
+            if failures := found.get("failures"):
+                auc = "" if failures["auc"] is None else f", AUC of the chance to fail {failures['auc']:.2f}"
+                share = f"{failures['failed']:.1%} of the rows failed, {failures['failed@10']:.1%} of the first 10"
+                failed = f"; {share}{auc}"
+            things = "groups" if kind == TABLE else "graphs"
+            title = f"{self['subset']} {split}: {found['n_graphs']} {things}{skipped}{failed}  (@K: slowdown@K)"
+            named = {text: found["baselines"].get(key) for key, text in baselines.NAMES.items()}
+            rows = [
+                [text, *(_cell(values.get(name)) for name in names)]
+                for text, values in ({"model": found} | named).items()
+                if values
+            ]
+            yield FigureTable(title, columns, rows)
+            if runtime := found.get("runtime"):
+                named = {text: runtime["baselines"].get(key) for key, text in runtimes.NAMES.items()}
+                rows = [
+                    [text, *(_share(values.get(key), key) for key in runtimes.FIGURES)]
+                    for text, values in ({"model": runtime} | named).items()
+                    if values
+                ]
+                yield FigureTable(f"{self['subset']} {split}: runtimes", ["", *runtimes.FIGURES.values()], rows)
+
+    def _repr_html_(self) -> str:
+        def row(cells: Sequence[str | None], tag: str) -> str:
+            return "<tr>" + "".join(f"<{tag}>{escape(cell or '')}</{tag}>" for cell in cells) + "</tr>"
+
+        return "".join(
+            f"<table><caption>{escape(title)}</caption><thead>{row(columns, 'th')}</thead>"
+            f"<tbody>{''.join(row(cells, 'td') for cells in rows)}</tbody></table>"
+            for title, columns, rows in self.tables()
+        )
+
+
+def _share(value: float | None, key: str) -> str | None:
+    """A share in percent; factors and coefficients as they are."""
+    return None if value is None else f"{value:.3g}" if key in ("r2_log", "width") else f"{value:.1%}"
+
+
+def _cell(value: Any) -> str | None:
+    # A fourth digit would be noise at a few hundred graphs.
+    if isinstance(value, list):
+        return f"{value[0]:.2f} {value[1]:.2f}"
+    return None if value is None else f"{value:.3f}"
