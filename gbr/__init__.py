@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 from gbr.errors import GbrError, MissingLibraryError
 
 if TYPE_CHECKING:
+    from gbr import plot
     from gbr.data.graph import Graph, read_graph, write_graph
     from gbr.data.groups import QueryGroups
     from gbr.data.store import FeatureStore, load
@@ -57,6 +58,7 @@ __all__ = [
     "build",
     "evaluate",
     "load",
+    "plot",
     "predict",
     "read_graph",
     "train",

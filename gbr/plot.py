@@ -1,0 +1,151 @@
+"""Figures for notebooks, by matplotlib (extra ``plot``).
+
+Each function returns a ``matplotlib.figure.Figure``; ``figure.savefig("taus.svg")`` saves it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from gbr.errors import MissingLibraryError, UsageError
+from gbr.evaluation.data_quality import normalised_ranks
+from gbr.evaluation.metrics import kendall_tau, slowdown_at_k, tried
+from gbr.models.rows import rankable
+from gbr.ranker import group_bounds
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from gbr.attribution import Explanation
+
+#: Colours of what is shown, of the fastest, and of what it is compared with.
+_BLUE, _RED, _GREY = "#2c6fbb", "#c8392b", "#8a8a8a"
+_FIRST: Final = 5
+_BUDGETS: Final = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 200, 500, 1000)
+_LONGEST_LABELS: Final = 60
+
+
+def taus(figures: Mapping[str, Any], split: str = "test") -> Figure:
+    """Kendall's tau of each graph, the best first, and their mean.
+
+    Parameters
+    ----------
+    figures : mapping
+        What :func:`gbr.train` or :func:`gbr.evaluate` returns, or the content of ``metrics.json``.
+    split : str
+    """
+    if split not in figures:
+        raise UsageError(f"split: expected one with figures, got {split!r}")
+    found = {name: graph["kendall_tau"] for name, graph in figures[split]["graphs"].items()}
+    names = sorted(found, key=lambda name: found[name])
+    labelled = len(names) <= _LONGEST_LABELS
+    figure, axes = _axes((6.4, max(2.4, 0.22 * len(names) + 1) if labelled else 5.0))
+    axes.barh(range(len(names)), [found[name] for name in names], color=_BLUE)
+    axes.set_yticks(range(len(names)) if labelled else [], names if labelled else [])
+    mean = figures[split]["kendall_tau"]
+    axes.axvline(mean, color=_GREY, linestyle="--")
+    axes.set(xlabel="Kendall's tau", title=f"{figures['subset']} {split}: mean {mean:.3f}")
+    return figure
+
+
+def predicted(scores: Any, runtime: Any) -> Figure:
+    """Predicted against measured order of the configurations of one graph; the five ranked first are red.
+
+    Parameters
+    ----------
+    scores, runtime : array-like (rows,)
+        What a ranker predicts, and what was measured.  Rows that failed (not finite) are left out.
+    """
+    scores, runtime = _pair(scores, runtime)
+    worked = np.isfinite(runtime)
+    scores, runtime = scores[worked], runtime[worked]
+    order = normalised_ranks(scores), normalised_ranks(runtime)
+    first = np.argsort(scores, kind="stable")[:_FIRST]
+    figure, axes = _axes((4.8, 4.8))
+    axes.plot([0, 1], [0, 1], color=_GREY, linewidth=1)
+    axes.scatter(*order, s=12, color=_BLUE, alpha=0.6)
+    axes.scatter(order[0][first], order[1][first], s=24, color=_RED, label="ranked first")
+    axes.set(
+        xlabel="predicted rank (0: fastest)",
+        ylabel="measured rank (0: fastest)",
+        title=f"{len(scores)} configurations, tau {kendall_tau(scores, runtime):.3f}",
+    )
+    axes.legend(loc="best")
+    return figure
+
+
+def slowdown(scores: Any, runtime: Any, qid: Any = None) -> Figure:
+    """Slowdown of the best of the first K configurations over the best of all, against K.
+
+    Mean over groups and the 90th percentile, beside the mean of random orders.
+
+    Parameters
+    ----------
+    scores, runtime : array-like (rows,)
+    qid : array-like (rows,), optional
+        Query group of each row, contiguous; one group by default.  Groups of equal runtimes are left out.
+    """
+    scores, runtime = _pair(scores, runtime)
+    groups = rankable(runtime, group_bounds(qid, len(runtime)))
+    if not groups:
+        raise UsageError("runtime: expected a query group with two different runtimes")
+    largest = max(group.stop - group.start for group in groups)
+    k = [each for each in _BUDGETS if each <= largest]
+
+    def curves(order: Any) -> Any:
+        found = [[slowdown_at_k(order[rows], tried(runtime[rows]), each) for each in k] for rows in groups]
+        return 100 * np.maximum(found, 0.0)  # rounding errors may make an expectation negative
+
+    model = curves(scores)
+    figure, axes = _axes((6.4, 4.0))
+    axes.plot(k, model.mean(axis=0), "o-", color=_BLUE, markersize=4, label="model, mean")
+    axes.plot(k, np.quantile(model, 0.9, axis=0), "--", color=_BLUE, label="model, 90th percentile")
+    axes.plot(k, curves(np.zeros(len(scores))).mean(axis=0), color=_GREY, label="random order, mean")
+    axes.set_xscale("log")
+    axes.set_yscale("symlog", linthresh=1)
+    axes.set_ylim(bottom=0)
+    axes.set(xlabel="K, configurations measured", ylabel="slowdown@K [%]", title=f"{len(groups)} groups")
+    axes.legend()
+    return figure
+
+
+def contributions(explanation: Explanation, top: int = 12) -> Figure:
+    """What each feature contributes to the lead of one configuration over another.
+
+    Parameters
+    ----------
+    explanation : Explanation
+        What :func:`gbr.attribution.explain` returns.
+    top : int
+        Number of features; the others are summed up.
+    """
+    effects = {column.name: column.effect for column in explanation.columns[:top]}
+    effects["all others"] = explanation.lead - sum(effects.values())
+    names = list(effects)[::-1]
+    figure, axes = _axes((6.4, 0.28 * len(names) + 1.2))
+    axes.barh(names, [effects[name] for name in names], color=[_BLUE if effects[name] >= 0 else _RED for name in names])
+    axes.axvline(0, color=_GREY, linewidth=1)
+    one, other = explanation.configs
+    axes.set(xlabel=f"effect on the score; above 0 favours {one}", title=f"configuration {one} against {other}")
+    return figure
+
+
+def _axes(size: tuple[float, float]) -> tuple[Figure, Axes]:
+    try:
+        from matplotlib import pyplot
+    except ModuleNotFoundError as fault:
+        raise MissingLibraryError("matplotlib is not installed; pip install 'gbr[plot]'") from fault
+    figure, axes = pyplot.subplots(figsize=size, layout="constrained")
+    pyplot.close(figure)  # a notebook would show an open figure a second time
+    return figure, axes
+
+
+def _pair(scores: Any, runtime: Any) -> tuple[Any, Any]:
+    scores, runtime = np.asarray(scores, np.float64), np.asarray(runtime, np.float64)
+    if scores.ndim != 1 or scores.shape != runtime.shape or not len(scores):
+        raise UsageError(f"expected a score for each runtime, got shapes {scores.shape} and {runtime.shape}")
+    return scores, runtime

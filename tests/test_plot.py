@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gbr import Ranker, plot
+from gbr.attribution import explain
+from gbr.errors import MissingLibraryError, UsageError
+from gbr.evaluation.figures import Figures
+from gbr.evaluation.metrics import kendall_tau
+
+
+@pytest.fixture
+def figures(tile_run: Path) -> Figures:
+    return Figures(json.loads((tile_run / "run/metrics.json").read_text()))
+
+
+def test_taus_has_a_bar_per_graph_and_the_mean(figures: Figures) -> None:
+    (axes,) = plot.taus(figures, "valid").axes
+    found = {label.get_text(): bar.get_width() for label, bar in zip(axes.get_yticklabels(), axes.patches, strict=True)}
+    assert found == {name: graph["kendall_tau"] for name, graph in figures["valid"]["graphs"].items()}
+    assert axes.lines[0].get_xdata()[0] == figures["valid"]["kendall_tau"]
+    with pytest.raises(UsageError, match="split: expected one with figures, got 'dev'"):
+        plot.taus(figures, "dev")
+
+
+def test_predicted_leaves_out_failed_rows_and_marks_the_first() -> None:
+    scores, runtime = np.arange(8.0), np.array([3.0, 1, 2, np.inf, 4, 5, 6, 7])
+    (axes,) = plot.predicted(scores, runtime).axes
+    points, first = (each.get_offsets() for each in axes.collections)
+    worked = np.isfinite(runtime)
+    assert np.allclose(points[:, 1] * 6, np.argsort(np.argsort(runtime[worked])))
+    assert len(first) == 5
+    assert axes.get_title() == f"7 configurations, tau {kendall_tau(scores[worked], runtime[worked]):.3f}"
+    with pytest.raises(UsageError, match=r"got shapes \(8,\) and \(7,\)"):
+        plot.predicted(scores, runtime[1:])
+
+
+def test_slowdown_is_that_of_the_first_k() -> None:
+    rng = np.random.default_rng(0)
+    runtime, qid = rng.random((4, 12)) + 0.5, np.repeat(range(4), 12)
+    scores = runtime + 0.3 * rng.random((4, 12))
+    runtime[3] = 1.0  # cannot be ranked
+    (axes,) = plot.slowdown(scores.ravel(), runtime.ravel(), qid).axes
+    k, mean = axes.lines[0].get_data()
+    naive = [
+        [t[np.argsort(s)[:each]].min() / t.min() - 1 for s, t in zip(scores[:3], runtime[:3], strict=True)]
+        for each in k.astype(int)
+    ]
+    assert np.allclose(mean, 100 * np.mean(naive, axis=1))
+    assert axes.get_title() == "3 groups"
+    with pytest.raises(UsageError, match="two different runtimes"):
+        plot.slowdown(scores[3], runtime[3])
+
+
+def test_contributions_sum_to_the_lead(tile_run: Path) -> None:
+    graph = min((tile_run / "npz/tile/cpu/test").glob("*.npz"))
+    found = explain(Ranker.load(tile_run / "run"), graph, 3, 5)
+    (axes,) = plot.contributions(found, top=4).axes
+    assert sum(bar.get_width() for bar in axes.patches) == pytest.approx(found.lead)
+    assert [label.get_text() for label in axes.get_yticklabels()][::-1][:4] == [each.name for each in found.columns[:4]]
+
+
+def test_a_notebook_shows_figures_once(figures: Figures) -> None:
+    from matplotlib import pyplot
+
+    plot.taus(figures)
+    assert pyplot.get_fignums() == []
+
+
+def test_missing_matplotlib_is_reported(figures: Figures, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingLibraryError, match=r"pip install 'gbr\[plot\]'"):
+        plot.taus(figures)
+
+
+def test_html_of_figures_has_a_table_per_split(figures: Figures) -> None:
+    html = Figures(figures | {"subset": "tile:<cpu>"})._repr_html_()
+    assert html.count("<table>") == 3
+    assert f"<td>{figures['test']['kendall_tau']:.3f}</td>" in html
+    assert "tile:&lt;cpu&gt; test: 2 graphs" in html
+
+
+def test_html_of_a_ranker_has_its_parameters(tile_run: Path) -> None:
+    loaded = Ranker.load(tile_run / "run")
+    assert "min_child_samples" in Ranker()._repr_html_()
+    assert "best_iteration_" in dir(loaded)
+    assert "min_child_samples" in loaded._repr_html_()
