@@ -31,7 +31,7 @@ export LD_LIBRARY_PATH := $(CURDIR)/$(VENV)/openmp$(if $(LD_LIBRARY_PATH),:$(LD_
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test kernels oldest newest lint docs bench quality soak clean
+.PHONY: help demo test kernels oldest newest lint docs wheel bench quality soak clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -65,6 +65,15 @@ lint: $(VENV)/.dev ## Check style, types and imports between modules
 docs: $(VENV)/.docs ## Build the site into build/docs
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
+wheel: VENV := .venv-wheel
+wheel: ## Build a wheel into dist, install it into an empty environment and run the quickstart outside of the repository
+	@rm -rf dist $(VENV)
+	@$(MAKE) --no-print-directory $(VENV)/.made VENV=$(VENV)
+	@$(PY) -m pip wheel --quiet --no-deps --wheel-dir dist .
+	@$(PY) -m pip install --quiet $(PINS) dist/gbr-*.whl
+	@$(openmp)
+	@$(PY) -I tests/quickstart.py
+
 bench: $(VENV)/.dev ## Measure speed; table and pages in benchmarks/results
 	@$(PY) -m benchmarks $(ARGS)
 
@@ -76,7 +85,7 @@ soak: $(VENV)/.dev ## Fuzz the readers and kill commands (hours)
 	@for driver in fuzz kills; do $(PY) -m tests.soak.$$driver $(ARGS) || exit; done
 
 clean: ## Remove .venv, caches and the feature store; keep trained models
-	@rm -rf $(VENV) .venv-oldest .venv-newest build dist *.egg-info .mypy_cache .ruff_cache .hypothesis .import_linter_cache .benchmarks data/store
+	@rm -rf $(VENV) .venv-oldest .venv-newest .venv-wheel build dist *.egg-info .mypy_cache .ruff_cache .hypothesis .import_linter_cache .benchmarks data/store
 	@find features gbr tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.dev: EXTRAS := [cluster,collect,dev,search]

@@ -29,6 +29,7 @@ ROOT: Final = Path(__file__).parents[1]
 #: File of the repository -> page of the site, for those outside of docs.
 PAGES: Final = {
     "README.md": "index.md",
+    "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "security.md",
     "data/README.md": "data.md",

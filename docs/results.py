@@ -1,4 +1,4 @@
-"""Write a results table of README.md from runs on one collection.
+"""Write the results table of one collection into README.md and docs/results.md from runs on it.
 
 python docs/results.py runs/demo/tile runs/xgboost runs/ensemble
 """
@@ -13,7 +13,8 @@ from typing import Any, Final
 from gbr import Ranker
 from gbr.data.files import atomic_write
 
-README: Final = Path(__file__).parents[1] / "README.md"
+#: Pages with tables; a page without the markers of a kind has no table of it.
+PAGES: Final = (Path(__file__).parents[1] / "README.md", Path(__file__).with_name("results.md"))
 #: Markers around the table of one kind of collection.
 BEGIN: Final = "<!-- results {kind}: begin -->\n"
 END: Final = "<!-- results {kind}: end -->\n"
@@ -74,16 +75,18 @@ def _tau(figures: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Put the table between the markers of the page."""
+    """Put the table between the markers of the pages."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("runs", type=Path, nargs="+", metavar="DIR")
     args = arguments.parse_args()
     runs = [(Ranker.load(run), json.loads((run / "metrics.json").read_text())) for run in args.runs]
     begin, end = (mark.format(kind=kind(runs[0][1])) for mark in (BEGIN, END))
-    before, _, rest = README.read_text(encoding="utf-8").partition(begin)
-    _, _, after = rest.partition(end)
-    with atomic_write(README) as part:
-        part.write_text(f"{before}{begin}{table(runs)}{end}{after}", encoding="utf-8")
+    for page in PAGES:
+        before, found, rest = page.read_text(encoding="utf-8").partition(begin)
+        _, _, after = rest.partition(end)
+        if found:
+            with atomic_write(page) as part:
+                part.write_text(f"{before}{begin}{table(runs)}{end}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":
