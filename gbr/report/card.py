@@ -21,7 +21,7 @@ def model_card(manifest: Mapping[str, Any], figures: Figures) -> str:
     groups = "groups" if kind == TABLE else "graphs"
     counts = ", ".join(f"{figures[split]['n_graphs']:,} {split}" for split in splits)
     hardware = "as in the table" if kind == TABLE else f"`{json.dumps(trained['hardware'])}`"
-    sampled = f", at most {trained['sample']:,} per graph" if trained["sample"] else ""
+    sampled = f", at most {trained['sample']:,} of each" if trained["sample"] else ""
     about = {
         "Trained on": f"`{trained['subset']}`, {trained['rows']:,} distinct configurations{sampled}",
         "Scored " + groups: counts,
