@@ -54,6 +54,8 @@ _FEW_TABLE_GROUPS: Final = 8
 _FEW_BLOCKS: Final = ("config", "history")
 #: Blocks for runtimes of a table; and history, where held-out rows do not see their own fold in it.
 _RUNTIME_BLOCKS: Final = ("config", "gpu", "kinds", "amounts", "context", "device")
+#: From so many folds on, nine tenths of them hold with finite samples.
+_GUARANTEED_FOLDS: Final = 9
 #: Splits whose rows the model has seen that scores a split.
 _SEEN: Final = {"valid": ("train",), "test": ("train", "valid")}
 #: Column of the features of a table from which boosting starts.
@@ -470,6 +472,9 @@ def _fit_runtimes(
     from gbr.models import runtime
 
     known = part(features.known, *splits)
+    n_folds = len(known.groups) if known.fold is None else len({*known.fold})
+    if n_folds < _GUARANTEED_FOLDS:
+        cli.note(f"only {n_folds} groups are held out in turn: intervals are estimates, and guarantee no coverage")
     X = features(known.frame, known.groups)[:, np.isin(features.schema.names, names)]
     fit = partial(runtime.fit, folds=known.fold, on_round=on_round)
     return ranker.fit_rows(Rows(X, known.cost, bounds(known.groups)), names, fit=fit)
