@@ -431,7 +431,6 @@ def train(
         }
         if features is not None:
             ranker.table = features
-            ranker.trained_on_ |= {"unit": features.roles.unit, "direction": features.roles.direction}
         with atomic_write(out / METRICS, ModelError) as part:
             part.write_text(json_text(figures), encoding="utf-8")
             # Never keep old figures next to a new model, nor lose them if the new model cannot be written.
