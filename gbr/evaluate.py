@@ -246,20 +246,20 @@ def score_split(
 
     with cli.busy(f"scoring {split}"):
         scores, chances, seconds = predict_split(ranker, store, groups, split)
-    if scored is not None:
-        scored.append(metrics.Scored(split, groups, scores))
-    figures = metrics.evaluate(scores, groups, kind)
+    figures, predicted = metrics.evaluate(scores, groups, kind), None
     figures["skipped"] |= left_out
     if failures := metrics.failures(scores, chances, groups):
         figures["failures"] = failures
     if known is not None:
         names = [str(name) for name in ranker.feature_names_in_]
         X = store.load(split, groups.names, names).X
-        runtime, _, high = ranker.runtime_rows(X)
+        runtime, _, high = predicted = ranker.runtime_rows(X)
         figures["runtime"] = runtimes.figures(runtime, groups.target, float(high[0] / runtime[0]))
         figures["runtime"]["baselines"] = {
             name: runtimes.figures(times, groups.target) for name, times in simple.baselines(names, *known, X).items()
         }
+    if scored is not None:
+        scored.append(metrics.Scored(split, groups, scores, predicted))
     found = {
         "raw_l2": metrics.evaluate(predict_split(raw, store, groups, split)[0], groups, kind) if raw else None,
         "physics": _estimated(groups, kind, store.hardware),

@@ -35,11 +35,15 @@ _TAU_RESAMPLES: Final = 400
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """Predictions for one split: groups with runtimes, and scores, float64 (rows,)."""
+    """Predictions for one split: groups with runtimes, and scores, float64 (rows,).
+
+    ``runtime``, float64 (3, rows), are predicted runtimes and the bounds of their intervals, if the model has them.
+    """
 
     split: str
     groups: QueryGroups
     scores: FloatArray
+    runtime: FloatArray | None = None
 
 
 @dataclass(frozen=True)

@@ -39,14 +39,14 @@ def linear(low: float, high: float, max_ticks: int = 6, *, flip: bool = False) -
     return Scale(low, high, tuple(round(number * step, 10) for number in range(first, last + 1)), flip=flip)
 
 
-def logarithmic(low: float, high: float) -> Scale:
+def logarithmic(low: float, high: float, *, flip: bool = False) -> Scale:
     """Logarithmic scale with ticks at 1, 2 and 5 times powers of ten, or fewer over a wide range."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for steps in ((1, 2, 5), (1, 3), (1,)):
         ticks = tuple(step * 10.0**power for power in powers for step in steps if low <= step * 10.0**power <= high)
         if len(ticks) <= 7:
             break
-    return Scale(low, high, ticks, math.log10)
+    return Scale(low, high, ticks, math.log10, flip)
 
 
 def square_root(high: float, *, flip: bool = False) -> Scale:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import polars as pl
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
@@ -29,7 +30,7 @@ from gbr.data.files import write_text
 from gbr.data.graph import N_LAYOUT, layout_text, node_names, read_graph
 from gbr.data.groups import QueryGroups
 from gbr.data.store import FeatureStore, schema_of, store_for
-from gbr.data.table import Table, read_rows
+from gbr.data.table import Roles, Table, read_rows, read_table, texts
 from gbr.errors import UsageError
 from gbr.evaluation import data_quality, metrics
 from gbr.evaluation.baselines import NAMES as BASELINE_NAMES
@@ -49,6 +50,8 @@ FloatArray = NDArray[np.float64]
 _SPLITS: Final = ("test", "valid", "train")
 #: Number of configurations drawn: over all graphs, and minimum and maximum per graph.
 _POINTS, _MIN_POINTS, _MAX_POINTS = 120_000, 60, 1500
+#: Number of runtimes drawn, and of the values of a column whose errors are listed.
+_RUNTIMES, _MOST_FAMILIES = 400, 40
 #: Numbers of measured configurations in the budget plot.
 _BUDGETS: Final = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 200, 300, 500, 700, 1000)
 #: Maximum number of worst graphs, of graphs with jumps, and of important columns that are listed.
@@ -147,6 +150,11 @@ def summarise_run(
             )
             for each in scored
         ],
+        "runtimes": [
+            _runtimes(each, ranker.table.roles, read_table(subset.folder(known.data_root or Path())))
+            for each in detailed
+            if each.runtime is not None
+        ],
         "learning": _learning(ranker, store, scored, command),
         "importance": _importance(ranker),
     }
@@ -240,6 +248,45 @@ def summarise_split(
         "unseen": unseen,
         "worst": [graph | {"why": _reasons(graph, graphs, unseen)} for graph in graphs[: -1 - n_worst : -1]],
     }
+
+
+def _runtimes(scored: Scored, roles: Roles, table: Table) -> dict[str, Any]:
+    """Predicted and measured targets of a split: points of a plot, and errors by device and other categories.
+
+    ``points`` are measured and predicted values and the bounds of the interval, at most :data:`_RUNTIMES` of them;
+    ``by`` has, by name of a column, values with their rows, median of |predicted / measured - 1| and share of the rows
+    in their interval, largest error first.
+    """
+    groups, predicted = scored.groups, scored.runtime
+    assert predicted is not None
+    known = np.isfinite(groups.target)
+    values = np.vstack([groups.target, predicted])
+    if roles.direction == "higher":
+        values = 1 / values[[0, 1, 3, 2]]
+    error = np.abs(values[1] / values[0] - 1)
+    covered = (values[0] >= values[2]) & (values[0] <= values[3])
+    first = {group.name: group.start for group in table.groups}
+    at = [first[name] for name in groups.names]
+    sizes = [groups.rows(number).stop - groups.rows(number).start for number in range(len(groups))]
+    device = () if roles.device is None else (roles.device,)
+    by: dict[str, list[dict[str, Any]]] = {}
+    for name in dict.fromkeys((*roles.group, *roles.context, *device)):
+        levels = np.repeat(texts(table.frame[name][at]).fill_null("").to_numpy(), sizes)
+        distinct = np.unique(levels)
+        if table.frame[name].dtype == pl.String and name not in roles.config and len(distinct) <= _MOST_FAMILIES:
+            chosen = [(level, known & (levels == level)) for level in distinct.tolist()]
+            by[name] = sorted(
+                (
+                    {"name": level, "rows": int(rows.sum()), "error": float(np.median(error[rows])),
+                     "covered": float(covered[rows].mean())}
+                    for level, rows in chosen if rows.any()
+                ),
+                key=lambda each: -each["error"],
+            )  # fmt: skip
+    shown = np.flatnonzero(known)
+    shown = np.sort(np.random.default_rng(0).permutation(shown)[:_RUNTIMES])
+    return {"split": scored.split, "name": roles.target, "unit": roles.unit, "points": values[:, shown].T.tolist(),
+            "by": by}  # fmt: skip
 
 
 def slowdown_by_budget(groups: QueryGroups, scores: FloatArray, names: Sequence[str]) -> dict[str, Any] | None:
