@@ -11,12 +11,15 @@ import pytest
 from features.table import amounts
 from gbr import Ranker
 from gbr.collect import estimates, models
+from gbr.data.collection import resolve
 from gbr.data.table import Roles, make_table, write_table
 from gbr.data.table_features import TableFeatures
 from gbr.errors import ModelError, UsageError
 from gbr.evaluation import runtimes
+from gbr.evaluation.metrics import Scored
 from gbr.models import runtime, simple
 from gbr.models.rows import Rows
+from gbr.report.report import render, summarise_run
 from gbr.train import train
 
 ROOT = Path(__file__).parents[1]
@@ -170,7 +173,18 @@ def test_baselines_beside_a_table() -> None:
 def test_train_evaluate_and_predict(tmp_path: Path) -> None:
     frame, roles = measured()
     write_table(tmp_path / "table/t", frame, roles)
-    figures = train("table:t", tmp_path, out=tmp_path / "run", objective="runtime", jobs=1)
+    scored: list[Scored] = []
+    figures = train("table:t", tmp_path, out=tmp_path / "run", objective="runtime", jobs=1, scored=scored)
+    subset = resolve("table:t", tmp_path)
+    summary = summarise_run("train", tmp_path / "run", subset, figures, scored, tmp_path / "store")
+    (shown, _) = summary["runtimes"]
+    assert shown["split"] == "test"
+    assert {each["name"]: each["rows"] for each in shown["by"]["family"]} == {"e": 40, "f": 40}
+    target, predicted, low, high = np.array(shown["points"]).T
+    np.testing.assert_allclose(np.sort(target), np.sort(frame["time"][160:]))
+    assert np.median(abs(predicted / target - 1)) == pytest.approx(figures["test"]["runtime"]["median_ape"])
+    assert ((low < predicted) & (predicted < high)).all()
+    assert "Predicted against measured" in render(summary)
     found = figures["test"]["runtime"]
     assert found["mape"] < 0.15
     assert found["mape"] < found["baselines"]["roofline"]["mape"]

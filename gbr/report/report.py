@@ -30,7 +30,7 @@ from gbr.data.files import write_text
 from gbr.data.graph import N_LAYOUT, layout_text, node_names, read_graph
 from gbr.data.groups import QueryGroups
 from gbr.data.store import FeatureStore, schema_of, store_for
-from gbr.data.table import Roles, Table, read_rows, read_table, texts
+from gbr.data.table import Table, read_rows, read_table, texts
 from gbr.errors import UsageError
 from gbr.evaluation import data_quality, metrics
 from gbr.evaluation.baselines import NAMES as BASELINE_NAMES
@@ -151,7 +151,7 @@ def summarise_run(
             for each in scored
         ],
         "runtimes": [
-            _runtimes(each, ranker.table.roles, read_table(subset.folder(known.data_root or Path())))
+            _runtimes(each, read_table(subset.folder(known.data_root or Path())))
             for each in detailed
             if each.runtime is not None
         ],
@@ -250,14 +250,14 @@ def summarise_split(
     }
 
 
-def _runtimes(scored: Scored, roles: Roles, table: Table) -> dict[str, Any]:
+def _runtimes(scored: Scored, table: Table) -> dict[str, Any]:
     """Predicted and measured targets of a split: points of a plot, and errors by device and other categories.
 
     ``points`` are measured and predicted values and the bounds of the interval, at most :data:`_RUNTIMES` of them;
     ``by`` has, by name of a column, values with their rows, median of |predicted / measured - 1| and share of the rows
     in their interval, largest error first.
     """
-    groups, predicted = scored.groups, scored.runtime
+    groups, predicted, roles = scored.groups, scored.runtime, table.roles
     assert predicted is not None
     known = np.isfinite(groups.target)
     values = np.vstack([groups.target, predicted])
@@ -265,24 +265,29 @@ def _runtimes(scored: Scored, roles: Roles, table: Table) -> dict[str, Any]:
         values = 1 / values[[0, 1, 3, 2]]
     error = np.abs(values[1] / values[0] - 1)
     covered = (values[0] >= values[2]) & (values[0] <= values[3])
-    first = {group.name: group.start for group in table.groups}
-    at = [first[name] for name in groups.names]
-    sizes = [groups.rows(number).stop - groups.rows(number).start for number in range(len(groups))]
+    of_group = {group.name: group for group in table.groups}
+    at = np.concatenate([np.arange(of_group[name].start, of_group[name].stop) for name in groups.names])
     device = () if roles.device is None else (roles.device,)
+    names = [name for name in dict.fromkeys((*roles.group, *roles.context, *device)) if name not in roles.config]
+    columns = {name: texts(table.frame[name][at]) for name in names if table.frame[name].dtype == pl.String}
+    if table.fold is not None:
+        columns = {", ".join(dict.fromkeys((*roles.test, *roles.valid))): pl.Series(table.fold[at])} | columns
     by: dict[str, list[dict[str, Any]]] = {}
-    for name in dict.fromkeys((*roles.group, *roles.context, *device)):
-        levels = np.repeat(texts(table.frame[name][at]).fill_null("").to_numpy(), sizes)
-        distinct = np.unique(levels)
-        if table.frame[name].dtype == pl.String and name not in roles.config and len(distinct) <= _MOST_FAMILIES:
-            chosen = [(level, known & (levels == level)) for level in distinct.tolist()]
-            by[name] = sorted(
-                (
-                    {"name": level, "rows": int(rows.sum()), "error": float(np.median(error[rows])),
-                     "covered": float(covered[rows].mean())}
-                    for level, rows in chosen if rows.any()
-                ),
-                key=lambda each: -each["error"],
-            )  # fmt: skip
+    for name, column in columns.items():
+        levels = column.fill_null("").to_numpy()
+        distinct = np.unique(levels).tolist()
+        if len(distinct) <= _MOST_FAMILIES:
+            found = [
+                {
+                    "name": level,
+                    "rows": int(rows.sum()),
+                    "error": float(np.median(error[rows])),
+                    "covered": float(covered[rows].mean()),
+                }
+                for level in distinct
+                if (rows := known & (levels == level)).any()
+            ]
+            by[name] = sorted(found, key=lambda each: -each["error"])
     shown = np.flatnonzero(known)
     shown = np.sort(np.random.default_rng(0).permutation(shown)[:_RUNTIMES])
     return {"split": scored.split, "name": roles.target, "unit": roles.unit, "points": values[:, shown].T.tolist(),
