@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from gbr import explain as explain_command
 from gbr import predict as predict_command
 from gbr import train as train_command
 from gbr.attribution import explain
-from gbr.data.table import read_table
+from gbr.data.table import read_table, write_table
 from gbr.errors import GbrWarning, UsageError
 from tests.tables import made_rows, made_table
 from tests.test_report import checked
@@ -190,6 +191,10 @@ def test_evaluate_scores_other_tables_with_the_features_of_the_model(root: Path,
     assert other["train"]["n_graphs"] == 1
     assert other["train"]["kendall_tau"] > 0.5
     assert (root / "store/table/made/manifest.json").read_bytes() == before
+    roles = read_table(root / "table/other").roles
+    write_table(root / "table/less", made_rows(2, 9).drop("kind"), replace(roles, config=("a", "b"), test={}, valid={}))
+    less = ["--model", root / "run", "--subset", "table:less", "--split", "train", "--data", root]
+    assert "less: no column 'kind', which the model needs" in error(evaluate_command, capsys, *less)
 
 
 def test_features_and_load(root: Path, capsys: Capture) -> None:

@@ -293,11 +293,12 @@ def _build_table(
     import polars as pl
 
     from gbr.data import table_features
-    from gbr.data.table import read_table
+    from gbr.data.table import read_table, require_columns
 
     start = time.monotonic()
     table = read_table(subset.folder(data_root))
     features = features or table_features.TableFeatures(table)
+    require_columns(table.frame, features.roles, str(subset.folder(data_root)))
     schema, members = features.schema, digest(table.source)
     hardware = profiles.choose(None, subset, data_root)
     described = _described(schema, len(schema), hardware)

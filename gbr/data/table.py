@@ -308,9 +308,7 @@ def read_rows(source: Any, roles: Roles, fixed: Mapping[str, Value] | None = Non
                 f"rows: expected a path or a data frame, got {type(source).__name__} ({reason})"
             ) from fault
     frame = frame.with_columns(pl.lit(value).alias(name) for name, value in (fixed or {}).items())
-    for name in roles.described:
-        if name not in frame.columns:
-            raise DataError(f"{where}: no column {name!r}, which the model needs{nearest(name, frame.columns)}")
+    require_columns(frame, roles, where)
     if not len(frame):
         raise DataError(f"{where}: no rows; expected one row per configuration")
     cost = _known_cost(frame, roles, where) if measured else np.full(len(frame), np.nan)
@@ -320,6 +318,13 @@ def read_rows(source: Any, roles: Roles, fixed: Mapping[str, Value] | None = Non
     frame = pl.DataFrame([plain(frame[name], where) for name in roles.described])
     groups, order = _group_rows(frame.select(roles.group), np.full(len(frame), len(SPLITS)), Path(where).stem)
     return Table(where, roles, frame[order], cost[order], None, groups, order, {}, tuple(notes))
+
+
+def require_columns(frame: pl.DataFrame, roles: Roles, where: str) -> None:
+    """A DataError if a column that a model of these roles needs is missing, with the nearest name."""
+    for name in roles.described:
+        if name not in frame.columns:
+            raise DataError(f"{where}: no column {name!r}, which the model needs{nearest(name, frame.columns)}")
 
 
 def rows_of(table: Table, groups: Sequence[Group]) -> Table:
