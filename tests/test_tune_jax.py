@@ -161,7 +161,7 @@ def test_the_command_replays_a_folder(tmp_path: Path, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("arguments", "message", "status"),
     [
-        (["--space", "cake:3"], "expected tile:KERNEL, layout:PROGRAM, replay:GRAPH.npz or table:FILE.csv, got 'cake:3'", 2),
+        (["--space", "cake:3"], "replay:GRAPH.npz or table:FILE.csv, got 'cake:3'", 2),
         (["--space", "replay:absent.npz"], "absent.npz", 1),
         (["--space", "tile:nothing_3x4"], "nothing_3x4: expected FAMILY_SHAPE", 2),
         (["--space", "replay:absent.npz", "--model", "absent"], "absent", 1),
