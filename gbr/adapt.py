@@ -22,7 +22,7 @@ from features.hardware import CPU
 from gbr.data.build import extract
 from gbr.data.graph import N_LAYOUT, Graph, read_graph
 from gbr.data.hardware import measured_on
-from gbr.errors import UsageError
+from gbr.errors import DataError, UsageError
 from gbr.models import physics
 from gbr.models.arrays import numbers, present
 
@@ -126,7 +126,7 @@ def fit_within(
     graph = graph if isinstance(graph, Graph) else read_graph(Path(graph))
     if hardware is None and (found := measured_on(Path(graph.source))):
         hardware = found[1]
-    rows, target = _measured(graph, configs, runtimes)
+    rows, target = _measured(graph.n_configs, str(graph.source), configs, runtimes)
     schema, X, duplicate_of = extract(graph, hardware)
     if ranker is None:
         prior, scores = within.ESTIMATED, -physics.estimate(graph.kind, hardware or CPU, schema.names).predict(X, 1)

@@ -695,6 +695,8 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
             raise ModelError(
                 f"{folder}: manifest and model do not match ({message}); train again or restore the folder"
             ) from error
+        if older := io.older(model.versions, about["versions"]):
+            warnings.warn(f"{folder}: {older}", GbrWarning, stacklevel=2)
         ranker._set_fitted(model, settings, names, about["trained_on"])
         ranker._folder = Path(folder)
         return ranker
@@ -754,9 +756,7 @@ def group_bounds(qid: Any, n_rows: int) -> NDArray[np.int64]:
     return np.append(starts, n_rows).astype(np.int64)
 
 
-def _column_indices(
-    parameter: str, columns: Sequence[str | int] | str | int | None, names: tuple[str, ...] | None, count: int
-) -> tuple[int, ...]:
+def _column_indices(parameter: str, columns: Any, names: tuple[str, ...] | None, count: int) -> tuple[int, ...]:
     """Indices of columns specified by name or index; empty for None."""
     index = {name: number for number, name in enumerate(names or ())}
     is_several = hasattr(columns, "__iter__") and not isinstance(columns, str)

@@ -22,10 +22,7 @@ from docs import picture, results
 from gbr import Ranker
 
 ROOT = Path(__file__).parents[1]
-PAGES = (
-    "README.md", "CONTRIBUTING.md",
-    "docs/guide.md", "docs/models.md", "docs/tables.md", "docs/trust.md", "docs/tuning.md",
-)  # fmt: skip
+PAGES = ("README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
 
 Capture = pytest.CaptureFixture[str]
 

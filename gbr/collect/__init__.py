@@ -1,8 +1,9 @@
 """Measure configurations of tensor programs on this machine.
 
 ``python -m gbr.collect tile`` times tiled loop nests, ``python -m gbr.collect layout`` times JAX programs under
-different layouts, and :func:`layout` times any JAX function.  Each program is a ``.npz`` file in the format of
-TpuGraphs.  ``python -m gbr.collect models`` times networks, a table of :mod:`gbr.collect.models`.
+different layouts, ``python -m gbr.collect triton`` times kernels on a GPU, and :func:`layout` times any JAX function.
+Each program is a ``.npz`` file in the format of TpuGraphs.  ``python -m gbr.collect models`` times networks, a table of
+:mod:`gbr.collect.models`.
 """
 
 from __future__ import annotations

@@ -107,6 +107,31 @@ _add(
 )  # fmt: skip
 
 
+@main.command("triton", short_help="Block sizes of Triton kernels on a GPU.")
+@click.option("--kernels", "names", type=cli.CommaList(), metavar="LIST",
+              help="Families (matmul_bert ...), kernels (matmul, softmax, layer_norm, attention), or graphs.  "
+              "[default: all]")  # fmt: skip
+@click.option("--out", type=cli.PATH, default=Path("data"), metavar="ROOT",
+              help="Folder in which npz/tile/<gpu>/{train,valid,test}/*.npz are written.")  # fmt: skip
+@click.option("--configs", type=cli.POSITIVE, default=60, metavar="N", help="Configurations per kernel.")
+@click.option("--rounds", type=cli.POSITIVE, default=15, metavar="N", help="Rounds per pass.")
+@cli.seed_option
+@cli.splits_option
+@cli.json_option
+def _triton(out: Path, as_json: bool, **options: Any) -> None:
+    """Time Triton kernels under block sizes, warps and stages on the GPU of this machine, in two passes.
+
+    One file per kernel and shape; existing files are kept.  hardware.toml names the GPU and the slots of the
+    configurations.  Needs PyTorch, Triton and JAX.
+    """
+    from gbr.collect import triton  # numba and jax, not for --help
+
+    device = triton.device_name()
+    folder = out / "npz" / "tile" / triton.folder_of(device)
+    found = _measure(triton, out, folder, describe=lambda own, _top: triton.note_device(own, device), **options)
+    _print(found, out, as_json)
+
+
 class _Numbers(cli.CommaList):
     """Positive integers separated by commas."""
 

@@ -148,6 +148,12 @@ def fit(
     labels: Labels | None = None,
 ) -> LightGBMModel:
     """Train a booster, on ``labels`` instead of the objective of the settings if they are given."""
+    return openmp.call(settings.n_jobs, _fit, train, valid, settings, on_round, labels)
+
+
+def _fit(
+    train: Rows, valid: Rows | None, settings: Settings, on_round: OnRound | None, labels: Labels | None
+) -> LightGBMModel:
     aliases = lgb.basic._ConfigAliases._get_all_param_aliases()
     known = {*aliases, *(alias for names in aliases.values() for alias in names)}
     reserved = {alias: instead for name, instead in _RESERVED.items() for alias in (name, *aliases[name])}

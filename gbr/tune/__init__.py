@@ -31,6 +31,7 @@ __all__ = [
     "ParameterSpace",
     "Replay",
     "Space",
+    "TableSpace",
     "TunedConfig",
     "TunedLayout",
     "Tuner",

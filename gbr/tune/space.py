@@ -85,6 +85,10 @@ class Space(ABC):
     def describe(self, config: int) -> Configuration:
         """A configuration as a dict that can be written as JSON."""
 
+    def transfer(self, model: Ranker | None, seed: int) -> Transfer | None:
+        """What other groups tell of the runtimes, log2, if the space has such groups."""
+        return None
+
     def estimate(self) -> Ranker | None:
         """The analytic estimate that stands in for a model, if there is one."""
         return None
