@@ -174,6 +174,7 @@ class Explanation:
     operands: tuple[OperandChange, ...] = ()  # tile
     parameters: tuple[ParameterChange, ...] = ()  # table, named slots: largest effect first
     failures: tuple[float, float] | None = None  # table: chance to fail
+    unit: str | None = None  # of scores, lead and effects where these are runtimes
 
     def as_dict(self, top: int | None = None) -> dict[str, Any]:
         """Plain values for JSON, with the first ``top`` columns, nodes, copies and parameters."""
@@ -261,6 +262,8 @@ def _explain_row(ranker: Ranker, rows: Any, config: int, against: int | None) ->
     frame, alone = table.frame[own], replace(group, start=0, stop=len(row))
     X = features(frame, [alone])
     scores, chances = ranker.predict_both(X[:, ranker.columns_in(features.schema, table.name)])
+    # Failures shift scores, and the inverse of a throughput has no unit.
+    is_runtime = ranker.predicts_runtimes and not chances.any() and features.roles.direction == "lower"
     first = int(at[config]) - group.start
     if against is None:
         other, chosen = _counterpart(features.schema, X, scores, first)
@@ -280,6 +283,7 @@ def _explain_row(ranker: Ranker, rows: Any, config: int, against: int | None) ->
         chosen=chosen,
         runtimes=None,
         failures=_pair(chances[pair]) if hasattr(ranker.model_, "chance") else None,
+        unit=features.roles.unit if is_runtime else None,
     )
 
 
@@ -333,15 +337,21 @@ def _explained(
     effects = ranker.model_.compare(X[:, used], config, other, n_jobs)
     ranks = np.argsort(order, kind="stable") + 1
     values = rows[:, used].astype(np.float64)
+    lead = float(scores[other] - scores[config])
+    shown = scores[pair]
+    if about.get("unit") is not None:  # log2 of runtimes: the difference is shared out in proportion
+        shown = np.exp2(shown)
+        scale = float(shown[1] - shown[0]) / lead if lead else float(shown[0] * np.log(2))
+        lead, effects, part_effects = lead * scale, effects * scale, part_effects * scale
     sums: Counter[str] = Counter()
     for index, effect in zip(used, effects.tolist(), strict=True):
         sums[schema.names[index].split(".", 1)[0]] += effect
     blocks = [BlockEffect(block.name, block.doc, sums[block.name]) for block in schema.blocks if sums[block.name]]
     return Explanation(
         n_configs=len(X),
-        scores=_pair(scores[pair]),
+        scores=_pair(shown),
         places=_pair(ranks[pair]),
-        lead=float(scores[other] - scores[config]),
+        lead=lead,
         blocks=tuple(sorted(blocks, key=lambda block: -abs(block.effect))),
         columns=_columns(schema, used, effects, values[:2], mean_change(values), names),
         alike=float(effects[_equal(values[0], values[1])].sum()),

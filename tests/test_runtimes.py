@@ -10,6 +10,7 @@ import pytest
 
 from features.table import amounts
 from gbr import Ranker
+from gbr.attribution import explain
 from gbr.collect import estimates, models
 from gbr.data.collection import resolve
 from gbr.data.table import Roles, make_table, write_table
@@ -193,6 +194,12 @@ def test_train_evaluate_and_predict(tmp_path: Path) -> None:
     ranked = Ranker.load(tmp_path / "run").rank_table(tmp_path / "rows.csv")
     assert ranked.columns == ["group", "place", "row", "score", "failure", "predicted", "low", "high"]
     np.testing.assert_allclose(ranked.sort("row")["predicted"], frame["time"][:6], rtol=0.5)
+    loaded, rows = Ranker.load(tmp_path / "run"), frame.drop("time")
+    predicted = loaded.rank_table(rows).sort("row")["predicted"]
+    why = explain(loaded, rows, 0)  # contributions in the unit of the table
+    assert why.unit == roles.unit
+    assert why.lead == pytest.approx(predicted[why.configs[1]] - predicted[0])
+    assert sum(block.effect for block in why.blocks) == pytest.approx(why.lead)
 
 
 @pytest.fixture(scope="module")

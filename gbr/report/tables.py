@@ -45,7 +45,10 @@ def explanation_summary(found: Explanation, top: int = TOP) -> dict[str, Any]:
     if not found.columns:
         sentences.append("The model does not distinguish the two configurations.")
     elif found.lead:
-        sentences.append(f"The model ranks {own} {order} {other}: their scores differ by {abs(found.lead):.4f}.")
+        scores = "scores" if found.unit is None else "predicted runtimes"
+        difference = _effect(found, abs(found.lead)).lstrip("+")
+        unit = f" {found.unit}" if found.unit else ""
+        sentences.append(f"The model ranks {own} {order} {other}: their {scores} differ by {difference}{unit}.")
     if found.runtimes is not None:
         ratio = found.runtimes[0] / found.runtimes[1]
         sentences.append(f"Measured: {own} takes {ratio:.3f} times as long as {other}.")
@@ -68,13 +71,13 @@ def explanation_summary(found: Explanation, top: int = TOP) -> dict[str, Any]:
 def _tables(found: Explanation, top: int) -> Iterator[tuple[str, list[str], Rows]]:
     own, other = map(str, found.configs)
     if found.columns:
-        rows: Rows = [[f"{block.effect:+.4f}", block.name, block.doc] for block in found.blocks]
+        rows: Rows = [[_effect(found, block.effect), block.name, block.doc] for block in found.blocks]
         yield f"Feature blocks: + favours {own}, - favours {other}", ["effect", "block", "description"], rows
         yield "Features", ["effect", "feature", own, other], _feature_rows(found, top)
     rows = []
     for node in found.nodes[:top]:
         for tensor in node.tensors:
-            effect = f"{node.effect:+.4f}" if tensor is node.tensors[0] else ""
+            effect = _effect(found, node.effect) if tensor is node.tensors[0] else ""
             rows.append([effect, f"{node.name} {tensor.role}\n{tensor.shape}", _layout(tensor, 0), _layout(tensor, 1)])
     if rows:
         title = f"Nodes with different layouts: {_count(len(found.nodes), top)}; effect of swapping one node"
@@ -84,7 +87,7 @@ def _tables(found: Explanation, top: int) -> Iterator[tuple[str, list[str], Rows
         rows.append(["total", *(size_text(sum(copy.nbytes[side] for copy in found.copies)) for side in (0, 1))])
         title = f"Copies that differ: {_count(len(found.copies), top)}; bytes, > minimum stride in elements"
         yield title, ["copy", own, other], rows
-    rows = [[f"{each.effect:+.4f}", each.name, *each.values] for each in found.parameters[:top]]
+    rows = [[_effect(found, each.effect), each.name, *each.values] for each in found.parameters[:top]]
     if rows:
         title = f"Parameters that differ: {_count(len(found.parameters), top)}; effect of swapping one of them"
         yield title, ["effect", "parameter", own, other], rows
@@ -96,7 +99,7 @@ def _tables(found: Explanation, top: int) -> Iterator[tuple[str, list[str], Rows
                 f"{tile} x {trips}" + (f"\n{waste:.1%} waste" if waste else "")
                 for tile, trips, waste in zip(loop.tiles, loop.trips, loop.waste, strict=True)
             ]
-            effect = "" if loop.tiles[0] == loop.tiles[1] else f"{loop.effect:+.4f}"
+            effect = "" if loop.tiles[0] == loop.tiles[1] else _effect(found, loop.effect)
             rows.append([effect, f"{loop.name}: {loop.runs_over}\nextent {loop.extent}\nstrides: {strides}", *tiles])
     if rows:
         title = f"Loops of {found.kernel}: tile size x tiles; effect of swapping one loop"
@@ -113,18 +116,25 @@ def _tables(found: Explanation, top: int) -> Iterator[tuple[str, list[str], Rows
         yield "Operands: bytes touched by one tile, and moved by all tiles", ["operand", own, other], rows
 
 
+def _effect(found: Explanation, effect: float) -> str:
+    """A score, or a runtime, which may be small."""
+    return f"{effect:+.4f}" if found.unit is None else f"{effect:+.3g}"
+
+
 def _feature_rows(found: Explanation, top: int) -> Rows:
     rows: Rows = []
     for column in found.columns[:top]:
         unit = f" ({column.unit})" if column.unit else ""
         parts = ", ".join(name for name, _ in column.behind)
         name = f"{column.name}\n{column.doc}{unit}" + (f"\ndue to {parts}" if parts else "")
-        rows.append([f"{column.effect:+.4f}", name, *map(_VALUES.get(column.unit, "{:.4g}".format), column.values)])
+        rows.append(
+            [_effect(found, column.effect), name, *map(_VALUES.get(column.unit, "{:.4g}".format), column.values)]
+        )
     if rest := found.columns[top:]:
         total = sum(column.effect for column in rest)
-        rows.append([f"{total:+.4f}", f"{len(rest)} other features with different values", "", ""])
+        rows.append([_effect(found, total), f"{len(rest)} other features with different values", "", ""])
     if found.alike:
-        rows.append([f"{found.alike:+.4f}", "features with equal values, through interactions", "", ""])
+        rows.append([_effect(found, found.alike), "features with equal values, through interactions", "", ""])
     return rows
 
 
