@@ -233,7 +233,7 @@ def train(
         Machine on which the runtimes were measured; by default that of :func:`gbr.data.hardware.choose`.
     memory : int, optional
         Bytes that the training features may take, per worker of a cluster; see :mod:`gbr.models.training_set`.
-    sample : Sample, optional
+    sample : int, optional
         Rows of each graph to train on; by default as many as fit.
     time_limit : float, optional
         Seconds after which the fit ends and keeps its best rounds so far, as for :class:`gbr.Ranker`.
@@ -269,6 +269,8 @@ def train(
         raise UsageError("--search: runs on one machine, not with --cluster; search first and pass the result by --set")
     collection, data = cli.find_collection(subset, data), Path(data)
     out = _default_out(collection) if out is None else Path(out)
+    if hardware is not None and collection.kind == TABLE:
+        raise UsageError(f"--hardware: is for graphs; {collection.name} has its devices in a column")
     if hardware is None or isinstance(hardware, str):
         hardware = choose(hardware, collection, data)
     settings = settings or {}
