@@ -310,10 +310,8 @@ def train(
         opened, build_seconds = update_store(collection, data, store, splits, jobs, hardware, workers, features)
         found = {split: labelled_groups(opened, collection, split, skip_known_bad) for split in splits}
         groups = {split: labelled for split, (labelled, _) in found.items() if len(labelled)}
-        where, things = (
-            collection.folder(data) / ("" if collection.kind == TABLE else "train"),
-            cli.things(collection.kind),
-        )
+        where = collection.folder(data) / ("" if collection.kind == TABLE else "train")
+        things = cli.things(collection.kind)
         if "train" not in groups:
             raise DataError(f"{where}: no {things} with runtimes; add measured {things}")
         if len(groups) == 1:
@@ -334,11 +332,9 @@ def train(
         if collection.kind == TABLE:
             device_of = families_of(table)
             families = [device_of[name] for name in groups["train"].names]
-            if features is not None and columns is None and is_runtime:
-                columns = _runtime_blocks(features, names)
-                names = tuple(names[index] for index in select_columns(names, columns))
-            elif columns is None and n_graphs < _FEW_TABLE_GROUPS:
-                columns = [block for block in _FEW_BLOCKS if any(name.startswith(f"{block}.") for name in names)]
+            if features is not None and columns is None and (is_runtime or n_graphs < _FEW_TABLE_GROUPS):
+                wanted = _runtime_blocks(features) if is_runtime else _FEW_BLOCKS
+                columns = [block for block in wanted if any(name.startswith(f"{block}.") for name in names)]
                 names = tuple(names[index] for index in select_columns(names, columns))
         else:
             families = [family(collection.kind, name) for name in groups["train"].names]
@@ -455,13 +451,12 @@ def _refit(ranker: Ranker, features: TableFeatures, names: tuple[str, ...]) -> R
     return again.fit_rows(Rows(X[:, kept], cost, indptr), names)
 
 
-def _runtime_blocks(features: TableFeatures, names: Sequence[str]) -> list[str]:
+def _runtime_blocks(features: TableFeatures) -> tuple[str, ...]:
     """Blocks for a model of runtimes."""
     fold, groups = features.known.fold, features.known.groups
     each = [{*fold[group.start : group.stop]} for group in groups] if fold is not None else []
     alone = all(len(values) == 1 for values in each) and len(set().union(*each)) == len(groups)
-    blocks = (*_RUNTIME_BLOCKS, "history") if alone else _RUNTIME_BLOCKS
-    return [block for block in blocks if any(name.startswith(f"{block}.") for name in names)]
+    return (*_RUNTIME_BLOCKS, "history") if alone else _RUNTIME_BLOCKS
 
 
 def _fit_runtimes(

@@ -238,5 +238,5 @@ def test_described_networks_on_devices(run: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_only_models_of_runtimes_describe(ranker: Ranker) -> None:
-    with pytest.raises(ModelError):
+    with pytest.raises(ModelError, match="this model was not trained on a table with roles"):
         estimates.estimate(ranker, ["gpt-a"], ["A100"], estimates.Run(), {})

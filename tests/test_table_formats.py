@@ -413,7 +413,7 @@ def test_a_table_with_other_files_is_kept(tmp_path: Path, capsys: Capture) -> No
     assert main(["import", str(path), "--out", str(tmp_path / "t")]) == 1
     assert "already holds mine.csv" in capsys.readouterr().err
     assert [each.name for each in other.parent.iterdir()] == ["mine.csv"]
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match=r"table\.toml: no such file"):
         read_table(other.parent)
 
 

@@ -22,7 +22,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from gbr.data.files import parse_json
+from gbr.data.files import parse_json, read_toml
 from gbr.errors import DataError, UsageError
 
 #: Bytes of a number by type.
@@ -218,14 +218,7 @@ def read_models(path: Path) -> dict[str, Architecture]:
     if path.is_dir() or path.suffix == ".json":
         single = find_model(path)
         return {single.name: single}
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as fault:
-        raise DataError(
-            f"{path}: cannot be read ({fault.strerror}); expected descriptions of models in TOML"
-        ) from fault
-    except (ValueError, RecursionError) as fault:
-        raise DataError(f"{path}: not TOML ({' '.join(str(fault).split())}); fix this line") from fault
+    content = read_toml(path, "descriptions of models")
     entries = content.get("models")
     if not isinstance(entries, dict) or not entries:
         raise DataError(

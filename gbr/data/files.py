@@ -13,6 +13,7 @@ import shutil
 import socket
 import tempfile
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
@@ -20,7 +21,7 @@ from glob import escape
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from gbr.errors import GbrError
+from gbr.errors import DataError, GbrError
 
 #: Called with the bytes done so far and the total (None if unknown).
 Report = Callable[[int, int | None], None]
@@ -76,6 +77,18 @@ def write_text(path: Path, text: str, error: type[GbrError] = GbrError) -> None:
 def write_json(path: Path, value: Any, error: type[GbrError] = GbrError) -> None:
     """Write ``value`` as indented JSON, atomically."""
     write_text(path, json_text(value), error)
+
+
+def read_toml(path: Path, expected: str, if_missing: str = "") -> dict[str, Any]:
+    """Read TOML; a DataError says what is ``expected``, and what to do if the file is missing."""
+    try:
+        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+    except OSError as fault:
+        if if_missing and isinstance(fault, FileNotFoundError):
+            raise DataError(f"{path}: no such file; {if_missing}") from fault
+        raise DataError(f"{path}: cannot be read ({fault.strerror}); expected {expected} in TOML") from fault
+    except (ValueError, RecursionError) as fault:
+        raise DataError(f"{path}: not TOML ({' '.join(str(fault).split())}); fix this line") from fault
 
 
 def json_text(value: Any) -> str:

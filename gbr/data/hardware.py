@@ -31,7 +31,6 @@ from __future__ import annotations
 import json
 import re
 import reprlib
-import tomllib
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import MISSING, asdict, fields, replace
@@ -41,7 +40,7 @@ from typing import Any, Final
 from features.hardware import CPU, N_LEVELS, PROFILES, TILE_BOUNDS, TPU, Cache, Gpu, Hardware, SlotNames
 from gbr.data.collection import KINDS, SPLITS, Subset
 from gbr.data.devices import Device, find_device
-from gbr.data.files import write_text
+from gbr.data.files import read_toml, write_text
 from gbr.errors import DataError, GbrError, UsageError
 
 FILE: Final = "hardware.toml"
@@ -142,13 +141,7 @@ def beside(folder: Path, top: Path) -> Path | None:
 
 def load(path: Path) -> Hardware:
     """Read a profile; a :class:`DataError` if the file is missing or invalid."""
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as fault:
-        raise DataError(f"{path}: cannot be read ({fault.strerror}); expected a hardware profile in TOML") from fault
-    except (ValueError, RecursionError) as fault:
-        raise DataError(f"{path}: not TOML ({' '.join(str(fault).split())}); fix this line") from fault
-    return parse(values, str(path), DataError)
+    return parse(read_toml(path, "a hardware profile"), str(path), DataError)
 
 
 def parse(values: Any, where: str, error: type[GbrError]) -> Hardware:

@@ -21,7 +21,6 @@ import os
 import platform
 import re
 import reprlib
-import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -30,7 +29,7 @@ from typing import Any, Final
 from gbr.data import hardware
 from gbr.data.architectures import DTYPES
 from gbr.data.devices import Device, find_device
-from gbr.data.files import write_text
+from gbr.data.files import read_toml, write_text
 from gbr.errors import DataError
 
 #: Figure by number of threads; 0 stands for any number.
@@ -135,12 +134,7 @@ def this_machine(name: str | None = None, root: Path = Path("/")) -> Machine:
 
 def read_machine(path: Path) -> Machine:
     """Read a description in TOML; a DataError if it is missing or invalid."""
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as fault:
-        raise DataError(f"{path}: cannot be read ({fault.strerror}); expected a machine in TOML") from fault
-    except (ValueError, RecursionError) as fault:
-        raise DataError(f"{path}: not TOML ({' '.join(str(fault).split())}); fix this line") from fault
+    values = read_toml(path, "a machine")
     try:
         return _parse(values)
     except ValueError as fault:

@@ -32,7 +32,6 @@ import io
 import json
 import re
 import reprlib
-import tomllib
 import unicodedata
 import zlib
 from collections import Counter
@@ -51,7 +50,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from gbr.data.collection import SPLITS
-from gbr.data.files import atomic_write, write_text
+from gbr.data.files import atomic_write, read_toml, write_text
 from gbr.errors import DataError, GbrError, UsageError
 
 FILE: Final = "table.toml"
@@ -661,16 +660,7 @@ def check_roles(roles: Roles, columns: Iterable[str], where: str, error: type[Gb
 
 def _read_roles(path: Path) -> Roles:
     """Read a ``table.toml``."""
-    try:
-        values = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
-    except FileNotFoundError as fault:
-        raise DataError(
-            f"{path}: no such file; write it, or import data files with `python -m gbr.table import`"
-        ) from fault
-    except OSError as fault:
-        raise DataError(f"{path}: cannot be read ({fault.strerror})") from fault
-    except (ValueError, RecursionError) as fault:
-        raise DataError(f"{path}: not TOML ({' '.join(str(fault).split())}); fix this line") from fault
+    values = read_toml(path, "the roles of columns", "write it, or import data files with `python -m gbr.table import`")
     try:
         return _parse_roles(values)
     except ValueError as fault:
