@@ -203,19 +203,16 @@ def build(
 
     def changes() -> tuple[list[_Task], dict[str, dict[str, Entry | None]]]:
         """Graphs to build, and entries of graphs without a file."""
-        tasks, gone = [], {}
+        tasks: list[_Task] = []
+        gone: dict[str, dict[str, Entry | None]] = {}
         for split, sources in files.items():
             entries = store.entries(split)
             gone[split] = dict.fromkeys(set(entries) - {path.stem for path in sources})
-            for path, source in sources.items():
-                entry, built = entries.get(path.stem), store.path(split, path.stem)
-                if (
-                    entry is None
-                    or entry["source"] != source
-                    or not built.is_file()
-                    or built.stat().st_size != entry["bytes"]
-                ):
-                    tasks.append(_Task(path, split, store.root, subset.name, hardware))
+            tasks += [
+                _Task(path, split, store.root, subset.name, hardware)
+                for path, source in sources.items()
+                if not store.holds(split, path.stem, source)
+            ]
         return tasks, gone
 
     tasks, gone = changes() if (same := store.is_for(described, expected)) else ([], {})
@@ -313,14 +310,12 @@ def _build_table(
     duplicate_of = table_features.duplicates(table)
     built = removed = 0
     sources = {(group.split, group.name): {"file": group.name, "members": members} for group in groups}
-    same = store.is_for(described, expected)
-    known = {
-        (split, stem): entry["source"]
-        for split in (splits if same else ())
-        for stem, entry in store.entries(split).items()
-        if (path := store.path(split, stem)).is_file() and path.stat().st_size == entry["bytes"]
-    }
-    if known != sources:
+    complete = (
+        store.is_for(described, expected)
+        and {(split, stem) for split in splits for stem in store.entries(split)} == sources.keys()
+        and all(store.holds(*key, source) for key, source in sources.items())
+    )
+    if not complete:
         with store.building(described, expected, data_root):
             gone = {split: dict.fromkeys(store.entries(split), None) for split in splits}
             removed = sum((split, stem) not in sources for split, stems in gone.items() for stem in stems)

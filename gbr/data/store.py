@@ -144,6 +144,11 @@ class FeatureStore:
         """Manifest entry of each graph of a split, by stem: rows, distinct, measured, degenerate, bytes, source."""
         return dict(self.manifest["graphs"].get(split, {}))
 
+    def holds(self, split: str, stem: str, source: dict[str, Any]) -> bool:
+        """Whether the features of a graph were computed from this source, and its file is complete."""
+        entry, path = self.manifest["graphs"].get(split, {}).get(stem), self.path(split, stem)
+        return bool(entry and entry["source"] == source and path.is_file() and path.stat().st_size == entry["bytes"])
+
     def stems(self, split: str) -> list[str]:
         """Graphs of one split, sorted."""
         return sorted(self.entries(split))
