@@ -306,8 +306,6 @@ def _build_table(
     if not groups:
         raise DataError(f"{subset.folder(data_root)}: no rows of {', '.join(splits)}; check the split in table.toml")
     store = FeatureStore(store_root, subset.name)
-    target = table_features.encoded(table)
-    duplicate_of = table_features.duplicates(table)
     built = removed = 0
     sources = {(group.split, group.name): {"file": group.name, "members": members} for group in groups}
     complete = (
@@ -316,6 +314,7 @@ def _build_table(
         and all(store.holds(*key, source) for key, source in sources.items())
     )
     if not complete:
+        target, duplicate_of = table_features.encoded(table), table_features.duplicates(table)
         with store.building(described, expected, data_root):
             gone = {split: dict.fromkeys(store.entries(split), None) for split in splits}
             removed = sum((split, stem) not in sources for split, stems in gone.items() for stem in stems)
