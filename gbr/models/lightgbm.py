@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from numbers import Integral
@@ -148,7 +149,9 @@ def fit(
     labels: Labels | None = None,
 ) -> LightGBMModel:
     """Train a booster, on ``labels`` instead of the objective of the settings if they are given."""
-    return openmp.call(settings.n_jobs, _fit, train, valid, settings, on_round, labels)
+    # Workers of a cluster wait for one another.
+    with nullcontext() if "machines" in settings.params else openmp.fitting:
+        return openmp.call(settings.n_jobs, _fit, train, valid, settings, on_round, labels)
 
 
 def _fit(

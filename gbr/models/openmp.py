@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from threading import get_ident
+from threading import RLock, get_ident
 from typing import Any, TypeVar, cast
 
 from threadpoolctl import ThreadpoolController
@@ -27,9 +27,13 @@ _Result = TypeVar("_Result")
 _forked: int | None = None
 
 
+#: Held during a fit: several at a time, of one library or both, now and then end the process.
+fitting = RLock()
+
+
 def _after_fork() -> None:
-    global _forked
-    _forked = get_ident()
+    global _forked, fitting
+    _forked, fitting = get_ident(), RLock()
 
 
 if hasattr(os, "register_at_fork"):

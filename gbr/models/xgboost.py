@@ -6,6 +6,7 @@ import json
 import re
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from threading import Lock
 from typing import Any, Final
 
@@ -144,7 +145,9 @@ class XGBoostModel(Model):
 
 def fit(train: Rows, valid: Rows | None, settings: Settings, on_round: OnRound | None = None) -> XGBoostModel:
     """Train a booster."""
-    with library_errors("XGBoost", xgb.core.XGBoostError):
+    # Workers of a cluster wait for one another.
+    alone = nullcontext() if xgb.collective.is_distributed() else openmp.fitting
+    with alone, library_errors("XGBoost", xgb.core.XGBoostError):
         return openmp.call(settings.n_jobs, _fit, train, valid, settings, on_round)
 
 
