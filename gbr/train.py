@@ -11,6 +11,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -259,20 +260,17 @@ def train(
     StoreError, UsageError, ModelError
         As the store, the ranker and its folder raise them.
     """
-    from sklearn.base import clone
-
     from gbr.data.hardware import choose
     from gbr.data.store import schema_of
     from gbr.evaluation.figures import Figures
-    from gbr.models.io import read_manifest
     from gbr.ranker import Ranker
-    from gbr.report.card import CARD, model_card
 
     if trials and workers is not None:
         raise UsageError("--search: runs on one machine, not with --cluster; search first and pass the result by --set")
     collection, data = cli.find_collection(subset, data), Path(data)
     out = _default_out(collection) if out is None else Path(out)
-    if hardware is not None and collection.kind == TABLE:
+    is_table, is_runtime = collection.kind == TABLE, "runtime" in (backend, objective)
+    if hardware is not None and is_table:
         raise UsageError(f"--hardware: is for graphs; {collection.name} has its devices in a column")
     if hardware is None or isinstance(hardware, str):
         hardware = choose(hardware, collection, data)
@@ -287,139 +285,57 @@ def train(
         random_state=seed,
         n_jobs=jobs,
     )
-    features = None
-    is_runtime = "runtime" in (backend, objective)
-    if is_runtime and collection.kind != TABLE:
+    if is_runtime and not is_table:
         raise UsageError(f"--objective runtime: expected a table, {collection.name} is a collection of graphs")
-    if collection.kind == TABLE:
-        from gbr.data.table import read_table  # imports polars
-        from gbr.data.table_features import TableFeatures, families_of
-
-        table = read_table(collection.folder(data))
-        for message in table.notes:
-            cli.note(message)
-        features = TableFeatures(table, is_runtime)
+    features, family_of = _read_table(collection.folder(data), is_runtime) if is_table else (None, {})
     schema = schema_of(collection.kind, hardware) if features is None else features.schema
     _check_settings(ranker, bool(schema.costs))
-    names = schema.names
-    if columns not in (None, "all") and tuple(columns) != ("all",):
-        names = tuple(names[index] for index in select_columns(names, columns))
+    names = _selected(schema.names, columns)
     splits = splits_present(collection, data)
     check_out(out, collection.name, force)
     with exclusive_lock(out, ModelError, "gbr.train"):
         opened, build_seconds = update_store(collection, data, store, splits, jobs, hardware, workers, features)
         found = {split: labelled_groups(opened, collection, split, skip_known_bad) for split in splits}
         groups = {split: labelled for split, (labelled, _) in found.items() if len(labelled)}
-        where = collection.folder(data) / ("" if collection.kind == TABLE else "train")
-        things = cli.things(collection.kind)
-        if "train" not in groups:
-            raise DataError(f"{where}: no {things} with runtimes; add measured {things}")
-        if len(groups) == 1:
-            cli.note(
-                f"no valid or test {things} with runtimes: the fit does not stop early, and its quality is unknown"
-            )
-        elif "valid" not in groups:
-            cli.note(f"no valid {things} with runtimes: the fit does not stop early")
-        memory = memory or training_set.default_memory()
-        distinct = training_set.distinct(groups["train"])
-        n_graphs, n_rows = len(groups["train"]), len(distinct.rows)
-        if not rankable(distinct.target, distinct.indptr):
-            raise DataError(
-                f"{where}: no {things[:-1]} has two configurations with different runtimes; add measured configurations"
-            )
-        if n_graphs < _FEW_GRAPHS or n_rows < _FEW_ROWS:
-            cli.note(f"only {n_graphs} training {things} with {n_rows} configurations: expect little on other {things}")
-        if collection.kind == TABLE:
-            device_of = families_of(table)
-            families = [device_of[name] for name in groups["train"].names]
-            if features is not None and columns is None and (is_runtime or n_graphs < _FEW_TABLE_GROUPS):
-                wanted = _runtime_blocks(features) if is_runtime else _FEW_BLOCKS
-                columns = [block for block in wanted if any(name.startswith(f"{block}.") for name in names)]
-                names = tuple(names[index] for index in select_columns(names, columns))
-        else:
-            families = [family(collection.kind, name) for name in groups["train"].names]
-        fit_seconds = 0.0
+        where = collection.folder(data) / ("" if is_table else "train")
+        distinct = _distinct(groups, cli.things(collection.kind), where)
+        families = [family_of[name] if is_table else family(collection.kind, name) for name in groups["train"].names]
+        run = _Run(opened, groups, families, features, memory or training_set.default_memory(), seed, jobs)
+
+        if features is not None and columns is None:
+            columns = _table_blocks(features, len(families), is_runtime)
+            names = _selected(names, columns)
+        start = time.monotonic()
         screening = None
         if columns is None and backend != "costmodel":
-            start = time.monotonic()
-            always = [*schema.costs, *({_PRIOR} & {*schema.names})]
-            screening = _screen(opened, groups, families, always, memory, seed, jobs)
+            screening = _screen(run, [*schema.costs, *({_PRIOR} & {*schema.names})])
             names = screening.columns if screening else names
-            fit_seconds = time.monotonic() - start
-        total_memory = memory * (1 if workers is None else max(1, len(workers)))
-        chosen = training_set.fit_memory(distinct, len(names), total_memory, sample, seed)
-        if chosen.most:
-            reason = "" if chosen.most == sample else f": more do not fit --memory {total_memory / cli.GIB:.3g} GiB"
-            cli.note(
-                f"training on {len(chosen.rows):,} of {len(distinct.rows):,} rows, at most {chosen.most:,} per "
-                f"{things[:-1]}{reason}"
-            )
+        screening_seconds = time.monotonic() - start
+        chosen = _sampled(run, distinct, len(names), sample, workers)
         ranker.set_params(
             costs=[name for name in schema.costs if name in names] or None,
-            prior=_PRIOR if _PRIOR in names and 1 < n_graphs < _PRIOR_GROUPS and not is_runtime else None,
+            prior=_PRIOR if _PRIOR in names and 1 < len(families) < _PRIOR_GROUPS and not is_runtime else None,
         )
-        streamed = False
-        start = time.monotonic()
-        if features is not None and is_runtime:
-            cli.note(f"fitting runtimes of {len(groups['train'].target):,} configurations, {len(names)} columns")
-            with cli.rounds("fitting", time_limit) as on_round:
-                _fit_runtimes(ranker, features, names, ("train",), on_round)
-        elif workers is None:
-            X = training_set.features(opened, "train", groups["train"], chosen.rows, names, memory)
-            rows, streamed = Rows(X, chosen.target, chosen.indptr), isinstance(X, StreamedMatrix)
-            valid = None
-            if "valid" in groups:
-                valid = training_set.held_out(opened, "valid", groups["valid"], names, memory, seed)
-            start = time.monotonic()
-            if trials:
-                ranker.set_params(**_search(ranker, rows, names, families, trials, seed))
-            cli.note(f"fitting on {len(chosen.rows):,} configurations, {len(names)} columns")
-            with cli.rounds("fitting", time_limit) as on_round:
-                ranker.fit_rows(rows, names, valid, on_round=on_round)
-        else:
-            from gbr.cluster import TrainingSet, fit
 
-            graphs = groups["train"].names, groups["valid"].names if "valid" in groups else ()
-            root = opened.root.absolute()
-            known = TrainingSet(root, collection.name, *graphs, names, memory, chosen.most, seed)
-            fit(workers, ranker, known, chosen)
-        fit_seconds += time.monotonic() - start
-        plain = chosen
-        if not chosen.most and not streamed:  # a plain baseline does not merge identical configurations
-            plain = Selection(np.arange(len(groups["train"].target)), groups["train"].target, groups["train"].indptr)
-        raw = _fit_raw_baseline(opened, groups["train"], plain, memory, seed, jobs)
+        fit_seconds, streamed = _fit(run, ranker, names, chosen, trials, workers)
+        raw = _fit_raw_baseline(run, chosen, merged=bool(chosen.most) or streamed)
+        final = _fit_again(run, ranker, names, is_runtime) or ranker
 
-        final = ranker
-        few = "valid" in groups and n_graphs + len(groups["valid"]) < _FEW_TABLE_GROUPS
-        again = features is not None and "valid" in groups and (few or is_runtime)
-        if features is not None and again:
-            reason = "" if is_runtime else f", as there are few {things}"
-            cli.note(f"fitting again on train and valid{reason}; valid is scored by the first fit")
-            if is_runtime:
-                final = _fit_runtimes(clone(ranker), features, names, ("train", "valid"))
-            else:
-                final = _refit(ranker, features, names)
-        of_known: dict[str, Any] = {}
-        if features is not None and is_runtime:
-            of_known = {split: known_runtimes(final, features, *_SEEN[split]) for split in ("valid", "test")}
         figures = Figures(subset=collection.name)
         predict_seconds = 0.0
         for split, labelled in groups.items():
+            scorer = final if split == "test" else ranker
+            known = None
+            if features is not None and is_runtime and split in _SEEN:
+                known = known_runtimes(final, features, *_SEEN[split])
             figures[split], seconds = score_split(
-                final if split == "test" else ranker,
-                raw,
-                opened,
-                labelled,
-                split,
-                collection.kind,
-                found[split][1],
-                scored=scored,
-                known=of_known.get(split),
+                scorer, raw, opened, labelled, split, collection.kind, found[split][1], scored, known
             )
             predict_seconds += seconds
-        figures["seconds"] = {"build": build_seconds, "fit": fit_seconds, "predict": predict_seconds}
-        ranker = final
-        ranker.trained_on_ = {
+        figures["seconds"] = {
+            "build": build_seconds, "fit": screening_seconds + fit_seconds, "predict": predict_seconds
+        }  # fmt: skip
+        final.trained_on_ = {
             "subset": collection.name,
             "kind": collection.kind,
             "schema_hash": opened.manifest["schema"]["hash"],
@@ -428,35 +344,191 @@ def train(
             "rows": len(chosen.rows),
             "sample": chosen.most,
             "screening": screening and screening.summary(),
-            "fitted_on_valid": again,
+            "fitted_on_valid": final is not ranker,
         }
         if features is not None:
-            ranker.table = features
-        with atomic_write(out / METRICS, ModelError) as part:
-            part.write_text(json_text(figures), encoding="utf-8")
-            # Never keep old figures next to a new model, nor lose them if the new model cannot be written.
-            with put_aside(out / METRICS), put_aside(out / CARD):
-                ranker.save(out)
-        write_text(out / CARD, model_card(read_manifest(out), figures), ModelError)
+            final.table = features
+        _write(out, final, figures)
     return figures
 
 
-def _refit(ranker: Ranker, features: TableFeatures, names: tuple[str, ...]) -> Ranker:
-    """The same model, fitted on training and validation groups of a table, without early stopping."""
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """What is trained on.
+
+    Parameters
+    ----------
+    store : FeatureStore
+    groups : dict of str to QueryGroups
+        Those with runtimes by split, with the columns of the baselines only.
+    families : list of str
+        Of each training group.
+    features : TableFeatures or None
+        Of a table.
+    memory, seed, jobs
+        As :func:`train` takes them.
+    """
+
+    store: FeatureStore
+    groups: dict[str, QueryGroups]
+    families: list[str]
+    features: TableFeatures | None
+    memory: int
+    seed: int
+    jobs: int | None
+
+    @property
+    def things(self) -> str:
+        return cli.things(self.store.subset.partition(":")[0])
+
+
+# Before the fit -------------------------------------------------------------------------------------------------------
+
+
+def _read_table(folder: Path, is_runtime: bool) -> tuple[TableFeatures, dict[str, str]]:
+    """Features of a table, and the device of each group by its name."""
+    from gbr.data.table import read_table  # imports polars
+    from gbr.data.table_features import TableFeatures, families_of
+
+    table = read_table(folder)
+    for message in table.notes:
+        cli.note(message)
+    return TableFeatures(table, is_runtime), families_of(table)
+
+
+def _check_settings(ranker: Ranker, has_costs: bool) -> None:
+    """Fit a few rows, so that an invalid parameter is an error before hours of work."""
     from sklearn.base import clone
 
-    X, cost, indptr = features.refit()
-    kept = np.isin(features.schema.names, names)
-    again: Ranker = clone(ranker).set_params(prior=_PRIOR if _PRIOR in names else None)
-    return again.fit_rows(Rows(X[:, kept], cost, indptr), names)
+    X = np.random.default_rng(0).random((32, 4))
+    few = 1 if isinstance(ranker.n_estimators, int) and ranker.n_estimators > 0 else ranker.n_estimators
+    tried = clone(ranker).set_params(n_estimators=few, costs=[0] if has_costs else None, n_jobs=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tried.fit(X, X[:, 0], qid=np.repeat(range(4), 8))
 
 
-def _runtime_blocks(features: TableFeatures) -> tuple[str, ...]:
-    """Blocks for a model of runtimes."""
-    fold, groups = features.known.fold, features.known.groups
-    each = [{*fold[group.start : group.stop]} for group in groups] if fold is not None else []
-    alone = all(len(values) == 1 for values in each) and len(set().union(*each)) == len(groups)
-    return (*_RUNTIME_BLOCKS, "history") if alone else _RUNTIME_BLOCKS
+def _selected(names: tuple[str, ...], columns: Sequence[str] | None) -> tuple[str, ...]:
+    """Names of columns and blocks as full names; all for None and ``all``."""
+    if columns is None or columns == "all" or tuple(columns) == ("all",):
+        return names
+    return tuple(names[index] for index in select_columns(names, columns))
+
+
+def _distinct(groups: dict[str, QueryGroups], things: str, where: Path) -> Selection:
+    """Distinct training configurations; a DataError if they cannot be ranked, and notes on what will be missing."""
+    if "train" not in groups:
+        raise DataError(f"{where}: no {things} with runtimes; add measured {things}")
+    if len(groups) == 1:
+        cli.note(f"no valid or test {things} with runtimes: the fit does not stop early, and its quality is unknown")
+    elif "valid" not in groups:
+        cli.note(f"no valid {things} with runtimes: the fit does not stop early")
+    distinct = training_set.distinct(groups["train"])
+    n_graphs, n_rows = len(groups["train"]), len(distinct.rows)
+    if not rankable(distinct.target, distinct.indptr):
+        raise DataError(
+            f"{where}: no {things[:-1]} has two configurations with different runtimes; add measured configurations"
+        )
+    if n_graphs < _FEW_GRAPHS or n_rows < _FEW_ROWS:
+        cli.note(f"only {n_graphs} training {things} with {n_rows} configurations: expect little on other {things}")
+    return distinct
+
+
+def _table_blocks(features: TableFeatures, n_groups: int, is_runtime: bool) -> list[str] | None:
+    """Blocks for a model of runtimes, or of few groups of a table; None for others, whose columns are screened."""
+    wanted: tuple[str, ...] = _FEW_BLOCKS
+    if is_runtime:
+        fold, groups = features.known.fold, features.known.groups
+        each = [{*fold[group.start : group.stop]} for group in groups] if fold is not None else []
+        alone = all(len(values) == 1 for values in each) and len(set().union(*each)) == len(groups)
+        wanted = (*_RUNTIME_BLOCKS, "history") if alone else _RUNTIME_BLOCKS
+    elif n_groups >= _FEW_TABLE_GROUPS:
+        return None
+    return [block for block in wanted if any(name.startswith(f"{block}.") for name in features.schema.names)]
+
+
+def _screen(run: _Run, always: Sequence[str]) -> Screening | None:
+    """Choose columns on ``valid``, or on held-out families of ``train``; None if neither can be ranked."""
+    from gbr.models import screening
+    from gbr.search import folds
+
+    names = training_set.columns_of(run.store, None)
+    rng = np.random.default_rng(run.seed)
+
+    def sampled(split: str, members: NDArray[np.int64], n_rows: int) -> Rows:
+        """A sample of the rows of some graphs, with all columns."""
+        if len(members) > screening.GROUPS:
+            members = np.sort(rng.choice(members, screening.GROUPS, replace=False))
+        graphs = run.groups[split].take(members)
+        distinct = training_set.distinct(graphs)
+        kept, indptr = screening.sampled(distinct.indptr, n_rows, run.seed)
+        X = training_set.features(run.store, split, graphs, distinct.rows[kept], names, run.memory)
+        return in_memory(Rows(X, distinct.target[kept], indptr), run.seed)
+
+    everything = np.arange(len(run.families))
+    if "valid" in run.groups:
+        train = sampled("train", everything, screening.ROWS)
+        valid = sampled("valid", np.arange(len(run.groups["valid"])), screening.ROWS // 2)
+    elif len(set(run.families)) > 1:
+        out = folds(run.families, seed=run.seed)[0]
+        train = sampled("train", everything[~out], screening.ROWS)
+        valid = sampled("train", everything[out], screening.ROWS // 2)
+    else:
+        return None
+    if not (train.n_rankable and valid.n_rankable):
+        return None
+    with cli.busy("choosing columns"):
+        found = screening.screen(train, valid, names, run.seed, run.jobs, always)
+    cli.note(f"{len(found.columns)} of {len(names)} columns ({found.chosen}); --columns all uses all")
+    return found
+
+
+def _sampled(run: _Run, distinct: Selection, n_columns: int, sample: int | None, workers: Workers | None) -> Selection:
+    """Training rows that fit in memory."""
+    memory = run.memory * (1 if workers is None else max(1, len(workers)))
+    chosen = training_set.fit_memory(distinct, n_columns, memory, sample, run.seed)
+    if chosen.most:
+        reason = "" if chosen.most == sample else f": more do not fit --memory {memory / cli.GIB:.3g} GiB"
+        cli.note(
+            f"training on {len(chosen.rows):,} of {len(distinct.rows):,} rows, at most {chosen.most:,} per "
+            f"{run.things[:-1]}{reason}"
+        )
+    return chosen
+
+
+# Fits -----------------------------------------------------------------------------------------------------------------
+
+
+def _fit(
+    run: _Run, ranker: Ranker, names: tuple[str, ...], chosen: Selection, trials: int, workers: Workers | None
+) -> tuple[float, bool]:
+    """Fit on the training rows; returns the seconds it took to fit, and whether features were streamed."""
+    start, streamed = time.monotonic(), False
+    train = run.groups["train"]
+    if run.features is not None and "runtime" in (ranker.backend, ranker.objective):
+        cli.note(f"fitting runtimes of {len(train.target):,} configurations, {len(names)} columns")
+        with cli.rounds("fitting", ranker.time_limit) as on_round:
+            _fit_runtimes(ranker, run.features, names, ("train",), on_round)
+    elif workers is None:
+        X = training_set.features(run.store, "train", train, chosen.rows, names, run.memory)
+        rows, streamed = Rows(X, chosen.target, chosen.indptr), isinstance(X, StreamedMatrix)
+        valid = None
+        if "valid" in run.groups:
+            valid = training_set.held_out(run.store, "valid", run.groups["valid"], names, run.memory, run.seed)
+        start = time.monotonic()
+        if trials:
+            ranker.set_params(**_search(run, ranker, rows, names, trials))
+        cli.note(f"fitting on {len(chosen.rows):,} configurations, {len(names)} columns")
+        with cli.rounds("fitting", ranker.time_limit) as on_round:
+            ranker.fit_rows(rows, names, valid, on_round=on_round)
+    else:
+        from gbr.cluster import TrainingSet, fit
+
+        graphs = train.names, run.groups["valid"].names if "valid" in run.groups else ()
+        root = run.store.root.absolute()
+        known = TrainingSet(root, run.store.subset, *graphs, names, run.memory, chosen.most, run.seed)
+        fit(workers, ranker, known, chosen)
+    return time.monotonic() - start, streamed
 
 
 def _fit_runtimes(
@@ -479,65 +551,7 @@ def _fit_runtimes(
     return ranker.fit_rows(Rows(X, known.cost, bounds(known.groups)), names, fit=fit)
 
 
-def _check_settings(ranker: Ranker, has_costs: bool) -> None:
-    """Fit a few rows, so that an invalid parameter is an error before hours of work."""
-    from sklearn.base import clone
-
-    X = np.random.default_rng(0).random((32, 4))
-    few = 1 if isinstance(ranker.n_estimators, int) and ranker.n_estimators > 0 else ranker.n_estimators
-    tried = clone(ranker).set_params(n_estimators=few, costs=[0] if has_costs else None, n_jobs=1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        tried.fit(X, X[:, 0], qid=np.repeat(range(4), 8))
-
-
-def _screen(
-    store: FeatureStore,
-    groups: dict[str, QueryGroups],
-    families: list[str],
-    always: Sequence[str],
-    memory: int,
-    seed: int,
-    jobs: int | None,
-) -> Screening | None:
-    """Choose columns on ``valid``, or on held-out families of ``train``; None if neither can be ranked."""
-    from gbr.models import screening
-    from gbr.search import folds
-
-    names = training_set.columns_of(store, None)
-    rng = np.random.default_rng(seed)
-
-    def sampled(split: str, members: NDArray[np.int64], n_rows: int) -> Rows:
-        """A sample of the rows of some graphs, with all columns."""
-        if len(members) > screening.GROUPS:
-            members = np.sort(rng.choice(members, screening.GROUPS, replace=False))
-        graphs = groups[split].take(members)
-        distinct = training_set.distinct(graphs)
-        kept, indptr = screening.sampled(distinct.indptr, n_rows, seed)
-        X = training_set.features(store, split, graphs, distinct.rows[kept], names, memory)
-        return in_memory(Rows(X, distinct.target[kept], indptr), seed)
-
-    everything = np.arange(len(groups["train"]))
-    if "valid" in groups:
-        train = sampled("train", everything, screening.ROWS)
-        valid = sampled("valid", np.arange(len(groups["valid"])), screening.ROWS // 2)
-    elif len(set(families)) > 1:
-        out = folds(families, seed=seed)[0]
-        train = sampled("train", everything[~out], screening.ROWS)
-        valid = sampled("train", everything[out], screening.ROWS // 2)
-    else:
-        return None
-    if not (train.n_rankable and valid.n_rankable):
-        return None
-    with cli.busy("choosing columns"):
-        found = screening.screen(train, valid, names, seed, jobs, always)
-    cli.note(f"{len(found.columns)} of {len(names)} columns ({found.chosen}); --columns all uses all")
-    return found
-
-
-def _search(
-    ranker: Ranker, rows: Rows, names: tuple[str, ...], families: list[str], trials: int, seed: int
-) -> dict[str, Any]:
+def _search(run: _Run, ranker: Ranker, rows: Rows, names: tuple[str, ...], trials: int) -> dict[str, Any]:
     """Parameters found by a hyperparameter search."""
     from sklearn.base import clone
 
@@ -548,29 +562,33 @@ def _search(
     with cli.progress(trials, "hyperparameter search") as advance:
         best = search(
             lambda **settings: clone(ranker).set_params(costs=costs, prior=prior, **settings),
-            in_memory(rows, seed),
-            families,
+            in_memory(rows, run.seed),
+            run.families,
             trials,
             goal=ranker.goal,
-            seed=seed,
+            seed=run.seed,
             on_trial=lambda _number, _best: advance(1),
         )
     cli.note(f"search: {best or 'nothing beat the defaults'}")
     return best
 
 
-def _fit_raw_baseline(
-    store: FeatureStore, groups: QueryGroups, chosen: Selection, memory: int, seed: int, jobs: int | None
-) -> Ranker | None:
-    """Fit the baseline on the raw columns, as far as they fit in memory; None if the store has none."""
-    blocks = raw_blocks(store.manifest["schema"]["columns"])
+def _fit_raw_baseline(run: _Run, chosen: Selection, merged: bool) -> Ranker | None:
+    """Fit the baseline on the raw columns, as far as they fit in memory; None if the store has none.
+
+    A plain baseline does not merge identical configurations, as far as all rows are used.
+    """
+    blocks = raw_blocks(run.store.manifest["schema"]["columns"])
     if not blocks:
         return None
-    names = training_set.columns_of(store, blocks)
-    chosen = training_set.fit_memory(chosen, len(names), memory, None, seed)
-    X = training_set.features(store, "train", groups, chosen.rows, names, memory)
+    train = run.groups["train"]
+    if not merged:
+        chosen = Selection(np.arange(len(train.target)), train.target, train.indptr)
+    names = training_set.columns_of(run.store, blocks)
+    chosen = training_set.fit_memory(chosen, len(names), run.memory, None, run.seed)
+    X = training_set.features(run.store, "train", train, chosen.rows, names, run.memory)
     with cli.busy("fitting the baseline on raw columns"):
-        return fit_raw(Rows(X, chosen.target, chosen.indptr), names, seed, jobs)
+        return fit_raw(Rows(X, chosen.target, chosen.indptr), names, run.seed, run.jobs)
 
 
 def raw_blocks(columns: Sequence[str]) -> list[str]:
@@ -595,6 +613,41 @@ def fit_raw(rows: Rows, names: tuple[str, ...], seed: int, jobs: int | None) -> 
         n_jobs=jobs,
     )
     return ranker.fit_rows(rows, names)
+
+
+def _fit_again(run: _Run, ranker: Ranker, names: tuple[str, ...], is_runtime: bool) -> Ranker | None:
+    """The same model, fitted on train and valid of a table, without early stopping; None where it is not worthwhile."""
+    from sklearn.base import clone
+
+    features, valid = run.features, run.groups.get("valid")
+    if features is None or valid is None:
+        return None
+    if not is_runtime and len(run.families) + len(valid) >= _FEW_TABLE_GROUPS:
+        return None
+    reason = "" if is_runtime else f", as there are few {run.things}"
+    cli.note(f"fitting again on train and valid{reason}; valid is scored by the first fit")
+    again: Ranker = clone(ranker)
+    if is_runtime:
+        return _fit_runtimes(again, features, names, ("train", "valid"))
+    X, cost, indptr = features.refit()
+    again.set_params(prior=_PRIOR if _PRIOR in names else None)
+    return again.fit_rows(Rows(X[:, np.isin(features.schema.names, names)], cost, indptr), names)
+
+
+# The run --------------------------------------------------------------------------------------------------------------
+
+
+def _write(out: Path, ranker: Ranker, figures: Figures) -> None:
+    """Write model, figures and model card."""
+    from gbr.models.io import read_manifest
+    from gbr.report.card import CARD, model_card
+
+    with atomic_write(out / METRICS, ModelError) as part:
+        part.write_text(json_text(figures), encoding="utf-8")
+        # Never keep old figures next to a new model, nor lose them if the new model cannot be written.
+        with put_aside(out / METRICS), put_aside(out / CARD):
+            ranker.save(out)
+    write_text(out / CARD, model_card(read_manifest(out), figures), ModelError)
 
 
 def fingerprint(store: FeatureStore, split: str) -> str:
