@@ -132,7 +132,7 @@ def commands() -> str:
     """The page of all commands, from their parsers."""
     parts = [
         "# Commands",
-        "`gbr train` is the same as `python -m` with `gbr.train`. Results go to stdout, progress and messages to "
+        "Each is also a module: `gbr train` and `python -m gbr.train` are the same. Results go to stdout, progress and messages to "
         "stderr. Exit status: 0 for success, 1 for an expected failure, 2 for wrong usage, 130 for an interrupt.",
     ]
     top = click.Context(gbr_command, info_name="gbr")

@@ -79,7 +79,7 @@ NODES_BLOCK: Final = Block(
     1,
     "Statistics over the nodes of sign(x) * log2(1 + |x|) of every node feature.",
     tuple(
-        Column(f"{short}.{name}", "log2", f"{long} over the nodes of log-signed {name}")
+        Column(f"{short}.{name}", "log2", f"{long} over the nodes of column {name} of node_feat, log-signed")
         for short, long in (("mean", "Mean"), ("std", "Standard deviation"), ("max", "Maximum"))
         for name in NODE_COLUMNS
     ),
@@ -97,7 +97,7 @@ def neighborhood_columns(seeds: Mapping[str, str]) -> tuple[Column, ...]:
         ("largest", "log2", "Bytes of the largest output"),
     )
     return tuple(
-        Column(f"{seed}.{radius}hop.{name}", unit, f"{doc} within {radius} edges of {long}")
+        Column(f"{seed}.{radius}hop.{name}", unit, f"{doc} within distance {radius} of {long}")
         for seed, long in seeds.items()
         for radius in RADII
         for name, unit, doc in per_radius

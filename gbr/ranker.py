@@ -70,9 +70,14 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         ``tau``: order the whole group.  ``topk``: have a fast configuration among the first few.  Chooses the
         objective if it is None: for ``tau`` ``pairwise`` and ``mixed`` (ensemble), for ``topk`` ``speed`` and
         ``mixed-top``.
-    n_estimators, num_leaves, learning_rate, min_child_samples : int, int, float, int or None, default=None
-        Rounds, leaves per tree, shrinkage, rows per leaf.  None: :func:`gbr.models.params.default_capacity` of the
-        training set.  XGBoost uses the rows per leaf for ``l2`` and ``speed`` only.
+    n_estimators : int or None, default=None
+        Rounds at most.  None, here and below: :func:`gbr.models.params.default_capacity` of the training set.
+    num_leaves : int or None, default=None
+        Leaves per tree.
+    learning_rate : float or None, default=None
+        Shrinkage of each round.
+    min_child_samples : int or None, default=None
+        Rows per leaf at least.  XGBoost uses it for ``l2`` and ``speed`` only.
     early_stopping_rounds : int, default=50
         With an ``eval_set``, stop after this many rounds without a better mean Kendall tau; the best round is kept.
     time_limit : float or None, default=None
@@ -95,6 +100,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
     Attributes
     ----------
     n_features_in_ : int
+        Columns of ``X``.
     feature_names_in_ : ndarray of str
         Only when ``X`` has column names; labels other than 0, 1, 2 … become strings.
     settings_ : Settings

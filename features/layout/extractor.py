@@ -19,9 +19,9 @@ from features.layout.copies import OWN_KINDS, Copies, levels
 from features.layout.copies import orders as orders_of
 from features.layout.metagraph import Links, links
 from features.layout.nodes import (
-    N_BINS,
     N_BUCKETS,
     NODE_CLASSES,
+    RANGES,
     TENSOR_ROLES,
     VALUES,
     ConfigurableNodes,
@@ -50,8 +50,7 @@ Run = Callable[[Callable[[int], None], Iterable[int]], Iterable[None]]
 #: Configurations of a group per batch.
 _VECTORS_AT_ONCE: Final = 256
 _GROUPS: Final = (*NODE_CLASSES, "all")
-_WEIGHTS: Final = (("count", "tensors"), ("bytes", "tensors by bytes"), ("flops", "tensors by their node's operations"))
-_MEANS: Final = {"share": "Share of the {} {} {} that {}", "log2": "Mean over the {} {} {} of the {}"}
+_WEIGHTS: Final = (("count", ""), ("bytes", ", weighted by bytes"), ("flops", ", weighted by operations"))
 #: Opcode classes in the surroundings of a node that are summed over the nodes that are set.
 _REACHED: Final = tuple(
     CLASS_NAMES.index(name) for name in ("convolution", "dot", "reduce", "transcendental", "transpose")
@@ -75,7 +74,7 @@ LAYOUT: Final = Block(
     "Layouts aggregated over the configurable nodes, by class, tensor role and weight.",
     (
         *(
-            Column(f"{group}.{role}.{name}.{weight}", unit, _MEANS[unit].format(group, role, weighted, doc))
+            Column(f"{group}.{role}.{name}.{weight}", unit, doc.format(f"{group} {role} tensors") + weighted)
             for group in _GROUPS
             for role in TENSOR_ROLES
             for name, unit, doc in VALUES
@@ -87,11 +86,11 @@ LAYOUT: Final = Block(
             Column(
                 f"{name}.{which}.bin{number}",
                 "share",
-                f"Share of the {name} outputs whose {which} extent is in bin {number}",
+                f"Share of the {name} outputs whose {which} extent is {RANGES[number]}",
             )
             for name in NODE_CLASSES
             for which in ("minor", "second")
-            for number in range(N_BINS)
+            for number in range(len(RANGES))
         ),
         *(
             Column(f"{kind}.output_padding", "log2", f"Padding factor of the outputs of {doc}, mean by operations")
@@ -106,7 +105,7 @@ TYPES: Final = Block(
     1,
     "Node types (class, ranks, dimension numbers and row) counted in hashed buckets.",
     tuple(
-        Column(f"bucket{number}", "share", f"Share of the nodes whose type falls into bucket {number}")
+        Column(f"bucket{number}", "share", f"Share of the nodes whose type has hash {number}")
         for number in range(N_BUCKETS)
     ),
     per_config=True,
@@ -117,10 +116,15 @@ REACH: Final = Block(
     "k-hop surroundings of the configurable nodes that are set.",
     tuple(
         Column(
-            f"{radius}hop.{name}", "share", f"{name} within {radius} edges of a set node, over the same of all nodes"
+            f"{radius}hop.{name}",
+            "share",
+            f"{doc} within distance {radius} of the nodes that are set, over those of all configurable ones",
         )
         for radius in RADII
-        for name in (*(CLASS_NAMES[number] for number in _REACHED), "bytes")
+        for name, doc in (
+            *((CLASS_NAMES[number], f"Nodes of class {CLASS_NAMES[number]}") for number in _REACHED),
+            ("bytes", "Bytes of all outputs"),
+        )
     ),
     per_config=True,
 )

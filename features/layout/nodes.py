@@ -6,6 +6,7 @@ once per distinct row instead of once per configuration.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -27,22 +28,35 @@ NODE_CLASSES: Final = ("convolution", "dot", "reshape")
 #: Tensors of a configurable node, in the order of its row's slots.
 TENSOR_ROLES: Final = ("output", "input", "kernel")
 
-#: Values of one tensor's layout: name, unit, description.
+#: Values of the layouts of tensors: name, unit, description.
 VALUES: Final = (
-    ("set", "share", "have their layout set"),
-    ("kept", "share", "keep the layout that the graph gives them"),
-    ("row_major", "share", "are row-major"),
-    ("minor_kept", "share", "keep their minor-most dimension"),
-    ("minor", "log2", "extent of the minor-most dimension"),
-    ("second", "log2", "extent of the second minor dimension"),
-    ("lanes", "share", "minor-most dimension fills a register's lanes (extent over their next multiple)"),
-    ("sublanes", "share", "second minor dimension fills its sublanes (extent over their next multiple)"),
-    ("padding", "log2", "padded volume over volume in whole registers"),
-    ("jump", "log2", "stride in the graph's layout of the dimension that became minor-most"),
+    ("set", "share", "Share of the {} that have their layout set"),
+    ("kept", "share", "Share of the {} that keep the layout that the graph gives them"),
+    ("row_major", "share", "Share of the {} that are row-major"),
+    ("minor_kept", "share", "Share of the {} that keep their minor-most dimension"),
+    ("minor", "log2", "Mean extent of the minor-most dimension of the {}"),
+    ("second", "log2", "Mean extent of the second minor dimension of the {}"),
+    (
+        "lanes",
+        "share",
+        "Mean share of a register's lanes that the minor-most dimension of the {} fills",
+    ),
+    (
+        "sublanes",
+        "share",
+        "Mean share of its sublanes that the second minor dimension of the {} fills",
+    ),
+    ("padding", "log2", "Mean volume in whole registers over volume of the {}"),
+    ("jump", "log2", "Mean stride, in the graph's layout, of the dimension that became minor-most of the {}"),
 )
-#: Bins of extents: below 2, 8, 32, 128, 512, and the rest.
+#: Bins of extents.
 BIN_EDGES: Final = (2, 8, 32, 128, 512)
-N_BINS: Final = len(BIN_EDGES) + 1
+RANGES: Final = (
+    f"below {BIN_EDGES[0]}",
+    *(f"from {low} to {high - 1}" for low, high in pairwise(BIN_EDGES)),
+    f"{BIN_EDGES[-1]} or more",
+)
+N_BINS: Final = len(RANGES)
 N_BUCKETS: Final = 32
 
 

@@ -27,11 +27,25 @@ from features.tile.loops import loop_nest
 from features.tile.names import named_slots
 from features.tile.operands import loop_slots
 
+_BOUNDED: Final = {
+    "kernel": "right operand (the kernel of a convolution)",
+    "output": "result",
+    "input": "left operand",
+}
+
+
+def _bound(name: str) -> str:
+    """Description of a column of the configuration."""
+    tensor, which = name.split("_bounds_")
+    what = f"{which.capitalize()} of the tile" if which in ("sum", "product") else f"Tile of dimension {which}"
+    return f"{what} of the {_BOUNDED[tensor]}; 0 if unused"
+
+
 CONFIG: Final = Block(
     "config",
     1,
     "The configuration itself.",
-    tuple(Column(name, "elements", f"{name} of the configuration, 0 if unused") for name in TILE_CONFIG),
+    tuple(Column(name, "elements", _bound(name)) for name in TILE_CONFIG),
     per_config=True,
 )
 

@@ -64,7 +64,7 @@ def loop_slots(nest: LoopNest, tensors: Tensors) -> LoopSlots:
 
 _PER_OPERAND: Final = (
     *((f"dim{dim}", "log2", f"Extent {dim} of {{}}, minor-most first") for dim in range(MAX_RANK)),
-    ("rank", "count", f"Dimensions of {{}}; {MISSING} if missing"),
+    ("rank", "count", "Dimensions of {}; -1 if missing"),
     ("bytes", "log2", "Bytes of {}"),
     ("width", "bytes", "Element size of {}"),
     ("type", "id", "Element type of {}"),
@@ -85,7 +85,7 @@ BLOCK: Final = Block(
         Column("fast_reduces", "flag", "Whether the loop with fewest strided operands is reduced"),
         Column("extremum", "share", "Share of the reductions that compute a maximum or minimum"),
         *(Column(f"extent.{name}", "log2", f"Product of the extents of the {name} loops") for name in CLASS_LOOPS),
-        *(Column(f"extent.{slot}", "log2", f"Extent of {doc}; {MISSING} if missing") for slot, doc in SLOT_DOC.items()),
+        *(Column(f"extent.{slot}", "log2", f"Extent of {doc}; -1 if missing") for slot, doc in SLOT_DOC.items()),
         *(
             Column(f"{role}.{name}", unit, text.format(doc))
             for role, doc in ROLE_DOC.items()
