@@ -31,7 +31,7 @@ export LD_LIBRARY_PATH := $(CURDIR)/$(VENV)/openmp$(if $(LD_LIBRARY_PATH),:$(LD_
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test kernels oldest newest lint docs wheel bench quality soak clean
+.PHONY: help demo test kernels oldest newest lint docs wheel .wheel bench quality soak clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -65,10 +65,11 @@ lint: $(VENV)/.dev ## Check style, types and imports between modules
 docs: $(VENV)/.docs ## Build the site into build/docs
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
-wheel: VENV := .venv-wheel
 wheel: ## Build a wheel into dist, install it into an empty environment and run the quickstart outside of the repository
-	@rm -rf dist $(VENV)
-	@$(MAKE) --no-print-directory $(VENV)/.made VENV=$(VENV)
+	@rm -rf dist .venv-wheel
+	@$(MAKE) --no-print-directory .wheel VENV=.venv-wheel
+
+.wheel: $(VENV)/.made
 	@$(PY) -m pip wheel --quiet --no-deps --wheel-dir dist .
 	@$(PY) -m pip install --quiet $(PINS) dist/gbr-*.whl
 	@$(openmp)

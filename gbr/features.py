@@ -61,7 +61,7 @@ def _build(*, subset: str, data: Path, cluster: str | None, store: Path, as_json
         "of which distinct": report.distinct,
         "feature columns": report.columns,
         "hardware": report.hardware,
-        "seconds": round(report.seconds, 1),
+        "seconds": f"{report.seconds:.1f}",
     }
     cli.table(f"{report.subset} -> {report.folder}", ["schema " + report.schema, ""], [*rows.items()])
     _print_degenerate(report.degenerate, collection.kind)

@@ -94,16 +94,16 @@ def main(
     else:
         is_table = bool(shown) and "rows" in shown[0]
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        names = ["graph", "place", "config", "score"]
+        names = ["graph", "rank", "config", "score"]
         if is_table:
             lists = [key.removesuffix("s") for key, value in shown[0].items() if isinstance(value, list)]
-            names = ["file", "group", "place", *lists]
+            names = ["file", "group", "rank", *lists]
         writer.writerow(names)
         for each in shown:
             keys = [value for value in each.values() if not isinstance(value, list)]
             indices, *floats = (value for value in each.values() if isinstance(value, list))
-            for place, (index, *values) in enumerate(zip(indices, *floats, strict=True), 1):
-                writer.writerow((*keys, place, index, *map(json.dumps, values)))
+            for rank, (index, *values) in enumerate(zip(indices, *floats, strict=True), 1):
+                writer.writerow((*keys, rank, index, *map(json.dumps, values)))
     if report:
         write_report(report, summarise_prediction(model, rankings, top))
 
@@ -218,7 +218,7 @@ def _rank_tables(ranker: Ranker, paths: Sequence[Path], top: int | None, adapt: 
         with cli.busy(f"ranking {path.name}"):
             ranking = ranker.rank_table(table, adapt=adapt)
         for (group,), rows in ranking.group_by("group", maintain_order=True):
-            lists = [name for name in rows.columns if name not in ("group", "place")]
+            lists = [name for name in rows.columns if name not in ("group", "rank")]
             values = {name if name == "measured" else f"{name}s": rows[name][:top].to_list() for name in lists}
             found.append({"file": str(path), "group": group, **values})
     return found

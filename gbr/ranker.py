@@ -516,14 +516,14 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
     def rank_table(self, rows: Any, *, adapt: bool = False) -> pl.DataFrame:
         """Rows of a table by group and predicted order, best first; ties in their order.
 
-        The columns are ``group``, ``place`` (from 1 in each group), ``row`` (index in ``rows``), and the others of
+        The columns are ``group``, ``rank`` (from 1 in each group), ``row`` (index in ``rows``), and the others of
         :meth:`predict_table`; parameters and errors are those of :meth:`predict_table`.
         """
         import polars as pl
 
         found = self.predict_table(rows, adapt=adapt).with_row_index("row").sort("group", "score", maintain_order=True)
-        place = pl.int_range(1, pl.len() + 1).over("group").alias("place")
-        return found.select("group", place, pl.col("row").cast(pl.Int64), pl.exclude("group", "row"))
+        rank = pl.int_range(1, pl.len() + 1).over("group").alias("rank")
+        return found.select("group", rank, pl.col("row").cast(pl.Int64), pl.exclude("group", "row"))
 
     def table_rows(self, rows: Any, *, measured: bool = False) -> tuple[Table, NDArray[np.float32]]:
         """Rows of a table by group, and the model's columns of their features.

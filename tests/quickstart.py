@@ -1,7 +1,8 @@
-"""Run the quickstart of the README with an installed gbr, outside of the repository: `make wheel`."""
+"""Run the README and the quickstart with an installed gbr, outside of the repository: `make wheel`."""
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -12,31 +13,52 @@ from pathlib import Path
 import gbr
 
 ROOT = Path(__file__).parents[1]
-COLLECTION = "npz/tile/cpu"
-#: Graphs of each split: few, to be quick.
-GRAPHS = {"train": 12, "valid": 4, "test": 2}
+COLLECTION = "data/npz/tile/cpu"
+#: Difference between a figure of the page and one of another machine.
+TOLERANCE = 0.05
+
+
+def blocks(page: str) -> list[tuple[str, str]]:
+    """Language and content of the blocks of a page."""
+    return re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def words(text: str) -> str:
+    """Text with ``#`` for every number, and single spaces."""
+    return " ".join(re.sub(r"\d+(\.\d+)?", "#", text).split())
+
+
+def check(shown: str, printed: str) -> None:
+    """Fail unless the lines that a page shows are in the output, with figures that are close."""
+    lines = shown.splitlines()
+    starts = [at for at, line in enumerate(printed.splitlines()) if words(line) == words(lines[0])]
+    assert starts, f"expected {lines[0]!r} in\n{printed}"
+    found = printed.splitlines()[starts[-1] :][: len(lines)]
+    assert words("\n".join(found)) == words(shown), f"expected\n{shown}\ngot\n{printed}"
+    figures = [list(map(float, re.findall(r"\b\d\.\d{3}\b", "\n".join(text)))) for text in (lines, found)]
+    assert all(abs(a - b) < TOLERANCE for a, b in zip(*figures, strict=True)), f"expected\n{shown}\ngot\n{printed}"
 
 
 def main() -> None:
-    assert ROOT not in Path(gbr.__file__).resolve().parents or ".venv" in gbr.__file__, gbr.__file__
+    assert Path(gbr.__file__).is_relative_to(sys.prefix), f"expected an installed gbr, got {gbr.__file__}"
+    programs = Path(sys.executable).parent
+    environment = os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "110"}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for split, count in GRAPHS.items():
-            (folder / "data" / COLLECTION / split).mkdir(parents=True)
-            paths = sorted((ROOT / "data" / COLLECTION / split).glob("*.npz"))
-            for path in paths[:: len(paths) // count][:count]:
-                shutil.copy(path, folder / "data" / COLLECTION / split)
-        block = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)[0]
-        command = Path(sys.executable).with_name("gbr")
-        for line in (
-            [sys.executable, "-c", block],
-            [command, "--version"],
-            [command, "train", "--subset", "tile:cpu", "--out", "runs/tile", "--report", "tile.html"],
-            [command, "evaluate", "--model", "runs/tile", "--subset", "tile:cpu", "--split", "test"],
-            [command, "predict", "--model", "runs/tile", f"data/{COLLECTION}/test", "--top", "5"],
-            [command, "tune", "--help"],
-        ):
-            subprocess.run(line, check=True, cwd=folder)
+        shutil.copytree(ROOT / COLLECTION, folder / COLLECTION)
+
+        def run(*command: str) -> str:
+            return subprocess.run(command, check=True, cwd=folder, env=environment, stdout=-1, text=True).stdout
+
+        run("python", "-c", next(code for language, code in blocks("README.md") if language == "python"))
+        assert run("gbr", "--version").strip() == f"gbr {gbr.__version__}"
+        printed = ""
+        for language, code in blocks("docs/quickstart.md"):
+            if language == "text":
+                check(code, printed)
+            else:
+                printed = run(*(("sh", "-c") if language == "bash" else ("python", "-c")), code)
+        run("gbr", "evaluate", "--model", "runs/tile", "--subset", "tile:cpu", "--split", "test")
         assert {path.name for path in (folder / "runs/tile").iterdir()} >= {"manifest.json", "metrics.json", "MODEL.md"}
         assert "<svg" in (folder / "tile.html").read_text()
 

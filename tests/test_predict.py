@@ -40,7 +40,7 @@ def test_csv_has_every_configuration_in_predicted_order(tile_run: Path, graphs: 
         schema, X, _ = extract(read_graph(path))
         scores = ranker.predict_rows(X[:, np.isin(schema.names, ranker.feature_names_in_)])
         configs = [int(row["config"]) for row in ranking]
-        assert [int(row["place"]) for row in ranking] == list(range(1, 31))
+        assert [int(row["rank"]) for row in ranking] == list(range(1, 31))
         assert configs == sorted(range(30), key=lambda row: (scores[row], row))
         assert [float(row["score"]) for row in ranking] == scores[configs].tolist()
         assert scores[-1] == scores[0]  # identical configurations

@@ -192,7 +192,7 @@ def test_train_evaluate_and_predict(tmp_path: Path) -> None:
     assert found["coverage"] > 0.7
     frame.head(6).drop("time").write_csv(tmp_path / "rows.csv")
     ranked = Ranker.load(tmp_path / "run").rank_table(tmp_path / "rows.csv")
-    assert ranked.columns == ["group", "place", "row", "score", "failure", "predicted", "low", "high"]
+    assert ranked.columns == ["group", "rank", "row", "score", "failure", "predicted", "low", "high"]
     np.testing.assert_allclose(ranked.sort("row")["predicted"], frame["time"][:6], rtol=0.5)
     loaded, rows = Ranker.load(tmp_path / "run"), frame.drop("time")
     predicted = loaded.rank_table(rows).sort("row")["predicted"]

@@ -75,7 +75,7 @@ def test_csv_has_every_row_by_group_best_first(root: Path, rows: Path, capsys: C
     assert scored["group"].to_list() == frame["prog"].to_list()
     for group in ("p0", "p1"):
         own = [row for row in found if row["group"] == group]
-        assert [int(row["place"]) for row in own] == list(range(1, 31))
+        assert [int(row["rank"]) for row in own] == list(range(1, 31))
         assert {frame["prog"][int(row["row"])] for row in own} == {group}
         scores = [float(row["score"]) for row in own]
         assert scores == sorted(scores)
@@ -94,7 +94,7 @@ def test_json_top_and_python(root: Path, rows: Path, capsys: Capture) -> None:
         assert top == {key: value[:3] if isinstance(value, list) else value for key, value in whole.items()}
         assert top.keys() == {"file", "group", "rows", "scores", "failures"}
     ranked = Ranker.load(root / "run").rank_table(str(rows))
-    assert ranked.columns == ["group", "place", "row", "score", "failure"]
+    assert ranked.columns == ["group", "rank", "row", "score", "failure"]
     assert ranked["row"].to_list() == [row for each in every for row in each["rows"]]
 
 

@@ -552,12 +552,12 @@ def summarise_rows(
     top: int = _TOP,
 ) -> dict[str, Any]:
     """Summarise the prediction of a group of a table as :func:`summarise_ranking` does."""
-    names, place = table.roles.config, np.argsort(table.row)
+    names, position = table.roles.config, np.argsort(table.row)
     top = min(top, _MAX_TOP, len(rows))
     may_fail = any(failures)
     texts = []
     for row, chance in zip(rows[:top], failures, strict=False):
-        found = table.frame.select(names).row(int(place[row]))
+        found = table.frame.select(names).row(int(position[row]))
         text = ", ".join(f"{name} {value}" for name, value in zip(names, found, strict=True) if value is not None)
         texts.append({"text": text + (f" (chance to fail {chance:.1%})" if may_fail else ""), "nodes": []})
     facts = {"configurations": len(rows), "distinct scores": len(np.unique(scores))}
