@@ -37,12 +37,12 @@ def run_block(page: str, index: int, names: dict[str, Any]) -> None:
 
 
 def commands() -> list[str]:
-    """Every ``python -m gbr...`` of the pages, in blocks and in prose."""
+    """Every ``python -m gbr...`` of the pages, in blocks and, with arguments, in prose."""
     found = []
     for page in PAGES:
         text = (ROOT / page).read_text(encoding="utf-8").replace("\\\n", " ")
         found += re.findall(r"^(?:    )?(?:\$ )?(python -m gbr\..*)$", text, re.MULTILINE)
-        found += re.findall(r"`(python -m gbr\.[^`]*)`", text)
+        found += re.findall(r"`(python -m gbr\.[^`]* [^`]*)`", text)
     return found
 
 
