@@ -132,8 +132,9 @@ def commands() -> str:
     """The page of all commands, from their parsers."""
     parts = [
         "# Commands",
-        "`gbr train` is short for `python -m gbr.train`, and so for every command. Results go to stdout, progress "
-        "and messages to stderr. Exit status: 0 for success, 1 for an expected failure, 2 for wrong usage, 130 for an interrupt.",
+        "`gbr train` is short for `python -m gbr.train`, and so for every command. Results go to stdout, progress and "
+        "messages to stderr. Exit status: 0 for success, 1 for an expected failure, 2 for wrong usage, 130 for an "
+        "interrupt.",
     ]
     top = click.Context(gbr_command, info_name="gbr")
     for name in COMMANDS:
