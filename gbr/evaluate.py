@@ -262,7 +262,7 @@ def score_split(
         scored.append(metrics.Scored(split, groups, scores, predicted))
     found = {
         "raw_l2": metrics.evaluate(predict_split(raw, store, groups, split)[0], groups, kind) if raw else None,
-        "physics": _estimated(groups, kind, store.hardware),
+        "physics": None if ranker.is_estimate else _estimated(groups, kind, store.hardware),
         "fewest_configured": baselines.fewest_configured(groups, kind),
         "mean_rank": baselines.mean_rank(groups, kind),
         "default_configuration": baselines.default_configuration(groups, kind),

@@ -106,7 +106,8 @@ def test_commands_take_physics_for_a_run(tmp_path: Path, capsys: pytest.CaptureF
     assert "estimate without training" in (tmp_path / "p.html").read_text()
     figures = gbr.evaluate("physics", "layout:cpu:random", "valid", ROOT / "data", tmp_path / "store")
     found = json.loads(json.dumps(figures))["valid"]
-    assert found["kendall_tau"] == found["baselines"]["physics"]["kendall_tau"] > 0.67
+    assert found["kendall_tau"] > 0.67
+    assert "physics" not in found["baselines"]  # it is the model
 
 
 def test_the_estimate_is_the_prior_of_adaptation_and_of_a_search() -> None:

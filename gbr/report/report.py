@@ -470,7 +470,7 @@ def _header(
     training_graphs: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Common keys of all reports: ``title``, ``model``, ``command``, ``version``, ``made``, ``settings``."""
-    is_estimate = io.physics_target(model) is not None
+    is_estimate = ranker.is_estimate
     manifest = ranker.manifest() if is_estimate else io.read_manifest(model)
     settings, trained_on = manifest["settings"], manifest["trained_on"] or {}
     screening, kind = trained_on.get("screening") or {}, trained_on.get("kind", "")

@@ -16,7 +16,7 @@ from gbr import cli
 from gbr.data.files import write_json
 from gbr.errors import TuneError, UsageError
 from gbr.models.io import physics_target
-from gbr.tune.runner import Child, Found, Replay, search
+from gbr.tune.runner import Child, Found, Replay, shown_search
 from gbr.tune.space import Space
 from gbr.tune.tuner import Tuner
 
@@ -164,11 +164,10 @@ def _search(
         space, make = (tile_space if kind == "tile" else layout_space)(name, **sampling)
         measuring, rounds = Child(make, timeout), _ROUNDS
     tuner = Tuner(space, model, seed=seed)
-    with measuring as run, cli.progress(min(budget, len(space)), "measuring") as advance:
-        found = search(
-            tuner, run, budget=budget, seconds=seconds, journal=out / JOURNAL, rounds=rounds,
-            on_outcome=lambda _config, _outcome: advance(1),
-        )  # fmt: skip
+    with measuring as run:
+        found = shown_search(
+            tuner, run, "measuring", budget=budget, seconds=seconds, journal=out / JOURNAL, rounds=rounds
+        )
     if found.resumed:
         cli.note(
             f"{found.resumed} of {found.measured} measurements are from {out / JOURNAL}; another --out starts anew"

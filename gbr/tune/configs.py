@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -13,10 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gbr import cli
 from gbr.errors import UsageError
-from gbr.tune.runner import Found, search
-from gbr.tune.space import MOST, Columns, Configuration, FloatArray, GraphSpace, Space, scaled
+from gbr.tune.runner import Found, shown_search
+from gbr.tune.space import MOST, Columns, Configuration, FloatArray, GraphSpace, Space, loaded, scaled
 from gbr.tune.tuner import Tuner
 
 if TYPE_CHECKING:
@@ -181,8 +179,7 @@ class TunedConfig:
 
     def __str__(self) -> str:
         """One line with the speedup."""
-        verdict = self.found.verdict
-        return f"{verdict or 'no configuration could be compared with the default'} ({self.found.measured} measured)"
+        return str(self.found)
 
 
 def tune_configs(
@@ -225,10 +222,7 @@ def tune_configs(
         For invalid arguments, and for the reasons of :func:`gbr.tune.search`.
     """
     given = list(configs)
-    if isinstance(model, str | Path):
-        from gbr.ranker import Ranker  # boosting libraries
-
-        model = Ranker.load(model)
+    model = None if model is None else loaded(model)
     if graph is None:
         if model is not None:
             raise UsageError("model: expected the program of the kernel as well; pass graph=")
@@ -236,12 +230,10 @@ def tune_configs(
     else:
         space = KernelSpace(given, graph, _hardware(graph, hardware, model))
     tuner = Tuner(space, model, seed=seed)
-    shown = cli.progress(min(budget, len(space)), f"measuring {space.name}") if progress else nullcontext()
-    with shown as advance:
-        found = search(
-            tuner, lambda config: measure(given[config]), budget=budget, seconds=seconds, journal=journal,
-            on_outcome=lambda _config, _outcome: advance(1) if advance else None,
-        )  # fmt: skip
+    found = shown_search(
+        tuner, lambda config: measure(given[config]), f"measuring {space.name}" if progress else None,
+        budget=budget, seconds=seconds, journal=journal,
+    )  # fmt: skip
     return TunedConfig(found, given[found.config])
 
 

@@ -6,7 +6,6 @@ import hashlib
 import runpy
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from gbr import __version__, cli
+from gbr import __version__
 from gbr.collect._jax import Reference
 from gbr.collect.families import FAMILIES
 from gbr.collect.layouts import ENOUGH_NS, PARTS, Int8Array, Relayout, layout_of, sample_layouts
@@ -26,8 +25,8 @@ from gbr.data.files import parse_json, write_json
 from gbr.data.graph import N_LAYOUT, graph_from_arrays
 from gbr.data.hardware import machine
 from gbr.errors import GbrError, TuneError, UsageError
-from gbr.tune.runner import Found, search
-from gbr.tune.space import Configuration, GraphSpace
+from gbr.tune.runner import Found, shown_search
+from gbr.tune.space import Configuration, GraphSpace, loaded
 from gbr.tune.tuner import Tuner
 
 if TYPE_CHECKING:
@@ -159,8 +158,7 @@ class TunedLayout:
 
     def __str__(self) -> str:
         """One line with the speedup."""
-        verdict = self.found.verdict
-        return f"{verdict or 'no configuration could be compared with the default'} ({self.found.measured} measured)"
+        return str(self.found)
 
     def save(self, path: Path | str) -> None:
         """Write the layouts as JSON, for :func:`load_layout`; a TuneError if the file cannot be written."""
@@ -252,17 +250,11 @@ def tune_layout(
         relayout = Relayout(function, args)
         name = str(getattr(function, "__name__", "function"))
         space, configs = _space(relayout, name, candidates, seed)
-        if isinstance(model, str | Path):
-            from gbr.ranker import Ranker  # boosting libraries
-
-            model = Ranker.load(model)
-        tuner = Tuner(space, model, seed=seed)
-        shown = cli.progress(min(budget, len(space)), f"measuring layouts of {name}") if progress else nullcontext()
-        with shown as advance:
-            found = search(
-                tuner, _timed(relayout, configs, name), budget=budget, seconds=seconds, journal=journal,
-                on_outcome=lambda _config, _outcome: advance(1) if advance else None,
-            )  # fmt: skip
+        tuner = Tuner(space, None if model is None else loaded(model), seed=seed)
+        found = shown_search(
+            tuner, _timed(relayout, configs, name), f"measuring layouts of {name}" if progress else None,
+            budget=budget, seconds=seconds, journal=journal,
+        )  # fmt: skip
     choice, config = space.describe(found.config), configs[found.config]
     chosen = relayout.function(config) if choice else function
     return TunedLayout(found, choice, chosen, config, _fingerprint(relayout))

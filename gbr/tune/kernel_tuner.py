@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from gbr.errors import MissingLibraryError, UsageError
-from gbr.tune.space import TableSpace
+from gbr.tune.space import TableSpace, loaded
 from gbr.tune.tuner import Tuner
 
 if TYPE_CHECKING:
@@ -44,9 +44,7 @@ class Strategy:
     """
 
     def __init__(self, model: Ranker | Any, *, fixed: Mapping[str, Any] | None = None, seed: int = 0) -> None:
-        from gbr.ranker import Ranker
-
-        self.model = model if isinstance(model, Ranker) else Ranker.load(model)
+        self.model = loaded(model)
         self.fixed = dict(fixed or {})
         self.seed = seed
 

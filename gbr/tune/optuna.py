@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from gbr.errors import MissingLibraryError, UsageError
-from gbr.tune.space import TableSpace
+from gbr.tune.space import TableSpace, loaded
 from gbr.tune.tuner import Tuner
 
 try:
@@ -61,9 +61,7 @@ class Sampler(BaseSampler):
     def __init__(
         self, model: Ranker | Any, candidates: Any, *, fixed: Mapping[str, Any] | None = None, seed: int = 0
     ) -> None:
-        from gbr.ranker import Ranker
-
-        model = model if isinstance(model, Ranker) else Ranker.load(model)
+        model = loaded(model)
         self._space = TableSpace(candidates, model, fixed=fixed)
         self._tuner = Tuner(self._space, model, seed=seed)
         rows = [self._space.describe(config) for config in range(len(self._space))]

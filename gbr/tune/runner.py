@@ -23,6 +23,7 @@ from typing import IO, Any, Final, cast
 
 import numpy as np
 
+from gbr import cli
 from gbr.data.files import lock, parse_json
 from gbr.data.graph import Graph
 from gbr.errors import DataError, GbrError, TuneError, UsageError
@@ -390,6 +391,18 @@ class Found:
     def config(self) -> int:
         """The configuration to use."""
         return self.best.config if self.verdict is None else self.verdict.config
+
+    def __str__(self) -> str:
+        """One line with the speedup."""
+        return f"{self.verdict or 'no configuration could be compared with the default'} ({self.measured} measured)"
+
+
+def shown_search(tuner: Tuner, measure: Measure, label: str | None, *, budget: int, **options: Any) -> Found:
+    """:func:`search` with its progress on stderr, unless the label is None."""
+    if label is None:
+        return search(tuner, measure, budget=budget, **options)
+    with cli.progress(min(budget, len(tuner.space)), label) as advance:
+        return search(tuner, measure, budget=budget, on_outcome=lambda _config, _outcome: advance(1), **options)
 
 
 def search(

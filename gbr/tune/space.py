@@ -42,6 +42,13 @@ MOST_ROWS: Final = 20_000
 _COMBINATIONS: Final = 20_000_000
 
 
+def loaded(model: Ranker | str | os.PathLike[str]) -> Ranker:
+    """A model as it is, or read from its run directory."""
+    from gbr.ranker import Ranker  # boosting libraries, not for --help
+
+    return model if isinstance(model, Ranker) else Ranker.load(model)
+
+
 class Space(ABC):
     """Configurations, numbered from 0.
 
