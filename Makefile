@@ -7,6 +7,7 @@
 #   make quality ARGS="--folds 0"   pass arguments to the quality benchmark
 #   make test PYTHON=python3.12     use another interpreter for .venv
 #   make oldest ARGS="-k ranker"    run some tests with the oldest dependencies
+#   make notebooks ARGS=--overwrite run the notebooks and keep their new outputs
 
 SUBSET ?= tile
 ARGS   ?=
@@ -31,16 +32,19 @@ export LD_LIBRARY_PATH := $(CURDIR)/$(VENV)/openmp$(if $(LD_LIBRARY_PATH),:$(LD_
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test kernels oldest newest lint docs wheel .wheel bench quality soak clean
+.PHONY: help demo test notebooks kernels oldest newest lint docs wheel .wheel bench quality soak clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/.demo ## Features, training and evaluation on the measured data that comes with gbr; model in runs/demo
 	@$(PY) -m gbr.train --subset $(SUBSET) --out $(DEMO)/$(subst :,-,$(SUBSET))
 
 test: $(VENV)/.dev ## Run the tests
 	@$(PY) -m pytest $(ARGS)
+
+notebooks: $(VENV)/.dev ## Run the notebooks in examples; ARGS=--overwrite keeps their new outputs
+	@$(PY) -m pytest --nbmake examples $(ARGS)
 
 kernels: $(VENV)/.dev ## Run the tests of kernels and readers as plain Python, then with bounds checks
 	@NUMBA_DISABLE_JIT=1 $(PY) -m pytest $(KERNELS) $(ARGS)

@@ -1,6 +1,7 @@
 """Hooks of the site: pages that are generated, and links to files outside of ``docs``.
 
-``make docs`` writes the site to ``build/docs``.  Home is the README; commands and features are described by the code.
+``make docs`` writes the site to ``build/docs``.  Home is the README; commands and features are described by the code,
+and notebooks are shown with the outputs they were committed with.
 """
 
 from __future__ import annotations
@@ -34,13 +35,19 @@ PAGES: Final = {
     "SECURITY.md": "security.md",
     "data/README.md": "data.md",
 } | {f"benchmarks/results/{path.name}": f"results/{path.name}" for path in ROOT.glob("benchmarks/results/*.md")}
-#: Module -> page that is made from it.
+NOTEBOOKS: Final = {f"examples/{path.name}": f"examples/{path.stem}.md" for path in ROOT.glob("examples/*.ipynb")}
+#: Module or notebook -> page that is made from it.
 MADE: Final = {f"features/{kind}/extractor.py": f"reference/{kind}.md" for kind in ("tile", "layout", "table")} | {
-    "gbr/__main__.py": "reference/commands.md"
+    "gbr/__main__.py": "reference/commands.md",
+    **NOTEBOOKS,
 }
-SOURCES: Final = {page: source for source, page in PAGES.items()}
+SOURCES: Final = {page: source for source, page in (PAGES | NOTEBOOKS).items()}
 _LINK: Final = re.compile(r"(!?)\[([^\]]*)\]\((?!\w+:|#)([^)#\s]+)(#[^)]*)?\)")
 _FENCE: Final = re.compile(r"^(```.*?^```)", re.MULTILINE | re.DOTALL)
+#: Styles of data frames, and what keeps the theme from applying its own.
+_FRAME: Final = re.compile(
+    r'(?<=<div>)\s*<style(?: scoped)?>.*?</style>|(?<=<table) border="1" class="dataframe"', re.DOTALL
+)
 _ROLE: Final = re.compile(r":(?:class|data|func|meth|mod):<code>~?([^<]*)</code>")
 #: What makes a browser ask another host.
 _REMOTE: Final = re.compile(
@@ -71,6 +78,10 @@ def on_files(files: Files, config: Any) -> Files:
         "reference/layout.md": blocks("Features of layouts", _LAYOUT, layout_schema().blocks),
         "reference/table.md": blocks("Features of tables", _TABLE, [history.BLOCK, table_gpu.BLOCK]),
     }
+    for source, page in NOTEBOOKS.items():
+        made[page], pictures = notebook(ROOT / source)
+        for name, content in pictures.items():
+            files.append(File.generated(config, f"examples/{name}", content=content))
     for page, text in made.items():
         files.append(File.generated(config, page, content=text))
     return files
@@ -108,6 +119,15 @@ def relinked(markdown: str, page: str) -> str:
         return (text if "`" in text or "/" not in text else f"`{text}`") if (ROOT / path).exists() else match[0]
 
     return "".join(part if part.startswith("```") else _LINK.sub(link, part) for part in _FENCE.split(markdown))
+
+
+def notebook(path: Path) -> tuple[str, dict[str, bytes]]:
+    """A notebook as a page, and its pictures by name."""
+    from nbconvert import MarkdownExporter
+
+    text, resources = MarkdownExporter().from_filename(str(path), {"unique_key": path.stem})
+    about = f"This page is the notebook `examples/{path.name}`; to run it, open it in Jupyter."
+    return f"{_FRAME.sub('', text)}\n\n{about}\n", resources["outputs"]
 
 
 def blocks(title: str, about: str, shown: Any) -> str:
