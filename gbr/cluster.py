@@ -31,8 +31,8 @@ from gbr.data.files import write_text
 from gbr.data.store import FeatureStore
 from gbr.errors import GbrError, MissingLibraryError, StoreError, UsageError
 from gbr.models import training_set
-from gbr.models.base import Model, backend
-from gbr.models.ensemble import EnsembleModel, Member, mean_spread, member_settings, spreads, weighted
+from gbr.models.base import Model, backend, spreads
+from gbr.models.ensemble import EnsembleModel, Member, mean_spread, member_settings, weighted
 from gbr.models.params import Settings
 from gbr.models.rows import Rows, even_parts
 

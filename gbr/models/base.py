@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib import import_module
+from itertools import pairwise
 from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
@@ -92,6 +93,12 @@ def backend(name: str) -> Backend:
     if name not in OBJECTIVES:
         raise UsageError(f"backend: expected {' or '.join(map(repr, OBJECTIVES))}, got {name!r}")
     return cast(Backend, import_module(f"gbr.models.{'lightgbm' if name == 'auto' else name}"))
+
+
+def spreads(model: Model, train: Rows, n_jobs: int) -> NDArray[np.float64]:
+    """Standard deviation of the output of a model within each non-empty group, float64."""
+    scores = np.concatenate([model.predict(X, n_jobs) for _, X in train.batches()])
+    return np.array([scores[a:b].std() for a, b in pairwise(train.indptr.tolist()) if b > a])
 
 
 @contextmanager

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gbr.errors import UsageError
-from gbr.models.base import Model, OnRound, Round, backend
+from gbr.models.base import Model, OnRound, Round, backend, spreads
 from gbr.models.params import MEMBERS, Settings, settings_from
 from gbr.models.rows import Matrix, Rows, in_memory
 from gbr.models.stopping import ValidTau
@@ -271,12 +271,6 @@ def _load_member(archive: zipfile.ZipFile, entry: dict[str, Any]) -> Member:
     if not (0 < spread < np.inf and 0 < weight <= 1):
         raise ValueError(f"member {entry['file']!r}: expected positive numbers, got spread {spread}, weight {weight}")
     return Member(settings, model, spread, weight)
-
-
-def spreads(model: Model, train: Rows, n_jobs: int) -> NDArray[np.float64]:
-    """Standard deviation of the output of a model within each non-empty group, float64."""
-    scores = np.concatenate([model.predict(X, n_jobs) for _, X in train.batches()])
-    return np.array([scores[a:b].std() for a, b in pairwise(train.indptr.tolist()) if b > a])
 
 
 def mean_spread(values: NDArray[np.float64]) -> float:

@@ -14,13 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GroupKFold, KFold
 
 from gbr.errors import UsageError
 from gbr.models import lightgbm
-from gbr.models.base import Model, backend
+from gbr.models.base import Model, backend, spreads
 from gbr.models.params import Settings
-from gbr.models.rows import Matrix, Rows
+from gbr.models.rows import Matrix, Rows, held_out_folds
 
 FloatArray = NDArray[np.float64]
 
@@ -114,14 +113,9 @@ def fit(order: Model, train: Rows, settings: Settings) -> Model:
         return order
     failed = np.isinf(train.target)
     group = np.repeat(np.arange(len(train.sizes)), train.sizes)
-    splitter = (
-        GroupKFold(min(_FOLDS, len(train.sizes)))
-        if len(train.sizes) > 1
-        else KFold(_FOLDS, shuffle=True, random_state=0)
-    )
     odds, known = np.zeros(len(failed)), np.zeros(len(failed), bool)
-    X = train.X if isinstance(train.X, np.ndarray) else train.X.gathered()
-    for kept, out in splitter.split(X, failed, group):
+    X = train.matrix
+    for kept, out in held_out_folds(group, _FOLDS):
         if failed[kept].any() and not failed[kept].all():
             odds[out] = _classifier(X[kept], failed[kept], settings).predict(X[out], settings.n_jobs)
             known[out] = True
@@ -130,9 +124,8 @@ def fit(order: Model, train: Rows, settings: Settings) -> Model:
         platt = LogisticRegression(C=1e3).fit(odds[known, None], failed[known])
         # never the other way round, where left-out groups fail for other reasons
         slope, offset = max(0.0, float(platt.coef_[0, 0])), float(platt.intercept_[0])
-    relevance = order.predict(X, settings.n_jobs)
-    spread = np.mean([relevance[a:b].std() for a, b in pairwise(train.indptr.tolist()) if b > a])
-    return WithFailures(order, _classifier(X, failed, settings), slope, offset, float(spread))
+    spread = float(np.mean(spreads(order, train, settings.n_jobs)))
+    return WithFailures(order, _classifier(X, failed, settings), slope, offset, spread)
 
 
 def _classifier(X: Matrix, failed: NDArray[np.bool_], settings: Settings) -> lightgbm.LightGBMModel:

@@ -149,6 +149,11 @@ class Rows:
         """Number of groups with at least two different targets."""
         return len(rankable(self.target, self.indptr))
 
+    @property
+    def matrix(self) -> Matrix:
+        """All features in memory."""
+        return self.X.gathered() if isinstance(self.X, StreamedMatrix) else self.X
+
     def take(self, rows: IntArray, indptr: IntArray) -> Rows:
         """Select rows with new group bounds, groups in order; a streamed matrix stays streamed."""
         X = self.X.view(rows) if isinstance(self.X, StreamedMatrix) else self.X[rows]
@@ -245,6 +250,18 @@ def in_memory(rows: Rows, seed: int) -> Rows:
     n_floats = rows.X.memory // np.dtype(np.float32).itemsize
     kept, indptr = sample(rows.indptr, largest_cap(rows.sizes, n_floats // rows.X.shape[1]), seed)
     return Rows(rows.X.view(kept).gathered(), rows.target[kept], indptr)
+
+
+def held_out_folds(group: NDArray[Any], most: int) -> Iterator[tuple[IntArray, IntArray]]:
+    """Kept and held-out rows of at most ``most`` folds: whole groups, or rows if there is a single one."""
+    from sklearn.model_selection import GroupKFold, KFold  # slow to import
+
+    n_groups = len(np.unique(group))
+    if n_groups > 1:
+        splitter = GroupKFold(min(most, n_groups))
+    else:
+        splitter = KFold(min(most, len(group)), shuffle=True, random_state=0)
+    yield from splitter.split(group, groups=group)
 
 
 def even_parts(sizes: IntArray, n_parts: int, order: IntArray) -> IntArray:

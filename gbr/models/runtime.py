@@ -17,14 +17,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares, nnls
-from sklearn.model_selection import GroupKFold, KFold
 
 from gbr.errors import UsageError
 from gbr.models import lightgbm
 from gbr.models.base import Model, OnRound
 from gbr.models.costmodel import amounts
 from gbr.models.params import COVERAGE, Settings
-from gbr.models.rows import Matrix, Rows
+from gbr.models.rows import Matrix, Rows, held_out_folds
 
 SUFFIX: Final = ".txt"
 
@@ -136,7 +135,7 @@ def fit(
     ``folds`` has a label per row, such as its device or family: rows of one label are held out together.  By default
     these are the query groups.
     """
-    X = train.X if isinstance(train.X, np.ndarray) else train.X.gathered()
+    X = train.matrix
     if folds is None:
         folds = np.repeat(np.arange(len(train.sizes)), train.sizes)
     known = np.isfinite(train.target)
@@ -161,12 +160,8 @@ def _held_out(
     X: Matrix, target: FloatArray, fold: NDArray[Any], settings: Settings, has_prices: bool, has_line: bool
 ) -> FloatArray:
     """Errors of models of the other folds, float64 (rows,)."""
-    n_folds = len(np.unique(fold))
-    splitter = (
-        GroupKFold(min(_FOLDS, n_folds)) if n_folds > 1 else KFold(min(_FOLDS, len(X)), shuffle=True, random_state=0)
-    )
     errors = np.empty(len(X))
-    for kept, out in splitter.split(X, target, fold):
+    for kept, out in held_out_folds(fold, _FOLDS):
         model = _fit(X[kept], target[kept], settings, has_prices, has_line)
         errors[out] = -model.predict(X[out], settings.n_jobs) - target[out]
     return errors
