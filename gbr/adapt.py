@@ -185,7 +185,8 @@ class TableRows:
         self, rows: Any, model: Ranker, fixed: Mapping[str, Any] | None = None, most: int | None = None,
         kept: int | None = None,
     ) -> None:  # fmt: skip
-        from gbr.data.table import Table, read_rows, texts  # polars, which graphs do not need
+        from gbr.data.table import Table, read_rows  # polars, which graphs do not need
+        from gbr.data.table_columns import texts
 
         features = model.table
         table = rows if isinstance(rows, Table) else read_rows(rows, features.roles, fixed)

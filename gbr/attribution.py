@@ -38,7 +38,8 @@ from features.tile.operands import loop_slots
 from gbr.data.build import extract
 from gbr.data.collection import TABLE
 from gbr.data.graph import Graph, layout_text, node_names, shape_text
-from gbr.data.table import Group, Table, read_rows, texts
+from gbr.data.table import Group, Table, read_rows
+from gbr.data.table_columns import texts
 from gbr.data.table_features import TableFeatures
 from gbr.errors import UsageError
 from gbr.evaluation.baselines import DEFAULT_FLAG

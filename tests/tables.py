@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from gbr.data.table import Roles, write_table
+from gbr.data.table import write_table
+from gbr.data.table_roles import Roles
 
 
 def made_rows(groups: int, size: int, failing: float = 0.0, seed: int = 0) -> pl.DataFrame:

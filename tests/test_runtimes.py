@@ -13,8 +13,9 @@ from gbr import Ranker
 from gbr.attribution import explain
 from gbr.collect import estimates, models
 from gbr.data.collection import resolve
-from gbr.data.table import Roles, make_table, write_table
+from gbr.data.table import make_table, write_table
 from gbr.data.table_features import TableFeatures
+from gbr.data.table_roles import Roles
 from gbr.errors import ModelError, UsageError
 from gbr.evaluation import runtimes
 from gbr.evaluation.metrics import Scored

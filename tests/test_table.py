@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gbr.data.table import Roles, Table, read_table, write_table
+from gbr.data.table import Table, read_table, write_table
+from gbr.data.table_roles import Roles
 from gbr.errors import DataError
 
 ROLES = """

@@ -15,8 +15,9 @@ from scipy.stats import rankdata
 
 from features.table import gpu, history
 from features.table.history import History
-from gbr.data.table import Roles, Table, make_table, read_rows, read_table
+from gbr.data.table import Table, make_table, read_rows, read_table
 from gbr.data.table_features import TableFeatures, known_features, save_known_rows
+from gbr.data.table_roles import Roles
 from gbr.errors import DataError, GbrWarning, UsageError
 from tests.tables import made_rows
 

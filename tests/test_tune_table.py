@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from gbr import Ranker
 from gbr import predict as predict_command
 from gbr.adapt import LEAST, adapt_rows
-from gbr.data.table import Roles, write_table
+from gbr.data.table import write_table
+from gbr.data.table_roles import Roles
 from gbr.errors import DataError, ModelError, TuneError, UsageError
 from gbr.evaluation.metrics import kendall_tau
 from gbr.models.transfer import Transfer, improvement

@@ -25,7 +25,8 @@ from gbr.data import machines
 from gbr.data.architectures import DTYPES, IMAGES, RECURRENT, Architecture, figures
 from gbr.data.files import exclusive_lock, remove_partial_files
 from gbr.data.machines import Machine, read_machine, this_machine, write_machine
-from gbr.data.table import DATA, Roles, write_table
+from gbr.data.table import DATA, write_table
+from gbr.data.table_roles import Roles
 from gbr.errors import CollectError, DataError, UsageError
 
 #: Families of the splits, besides train.

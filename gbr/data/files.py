@@ -14,7 +14,7 @@ import socket
 import tempfile
 import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from glob import escape
@@ -31,6 +31,8 @@ LOCK: Final = ".lock"
 _ABANDONED_SECONDS: Final = 24 * 3600
 #: Host and process in the name of a temporary file.
 _WRITER: Final = re.compile(r"\.([0-9a-f]{8})-([0-9]+)-[^.]*\.part$")
+#: A key of TOML that needs no quotes.
+_BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
 #: What file systems without locks report, such as Lustre and NFS by some mount options.
 _NO_LOCKS: Final = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 #: Reserve of disk space for folders, rounding and other programs.
@@ -89,6 +91,28 @@ def read_toml(path: Path, expected: str, if_missing: str = "") -> dict[str, Any]
         raise DataError(f"{path}: cannot be read ({fault.strerror}); expected {expected} in TOML") from fault
     except (ValueError, RecursionError) as fault:
         raise DataError(f"{path}: not TOML ({' '.join(str(fault).split())}); fix this line") from fault
+
+
+def toml_text(sections: Mapping[str, Mapping[str, Any]]) -> str:
+    """Sections as TOML, of which the one without a name comes first; None and empty sections are left out."""
+    parts = []
+    for name, values in sections.items():
+        lines = [f"[{name}]"] if name else []
+        lines += [f"{key} = {_toml(value)}" for key, value in values.items() if value is not None]
+        parts += ["\n".join(lines) + "\n"] if len(lines) > bool(name) else []
+    return "\n".join(parts)
+
+
+def _toml(value: Any) -> str:
+    """A string, number, boolean, sequence or inline table."""
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, Mapping):
+        keys = [key if _BARE_KEY.fullmatch(key) else _toml(key) for key in map(str, value)]
+        return f"{{{', '.join(f'{key} = {_toml(each)}' for key, each in zip(keys, value.values(), strict=True))}}}"
+    if isinstance(value, Sequence):
+        return f"[{', '.join(map(_toml, value))}]"
+    return str(value).lower()
 
 
 def json_text(value: Any) -> str:

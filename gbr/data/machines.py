@@ -15,7 +15,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import platform
@@ -29,7 +28,7 @@ from typing import Any, Final
 from gbr.data import hardware
 from gbr.data.architectures import DTYPES
 from gbr.data.devices import Device, find_device
-from gbr.data.files import read_toml, write_text
+from gbr.data.files import read_toml, toml_text, write_text
 from gbr.errors import DataError
 
 #: Figure by number of threads; 0 stands for any number.
@@ -179,16 +178,5 @@ def _rates(value: Any, key: str) -> Rates:
 
 def write_machine(path: Path, machine: Machine) -> None:
     """Write a description in TOML, atomically; a DataError if the file cannot be written."""
-    lines, last = [], ["", "[peak_gflops]"]
-    for key, value in asdict(machine).items():
-        if key == "peak_gflops":
-            last += [f"{dtype} = {_toml(rates)}" for dtype, rates in value.items()]
-        elif isinstance(value, Mapping):
-            lines.append(f"{key} = {_toml(value)}")
-        elif value is not None:
-            lines.append(f"{key} = {json.dumps(value, ensure_ascii=False)}")
-    write_text(path, "\n".join([*lines, *last]) + "\n", DataError)
-
-
-def _toml(rates: Rates) -> str:
-    return f"{{{', '.join(f'{threads} = {figure:g}' for threads, figure in sorted(rates.items()))}}}"
+    values = asdict(machine)
+    write_text(path, toml_text({"": values, "peak_gflops": values.pop("peak_gflops")}), DataError)

@@ -485,7 +485,8 @@ def _changed(store: FeatureStore, split: str) -> list[str]:
     All groups of a table, whose features depend on one another.
     """
     if store.subset.startswith(collection.TABLE) and store.data_root is not None:
-        from gbr.data.table import FILE, fingerprints  # imports polars
+        from gbr.data.table import fingerprints  # imports polars
+        from gbr.data.table_roles import FILE
 
         table = collection.Subset(store.subset).folder(store.data_root)
         if not (table / FILE).is_file():

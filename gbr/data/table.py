@@ -1,128 +1,41 @@
-"""Measured tables: rows of configurations with a runtime or a throughput, and the meaning of their columns.
+"""Measured tables: groups of configurations with a runtime or a throughput.
 
-``<root>/table/<name>/`` holds data files (Parquet, CSV or TSV) and ``table.toml``::
-
-    # What the columns of this table mean.
-    group   = ["kernel", "device", "problem"]   # rows with equal values compete with one another
-    config  = ["block_size_x", "use_shmem"]     # what can be chosen: numbers, categories, booleans
-    context = ["m", "n"]                        # optional: what describes program and device
-    device  = "device"                          # optional: column with names of devices
-    repeats = "times"                           # optional: list column, or several columns, of single measurements
-    failed  = ["CompilationFailedConfig", -1]   # optional: values of the target that mark a failed configuration, or
-                                                # {column = "status", values = ["FAIL"]}
-
-    [target]
-    column = "time"
-    unit = "ms"                                 # optional
-    direction = "lower"                         # or "higher" is better
-
-    [split]                                     # optional: rows whose columns all have one of the values
-    test = {device = ["W7800"]}                 # the value, or words of it: also "AMD Radeon PRO W7800"
-    valid = {device = ["A4000"]}                # all other rows are in train
-
-Folders ``train``, ``valid`` and ``test`` with data files replace ``[split]``.  A target that is missing, NaN, infinite
-or a string that is no number always means that the configuration failed.
+``<root>/table/<name>/`` holds data files (Parquet, CSV or TSV) and ``table.toml``, see :mod:`gbr.data.table_roles`.
+Folders ``train``, ``valid`` and ``test`` with data files replace its ``[split]``.  A target that is missing, NaN,
+infinite or a string that is no number always means that the configuration failed.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
 import json
 import re
-import reprlib
 import unicodedata
-import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from gbr.data.collection import SPLITS
-from gbr.data.files import atomic_write, read_toml, write_text
-from gbr.errors import DataError, GbrError, UsageError
+from gbr.data.files import atomic_write, write_text
+from gbr.data.table_columns import MISSING, SUFFIXES, among, join_frames, numbers, plain, read_frame, text, texts
+from gbr.data.table_roles import FILE, Roles, Value, as_toml, check_roles, listed, nearest, read_roles
+from gbr.errors import DataError, UsageError
 
-FILE: Final = "table.toml"
 DATA: Final = "data.parquet"
-DIRECTIONS: Final = ("lower", "higher")
-#: First bytes of a gzip file.
-GZIP: Final = b"\x1f\x8b"
 
-#: A value of a table.toml that is compared with values of a column.
-Value = str | int | float | bool
 FloatArray = NDArray[np.float64]
 
-_SUFFIXES: Final = (".parquet", ".csv", ".tsv", ".csv.gz", ".tsv.gz")
-#: Encodings with a byte-order mark; the marks of UTF-16 begin no UTF-8 file.
-_MARKS: Final = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
-#: Cells of a CSV file that are missing in a column of numbers or booleans; in a column of strings only empty ones are.
-_MISSING: Final = ("na", "n/a", "nan", "null", "none")
-_KEYS: Final = ("group", "config", "target", "context", "device", "repeats", "failed", "split")
 #: Bytes of the name of a group; a longer one is cut, and made unique by a hash.
 _MAX_STEM: Final = 120
 #: Share of the configurations that must have repeats for a second figure.
 _LEAST_TWICE: Final = 0.5
-#: Names that a message lists.
-_MAX_NAMES: Final = 12
-
-
-@dataclass(frozen=True)
-class Roles:
-    """The meaning of the columns of a table: the content of its ``table.toml``.
-
-    Parameters
-    ----------
-    group, config : tuple of str
-        Columns whose equal values make a group, and columns that can be chosen.
-    target : str
-        Column of the runtime or throughput.
-    context : tuple of str
-        Columns that describe the program and the device.
-    device : str, optional
-        Column with names of devices.
-    unit : str
-        Unit of the target.
-    direction : {"lower", "higher"}
-        Whether lower or higher targets are better.
-    repeats : tuple of str
-        A column of lists, or columns, of single measurements in the unit of the target.
-    failed : tuple
-        Values of the column ``status``, by default the target, that mark a failed configuration.
-    status : str, optional
-        Column with the values of ``failed``.
-    test, valid : mapping
-        Columns and the values that their rows have in this split, all of them.
-    """
-
-    group: tuple[str, ...]
-    config: tuple[str, ...]
-    target: str
-    context: tuple[str, ...] = ()
-    device: str | None = None
-    unit: str = ""
-    direction: str = DIRECTIONS[0]
-    repeats: tuple[str, ...] = ()
-    failed: tuple[Value, ...] = ()
-    status: str | None = None
-    test: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
-    valid: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
-
-    @property
-    def described(self) -> tuple[str, ...]:
-        """Columns of the frame of a table: groups, configurations, context and device."""
-        device = () if self.device is None else (self.device,)
-        return tuple(dict.fromkeys((*self.group, *self.config, *self.context, *device)))
 
 
 @dataclass(frozen=True)
@@ -192,7 +105,7 @@ def read_table(folder: str | Path) -> Table:
     """
     folder = Path(folder).resolve()
     about = folder / FILE
-    roles, files = _read_roles(about), _data_files(folder)
+    roles, files = read_roles(about), _data_files(folder)
     parts, notes = [], []
     for split, path in files:
         frame, found = read_frame(path)
@@ -291,8 +204,8 @@ def read_rows(source: Any, roles: Roles, fixed: Mapping[str, Value] | None = Non
     """
     if isinstance(source, str | PathLike):
         where, path = str(source), Path(source)
-        if path.is_file() and not path.name.lower().endswith(_SUFFIXES):
-            raise DataError(f"{path}: the model ranks tables; expected a file that ends in {', '.join(_SUFFIXES[:3])}")
+        if path.is_file() and not path.name.lower().endswith(SUFFIXES):
+            raise DataError(f"{path}: the model ranks tables; expected a file that ends in {', '.join(SUFFIXES[:3])}")
         frame, notes = read_frame(path)
     else:
         where, notes = "rows", []
@@ -341,12 +254,6 @@ def rows_of(table: Table, groups: Sequence[Group]) -> Table:
     )
 
 
-def data_files(folder: Path) -> list[Path]:
-    """Data files of a folder, by name."""
-    # Names that begin with a dot are temporary files of an atomic write.
-    return sorted(path for path in folder.glob("[!.]*") if path.name.lower().endswith(_SUFFIXES) and path.is_file())
-
-
 def write_table(folder: str | Path, frame: pl.DataFrame, roles: Roles) -> None:
     """Write ``data.parquet`` and ``table.toml``, each atomically; existing ones are replaced.
 
@@ -362,18 +269,45 @@ def write_table(folder: str | Path, frame: pl.DataFrame, roles: Roles) -> None:
             raise DataError(f"{folder}: already holds {path.relative_to(folder)}; choose another folder")
     with atomic_write(folder / DATA, DataError) as part:
         frame.write_parquet(part, compression="zstd")
-    write_text(folder / FILE, _as_toml(roles), DataError)
+    write_text(folder / FILE, as_toml(roles), DataError)
 
 
-def _known_cost(frame: pl.DataFrame, roles: Roles, where: str) -> FloatArray:
-    """The target as a cost, infinite for failed configurations and NaN where it is empty or NaN."""
-    if roles.target not in frame.columns:
-        known = nearest(roles.target, frame.columns)
-        raise DataError(f"{where}: no column {roles.target!r} with measured values{known}")
-    cost = _cost(frame, roles, where)
-    empty = texts(frame[roles.target]).str.to_lowercase().is_in(["", *_MISSING]).fill_null(True).to_numpy()
-    status = roles.status if roles.status in frame.columns else roles.target
-    return np.where(empty & ~_among(frame[status], roles.failed), np.nan, cost)
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+def fingerprints(folder: Path) -> dict[str, str]:
+    """Hash of each file of a table, by its path in the folder."""
+    files = (folder / FILE, *(path for _, path in _data_files(folder)))
+    return {path.relative_to(folder).as_posix(): _digest(path.read_bytes()) for path in files}
+
+
+def data_files(folder: Path) -> list[Path]:
+    """Data files of a folder, by name."""
+    # Names that begin with a dot are temporary files of an atomic write.
+    return sorted(path for path in folder.glob("[!.]*") if path.name.lower().endswith(SUFFIXES) and path.is_file())
+
+
+def _data_files(folder: Path, *, required: bool = True) -> list[tuple[str | None, Path]]:
+    """Data files of a table by name, with their split if they are in folders of splits."""
+    top = [(None, path) for path in data_files(folder)]
+    ready = [(split, path) for split in SPLITS for path in data_files(folder / split)]
+    if not required:
+        return [*top, *ready]
+    if top and ready:
+        raise DataError(
+            f"{folder}: {top[0][1].name} is beside folders of splits; move it to one of {', '.join(SPLITS)}"
+        )
+    if not top and not ready:
+        state = "no data file" if folder.is_dir() else "no such folder"
+        raise DataError(f"{folder}: {state}; expected files that end in {', '.join(SUFFIXES[:3])}")
+    return [*top, *ready]
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+# Costs ----------------------------------------------------------------------------------------------------------------
 
 
 def _cost(frame: pl.DataFrame, roles: Roles, path: Path | str) -> FloatArray:
@@ -384,7 +318,7 @@ def _cost(frame: pl.DataFrame, roles: Roles, path: Path | str) -> FloatArray:
     status = frame[roles.status] if roles.status in frame.columns else target
     values = numbers(target)
     codes = [value for value in roles.failed if isinstance(value, int | float)]
-    failed = ~np.isfinite(values) | np.isin(numbers(status), codes) | _among(status, roles.failed)
+    failed = ~np.isfinite(values) | np.isin(numbers(status), codes) | among(status, roles.failed)
     if failed.all() and target.dtype == pl.String and len(target):
         raise DataError(f"{path}: the target {roles.target!r} holds no number, but {_some(target)}")
     least = 0.0 if roles.direction == "higher" else np.nextafter(0.0, 1.0)
@@ -396,11 +330,15 @@ def _cost(frame: pl.DataFrame, roles: Roles, path: Path | str) -> FloatArray:
     return _as_cost(np.where(failed, np.nan, values), roles)
 
 
-def _as_cost(values: FloatArray, roles: Roles) -> FloatArray:
-    """Costs of targets; NaN becomes infinite."""
-    with np.errstate(divide="ignore"):
-        cost = 1 / values if roles.direction == "higher" else values
-    return np.where(np.isnan(cost), np.inf, cost)
+def _known_cost(frame: pl.DataFrame, roles: Roles, where: str) -> FloatArray:
+    """The target as a cost, infinite for failed configurations and NaN where it is empty or NaN."""
+    if roles.target not in frame.columns:
+        known = nearest(roles.target, frame.columns)
+        raise DataError(f"{where}: no column {roles.target!r} with measured values{known}")
+    cost = _cost(frame, roles, where)
+    empty = texts(frame[roles.target]).str.to_lowercase().is_in(["", *MISSING]).fill_null(True).to_numpy()
+    status = roles.status if roles.status in frame.columns else roles.target
+    return np.where(empty & ~among(frame[status], roles.failed), np.nan, cost)
 
 
 def _second_cost(frame: pl.DataFrame, roles: Roles, path: Path) -> FloatArray:
@@ -425,6 +363,20 @@ def _second_cost(frame: pl.DataFrame, roles: Roles, path: Path) -> FloatArray:
     return _as_cost(np.where(values > 0, values, np.nan), roles)
 
 
+def _as_cost(values: FloatArray, roles: Roles) -> FloatArray:
+    """Costs of targets; NaN becomes infinite."""
+    with np.errstate(divide="ignore"):
+        cost = 1 / values if roles.direction == "higher" else values
+    return np.where(np.isnan(cost), np.inf, cost)
+
+
+def _some(values: pl.Series) -> str:
+    return ", ".join(repr(value) for value in values.unique(maintain_order=True).head(3).to_list())
+
+
+# Splits and groups ----------------------------------------------------------------------------------------------------
+
+
 def _split_rows(frame: pl.DataFrame, roles: Roles, about: Path) -> NDArray[np.int64]:
     """Position of the split of each row in SPLITS."""
     split = np.zeros(len(frame), np.int64)
@@ -444,7 +396,7 @@ def _split_rows(frame: pl.DataFrame, roles: Roles, about: Path) -> NDArray[np.in
                         f"{about}: {SPLITS[number]}: no row has {name} = {value!r}{nearest(value, present)}"
                     )
                 chosen += matches
-            found &= _among(frame[name], chosen)
+            found &= among(frame[name], chosen)
         if not found.any():
             raise DataError(f"{about}: {SPLITS[number]}: no row has all of {', '.join(wanted)}; check the values")
         split[found] = number
@@ -488,316 +440,3 @@ def _stem(name: str) -> str:
     """A file name for any text: letters, digits and ``-+=_.``."""
     stem = re.sub(r"[^\w.+=-]+", "_", unicodedata.normalize("NFC", name))[:_MAX_STEM]
     return stem.encode()[:_MAX_STEM].decode(errors="ignore").strip("._") or "group"
-
-
-# Columns --------------------------------------------------------------------------------------------------------------
-
-
-def read_frame(path: Path, kind: str | None = None) -> tuple[pl.DataFrame, list[str]]:
-    """Read a Parquet or CSV file (``kind`` parquet or csv; by default, its suffix tells); returns notes on columns.
-
-    Columns get unique names without spaces around them.  In CSV files, columns of numbers and booleans are recognised.
-    """
-    kind = kind or ("parquet" if path.suffix.lower() == ".parquet" else "csv")
-    try:
-        if kind == "parquet":
-            table = pq.ParquetFile(path).read()  # read_table() fails for duplicate names
-            names, notes = unique_names(table.column_names)
-            frame = pl.DataFrame(table.rename_columns([str(number) for number in range(len(names))]))
-            frame.columns = names
-            return frame.with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String)), notes
-        cells = _read_csv(path)
-    except OSError as fault:
-        raise DataError(f"{path}: cannot be read ({fault.strerror or fault})") from fault
-    except (pl.exceptions.PolarsError, pa.ArrowException, UnicodeError, EOFError, zlib.error) as fault:
-        raise DataError(f"{path}: not a valid {kind} file ({' '.join(str(fault).split())}); write it again") from fault
-    names, notes = unique_names(["" if name is None else name for name in cells.row(0)])
-    cells = cells.slice(1)
-    cells.columns = names
-    return cells.select(recognise(column) for column in cells.iter_columns()), notes
-
-
-def _read_csv(path: Path) -> pl.DataFrame:
-    """Cells of a CSV file, all of them strings, with the header in the first row."""
-    data = path.read_bytes()
-    if data.startswith(GZIP):
-        data = gzip.decompress(data)
-    for mark, encoding in _MARKS.items():
-        if data.startswith(mark):
-            data = data.decode(encoding).encode()
-    header = data.split(b"\n", 1)[0].decode(errors="replace")
-    separator = "\t" if ".tsv" in path.suffixes else max(",;\t", key=header.count)
-    return pl.read_csv(io.BytesIO(data), has_header=False, infer_schema=False, separator=separator)
-
-
-def unique_names(names: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Distinct names of columns, and a note for each that was renamed."""
-    names = [name.strip() for name in names]
-    found: dict[str, None] = {}
-    notes = []
-    for number, name in enumerate(names, 1):
-        new, copy = name or f"column_{number}", 1
-        while new in found or (copy > 1 and new in names):
-            copy += 1
-            new = f"{name or f'column_{number}'}_{copy}"
-        if new != name:
-            notes.append(f"column {number}, {name!r}, is read as {new!r}: the name is {'taken' if name else 'empty'}")
-        found[new] = None
-    return list(found), notes
-
-
-def recognise(column: pl.Series) -> pl.Series:
-    """Convert strings to integers, numbers or booleans if all of them are; others lose spaces around them."""
-    stripped = column.str.strip_chars()
-    lower = stripped.str.to_lowercase()
-    values = stripped.set(lower.is_in([*_MISSING, ""]).fill_null(False), None)
-    if values.null_count() < len(values):
-        for kind in (pl.Int64, pl.Float64):
-            if (typed := values.cast(kind, strict=False)).null_count() == values.null_count():
-                return typed
-        if lower.filter(values.is_not_null()).is_in(["true", "false"]).all():
-            return (lower == "true").set(values.is_null(), None).alias(column.name)
-    return stripped.set(stripped == "", None)
-
-
-def plain(column: pl.Series, path: Path | str) -> pl.Series:
-    """A column as Int64, Float64, Boolean or String, with null for missing values."""
-    kind = column.dtype
-    if kind == pl.Boolean:
-        return column
-    if kind.is_integer():
-        whole = column.cast(pl.Int64, strict=False)
-        return whole if whole.null_count() == column.null_count() else column.cast(pl.Float64)
-    if kind.is_numeric() or kind == pl.Null:
-        return column.cast(pl.Float64).fill_nan(None)
-    if kind == pl.String or kind.is_temporal():
-        stripped = column.cast(pl.String).str.strip_chars()
-        return stripped.set(stripped == "", None)
-    raise DataError(f"{path}: column {column.name!r} holds {kind}, expected numbers, booleans or strings")
-
-
-def join_frames(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    """Rows of all frames, with null where a frame lacks a column; columns of different types become numbers or strings.
-
-    The columns must have the types of :attr:`Table.frame`.
-    """
-    kinds: dict[str, set[pl.DataType]] = {}
-    for frame in frames:
-        for name, kind in frame.schema.items():
-            kinds.setdefault(name, set()).add(kind)
-    strings = {name for name, found in kinds.items() if len(found) > 1 and pl.String() in found}
-    return pl.concat(
-        [
-            frame.with_columns(texts(frame[name]) for name in strings.intersection(frame.columns))
-            for frame in frames
-        ],
-        how="diagonal_relaxed",
-    )  # fmt: skip
-
-
-def texts(column: pl.Series) -> pl.Series:
-    """Values as strings, which are equal if the values are: 1 and 1.0 are ``1``."""
-    if column.dtype.is_float() or column.dtype.is_decimal():
-        column = column.cast(pl.Float64)
-        whole = column.cast(pl.Int64, strict=False)
-        same = (whole.cast(pl.Float64) == column).fill_null(False)
-        return whole.cast(pl.String).zip_with(same, column.cast(pl.String)).alias(column.name)
-    if column.dtype == pl.String:
-        return column.str.strip_chars()
-    return column.cast(pl.String)
-
-
-@lru_cache(typed=True)
-def text(value: Value) -> str:
-    """A value as a string, as :func:`texts` has it."""
-    return str(texts(pl.Series([value.strip() if isinstance(value, str) else value]))[0])
-
-
-def _among(column: pl.Series, values: Iterable[Value]) -> NDArray[np.bool_]:
-    """Rows with one of the values."""
-    return texts(column).is_in([text(value) for value in values]).fill_null(False).to_numpy()
-
-
-def numbers(column: pl.Series) -> FloatArray:
-    """Numbers of a column, NaN for anything else."""
-    if column.dtype == pl.String:
-        column = column.str.strip_chars()
-    return column.cast(pl.Float64, strict=False).fill_null(float("nan")).to_numpy()
-
-
-def _some(values: pl.Series) -> str:
-    return ", ".join(repr(value) for value in values.unique(maintain_order=True).head(3).to_list())
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """Hint at the name that was probably meant, or at all names."""
-    lower = {each.casefold(): each for each in names}
-    near = get_close_matches(name.casefold(), lower, 1)
-    return f"; did you mean {lower[near[0]]!r}?" if near else f"; there is {listed([*lower.values()])}"
-
-
-# Roles ----------------------------------------------------------------------------------------------------------------
-
-
-def check_roles(roles: Roles, columns: Iterable[str], where: str, error: type[GbrError] = DataError) -> None:
-    """Raise ``error`` if a role names a missing column, or a column has roles that exclude each other."""
-    columns = list(columns)
-    device, status = ((name,) if name is not None else () for name in (roles.device, roles.status))
-    for role, names in {
-        "group": roles.group, "config": roles.config, "context": roles.context, "device": device,
-        "target": (roles.target,), "repeats": roles.repeats, "failed": status, "test": roles.test, "valid": roles.valid,
-    }.items():  # fmt: skip
-        for name in names:
-            if name not in columns:
-                raise error(f"{where}: {role}: no column {name!r}{nearest(name, columns)}")
-    if not roles.config:
-        raise error(f"{where}: config: expected at least one column that can be chosen; there is {listed(columns)}")
-    for first, names in (("config", roles.config), ("target", (roles.target,)), ("repeats", roles.repeats)):
-        for second in ("group", "context") if first == "config" else ("group", "config", "context"):
-            if both := [name for name in names if name in getattr(roles, second)]:
-                raise error(f"{where}: {both[0]!r} is both {first} and {second}; expected one of them")
-
-
-def _read_roles(path: Path) -> Roles:
-    """Read a ``table.toml``."""
-    values = read_toml(path, "the roles of columns", "write it, or import data files with `python -m gbr.table import`")
-    try:
-        return _parse_roles(values)
-    except ValueError as fault:
-        raise DataError(f"{path}: {fault}") from fault
-
-
-def _parse_roles(values: Mapping[str, Any]) -> Roles:
-    """Roles of the values of a TOML file; a ValueError for wrong ones."""
-    _check_keys(values, _KEYS, ("group", "config", "target"), "")
-    target = values["target"] if isinstance(values["target"], dict) else {"column": values["target"]}
-    _check_keys(target, ("column", "unit", "direction"), ("column",), "target.")
-    failed = values.get("failed", [])
-    failed = failed if isinstance(failed, dict) else {"values": failed}
-    _check_keys(failed, ("column", "values"), ("values",), "failed.")
-    split = values.get("split", {})
-    if not isinstance(split, dict):
-        raise ValueError(f"split: expected tables test and valid, got {reprlib.repr(split)}")
-    _check_keys(split, ("test", "valid"), (), "split.")
-    for name, wanted in split.items():
-        if not isinstance(wanted, dict) or not wanted:
-            raise ValueError(f"split.{name}: expected {{column = [values]}}, got {reprlib.repr(wanted)}")
-    direction = target.get("direction", DIRECTIONS[0])
-    if direction not in DIRECTIONS:
-        raise ValueError(f"target.direction: expected {' or '.join(DIRECTIONS)}, got {reprlib.repr(direction)}")
-    unit = target.get("unit", "")
-    if not isinstance(unit, str):
-        raise ValueError(f"target.unit: expected a string, got {reprlib.repr(unit)}")
-    return Roles(
-        group=_names(values["group"], "group"),
-        config=_names(values["config"], "config"),
-        target=_name(target["column"], "target.column"),
-        context=_names(values.get("context", []), "context"),
-        device=_name(values["device"], "device") if "device" in values else None,
-        unit=unit,
-        direction=direction,
-        repeats=_names(values.get("repeats", []), "repeats"),
-        failed=_values(failed["values"], "failed"),
-        status=_name(failed["column"], "failed.column") if "column" in failed else None,
-        **{
-            name: {column: _values(each, f"split.{name}.{column}") for column, each in wanted.items()}
-            for name, wanted in split.items()
-        },
-    )
-
-
-def _check_keys(values: Mapping[str, Any], keys: Sequence[str], required: Sequence[str], where: str) -> None:
-    for key in values:
-        if key not in keys:
-            raise ValueError(f"unknown key {where}{key}{nearest(key, keys)}")
-    for key in required:
-        if key not in values:
-            raise ValueError(f"{where}{key} is missing; expected {', '.join(required)}")
-
-
-def _name(value: Any, key: str) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{key}: expected the name of a column, got {reprlib.repr(value)}")
-    return value.strip()
-
-
-def _names(value: Any, key: str) -> tuple[str, ...]:
-    names = tuple(_name(each, key) for each in (value if isinstance(value, list) else [value]))
-    if len(set(names)) < len(names):
-        raise ValueError(f"{key}: {Counter(names).most_common(1)[0][0]!r} is listed twice")
-    return names
-
-
-def _values(value: Any, key: str) -> tuple[Value, ...]:
-    values = tuple(value if isinstance(value, list) else [value])
-    if not all(isinstance(each, Value) for each in values):
-        raise ValueError(f"{key}: expected a list of strings, numbers or booleans, got {reprlib.repr(value)}")
-    return values
-
-
-def _as_toml(roles: Roles) -> str:
-    """The text of a ``table.toml``."""
-    lines = [
-        "# What the columns of this table mean.",
-        f"group = {_toml(roles.group)}",
-        f"config = {_toml(roles.config)}",
-    ]
-    lines += [f"context = {_toml(roles.context)}"] if roles.context else []
-    lines += [f"device = {_toml(roles.device)}"] if roles.device is not None else []
-    lines += [f"repeats = {_toml(roles.repeats)}"] if roles.repeats else []
-    if roles.failed:
-        column = "" if roles.status is None else f"column = {_toml(roles.status)}, "
-        lines += [f"failed = {{{column}values = {_toml(roles.failed)}}}"]
-    lines += ["", "[target]", f"column = {_toml(roles.target)}"]
-    lines += [f"unit = {_toml(roles.unit)}"] if roles.unit else []
-    lines += [f"direction = {_toml(roles.direction)}"]
-    if roles.test or roles.valid:
-        lines += ["", "[split]"]
-        for name, wanted in (("test", roles.test), ("valid", roles.valid)):
-            pairs = ", ".join(f"{_toml(column)} = {_toml(values)}" for column, values in wanted.items())
-            lines += [f"{name} = {{{pairs}}}"] if wanted else []
-    return "\n".join(lines) + "\n"
-
-
-def _toml(value: Value | Sequence[Value] | None) -> str:
-    """A string, number, boolean or list of them as TOML."""
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, Sequence):
-        return f"[{', '.join(map(_toml, value))}]"
-    return str(value).lower()
-
-
-# Files ----------------------------------------------------------------------------------------------------------------
-
-
-def _data_files(folder: Path, *, required: bool = True) -> list[tuple[str | None, Path]]:
-    """Data files of a table by name, with their split if they are in folders of splits."""
-    top = [(None, path) for path in data_files(folder)]
-    ready = [(split, path) for split in SPLITS for path in data_files(folder / split)]
-    if not required:
-        return [*top, *ready]
-    if top and ready:
-        raise DataError(
-            f"{folder}: {top[0][1].name} is beside folders of splits; move it to one of {', '.join(SPLITS)}"
-        )
-    if not top and not ready:
-        state = "no data file" if folder.is_dir() else "no such folder"
-        raise DataError(f"{folder}: {state}; expected files that end in {', '.join(_SUFFIXES[:3])}")
-    return [*top, *ready]
-
-
-def fingerprints(folder: Path) -> dict[str, str]:
-    """Hash of each file of a table, by its path in the folder."""
-    files = (folder / FILE, *(path for _, path in _data_files(folder)))
-    return {path.relative_to(folder).as_posix(): _digest(path.read_bytes()) for path in files}
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:16]
-
-
-def listed(names: Sequence[str]) -> str:
-    """Names for a message, the first of many."""
-    more = len(names) - _MAX_NAMES
-    return ", ".join(map(repr, names[:_MAX_NAMES])) + (f" and {more} more" if more > 0 else "")

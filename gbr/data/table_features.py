@@ -18,7 +18,9 @@ from features.schema import Schema
 from features.table.extractor import MOST_LEVELS, Context, Parameter, TableExtractor
 from gbr.data import devices
 from gbr.data.groups import FAILED
-from gbr.data.table import Group, Roles, Table, read_table, recognise, rows_of, texts, write_table
+from gbr.data.table import Group, Table, read_table, rows_of, write_table
+from gbr.data.table_columns import recognise, texts
+from gbr.data.table_roles import Roles
 from gbr.errors import DataError, GbrWarning, UsageError
 
 #: Binary digits of the largest encoded cost, exact in float64, and of its divisor.

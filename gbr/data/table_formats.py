@@ -37,21 +37,8 @@ from typing import Any, Final
 import polars as pl
 
 from gbr.data.devices import find_device
-from gbr.data.table import (
-    DIRECTIONS,
-    GZIP,
-    Roles,
-    check_roles,
-    join_frames,
-    listed,
-    nearest,
-    numbers,
-    plain,
-    read_frame,
-    recognise,
-    text,
-    unique_names,
-)
+from gbr.data.table_columns import GZIP, join_frames, numbers, plain, read_frame, recognise, text, unique_names
+from gbr.data.table_roles import DIRECTIONS, Roles, check_roles, listed, nearest
 from gbr.errors import DataError, MissingLibraryError, UsageError
 
 FORMATS: Final = ("kernel-tuner", "t4", "triton", "optuna", "csv", "parquet")

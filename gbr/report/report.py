@@ -30,7 +30,8 @@ from gbr.data.files import write_text
 from gbr.data.graph import N_LAYOUT, layout_text, node_names, read_graph
 from gbr.data.groups import QueryGroups
 from gbr.data.store import FeatureStore, schema_of, store_for
-from gbr.data.table import Table, read_rows, read_table, texts
+from gbr.data.table import Table, read_rows, read_table
+from gbr.data.table_columns import texts
 from gbr.errors import UsageError
 from gbr.evaluation import data_quality, metrics
 from gbr.evaluation.baselines import NAMES as BASELINE_NAMES

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from gbr import cli
-from gbr.data.table import Table, listed, nearest, read_rows, rows_of
+from gbr.data.table import Table, read_rows, rows_of
+from gbr.data.table_roles import listed, nearest
 from gbr.errors import DataError, TuneError, UsageError
 from gbr.tune.runner import Child, Measure, Replay
 from gbr.tune.space import TableSpace
