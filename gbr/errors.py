@@ -90,6 +90,11 @@ class GbrWarning(UserWarning):
     """A result that is probably not what was meant; commands print it as one line on stderr."""
 
 
+def one_line(fault: object) -> str:
+    """The text of an error of another library, without line breaks."""
+    return " ".join(str(fault).split())
+
+
 _show_other = warnings.showwarning
 
 

@@ -23,7 +23,7 @@ from sklearn.utils.validation import check_array, check_consistent_length, check
 
 from gbr import __version__, check_features
 from gbr.data.collection import TABLE
-from gbr.errors import DataError, GbrWarning, ModelError, UsageError
+from gbr.errors import DataError, GbrWarning, ModelError, UsageError, one_line
 from gbr.evaluation.metrics import taus_b
 from gbr.models import io
 from gbr.models.arrays import check_range, numbers, present, table
@@ -697,9 +697,8 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
                 n_jobs=settings.n_jobs or None,
             )
         except (LookupError, TypeError, ValueError) as error:
-            message = " ".join(str(error).split())
             raise ModelError(
-                f"{folder}: manifest and model do not match ({message}); train again or restore the folder"
+                f"{folder}: manifest and model do not match ({one_line(error)}); train again or restore the folder"
             ) from error
         if older := io.older(model.versions, about["versions"]):
             warnings.warn(f"{folder}: {older}", GbrWarning, stacklevel=2)

@@ -27,7 +27,7 @@ from gbr.data.files import exclusive_lock, remove_partial_files
 from gbr.data.machines import Machine, read_machine, this_machine, write_machine
 from gbr.data.table import DATA, write_table
 from gbr.data.table_roles import Roles
-from gbr.errors import CollectError, DataError, UsageError
+from gbr.errors import CollectError, DataError, UsageError, one_line
 
 #: Families of the splits, besides train.
 VALID: Final = ("bert", "gru")
@@ -128,7 +128,7 @@ def read_rows(path: Path) -> pl.DataFrame:
     try:
         frame = pl.read_parquet(path)
     except (OSError, pl.exceptions.PolarsError) as fault:
-        reason = getattr(fault, "strerror", None) or " ".join(str(fault).split())
+        reason = getattr(fault, "strerror", None) or one_line(fault)
         raise DataError(f"{path}: cannot be read ({reason}); expected rows that gbr.collect models wrote") from fault
     if missing := [name for name in (*_KEY, "time", "repeat") if name not in frame.columns]:
         raise DataError(f"{path}: no column {missing[0]!r}; expected rows that gbr.collect models wrote")
@@ -284,7 +284,7 @@ def measure_task(task: Task, machine: Machine, settings: Settings) -> list[Row]:
         try:
             compiled = lowered.compile(compiler_options=_options(threads))
         except Exception as fault:  # any exception of XLA
-            raise CollectError(f"XLA cannot compile {shape} ({' '.join(str(fault).split())[:200]})") from fault
+            raise CollectError(f"XLA cannot compile {shape} ({one_line(fault)[:200]})") from fault
         seconds = time.perf_counter() - begun
         if inputs.dtype == np.int32:
             values = jnp.asarray(rng.integers(0, model.vocabulary, inputs.shape, np.int32))

@@ -27,7 +27,7 @@ from gbr.data.files import write_text
 from gbr.data.graph import Graph, graph_from_arrays
 from gbr.data.hardware import FILE
 from gbr.data.hlo import graph_arrays
-from gbr.errors import CollectError, DataError, UsageError
+from gbr.errors import CollectError, DataError, UsageError, one_line
 
 Config = dict[str, int]
 #: Prepares a kernel (group, sizes, type, seed): returns a function that compiles and checks a configuration and returns
@@ -217,7 +217,7 @@ def measure_variant(
             continue
         kept.append(config)
     if len(kept) < 2:
-        reason = " ".join(str(reasons[0]).split()) if reasons else "there is only one"
+        reason = one_line(reasons[0]) if reasons else "there is only one"
         raise CollectError(f"{name}_{variant}: expected two configurations that run, got {len(kept)} ({reason})")
     first, second = measure(runs, rounds=settings.rounds, seed=seed, clock=clock)
     first, second = (np.maximum(1, each // launches) for each in (first, second))

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from gbr.data.files import parse_json, read_toml
-from gbr.errors import DataError, UsageError
+from gbr.errors import DataError, UsageError, one_line
 
 #: Bytes of a number by type.
 DTYPES: Final = {"float32": 4, "bfloat16": 2}
@@ -356,7 +356,7 @@ def _config(data: bytes, where: str) -> Mapping[str, Any]:
     try:
         values = parse_json(data.decode("utf-8-sig"))
     except ValueError as fault:
-        raise DataError(f"{where}: not JSON ({' '.join(str(fault).split())}); expected a config.json") from fault
+        raise DataError(f"{where}: not JSON ({one_line(fault)}); expected a config.json") from fault
     if not isinstance(values, dict):
         raise DataError(f"{where}: expected an object with model_type and sizes, got {reprlib.repr(values)}")
     # Models of text and images together describe the part for text under this key.

@@ -20,7 +20,7 @@ from typing import IO, Any, Final, NamedTuple
 from gbr.data.collection import SPLITS, Subset
 from gbr.data.files import Report, atomic_write, remove_partial_files, require_space
 from gbr.data.npz import NpzFile
-from gbr.errors import ArchiveError, DataError, DownloadError
+from gbr.errors import ArchiveError, DataError, DownloadError, one_line
 
 _MEMBER: Final = re.compile(
     rf"(?:.*/)?(?P<folder>(?:tile/[^/]+|layout/[^/]+/[^/]+)/(?:{'|'.join(SPLITS)})/)(?P<file>[^./\\:][^/\\:]*\.npz)"
@@ -88,7 +88,7 @@ def unpack(
                 left -= member.size
             on_progress(total, total)
     except (tarfile.TarError, zipfile.BadZipFile, *_DAMAGED) as fault:
-        reason = " ".join(str(fault).split()) or type(fault).__name__
+        reason = one_line(fault) or type(fault).__name__
         raise ArchiveError(f"{path}: not a complete tar or zip archive ({reason}); download it again") from fault
     return {one.path.name: one.size for one in members}
 

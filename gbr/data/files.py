@@ -21,7 +21,7 @@ from glob import escape
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from gbr.errors import DataError, GbrError
+from gbr.errors import DataError, GbrError, one_line
 
 #: Called with the bytes done so far and the total (None if unknown).
 Report = Callable[[int, int | None], None]
@@ -90,7 +90,7 @@ def read_toml(path: Path, expected: str, if_missing: str = "") -> dict[str, Any]
             raise DataError(f"{path}: no such file; {if_missing}") from fault
         raise DataError(f"{path}: cannot be read ({fault.strerror}); expected {expected} in TOML") from fault
     except (ValueError, RecursionError) as fault:
-        raise DataError(f"{path}: not TOML ({' '.join(str(fault).split())}); fix this line") from fault
+        raise DataError(f"{path}: not TOML ({one_line(fault)}); fix this line") from fault
 
 
 def toml_text(sections: Mapping[str, Mapping[str, Any]]) -> str:

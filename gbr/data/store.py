@@ -33,7 +33,7 @@ from gbr.data.groups import FAILED, IntArray, QueryGroups, select_columns
 from gbr.data.hardware import as_dict, parse
 from gbr.data.npz import NpzFile
 from gbr.data.pool import check_polars, cores, in_order
-from gbr.errors import GbrWarning, StoreError, UsageError
+from gbr.errors import GbrWarning, StoreError, UsageError, one_line
 
 if TYPE_CHECKING:
     import polars as pl
@@ -384,7 +384,7 @@ def _read_parquet(
             raise StoreError(f"{path}: missing") from None
         # Polars panics on some damaged files; its exception is a BaseException.
         except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as fault:
-            reason = " ".join(str(fault).split())[:120]
+            reason = one_line(fault)[:120]
             raise StoreError(f"{path}: not a complete Parquet file with the manifest's columns ({reason})") from fault
         if len(frame) != count:
             found = f"more than {len(X)}" if len(frame) > count else first + len(frame)

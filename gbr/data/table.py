@@ -26,7 +26,7 @@ from gbr.data.collection import SPLITS
 from gbr.data.files import atomic_write, write_text
 from gbr.data.table_columns import MISSING, SUFFIXES, among, join_frames, numbers, plain, read_frame, text, texts
 from gbr.data.table_roles import FILE, Roles, Value, as_toml, check_roles, listed, nearest, read_roles
-from gbr.errors import DataError, UsageError
+from gbr.errors import DataError, UsageError, one_line
 
 DATA: Final = "data.parquet"
 
@@ -215,10 +215,8 @@ def read_rows(source: Any, roles: Roles, fixed: Mapping[str, Value] | None = Non
             if not frame.columns:
                 raise ValueError("no columns")
         except (TypeError, ValueError, pl.exceptions.PolarsError) as fault:
-            reason = " ".join(str(fault).split())
-            raise UsageError(
-                f"rows: expected a path or a data frame, got {type(source).__name__} ({reason})"
-            ) from fault
+            kind = type(source).__name__
+            raise UsageError(f"rows: expected a path or a data frame, got {kind} ({one_line(fault)})") from fault
     frame = frame.with_columns(pl.lit(value).alias(name) for name, value in (fixed or {}).items())
     require_columns(frame, roles, where)
     if not len(frame):

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from gbr.data.table_roles import Value
-from gbr.errors import DataError
+from gbr.errors import DataError, one_line
 
 #: Ends of the names of data files.
 SUFFIXES: Final = (".parquet", ".csv", ".tsv", ".csv.gz", ".tsv.gz")
@@ -46,7 +46,7 @@ def read_frame(path: Path, kind: str | None = None) -> tuple[pl.DataFrame, list[
     except OSError as fault:
         raise DataError(f"{path}: cannot be read ({fault.strerror or fault})") from fault
     except (pl.exceptions.PolarsError, pa.ArrowException, UnicodeError, EOFError, zlib.error) as fault:
-        raise DataError(f"{path}: not a valid {kind} file ({' '.join(str(fault).split())}); write it again") from fault
+        raise DataError(f"{path}: not a valid {kind} file ({one_line(fault)}); write it again") from fault
     names, notes = unique_names(["" if name is None else name for name in cells.row(0)])
     cells = cells.slice(1)
     cells.columns = names

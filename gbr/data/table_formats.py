@@ -39,7 +39,7 @@ import polars as pl
 from gbr.data.devices import find_device
 from gbr.data.table_columns import GZIP, join_frames, numbers, plain, read_frame, recognise, text, unique_names
 from gbr.data.table_roles import DIRECTIONS, Roles, check_roles, listed, nearest
-from gbr.errors import DataError, MissingLibraryError, UsageError
+from gbr.errors import DataError, MissingLibraryError, UsageError, one_line
 
 FORMATS: Final = ("kernel-tuner", "t4", "triton", "optuna", "csv", "parquet")
 
@@ -127,7 +127,7 @@ def import_files(
     try:
         frame = join_frames([_plain_columns(source) for source in sources])
     except pl.exceptions.PolarsError as fault:
-        raise DataError(f"{_where(paths)}: columns do not fit together ({' '.join(str(fault).split())})") from fault
+        raise DataError(f"{_where(paths)}: columns do not fit together ({one_line(fault)})") from fault
     known = [source for source in sources if source.roles is not None]
     if known:
         roles = _union(known, given)
@@ -256,7 +256,7 @@ def read_source(path: Path, kind: str | None = None) -> Source:
         try:
             return Source(path, _FRAMES[kind](path))
         except (pl.exceptions.PolarsError, OSError) as fault:
-            raise DataError(f"{path}: not a valid {kind} file ({' '.join(str(fault).split())})") from fault
+            raise DataError(f"{path}: not a valid {kind} file ({one_line(fault)})") from fault
     content, notes = _load_json(path)
     kind = _recognise_json(content) if kind == "json" else kind
     if kind is None:
@@ -265,8 +265,7 @@ def read_source(path: Path, kind: str | None = None) -> Source:
         source = _JSON[kind](path, content)
     except (KeyError, TypeError, AttributeError, ValueError, IndexError, pl.exceptions.PolarsError) as fault:
         raise DataError(
-            f"{path}: not a {kind} file ({type(fault).__name__}: {' '.join(str(fault).split())}); "
-            "give the right --format"
+            f"{path}: not a {kind} file ({type(fault).__name__}: {one_line(fault)}); give the right --format"
         ) from fault
     return replace(source, notes=(*notes, *source.notes))
 
@@ -308,7 +307,7 @@ def _load_json(path: Path) -> tuple[Any, list[str]]:
         data = gzip.decompress(data) if data.startswith(GZIP) else data
         body = data.decode("utf-8-sig")
     except (OSError, EOFError, zlib.error, UnicodeError) as fault:
-        raise DataError(f"{path}: cannot be read ({' '.join(str(fault).split())})") from fault
+        raise DataError(f"{path}: cannot be read ({one_line(fault)})") from fault
     try:
         return json.loads(body), []
     except RecursionError as fault:
@@ -343,7 +342,7 @@ def _duckdb(path: Path) -> pl.DataFrame:
             name = tables[0].replace('"', '""')
             return pl.DataFrame(connection.sql(f'SELECT * FROM "{name}"'))
     except duckdb.Error as fault:
-        raise DataError(f"{path}: cannot be read ({' '.join(str(fault).split())})") from fault
+        raise DataError(f"{path}: cannot be read ({one_line(fault)})") from fault
 
 
 _FRAMES: Final[Mapping[str, Callable[[Path], pl.DataFrame]]] = {

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from gbr.errors import MissingLibraryError, UsageError
+from gbr.errors import MissingLibraryError, UsageError, one_line
 from gbr.models import openmp
 from gbr.models.params import CAPACITY, OBJECTIVES, Settings
 from gbr.models.rows import Matrix, Rows
@@ -119,7 +119,7 @@ def loading(library: str, package: str) -> Iterator[None]:
                 f"{library} needs the OpenMP runtime libgomp.so.1: apt-get install libgomp1 (Debian, Ubuntu), "
                 "dnf install libgomp (Fedora), brew install libomp (macOS)"
             ) from error
-        raise MissingLibraryError(f"{library} cannot be loaded: {' '.join(str(error).split())}") from error
+        raise MissingLibraryError(f"{library} cannot be loaded: {one_line(error)}") from error
 
 
 @contextmanager
@@ -130,7 +130,7 @@ def library_errors(library: str, error_type: type[Exception]) -> Iterator[None]:
     except error_type as error:
         # XGBoost starts with the time and a line of its source, and ends with a stack trace.
         message = re.sub(r"^\[[^\]]*\] \S+ ?(Check failed: )?", "", str(error).strip().split("Stack trace")[0])
-        raise UsageError(f"params: {library}: {' '.join(message.split())}") from error
+        raise UsageError(f"params: {library}: {one_line(message)}") from error
 
 
 def check_params(params: Mapping[str, Any], reserved: Mapping[str, str], known: Collection[str], library: str) -> None:

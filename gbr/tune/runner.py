@@ -26,7 +26,7 @@ import numpy as np
 from gbr import cli
 from gbr.data.files import lock, parse_json
 from gbr.data.graph import Graph
-from gbr.errors import DataError, GbrError, TuneError, UsageError
+from gbr.errors import DataError, GbrError, TuneError, UsageError, one_line
 from gbr.tune.space import FloatArray, GraphSpace, Space
 from gbr.tune.tuner import Best, Tuner, outcome_of
 
@@ -217,7 +217,7 @@ def _measured(measure: Callable[[int], Any], config: int) -> float | str:
 
 
 def _one_line(fault: BaseException) -> str:
-    text = " ".join(str(fault).split())
+    text = one_line(fault)
     return text if isinstance(fault, GbrError) else f"{type(fault).__name__}: {text}"
 
 
