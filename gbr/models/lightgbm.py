@@ -157,76 +157,39 @@ def fit(
 def _fit(
     train: Rows, valid: Rows | None, settings: Settings, on_round: OnRound | None, labels: Labels | None
 ) -> LightGBMModel:
-    aliases = lgb.basic._ConfigAliases._get_all_param_aliases()
-    known = {*aliases, *(alias for names in aliases.values() for alias in names)}
-    reserved = {alias: instead for name, instead in _RESERVED.items() for alias in (name, *aliases[name])}
-    check_params(settings.params, reserved, known, "LightGBM")
-    params: dict[str, Any] = {
-        "num_leaves": settings.num_leaves,
-        "learning_rate": settings.learning_rate,
-        "min_data_in_leaf": settings.min_child_samples,
-        "seed": settings.seed,
-        **_ANY_THREADS,
-        "monotone_constraints": settings.constraints(train.X.shape[1]),
-        "deterministic": True,
-        # Reproducible, as row-wise would be, but without a second copy of the bins.
-        "force_col_wise": not settings.params.get("force_row_wise", False),
-        "metric": "None",
-        "verbosity": -1,
-    }
-    group = train.sizes if settings.params.get("bagging_by_query") else None
-    weight = start = None
-    objective: str | Callable[..., Any] = "regression"
-    if labels is not None:
-        label: NDArray[Any] = labels.label
-        objective, weight = labels.objective, labels.weight
-        start = labels.start and np.concatenate([labels.start(X) for _, X in train.batches()])
-    elif settings.objective in REGRESSION_LABELS:
-        label = REGRESSION_LABELS[settings.objective](train.target, train.indptr)
-    elif settings.objective == "pairwise":
-        from gbr.models import losses  # imports Numba, which prediction does not need
-
-        label = ranks(train.target, train.indptr)
-        objective = losses.objective(label, train.indptr, settings.seed)
+    by_group = labels is None and settings.objective == "lambdarank"
+    if by_group and train.sizes.max() > ROWS_PER_PART:
+        train = train.take(*random_parts(train.indptr, ROWS_PER_PART, settings.seed))
+    params = _parameters(settings, train)
+    begin = weight = None
+    if labels is None:
+        label, objective = _objective(train, settings)
     else:
-        if train.sizes.max() > ROWS_PER_PART:
-            train = train.take(*random_parts(train.indptr, ROWS_PER_PART, settings.seed))
-        label = ranks(train.target, train.indptr)
-        group = train.sizes
-        objective = "lambdarank"
+        label, objective, weight, begin = labels.label, labels.objective, labels.weight, labels.start
+    if by_group:
         params |= {
             "label_gain": list(range(int(label.max()) + 1)),
-            "lambdarank_truncation_level": int(group.max()),
+            "lambdarank_truncation_level": int(train.sizes.max()),
         }
-
-    def unset(names: dict[str, Any]) -> dict[str, Any]:
-        """The parameters that the user does not set under any alias."""
-        return {
-            name: value for name, value in names.items() if settings.params.keys().isdisjoint([name, *aliases[name]])
-        }
-
-    leaf = settings.min_child_samples
-    params |= unset({"max_bin": MAX_BIN, "feature_fraction": column_share(train.X.shape[1])})
-    params |= unset({"min_data_in_bin": min(MIN_DATA_IN_BIN, leaf)})
-    # LightGBM refuses bagging with GOSS; and of few rows, a sample could not be split.
-    if "goss" not in settings.params.values() and ROW_SHARE * len(train.X) >= 2 * leaf:
-        params |= unset({"bagging_fraction": ROW_SHARE, "bagging_freq": 1})
-    params |= settings.params
+    kind: Any = lgb.Dataset
+    source: Any = train.X
     if isinstance(train.X, StreamedMatrix):
-        batches = [_Batch(train.X, number) for number in range(train.X.n_batches)]
-        bin_rows = max(_LEAST_BIN_ROWS, train.X.memory // (_BYTES_PER_BIN_VALUE * train.X.shape[1]))
-        if bin_rows < min(len(train.X), _DEFAULT_BIN_ROWS):
-            params |= unset({"bin_construct_sample_cnt": bin_rows})
-        data = _Streamed(batches, label=label, weight=weight, group=group, init_score=start, params=params)
-    else:
-        data = lgb.Dataset(train.X, label=label, weight=weight, group=group, init_score=start, params=params)
+        kind, source = _Streamed, [_Batch(train.X, number) for number in range(train.X.n_batches)]
+    data = kind(
+        source,
+        label=label,
+        weight=weight,
+        group=train.sizes if by_group or settings.params.get("bagging_by_query") else None,
+        init_score=begin and np.concatenate([begin(X) for _, X in train.batches()]),
+        params=params,
+    )
     stopper = Stopper(valid, settings, on_round)
     held_out = []
     if (tau := stopper.tau) is not None:
         sizes = tau.rows.sizes if settings.objective == "lambdarank" else None
-        begin = labels.start(tau.X) if labels is not None and labels.start is not None else None
         zeros = np.zeros(len(tau.X))
-        held_out = [type(data)(tau.X, label=zeros, group=sizes, init_score=begin, reference=data, params=params)]
+        start = begin and begin(tau.X)
+        held_out = [kind(tau.X, label=zeros, group=sizes, init_score=start, reference=data, params=params)]
 
     def end_of_round(env: lgb.callback.CallbackEnv) -> None:
         if stopper.over(env.iteration + 1):
@@ -248,6 +211,57 @@ def _fit(
             callbacks=[end_of_round],
         )
     return LightGBMModel(booster, stopper.best_round, stopper.best_tau)
+
+
+def _objective(train: Rows, settings: Settings) -> tuple[NDArray[Any], str | Callable[..., Any]]:
+    """Labels (rows,), and an objective of LightGBM or a function that returns gradients."""
+    if settings.objective in REGRESSION_LABELS:
+        return REGRESSION_LABELS[settings.objective](train.target, train.indptr), "regression"
+    label = ranks(train.target, train.indptr)
+    if settings.objective == "lambdarank":
+        return label, "lambdarank"
+    from gbr.models import losses  # imports Numba, which prediction does not need
+
+    return label, losses.objective(label, train.indptr, settings.seed)
+
+
+def _parameters(settings: Settings, train: Rows) -> dict[str, Any]:
+    """Parameters of LightGBM, without the objective; a UsageError for an invalid name."""
+    aliases = lgb.basic._ConfigAliases._get_all_param_aliases()
+    known = {*aliases, *(alias for names in aliases.values() for alias in names)}
+    reserved = {alias: instead for name, instead in _RESERVED.items() for alias in (name, *aliases[name])}
+    check_params(settings.params, reserved, known, "LightGBM")
+    leaf, n_columns = settings.min_child_samples, train.X.shape[1]
+    defaults: dict[str, Any] = {
+        "max_bin": MAX_BIN,
+        "feature_fraction": column_share(n_columns),
+        "min_data_in_bin": min(MIN_DATA_IN_BIN, leaf),
+    }
+    # LightGBM refuses bagging with GOSS; and of few rows, a sample could not be split.
+    if "goss" not in settings.params.values() and ROW_SHARE * len(train.X) >= 2 * leaf:
+        defaults |= {"bagging_fraction": ROW_SHARE, "bagging_freq": 1}
+    if isinstance(train.X, StreamedMatrix):
+        bin_rows = max(_LEAST_BIN_ROWS, train.X.memory // (_BYTES_PER_BIN_VALUE * n_columns))
+        if bin_rows < min(len(train.X), _DEFAULT_BIN_ROWS):
+            defaults["bin_construct_sample_cnt"] = bin_rows
+    return {
+        "num_leaves": settings.num_leaves,
+        "learning_rate": settings.learning_rate,
+        "min_data_in_leaf": leaf,
+        "seed": settings.seed,
+        **_ANY_THREADS,
+        "monotone_constraints": settings.constraints(n_columns),
+        "deterministic": True,
+        # Reproducible, as row-wise would be, but without a second copy of the bins.
+        "force_col_wise": not settings.params.get("force_row_wise", False),
+        "metric": "None",
+        "verbosity": -1,
+        # The user may set these under any alias.
+        **{
+            name: value for name, value in defaults.items() if settings.params.keys().isdisjoint([name, *aliases[name]])
+        },
+        **settings.params,
+    }
 
 
 def load(data: bytes) -> LightGBMModel:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gbr.errors import UsageError
+from gbr.errors import UsageError, one_line
 from gbr.models import openmp
 from gbr.models.base import Model, OnRound, check_params, library_errors, loading, unknown_param
 from gbr.models.params import ROW_SHARE, Settings, column_share
@@ -165,6 +165,7 @@ def _fit(train: Rows, valid: Rows | None, settings: Settings, on_round: OnRound 
         columns = np.arange(train.X.shape[1])
         chosen["interaction_constraints"] = groups if isinstance(groups, str) else json.dumps(groups)
     constraints = settings.constraints(train.X.shape[1])
+    label, loss, objective = _objective(train, settings)
     params: dict[str, Any] = {
         "tree_method": "hist",
         "grow_policy": "lossguide",
@@ -179,32 +180,10 @@ def _fit(train: Rows, valid: Rows | None, settings: Settings, on_round: OnRound 
         "disable_default_eval_metric": True,
         "validate_parameters": True,
         "verbosity": 1,
+        **objective,
+        **chosen,
     }
-    group: NDArray[np.int64] | None = None
-    loss = None
-    if settings.objective in REGRESSION_LABELS:
-        params["objective"] = "reg:squarederror"
-        params["min_child_weight"] = settings.min_child_samples
-        label: NDArray[Any] = REGRESSION_LABELS[settings.objective](train.target, train.indptr)
-    elif settings.objective == "pairwise":
-        from gbr.models import losses  # imports Numba, which prediction does not need
-
-        label = ranks(train.target, train.indptr)
-        derivatives = losses.objective(label, train.indptr, settings.seed)
-        params["base_score"] = 0.0
-
-        def loss(relevance: NDArray[Any], data: xgb.DMatrix) -> tuple[NDArray[Any], NDArray[Any]]:
-            return derivatives(relevance.astype(np.float64), data)
-
-    else:
-        label = ranks(train.target, train.indptr)
-        group = np.repeat(np.arange(len(train.sizes)), train.sizes)
-        params |= {
-            "objective": "rank:ndcg",
-            "ndcg_exp_gain": False,
-            "lambdarank_pair_method": "mean",
-            "lambdarank_num_pair_per_sample": PAIRS_PER_ROW,
-        }
+    group = np.repeat(np.arange(len(train.sizes)), train.sizes) if settings.objective == "lambdarank" else None
     max_bin = settings.params.get("max_bin")
     streamed, indptr = train.X, train.indptr
     if not isinstance(streamed, StreamedMatrix):  # so that only one batch is copied at a time
@@ -217,14 +196,7 @@ def _fit(train: Rows, valid: Rows | None, settings: Settings, on_round: OnRound 
         X_valid = tau.X.take(columns, axis=1)
         zeros = np.zeros(len(X_valid))
         held_out = [(xgb.QuantileDMatrix(X_valid, label=zeros, ref=data, max_bin=max_bin), "valid")]
-    params |= chosen
-    with _CHECKING, warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        xgb.Booster(params, [data]).num_boosted_rounds()  # checks the parameters
-    for warning in caught:
-        unused = re.findall(r'"(\w+)"(?=.*are not used)', " ".join(str(warning.message).split()))
-        if wrong := [name for name in unused if name in chosen]:  # boosters other than trees use few of the ranker's
-            raise UsageError(unknown_param(wrong[0], _RESERVED, _FREQUENT, "XGBoost"))
+    _check(params, data, chosen)
     booster = xgb.train(
         params | {"validate_parameters": False},
         data,
@@ -237,6 +209,36 @@ def _fit(train: Rows, valid: Rows | None, settings: Settings, on_round: OnRound 
     )
     booster = booster[: stopper.best_round]
     return XGBoostModel(_with_all_columns(booster, columns, train.X.shape[1]), stopper.best_tau)
+
+
+def _objective(train: Rows, settings: Settings) -> tuple[NDArray[Any], Callable[..., Any] | None, dict[str, Any]]:
+    """Labels (rows,), the gradients of a loss of ours, and parameters of XGBoost for the objective."""
+    if settings.objective in REGRESSION_LABELS:
+        params = {"objective": "reg:squarederror", "min_child_weight": settings.min_child_samples}
+        return REGRESSION_LABELS[settings.objective](train.target, train.indptr), None, params
+    label = ranks(train.target, train.indptr)
+    if settings.objective == "lambdarank":
+        return label, None, {
+            "objective": "rank:ndcg",
+            "ndcg_exp_gain": False,
+            "lambdarank_pair_method": "mean",
+            "lambdarank_num_pair_per_sample": PAIRS_PER_ROW,
+        }  # fmt: skip
+    from gbr.models import losses  # imports Numba, which prediction does not need
+
+    derivatives = losses.objective(label, train.indptr, settings.seed)
+    return label, lambda relevance, data: derivatives(relevance.astype(np.float64), data), {"base_score": 0.0}
+
+
+def _check(params: dict[str, Any], data: xgb.DMatrix, chosen: Mapping[str, Any]) -> None:
+    """A UsageError for a parameter of the user that XGBoost does not know or use."""
+    with _CHECKING, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        xgb.Booster(params, [data]).num_boosted_rounds()  # checks the parameters
+    for warning in caught:
+        unused = re.findall(r'"(\w+)"(?=.*are not used)', one_line(warning.message))
+        if wrong := [name for name in unused if name in chosen]:  # boosters other than trees use few of the ranker's
+            raise UsageError(unknown_param(wrong[0], _RESERVED, _FREQUENT, "XGBoost"))
 
 
 def load(data: bytes) -> XGBoostModel:
