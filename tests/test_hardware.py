@@ -90,63 +90,43 @@ def test_profiles_round_trip(profile: Hardware, tmp_path: Path) -> None:
     assert hardware.parse(json.loads(json.dumps(hardware.as_dict(profile))), "x", ModelError) == profile
 
 
-@pytest.mark.parametrize(
-    ("before", "after", "message"),
-    [
-        ('name = "small"\n', "", r"name is missing in a hardware profile; expected name, vector_bytes, "),
-        ("vector_bytes = 16", "vector_bytes = 17", r"a vector of 17 bytes does not hold 1 rows"),
-        ("line_bytes = 32", 'line_bytes = "64 kB"', r"line_bytes: expected .* like \"48 KiB\", got '64 kB'$"),
-        ("line_bytes = 32", "lines = 32\nline_bytes = 32", r"unknown key lines in a hardware profile; expected name, "),
-        ("line_bytes = 32", 'tile_bounds = "x"\nline_bytes = 32', r"tile_bounds must be one of elements, registers"),
-        ("ways = 2", "ways = 1.5", r"caches\[0\].ways: expected an integer from 0 to 1048576, got 1.5$"),
-        ("[[caches]]\nbytes = 4096\nways = 2", "caches = []", r"caches: expected one to 3 \[\[caches\]\], got \[\]$"),
-        ("line_bytes = 32", "line_bytes = ", r"not TOML \(.*\); fix this line$"),
-    ],
-)
-def test_invalid_files_are_refused(before: str, after: str, message: str, tmp_path: Path) -> None:
-    assert before in SMALL
-    path = tmp_path / "mine.toml"
-    path.write_text(SMALL.replace(before, after))
-    with pytest.raises(DataError, match=f"^{re.escape(str(path))}: .*{message}"):
-        hardware.load(path)
+INVALID_SMALL = [
+    ('name = "small"\n', "", r"name is missing in a hardware profile; expected name, vector_bytes, "),
+    ("vector_bytes = 16", "vector_bytes = 17", r"a vector of 17 bytes does not hold 1 rows"),
+    ("line_bytes = 32", 'line_bytes = "64 kB"', r"line_bytes: expected .* like \"48 KiB\", got '64 kB'$"),
+    ("line_bytes = 32", "lines = 32\nline_bytes = 32", r"unknown key lines in a hardware profile; expected name, "),
+    ("line_bytes = 32", 'tile_bounds = "x"\nline_bytes = 32', r"tile_bounds must be one of elements, registers"),
+    ("ways = 2", "ways = 1.5", r"caches\[0\].ways: expected an integer from 0 to 1048576, got 1.5$"),
+    ("[[caches]]\nbytes = 4096\nways = 2", "caches = []", r"caches: expected one to 3 \[\[caches\]\], got \[\]$"),
+    ("line_bytes = 32", "line_bytes = ", r"not TOML \(.*\); fix this line$"),
+]
+INVALID_GPU = [
+    ("A100", "A1000", r"unknown device 'NVIDIA A1000'; did you mean NVIDIA A100"),
+    ('"NVIDIA A100"', "7", r"device: expected a name, got 7$"),
+    ("[config]", "units = 0\n[config]", r"units: expected positive numbers, got 0$"),
+    ("[config]", "units = 1.5\n[config]", r"units: expected an integer, got 1.5$"),
+    ("[config]", "sms = 7\n[config]", r"unknown key sms in the profile of a GPU; expected name, kind, config"),
+    ("[config]", "rates = { fp12 = 1 }\n[config]", r"rates: expected TFLOP/s by type \(fp64, .*\), got "),
+    ("[config]", "shared_block_kb = 200\n[config]", r"shared_block_kb: 200 exceeds shared_kb, 164$"),
+    ("output_bounds", "output", r"config: unknown key output; expected kernel_bounds, output_bounds"),
+    ('"block_n"]', '"block_n", "c", "d", "e", "f", "g"]', r"output_bounds: expected at most 6 names, got 7$"),
+    ('"block_n"]', '"block_m"]', r"config.output_bounds: 'block_m' names two slots$"),
+    ('"block_n"]', '"block n"]', r"config.output_bounds: expected names such as block_m, got 'block n'$"),
+    ('"block_n"]', '"input_bounds_0"]', r"config.output_bounds: expected names such as block_m, got 'input_bo"),
+    ('"block_n"]', "3]", r"config.output_bounds: expected a list of names, got \['block_m', 3\]$"),
+    ('device = "NVIDIA A100"', 'kind = "fpga"', r"kind: expected 'gpu', or no kind for a machine with caches"),
+    ('device = "NVIDIA A100"', 'kind = "gpu"\nname = "x"', r"units is missing in the profile of a GPU; expected "),
+]
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "message"),
-    [
-        ("A100", "A1000", r"unknown device 'NVIDIA A1000'; did you mean NVIDIA A100"),
-        ('"NVIDIA A100"', "7", r"device: expected a name, got 7$"),
-        ("[config]", "units = 0\n[config]", r"units: expected positive numbers, got 0$"),
-        ("[config]", "units = 1.5\n[config]", r"units: expected an integer, got 1.5$"),
-        (
-            "[config]",
-            "sms = 7\n[config]",
-            r"unknown key sms in the profile of a GPU; expected name, kind, config",
-        ),
-        ("[config]", "rates = { fp12 = 1 }\n[config]", r"rates: expected TFLOP/s by type \(fp64, .*\), got "),
-        ("[config]", "shared_block_kb = 200\n[config]", r"shared_block_kb: 200 exceeds shared_kb, 164$"),
-        (
-            "output_bounds",
-            "output",
-            r"config: unknown key output; expected kernel_bounds, output_bounds",
-        ),
-        (
-            '"block_n"]',
-            '"block_n", "c", "d", "e", "f", "g"]',
-            r"output_bounds: expected at most 6 names, got 7$",
-        ),
-        ('"block_n"]', '"block_m"]', r"config.output_bounds: 'block_m' names two slots$"),
-        ('"block_n"]', '"block n"]', r"config.output_bounds: expected names such as block_m, got 'block n'$"),
-        ('"block_n"]', '"input_bounds_0"]', r"config.output_bounds: expected names such as block_m, got 'input_bo"),
-        ('"block_n"]', "3]", r"config.output_bounds: expected a list of names, got \['block_m', 3\]$"),
-        ('device = "NVIDIA A100"', 'kind = "fpga"', r"kind: expected 'gpu', or no kind for a machine with caches"),
-        ('device = "NVIDIA A100"', 'kind = "gpu"\nname = "x"', r"units is missing in the profile of a GPU; expected "),
-    ],
+    ("valid", "before", "after", "message"),
+    [(valid, *each) for valid, cases in ((SMALL, INVALID_SMALL), (GPU, INVALID_GPU)) for each in cases],
 )
-def test_invalid_gpu_files_are_refused(before: str, after: str, message: str, tmp_path: Path) -> None:
-    assert before in GPU
+def test_invalid_files_are_refused(valid: str, before: str, after: str, message: str, tmp_path: Path) -> None:
+    assert before in valid
     path = tmp_path / "mine.toml"
-    path.write_text(GPU.replace(before, after))
+    path.write_text(valid.replace(before, after))
     with pytest.raises(DataError, match=f"^{re.escape(str(path))}: .*{message}"):
         hardware.load(path)
 

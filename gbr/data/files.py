@@ -93,10 +93,10 @@ def read_toml(path: Path, expected: str, if_missing: str = "") -> dict[str, Any]
         raise DataError(f"{path}: not TOML ({one_line(fault)}); fix this line") from fault
 
 
-def toml_text(sections: Mapping[str, Mapping[str, Any]]) -> str:
-    """Sections as TOML, of which the one without a name comes first; None and empty sections are left out."""
+def toml_text(*sections: tuple[str, Mapping[str, Any]]) -> str:
+    """Names and values of sections as TOML, one without a name first; None and empty sections are left out."""
     parts = []
-    for name, values in sections.items():
+    for name, values in sections:
         lines = [f"[{name}]"] if name else []
         lines += [f"{key} = {_toml(value)}" for key, value in values.items() if value is not None]
         parts += ["\n".join(lines) + "\n"] if len(lines) > bool(name) else []

@@ -28,7 +28,6 @@ one, a slot is a tile bound.  :mod:`features.tile.names` has the names that feat
 
 from __future__ import annotations
 
-import json
 import re
 import reprlib
 from collections.abc import Mapping
@@ -40,7 +39,7 @@ from typing import Any, Final
 from features.hardware import CPU, N_LEVELS, PROFILES, TILE_BOUNDS, TPU, Cache, Gpu, Hardware, SlotNames
 from gbr.data.collection import KINDS, SPLITS, Subset
 from gbr.data.devices import Device, find_device
-from gbr.data.files import read_toml, write_text
+from gbr.data.files import read_toml, toml_text, write_text
 from gbr.errors import DataError, GbrError, UsageError
 
 FILE: Final = "hardware.toml"
@@ -244,15 +243,11 @@ def as_dict(hardware: Hardware) -> dict[str, Any]:
 def save(path: Path, hardware: Hardware) -> None:
     """Write a profile as TOML, atomically; a :class:`DataError` if the file cannot be written."""
     values = as_dict(hardware)
-    caches, tables = values.pop("caches", []), {key: values.pop(key, {}) for key in ("rates", "config")}
-    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
-    for key, table in tables.items():
-        if table:
-            lines += ["", f"[{key}]", *(f"{name} = {json.dumps(value)}" for name, value in table.items())]
-    for cache in caches:
-        size = f'"{cache["bytes"] >> 10} KiB"' if cache["bytes"] % 1024 == 0 else cache["bytes"]
-        lines += ["", "[[caches]]", f"bytes = {size}", f"ways = {cache['ways']}"]
-    write_text(path, "\n".join(lines) + "\n", DataError)
+    tables = [(key, values.pop(key, {})) for key in ("rates", "config")]
+    for cache in values.pop("caches", []):
+        size = cache["bytes"] if cache["bytes"] % 1024 else f"{cache['bytes'] >> 10} KiB"
+        tables.append(("[caches]", {"bytes": size, "ways": cache["ways"]}))
+    write_text(path, toml_text(("", values), *tables), DataError)
 
 
 def note_machine(folder: Path, top: Path) -> str | None:
@@ -309,8 +304,7 @@ def machine(root: Path = Path("/")) -> Hardware | None:
         if nbytes and 0 < level <= N_LEVELS and _text(index / "type") in ("Data", "Unified"):
             levels[level] = Cache(nbytes, _count(index / "ways_of_associativity"))
             line = line or _count(index / "coherency_line_size")
-    lines = re.findall(r"^(.*?)\s*:(.*)$", _text(root / "proc/cpuinfo"), re.MULTILINE)
-    cpu = {key.lower(): value.strip() for key, value in lines}
+    cpu = cpuinfo(root)
     flags = f"{cpu.get('flags', '')} {cpu.get('features', '')}".split()  # x86, and most others
     vector = next(nbytes for flag, nbytes in _VECTORS if not flag or flag in flags)
     if "sve" in flags:  # vectors of Arm from 16 to 256 bytes
@@ -318,11 +312,16 @@ def machine(root: Path = Path("/")) -> Hardware | None:
     name = cpu.get("model name") or cpu.get("cpu model") or cpu.get("cpu") or ""
     if not name and "cpu part" in cpu:
         name = f"Arm implementer {cpu.get('cpu implementer', '')} part {cpu['cpu part']}"
-    name = " ".join(name.split()) or "machine"
     try:
-        return Hardware(name, vector, line or CPU.line_bytes, tuple(levels[at] for at in sorted(levels)))
+        return Hardware(name or "machine", vector, line or CPU.line_bytes, tuple(levels[at] for at in sorted(levels)))
     except ValueError:
         return None
+
+
+def cpuinfo(root: Path) -> dict[str, str]:
+    """Values of Linux's cpuinfo by key in lower case, those of the last processor; empty on other systems."""
+    lines = re.findall(r"^(.*?)\s*:(.*)$", _text(root / "proc/cpuinfo"), re.MULTILINE)
+    return {key.lower(): " ".join(value.split()) for key, value in lines}
 
 
 def _text(path: Path) -> str:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import math
 import os
 import platform
-import re
 import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -108,12 +107,7 @@ def of_device(device: Device) -> Machine:
 
 def this_machine(name: str | None = None, root: Path = Path("/")) -> Machine:
     """Figures of this machine that need no measurement; ``root`` is the folder of ``sys`` and ``proc``."""
-    try:
-        text = (root / "proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        text = ""
-    cpu = dict(re.findall(r"^(.*?)[ \t]*:(.*)$", text, re.MULTILINE))
-    cpu = {key: " ".join(value.split()) for key, value in cpu.items()}
+    cpu = hardware.cpuinfo(root)
     found = hardware.machine(root)
     level = [cache.nbytes for cache in found.caches] if found else []
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
@@ -122,7 +116,7 @@ def this_machine(name: str | None = None, root: Path = Path("/")) -> Machine:
         _VENDORS.get(cpu.get("vendor_id", ""), cpu.get("vendor_id") or platform.machine()),
         "cpu",
         os.cpu_count() or 1,
-        clock_mhz=round(float(cpu["cpu MHz"])) if cpu.get("cpu MHz") else None,
+        clock_mhz=round(float(cpu["cpu mhz"])) if cpu.get("cpu mhz") else None,
         memory_gb=round(memory / 1e9, 1) or None,
         vector_bytes=found.vector_bytes if found else None,
         l1_kb=level[0] / 1024 if level else None,
@@ -179,4 +173,5 @@ def _rates(value: Any, key: str) -> Rates:
 def write_machine(path: Path, machine: Machine) -> None:
     """Write a description in TOML, atomically; a DataError if the file cannot be written."""
     values = asdict(machine)
-    write_text(path, toml_text({"": values, "peak_gflops": values.pop("peak_gflops")}), DataError)
+    peak = values.pop("peak_gflops")
+    write_text(path, toml_text(("", values), ("peak_gflops", peak)), DataError)

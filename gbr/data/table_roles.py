@@ -192,19 +192,18 @@ def _values(value: Any, key: str) -> tuple[Value, ...]:
 def as_toml(roles: Roles) -> str:
     """The text of a ``table.toml``."""
     status = {} if roles.status is None else {"column": roles.status}
-    sections: dict[str, dict[str, Any]] = {
-        "": {
-            "group": roles.group,
-            "config": roles.config,
-            "context": roles.context or None,
-            "device": roles.device,
-            "repeats": roles.repeats or None,
-            "failed": {**status, "values": roles.failed} if roles.failed else None,
-        },
-        "target": {"column": roles.target, "unit": roles.unit or None, "direction": roles.direction},
-        "split": {"test": roles.test or None, "valid": roles.valid or None},
+    columns = {
+        "group": roles.group,
+        "config": roles.config,
+        "context": roles.context or None,
+        "device": roles.device,
+        "repeats": roles.repeats or None,
+        "failed": {**status, "values": roles.failed} if roles.failed else None,
     }
-    return f"# What the columns of this table mean.\n{toml_text(sections)}"
+    target = {"column": roles.target, "unit": roles.unit or None, "direction": roles.direction}
+    split = {"test": roles.test or None, "valid": roles.valid or None}
+    text = toml_text(("", columns), ("target", target), ("split", split))
+    return f"# What the columns of this table mean.\n{text}"
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
