@@ -14,7 +14,8 @@ import polars as pl
 import pytest
 
 from gbr.data.table import Table, read_table
-from gbr.data.table_formats import FORMATS, import_files, split_name
+from gbr.data.table_formats import FORMATS, import_files
+from gbr.data.table_names import split_name
 from gbr.errors import DataError, UsageError
 from gbr.table import _FORMATS, main
 
