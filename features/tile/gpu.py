@@ -229,6 +229,42 @@ def wave_shape(wave, rows, columns, group):  # type: ignore[no-untyped-def]
 
 
 @kernel()
+def _tile_bytes(cover, access, work):  # type: ignore[no-untyped-def]
+    """Bytes of an operand that a part of the loop nest touches."""
+    nbytes = work.width[access]
+    for loop in range(len(cover)):
+        if work.depends[access, loop]:
+            nbytes *= cover[loop]
+    return nbytes
+
+
+@kernel()
+def _contiguous(cover, access, work):  # type: ignore[no-untyped-def]
+    """Bytes of one contiguous run of these, useful share of its sectors, and bytes of the widest aligned access."""
+    run, whole = 1.0, True
+    for dim in range(work.rank[access]):
+        if whole:
+            span, points = 1.0, 1.0
+            for loop in range(len(cover)):
+                step = work.paces[access, dim, loop]
+                if step > 0:
+                    span += step * (cover[loop] - 1.0)
+                    points *= cover[loop]
+            span = min(span, work.dims[access, dim])
+            if points >= span:
+                run *= span
+            whole = points >= span and span >= work.dims[access, dim]
+    run = np.floor(run) * work.width[access]
+    lines = np.ceil(run / SECTOR)
+    if work.aligned[access] < SECTOR:
+        lines += 1.0
+    vector = max(min(work.aligned[access], VECTOR), work.width[access])
+    while vector > work.width[access] and run % vector != 0.0:
+        vector *= 0.5
+    return run, run / (lines * SECTOR), vector
+
+
+@kernel()
 def _from_dram(access, wave, shape, planes, split, n_waves, loaded, blocks, kept, work):  # type: ignore[no-untyped-def]
     """Bytes of one operand that come from DRAM, if a wave touches ``shape`` blocks of ``planes`` slices."""
     distinct = 1.0
@@ -270,8 +306,7 @@ def _clocks(count, warps, steps, stages, compute, shared, l2, store):  # type: i
 @kernel()
 def _columns(launch, work):  # type: ignore[no-untyped-def]
     """Values of the block, float32 (c, columns)."""
-    n_configs, n_loops = launch.cover.shape
-    n_accesses = len(work.width)
+    n_configs, n_accesses = len(launch.cover), len(work.width)
     out = np.zeros((n_configs, _N_COLUMNS), np.float32)
     total_bytes = work.nbytes.sum()
     input_bytes = total_bytes - work.nbytes[0]
@@ -296,32 +331,8 @@ def _columns(launch, work):  # type: ignore[no-untyped-def]
         for index in range(len(runs)):
             runs[index] = MISSING
         for access in range(n_accesses):
-            elements = 1.0
-            for loop in range(n_loops):
-                if work.depends[access, loop]:
-                    elements *= launch.cover[config, loop]
-            nbytes = elements * work.width[access]
-            run, whole = 1.0, True
-            for dim in range(work.rank[access]):
-                if whole:
-                    span, points_of = 1.0, 1.0
-                    for loop in range(n_loops):
-                        step = work.paces[access, dim, loop]
-                        if step > 0:
-                            span += step * (launch.cover[config, loop] - 1.0)
-                            points_of *= launch.cover[config, loop]
-                    span = min(span, work.dims[access, dim])
-                    if points_of >= span:
-                        run *= span
-                    whole = points_of >= span and span >= work.dims[access, dim]
-            run = np.floor(run) * work.width[access]
-            lines = np.ceil(run / SECTOR)
-            if work.aligned[access] < SECTOR:
-                lines += 1.0
-            useful = run / (lines * SECTOR)
-            vector = max(min(work.aligned[access], VECTOR), work.width[access])
-            while vector > work.width[access] and run % vector != 0.0:
-                vector *= 0.5
+            nbytes = _tile_bytes(launch.cover[config], access, work)
+            run, useful, vector = _contiguous(launch.cover[config], access, work)
             for role in range(_N_OPERANDS):
                 if work.first[role] == access:
                     runs[3 * role] = np.log2(run)
@@ -369,10 +380,7 @@ def _columns(launch, work):  # type: ignore[no-untyped-def]
         shape = wave_shape(in_plane, rows, columns, 1.0)
         shape_grouped = wave_shape(in_plane, rows, columns, launch.group[config])
         for access in range(1, n_accesses):
-            loaded = work.width[access]
-            for loop in range(n_loops):
-                if work.depends[access, loop]:
-                    loaded *= launch.cover[config, loop]
+            loaded = _tile_bytes(launch.cover[config], access, work)
             if work.of_class[access, 3]:
                 loaded *= steps
             n_waves = blocks / wave
