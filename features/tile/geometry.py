@@ -214,6 +214,45 @@ def _operand_arrays(nest: LoopNest, tensors: Tensors) -> Operands:
 
 
 @kernel()
+def _covered(tile, access, operands):  # type: ignore[no-untyped-def]
+    """Elements of an operand that a tile touches, those of one contiguous run, and those of the whole operand."""
+    elements, run, whole, total = 1.0, 1.0, True, 1.0
+    for dim in range(operands.rank[access]):
+        span, points = 1.0, 1.0
+        for loop in range(len(tile)):
+            step = operands.coefficients[access, dim, loop]
+            if step > 0:
+                span += step * (tile[loop] - 1)
+                points *= tile[loop]
+        span = min(np.floor(span), operands.dims[access, dim])
+        points = min(points, span)
+        elements *= points
+        total *= operands.dims[access, dim]
+        # A contiguous run ends at the first dimension that is not covered completely or has gaps.
+        if whole and points == span:
+            run *= span
+        whole = whole and span == operands.dims[access, dim] and points == span
+    return elements, run, total
+
+
+@kernel()
+def _fetches(trips, access, operands):  # type: ignore[no-untyped-def]
+    """How often the tiles of an operand are fetched if each is fetched once, and if only the last one is kept."""
+    once, until, trips_so_far = 1.0, 1.0, 1.0
+    for loop in range(len(trips)):
+        trips_so_far *= trips[loop]
+        depends = False
+        for dim in range(operands.rank[access]):
+            if operands.coefficients[access, dim, loop] != 0.0:
+                depends = True
+        if depends:
+            once *= trips[loop]
+            if trips[loop] > 1:
+                until = trips_so_far
+    return once, until
+
+
+@kernel()
 def _tile_geometry(tiles, extents, operands, classes, slots, line):  # type: ignore[no-untyped-def]
     """Values of the block, float32 (c, columns).
 
@@ -234,33 +273,8 @@ def _tile_geometry(tiles, extents, operands, classes, slots, line):  # type: ign
             out[config, at] = MISSING
         roles_seen = 0
         for access in range(len(operands.rank)):
-            elements, run, whole, total = 1.0, 1.0, True, 1.0
-            for dim in range(operands.rank[access]):
-                span, points = 1.0, 1.0
-                for loop in range(n_loops):
-                    step = operands.coefficients[access, dim, loop]
-                    if step > 0:
-                        span += step * (tiles[config, loop] - 1)
-                        points *= tiles[config, loop]
-                span = min(np.floor(span), operands.dims[access, dim])
-                points = min(points, span)
-                elements *= points
-                total *= operands.dims[access, dim]
-                # A contiguous run ends at the first dimension that is not covered completely or has gaps.
-                if whole and points == span:
-                    run *= span
-                whole = whole and span == operands.dims[access, dim] and points == span
-            once, until, trips_so_far = 1.0, 1.0, 1.0
-            for loop in range(n_loops):
-                trips_so_far *= trips[loop]
-                depends = False
-                for dim in range(operands.rank[access]):
-                    if operands.coefficients[access, dim, loop] != 0.0:
-                        depends = True
-                if depends:
-                    once *= trips[loop]
-                    if trips[loop] > 1:
-                        until = trips_so_far
+            elements, run, total = _covered(tiles[config], access, operands)
+            once, until = _fetches(trips, access, operands)
             access_lines = elements / run * np.ceil(run * operands.width[access] / line)
             nbytes = elements * operands.width[access]
             footprint += nbytes
