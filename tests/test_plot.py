@@ -87,6 +87,6 @@ def test_html_of_figures_has_a_table_per_split(figures: Figures) -> None:
 
 def test_html_of_a_ranker_has_its_parameters(tile_run: Path) -> None:
     loaded = Ranker.load(tile_run / "run")
-    assert "min_child_samples" in Ranker()._repr_html_()
+    assert "min_child_samples" in Ranker(min_child_samples=7)._repr_html_()
     assert "best_iteration_" in dir(loaded)
     assert "min_child_samples" in loaded._repr_html_()
