@@ -90,7 +90,7 @@ def _nas_row(model: Ranker, frame: Any, cost: FloatArray) -> Row:
     adapted = []
     for seed in range(DRAWS):
         rows = np.random.default_rng(seed).choice(len(cost), MEASURED, replace=False)
-        adapted.append(_spearman(model.adapt(frame, rows, cost[rows]).predict(), cost))
+        adapted.append(_spearman(model.adapt(known, rows, cost[rows]).predict(), cost))
     operations = (known.choices[:, :, None] == np.arange(known.choices.max() + 1)).reshape(len(cost), -1)
     inputs = np.column_stack([operations, np.ones(len(cost))]).astype(float)
     fitted = inputs @ np.linalg.lstsq(inputs, np.log(cost), rcond=None)[0]

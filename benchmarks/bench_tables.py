@@ -98,11 +98,12 @@ def order(model: Ranker, frame: Any, cost: FloatArray, metrics: dict[str, Any], 
     start = time.monotonic()
     scores = model.predict_table(frame)["score"].to_numpy()
     seconds = time.monotonic() - start
-    elsewhere = TableRows(frame, model).ranks.mean(axis=0)
+    known = TableRows(frame, model)
+    elsewhere = known.ranks.mean(axis=0)
     adapted = []
     for seed in range(DRAWS):
         rows = np.random.default_rng(seed).choice(len(cost), MEASURED, replace=False)
-        adapted.append(model.adapt(frame, rows, cost[rows]).predict())
+        adapted.append(model.adapt(known, rows, cost[rows]).predict())
 
     def tau(scores: FloatArray) -> float:
         return kendall_tau(scores[worked], cost[worked])

@@ -196,7 +196,8 @@ class TableRows:
         (group,) = table.groups
         self.name, frame = group.name, table.frame
         self.rows = np.arange(len(frame))
-        self.scores, self.chance = model.predict_both(model.table_rows(table)[1])
+        X = features(frame, table.groups)
+        self.scores, self.chance = model.predict_both(X[:, model.columns_in(features.schema, table.name)])
         if most is not None and len(frame) > most:
             order = np.argsort(self.scores, kind="stable")
             if kept is not None:
@@ -204,8 +205,7 @@ class TableRows:
             others = np.random.default_rng(0).permutation(order[most * 3 // 4 :])
             self.rows = np.sort(np.concatenate([order[: most * 3 // 4], others[: most - most * 3 // 4]]))
             frame, self.scores, self.chance = frame[self.rows], self.scores[self.rows], self.chance[self.rows]
-            group = replace(group, stop=len(frame))
-        X = features(frame, [group])
+            X = features(frame, [replace(group, stop=len(frame))])
         self.X = np.nan_to_num(X, nan=0.0)
         varies = self.X.max(axis=0) > self.X.min(axis=0)
         self._own = [
@@ -216,9 +216,16 @@ class TableRows:
         values = [texts(column).fill_null("").to_numpy() for column in features.configs(frame)]
         codes = [np.unique(column, return_inverse=True)[1] for column in values]
         self.choices = np.column_stack(codes).astype(np.int64)
+        self._transfers: dict[tuple[int, bool, bool], Transfer] = {}
 
     def transfer(self, seed: int, *, history: bool = True, ranks: bool = False) -> Transfer:
         """What is known of the runtimes, log2, or of their ranks, -1/2 to 1/2; without history, the rows alone."""
+        key = seed, history, ranks
+        if key not in self._transfers:  # the last one is kept, as its trees take longer than a prediction
+            self._transfers = {key: self._transfer(*key)}
+        return self._transfers[key].fresh()
+
+    def _transfer(self, seed: int, history: bool, ranks: bool) -> Transfer:
         from gbr.models import within  # imports scikit-learn's ensembles, which a ranker does not need
         from gbr.models.transfer import Transfer
 
@@ -239,8 +246,9 @@ def adapt_rows(rows: Any, configs: Any, runtimes: Any, *, ranker: Ranker, random
 
     Parameters
     ----------
-    rows : path-like, or polars, pandas or Arrow table
-        All configurations of the group, with the columns of the training table.
+    rows : path-like, or polars, pandas or Arrow table, or TableRows
+        All configurations of the group, with the columns of the training table.  To adapt to the same rows many times,
+        give :class:`TableRows`, whose features are those of the ranker.
     configs : array-like of int (m,)
         Indices of the measured rows.
     runtimes : array-like (m,)
@@ -260,7 +268,7 @@ def adapt_rows(rows: Any, configs: Any, runtimes: Any, *, ranker: Ranker, random
     ModelError
         When the ranker was not trained on a table.
     """
-    known = TableRows(rows, ranker)
+    known = rows if isinstance(rows, TableRows) else TableRows(rows, ranker)
     measured, target = _measured(len(known.rows), known.name, configs, runtimes, may_fail=True)
     higher = ranker.table.roles.direction == "higher"
     return _adapt(known, measured, -target if higher else target, random_state)

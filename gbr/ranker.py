@@ -456,7 +456,8 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
 
         ``configs``, int (m,), are the indices of these and ``runtimes``, (m,), their runtimes; errors are those of
         :func:`gbr.adapt.fit_within`.  For a model of a table, ``graph`` is a file or data frame with all rows of one
-        group, as for :func:`gbr.adapt.adapt_rows`.  ``predict()`` of the result returns scores, ``rank()`` their order.
+        group or :class:`gbr.adapt.TableRows`, as for :func:`gbr.adapt.adapt_rows`.  ``predict()`` of the result returns
+        scores, ``rank()`` their order.
         """
         check_features()
         from gbr.adapt import adapt_rows, fit_within

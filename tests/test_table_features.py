@@ -82,6 +82,28 @@ def test_history_equals_its_naive_twin(seed: int) -> None:
         np.testing.assert_allclose(found(rows, between[0], own), expected, atol=1e-12)
 
 
+def test_groups_with_the_same_configurations_are_searched_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two groups have the same ones, in another order and one of them twice; a third has others."""
+    rng = np.random.default_rng(0)
+    first, rows = rng.random((9, 2)), rng.random((5, 2))
+    groups = [first, first[[*rng.permutation(9), 3]], rng.random((7, 2))]
+    cost = [rng.permutation(len(each)) + 1.0 for each in groups]
+    indptr, between = np.cumsum([0, *map(len, groups)]), rng.random((3, 3))
+    found = History(np.concatenate(groups), np.concatenate(cost), indptr, between, 3)
+    searched = []
+    nearest = history._nearest
+
+    def counted(points: FloatArray, among: FloatArray, k: int) -> tuple[FloatArray, FloatArray]:
+        searched.append(len(among))
+        return nearest(points, among, k)
+
+    monkeypatch.setattr(history, "_nearest", counted)
+    both = np.concatenate([rows, first[:2]])
+    expected = [naive_history(row, [*zip(groups, cost, strict=True)], between[0], None) for row in both]
+    np.testing.assert_allclose(found(both, between[0]), expected, atol=1e-12)
+    assert sorted(searched) == [7, 9]
+
+
 def test_history_without_other_groups_is_missing() -> None:
     positions = np.arange(4.0)[:, None]
     found = History(positions, 1 + np.arange(4.0), np.array([0, 4]), np.zeros((1, 1)), 1)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from gbr import Ranker
 from gbr import predict as predict_command
-from gbr.adapt import LEAST, adapt_rows
+from gbr.adapt import LEAST, TableRows, adapt_rows
 from gbr.data.table import write_table
 from gbr.data.table_roles import Roles
 from gbr.errors import DataError, ModelError, TuneError, UsageError
@@ -137,6 +137,17 @@ def test_measured_rows_improve_the_order(model: Ranker) -> None:
         assert adapted.n_measured == np.isfinite(cost[measured]).sum()
         after.append(kendall_tau(adapted.predict()[worked], cost[worked]))
     assert np.mean(after) > before + 0.05
+
+
+def test_prepared_rows_are_adapted_many_times(model: Ranker) -> None:
+    """Two draws, each with a failure, give the scores of rows that are prepared anew."""
+    rows = SPACE.with_columns(pl.lit(value).alias(name) for name, value in FIXED.items())
+    known = TableRows(rows, model)
+    for seed in (0, 1, 0):
+        measured = np.random.default_rng(seed).choice(len(COST), 20, replace=False)
+        assert np.isinf(COST[measured]).any()
+        expected = adapt_rows(rows, measured, COST[measured], ranker=model).predict()
+        np.testing.assert_array_equal(model.adapt(known, measured, COST[measured]).predict(), expected)
 
 
 def test_measured_rows_are_checked(model: Ranker) -> None:

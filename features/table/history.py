@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,14 +58,31 @@ _TRIED_GROUPS: Final = 40
 
 
 @dataclass(frozen=True, eq=False)
-class _Known:
-    """The distinct configurations of one training group, by key."""
+class _Configs:
+    """Distinct configurations by key, which all groups share that have the same ones."""
 
     keys: NDArray[np.void]
     positions: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class _Known:
+    """The distinct configurations of one training group."""
+
+    configs: _Configs
     rank: FloatArray
     slowdown: FloatArray
     failed: FloatArray
+
+
+class _Places(NamedTuple):
+    """Where rows are among known configurations: their index, or the nearest ones with weights for missing rows."""
+
+    at: IntArray
+    missing: IntArray
+    near: IntArray
+    weight: FloatArray
+    distance: FloatArray
 
 
 class History:
@@ -88,7 +105,8 @@ class History:
         self, positions: FloatArray, cost: FloatArray, indptr: IntArray, distances: FloatArray, n_train: int
     ) -> None:
         bounds = list(pairwise(indptr.tolist()))
-        self._known = [_distinct(positions[a:b], cost[a:b]) for a, b in bounds]
+        shared: dict[bytes, _Configs] = {}
+        self._known = [_distinct(positions[a:b], cost[a:b], shared) for a, b in bounds]
         searched = _MOST_DISTANCES // (len(positions) * min(len(bounds), _MOST_GROUPS))
         self._most_rows = min(_MOST_ROWS, max(_LEAST_ROWS, searched))
         self.sharpness = _SHARPNESS
@@ -135,21 +153,25 @@ class History:
         keys = _keys(positions)
         shape = len(groups), len(positions)
         rank, slowdown, failed, gap = np.empty(shape), np.empty(shape), np.empty(shape), np.zeros(shape)
-        for number, group in enumerate(groups.tolist()):
-            known = self._known[group]
-            at = np.minimum(np.searchsorted(known.keys, keys), len(known.keys) - 1)
+        places: dict[_Configs, _Places] = {}
+        for number, known in enumerate(self._known[group] for group in groups.tolist()):
+            if known.configs not in places:
+                places[known.configs] = self._places(positions, keys, known.configs)
+            at, missing, near, weight, distance = places[known.configs]
             for values, of_known in ((rank, known.rank), (slowdown, known.slowdown), (failed, known.failed)):
                 values[number] = of_known[at]
-            missing = np.flatnonzero(known.keys[at] != keys)
-            if len(missing):
-                step = -(-len(known.keys) // self._most_rows)
-                near, distance = _nearest(positions[missing], known.positions[::step], _NEIGHBOURS)
-                weight = np.exp(-(distance - distance[:, :1]))
-                weight /= weight.sum(axis=1, keepdims=True)
-                for values, of_known in ((rank, known.rank), (slowdown, known.slowdown), (failed, known.failed)):
-                    values[number, missing] = (weight * of_known[::step][near]).sum(axis=1)
-                gap[number, missing] = distance[:, 0]
+                values[number, missing] = (weight * of_known[near]).sum(axis=1)
+            gap[number, missing] = distance
         return rank, slowdown, failed, gap
+
+    def _places(self, positions: FloatArray, keys: NDArray[np.void], configs: _Configs) -> _Places:
+        """Look rows up among the configurations of one group or several."""
+        at = np.minimum(np.searchsorted(configs.keys, keys), len(configs.keys) - 1)
+        missing = np.flatnonzero(configs.keys[at] != keys)
+        step = -(-len(configs.keys) // self._most_rows)
+        near, distance = _nearest(positions[missing], configs.positions[::step], _NEIGHBOURS)
+        weight = np.exp(-(distance - distance[:, :1]))
+        return _Places(at, missing, step * near, weight / weight.sum(axis=1, keepdims=True), distance[:, 0])
 
     def _best_sharpness(
         self, positions: FloatArray, cost: FloatArray, bounds: list[tuple[int, int]], distances: FloatArray
@@ -176,8 +198,8 @@ def _weights(sharpness: float, distances: FloatArray, gap: FloatArray) -> FloatA
     return np.asarray(weights / weights.sum(axis=0))
 
 
-def _distinct(positions: FloatArray, cost: FloatArray) -> _Known:
-    """Means over the equal configurations of a group."""
+def _distinct(positions: FloatArray, cost: FloatArray, shared: dict[bytes, _Configs]) -> _Known:
+    """Means over the equal configurations of a group; ``shared`` has the configurations of earlier ones, by keys."""
     keys, first, inverse, counts = np.unique(
         _keys(positions), return_index=True, return_inverse=True, return_counts=True
     )
@@ -185,7 +207,7 @@ def _distinct(positions: FloatArray, cost: FloatArray) -> _Known:
     slowest = cost[finite].max() if finite.any() else 1.0
     slowdown = np.log2(np.where(finite, cost, slowest) / cost[finite].min(initial=slowest))
     means = [np.bincount(inverse, values) / counts for values in (_ranks(cost), slowdown, (~finite).astype(float))]
-    return _Known(keys, positions[first], *means)
+    return _Known(shared.setdefault(keys.tobytes(), _Configs(keys, positions[first])), *means)
 
 
 def _ranks(cost: FloatArray) -> FloatArray:
@@ -205,7 +227,8 @@ def _nearest(points: FloatArray, among: FloatArray, k: int) -> tuple[IntArray, F
     """Indices and distances of the ``k`` nearest rows of ``among`` (or all), ascending, (points, k) each."""
     k = min(k, len(among))
     near, squares = np.empty((len(points), k), np.int64), np.empty((len(points), k))
-    _nearest_rows(np.ascontiguousarray(points), np.ascontiguousarray(among), near, squares)
+    if len(points):  # nothing to compile otherwise
+        _nearest_rows(np.ascontiguousarray(points), np.ascontiguousarray(among), near, squares)
     return near, np.sqrt(squares)
 
 

@@ -10,6 +10,7 @@ are in the same leaves of randomised trees that predict the runtimes in all othe
 from __future__ import annotations
 
 import os
+from copy import copy
 from typing import Any, Final
 
 import numpy as np
@@ -98,6 +99,12 @@ class Transfer:
         self.prior = self._priors[0] if prior is not None else self._priors.sum(axis=0) / max(1, len(others))
         self._chance = np.zeros(len(choices)) if chance is None else chance
         self._columns: dict[int, tuple[NDArray[np.float32], ...]] = {}
+
+    def fresh(self) -> Transfer:
+        """The same, without what it has kept of measured configurations."""
+        found = copy(self)
+        found._columns = {}
+        return found
 
     def predict(self, rows: IntArray, target: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Mean and standard deviation of the runtime of every configuration, float64 (c,) each.
