@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from gbr import Ranker
 from gbr.attribution import explain
 from gbr.collect import estimates, models
 from gbr.data.collection import resolve
+from gbr.data.machines import find_machine
 from gbr.data.table import make_table, write_table
 from gbr.data.table_features import TableFeatures
 from gbr.data.table_roles import Roles
@@ -71,6 +74,15 @@ def test_a_saved_model_predicts_the_same(ranker: Ranker, tmp_path: Path) -> None
     for damaged in (b"{}\n", b'{"prices": {"9": 1}, "line": null, "offset": 0, "quantiles": [], "folds": 1}\n'):
         with pytest.raises(ValueError, match="not a model of runtimes"):
             runtime.load(damaged + ranker.model_.trees.to_bytes())
+
+
+def test_one_fold_is_split_by_rows() -> None:
+    X, y, _ = problem()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ranker = Ranker(objective="runtime", costs=[0, 1], **QUICK).fit(X[:SIZE], y[:SIZE])
+    _, low, high = ranker.predict_runtime(X[:SIZE])
+    assert 0.75 < ((low <= y[:SIZE]) & (y[:SIZE] <= high)).mean() <= 1
 
 
 def test_contributions_add_up(ranker: Ranker) -> None:
@@ -232,6 +244,12 @@ def test_described_networks_on_devices(run: Path, monkeypatch: pytest.MonkeyPatc
     rows, _ = estimates.estimate(ranker, ["gpt-a"], ["all"], settings, {"RTX 4090": 1.8})
     assert rows[0]["cost"] == pytest.approx(1.8e6 / 3600 * rows[0]["seconds"])
     assert len(rows) > 100
+    machine = replace(find_machine("RTX 4090"), name="mine")
+    config = {"model_type": "gpt2", "n_embd": 128, "n_layer": 2, "n_head": 2, "vocab_size": 1000}
+    rows, _ = estimates.estimate(ranker, [config], [machine, "RTX 4090"], prices={"Mine": 1.0})
+    assert [row["device"] for row in rows] == ["mine", "mine", *["NVIDIA GeForce RTX 4090"] * 2]  # with a price first
+    for own, card in zip(rows[:2], rows[2:], strict=True):
+        assert own["cost"] == pytest.approx(1e6 / 3600 * card["seconds"])
     with pytest.raises(UsageError, match="unknown device 'RTX 409'; did you mean"):
         estimates.estimate(ranker, ["gpt-a"], ["RTX 409"], settings, {})
     with pytest.raises(UsageError, match="expected NAME=PRICE"):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -32,8 +33,15 @@ class Run(NamedTuple):
     threads: int = 1
 
 
+_ONE: Final = Run()
+
+
 def estimate(
-    ranker: Ranker, descriptions: Sequence[str], machines: Sequence[str], run: Run, prices: Mapping[str, float]
+    ranker: Ranker,
+    descriptions: Sequence[str | Path | Mapping[str, Any]],
+    machines: Sequence[str | Machine],
+    run: Run = _ONE,
+    prices: Mapping[str, float] | None = None,
 ) -> tuple[list[Row], list[str]]:
     """Runtimes of networks on machines, the fastest first or, with prices, the cheapest.
 
@@ -41,13 +49,13 @@ def estimate(
     ----------
     ranker : Ranker
         A model with the objective ``runtime``, of a table of ``gbr.collect models``.
-    descriptions : sequence of str
+    descriptions : sequence of str, path or mapping
         Networks as :func:`gbr.data.architectures.find_model` takes them, or ``all``.
-    machines : sequence of str
-        Devices of the training rows, or as :func:`gbr.data.machines.find_machine` takes them, or ``all``.
+    machines : sequence of str or Machine
+        Devices of the training rows, or as :func:`gbr.data.machines.find_machine` takes them, or ``all``; or machines.
     run : Run
-    prices : mapping of str to float
-        Price of a device per hour.
+    prices : mapping of str to float, optional
+        Price of a device per hour, by its name.
 
     Returns
     -------
@@ -70,7 +78,8 @@ def estimate(
             "`python -m gbr.train --subset table:models --objective runtime`"
         )
     targets = _targets(known, machines, run)
-    charges = {_name(name, known): price for name, price in prices.items()}
+    names = {*known["device"], *(row["device"] for row in targets)}
+    charges = {_name(name, names): price for name, price in (prices or {}).items()}
     networks = [model for each in descriptions for model in (models().values() if each == ALL else [find_model(each)])]
     notes, program = [], True
     rows = []
@@ -113,10 +122,13 @@ def _length(model: Architecture, phase: str, sequence: int) -> int:
     return min(sequence, model.longest) if model.longest else sequence
 
 
-def _targets(known: pl.DataFrame, names: Sequence[str], run: Run) -> list[Row]:
+def _targets(known: pl.DataFrame, machines: Sequence[str | Machine], run: Run) -> list[Row]:
     """Columns of each machine."""
     found: dict[str, Row] = {}
-    for name in names:
+    for name in machines:
+        if isinstance(name, Machine):
+            found[name.name] = {"device": name.name} | name.columns(run.dtype, run.threads)
+            continue
         for each in [*known["device"].unique(maintain_order=True), *devices()] if name == ALL else [name]:
             measured = known.filter(pl.col("device").str.to_lowercase() == each.casefold())
             if len(measured):
@@ -131,12 +143,9 @@ def _targets(known: pl.DataFrame, names: Sequence[str], run: Run) -> list[Row]:
     return list(found.values())
 
 
-def _name(name: str, known: pl.DataFrame) -> str:
+def _name(name: str, known: Iterable[str]) -> str:
     """Name of a device as the rows have it."""
-    for each in known["device"].unique():
-        if each.casefold() == name.casefold():
-            return str(each)
-    return find_device(name).name
+    return next((each for each in known if each.casefold() == name.casefold()), None) or find_device(name).name
 
 
 def parse_price(text: str) -> tuple[str, float]:

@@ -258,10 +258,9 @@ def held_out_folds(group: NDArray[Any], most: int) -> Iterator[tuple[IntArray, I
 
     n_groups = len(np.unique(group))
     if n_groups > 1:
-        splitter = GroupKFold(min(most, n_groups))
+        yield from GroupKFold(min(most, n_groups)).split(group, groups=group)
     else:
-        splitter = KFold(min(most, len(group)), shuffle=True, random_state=0)
-    yield from splitter.split(group, groups=group)
+        yield from KFold(min(most, len(group)), shuffle=True, random_state=0).split(group)
 
 
 def even_parts(sizes: IntArray, n_parts: int, order: IntArray) -> IntArray:
