@@ -78,18 +78,53 @@ def predicted(scores: Any, runtime: Any) -> Figure:
     return figure
 
 
-def slowdown(scores: Any, runtime: Any, qid: Any = None) -> Figure:
-    """Slowdown of the best of the first K configurations over the best of all, against K.
-
-    Mean over groups and the 90th percentile, beside the mean of random orders.
+def runtimes(predicted: Any, runtime: Any, low: Any = None, high: Any = None, unit: str = "") -> Figure:
+    """Predicted against measured runtimes on logarithmic axes, with the share that the intervals hold.
 
     Parameters
     ----------
-    scores, runtime : array-like (rows,)
+    predicted, runtime : array-like (rows,)
+        What :meth:`gbr.Ranker.predict_runtime` or :meth:`gbr.Ranker.predict_table` predicts, and what was measured.
+        Rows that failed (not finite) are left out.
+    low, high : array-like (rows,), optional
+        Intervals of the predictions.
+    unit : str
+        Of all of them.
+    """
+    predicted, runtime = _pair(predicted, runtime)
+    worked = np.isfinite(runtime)
+    title = f"{worked.sum()} rows"
+    figure, axes = _axes((5.2, 4.8))
+    axes.axline((1, 1), slope=1, color=_GREY, linewidth=1)
+    if low is not None and high is not None:
+        (low, _), (high, _) = _pair(low, runtime), _pair(high, runtime)
+        held = ((low <= runtime) & (runtime <= high))[worked]
+        title += f", intervals hold {held.mean():.0%}"
+        axes.vlines(runtime[worked], low[worked], high[worked], colors=np.where(held, _BLUE, _RED), alpha=0.3)
+    axes.scatter(runtime[worked], predicted[worked], s=12, color=_BLUE)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    unit = unit and f" [{unit}]"
+    axes.set(xlabel=f"measured{unit}", ylabel=f"predicted{unit}", title=title)
+    return figure
+
+
+def slowdown(scores: Any, runtime: Any, qid: Any = None) -> Figure:
+    """Slowdown of the best of the first K configurations over the best of all, against K.
+
+    Mean over groups, of one order with the 90th percentile, beside the mean of random orders.
+
+    Parameters
+    ----------
+    scores : array-like (rows,), or mapping of str to array-like
+        Scores, or those of several models by name.
+    runtime : array-like (rows,)
     qid : array-like (rows,), optional
         Query group of each row, contiguous; one group by default.  Groups of equal runtimes are left out.
     """
-    scores, runtime = _pair(scores, runtime)
+    named = scores if isinstance(scores, Mapping) else {"model": scores}
+    orders = {name: _pair(each, runtime)[0] for name, each in named.items()}
+    runtime = np.asarray(runtime, np.float64)
     groups = rankable(runtime, group_bounds(qid, len(runtime)))
     if not groups:
         raise UsageError("runtime: expected a query group with two different runtimes")
@@ -100,11 +135,13 @@ def slowdown(scores: Any, runtime: Any, qid: Any = None) -> Figure:
         found = [[slowdown_at_k(order[rows], tried(runtime[rows]), each) for each in k] for rows in groups]
         return 100 * np.maximum(found, 0.0)  # rounding errors may make an expectation negative
 
-    model = curves(scores)
     figure, axes = _axes((6.4, 4.0))
-    axes.plot(k, model.mean(axis=0), "o-", color=_BLUE, markersize=4, label="model, mean")
-    axes.plot(k, np.quantile(model, 0.9, axis=0), "--", color=_BLUE, label="model, 90th percentile")
-    axes.plot(k, curves(np.zeros(len(scores))).mean(axis=0), color=_GREY, label="random order, mean")
+    for number, (name, order) in enumerate(orders.items()):
+        found, color = curves(order), f"C{number}" if number else _BLUE
+        axes.plot(k, found.mean(axis=0), "o-", color=color, markersize=4, label=f"{name}, mean")
+        if len(orders) == 1:
+            axes.plot(k, np.quantile(found, 0.9, axis=0), "--", color=color, label=f"{name}, 90th percentile")
+    axes.plot(k, curves(np.zeros(len(runtime))).mean(axis=0), color=_GREY, label="random order, mean")
     axes.set_xscale("log")
     axes.set_yscale("symlog", linthresh=1)
     axes.set_ylim(bottom=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,20 +104,56 @@ def import_(
     Triton: *.autotune.json of its cache (TRITON_CACHE_AUTOTUNING=1), or a JSON list of {"kernel": ..., "device": ...,
     "key": {"M": 512}, "config": {"kwargs": {"BLOCK": 64}, "num_warps": 4}, "timings": MILLISECONDS or "error": ...}.
     """
-    from gbr.data.table import make_table, write_table  # polars, not for --help
-    from gbr.data.table_formats import import_files
-
     failed = tuple(map(_number, given["failed"])) if given["failed"] else None
     given |= {"failed": failed, "test": dict(test) or None, "valid": dict(valid) or None}
-    frame, roles, notes = import_files(list(dict.fromkeys(files)), kind, given, unpivot or ())
-    for each in notes:
-        cli.note(each)
-    table = make_table(out.resolve().name, roles, [(None, files[0], frame)], out / "table.toml")
-    write_table(out, frame, roles)
+    table = import_table(files, out, kind, unpivot or (), **given)
     if as_json:
         cli.emit_json(_summary(table, out))
     else:
         cli.table(str(out), ("split", "groups", "rows", "failed"), _rows(table))
+
+
+def import_table(
+    files: Iterable[str | Path], out: str | Path, kind: str | None = None, unpivot: Sequence[str] = (), **roles: Any
+) -> Table:
+    """Import files as one table, and write it to a folder.
+
+    Parameters
+    ----------
+    files : iterable of path
+        Caches of Kernel Tuner, T4 files, results of Triton and Optuna, or data frames.
+    out : path
+        Folder of the table: ``<root>/table/<name>`` for ``gbr.train("table:<name>", data=<root>)``.
+    kind : str, optional
+        One of :data:`gbr.data.table_formats.FORMATS`; by default, name and content of each file tell.
+    unpivot : sequence of str
+        For data frames with a column of targets per device, as the option of the command.
+    **roles
+        Fields of :class:`gbr.data.table_roles.Roles` that replace those of the formats, such as
+        ``test={"device": ("A100",)}``; None for those of the formats.
+
+    Returns
+    -------
+    Table
+
+    Raises
+    ------
+    UsageError
+        If roles cannot be guessed, or given ones do not fit the columns.
+    DataError
+        If a file is missing, damaged or of another format.
+    """
+    from gbr.data.table import make_table, write_table  # polars, not for --help
+    from gbr.data.table_formats import import_files
+    from gbr.data.table_roles import FILE
+
+    paths, out = list(dict.fromkeys(map(Path, files))), Path(out)
+    frame, found, notes = import_files(paths, kind, roles, unpivot)
+    for each in notes:
+        cli.note(each)
+    table = make_table(out.resolve().name, found, [(None, paths[0], frame)], out / FILE)
+    write_table(out, frame, found)
+    return table
 
 
 def _number(value: str) -> str | float:

@@ -57,6 +57,40 @@ def test_slowdown_is_that_of_the_first_k() -> None:
         plot.slowdown(scores[3], runtime[3])
 
 
+def test_slowdown_compares_orders() -> None:
+    runtime = np.random.default_rng(0).random(40) + 0.5
+    (axes,) = plot.slowdown({"best": runtime, "worst": -runtime}, runtime).axes
+    best, worst, random = (line.get_ydata() for line in axes.lines)
+    assert max(best) == 0
+    assert worst[0] == pytest.approx(100 * (runtime.max() / runtime.min() - 1))
+    assert random[0] == pytest.approx(100 * (runtime.mean() / runtime.min() - 1))
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "best, mean",
+        "worst, mean",
+        "random order, mean",
+    ]
+    with pytest.raises(UsageError, match=r"got shapes \(39,\) and \(40,\)"):
+        plot.slowdown({"best": runtime[1:]}, runtime)
+
+
+def test_runtimes_count_what_intervals_hold() -> None:
+    runtime = np.array([1.0, 2, np.inf, 4, 8])
+    predicted = np.array([1.1, 2, 3, 6, 8])
+    (axes,) = plot.runtimes(predicted, runtime, predicted / 1.2, predicted * 1.2, unit="ms").axes
+    assert axes.get_title() == "4 rows, intervals hold 75%"
+    assert axes.get_ylabel() == "predicted [ms]"
+    intervals, points = axes.collections
+    worked = np.isfinite(runtime)
+    np.testing.assert_array_equal(points.get_offsets(), np.column_stack([runtime, predicted])[worked])
+    assert [path.vertices[:, 1].tolist() for path in intervals.get_paths()] == [
+        [pytest.approx(each / 1.2), pytest.approx(each * 1.2)] for each in predicted[worked]
+    ]
+    (axes,) = plot.runtimes(predicted, runtime).axes
+    assert axes.get_title() == "4 rows"
+    with pytest.raises(UsageError, match=r"got shapes \(4,\) and \(5,\)"):
+        plot.runtimes(predicted[1:], runtime)
+
+
 def test_contributions_sum_to_the_lead(tile_run: Path) -> None:
     graph = min((tile_run / "npz/tile/cpu/test").glob("*.npz"))
     found = explain(Ranker.load(tile_run / "run"), graph, 3, 5)

@@ -17,7 +17,7 @@ from gbr.data.table import Table, read_table
 from gbr.data.table_formats import FORMATS, import_files
 from gbr.data.table_names import split_name
 from gbr.errors import DataError, UsageError
-from gbr.table import _FORMATS, main
+from gbr.table import _FORMATS, import_table, main
 
 Capture = pytest.CaptureFixture[str]
 
@@ -367,6 +367,16 @@ def test_odd_values_are_kept_or_failed(tmp_path: Path, capsys: Capture) -> None:
     path = written(tmp_path / "a.json.gz", content)
     path.write_bytes(path.read_bytes()[:-20])
     assert "cannot be read" in refused(capsys, tmp_path / "u", path)
+
+
+def test_import_by_function(tmp_path: Path) -> None:
+    paths = [written(tmp_path / f"{name}.json", cache(name)) for name in ("A100", "H100")]
+    table = import_table(map(str, paths), tmp_path / "t", test={"device": ("H100",)})
+    imported(tmp_path / "u", *paths, "--test", "device=H100")
+    assert (tmp_path / "t/table.toml").read_text() == (tmp_path / "u/table.toml").read_text()
+    assert table.name == "t"
+    assert table.frame.equals(read_table(tmp_path / "u").frame)
+    assert [group.split for group in table.groups] == ["train", "test"]
 
 
 def test_json_summary(tmp_path: Path, capsys: Capture) -> None:
