@@ -32,7 +32,7 @@ from features.tensors import Tensors
 from features.tile import extractor as tile
 from features.tile.cpu import CacheModel
 from features.tile.geometry import Geometry, loop_tiles
-from features.tile.loops import loop_nest
+from features.tile.loops import LoopNest, loop_nest
 from features.tile.names import named_slots
 from features.tile.operands import loop_slots
 from gbr.data.build import extract
@@ -52,7 +52,6 @@ IntArray = NDArray[np.int64]
 #: Maximum number of parts listed for a column, and minimum change relative to the largest change of the column.
 _MAX_BEHIND: Final = 3
 _MIN_CHANGE: Final = 0.1
-#: What is swapped, by kind.
 #: Elements that the stride of a copy exceeds, by its level.
 _EXCEEDED: Final = np.array([0, 0, *STRIDES])
 #: Description by kind of a copy at one node.
@@ -461,15 +460,13 @@ def _copies(names: Sequence[str], traced: LayoutTrace) -> Iterator[Copy]:
 def _tile_parts(graph: Graph, hardware: Hardware, pair: IntArray, X: Float32Array) -> _Parts:
     """Loops of the kernel, or slots of the configuration; ``X``: features of the whole group.
 
-    For a configuration with a swapped loop, only the blocks ``geometry`` and ``cache`` are recomputed.  Where slots
-    have names, or the tiles are blocks of a GPU, slots are swapped: a tile does not say all of a configuration.
+    For a configuration with a swapped loop, only the blocks ``geometry`` and ``cache`` are recomputed.
     """
     program = Program(graph.node_opcode, graph.node_feat, graph.edge_index)
     tensors = Tensors.of(program)
     nest = loop_nest(program, tensors)
     slots = loop_slots(nest, tensors)
     geometry = Geometry(nest, tensors, slots, hardware)
-    cache = None if _by_slot(hardware) else CacheModel(geometry, slots, hardware)
     tiles = loop_tiles(nest, tensors, graph.configs(pair), hardware)
     columns, nodes = tile.schema(hardware).names, node_names(graph.node_opcode)
     names = [f"{role}{loop}" for loop, role in enumerate(nest.roles)]
@@ -478,7 +475,7 @@ def _tile_parts(graph: Graph, hardware: Hardware, pair: IntArray, X: Float32Arra
         largest.setdefault(access.role, (index, access.node))
 
     def mix(mixed: NDArray[Any], rows: Float32Array, _row: int) -> None:
-        assert cache is not None
+        cache = CacheModel(geometry, slots, hardware)
         for block, features in (("geometry", geometry(mixed)), ("cache", cache(mixed))):
             rows[:, [name.startswith(f"{block}.") for name in columns]] = features
 
@@ -511,39 +508,38 @@ def _tile_parts(graph: Graph, hardware: Hardware, pair: IntArray, X: Float32Arra
             "operands": tuple(operand_change(role, node) for role, (_, node) in largest.items()),
         }
 
-    if not _by_slot(hardware):
-        return _Parts("loops", names, tiles, mix, fields)
-    slots_of = named_slots(hardware.config).sources.items()
-    by_name = {name: indices for name, indices in slots_of if TILE_CONFIG[indices[0]][-1].isdigit()}  # no sums
-    positions = list(by_name.values())
-    extractor, configs = tile.TileExtractor(program, hardware), graph.configs(pair)
+    loops = _Parts("loops", names, tiles, mix, fields)
+    return _slot_parts(graph, hardware, pair, nest, loops) if hardware.gpu or hardware.config else loops
 
-    def mix_slots(mixed: NDArray[Any], rows: Float32Array, row: int) -> None:
+
+def _slot_parts(graph: Graph, hardware: Hardware, pair: IntArray, nest: LoopNest, loops: _Parts) -> _Parts:
+    """Slots of a configuration that have names, or are of a GPU, whose tiles do not say all of a configuration."""
+    named = named_slots(hardware.config)
+    by_name = {name: slots for name, slots in named.sources.items() if TILE_CONFIG[slots[0]][-1].isdigit()}  # no sums
+    extractor = tile.TileExtractor(Program(graph.node_opcode, graph.node_feat, graph.edge_index), hardware)
+    choices = graph.configs(pair)[:, [slots[0] for slots in by_name.values()]]
+
+    def mix(mixed: NDArray[Any], rows: Float32Array, row: int) -> None:
         own = np.repeat(graph.configs(np.array([row])), len(mixed), axis=0)
-        for part, indices in enumerate(positions):
-            own[:, indices] = mixed[:, [part]]
+        for part, slots in enumerate(by_name.values()):
+            own[:, slots] = mixed[:, [part]]
         rows[:] = extractor(own)
 
-    def slot_fields(effects: Mapping[str, float]) -> dict[str, Any]:
-        bound = named_slots(hardware.config).loops_by_name(nest).items()
-        found = fields({names[loop]: effects[name] for name, loops in bound if name in effects for loop in loops})
+    def fields(effects: Mapping[str, float]) -> dict[str, Any]:
+        bound = named.loops_by_name(nest).items()
+        of_loops = {loops.names[loop]: effects[name] for name, own in bound if name in effects for loop in own}
         changes = [
             ParameterChange(name, (f"{first:g}", f"{second:g}"), effects[name])
             for name, (first, second) in zip(by_name, choices.T.tolist(), strict=True)
             if name in effects
         ]
-        return found | {"parameters": _largest_first(changes)}
+        return loops.fields(of_loops) | {"parameters": _largest_first(changes)}
 
-    choices = configs[:, [indices[0] for indices in positions]]
-    return _Parts("parameters", [*by_name], choices, mix_slots, slot_fields)
+    return _Parts("parameters", [*by_name], choices, mix, fields)
 
 
 def _largest_first(changes: list[ParameterChange]) -> tuple[ParameterChange, ...]:
     return tuple(sorted(changes, key=lambda change: -abs(change.effect)))
-
-
-def _by_slot(hardware: Hardware) -> bool:
-    return bool(hardware.gpu or hardware.config)
 
 
 def _table_parts(features: TableFeatures, frame: pl.DataFrame, group: Group, X: Float32Array) -> _Parts:
