@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from features.layout.rows import RowTable
     from features.schema import Schema
     from gbr.cluster import Workers
+    from gbr.data.table import Group, Table
     from gbr.data.table_features import TableFeatures
 
 #: Minimum size of the graph files per process, bytes: about two seconds of work, which a process takes to start.
@@ -287,14 +288,12 @@ def _build_table(
     features: TableFeatures | None,
 ) -> BuildReport:
     """Update the feature store of a measured table; its features depend on all training rows."""
-    import polars as pl
-
-    from gbr.data import table_features
     from gbr.data.table import read_table, require_columns
+    from gbr.data.table_features import TableFeatures
 
     start = time.monotonic()
     table = read_table(subset.folder(data_root))
-    features = features or table_features.TableFeatures(table)
+    features = features or TableFeatures(table)
     require_columns(table.frame, features.roles, str(subset.folder(data_root)))
     schema, members = features.schema, digest(table.source)
     hardware = profiles.choose(None, subset, data_root)
@@ -306,42 +305,58 @@ def _build_table(
     if not groups:
         raise DataError(f"{subset.folder(data_root)}: no rows of {', '.join(splits)}; check the split in table.toml")
     store = FeatureStore(store_root, subset.name)
-    built = removed = 0
     sources = {(group.split, group.name): {"file": group.name, "members": members} for group in groups}
     complete = (
         store.is_for(described, expected)
         and {(split, stem) for split in splits for stem in store.entries(split)} == sources.keys()
         and all(store.holds(*key, source) for key, source in sources.items())
     )
-    if not complete:
-        target, duplicate_of = table_features.encoded(table), table_features.duplicates(table)
-        with store.building(described, expected, data_root):
-            gone = {split: dict.fromkeys(store.entries(split), None) for split in splits}
-            removed = sum((split, stem) not in sources for split, stems in gone.items() for stem in stems)
-            written: dict[str, dict[str, Entry | None]] = defaultdict(dict, gone)
-            with progress(len(groups)) if progress else nullcontext(lambda steps: None) as advance:
-                for some in _gathered(groups, lambda group: group.stop - group.start, _ROWS_PER_GROUP):
-                    X = features(pl.concat([table.frame[group.start : group.stop] for group in some]), some)
-                    first = 0
-                    for group in some:
-                        rows, last = slice(group.start, group.stop), first + group.stop - group.start
-                        written[group.split][group.name] = store.write(
-                            group.split,
-                            group.name,
-                            schema.names,
-                            [np.ascontiguousarray(X[first:last].T)],
-                            np.zeros(0, np.float32),
-                            duplicate_of[rows],
-                            {name: values[rows] for name, values in target.items()},
-                            degenerate=unrankable(table.cost[rows], duplicate_of[rows]),
-                            source=sources[group.split, group.name],
-                        )
-                        first = last
-                    built += len(some)
-                    advance(len(some))
-            store.record(written)
-            _remove_others(store, {split: store.entries(split) for split in splits})
-    return _report(store, splits, schema, hardware, built, removed, 1, start)
+    if complete:
+        return _report(store, splits, schema, hardware, 0, 0, 1, start)
+    with store.building(described, expected, data_root):
+        gone = {split: dict.fromkeys(store.entries(split), None) for split in splits}
+        removed = sum((split, stem) not in sources for split, stems in gone.items() for stem in stems)
+        written: dict[str, dict[str, Entry | None]] = defaultdict(dict, gone)
+        with progress(len(groups)) if progress else nullcontext(lambda steps: None) as advance:
+            for group, entry in _written_groups(store, table, features, groups, sources):
+                written[group.split][group.name] = entry
+                advance(1)
+        store.record(written)
+        _remove_others(store, {split: store.entries(split) for split in splits})
+    return _report(store, splits, schema, hardware, len(groups), removed, 1, start)
+
+
+def _written_groups(
+    store: FeatureStore,
+    table: Table,
+    features: TableFeatures,
+    groups: Sequence[Group],
+    sources: Mapping[tuple[str, str], Mapping[str, Any]],
+) -> Iterator[tuple[Group, Entry]]:
+    """Write the features of groups of a table, of many rows at a time, as small groups take as long as large ones."""
+    import polars as pl
+
+    from gbr.data.table_features import bounds, duplicates, encoded
+
+    target, duplicate_of = encoded(table), duplicates(table)
+    for some in _gathered(groups, lambda group: group.stop - group.start, _ROWS_PER_GROUP):
+        X = features(pl.concat([table.frame[group.start : group.stop] for group in some]), some)
+        for group, part in zip(some, np.split(X, bounds(some)[1:-1]), strict=True):
+            rows = slice(group.start, group.stop)
+            yield (
+                group,
+                store.write(
+                    group.split,
+                    group.name,
+                    features.schema.names,
+                    [np.ascontiguousarray(part.T)],
+                    np.zeros(0, np.float32),
+                    duplicate_of[rows],
+                    {name: values[rows] for name, values in target.items()},
+                    degenerate=unrankable(table.cost[rows], duplicate_of[rows]),
+                    source=sources[group.split, group.name],
+                ),
+            )
 
 
 def _other_data_root(store: FeatureStore, data_root: Path, files: Mapping[str, Mapping[Path, Any]]) -> Path | None:
