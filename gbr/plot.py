@@ -12,7 +12,7 @@ import numpy as np
 
 from gbr.errors import MissingLibraryError, UsageError
 from gbr.evaluation.data_quality import normalised_ranks
-from gbr.evaluation.metrics import kendall_tau, slowdown_at_k, tried
+from gbr.evaluation.metrics import BUDGETS, kendall_tau, slowdown_curves
 from gbr.models.rows import rankable
 from gbr.ranker import group_bounds
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 #: Colours of what is shown, of the fastest, and of what it is compared with.
 _BLUE, _RED, _GREY = "#2c6fbb", "#c8392b", "#8a8a8a"
 _FIRST: Final = 5
-_BUDGETS: Final = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 200, 500, 1000)
 _LONGEST_LABELS: Final = 60
 
 
@@ -129,11 +128,10 @@ def slowdown(scores: Any, runtime: Any, qid: Any = None) -> Figure:
     if not groups:
         raise UsageError("runtime: expected a query group with two different runtimes")
     largest = max(group.stop - group.start for group in groups)
-    k = [each for each in _BUDGETS if each <= largest]
+    k = [each for each in BUDGETS if each <= largest]
 
     def curves(order: Any) -> Any:
-        found = [[slowdown_at_k(order[rows], tried(runtime[rows]), each) for each in k] for rows in groups]
-        return 100 * np.maximum(found, 0.0)  # rounding errors may make an expectation negative
+        return 100 * slowdown_curves([order[rows] for rows in groups], [runtime[rows] for rows in groups], k)
 
     figure, axes = _axes((6.4, 4.0))
     for number, (name, order) in enumerate(orders.items()):

@@ -22,6 +22,8 @@ FloatArray = NDArray[np.float64]
 
 #: Values of K reported per kind of collection.
 TOP: Final[dict[str, tuple[int, ...]]] = {"tile": (1, 5, 10), "layout": (1, 5, 10, 100), "table": (1, 5, 10, 100)}
+#: Values of K of a curve.
+BUDGETS: Final = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 200, 300, 500, 700, 1000)
 
 #: First rows of a group that are searched for failures.
 _PROPOSED: Final = 10
@@ -187,6 +189,15 @@ def slowdown_at_k(scores: FloatArray, target: FloatArray, k: int) -> float:
     return (_expected_minimum(tied, k - len(inside)) - best) / best
 
 
+def slowdown_curves(orders: Iterable[FloatArray], targets: Iterable[FloatArray], k: Sequence[int]) -> FloatArray:
+    """Slowdown at each K of each group, float64 (groups, k), from its scores and its targets, float64 (rows,) each."""
+    found = [
+        [slowdown_at_k(scores, slowest_for_failed(target), each) for each in k]
+        for scores, target in zip(orders, targets, strict=True)
+    ]
+    return np.maximum(found, 0.0)  # rounding errors may make an expectation negative
+
+
 def score(kind: str, per_graph: Iterable[dict[str, float]]) -> float:
     """Score of the competition: mean of 1 - slowdown@5 for tile, mean Kendall tau for layout; 1 is perfect."""
     return float(np.mean([1 - graph["slowdown@5"] if kind == "tile" else graph["kendall_tau"] for graph in per_graph]))
@@ -288,13 +299,13 @@ def evaluate(scores: FloatArray, groups: QueryGroups, kind: str) -> dict[str, An
             continue
         worked = np.isfinite(target)
         pairs = count_pairs(scores[rows][worked], target[worked])
-        target = tried(target)
+        target = slowest_for_failed(target)
         slowdowns = {f"slowdown@{k}": slowdown_at_k(scores[rows], target, k) for k in TOP[kind]}
         graphs[name] = {"kendall_tau": pairs.kendall_tau, "opa": pairs.opa, **slowdowns}
     return summarise(graphs, skipped, kind)
 
 
-def tried(target: FloatArray) -> FloatArray:
+def slowest_for_failed(target: FloatArray) -> FloatArray:
     """Targets with failed configurations as slow as the slowest: whoever tries one gains nothing."""
     worked = np.isfinite(target)
     return target if worked.all() else np.where(worked, target, target[worked].max(initial=1.0))

@@ -36,7 +36,7 @@ from gbr.errors import UsageError
 from gbr.evaluation import data_quality, metrics
 from gbr.evaluation.baselines import NAMES as BASELINE_NAMES
 from gbr.evaluation.data_quality import normalised_ranks
-from gbr.evaluation.metrics import Scored, tau_interval
+from gbr.evaluation.metrics import BUDGETS, Scored, tau_interval
 from gbr.models import io
 from gbr.models.params import threads
 from gbr.models.rows import Rows
@@ -53,8 +53,6 @@ _SPLITS: Final = ("test", "valid", "train")
 _POINTS, _MIN_POINTS, _MAX_POINTS = 120_000, 60, 1500
 #: Number of runtimes drawn, and of the values of a column whose errors are listed.
 _RUNTIMES, _MOST_FAMILIES = 400, 40
-#: Numbers of measured configurations in the budget plot.
-_BUDGETS: Final = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 200, 300, 500, 700, 1000)
 #: Maximum number of worst graphs, of graphs with jumps, and of important columns that are listed.
 _N_WORST, _MAX_SUSPECTS, _IMPORTANT_COLUMNS = 8, 12, 15
 #: A family counts as hard if it has at least this many graphs and its mean tau is this far below the overall mean.
@@ -306,14 +304,10 @@ def slowdown_by_budget(groups: QueryGroups, scores: FloatArray, names: Sequence[
         return None
     chosen = [groups.rows(groups.names.index(name)) for name in names]
     largest = max(rows.stop - rows.start for rows in chosen)
-    k = sorted({*(budget for budget in _BUDGETS if budget <= largest), min(largest, _BUDGETS[-1])})
+    k = sorted({*(budget for budget in BUDGETS if budget <= largest), min(largest, BUDGETS[-1])})
 
-    def slowdowns(order: Sequence[FloatArray]) -> FloatArray:
-        found = [
-            [metrics.slowdown_at_k(own, metrics.tried(groups.target[rows]), each) for each in k]
-            for rows, own in zip(chosen, order, strict=True)
-        ]
-        return np.maximum(found, 0.0)  # rounding errors may make an expectation negative
+    def slowdowns(orders: Sequence[FloatArray]) -> FloatArray:
+        return metrics.slowdown_curves(orders, [groups.target[rows] for rows in chosen], k)
 
     model = slowdowns([scores[rows] for rows in chosen])
     most = np.quantile(model, 0.9, axis=0)
