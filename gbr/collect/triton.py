@@ -7,7 +7,6 @@ launch follows the other.  Configurations that do not fit the GPU are left out.
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +22,7 @@ from gbr.collect._jax import jax, jnp, nn, proto
 from gbr.collect.tasks import Family, Settings, distinct, seed_of
 from gbr.collect.timer import Clock, measure
 from gbr.data.devices import find_device
-from gbr.data.files import write_text
+from gbr.data.files import toml_text, write_text
 from gbr.data.graph import Graph, graph_from_arrays
 from gbr.data.hardware import FILE
 from gbr.data.hlo import graph_arrays
@@ -246,9 +245,7 @@ def note_device(folder: Path, device: str) -> str | None:
     Returns a message if the device is unknown.
     """
     if not (folder / FILE).exists():
-        slots = [f"{stem} = {json.dumps(names)}" for stem, names in SLOTS.items()]
-        text = "\n".join([f"device = {json.dumps(device)}", "", "[config]", *slots, ""])
-        write_text(folder / FILE, text, DataError)
+        write_text(folder / FILE, toml_text(("", {"device": device}), ("config", SLOTS)), DataError)
     try:
         find_device(device)
     except UsageError as fault:
