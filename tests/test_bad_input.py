@@ -73,16 +73,6 @@ def test_damaged_graph_file(kind: str, tile_run: Path, tmp_path: Path, capsys: C
     assert not list((tmp_path / "store").rglob("zz_bad*"))
 
 
-def no_model(run: Path) -> str:
-    shutil.rmtree(run)
-    return re.escape(str(run))
-
-
-def damaged_manifest(run: Path) -> str:
-    (run / "manifest.json").write_text((run / "manifest.json").read_text()[:50])
-    return "manifest.json"
-
-
 def damaged_booster(run: Path) -> str:
     (booster,) = run.glob("model-*")
     booster.write_bytes(booster.read_bytes()[:100])
@@ -96,7 +86,7 @@ def other_features(run: Path) -> str:
     return r"0123456789ab.*python -m gbr\.train --subset tile:cpu"
 
 
-@pytest.mark.parametrize("damage", [no_model, damaged_manifest, damaged_booster, other_features])
+@pytest.mark.parametrize("damage", [damaged_booster, other_features])
 def test_damaged_model(damage: Callable[[Path], str], tile_run: Path, tmp_path: Path, capsys: Capture) -> None:
     run = Path(shutil.copytree(tile_run / "run", tmp_path / "run"))
     message = damage(run)

@@ -8,18 +8,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from features.hlo import FEAT_ID
-from gbr import Ranker
 from gbr.data.build import extract
 from gbr.data.collection import Subset
 from gbr.data.graph import graph_from_arrays
-from gbr.data.hardware import load
-from gbr.errors import DataError, ModelError
+from gbr.errors import DataError
 from gbr.evaluation.protocol import indices_of
 from gbr.models import costmodel
 from tests.made import tile_arrays
@@ -64,61 +61,11 @@ def test_undamaged_files_are_read(name: str, tmp_path: Path) -> None:
         TARGETS[name].read(data, tmp_path)
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    X = np.random.default_rng(0).random((60, 3))
-    ranker = Ranker("costmodel", costs=[0, 2]).fit(X, X[:, 0] + X[:, 2], qid=np.repeat(np.arange(6), 10))
-    ranker.save(folder)
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("path", "value", "message"),
-    [
-        (("best_iteration",), "x", "best_iteration is missing or invalid"),
-        (("trained_on",), 7, "trained_on is missing or invalid"),
-        (("settings", "backend"), [], "invalid settings"),
-        (("features", "names"), "abcd", "features in the model"),
-    ],
-)
-def test_manifests_with_invalid_values_are_refused(
-    model: Path, tmp_path: Path, path: tuple[str, ...], value: object, message: str
-) -> None:
-    for file in model.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    manifest = json.loads((model / "manifest.json").read_text())
-    inner = manifest
-    for key in path[:-1]:
-        inner = inner[key]
-    inner[path[-1]] = value
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ModelError, match=message):
-        Ranker.load(tmp_path)
-
-
 @pytest.mark.parametrize(("price", "n_features"), [(-1.0, 3), (1.0, 0), (1.0, "x")])
 def test_invalid_cost_models_are_refused(price: float, n_features: object) -> None:
     content = json.dumps({"costmodel": 1, "features": n_features, "prices": {"0": price}})
     with pytest.raises(ValueError, match="not a cost model"):
         costmodel.load(content.encode())
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("line_bytes = " + "9" * 5000, "not TOML"),
-        ("line_bytes = 0x" + "f" * 5000, r"hardware\.toml: "),
-        ("line_bytes = " + "[" * 5000, "not TOML"),
-        ('"a\\u001B[2J" = 1', r"unknown key a\\x1b\[2J"),
-    ],
-)
-def test_invalid_hardware_profiles_are_refused(tmp_path: Path, text: str, message: str) -> None:
-    path = tmp_path / "hardware.toml"
-    valid = '\nname = "x"\nvector_bytes = 16\n[[caches]]\nbytes = "32 KiB"\nways = 8\n'
-    path.write_text(text + ("\nline_bytes = 64" if "line_bytes" not in text else "") + valid)
-    with pytest.raises(DataError, match=message):
-        load(path)
 
 
 def test_invalid_index_lists_are_refused(tmp_path: Path) -> None:

@@ -99,6 +99,10 @@ INVALID_SMALL = [
     ("ways = 2", "ways = 1.5", r"caches\[0\].ways: expected an integer from 0 to 1048576, got 1.5$"),
     ("[[caches]]\nbytes = 4096\nways = 2", "caches = []", r"caches: expected one to 3 \[\[caches\]\], got \[\]$"),
     ("line_bytes = 32", "line_bytes = ", r"not TOML \(.*\); fix this line$"),
+    ("line_bytes = 32", f"line_bytes = {'9' * 5000}", "not TOML"),
+    ("line_bytes = 32", f"line_bytes = {'[' * 5000}", "not TOML"),
+    ("line_bytes = 32", f"line_bytes = 0x{'f' * 5000}", "limit"),
+    ("line_bytes = 32", 'line_bytes = 32\n"a\\u001B[2J" = 1', r"unknown key a\\x1b\[2J"),
 ]
 INVALID_GPU = [
     ("A100", "A1000", r"unknown device 'NVIDIA A1000'; did you mean NVIDIA A100"),
