@@ -22,7 +22,7 @@ import click
 from click.shell_completion import shell_complete
 
 from gbr import check_features
-from gbr.data.collection import SPLITS, TABLE, Subset, resolve
+from gbr.data.collection import SPLITS, Subset, resolve
 from gbr.data.files import Report, size_text
 from gbr.errors import GbrError, show_warning
 
@@ -262,11 +262,6 @@ def _in_writable_folder(path: Path) -> Path:
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise click.BadParameter(f"{path.parent} is not writable; choose another folder")
     return path
-
-
-def things(kind: str) -> str:
-    """What the configurations of a collection are of: groups of a measured table, else graphs."""
-    return "groups" if kind == TABLE else "graphs"
 
 
 def find_collection(subset: str | Subset, data: str | Path) -> Subset:

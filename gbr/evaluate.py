@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gbr import callable_module, cli
-from gbr.data.collection import SPLITS, TABLE, Subset, known_bad
+from gbr.data.collection import SPLITS, TABLE, Subset, known_bad, things
 from gbr.errors import DataError
 
 if TYPE_CHECKING:
@@ -150,9 +150,7 @@ def evaluate(
         cli.note("the model was fitted on train and valid: these figures say nothing of other groups")
     scored = [] if scored is None else scored
     known = known_runtimes(ranker, features) if features is not None and ranker.predicts_runtimes else None
-    figures, predict_seconds = score_split(
-        ranker, None, opened, groups, split, collection.kind, left_out, scored, known
-    )
+    figures, predict_seconds = score_split(ranker, None, opened, groups, split, left_out, scored, known)
     if protocol == "official":
         figures["official"] = official.evaluate(scored[-1].scores, groups, collection.kind, listed)
     seconds = {"build": build_seconds, "predict": predict_seconds}
@@ -192,7 +190,7 @@ def labelled_groups(
     groups, unknown = every.labelled(), [every.names[group] for group in np.flatnonzero(~every.is_labelled)]
     if unknown and len(groups):
         cli.note(
-            f"{split}: {len(unknown)} of {len(every)} {cli.things(subset.kind)} have no runtimes and are left out: "
+            f"{split}: {len(unknown)} of {len(every)} {things(subset.kind)} have no runtimes and are left out: "
             f"{unknown[0]} ..."
         )
     bad = [name for name in groups.names if skip_known_bad and known_bad(subset, name)]
@@ -231,7 +229,6 @@ def score_split(
     store: FeatureStore,
     groups: QueryGroups,
     split: str,
-    kind: str,
     left_out: dict[str, str],
     scored: list[Scored] | None = None,
     known: tuple[NDArray[np.float32], NDArray[np.float64]] | None = None,
@@ -244,6 +241,7 @@ def score_split(
     from gbr.evaluation import baselines, metrics, runtimes
     from gbr.models import simple
 
+    kind = store.kind
     with cli.busy(f"scoring {split}"):
         scores, chances, seconds = predict_split(ranker, store, groups, split)
     figures, predicted = metrics.evaluate(scores, groups, kind), None

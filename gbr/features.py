@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gbr import cli
-from gbr.data.collection import KINDS, SPLITS, TABLE, Subset, splits_present
+from gbr.data.collection import KINDS, SPLITS, TABLE, Subset, splits_present, things
 from gbr.errors import UsageError
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def _build(*, subset: str, data: Path, cluster: str | None, store: Path, as_json
         cli.emit_json(asdict(report))
         return
     rows = {
-        f"{cli.things(collection.kind)} built": report.built,
+        f"{things(collection.kind)} built": report.built,
         "up to date": report.kept,
         "removed, their file is gone": report.removed,
         "configurations": report.rows,
@@ -150,7 +150,7 @@ def _info(*, subset: str, as_json: bool, data: Path, store: Path) -> None:
     title = (
         f"{opened.folder}: {content['columns']} columns, schema {content['schema']}, written by gbr {content['gbr']}"
     )
-    cli.table(title, ["split", cli.things(collection.kind), *columns[1:]], rows)
+    cli.table(title, ["split", things(collection.kind), *columns[1:]], rows)
     _print_degenerate(degenerate, collection.kind)
 
 
@@ -229,8 +229,8 @@ def _columns(*, subset: str, data: Path, hardware: str | None, as_json: bool) ->
 
 def _print_degenerate(degenerate: dict[str, str], kind: str) -> None:
     if degenerate:
-        things = cli.things(kind)
-        cli.table(f"{things.capitalize()} that cannot be ranked", [things[:-1], "why"], sorted(degenerate.items()))
+        title = f"{things(kind).capitalize()} that cannot be ranked"
+        cli.table(title, [things(kind)[:-1], "why"], sorted(degenerate.items()))
 
 
 if __name__ == "__main__":

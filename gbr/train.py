@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gbr import callable_module, cli
-from gbr.data.collection import TABLE, Subset, family, splits_present
+from gbr.data.collection import TABLE, Subset, family, splits_present, things
 from gbr.data.files import LOCK, atomic_write, exclusive_lock, json_text, put_aside, write_text
 from gbr.data.groups import select_columns
 from gbr.errors import DataError, GbrError, ModelError, UsageError
@@ -298,7 +298,7 @@ def train(
         found = {split: labelled_groups(opened, collection, split, skip_known_bad) for split in splits}
         groups = {split: labelled for split, (labelled, _) in found.items() if len(labelled)}
         where = collection.folder(data) / ("" if is_table else "train")
-        distinct = _distinct(groups, cli.things(collection.kind), where)
+        distinct = _distinct(groups, things(collection.kind), where)
         families = [family_of[name] if is_table else family(collection.kind, name) for name in groups["train"].names]
         run = _Run(opened, groups, families, features, memory or training_set.default_memory(), seed, jobs)
 
@@ -328,9 +328,7 @@ def train(
             known = None
             if features is not None and is_runtime and split in _SEEN:
                 known = known_runtimes(final, features, *_SEEN[split])
-            figures[split], seconds = score_split(
-                scorer, raw, opened, labelled, split, collection.kind, found[split][1], scored, known
-            )
+            figures[split], seconds = score_split(scorer, raw, opened, labelled, split, found[split][1], scored, known)
             predict_seconds += seconds
         figures["seconds"] = {
             "build": build_seconds, "fit": screening_seconds + fit_seconds, "predict": predict_seconds
@@ -377,10 +375,6 @@ class _Run:
     seed: int
     jobs: int | None
 
-    @property
-    def things(self) -> str:
-        return cli.things(self.store.subset.partition(":")[0])
-
 
 # Before the fit -------------------------------------------------------------------------------------------------------
 
@@ -415,22 +409,22 @@ def _selected(names: tuple[str, ...], columns: Sequence[str] | None) -> tuple[st
     return tuple(names[index] for index in select_columns(names, columns))
 
 
-def _distinct(groups: dict[str, QueryGroups], things: str, where: Path) -> Selection:
+def _distinct(groups: dict[str, QueryGroups], what: str, where: Path) -> Selection:
     """Distinct training configurations; a DataError if they cannot be ranked, and notes on what will be missing."""
     if "train" not in groups:
-        raise DataError(f"{where}: no {things} with runtimes; add measured {things}")
+        raise DataError(f"{where}: no {what} with runtimes; add measured {what}")
     if len(groups) == 1:
-        cli.note(f"no valid or test {things} with runtimes: the fit does not stop early, and its quality is unknown")
+        cli.note(f"no valid or test {what} with runtimes: the fit does not stop early, and its quality is unknown")
     elif "valid" not in groups:
-        cli.note(f"no valid {things} with runtimes: the fit does not stop early")
+        cli.note(f"no valid {what} with runtimes: the fit does not stop early")
     distinct = training_set.distinct(groups["train"])
     n_graphs, n_rows = len(groups["train"]), len(distinct.rows)
     if not rankable(distinct.target, distinct.indptr):
         raise DataError(
-            f"{where}: no {things[:-1]} has two configurations with different runtimes; add measured configurations"
+            f"{where}: no {what[:-1]} has two configurations with different runtimes; add measured configurations"
         )
     if n_graphs < _FEW_GRAPHS or n_rows < _FEW_ROWS:
-        cli.note(f"only {n_graphs} training {things} with {n_rows} configurations: expect little on other {things}")
+        cli.note(f"only {n_graphs} training {what} with {n_rows} configurations: expect little on other {what}")
     return distinct
 
 
@@ -491,7 +485,7 @@ def _sampled(run: _Run, distinct: Selection, n_columns: int, sample: int | None,
         reason = "" if chosen.most == sample else f": more do not fit --memory {memory / cli.GIB:.3g} GiB"
         cli.note(
             f"training on {len(chosen.rows):,} of {len(distinct.rows):,} rows, at most {chosen.most:,} per "
-            f"{run.things[:-1]}{reason}"
+            f"{things(run.store.kind)[:-1]}{reason}"
         )
     return chosen
 
@@ -624,7 +618,7 @@ def _fit_again(run: _Run, ranker: Ranker, names: tuple[str, ...], is_runtime: bo
         return None
     if not is_runtime and len(run.families) + len(valid) >= _FEW_TABLE_GROUPS:
         return None
-    reason = "" if is_runtime else f", as there are few {run.things}"
+    reason = "" if is_runtime else f", as there are few {things(run.store.kind)}"
     cli.note(f"fitting again on train and valid{reason}; valid is scored by the first fit")
     again: Ranker = clone(ranker)
     if is_runtime:

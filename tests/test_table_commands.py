@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 
 import gbr
-from gbr import Ranker, cli
+from gbr import Ranker
 from gbr import evaluate as evaluate_command
 from gbr import explain as explain_command
 from gbr import predict as predict_command
@@ -229,6 +229,5 @@ def test_words_of_notes(tmp_path: Path, capsys: Capture) -> None:
     made_table(tmp_path, groups=3, size=20, failing=0.0)
     train_command.train("table:made", tmp_path, out=tmp_path / "run", jobs=1)
     assert "only 1 training groups with 20 configurations" in capsys.readouterr().err
-    assert cli.things("table") == "groups"
     scores = Ranker.load(tmp_path / "run").predict_table(made_rows(1, 5))
     assert not scores["failure"].to_numpy().any()

@@ -389,7 +389,7 @@ def _run(store: FeatureStore, tasks: Sequence[_Task], jobs: int, advance: Advanc
 def _work(task: _Task) -> Entry:
     source = source_of(task.path)
     graph = read_graph(task.path)
-    kind = task.subset.split(":", 1)[0]
+    kind = Subset(task.subset).kind
     if graph.kind != kind:
         raise DataError(f"{task.path}: expected a {kind} graph as its folder says, got a {graph.kind} graph; move it")
     # Without runtimes, the result depends only on the configurations.

@@ -134,6 +134,11 @@ def splits_present(subset: Subset, data_root: Path) -> tuple[str, ...]:
     return tuple(split for split in SPLITS if _npz(subset.folder(data_root) / split))
 
 
+def things(kind: str) -> str:
+    """What the configurations of a collection are of: groups of a measured table, else graphs."""
+    return "groups" if kind == TABLE else "graphs"
+
+
 def known_bad(subset: Subset, stem: str) -> bool:
     """Whether a graph is in the list of graphs with corrupted runtimes, :data:`KNOWN_BAD`."""
     return any(fnmatchcase(stem, pattern) for pattern in KNOWN_BAD.get(subset.name, ()))

@@ -103,6 +103,11 @@ class FeatureStore:
         self._written_at = 0
 
     @property
+    def kind(self) -> str:
+        """``tile``, ``layout`` or ``table``."""
+        return collection.Subset(self.subset).kind
+
+    @property
     def rebuild(self) -> str:
         """The command that (re)builds this store."""
         root = None if self._manifest is None else self.data_root
@@ -465,17 +470,18 @@ def load(
     found = FeatureStore(store, subset)
     if not (found.folder / MANIFEST).is_file():
         found = FeatureStore(store, collection.resolve(subset, root).name)
-    if (kind := found.subset.split(":", 1)[0]) in collection.KINDS:
+    if found.kind in collection.KINDS:
         profile = found.hardware
-        found.check(schema_of(kind, profile).hash)
+        found.check(schema_of(found.kind, profile).hash)
     if data is not None and found.data_root not in (None, root.resolve()):
         raise UsageError(f"{found.folder}: has the features of {found.data_root}, not of {root}; name its store")
     if split not in collection.SPLITS:
         raise UsageError(f"split {split!r}: expected one of {', '.join(collection.SPLITS)}")
     if changed := _changed(found, split):
-        things = "groups" if kind == collection.TABLE else "graphs"
-        message = f"{len(changed)} {things} of {split} changed since their features were computed ({changed[0]} ...)"
-        warnings.warn(f"{message}; run {found.rebuild}", GbrWarning, stacklevel=2)
+        message = (
+            f"{len(changed)} {collection.things(found.kind)} of {split} changed since their features were computed"
+        )
+        warnings.warn(f"{message} ({changed[0]} ...); run {found.rebuild}", GbrWarning, stacklevel=2)
     return _scan(found, split, columns) if lazy else _frame(found.load(split, columns=columns))
 
 
@@ -484,7 +490,7 @@ def _changed(store: FeatureStore, split: str) -> list[str]:
 
     All groups of a table, whose features depend on one another.
     """
-    if store.subset.startswith(collection.TABLE) and store.data_root is not None:
+    if store.kind == collection.TABLE and store.data_root is not None:
         from gbr.data.table import fingerprints  # imports polars
         from gbr.data.table_roles import FILE
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
-from gbr.data.collection import SPLITS, TABLE
+from gbr.data.collection import SPLITS, Subset, things
 from gbr.evaluation import baselines, runtimes
 from gbr.evaluation.metrics import TOP
 
@@ -24,7 +24,7 @@ class Figures(dict[str, Any]):
 
     def tables(self, splits: Sequence[str] = SPLITS) -> Iterator[FigureTable]:
         """One table for each of the splits that has figures, and one more where runtimes are predicted."""
-        kind = str(self["subset"]).partition(":")[0]
+        kind = Subset(self["subset"]).kind
         # The layout score is the mean tau, which is a column already.
         names = ["kendall_tau", "kendall_tau_ci", "opa", *(f"slowdown@{k}" for k in TOP[kind])]
         names += ["score"] if kind == "tile" else []
@@ -37,8 +37,7 @@ class Figures(dict[str, Any]):
                 auc = "" if failures["auc"] is None else f", AUC of the chance to fail {failures['auc']:.2f}"
                 share = f"{failures['failed']:.1%} of the rows failed, {failures['failed@10']:.1%} of the first 10"
                 failed = f"; {share}{auc}"
-            things = "groups" if kind == TABLE else "graphs"
-            title = f"{self['subset']} {split}: {found['n_graphs']} {things}{skipped}{failed}  (@K: slowdown@K)"
+            title = f"{self['subset']} {split}: {found['n_graphs']} {things(kind)}{skipped}{failed}  (@K: slowdown@K)"
             named = {text: found["baselines"].get(key) for key, text in baselines.NAMES.items()}
             rows = [
                 [text, *(_cell(values.get(name)) for name in names)]

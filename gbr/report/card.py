@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gbr.data.collection import TABLE
+from gbr.data.collection import TABLE, things
 from gbr.evaluation.figures import Figures
 
 CARD: Final = "MODEL.md"
@@ -18,7 +18,7 @@ def model_card(manifest: Mapping[str, Any], figures: Figures) -> str:
     """The card as Markdown, from the manifest of a model and its figures."""
     trained, settings = manifest["trained_on"], manifest["settings"]
     kind, splits = trained["kind"], [split for split in ("train", "valid", "test") if split in figures]
-    groups = "groups" if kind == TABLE else "graphs"
+    groups = things(kind)
     counts = ", ".join(f"{figures[split]['n_graphs']:,} {split}" for split in splits)
     hardware = "as in the table" if kind == TABLE else f"`{json.dumps(trained['hardware'])}`"
     sampled = f", at most {trained['sample']:,} of each" if trained["sample"] else ""
@@ -50,7 +50,7 @@ def model_card(manifest: Mapping[str, Any], figures: Figures) -> str:
 def _limits(manifest: Mapping[str, Any], figures: Mapping[str, Any]) -> list[str]:
     trained = manifest["trained_on"]
     kind = trained["kind"]
-    groups = "groups" if kind == TABLE else "graphs"
+    groups = things(kind)
     if manifest["settings"]["objective"] == "runtime":
         limits = [f"Predicted runtimes and their intervals hold for {groups} like those it was trained on."]
     else:

@@ -25,7 +25,7 @@ from features.layout.nodes import TENSOR_ROLES
 from features.schema import Schema
 from gbr import cli
 from gbr.attribution import Explanation, explain
-from gbr.data.collection import TABLE, Subset, family
+from gbr.data.collection import TABLE, Subset, family, things
 from gbr.data.files import write_text
 from gbr.data.graph import N_LAYOUT, layout_text, node_names, read_graph
 from gbr.data.groups import QueryGroups
@@ -505,7 +505,7 @@ def _header(
         kept = "estimate without training"
     return {
         "title": title,
-        "model": kept + (f"; trained on {len(training_graphs):,} {cli.things(kind)}" if training_graphs else ""),
+        "model": kept + (f"; trained on {len(training_graphs):,} {things(kind)}" if training_graphs else ""),
         "kind": kind,
         "command": command,
         "version": gbr.__version__,
