@@ -111,3 +111,10 @@ def check_features() -> None:
         raise MissingLibraryError(
             f"features: {path} belongs to another project and shadows the package of gbr; {advice}"
         )
+
+
+if sys.argv[:1] == ["-m"]:  # the module of `python -m gbr.train` goes on to import those of `features`
+    try:
+        check_features()
+    except MissingLibraryError as fault:
+        sys.exit(f"gbr: error: {fault}")

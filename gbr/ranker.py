@@ -26,7 +26,7 @@ from gbr.data.collection import TABLE
 from gbr.errors import DataError, GbrWarning, ModelError, UsageError, one_line
 from gbr.evaluation.metrics import taus_b
 from gbr.models import io
-from gbr.models.arrays import check_range, numbers, present, table
+from gbr.models.arrays import check_numeric, check_range, numbers, present, table
 from gbr.models.base import Model, OnRound, backend
 from gbr.models.io import PHYSICS
 from gbr.models.params import CAPACITY, COVERAGE, SEEDS, Settings, resolve, settings_from, threads
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 _SHARED: Final = ("objective", *CAPACITY, "early_stopping_rounds", "time_limit")
 #: Matrices stay float32 or become float64; NaN means missing, and infinity is refused by :func:`check_range`.
 _FLOATS: Final = {"dtype": (np.float64, np.float32), "ensure_all_finite": False}
+#: Rows without a qid that are hardly the configurations of one program.
+_LARGE_GROUP: Final = 1000
 
 
 class Ranker(BaseEstimator):  # type: ignore[misc]
@@ -101,6 +103,8 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
     ----------
     n_features_in_ : int
         Columns of ``X``.
+    largest_group_ : int
+        Rows of the largest query group of :meth:`fit`; not kept by :meth:`save`.
     feature_names_in_ : ndarray of str
         Only when ``X`` has column names; labels other than 0, 1, 2 … become strings.
     settings_ : Settings
@@ -183,7 +187,8 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
             Runtimes in any unit, lower is better, none missing.  Only their order within a group matters; for ``speed``
             also ratios.
         qid : array-like (rows,) or None, default=None
-            Query group of each row, integers or strings; rows of a group are contiguous.  None: one group.
+            Query group of each row, integers or strings; rows of a group are contiguous.  None: one group, with a
+            GbrWarning for 1,000 rows or more.
         eval_set : (X, y), (X, y, qid), a list of one of these, or None, default=None
             Other groups for early stopping.
 
@@ -196,12 +201,17 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         """
         backend(self.backend)  # report a missing library before a large table is checked
         train = self._validated(X, y, qid, reset=True)
+        if qid is None and len(train.X) >= _LARGE_GROUP:
+            _warn_of_one_group("fit", len(train.X))
+        self.largest_group_ = int(np.diff(train.indptr).max())
         valid = None
         if eval_set is not None:
             try:
                 valid = self._validated(*_one_set(eval_set), reset=False)
             except UsageError as error:
                 raise UsageError(f"eval_set: {error}") from error
+            if len(_one_set(eval_set)) < 3 and len(valid.X) > self.largest_group_:
+                _warn_of_one_group("eval_set", len(valid.X))
         return self.fit_rows(train, self._names, valid)
 
     def _validated(self, X: Any, y: Any, qid: Any = None, *, reset: bool) -> Rows:
@@ -212,10 +222,14 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
     def _matrix(self, X: Any, reset: bool = False, **options: Any) -> Any:
         """Validated float matrix, with columns as in the fit; and y, if it is an option."""
         fitted = None if reset else self._names or range(self.n_features_in_)
+        found = table(X, fitted)
         try:
-            X = validate_data(self, table(X, fitted), reset=reset, **_FLOATS, **options)
+            X = validate_data(self, found, reset=reset, **_FLOATS, **options)
         except OverflowError as error:
             raise UsageError(f"X: expected numbers in the range of float32 ({error})") from error
+        except ValueError as error:
+            check_numeric(found)
+            raise error
         check_range(X[0] if options else X, self._names)
         return X
 
@@ -321,9 +335,12 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         """Mean Kendall tau of the predicted order, over the groups with two different runtimes.
 
         ``X``, ``y`` and ``qid`` are as for :meth:`fit`; ``sample_weight``, array-like (rows,), weights a group by the
-        mean of its rows.  ValueError for invalid input, or without a group that can be ranked.
+        mean of its rows.  ValueError for invalid input, or without a group that can be ranked; GbrWarning for more rows
+        than the largest group of :meth:`fit` without ``qid``, as by scikit-learn without metadata routing.
         """
         scores = self.predict(X)
+        if qid is None and len(scores) > getattr(self, "largest_group_", len(scores)):
+            _warn_of_one_group("score", len(scores))
         weights = np.ones(len(scores)) if sample_weight is None else sample_weight
         target, weight = (
             column_or_1d(check_array(numbers(values, name), ensure_2d=False, dtype=None, input_name=name))
@@ -626,9 +643,12 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the model in its library's format and a ``manifest.json``, atomically.
 
-        The folder is created if missing and an existing model is replaced; ModelError if it cannot be written.
+        The folder is created if missing and an existing model is replaced; ModelError if it cannot be written, or has a
+        model of ``gbr train`` and this one is not.
         """
         about = self.manifest()
+        if self.trained_on_ is None and io.has_run(Path(folder)):
+            raise ModelError(f"{folder}: has a model of gbr train with its figures; save this one in another folder")
         has_table = (self.trained_on_ or {}).get("kind") == TABLE
         known = self.table.known if has_table else None  # read before the model in the folder is replaced
         io.write(Path(folder), self.model_.to_bytes(), backend(self.settings_.backend).SUFFIX, about)
@@ -760,6 +780,11 @@ def group_bounds(qid: Any, n_rows: int) -> NDArray[np.int64]:
             )
         seen.add(codes[start])
     return np.append(starts, n_rows).astype(np.int64)
+
+
+def _warn_of_one_group(what: str, n_rows: int) -> None:
+    message = f"{what}: no qid, so that all {n_rows:,} rows are one query group; pass qid, the program of each row"
+    warnings.warn(message, GbrWarning, stacklevel=3)
 
 
 def _column_indices(parameter: str, columns: Any, names: tuple[str, ...] | None, count: int) -> tuple[int, ...]:

@@ -244,6 +244,11 @@ INF = [[0.0, 1.0], [1.0, np.inf], [0.0, 2.0], [1.0, 0.0]]
         ({"X": INF}, r"X: expected numbers within ±3.4e\+38, the range of float32, got inf in row 1, column 1"),
         ({"X": [[1e39], [0], [0], [0]]}, r"X: .* got 1e\+39 in row 0, column 0"),
         ({"X": [[10**400], [0], [0], [0]]}, "X: expected numbers in the range of float32"),
+        ({"X": pd.DataFrame({"a": range(4), "type": pd.Categorical(["f16", "f32"] * 2)})}, "X: column 'type': .*'f16'"),
+        (
+            {"X": pl.DataFrame({"a": range(4), "type": ["f16", "f32"] * 2})},
+            "X: column 'type': expected .*OneHotEncoder",
+        ),
         ({"y": [1, 2, "fast", 4]}, "y: expected numbers .*'fast'"),
         ({"qid": 3}, r"qid: expected shape \(4,\), one id per row of X, got \(\)"),
         ({"y": [1, 1, 3, 3]}, "y: expected a query group with two different runtimes"),
@@ -361,8 +366,23 @@ def test_cross_validation_without_metadata_routing() -> None:
     X, runtime, qid = problem(12)
     within = runtime / np.repeat([runtime[qid == group].min() for group in range(12)], 24)
     pipeline = make_pipeline(StandardScaler(), Ranker("lightgbm", **QUICK))
-    taus = cross_val_score(pipeline, X, within, groups=qid, cv=GroupKFold(3), params={"ranker__qid": qid})
+    with pytest.warns(GbrWarning, match="score: no qid, so that all 96 rows are one query group"):
+        taus = cross_val_score(pipeline, X, within, groups=qid, cv=GroupKFold(3), params={"ranker__qid": qid})
     assert (taus > 0.3).all()  # of each fold as one group
+
+
+def test_forgotten_groups_are_reported() -> None:
+    X, runtime, qid = problem(42)
+    ranker = Ranker("lightgbm", **QUICK)
+    with pytest.warns(GbrWarning, match="fit: no qid, so that all 1,008 rows are one query group; pass qid"):
+        ranker.fit(X, runtime)
+    with pytest.warns(GbrWarning, match="eval_set: no qid, so that all 1,008 rows"):
+        ranker.fit(X, runtime, qid=qid, eval_set=(X, runtime))
+
+
+def test_save_keeps_a_run_of_train(tile_run: Path, fitted: Ranker) -> None:
+    with pytest.raises(ModelError, match="has a model of gbr train with its figures; save this one in another folder"):
+        fitted.save(tile_run / "run")
 
 
 # --- libraries -------------------------------------------------------------------------------------------------------

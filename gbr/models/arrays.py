@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gbr.data.pool import check_polars
-from gbr.errors import UsageError
+from gbr.errors import UsageError, one_line
 
 _LARGEST: Final = float(np.finfo(np.float32).max)
 
@@ -79,6 +79,18 @@ def table(X: Any, fitted: tuple[str, ...] | range | None) -> Any:
     if fitted and set(names) == wanted and names != [*fitted]:
         X = X[[*fitted]]
     return _frame_with_nan(X)
+
+
+def check_numeric(X: Any) -> None:
+    """UsageError for a column of a data frame that is not numeric."""
+    for name in getattr(X, "columns", ()):
+        try:
+            np.asarray(X[name]).astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise UsageError(
+                f"X: column {str(name)!r}: expected numbers ({one_line(error)}); encode categories as numbers, for "
+                "example one column per category by sklearn.preprocessing.OneHotEncoder"
+            ) from error
 
 
 def check_range(X: NDArray[Any], names: tuple[str, ...] | None) -> None:

@@ -55,6 +55,14 @@ def write(folder: Path, data: bytes, suffix: str, about: dict[str, Any]) -> None
                 other.unlink()
 
 
+def has_run(folder: Path) -> bool:
+    """Whether a folder has a readable model that ``gbr train`` wrote."""
+    try:
+        return bool(read_manifest(folder).get("trained_on"))
+    except ModelError:
+        return False
+
+
 def older(present: Mapping[str, str], trained: Mapping[str, Any]) -> str | None:
     """Message for the libraries that are older than those that trained a model, which may predict other scores."""
     found = [
