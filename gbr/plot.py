@@ -143,7 +143,11 @@ def slowdown(scores: Any, runtime: Any, qid: Any = None) -> Figure:
     axes.set_xscale("log")
     axes.set_yscale("symlog", linthresh=1)
     axes.set_ylim(bottom=0)
-    axes.set(xlabel="K, configurations measured", ylabel="slowdown@K [%]", title=f"{len(groups)} groups")
+    axes.set(
+        xlabel="K, configurations measured",
+        ylabel="slowdown@K [%]",
+        title=f"{len(groups)} group{'s' * (len(groups) > 1)}",
+    )
     axes.legend()
     return figure
 

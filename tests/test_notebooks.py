@@ -8,10 +8,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from docs import hooks
 from examples import conftest
+from examples.simulated_caches import write_caches
+from gbr.data.devices import devices
+from gbr.table import import_table
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
@@ -59,6 +63,18 @@ def test_links_of_notebooks_exist(path: Path) -> None:
     text = "\n".join("".join(cell["source"]) for cell in cells(path, "markdown"))
     links = re.findall(r"\]\((?!https?:)([^)#]+)", text)
     assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+def test_simulated_times_keep_to_the_peak_rate(tmp_path: Path) -> None:
+    paths = write_caches(tmp_path, ["A100", "RTX 4090"], [1024])
+    table = import_table(paths, tmp_path / "table", test={"device": ("RTX 4090",)})
+    assert table.roles.config == ("block_m", "block_n", "block_k", "warps", "stages", "vector")
+    assert [group.split for group in table.groups] == ["train", "test"]
+    for group in table.groups:
+        cost = table.cost[group.start : group.stop]
+        rate = devices()[table.frame["device"][group.start]].rates["fp32"]
+        assert 2 * 1024**3 / (1e9 * rate) < cost.min() < np.median(cost) < 2  # ms
+        assert 0 < np.isinf(cost).mean() < 0.1
 
 
 def test_noise_is_removed() -> None:
