@@ -91,10 +91,18 @@ def _split_option(name: str) -> Callable[[Callable[..., None]], Callable[..., No
     help="For a table with one column of targets per device: rows instead of columns, with the names of the columns in "
     "a new column, for example `device`; with `device,batch`, v100_1 and v100_32 are batch 1 and 32 of v100.",
 )
+@click.option(
+    "--targets",
+    type=cli.CommaList(),
+    metavar="LIST",
+    help="The columns of --unpivot.  [default: those named like a time or rate, such as a100_ms; else all numbers "
+    "without a role]",
+)
 @cli.json_option
 def import_(
     files: tuple[Path, ...], out: Path, kind: str | None, test: tuple[tuple[str, tuple[str, ...]], ...],
-    valid: tuple[tuple[str, tuple[str, ...]], ...], unpivot: Sequence[str] | None, as_json: bool, **given: Any,
+    valid: tuple[tuple[str, tuple[str, ...]], ...], unpivot: Sequence[str] | None, targets: Sequence[str] | None,
+    as_json: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Import files as one table: caches of Kernel Tuner, T4, Triton, Optuna, CSV, Parquet and other data frames.
 
@@ -106,7 +114,7 @@ def import_(
     """
     failed = tuple(map(_number, given["failed"])) if given["failed"] else None
     given |= {"failed": failed, "test": dict(test) or None, "valid": dict(valid) or None}
-    table = import_table(files, out, kind, unpivot or (), **given)
+    table = import_table(files, out, kind, unpivot or (), targets or (), **given)
     if as_json:
         cli.emit_json(_summary(table, out))
     else:
@@ -114,7 +122,12 @@ def import_(
 
 
 def import_table(
-    files: Iterable[str | Path], out: str | Path, kind: str | None = None, unpivot: Sequence[str] = (), **roles: Any
+    files: Iterable[str | Path],
+    out: str | Path,
+    kind: str | None = None,
+    unpivot: Sequence[str] = (),
+    targets: Sequence[str] = (),
+    **roles: Any,
 ) -> Table:
     """Import files as one table, and write it to a folder.
 
@@ -126,8 +139,8 @@ def import_table(
         Folder of the table: ``<root>/table/<name>`` for ``gbr.train("table:<name>", data=<root>)``.
     kind : str, optional
         One of :data:`gbr.data.table_formats.FORMATS`; by default, name and content of each file tell.
-    unpivot : sequence of str
-        For data frames with a column of targets per device, as the option of the command.
+    unpivot, targets : sequence of str
+        For data frames with a column of targets per device, as the options of the command.
     **roles
         Fields of :class:`gbr.data.table_roles.Roles` that replace those of the formats, such as
         ``test={"device": ("A100",)}``; None for those of the formats.
@@ -148,7 +161,7 @@ def import_table(
     from gbr.data.table_roles import FILE
 
     paths, out = list(dict.fromkeys(map(Path, files))), Path(out)
-    frame, found, notes = import_files(paths, kind, roles, unpivot)
+    frame, found, notes = import_files(paths, kind, roles, unpivot, targets)
     for each in notes:
         cli.note(each)
     table = make_table(out.resolve().name, found, [(None, paths[0], frame)], out / FILE)

@@ -418,6 +418,56 @@ def test_columns_of_targets_become_rows(tmp_path: Path) -> None:
         import_files([written(tmp_path / "a.json", cache())], unpivot=("device",))
 
 
+WIDE = """kernel,n,block,alpha,{0},{1},note_w
+gemm,64,8,0.5,1.5,2.5,9
+gemm,64,16,1.5,1.25,2.75,9
+gemm,32,8,0.5,3.5,4.5,9
+"""
+
+
+@pytest.mark.parametrize(
+    ("heads", "options", "unit"),
+    [
+        (("a100_ms", "V100-ms"), [], "ms"),
+        (("A100 (us)", "V100 (us)"), [], "us"),
+        (("latency_a100", "latency_v100"), [], ""),
+        (("a100_ms", "V100_ms"), ["--config", "block,alpha"], "ms"),
+        (("a100_ms", "V100_ms"), ["--group", "kernel,n"], "ms"),
+        (("a100", "v100"), ["--targets", "a100,v100", "--unit", "s"], "s"),
+    ],
+)
+def test_parameters_that_are_numbers_are_no_devices(
+    tmp_path: Path, capsys: Capture, heads: tuple[str, str], options: list[str], unit: str
+) -> None:
+    path = written(tmp_path / "wide.csv", WIDE.format(*heads))
+    table = imported(tmp_path / "t", path, "--unpivot", "device", *options)
+    assert (set(table.roles.group), table.roles.config) == ({"kernel", "n", "device"}, ("block", "alpha"))
+    assert (table.roles.device, table.roles.target, table.roles.unit) == ("device", "time", unit)
+    rows = table.frame.with_columns(pl.col("device").str.to_lowercase(), cost=table.cost)
+    assert sorted(rows.select("device", "n", "block", "alpha", "cost").rows()) == [
+        ("a100", 32, 8, 0.5, 3.5), ("a100", 64, 8, 0.5, 1.5), ("a100", 64, 16, 1.5, 1.25),
+        ("v100", 32, 8, 0.5, 4.5), ("v100", 64, 8, 0.5, 2.5), ("v100", 64, 16, 1.5, 2.75),
+    ]  # fmt: skip
+    error = capsys.readouterr().err
+    assert f"took {heads[0]!r}, {heads[1]!r} as 'time' by 'device'" in error
+    assert "left out" not in error or "left out 'note_w'" in error
+
+
+def test_columns_of_targets_that_are_ambiguous_are_an_error(tmp_path: Path, capsys: Capture) -> None:
+    unpivot = ["--unpivot", "device"]
+    path = written(tmp_path / "wide.csv", WIDE.format("a100", "v100"))
+    message = "--unpivot: 'n', 'block', 'note_w' could be parameters; name the columns of targets with --targets"
+    assert message in refused(capsys, tmp_path / "t", path, *unpivot)
+    assert "no column 'a10'; did you mean 'a100'?" in refused(
+        capsys, tmp_path / "t", path, *unpivot, "--targets", "a10"
+    )
+    assert "--targets: names the columns of --unpivot" in refused(capsys, tmp_path / "t", path, "--targets", "a100")
+    path = written(tmp_path / "wide.csv", WIDE.format("a100_ms", "a100_gflops"))
+    assert "'a100_ms', 'a100_gflops' differ in unit" in refused(capsys, tmp_path / "t", path, *unpivot)
+    rates = imported(tmp_path / "r", path, *unpivot, "--targets", "a100_gflops").roles
+    assert (rates.target, rates.direction) == ("gflops", "higher")
+
+
 def test_a_table_with_other_files_is_kept(tmp_path: Path, capsys: Capture) -> None:
     path = written(tmp_path / "a.json", cache())
     other = written(tmp_path / "t/mine.csv", "a\n1\n")

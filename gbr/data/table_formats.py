@@ -36,8 +36,17 @@ from typing import Any, Final
 import polars as pl
 
 from gbr.data.table_columns import GZIP, join_frames, plain, read_frame, unique_names
-from gbr.data.table_names import TIMES, device_columns, direction_of, guess_roles, split_name
-from gbr.data.table_roles import Roles, check_roles, listed
+from gbr.data.table_names import (
+    TIMES,
+    device_columns,
+    direction_of,
+    guess_roles,
+    split_name,
+    split_target,
+    target_columns,
+    unit_of,
+)
+from gbr.data.table_roles import Roles, check_roles, listed, nearest
 from gbr.data.table_tuners import JSON, Source, read_optuna
 from gbr.errors import DataError, MissingLibraryError, UsageError, one_line
 
@@ -55,6 +64,7 @@ def import_files(
     kind: str | None = None,
     given: Mapping[str, Any] | None = None,
     unpivot: Sequence[str] = (),
+    targets: Sequence[str] = (),
 ) -> tuple[pl.DataFrame, Roles, list[str]]:
     """Read files as one table.
 
@@ -69,6 +79,8 @@ def import_files(
     unpivot : sequence of str
         For data frames with a column of targets per device: the name of a new column with the names of these columns,
         and, optionally, of one with the numbers at their ends, if they differ in these as ``v100_1`` and ``v100_32``.
+    targets : sequence of str
+        These columns, with ``unpivot``; by default those named like a target, or all numbers without a role.
 
     Returns
     -------
@@ -87,8 +99,11 @@ def import_files(
     given = {name: value for name, value in (given or {}).items() if value is not None}
     sources = [read_source(path, kind) for path in paths]
     notes = [f"{source.path}: {note}" for source in sources for note in source.notes]
+    if targets and not unpivot:
+        raise UsageError("--targets: names the columns of --unpivot; give the name of their new column, such as device")
     if unpivot:
-        sources = [_unpivoted(source, unpivot, given) for source in sources]
+        sources = [_unpivoted(source, unpivot, targets, given) for source in sources]
+        notes += [f"{source.path}: {note}" for source in sources for note in source.notes]
     sources = [_with_device(source, len(sources) > 1, given) for source in sources]
     try:
         frame = join_frames([_plain_columns(source) for source in sources])
@@ -98,7 +113,7 @@ def import_files(
     if known:
         roles = _union(known, given)
     else:
-        roles, guesses = guess_roles(frame, _where(paths), given)
+        roles, guesses = guess_roles(frame, _where(paths), given, unpivot)
         notes += guesses
     roles = replace(roles, **given)
     check_roles(roles, frame.columns, _where(paths), UsageError)
@@ -167,38 +182,45 @@ def _with_device(source: Source, several: bool, given: Mapping[str, Any]) -> Sou
     return replace(source, frame=source.frame.with_columns(pl.lit(device).alias(column)), roles=roles)
 
 
-def _unpivoted(source: Source, names: Sequence[str], given: Mapping[str, Any]) -> Source:
-    """One row per column of numbers that has no other role; see :func:`import_files`."""
+def _unpivoted(source: Source, names: Sequence[str], targets: Sequence[str], given: dict[str, Any]) -> Source:
+    """One row per column of targets; see :func:`import_files`.  Adds what their names tell to the given roles."""
     path, frame = source.path, source.frame
-    target = given.get("target", TIMES[0])
-    device = given.get("device")
-    kept = {*given.get("group", ()), *given.get("config", ()), *given.get("context", ()), device} - {None, *names}
-    measured = [name for name in frame.columns if frame[name].dtype.is_numeric() and name not in kept]
-    index = [name for name in frame.columns if name not in measured]
-    if source.roles is not None or not measured or not index or len(names) > _MOST_UNPIVOTED:
+    roles = [*given.get("group", ()), *given.get("config", ()), *given.get("context", ()), given.get("device")]
+    numeric = [name for name in frame.columns if frame[name].dtype.is_numeric() and name not in roles]
+    if source.roles is not None or not (targets or numeric) or len(names) > _MOST_UNPIVOTED:
         raise UsageError(
             f"{path}: --unpivot: expected one or two names, and a data frame with columns that describe configurations "
             f"and columns of numbers, one per device; there is {listed(frame.columns)}"
         )
+    for name in targets:
+        if name not in frame.columns:
+            raise UsageError(f"{path}: --targets: no column {name!r}{nearest(name, frame.columns)}")
+    found = dict(zip(targets, map(split_target, targets), strict=True)) or target_columns(frame, numeric, str(path))
+    words = next(iter(found.values()))[1]
+    same = all(each[1] == words for each in found.values())
+    short = [each[0] if same else name for name, each in found.items()]
+    if same and (unit := unit_of(words)):
+        given.setdefault("unit", unit)
+    new = [word for word in words if same and direction_of(word) == "higher"]
+    target = given.setdefault("target", (new or TIMES)[0])
+    index = [name for name in frame.columns if name not in found]
     for name in (*names, target):
         if name in index:
             raise UsageError(f"{path}: --unpivot: there is already a column {name!r}; choose another name")
     first, *second = names
-    frame = frame.unpivot(measured, index=index, variable_name=first, value_name=target)
+    frame = frame.rename(dict(zip(found, short, strict=True))).unpivot(
+        short, index=index, variable_name=first, value_name=target
+    )
     if second:
-        split = {name: re.fullmatch(r"(.+)[_-](\d+)", name) for name in measured}
-        count = Counter(found[1] for found in split.values() if found)
-        pairs = {name: (found[1], int(found[2])) for name, found in split.items() if found and count[found[1]] > 1}
+        split = {name: re.fullmatch(r"(.+)[_-](\d+)", name) for name in short}
+        count = Counter(match[1] for match in split.values() if match)
+        pairs = {name: (match[1], int(match[2])) for name, match in split.items() if match and count[match[1]] > 1}
         devices, batches = zip(*(pairs.get(name, (name, None)) for name in frame[first]), strict=True)
         frame = frame.with_columns(pl.Series(first, devices), pl.Series(second[0], batches, pl.Int64))
-    roles = Roles(
-        group=tuple(names),
-        config=tuple(name for name in index if name not in kept),
-        target=target,
-        device=first if device_columns([first]) else None,
-        direction=direction_of(target),
-    )
-    return replace(source, frame=frame, roles=roles)
+    if "group" in given:
+        given["group"] = tuple(dict.fromkeys((*given["group"], *names)))
+    note = f"took {listed([*found])} as {target!r} by {first!r}" + (f", in {given['unit']}" if "unit" in given else "")
+    return Source(path, frame, notes=(note,))
 
 
 # Files ----------------------------------------------------------------------------------------------------------------

@@ -32,6 +32,9 @@ _CONFIGS: Final = re.compile(r"(config|cfg|params?|tune|tuning)[_. /-]")
 #: Names of extents of a problem, and of a column that numbers the rows.
 _EXTENTS: Final = re.compile(r"[mnk]|batch(_?size)?|seq(uence)?(_?len(gth)?)?|(problem|input|grid)_?(size)?(_?[xyz])?")
 _ROW_NUMBERS: Final = re.compile(r"|index|row|id|column_\d+|unnamed.*|__index_level_\d+__")
+#: A word of a target at the end or the start of a name, as in ``a100_ms``, ``A100 (ms)`` and ``latency_a100``.
+_AFFIX: Final = "|".join({*TIMES, *_RATES, *_UNITS})
+_AFFIXED: Final = re.compile(rf"(.*[^\W_])[\W_]+({_AFFIX})\)?|({_AFFIX})[\W_]+(.+)", re.IGNORECASE)
 #: A column of fractions with more values than this, and than a quarter of the rows, is a measurement.
 _MOST_VALUES: Final = 16
 
@@ -72,8 +75,10 @@ def _is_device(name: str) -> bool:
 # Columns --------------------------------------------------------------------------------------------------------------
 
 
-def guess_roles(frame: pl.DataFrame, where: str, given: Mapping[str, Any]) -> tuple[Roles, list[str]]:
-    """Guess roles from names of columns; notes say what was taken."""
+def guess_roles(
+    frame: pl.DataFrame, where: str, given: Mapping[str, Any], unpivoted: Sequence[str] = ()
+) -> tuple[Roles, list[str]]:
+    """Guess roles from names of columns, of which those ``unpivoted`` are of groups; notes say what was taken."""
     columns = frame.columns
     taken = []
     for name in ("target", "device"):
@@ -81,7 +86,7 @@ def guess_roles(frame: pl.DataFrame, where: str, given: Mapping[str, Any]) -> tu
             raise UsageError(f"--{name}: {where} has no column {given[name]!r}{nearest(given[name], columns)}")
     target = given.get("target") or _guess_target(frame, where)
     direction = direction_of(target)
-    unit = next((word for word in _words(target) if word in _UNITS), "")
+    unit = unit_of(_words(target))
     if "target" not in given:
         taken.append(f"target {target!r} ({given.get('direction', direction)} is better)")
     others = [name for name in columns if name != target]
@@ -95,8 +100,8 @@ def guess_roles(frame: pl.DataFrame, where: str, given: Mapping[str, Any]) -> tu
     config = given.get("config") or tuple(name for name in others if _CONFIGS.match(name.lower()))
     group, context = given.get("group"), given.get("context", ())
     if group is None:
-        extents = () if config else [name for name in others if _EXTENTS.fullmatch(name.lower())]
-        found = dict.fromkeys((*_find(others, _GROUPS), *([device] if device else []), *extents))
+        extents = [name for name in others if _EXTENTS.fullmatch(name.lower())]
+        found = dict.fromkeys((*_find(others, _GROUPS), *([device] if device else []), *extents, *unpivoted))
         group = tuple(name for name in found if name not in config)
     if not config:
         plain_columns = [name for name in others if name not in (*group, *context) and _is_parameter(frame[name])]
@@ -106,6 +111,9 @@ def guess_roles(frame: pl.DataFrame, where: str, given: Mapping[str, Any]) -> tu
             name for name in (*group, *plain_columns) if not varies.get(name) and frame[name].dtype.is_numeric()
         ]
         context = context or tuple(constant)
+    if not config and unpivoted and "group" not in given:  # networks, for example
+        config, group = tuple(name for name in group if name not in (*unpivoted, device)), tuple(unpivoted)
+        context = tuple(name for name in context if name not in config)
     if not config:
         raise UsageError(
             f"{where}: cannot tell which columns are configurations; give --config with some of {listed(others)}"
@@ -117,10 +125,52 @@ def guess_roles(frame: pl.DataFrame, where: str, given: Mapping[str, Any]) -> tu
     if context and "context" not in given:
         taken.append(f"context {listed(context)}")
     left = [name for name in others if name not in (*group, *config, *context, *repeats, device)]
-    if left and "config" not in given:
+    if left and not {"config", "group"} <= {*given}:
         taken.append(f"and left out {listed(left)}")
     roles = Roles(group, config, target, context, device, unit=unit, direction=direction, repeats=repeats)
     return roles, [f"took {', '.join(taken)}; change this with --group, --target ..."] if taken else []
+
+
+def target_columns(frame: pl.DataFrame, names: Sequence[str], where: str) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Which of the numbers in a wide table are targets -> the rest of their names, and the words of a target in them.
+
+    These are the ones named like a target.  If none is, all are, unless some look like parameters: a UsageError.
+    """
+    affixed = {name: found for name in names if (found := split_target(name))[1]}
+    affixed = {name: found for name, found in affixed.items() if not _NO_TARGET.intersection(_words(found[0]))}
+    if affixed:
+        one_each = {words: name for name, (_, words) in affixed.items()}
+        if len(one_each) > 1:
+            raise UsageError(
+                f"{where}: --unpivot: {listed([*one_each.values()])} differ in unit; name those of one with --targets"
+            )
+        return affixed
+    if any(frame[name].dtype.is_float() for name in names):
+        counts = {name: frame[name].n_unique() for name in names}
+        many = max(counts.values()) > 4 * _MOST_VALUES
+        odd = [
+            name for name in names
+            if not _is_device(name) and (frame[name].dtype.is_integer() or (many and counts[name] <= _MOST_VALUES))
+        ]  # fmt: skip
+        if odd:
+            raise UsageError(
+                f"{where}: --unpivot: {listed(odd)} could be parameters; name the columns of targets with --targets"
+            )
+    return {name: (name, ()) for name in names}
+
+
+def split_target(name: str) -> tuple[str, tuple[str, ...]]:
+    """A name without words of a target at its ends, and these in lower case: ``a100_time_ms`` is a100, time and ms."""
+    words: list[str] = []
+    while found := _AFFIXED.fullmatch(name):
+        name, word = (found[1], found[2]) if found[1] else (found[4], found[3])
+        words.insert(0, word.lower())
+    return name, tuple(words)
+
+
+def unit_of(words: Iterable[str]) -> str:
+    """The first word that is a unit, or an empty string."""
+    return next((word for word in words if word in _UNITS), "")
 
 
 def _guess_target(frame: pl.DataFrame, where: str) -> str:
