@@ -1,7 +1,7 @@
 # Common tasks.  Each target first installs what it needs into .venv, once.
 # Requires Python 3.11 or newer with pip and venv.
 #
-#   make demo SUBSET=layout         use another collection
+#   make demo SUBSET=layout:cpu:random  use another collection
 #   make test ARGS="-k kendall -x"  pass arguments to pytest
 #   make bench ARGS=--quick         run short speed benchmarks
 #   make quality ARGS="--folds 0"   pass arguments to the quality benchmark
@@ -9,7 +9,7 @@
 #   make oldest ARGS="-k ranker"    run some tests with the oldest dependencies
 #   make notebooks ARGS=--overwrite run the notebooks and keep their new outputs
 
-SUBSET ?= tile
+SUBSET ?= tile:cpu
 ARGS   ?=
 PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11
 
@@ -38,7 +38,7 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/.demo ## Features, training and evaluation on the measured data that comes with gbr; model in runs/demo
-	@$(PY) -m gbr.train --subset $(SUBSET) --out $(DEMO)/$(subst :,-,$(SUBSET))
+	@$(PY) -m gbr.train --subset $(SUBSET) --out $(DEMO)/$(firstword $(subst :, ,$(SUBSET)))
 
 test: $(VENV)/.dev ## Run the tests
 	@$(PY) -m pytest $(ARGS)

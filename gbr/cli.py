@@ -177,8 +177,8 @@ subset_option = click.option(
     "--subset",
     required=True,
     metavar="NAME",
-    help="Collection, named by its folder: tile:xla, tile:cpu, layout:nlp:random, table:NAME ...; `tile` selects a "
-    "present one.",
+    help="Collection, named by its folder: tile:xla, tile:cpu, layout:nlp:random, table:NAME ...; `tile` is tile:xla "
+    "where that is present, else tile:cpu.",
 )
 data_option = click.option(
     "--data",

@@ -60,7 +60,7 @@ def main() -> None:
                 printed = run(*(("sh", "-c") if language == "bash" else ("python", "-c")), code)
         run("gbr", "evaluate", "--model", "runs/tile", "--subset", "tile:cpu", "--split", "test")
         assert {path.name for path in (folder / "runs/tile").iterdir()} >= {"manifest.json", "metrics.json", "MODEL.md"}
-        assert "<svg" in (folder / "tile.html").read_text()
+        assert "<svg" in (folder / "runs/tile.html").read_text()
 
 
 if __name__ == "__main__":
