@@ -45,9 +45,9 @@ Replayed on the test splits of the embedded collections: {graphs}, 96 configurat
 model has not seen. A measurement is the first one in the file. *random* draws without repetition ({random} seeds).
 *TPE* is that of optuna {optuna} (multivariate, {startup} random ones first, logarithm of the runtime) over the tile
 sizes or the layouts of every tensor; its suggestion is replaced by the nearest measured configuration. *tune* is
-`gbr.tune.Tuner` without a model, *tune with model* with the default model trained on `train`; *model only*
-measures in the order of that model. {seeds} seeds each, except for *model only*. The constants of the tuner were
-chosen on graphs of `valid`."""
+`gbr.tune.Tuner` without a model, which starts from the estimate without training; *tune with model* has the default
+model trained on `train`; *model only* measures in the order of that model. {seeds} seeds each, except for *model
+only*. The constants of the tuner were chosen on graphs of `valid`."""
 NEEDED: Final = """\
 Measurements until one is within {within:.0f} % of the fastest in the file, mean over graphs and seeds with a 95 %
 bootstrap interval over graphs; a search that does not reach it in {most} measurements counts as {more}."""
