@@ -30,10 +30,10 @@ _MAX_ELEMENTS: Final = 2.0**62  # element counts and strides are int64
 _WIDTH: Final = np.array([_BYTES.get(name, 1) for name in ELEMENT_TYPES], np.float64)
 
 
-def slots(feat: NDArray[np.float32], stem: str, count: int = MAX_RANK) -> IntArray:
-    """The first ``count`` slots of a slotted column of ``node_feat``, int64 (n, count) or (count,)."""
+def slots(feat: NDArray[np.float32], stem: str) -> IntArray:
+    """All slots of a slotted column of ``node_feat``, int64 (n, MAX_RANK) or (MAX_RANK,)."""
     first = FEAT_ID[f"{stem}_0"]
-    return feat[..., first : first + count].astype(np.int64)
+    return feat[..., first : first + MAX_RANK].astype(np.int64)
 
 
 def minor_to_major(layout: Sequence[int] | IntArray, rank: int) -> IntArray:

@@ -51,6 +51,9 @@ _DOUBT: Final = 1.08
 _AGAIN: Final = 3
 #: Share of the memory that weights and activations may take.
 _MEMORY: Final = 0.7
+#: Size of the arrays of a triad, and width of the matrices of a product, whose rates describe a machine.
+_TRIAD: Final = 1 << 24
+_MATRIX: Final = 1024
 
 GROUP: Final = ("device", "threads", "dtype", "phase")
 _SIZES: Final = (
@@ -341,11 +344,8 @@ class _Run:
             self._state = state
 
 
-def measure_rates(threads: int, size: int = 1 << 24, width: int = 1024) -> tuple[float, dict[str, float]]:
-    """Memory bandwidth of a triad in GB/s, and GFLOP/s of a product of matrices by type; as :func:`measure_task`.
-
-    ``size`` is that of the three arrays, ``width`` that of the matrices.
-    """
+def measure_rates(threads: int) -> tuple[float, dict[str, float]]:
+    """Memory bandwidth of a triad in GB/s, and GFLOP/s of a product of matrices by type; as :func:`measure_task`."""
     from gbr.collect._jax import jax, jnp
 
     def fastest(function: Callable[..., Any], a: Any, b: Any) -> float:
@@ -359,12 +359,12 @@ def measure_rates(threads: int, size: int = 1 << 24, width: int = 1024) -> tuple
         first, second = samples([run], rounds=10, enough_ns=10**9, clock=_clock(threads))
         return min(first[0] + second[0]) / 1e9
 
-    x, y = (jnp.full(size, value, np.float32) for value in (1.0, 2.0))
+    x, y = (jnp.full(_TRIAD, value, np.float32) for value in (1.0, 2.0))
     bandwidth = 3 * x.nbytes / fastest(lambda x, y, old: ((), x + 3 * y), x, y) / 1e9
     peak = {}
     for dtype in DTYPES:
-        a = jnp.full((width, width), 0.5, dtype)
-        peak[dtype] = 2 * width**3 / fastest(lambda a, b, old: ((), a @ b), a, a) / 1e9
+        a = jnp.full((_MATRIX, _MATRIX), 0.5, dtype)
+        peak[dtype] = 2 * _MATRIX**3 / fastest(lambda a, b, old: ((), a @ b), a, a) / 1e9
     return round(bandwidth, 2), {dtype: round(rate, 1) for dtype, rate in peak.items()}
 
 
