@@ -54,7 +54,7 @@ def search(
     *,
     goal: str = "tau",
     seed: int = 0,
-    on_trial: Callable[[int, float], None] = lambda _number, _best: None,
+    on_trial: Callable[[dict[str, Any], float | None], None] = lambda _settings, _value: None,
 ) -> dict[str, Any]:
     """Try settings and return the best by name; empty where the defaults are best.
 
@@ -67,12 +67,13 @@ def search(
     families : sequence of str
         Per group.
     trials : int
-        The first are the default settings, so that the result is never worse on these folds.
+        The first has the default settings, so that the result is never worse on these folds.
     goal : str
         ``tau`` or ``topk``.
     seed : int
     on_trial : callable
-        Called with the number of trials done and the best value so far.
+        Called after each trial with its settings (empty: the defaults) and the mean of :func:`score` over the held-out
+        groups, or None if the trial was ended early.
 
     Raises
     ------
@@ -103,15 +104,17 @@ def search(
         settings |= {name: trial.suggest_float(name, low, high, log=True) for name, low, high in FLOATS}
         return value(trial, settings)
 
+    def report(_: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+        on_trial(trial.params, trial.value if trial.state == optuna.trial.TrialState.COMPLETE else None)
+
     default = value(None, {})
-    on_trial(1, default)
+    on_trial({}, default)
     study = optuna.create_study(
         direction="maximize",
         sampler=optuna.samplers.TPESampler(seed=seed),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4),
     )
-    report = [lambda study, trial: on_trial(trial.number + 2, max(default, study.best_value))]
-    study.optimize(suggested, trials - 1, callbacks=report)
+    study.optimize(suggested, trials - 1, callbacks=[report])
     return dict(study.best_params) if study.trials and study.best_value > default else {}
 
 

@@ -11,7 +11,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -24,7 +24,7 @@ from gbr import callable_module, cli
 from gbr.data.collection import TABLE, Subset, family, splits_present, things
 from gbr.data.files import LOCK, atomic_write, exclusive_lock, json_text, put_aside, write_text
 from gbr.data.groups import select_columns
-from gbr.errors import DataError, GbrError, ModelError, UsageError
+from gbr.errors import DataError, GbrError, GbrWarning, ModelError, UsageError
 from gbr.evaluate import known_runtimes, labelled_groups, print_figures, score_split, update_store
 from gbr.models import training_set
 from gbr.models.params import CAPACITY, GOALS, OBJECTIVES
@@ -342,6 +342,7 @@ def train(
             "rows": len(chosen.rows),
             "sample": chosen.most,
             "screening": screening and screening.summary(),
+            "search": run.searched or None,
             "fitted_on_valid": final is not ranker,
         }
         if features is not None:
@@ -365,6 +366,8 @@ class _Run:
         Of a table.
     memory, seed, jobs
         As :func:`train` takes them.
+    searched : list of dict
+        ``settings`` and ``value`` of each trial of a hyperparameter search.
     """
 
     store: FeatureStore
@@ -374,6 +377,7 @@ class _Run:
     memory: int
     seed: int
     jobs: int | None
+    searched: list[dict[str, Any]] = field(default_factory=list)
 
 
 # Before the fit -------------------------------------------------------------------------------------------------------
@@ -553,6 +557,11 @@ def _search(run: _Run, ranker: Ranker, rows: Rows, names: tuple[str, ...], trial
 
     costs = [names.index(str(name)) for name in ranker.costs or ()] or None
     prior = None if ranker.prior is None else names.index(str(ranker.prior))
+
+    def on_trial(settings: dict[str, Any], value: float | None) -> None:
+        run.searched.append({"settings": settings, "value": value})
+        advance(1)
+
     with cli.progress(trials, "hyperparameter search") as advance:
         best = search(
             lambda **settings: clone(ranker).set_params(costs=costs, prior=prior, **settings),
@@ -561,9 +570,11 @@ def _search(run: _Run, ranker: Ranker, rows: Rows, names: tuple[str, ...], trial
             trials,
             goal=ranker.goal,
             seed=run.seed,
-            on_trial=lambda _number, _best: advance(1),
+            on_trial=on_trial,
         )
-    cli.note(f"search: {best or 'nothing beat the defaults'}")
+    values = [trial["value"] for trial in run.searched if trial["value"] is not None]
+    figure = "tau" if ranker.goal == "tau" else "minus slowdown@5"
+    cli.note(f"search: {best or 'nothing beat the defaults'}; {figure} {max(values):.3f}, {values[0]:.3f} by default")
     return best
 
 
@@ -581,7 +592,8 @@ def _fit_raw_baseline(run: _Run, chosen: Selection, merged: bool) -> Ranker | No
     names = training_set.columns_of(run.store, blocks)
     chosen = training_set.fit_memory(chosen, len(names), run.memory, None, run.seed)
     X = training_set.features(run.store, "train", train, chosen.rows, names, run.memory)
-    with cli.busy("fitting the baseline on raw columns"):
+    with cli.busy("fitting the baseline on raw columns"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", GbrWarning)  # its tau shows that it orders nothing
         return fit_raw(Rows(X, chosen.target, chosen.indptr), names, run.seed, run.jobs)
 
 

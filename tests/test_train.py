@@ -198,7 +198,7 @@ def test_command_prints_tables(tile_run: Path, tmp_path: Path, capsys: Capture) 
         assert text in out
     assert "gbr: tile means tile:cpu" in err
     assert str(tmp_path / "run") in err
-    manifest = json.loads((tmp_path / "run/manifest.json").read_text())
+    manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["settings"]["params"] == {"feature_fraction": 0.5}
     assert (manifest["settings"]["n_estimators"], manifest["seed"]) == (5, 3)
 
@@ -320,4 +320,7 @@ def test_hyperparameter_search(tmp_path: Path, capsys: Capture) -> None:
         path.rename(path.with_name(f"f{index}_x.npz"))  # a family each
     run = trained(tmp_path, backend="lightgbm", trials=3)
     assert "search: " in capsys.readouterr().err
+    (default, *_) = json.loads((run / "manifest.json").read_text())["trained_on"]["search"]
+    assert default["settings"] == {}
+    assert 0 < default["value"] <= 1
     assert json.loads((run / "metrics.json").read_text())["valid"]["n_graphs"] == 1
