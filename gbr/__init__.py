@@ -6,12 +6,13 @@ Everyday use::
     gbr.train("tile:cpu", out="runs/tile")             # fit, score, save
     gbr.evaluate("runs/tile", "tile:cpu", "test")      # score again
     gbr.predict("runs/tile", ["graph.npz"], top=5)     # rank the configurations of graph files
+    gbr.submit(["runs/xla"], out="submission.csv")     # write a submission to Kaggle
     gbr.tune(function, arguments, budget=12)           # search for a fast layout of a JAX function
     gbr.tune(configs, measure, budget=12)              # search a list of configurations, such as those of Triton
     gbr.Ranker().fit(X, y, qid=qid).predict(X)         # rank rows of any feature matrix
 
-Importing this package is cheap: public names are imported on first use.  ``train``, ``evaluate``, ``predict`` and
-``tune`` are modules (``python -m gbr.train``) that are called like the function of the same name in them.
+Importing this package is cheap: public names are imported on first use.  ``train``, ``evaluate``, ``predict``,
+``submit`` and ``tune`` are modules (``python -m gbr.train``) that are called like their function of the same name.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from gbr.features import build
     from gbr.predict import predict
     from gbr.ranker import Ranker
+    from gbr.submit import submit
     from gbr.train import train
     from gbr.tune import tune
 
@@ -61,6 +63,7 @@ __all__ = [
     "plot",
     "predict",
     "read_graph",
+    "submit",
     "train",
     "tune",
     "write_graph",

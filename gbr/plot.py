@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from gbr.attribution import Explanation
+    from gbr.tune.runner import Found
 
 #: Colours of what is shown, of the fastest, and of what it is compared with.
 _BLUE, _RED, _GREY = "#2c6fbb", "#c8392b", "#8a8a8a"
@@ -148,6 +149,30 @@ def slowdown(scores: Any, runtime: Any, qid: Any = None) -> Figure:
         ylabel="slowdown@K [%]",
         title=f"{len(groups)} group{'s' * (len(groups) > 1)}",
     )
+    axes.legend()
+    return figure
+
+
+def search(found: Found) -> Figure:
+    """Runtime of each measurement of a search, and the best so far.
+
+    Parameters
+    ----------
+    found : Found
+        What :func:`gbr.tune.search` returns; for :func:`gbr.tune.tune_layout` and :func:`gbr.tune`, its ``found``.
+    """
+    runtime = np.array([np.nan if isinstance(outcome, str) else outcome for _, outcome in found.history])
+    if not np.isfinite(runtime).any():
+        raise UsageError("found: expected a search with a successful measurement")
+    number = np.arange(1, len(runtime) + 1)
+    figure, axes = _axes((6.4, 4.0))
+    axes.scatter(number, runtime, s=16, color=_BLUE, alpha=0.6, label="measured")
+    axes.step(number, np.fmin.accumulate(runtime), where="post", color=_RED, label="best so far")
+    if found.default is not None:
+        axes.axhline(found.default, color=_GREY, linestyle="--", label="default")
+    failed = f", {found.failed} failed" if found.failed else ""
+    axes.set(xlabel="measurement", ylabel="runtime", title=f"{len(runtime)} measurements{failed}")
+    axes.set_yscale("log")
     axes.legend()
     return figure
 

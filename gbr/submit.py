@@ -20,7 +20,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from gbr import cli
+from gbr import callable_module, cli
 from gbr.data.collection import OFFICIAL_TEST, Subset, graph_files, splits_present
 from gbr.data.files import atomic_write
 from gbr.data.hardware import choose
@@ -47,9 +47,9 @@ TestGraphs = Mapping[str, Mapping[str, int]]
 
 def submit(
     models: Sequence[str | Path],
-    data: Path,
-    store_root: Path,
-    out: Path,
+    data: str | Path = "data",
+    store: str | Path | None = None,
+    out: str | Path = "submission.csv",
     *,
     jobs: int | None = None,
     fill: bool = False,
@@ -64,8 +64,8 @@ def submit(
     models : sequence of str or path
         Run directories of ``python -m gbr.train``.  The scores of several models of one collection are averaged by
         their ranks.
-    data, store_root, out : Path
-        ``out`` is replaced atomically.
+    data, store, out : path
+        Data root, feature store (``store`` in ``data`` by default) and file, which is replaced atomically.
     jobs : int, optional
         Processes for features, threads for predictions.
     fill : bool
@@ -83,6 +83,8 @@ def submit(
     UsageError
         For a model of no official collection, models of one collection for different hardware, or an invalid ``out``.
     """
+    data, out = Path(data), Path(out)
+    store = data / "store" if store is None else Path(store)
     if out.is_dir():
         raise UsageError(f"--out {out}: is a directory; name a file")
     rankers = _load(models, data, force)
@@ -93,7 +95,7 @@ def submit(
     for name in OFFICIAL_TEST:
         subset, configs = Subset(name), test_graphs.get(name, {})
         if name in rankers:
-            rows[name] = list(_ranked(subset, rankers[name], data, store_root, jobs))
+            rows[name] = list(_ranked(subset, rankers[name], data, store, jobs))
         else:
             rows[name] = [row(subset, stem, np.arange(count)) for stem, count in configs.items() if fill]
     with atomic_write(out) as temporary:
@@ -156,9 +158,10 @@ def row(subset: Subset, stem: str, order: NDArray[np.int64]) -> str:
     return f"{subset.id(stem)},{';'.join(map(str, kept.tolist()))}\n"
 
 
-def find_test_graphs(data: Path) -> dict[str, dict[str, int]]:
+def find_test_graphs(data: str | Path = "data") -> dict[str, dict[str, int]]:
     """The official test graphs below ``data``, and the number of configurations of each, from their headers."""
     found: dict[str, dict[str, int]] = {}
+    data = Path(data)
     for name in OFFICIAL_TEST:
         subset = Subset(name)
         if _SPLIT not in splits_present(subset, data):
@@ -187,13 +190,13 @@ class Report:
     lines: dict[str, int] = field(default_factory=dict)
 
 
-def check(path: Path, graphs: TestGraphs) -> Report:
+def check(path: str | Path, graphs: TestGraphs) -> Report:
     """Find everything that is wrong with a submission.
 
     ``graphs`` are those of :func:`find_test_graphs`.  Of other graphs only the format of the row is checked, unless
     their collection is complete.
     """
-    report = Report()
+    report, path = Report(), Path(path)
     csv.field_size_limit(sys.maxsize)  # rows have up to 100,040 indices
     try:
         with path.open(encoding="utf-8", errors="backslashreplace", newline="") as file:
@@ -328,6 +331,8 @@ def _show_check(path: Path, data: Path, *, as_json: bool) -> None:
     if not as_json:
         print(f"{path}: {report.rows} rows, no faults")
 
+
+callable_module(__name__)
 
 if __name__ == "__main__":
     sys.exit(main())

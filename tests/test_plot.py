@@ -12,6 +12,8 @@ from gbr.attribution import explain
 from gbr.errors import MissingLibraryError, UsageError
 from gbr.evaluation.figures import Figures
 from gbr.evaluation.metrics import kendall_tau
+from gbr.tune import Found, ParameterSpace, Tuner, search
+from gbr.tune.tuner import Best
 
 
 @pytest.fixture
@@ -119,8 +121,47 @@ def test_html_of_figures_has_a_table_per_split(figures: Figures) -> None:
     assert "tile:&lt;cpu&gt; test: 2 graphs" in html
 
 
+def test_ipython_prints_a_line_per_split(figures: Figures) -> None:
+    printed: list[str] = []
+
+    class Printer:
+        text = printed.append
+
+    figures._repr_pretty_(Printer, False)
+    assert len(printed) == 3
+    found = figures["test"]
+    assert printed[2].startswith(f"{figures['subset']} test: 2 graphs: tau {found['kendall_tau']:.3f}, 95 % ")
+    assert printed[2].endswith(f", score {found['score']:.3f}\n")
+
+
 def test_html_of_a_ranker_has_its_parameters(tile_run: Path) -> None:
     loaded = Ranker.load(tile_run / "run")
     assert "min_child_samples" in Ranker(min_child_samples=7)._repr_html_()
     assert "best_iteration_" in dir(loaded)
     assert "min_child_samples" in loaded._repr_html_()
+
+
+def test_search_shows_each_measurement_and_the_best_so_far() -> None:
+    def measure(config: int) -> float:
+        if config == 2:
+            raise RuntimeError("out of registers")
+        return 5.0 - config
+
+    found = search(
+        Tuner(ParameterSpace({"threads": [1, 2, 3, 4]}, default={"threads": 1})), measure, budget=4, rounds=0
+    )
+    assert sorted(config for config, _ in found.history) == [0, 1, 2, 3]
+    (axes,) = plot.search(found).axes
+    shown = axes.collections[0].get_offsets()
+    runtimes = [5.0 - config for config, _ in found.history if config != 2]
+    assert np.ma.compressed(shown[:, 1]).tolist() == runtimes
+    best, default = (line.get_ydata() for line in axes.lines)
+    assert list(best) == [min(r for c, r in found.history[:n] if c != 2) for n in range(1, 5)]
+    assert set(default) == {5.0}
+    assert axes.get_title() == "4 measurements, 1 failed"
+
+
+def test_search_needs_a_measurement() -> None:
+    found = Found(Best(0, 1.0), None, None, 1, 0, 1, 0.0, ((0, "failed"),))
+    with pytest.raises(UsageError, match="expected a search with a successful measurement"):
+        plot.search(found)

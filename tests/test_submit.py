@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import rankdata
 
+import gbr
 from gbr import Ranker, submit
 from gbr.data.collection import OFFICIAL_TEST, Subset
 from gbr.errors import DataError, ModelError, UsageError
@@ -49,7 +50,7 @@ def rows_of(path: Path) -> dict[str, list[int]]:
 
 def test_rows_are_the_orders_of_the_models(root: Path, tmp_path: Path) -> None:
     out = tmp_path / "s.csv"
-    found = submit.submit([root / "first", root / "layout"], root, root / "store", out, jobs=1)
+    found = gbr.submit([f"{root}/first", root / "layout"], str(root), out=str(out), jobs=1)
     rows = rows_of(out)
     assert len(rows) == sum(found["rows"].values()) == 5
     assert list(rows) == sorted(rows, key=lambda name: (list(OFFICIAL_TEST).index(name.rpartition(":")[0]), name))

@@ -54,6 +54,12 @@ class Figures(dict[str, Any]):
                 ]
                 yield FigureTable(f"{self['subset']} {split}: runtimes", ["", *runtimes.FIGURES.values()], rows)
 
+    def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
+        """A line per table for IPython, which would print the figures of every graph."""
+        for title, (_, *names), ((_, *cells), *_baselines) in self.tables():
+            found = ", ".join(f"{name} {cell}" for name, cell in zip(names, cells, strict=True))
+            printer.text(f"{title.partition('  (')[0]}: {found}\n")
+
     def _repr_html_(self) -> str:
         def row(cells: Sequence[str | None], tag: str) -> str:
             return "<tr>" + "".join(f"<{tag}>{escape(cell or '')}</{tag}>" for cell in cells) + "</tr>"

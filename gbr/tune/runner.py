@@ -386,6 +386,7 @@ class Found:
     resumed: int  # read from the journal
     failed: int
     seconds: float
+    history: tuple[tuple[int, float | str], ...] = ()  # configuration and runtime, or reason of a failure, in order
 
     @property
     def config(self) -> int:
@@ -439,7 +440,8 @@ def search(
     default = tuner.space.default
     verdict = None
     with Journal(journal, tuner.space) as log:
-        tuner.tell([config for config, _ in log.outcomes], [outcome for _, outcome in log.outcomes])
+        history = [*log.outcomes]
+        tuner.tell([config for config, _ in history], [outcome for _, outcome in history])
         resumed = len(tuner)
         while len(tuner) < budget and (seconds is None or not len(tuner) or time.monotonic() - start < seconds):
             proposed = [default] if default is not None and not len(tuner) else tuner.ask(1)
@@ -448,6 +450,7 @@ def search(
             with log.measuring(proposed[0]):
                 outcome = _measured(measure, proposed[0])
             log.write(proposed[0], outcome)
+            history.append((proposed[0], outcome))
             tuner.tell(proposed, [outcome])
             on_outcome(proposed[0], outcome)
         if default is not None and rounds > 0:
@@ -459,7 +462,7 @@ def search(
         raise TuneError(f"{tuner.space.name}: {problem}; fix the measurement, or increase the budget or the time")
     return Found(
         best, None if default is None else tuner.runtimes.get(default), verdict,
-        len(tuner), resumed, len(tuner.failures), time.monotonic() - start,
+        len(tuner), resumed, len(tuner.failures), time.monotonic() - start, tuple(history),
     )  # fmt: skip
 
 
