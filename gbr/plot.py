@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _BLUE, _RED, _GREY = "#2c6fbb", "#c8392b", "#8a8a8a"
 _FIRST: Final = 5
 _LONGEST_LABELS: Final = 60
+#: Largest over smallest runtime from which their axis is logarithmic.
+_LARGE_RATIO: Final = 10
 
 
 def taus(figures: Mapping[str, Any], split: str = "test") -> Figure:
@@ -172,7 +174,9 @@ def search(found: Found) -> Figure:
         axes.axhline(found.default, color=_GREY, linestyle="--", label="default")
     failed = f", {found.failed} failed" if found.failed else ""
     axes.set(xlabel="measurement", ylabel="runtime", title=f"{len(runtime)} measurements{failed}")
-    axes.set_yscale("log")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    if np.nanmax(runtime) > _LARGE_RATIO * np.nanmin(runtime):
+        axes.set_yscale("log")
     axes.legend()
     return figure
 
