@@ -174,7 +174,7 @@ def search(found: Found) -> Figure:
         axes.axhline(found.default, color=_GREY, linestyle="--", label="default")
     failed = f", {found.failed} failed" if found.failed else ""
     axes.set(xlabel="measurement", ylabel="runtime", title=f"{len(runtime)} measurements{failed}")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="x", integer=True)
     if np.nanmax(runtime) > _LARGE_RATIO * np.nanmin(runtime):
         axes.set_yscale("log")
     axes.legend()
