@@ -198,7 +198,7 @@ def test_command_prints_tables(tile_run: Path, tmp_path: Path, capsys: Capture) 
         assert text in out
     assert "gbr: tile means tile:cpu" in err
     assert str(tmp_path / "run") in err
-    manifest = json.loads((run / "manifest.json").read_text())
+    manifest = json.loads((tmp_path / "run/manifest.json").read_text())
     assert manifest["settings"]["params"] == {"feature_fraction": 0.5}
     assert (manifest["settings"]["n_estimators"], manifest["seed"]) == (5, 3)
 
