@@ -282,7 +282,7 @@ def _explain_row(ranker: Ranker, rows: Any, config: int, against: int | None) ->
         configs=_pair(row[pair]),
         chosen=chosen,
         runtimes=None,
-        failures=_pair(chances[pair]) if hasattr(ranker.model_, "chance") else None,
+        failures=_pair(chances[pair]) if ranker.model_.foresees_failures else None,
         unit=features.roles.unit if is_runtime else None,
     )
 

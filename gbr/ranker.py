@@ -249,7 +249,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         """Fit on rows with these column names that need no validation and may be streamed.
 
         ``valid`` is for early stopping; ``fit`` replaces that of the backend; ``on_round`` is called after every round.
-        Infinite targets are configurations that failed: see :meth:`failure_rows`.
+        Infinite targets are configurations that failed: see :meth:`predict_both`.
         """
         if not train.n_rankable:
             raise UsageError(f"y: expected a query group with two different runtimes, got {len(train.X)} sample(s)")
@@ -297,15 +297,8 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         """Scores of a float matrix with the columns of the model, without validation."""
         return -self.model_.predict(X, threads(self.n_jobs))
 
-    def failure_rows(self, X: Any) -> NDArray[np.float64]:
-        """Calibrated chance to fail of the rows of a float matrix, float64 (rows,); 0 if no training row failed."""
-        chance = getattr(self.model_, "chance", None)
-        return np.zeros(len(X)) if chance is None else chance(X, threads(self.n_jobs))
-
     def predict_both(self, X: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """:meth:`predict_rows` and :meth:`failure_rows` at once."""
-        if not hasattr(self.model_, "predict_both"):
-            return self.predict_rows(X), self.failure_rows(X)
+        """:meth:`predict_rows`, and the calibrated chance to fail, float64 (rows,); 0 if no training row failed."""
         relevance, chance = self.model_.predict_both(X, threads(self.n_jobs))
         return -relevance, chance
 
@@ -671,7 +664,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
             "best_score": self.best_score_,
             "trained_on": self.trained_on_,
             "versions": {**versions, **self.model_.versions},
-            "failures": hasattr(self.model_, "chance"),
+            "failures": self.model_.foresees_failures,
         }
 
     @classmethod

@@ -119,7 +119,7 @@ def test_failed_rows_do_not_count() -> None:
     ranker = Ranker(objective="runtime", costs=[0, 1], **QUICK)
     ranker.fit_rows(Rows(X, failed, np.arange(GROUPS + 1) * SIZE), None)
     assert np.median(np.abs(ranker.runtime_rows(X)[0] / y - 1)) < 0.2
-    assert ranker.failure_rows(X)[X[:, 2] > 0.85].mean() > 0.8
+    assert ranker.predict_both(X)[1][X[:, 2] > 0.85].mean() > 0.8
 
 
 def test_figures() -> None:

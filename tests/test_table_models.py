@@ -47,7 +47,7 @@ def ranker() -> Ranker:
 def test_chances_are_calibrated(ranker: Ranker) -> None:
     """On new groups, shares of failures are as predicted, and near the chances they are drawn by."""
     frame, cost, _, truth = problem(1)
-    chance, failed = ranker.failure_rows(frame.to_numpy()), np.isinf(cost)
+    chance, failed = ranker.predict_both(frame.to_numpy())[1], np.isinf(cost)
     order = np.argsort(chance)
     for part in np.array_split(order, 5):
         assert chance[part].mean() == pytest.approx(failed[part].mean(), abs=0.09)
@@ -59,7 +59,7 @@ def test_failures_demote(ranker: Ranker) -> None:
     frame, cost, indptr, _ = problem(2)
     scores, chance = ranker.predict_both(frame.to_numpy())
     np.testing.assert_array_equal(scores, ranker.predict_rows(frame.to_numpy()))
-    np.testing.assert_array_equal(chance, ranker.failure_rows(frame.to_numpy()))
+    np.testing.assert_array_equal(chance, ranker.predict_both(frame.to_numpy())[1])
     runtime = np.where(np.isinf(cost), FAILED, np.nan_to_num(cost * 1e6, posinf=0).astype(np.int64))
     groups = groups_of(*(each.tolist() for each in np.split(runtime, GROUPS)))
     found = metrics.failures(scores, chance, groups)
@@ -95,12 +95,12 @@ def test_groups_that_failed_altogether_do_not_count() -> None:
     cost[:SIZE] = np.inf
     ranker = Ranker(prior="a.prior", **QUICK).fit_rows(Rows(frame.to_numpy(), cost, indptr), tuple(frame))
     new, cost, _, _ = problem(1)
-    chance = ranker.failure_rows(new.to_numpy())
+    chance = ranker.predict_both(new.to_numpy())[1]
     assert chance[np.isinf(cost)].mean() > 2 * chance[np.isfinite(cost)].mean()
     only = np.where(np.isinf(problem(failing=False)[1]), 1.0, problem(failing=False)[1])
     only[:SIZE] = np.inf
     none = Ranker(prior="a.prior", **QUICK).fit_rows(Rows(frame.to_numpy(), only, indptr), tuple(frame))
-    assert not none.failure_rows(new.to_numpy()).any()
+    assert not none.predict_both(new.to_numpy())[1].any()
 
 
 def test_boosting_begins_with_the_prior() -> None:

@@ -43,10 +43,15 @@ class Model(ABC):
     n_features: int
     best_score: float | None = None
     versions: Mapping[str, str]  # of the libraries that trained it, by package
+    foresees_failures: bool = False  # whether it predicts a chance to fail
 
     @abstractmethod
     def predict(self, X: Matrix, n_jobs: int) -> FloatArray:
         """Relevance, float64 (rows,): higher is faster."""
+
+    def predict_both(self, X: Matrix, n_jobs: int) -> tuple[FloatArray, FloatArray]:
+        """Relevance, and calibrated chance of a failure, float64 (rows,) each."""
+        return self.predict(X, n_jobs), np.zeros(len(X))
 
     @abstractmethod
     def gains(self) -> FloatArray:

@@ -53,9 +53,7 @@ class WithFailures(Model):
         self.n_iterations, self.n_features, self.best_score = order.n_iterations, order.n_features, order.best_score
         self.versions: Mapping[str, str] = {**trees.versions, **order.versions}
 
-    def chance(self, X: Matrix, n_jobs: int) -> FloatArray:
-        """Chance of a failure, float64 (rows,)."""
-        return np.asarray(expit(self.slope * self.trees.predict(X, n_jobs) + self.offset), np.float64)
+    foresees_failures = True
 
     def predict(self, X: Matrix, n_jobs: int) -> FloatArray:
         """Relevance, float64 (rows,)."""
@@ -63,8 +61,11 @@ class WithFailures(Model):
 
     def predict_both(self, X: Matrix, n_jobs: int) -> tuple[FloatArray, FloatArray]:
         """Relevance, and chance of a failure, float64 (rows,) each."""
-        chance = self.chance(X, n_jobs)
+        chance = self._chance(X, n_jobs)
         return self.order.predict(X, n_jobs) + self._demotion(chance), chance
+
+    def _chance(self, X: Matrix, n_jobs: int) -> FloatArray:
+        return np.asarray(expit(self.slope * self.trees.predict(X, n_jobs) + self.offset), np.float64)
 
     def _demotion(self, chance: FloatArray) -> FloatArray:
         return np.asarray(self.spread * np.log1p(-np.minimum(chance, _MOST_CHANCE)))
@@ -83,7 +84,7 @@ class WithFailures(Model):
         Columns share in the demotion as they contribute to the log odds of a failure.
         """
         odds = self.trees.compare(X, first, second, n_jobs)
-        of_first, of_second = self._demotion(self.chance(X[[first, second]], n_jobs))
+        of_first, of_second = self._demotion(self._chance(X[[first, second]], n_jobs))
         found = self.order.compare(X, first, second, n_jobs)
         return found + (of_first - of_second) * odds / odds.sum() if odds.sum() else found
 
