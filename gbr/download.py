@@ -234,7 +234,7 @@ def _reason(fault: requests.RequestException) -> str:
         return f"the server says {fault.response.status_code} {fault.response.reason}"
     if isinstance(fault, requests.exceptions.ChunkedEncodingError):
         return "the connection ended early"
-    return str(fault).rpartition(": ")[2].rstrip("'\")")  # the innermost of its causes
+    return str(fault).rpartition(": ")[2].strip("'\"()")  # the innermost of its causes
 
 
 def _size(path: Path) -> int:
@@ -374,6 +374,8 @@ def main(
     locations = Locations(data, base_url, source)
     archives = select([name for name in names if name != INDICES] or (["all"] if list_only else []), splits)
     if list_only:
+        if source is not None:
+            raise UsageError("--list: asks the server for sizes; leave out --from")
         _list(archives, locations, as_json)
         return
     if not names:

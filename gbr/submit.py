@@ -115,7 +115,7 @@ def _load(models: Sequence[str | Path], data: Path, force: bool) -> dict[str, li
     found: dict[str, list[Ranker]] = defaultdict(list)
     for folder in models:
         ranker = Ranker.load(folder)
-        name = (ranker.trained_on_ or {}).get("subset", "a plain table")
+        name = (ranker.trained_on_ or {}).get("subset", "no collection")
         if name not in OFFICIAL_TEST:
             raise UsageError(f"--models {folder}: trained on {name}, expected one of {', '.join(OFFICIAL_TEST)}")
         ranker.columns_in(schema_of(Subset(name).kind, ranker.hardware), str(folder))
@@ -311,7 +311,8 @@ def main(
         if count < OFFICIAL_TEST[name]:
             cli.note(
                 f"WARNING: {name}: {count} of {OFFICIAL_TEST[name]} rows, and Kaggle refuses an incomplete submission; "
-                f"name a model or use --fill, and download the graphs: python -m gbr.download {name} --split test"
+                f"{'' if fill else 'name a model or use --fill, and '}download the graphs: "
+                f"python -m gbr.download {name} --split test"
             )
 
 
