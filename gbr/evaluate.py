@@ -99,12 +99,22 @@ def evaluate(
         Run directory written by :func:`gbr.train`.
     subset : str or Subset
         Any collection of the model's kind.
-    split, data, store, jobs, skip_known_bad, scored
-        As :func:`gbr.train` takes them.
+    split : str
+        ``train``, ``valid`` or ``test``.
+    data : path
+        Data root.
+    store : path, optional
+        Feature store; ``store`` in ``data`` by default.
+    jobs : int, optional
+        Processes while building, threads while predicting.
+    skip_known_bad : bool
+        Leave out the graphs of :data:`gbr.data.collection.KNOWN_BAD`.
     protocol : str
         One of :data:`PROTOCOLS`; ``official`` adds the figures of the TpuGraphs scripts, from the same scores.
     indices : path, optional
         Folder of the listed configurations; ``eval_indices`` in ``data`` by default.
+    scored : list, optional
+        The predictions are appended to it, for a report.
 
     Returns
     -------

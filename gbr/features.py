@@ -84,8 +84,10 @@ def build(
     ----------
     subset : str or Subset
         Collection.
-    data, store : path
-        Data root, feature store (``store`` in ``data`` by default).
+    data : path
+        Data root.
+    store : path, optional
+        Feature store; ``store`` in ``data`` by default.
     splits : sequence of str, optional
         Those that are present by default.
     hardware : str, optional

@@ -219,14 +219,25 @@ def train(
     Parameters
     ----------
     subset : str or Subset
-    data, store, out : path
-        Data root, feature store (``store`` in ``data`` by default) and run directory (``runs/<subset>/<time>``).
-    backend, objective, goal, seed
-        As :class:`gbr.Ranker` takes them.
+        Collection.
+    data : path
+        Data root.
+    store : path, optional
+        Feature store; ``store`` in ``data`` by default.
+    out : path, optional
+        Run directory; ``runs/<subset>/<time>`` by default.
+    backend : str
+        Model, as :class:`gbr.Ranker` takes it.
+    objective : str, optional
+        What is minimised, as :class:`gbr.Ranker` takes it.
+    goal : {"tau", "topk"}
+        Order the whole group, or have a fast configuration among the first few.
     settings : dict, optional
         Parameters of the ranker (:data:`gbr.models.params.CAPACITY`, ``early_stopping_rounds``) or of the library.
     columns : sequence of str, optional
         Feature columns or blocks to use, ``["all"]`` for all; by default as :mod:`gbr.models.screening` chooses them.
+    seed : int
+        Random seed.
     jobs : int, optional
         Processes while building, threads while training.
     skip_known_bad : bool
