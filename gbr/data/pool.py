@@ -156,11 +156,17 @@ def _start_worker() -> None:
     warnings.showwarning = show_warning
     # The parent reports interrupts; workers end with their parent.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    threading.Thread(target=_follow_parent, daemon=True).start()
+    follow_parent()
 
 
-def _follow_parent() -> None:
+def follow_parent(end: Callable[[], object] = lambda: None) -> None:
+    """End this process, after a call of ``end``, when its parent has ended."""
     parent = multiprocessing.parent_process()
     assert parent is not None
-    parent.join()
-    os._exit(1)
+
+    def follow() -> None:
+        parent.join()
+        end()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()

@@ -26,6 +26,7 @@ import numpy as np
 from gbr import cli
 from gbr.data.files import lock, parse_json
 from gbr.data.graph import Graph
+from gbr.data.pool import follow_parent
 from gbr.errors import DataError, GbrError, TuneError, UsageError, one_line
 from gbr.tune.space import FloatArray, GraphSpace, Space
 from gbr.tune.tuner import Best, Tuner, outcome_of
@@ -155,7 +156,11 @@ def _kill(process: BaseProcess, pipe: Connection) -> None:
 
 def _exit_reason(process: BaseProcess) -> str:
     process.join(_GRACE)
-    code = process.exitcode
+    return exit_text(process.exitcode)
+
+
+def exit_text(code: int | None) -> str:
+    """The exit status of a process, or the signal that ended it."""
     with suppress(ValueError):
         return f"signal {signal.Signals(-(code or 0)).name}"
     return f"exit status {code}"
@@ -164,7 +169,7 @@ def _exit_reason(process: BaseProcess) -> str:
 def _serve(pipe: Connection, make: Callable[[], Callable[[int], Any]], timeout: float | None) -> None:
     if hasattr(os, "setsid"):
         os.setsid()  # a group with the processes that the measurement starts
-    threading.Thread(target=_follow_parent, daemon=True).start()
+    follow_parent(lambda: os.killpg(os.getpid(), signal.SIGKILL) if hasattr(os, "killpg") else None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent, which terminates this process
     os.dup2(2, 1)  # stdout is reserved for results of the command
     devnull = open(os.devnull, "w")  # noqa: SIM115  (open as long as the process lives)
@@ -190,16 +195,6 @@ def _serve(pipe: Connection, make: Callable[[], Callable[[int], Any]], timeout: 
         faulthandler.cancel_dump_traceback_later()
         with suppress(OSError):
             pipe.send(outcome)
-
-
-def _follow_parent() -> None:
-    """End this process and its group with the parent."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    if hasattr(os, "killpg"):
-        os.killpg(os.getpid(), signal.SIGKILL)
-    os._exit(1)
 
 
 def _measured(measure: Callable[[int], Any], config: int) -> float | str:

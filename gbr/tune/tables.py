@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, Final
@@ -19,7 +18,7 @@ from gbr import cli
 from gbr.data.table import Table, read_rows, rows_of
 from gbr.data.table_roles import listed, nearest
 from gbr.errors import DataError, TuneError, UsageError
-from gbr.tune.runner import Child, Measure, Replay
+from gbr.tune.runner import Child, Measure, Replay, exit_text
 from gbr.tune.space import TableSpace
 
 if TYPE_CHECKING:
@@ -79,10 +78,7 @@ class Command:
         lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
         said = f": {shorten(lines[-1], _LONGEST)}" if lines else ""
         if done.returncode:
-            reason = f"exit status {done.returncode}"
-            with suppress(ValueError):
-                reason = f"signal {signal.Signals(-done.returncode).name}"
-            return reason + said
+            return exit_text(done.returncode) + said
         if not (numbers := _NUMBER.findall(done.stdout)):
             return f"no number in its output{said}"
         target = float(numbers[-1])
