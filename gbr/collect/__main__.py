@@ -238,7 +238,7 @@ def _models(
                 device=device,
                 limit=limit,
                 seconds=seconds or float("inf"),
-                warn=_warn,
+                warn=lambda text: note(f"warning: {text}"),
                 started=lambda count: held.enter_context(cli.progress(count, "measuring")),
             )
         if measured is None:
@@ -249,32 +249,16 @@ def _models(
     if as_json:
         cli.emit_json({"rows": found.to_dicts(), "retest": quality})
         return
-    columns = ("model", "phase", "batch", "sequence", "dtype", "threads", "ms", "retest")
-    cli.table(
-        f"Measured in {folder}",
-        columns,
-        [
-            (
-                row["model"],
-                row["phase"],
-                row["batch"],
-                row["sequence"],
-                row["dtype"],
-                row["threads"],
-                f"{1e3 * row['time']:.3g}",
-                f"{row['repeat'] / row['time']:.3f}",
-            )
-            for row in found.iter_rows(named=True)
-        ],
-    )
+    columns = ("model", "phase", "batch", "sequence", "dtype", "threads")
+    table = [
+        (*(row[name] for name in columns), f"{1e3 * row['time']:.3g}", f"{row['repeat'] / row['time']:.3f}")
+        for row in found.iter_rows(named=True)
+    ]
+    cli.table(f"Measured in {folder}", (*columns, "ms", "retest"), table)
     note(
         f"retest: half of {quality['rows']} rows within {quality['median']:.1%}, "
         f"nine tenths within {quality['nine tenths']:.1%}"
     )
-
-
-def _warn(text: str) -> None:
-    note(f"warning: {text}")
 
 
 if __name__ == "__main__":
