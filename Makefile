@@ -43,8 +43,9 @@ demo: $(VENV)/.demo ## Features, training and evaluation on the measured data th
 test: $(VENV)/.dev ## Run the tests
 	@$(PY) -m pytest $(ARGS)
 
+# Without TpuGraphs, on which the notebook of Kaggle takes hours.
 notebooks: $(VENV)/.dev ## Run the notebooks in examples; ARGS=--overwrite keeps their new outputs
-	@$(PY) -m pytest --nbmake examples $(ARGS)
+	@GBR_DATA=none $(PY) -m pytest --nbmake examples $(ARGS)
 
 kernels: $(VENV)/.dev ## Run the tests of kernels and readers as plain Python, then with bounds checks
 	@NUMBA_DISABLE_JIT=1 $(PY) -m pytest $(KERNELS) $(ARGS)
