@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,6 +93,19 @@ class Context:
         return np.full(len(self.vendors), np.nan)
 
 
+class _Rows(NamedTuple):
+    """Rows to describe, and what several blocks need of them."""
+
+    parameters: Sequence[Parameter]
+    context: Context
+    indptr: IntArray
+    own: Sequence[int | None]
+    seen: Sequence[int]
+    values: FloatArray  # (rows, parameters), and their logarithms
+    logs: FloatArray
+    group: IntArray  # (rows,)
+
+
 class TableExtractor:
     """Features of a measured table, fitted on its training and validation rows.
 
@@ -122,44 +135,45 @@ class TableExtractor:
         of_runtimes: bool = False,
     ) -> None:
         self._known_context = context
-        names = tuple(each.name for each in parameters)
-        self._kinds: list[tuple[int, str]] = []
-        self._amounts: list[amounts.Amount] = []
-        self._dtype: int | None = None
-        self._dtypes: tuple[str, ...] = ()
-        if of_runtimes:
-            levels = [sorted({*found}) for found in context.categories]
-            self._kinds = [
-                (at, level) for at, each in enumerate(levels) if 1 < len(each) <= MOST_LEVELS for level in each
-            ]
-            self._amounts = amounts.recognised(names)
-            named = [at for at, name in enumerate(context.category_names) if name.casefold() in amounts.DTYPES]
-            if named:
-                self._dtype, self._dtypes = named[0], tuple(levels[named[0]])
-            self._rates = [_median(rate) for rate in _rates(context)]
-        self._meanings = gpu.recognised(names)
-        self._extents = gpu.recognised(context.names, gpu.EXTENTS)
         numbers = [at for at, each in enumerate(parameters) if not each.levels]
         positive = [at for at in numbers if (values := _known(parameters[at])).size and values.min() > 0]
-        several = [at for at in positive if len(np.unique(_known(parameters[at]))) > _PAIRED_VALUES]
-        self._pairs = list(combinations(several[:_MOST_PAIRED], 2))
+        #: Positive numbers with several values, which are multiplied, divided and compared.
+        self._several = [at for at in positive if len(np.unique(_known(parameters[at]))) > _PAIRED_VALUES]
+        self._pairs = np.array([*combinations(self._several[:_MOST_PAIRED], 2)], np.int64).reshape(-1, 2)
         scales = [
             at
             for at in range(len(context.names))
             if (known := _finite(context.numbers[:, at])).size and known.min() > 0
         ]
-        self._ratios = [(at, scale) for at in several for scale in scales][:_MOST_RATIOS]
+        ratios = [(at, scale) for at in self._several for scale in scales][:_MOST_RATIOS]
+        self._ratios = np.array(ratios, np.int64).reshape(-1, 2)
         self._one_hot = [
             (at, level)
             for at, each in enumerate(parameters)
             if 2 < len(each.levels) <= MOST_LEVELS
             for level in range(len(each.levels))
         ]
-        self._relative = several
+        names = tuple(each.name for each in parameters)
+        self._meanings = gpu.recognised(names)
+        self._extents = gpu.recognised(context.names, gpu.EXTENTS)
+        levels = [sorted({*found}) for found in context.categories]
+        self._kinds = [(at, level) for at, each in enumerate(levels) if 1 < len(each) <= MOST_LEVELS for level in each]
+        self._amounts = amounts.recognised(names)
+        self._dtype = next(
+            (at for at, name in enumerate(context.category_names) if name.casefold() in amounts.DTYPES), None
+        )
+        self._dtypes = () if self._dtype is None else tuple(levels[self._dtype])
+        self._rates = [_median(rate) for rate in _rates(context)]
         self._numbers_scale = _spread(_signed_log(context.numbers))
         self._scales = [1.0 if each.levels else _spread(_signed_log(_known(each))[:, None])[0] for each in parameters]
         self._history = history.History(self._positions(parameters), cost, indptr, self._distances(context), n_train)
-        self.schema = self._schema(parameters, context, cost, indptr)
+        blocks = self._blocks(parameters, context, of_runtimes)
+        self._parts = [(block, values) for block, values in blocks if len(block)]
+        digest = hashlib.sha256()
+        for array in (*(each.values for each in parameters), context.numbers, context.figures, cost, indptr):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(repr((context.categories, context.vendors)).encode())
+        self.schema = Schema("table", tuple(block for block, _ in self._parts), digest.hexdigest()[:16])
 
     def __call__(
         self,
@@ -176,96 +190,111 @@ class TableExtractor:
         """
         values = np.column_stack([each.values for each in parameters])
         group = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
-        n_rows = len(values)
         with np.errstate(all="ignore"):
-            logs, scales = np.log2(values), np.log2(context.numbers)
-        parts = [values]
-        parts += [np.column_stack([values[:, at] == level for at, level in self._one_hot])] if self._one_hot else []
-        if self._pairs:
-            first, second = np.array(self._pairs).T
-            parts += [np.column_stack([logs[:, first] + logs[:, second], logs[:, first] - logs[:, second]])]
-        if self._ratios:
-            at, scale = np.array(self._ratios).T
-            parts += [logs[:, at] - scales[group][:, scale]]
-        if self._relative:
-            parts += [self._positions_in_group(values, indptr)]
-        if gpu.applies(self._meanings):
-            config = {meaning: values[:, at] for meaning, at in self._meanings.items()}
-            extents = {meaning: context.numbers[group, at] for meaning, at in self._extents.items()}
-            figures = np.column_stack([context.figure(name) for name in gpu.FIGURES])
-            parts += [gpu.columns(config, extents, figures[group])]
-        if self._kinds:
-            parts += [np.column_stack([np.array(context.categories[at]) == level for at, level in self._kinds])[group]]
-        if self._amounts:
-            known = [np.where(rate > 0, rate, other) for rate, other in zip(_rates(context), self._rates, strict=True)]
-            level = np.zeros(len(context.vendors), np.int64)
-            if self._dtype is not None:  # an unknown type counts as the first one
-                level = np.array([max(0, _index(self._dtypes, each)) for each in context.categories[self._dtype]])
-            parts += [
-                amounts.logs(values, self._amounts, known[0][group], known[1][group], level[group], len(self._dtypes))
-            ]
-        parts += [context.numbers[group], context.figures[group]]
-        past = np.empty((n_rows, len(history.BLOCK)))
-        positions, distances = self._positions(parameters), self._distances(context)
-        for number, (start, stop) in enumerate(pairwise(indptr.tolist())):
-            near = distances[number, : seen[number]]
-            past[start:stop] = self._history(positions[start:stop], near, own[number])
-        with np.errstate(over="ignore"):
-            found = np.column_stack([*parts, past]).astype(np.float32)
+            rows = _Rows(parameters, context, indptr, own, seen, values, np.log2(values), group)
+            found = np.column_stack([values(rows) for _, values in self._parts]).astype(np.float32)
         return np.where(np.isfinite(found), found, np.float32(np.nan))
 
     def by_group(self, parameters: Sequence[Parameter], context: Context) -> FloatArray:
         """Ranks and log2 slowdowns of the rows of one group in those of the fit, float64 (2, groups, rows)."""
         return self._history.by_group(self._positions(parameters), self._distances(context)[0])
 
-    def _schema(self, parameters: Sequence[Parameter], context: Context, cost: FloatArray, indptr: IntArray) -> Schema:
+    def _blocks(
+        self, parameters: Sequence[Parameter], context: Context, of_runtimes: bool
+    ) -> Iterator[tuple[Block, Callable[[_Rows], NDArray[Any]]]]:
+        """Each block with the method that returns its values, (rows, len(block)); blocks without columns are none."""
         names = [each.name for each in parameters]
-        config = [
-            Column(each.name, "index" if each.levels else "value", "value of the parameter") for each in parameters
-        ]
-        config += [
+
+        def block(name: str, doc: str, columns: Iterable[Column]) -> Block:
+            return Block(name, 1, doc, tuple(columns), True)
+
+        own = [Column(each.name, "index" if each.levels else "value", "value of the parameter") for each in parameters]
+        own += [
             Column(f"{names[at]}={parameters[at].levels[level]}", "flag", "whether the parameter has this value")
             for at, level in self._one_hot
         ]
+        yield block("config", "values of the parameters", own), self._config
         pairs = [Column(f"{names[a]}*{names[b]}", "log2", "product of two parameters") for a, b in self._pairs]
         pairs += [Column(f"{names[a]}/{names[b]}", "log2", "ratio of two parameters") for a, b in self._pairs]
-        ratios = [
+        yield block("pairs", "products and ratios of parameters", pairs), self._paired
+        ratios = (
             Column(f"{names[at]}/{context.names[scale]}", "log2", "parameter over a number of the context")
             for at, scale in self._ratios
-        ]
-        relative = [
+        )
+        yield block("ratios", "parameters over numbers of the context", ratios), self._over_context
+        relative = (
             Column(names[at], "share", "rows of the group with a smaller value, equal ones half")
-            for at in self._relative
-        ]
-        blocks = [
-            Block("config", 1, "values of the parameters", tuple(config), True),
-            Block("pairs", 1, "products and ratios of parameters", tuple(pairs), True),
-            Block("ratios", 1, "parameters over numbers of the context", tuple(ratios), True),
-            Block("relative", 1, "where the value stands within the group", tuple(relative), True),
-            *([gpu.BLOCK] if gpu.applies(self._meanings) else []),
-            Block(
-                "kinds", 1, "categories of the group",
-                tuple(
-                    Column(f"{context.category_names[at]}={level}", "flag", "whether the group has this value")
-                    for at, level in self._kinds
-                ), True,
-            ),
-            Block(
-                "amounts", 1, "work over the rates of the device",
-                amounts.columns(names, self._amounts, self._dtypes) if self._amounts else (), True,
-            ),
-            Block(
-                "context", 1, "what describes the program",
-                tuple(Column(name, "value", "number of the context") for name in context.names), True,
-            ),
-            Block("device", 1, "public figures of the device", context.figure_columns, True),
-            history.BLOCK,
-        ]  # fmt: skip
-        digest = hashlib.sha256()
-        for array in (*(each.values for each in parameters), context.numbers, context.figures, cost, indptr):
-            digest.update(np.ascontiguousarray(array).tobytes())
-        digest.update(repr((context.categories, context.vendors)).encode())
-        return Schema("table", tuple(block for block in blocks if len(block)), digest.hexdigest()[:16])
+            for at in self._several
+        )
+        yield block("relative", "where the value stands within the group", relative), self._within_group
+        if gpu.applies(self._meanings):
+            yield gpu.BLOCK, self._on_gpu
+        if of_runtimes:
+            kinds = (
+                Column(f"{context.category_names[at]}={level}", "flag", "whether the group has this value")
+                for at, level in self._kinds
+            )
+            yield block("kinds", "categories of the group", kinds), self._categories
+            work = amounts.columns(names, self._amounts, self._dtypes) if self._amounts else ()
+            yield block("amounts", "work over the rates of the device", work), self._work
+        about = (Column(name, "value", "number of the context") for name in context.names)
+        yield block("context", "what describes the program", about), self._numbers
+        figures = context.figure_columns
+        yield block("device", "public figures of the device", figures), self._figures
+        yield history.BLOCK, self._past
+
+    def _config(self, rows: _Rows) -> FloatArray:
+        return np.column_stack([rows.values, *(rows.values[:, at] == level for at, level in self._one_hot)])
+
+    def _paired(self, rows: _Rows) -> FloatArray:
+        first, second = rows.logs[:, self._pairs[:, 0]], rows.logs[:, self._pairs[:, 1]]
+        return np.column_stack([first + second, first - second])
+
+    def _over_context(self, rows: _Rows) -> FloatArray:
+        at, scale = self._ratios.T
+        return np.asarray(rows.logs[:, at] - np.log2(rows.context.numbers)[rows.group][:, scale])
+
+    def _within_group(self, rows: _Rows) -> FloatArray:
+        found = np.full((len(rows.values), len(self._several)), np.nan)
+        for start, stop in pairwise(rows.indptr.tolist()):
+            for number, at in enumerate(self._several):
+                column = rows.values[start:stop, at]
+                _, inverse, counts = np.unique(column, return_inverse=True, return_counts=True)
+                found[start:stop, number] = ((np.cumsum(counts) - counts / 2) / len(column))[inverse]
+        return np.where(np.isnan(rows.values[:, self._several]), np.nan, found)
+
+    def _on_gpu(self, rows: _Rows) -> FloatArray:
+        config = {meaning: rows.values[:, at] for meaning, at in self._meanings.items()}
+        extents = {meaning: rows.context.numbers[rows.group, at] for meaning, at in self._extents.items()}
+        figures = np.column_stack([rows.context.figure(name) for name in gpu.FIGURES])
+        return gpu.columns(config, extents, figures[rows.group])
+
+    def _categories(self, rows: _Rows) -> NDArray[np.bool_]:
+        categories = rows.context.categories
+        return np.column_stack([np.array(categories[at]) == level for at, level in self._kinds])[rows.group]
+
+    def _work(self, rows: _Rows) -> FloatArray:
+        context = rows.context
+        known = [np.where(rate > 0, rate, other) for rate, other in zip(_rates(context), self._rates, strict=True)]
+        level = np.zeros(len(context.vendors), np.int64)
+        if self._dtype is not None:  # an unknown type counts as the first one
+            level = np.array([max(0, _index(self._dtypes, each)) for each in context.categories[self._dtype]])
+        gflops, bandwidth, level = (each[rows.group] for each in (*known, level))
+        return amounts.logs(rows.values, self._amounts, gflops, bandwidth, level, len(self._dtypes))
+
+    def _numbers(self, rows: _Rows) -> FloatArray:
+        return rows.context.numbers[rows.group]
+
+    def _figures(self, rows: _Rows) -> FloatArray:
+        return rows.context.figures[rows.group]
+
+    def _past(self, rows: _Rows) -> FloatArray:
+        found = np.empty((len(rows.values), len(history.BLOCK)))
+        positions, distances = self._positions(rows.parameters), self._distances(rows.context)
+        for number, (start, stop) in enumerate(pairwise(rows.indptr.tolist())):
+            near = distances[number, : rows.seen[number]]
+            found[start:stop] = self._history(positions[start:stop], near, rows.own[number])
+        return found
 
     def _positions(self, parameters: Sequence[Parameter]) -> FloatArray:
         """Configurations as points: log-signed numbers over their spread, indicators of categories."""
@@ -297,15 +326,6 @@ class TableExtractor:
         for mine, theirs in zip(context.categories, known.categories, strict=True):
             found += _OTHER_CATEGORY * (np.array(mine)[:, None] != np.array(theirs))
         return found
-
-    def _positions_in_group(self, values: FloatArray, indptr: IntArray) -> FloatArray:
-        found = np.full((len(values), len(self._relative)), np.nan)
-        for start, stop in pairwise(indptr.tolist()):
-            for number, at in enumerate(self._relative):
-                column = values[start:stop, at]
-                _, inverse, counts = np.unique(column, return_inverse=True, return_counts=True)
-                found[start:stop, number] = ((np.cumsum(counts) - counts / 2) / len(column))[inverse]
-        return np.where(np.isnan(values[:, self._relative]), np.nan, found)
 
 
 def _rates(context: Context) -> tuple[FloatArray, FloatArray]:
