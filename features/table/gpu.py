@@ -134,27 +134,27 @@ def columns(config: Mapping[str, FloatArray], extents: Mapping[str, FloatArray],
         by_shared = shared * 1024 / nbytes
         resident = np.maximum(1, np.minimum(by_threads, np.floor(by_registers)))
         waves = grid / (resident * units)
-        found = (
-            np.log2(threads),
-            np.ceil(threads / lanes),
-            1 - threads / (np.ceil(threads / lanes) * lanes),
-            np.log2(width / lanes),
-            np.log2(work),
-            np.log2(tile_x),
-            np.log2(tile_y),
-            np.log2(area),
-            np.log2(tile_x / tile_y),
-            np.log2(tile_x * tile_y / (tile_x + tile_y)),
-            np.log2(grid),
-            1 - extent / padded,
-            np.log2(grid / units),
-            np.log2(np.ceil(grid / units) / (grid / units)),
-            by_threads,
-            np.log2(by_registers),
-            np.log2(by_shared),
-            resident * threads / most_threads,
-            np.log2(waves),
-            np.log2(np.ceil(waves) / waves),
-        )
-    values = np.column_stack(found)
+        found = {
+            "threads": np.log2(threads),
+            "warps": np.ceil(threads / lanes),
+            "idle_lanes": 1 - threads / (np.ceil(threads / lanes) * lanes),
+            "width": np.log2(width / lanes),
+            "work": np.log2(work),
+            "tile_x": np.log2(tile_x),
+            "tile_y": np.log2(tile_y),
+            "area": np.log2(area),
+            "aspect": np.log2(tile_x / tile_y),
+            "reuse": np.log2(tile_x * tile_y / (tile_x + tile_y)),
+            "blocks": np.log2(grid),
+            "padding": 1 - extent / padded,
+            "blocks_per_unit": np.log2(grid / units),
+            "imbalance": np.log2(np.ceil(grid / units) / (grid / units)),
+            "by_threads": by_threads,
+            "by_registers": np.log2(by_registers),
+            "by_shared": np.log2(by_shared),
+            "occupancy": resident * threads / most_threads,
+            "waves": np.log2(waves),
+            "last_wave": np.log2(np.ceil(waves) / waves),
+        }
+    values = np.column_stack([found[column.name] for column in BLOCK.columns])
     return np.where(np.isfinite(values), values, np.nan)
