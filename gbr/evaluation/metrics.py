@@ -203,8 +203,8 @@ def score(kind: str, per_graph: Iterable[dict[str, float]]) -> float:
     return float(np.mean([1 - graph["slowdown@5"] if kind == "tile" else graph["kendall_tau"] for graph in per_graph]))
 
 
-def bootstrap_interval(values: Iterable[float]) -> list[float] | None:
-    """Percentile bootstrap interval of the mean at 95 %, resampling graphs; deterministic.
+def bootstrap_interval(values: Iterable[float], level: float = 0.95, seed: int = 0) -> list[float] | None:
+    """Percentile bootstrap interval of the mean, resampling graphs; deterministic.
 
     Returns
     -------
@@ -213,9 +213,9 @@ def bootstrap_interval(values: Iterable[float]) -> list[float] | None:
     sample = np.fromiter(values, np.float64)
     if len(sample) < 2:
         return None
-    rng, n = np.random.default_rng(0), len(sample)
+    rng, n = np.random.default_rng(seed), len(sample)
     means = [sample[rng.integers(n, size=(250, n))].mean(axis=1) for _ in range(_RESAMPLES // 250)]
-    low, high = np.quantile(means, [0.025, 0.975])
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return [float(low), float(high)]
 
 
