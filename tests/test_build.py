@@ -363,6 +363,15 @@ def test_a_daemonic_process_starts_no_workers(monkeypatch: pytest.MonkeyPatch) -
     assert list(in_processes(abs, [-1, -2], 2, "numbers")) == [(-1, 1), (-2, 2)]
 
 
+def test_workers_of_a_script_without_a_guard_do_not_wait_for_it(tmp_path: Path) -> None:
+    collection(tmp_path, "tile:xla", train=2)
+    script = tmp_path / "script.py"
+    script.write_text(f"import gbr\ngbr.build('tile:xla', {str(tmp_path)!r}, jobs=2)\n")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.endswith("guard a script that starts workers by `if __name__ == '__main__':`\n")
+
+
 def test_a_full_temporary_folder_is_a_one_line_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")

@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import math
+import multiprocessing
 import os
 import re
 import shutil
@@ -155,7 +156,8 @@ def exclusive_lock(
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 if not held.enter_context(lock(folder / LOCK)):
-                    if not wait:
+                    # A worker that starts by running the script of its parent would wait for the parent.
+                    if not wait or getattr(multiprocessing.current_process(), "_inheriting", False):
                         raise error(
                             f"{folder}: another {owner} is using this folder; wait until it has finished, or choose "
                             "another"
