@@ -9,6 +9,7 @@ decreases as measurements are added.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from features.hardware import CPU
 from gbr.data.build import extract
 from gbr.data.graph import N_LAYOUT, Graph, read_graph
 from gbr.data.hardware import measured_on
-from gbr.errors import DataError, UsageError
+from gbr.errors import DataError, GbrWarning, UsageError
 from gbr.models import physics
 from gbr.models.arrays import numbers, present
 
@@ -274,20 +275,37 @@ def adapt_rows(rows: Any, configs: Any, runtimes: Any, *, ranker: Ranker, random
     return _adapt(known, measured, -target if higher else target, random_state)
 
 
-def adapt_group(table: Table, ranker: Ranker) -> Adapted:
-    """:func:`adapt_rows` for one group of :func:`gbr.data.table.read_rows` whose known costs were measured.
+def adapt_groups(table: Table, ranker: Ranker, scores: FloatArray) -> FloatArray:
+    """Scores of all rows of :func:`gbr.data.table.read_rows`, by :func:`adapt_rows` in each group with measured rows.
+
+    Known costs were measured; groups with too few of them keep the scores of the ranker, with a warning.
 
     Raises
     ------
     DataError
-        If too few different rows worked, or all costs are equal.
+        If there are too few different rows that worked, or all costs are equal, in every group.
     """
-    known, measured = TableRows(table, ranker), np.flatnonzero(~np.isnan(table.cost))
-    try:
-        return _adapt(known, measured, table.cost[measured])
-    except UsageError as fault:
-        where = f"{table.name}: group {known.name!r}: working rows with a value of {ranker.table.roles.target!r}"
-        raise DataError(f"{where}: {str(fault).partition(': ')[2]}") from fault
+    from gbr.data.table import rows_of
+
+    scores = scores.copy()
+    faults: list[str] = []
+    for group in table.groups:
+        rows = rows_of(table, [group])
+        measured = np.flatnonzero(~np.isnan(rows.cost))
+        try:
+            adapted = _adapt(TableRows(rows, ranker), measured, rows.cost[measured])
+        except UsageError as fault:
+            what = f"working rows with a value of {ranker.table.roles.target!r}"
+            faults.append(f"group {group.name!r}: {what}: {str(fault).partition(': ')[2]}")
+        else:
+            scores[group.start : group.stop] = adapted.scores
+    if faults:
+        more = f" (and {len(faults) - 1} more groups)" if len(faults) > 1 else ""
+        message = f"{table.name}: {faults[0]}{more}"
+        if len(faults) == len(table.groups):
+            raise DataError(message)
+        warnings.warn(f"{message}; ranked by the model alone", GbrWarning, stacklevel=4)
+    return scores
 
 
 def _adapt(known: TableRows, measured: IntArray, target: FloatArray, random_state: int = 0) -> Adapted:

@@ -485,7 +485,8 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
             context in the training table; others are ignored.  Or the result of :func:`gbr.data.table.read_rows`.
         adapt : bool
             Learn from the rows of each group that have a value of the target, in the unit and direction of the training
-            table; marks of failures are those of the training table, and empty cells were not measured.
+            table; marks of failures are those of the training table, and empty cells were not measured.  Groups with
+            too few such rows keep the scores of the model, with a warning.
 
         Returns
         -------
@@ -500,18 +501,17 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         ModelError
             When the model was not trained on a table.
         DataError
-            When a column is missing, or the file cannot be read; with ``adapt`` also when too few rows were measured.
+            When a column is missing, or the file cannot be read; with ``adapt`` also when no group has enough measured
+            rows.
         """
         import polars as pl
 
         table, X = self.table_rows(rows, measured=adapt)
         values = dict(zip(("score", "failure"), self.predict_both(X), strict=True))
         if adapt:
-            from gbr.adapt import adapt_group
-            from gbr.data.table import rows_of
+            from gbr.adapt import adapt_groups
 
-            groups = [rows_of(table, [group]) for group in table.groups]
-            values["score"] = np.concatenate([adapt_group(each, self).scores for each in groups])
+            values["score"] = adapt_groups(table, self, values["score"])
             values["measured"] = ~np.isnan(table.cost)
             values["failure"] = np.where(values["measured"], np.isinf(table.cost), values["failure"])
         elif self.predicts_runtimes:

@@ -162,9 +162,9 @@ def import_table(
 
     paths, out = list(dict.fromkeys(map(Path, files))), Path(out)
     frame, found, notes = import_files(paths, kind, roles, unpivot, targets)
-    for each in notes:
+    table = make_table(out.resolve().name, found, [(None, paths[0], frame)], out / FILE, notes=notes)
+    for each in table.notes:
         cli.note(each)
-    table = make_table(out.resolve().name, found, [(None, paths[0], frame)], out / FILE)
     write_table(out, frame, found)
     return table
 

@@ -156,6 +156,31 @@ def test_wrong_roles_are_one_line(tmp_path: Path, roles: str, message: str) -> N
     assert "\n" not in str(caught.value)
 
 
+def test_a_split_that_the_other_one_leaves_empty_is_an_error(tmp_path: Path) -> None:
+    roles = ROLES.replace('["A4000"]', '["AMD W7800"]')
+    with pytest.raises(DataError, match="valid: all its rows are in test, too; expected other values of device"):
+        read_table(made(tmp_path / "t", roles))
+
+
+def test_what_may_be_wrong_with_rows_is_noted(tmp_path: Path) -> None:
+    table = read_table(made(tmp_path / "t"))
+    assert table.notes == ()
+    roles = ROLES.replace("{device = ", "{block = ").replace("W7800", "16").replace("A4000", "32")
+    more = CSV + "conv,A100,16,true,64,3\n,A100,16,true,64,3\nconv,,16,true,64,3\n"
+    first, second, third = read_table(made(tmp_path / "u", roles, a__csv=more)).notes
+    assert "1 of 6 groups have rows in several splits, so that figures of held-out rows say nothing of" in first
+    assert "2 of 9 rows repeat a configuration of their group with another 'time'; training takes the best" in second
+    assert "1 of 9 rows have no 'device', whose figures are missing" in third
+
+
+def test_columns_that_some_files_lack_are_noted(tmp_path: Path) -> None:
+    other = CSV.replace("block", "block_size")
+    (note,) = read_table(made(tmp_path / "t", a__csv=CSV, b__csv=other, c__csv=other)).notes
+    assert re.fullmatch(
+        r"\S+/b\.csv and 1 more: no column 'block', its values are missing; 'block_size' is not in \S+/a\.csv", note
+    )
+
+
 def test_folders_of_splits(tmp_path: Path) -> None:
     roles = 'group = ["g"]\nconfig = ["a", "b"]\ntarget = "time"'
     folder = made(
@@ -334,4 +359,5 @@ def test_real_tables(shared_data: Path, tmp_path: Path) -> None:
     content: Any = (folder / "mlperf-inference-v5.csv").read_bytes()
     table = read_table(made(tmp_path / "mlperf", roles, a__csv=content))
     assert len(table.cost) == 861
-    assert len(table.notes) == 5
+    assert len(table.notes) == 6
+    assert "repeat a configuration of their group" in table.notes[-1]

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -313,6 +315,18 @@ def test_rows_to_rank(tmp_path: Path) -> None:
     assert read_rows(frame.with_columns(note=pl.lit(1)), ROLES).notes == (
         "rows: columns that the model does not use: 'note'",
     )
+
+
+def test_columns_of_several_types_are_strings() -> None:
+    columns: dict[str, list[Any]] = {
+        "prog": ["p0"] * 3, "a": [1, 2, 3], "b": [1.0, 2.5, 4.0], "kind": ["x", "y", "z"],
+        "time": [2.5, "failed", np.nan], "times": [[1.0], [], None],
+    }  # fmt: skip
+    for source in (columns, pd.DataFrame(columns), pd.DataFrame(columns, dtype=object)):
+        table = read_rows(source, ROLES, measured=True)
+        np.testing.assert_array_equal(table.cost, [2.5, np.inf, np.nan])
+        assert table.frame["a"].to_list() == [1, 2, 3]
+        assert table.frame["kind"].to_list() == ["x", "y", "z"]
 
 
 def test_rows_that_do_not_fit() -> None:

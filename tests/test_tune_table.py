@@ -352,6 +352,18 @@ def test_rows_of_a_file_that_were_measured_adapt_the_order(files: Path, capsys: 
     # Rows that failed, and those that are known to fail, come last.
     assert np.isinf(COST[found["row"].to_numpy()[-np.isinf(COST).sum() :]]).all()
 
+    # A group without measured rows keeps the order of the model.
+    both = pl.concat([partly, rows.with_columns(device=pl.lit("V100"), time=pl.lit(None, pl.String))])
+    both.write_csv(files / "both.csv")
+    assert predict(files / "both.csv") == 0
+    captured = capsys.readouterr()
+    every = pl.read_csv(captured.out.encode())
+    assert every.filter(group="k-A6000")["row"].to_list() == found["row"].to_list()
+    alone = model.rank_table(both).filter(group="k-V100")
+    assert every.filter(group="k-V100")["row"].to_list() == alone["row"].to_list()
+    assert "group 'k-V100': working rows with a value of 'time': expected at least 5 different" in captured.err
+    assert "got 0; ranked by the model alone" in captured.err
+
     throughput = partly.with_columns(time=(1 / pl.col("time").cast(pl.Float64, strict=False)).cast(pl.String))
     throughput = throughput.with_columns(time=pl.when(partly["time"] == "boom").then(pl.lit("0")).otherwise("time"))
     model.table.roles = replace(model.table.roles, direction="higher")

@@ -12,7 +12,7 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -24,7 +24,19 @@ from numpy.typing import NDArray
 
 from gbr.data.collection import SPLITS
 from gbr.data.files import atomic_write, write_text
-from gbr.data.table_columns import MISSING, SUFFIXES, among, join_frames, numbers, plain, read_frame, text, texts
+from gbr.data.table_columns import (
+    MISSING,
+    SUFFIXES,
+    among,
+    join_frames,
+    mixed,
+    numbers,
+    partly_missing,
+    plain,
+    read_frame,
+    text,
+    texts,
+)
 from gbr.data.table_roles import FILE, Roles, Value, as_toml, check_roles, listed, nearest, read_roles
 from gbr.errors import DataError, UsageError, one_line
 
@@ -156,6 +168,7 @@ def make_table(
         frames.append(pl.DataFrame([plain(frame[column], path) for column in described if column in frame.columns]))
         costs.append(_cost(frame, roles, path))
         seconds.append(_second_cost(frame, roles, path))
+    notes = [*notes, *partly_missing(described, [(path, frame.columns) for _, path, frame in parts])]
     frame, cost, second = join_frames(frames), np.concatenate(costs), np.concatenate(seconds)
     if not len(cost):
         raise DataError(f"{about.parent}: the files have no rows; expected one row per measured configuration")
@@ -165,6 +178,7 @@ def make_table(
     else:
         number = np.repeat([SPLITS.index(split or "") for split, _, _ in parts], [len(each) for each in costs])
     groups, order = _group_rows(frame.select(roles.group), number, name)
+    notes += _remarks(frame, roles, cost, number, about)
     known = np.isfinite(cost)
     measured_twice = np.isfinite(second) & known
     repeat = None
@@ -210,7 +224,7 @@ def read_rows(source: Any, roles: Roles, fixed: Mapping[str, Value] | None = Non
     else:
         where, notes = "rows", []
         try:
-            frame = source.collect() if isinstance(source, pl.LazyFrame) else pl.DataFrame(source)
+            frame = source.collect() if isinstance(source, pl.LazyFrame) else _frame(source)
             frame = frame.with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String))
             if not frame.columns:
                 raise ValueError("no columns")
@@ -228,6 +242,16 @@ def read_rows(source: Any, roles: Roles, fixed: Mapping[str, Value] | None = Non
     frame = pl.DataFrame([plain(frame[name], where) for name in roles.described])
     groups, order = _group_rows(frame.select(roles.group), np.full(len(frame), len(SPLITS)), Path(where).stem)
     return Table(where, roles, frame[order], cost[order], None, groups, order, {}, tuple(notes))
+
+
+def _frame(source: Any) -> pl.DataFrame:
+    """A data frame of polars; columns of several types, such as runtimes and marks of failures, become strings."""
+    try:
+        return pl.DataFrame(source)
+    except (TypeError, ValueError, pl.exceptions.PolarsError):
+        if not (isinstance(source, Mapping) or type(source).__module__.startswith("pandas")):
+            raise
+        return pl.DataFrame([mixed(str(name), list(values)) for name, values in source.items()])
 
 
 def require_columns(frame: pl.DataFrame, roles: Roles, where: str) -> None:
@@ -398,7 +422,36 @@ def _split_rows(frame: pl.DataFrame, roles: Roles, about: Path) -> NDArray[np.in
         if not found.any():
             raise DataError(f"{about}: {SPLITS[number]}: no row has all of {', '.join(wanted)}; check the values")
         split[found] = number
+    if roles.valid and not (split == SPLITS.index("valid")).any():
+        raise DataError(
+            f"{about}: valid: all its rows are in test, too; expected other values of {', '.join(roles.valid)}"
+        )
     return split
+
+
+def _remarks(
+    frame: pl.DataFrame, roles: Roles, cost: FloatArray, split: NDArray[np.int64], about: Path
+) -> Iterator[str]:
+    """What may be wrong with the rows, given with their costs and splits."""
+    columns = (*roles.group, *roles.config)
+    rows = pl.DataFrame([pl.Series("split", split), pl.Series("cost", cost)]).with_columns(
+        texts(frame[name]).alias(f"of {at}") for at, name in enumerate(columns)
+    )
+    keys = [f"of {at}" for at in range(len(columns))]
+    splits = rows.group_by(keys[: len(roles.group)] or pl.lit(0)).agg(pl.col("split").n_unique())["split"]
+    if several := int((splits > 1).sum()):
+        yield (
+            f"{about}: {several} of {len(splits)} groups have rows in several splits, so that figures of held-out rows "
+            "say nothing of other groups"
+        )
+    same = rows.group_by(keys).agg(pl.len(), pl.col("cost").n_unique())
+    if differ := int(same.filter(pl.col("cost") > 1)["len"].sum()):
+        yield (
+            f"{about}: {differ} of {len(rows)} rows repeat a configuration of their group with another "
+            f"{roles.target!r}; training takes the best, and figures are of all"
+        )
+    if roles.device is not None and (empty := frame[roles.device].null_count()):
+        yield f"{about}: {empty} of {len(rows)} rows have no {roles.device!r}, whose figures are missing"
 
 
 def _words(name: str) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import zlib
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import polars as pl
@@ -96,6 +98,26 @@ def recognise(column: pl.Series) -> pl.Series:
     return stripped.set(stripped == "", None)
 
 
+def mixed(name: str, values: list[Any]) -> pl.Series:
+    """Values of a JSON file or a data frame as a column; values of several types become strings."""
+    kinds = {type(value) for value in values} - {type(None)}
+    if not kinds:
+        return pl.Series(name, values, pl.Float64)
+    try:
+        if kinds in ({bool}, {int}):
+            return pl.Series(name, values, pl.Boolean if kinds == {bool} else pl.Int64)
+        if kinds <= {int, float}:
+            return pl.Series(name, [None if value is None else float(value) for value in values], pl.Float64)
+    except (OverflowError, TypeError):  # integers of more than 64 bits
+        pass
+    strings = [
+        value if value is None or isinstance(value, str)
+        else text(value) if isinstance(value, bool | float) else json.dumps(value)
+        for value in values
+    ]  # fmt: skip
+    return recognise(pl.Series(name, strings, pl.String))
+
+
 def plain(column: pl.Series, path: Path | str) -> pl.Series:
     """A column as Int64, Float64, Boolean or String, with null for missing values."""
     kind = column.dtype
@@ -129,6 +151,20 @@ def join_frames(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
         ],
         how="diagonal_relaxed",
     )  # fmt: skip
+
+
+def partly_missing(names: Iterable[str], files: Sequence[tuple[Path, Sequence[str]]]) -> list[str]:
+    """Notes on columns that some files have and others, given by their columns, lack."""
+    notes = []
+    for name in names:
+        having, lacking = ([file for file in files if (name in file[1]) == present] for present in (True, False))
+        if having and lacking:
+            path, columns = lacking[0]
+            near = get_close_matches(name, [column for column in columns if column not in having[0][1]], 1)
+            others = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+            hint = f"; {near[0]!r} is not in {having[0][0]}" if near else ""
+            notes.append(f"{path}{others}: no column {name!r}, its values are missing{hint}")
+    return notes
 
 
 def texts(column: pl.Series) -> pl.Series:

@@ -35,7 +35,7 @@ from typing import Any, Final
 
 import polars as pl
 
-from gbr.data.table_columns import GZIP, join_frames, plain, read_frame, unique_names
+from gbr.data.table_columns import GZIP, join_frames, partly_missing, plain, read_frame, unique_names
 from gbr.data.table_names import (
     TIMES,
     device_columns,
@@ -117,6 +117,7 @@ def import_files(
         notes += guesses
     roles = replace(roles, **given)
     check_roles(roles, frame.columns, _where(paths), UsageError)
+    notes += partly_missing(roles.described, [(source.path, source.frame.columns) for source in sources])
     return frame, roles, notes
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import polars as pl
 
-from gbr.data.table_columns import recognise, text, unique_names
+from gbr.data.table_columns import mixed, unique_names
 from gbr.data.table_names import device_columns, direction_of, split_name
 from gbr.data.table_roles import DIRECTIONS, Roles, listed
 from gbr.errors import DataError, MissingLibraryError
@@ -194,7 +194,7 @@ def _source(
     frame = pl.DataFrame(
         [
             _lists(new, column) if role == "repeats"
-            else _series(new, column if isinstance(column, list) else [column] * len(values))
+            else mixed(new, column if isinstance(column, list) else [column] * len(values))
             for new, (role, _, column) in zip(names, columns, strict=True)
         ]
     ).with_columns(pl.col(by_role["target"]).cast(pl.Float64))  # fmt: skip
@@ -222,26 +222,6 @@ def _by_key(rows: Sequence[Mapping[str, Any]], skipped: Iterable[str] = ()) -> d
     """Values of all rows by key, None where a row lacks it."""
     keys = dict.fromkeys(key for row in rows for key in row)
     return {key: [row.get(key) for row in rows] for key in keys if key not in skipped}
-
-
-def _series(name: str, values: list[Any]) -> pl.Series:
-    """Values of a JSON file as a column; values of several types become strings."""
-    kinds = {type(value) for value in values} - {type(None)}
-    if not kinds:
-        return pl.Series(name, values, pl.Float64)
-    try:
-        if kinds in ({bool}, {int}):
-            return pl.Series(name, values, pl.Boolean if kinds == {bool} else pl.Int64)
-        if kinds <= {int, float}:
-            return pl.Series(name, [None if value is None else float(value) for value in values], pl.Float64)
-    except (OverflowError, TypeError):  # integers of more than 64 bits
-        pass
-    strings = [
-        value if value is None or isinstance(value, str)
-        else text(value) if isinstance(value, bool | float) else json.dumps(value)
-        for value in values
-    ]  # fmt: skip
-    return recognise(pl.Series(name, strings, pl.String))
 
 
 def _lists(name: str, values: list[Any]) -> pl.Series:
