@@ -288,15 +288,31 @@ def test_many_levels_have_no_columns_but_history() -> None:
 
 
 def test_unknown_devices_are_a_warning() -> None:
-    names = {"p0": "A100", "p1": "A10o", "p2": "V100", "p3": "H100"}
+    names = {"p0": "A100", "p1": "A10o", "p2": "my board", "p3": "H100"}
     frame = made_rows(4, 10).with_columns(device=pl.col("prog").replace(names))
     roles = replace(ROLES, group=("device",), device="device", test={"device": ("H100",)}, valid={})
-    with pytest.warns(GbrWarning, match=r"unknown device 'A10o'; did you mean .*A100.*features of this device are"):
+    message = (
+        r"unknown device 'A10o'; did you mean .*A100.* \(and 1 more unknown devices\); features of this device are"
+    )
+    with pytest.warns(GbrWarning, match=message) as caught:
         features = TableFeatures(table := table_of(frame, roles))
+    assert len(caught) == 1
     X = features(table.frame, table.groups)
     units = X[:, features.schema.names.index("device.units")]
     assert np.isnan(units[table.frame["device"].to_numpy() == "A10o"]).all()
     assert (units[table.frame["device"].to_numpy() == "H100"] == 132).all()
+
+
+def test_figures_in_the_context_tell_which_unknown_devices_are_alike() -> None:
+    frame = made_rows(3, 10).with_columns(bandwidth_gbs=pl.col("prog").replace_strict({"p0": 90.0, "p1": 900, "p2": 9}))
+    roles = replace(ROLES, context=("bandwidth_gbs",), test={"prog": ("p2",)}, valid={})
+    features = TableFeatures(table := table_of(frame, roles))
+    assert "context.bandwidth_gbs" in features.schema.names
+    for group, figure in (("p0", 120.0), ("p1", 800.0)):
+        rows = table.frame.filter(prog=group).with_columns(prog=pl.lit("p2"), bandwidth_gbs=pl.lit(figure))
+        ranks = rankdata(table.cost[table.frame["prog"].to_numpy() == group])
+        first, second = (np.corrcoef(each, ranks)[0, 1] for each in features.by_group(rows)[0])
+        assert first > 0.99 > second  # rows are in their own group, and near some in the other one
 
 
 # --- rows to rank -----------------------------------------------------------------------------------------------------

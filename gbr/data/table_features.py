@@ -55,7 +55,7 @@ class TableFeatures:
     Warns
     -----
     GbrWarning
-        For an unknown device, which has no figures, with the nearest names.
+        For unknown devices, which have no figures, with the nearest names of the first one.
     """
 
     def __init__(self, table: Table, of_runtimes: bool = False) -> None:
@@ -155,7 +155,7 @@ class TableFeatures:
             categories=tuple(tuple(texts(rows[name]).fill_null("").to_list()) for name in self._categories),
             figures=_figures(names)[:, : len(columns)],
             figure_columns=columns,
-            vendors=tuple("" if (found := _device(name)) is None else found.vendor for name in names),
+            vendors=tuple(each.vendor if isinstance(each := _device(name), devices.Device) else "" for name in names),
             category_names=self._categories,
         )
 
@@ -184,22 +184,32 @@ def _keys(frame: pl.DataFrame, groups: Sequence[Group], roles: Roles) -> list[tu
 
 
 @cache
-def _device(name: str | None) -> devices.Device | None:
-    """A device by its name; None for an unknown one, with a warning at the first time."""
+def _device(name: str | None) -> devices.Device | UsageError | None:
+    """A device by its name, or the error for an unknown one; None without a name."""
     try:
         return devices.find_device(name) if name else None
     except UsageError as fault:
-        warnings.warn(f"{fault}; features of this device are missing", GbrWarning, stacklevel=2)
-        return None
+        return fault
+
+
+#: Unknown devices that a warning named already.
+_WARNED: Final[set[str]] = set()
 
 
 def _figures(names: Sequence[str | None]) -> FloatArray:
-    """Figures of devices by their names, float64 (len(names), len(FIGURES)); NaN for an unknown device."""
-    unknown = np.full(len(devices.FIGURES), np.nan)
+    """Figures of devices by their names, float64 (len(names), len(FIGURES)); NaN for unknown ones, with one warning."""
+    found = {name: _device(name) for name in dict.fromkeys(names)}
+    unknown = [str(each) for name, each in found.items() if isinstance(each, UsageError) and name not in _WARNED]
+    if unknown:
+        _WARNED.update(str(name) for name, each in found.items() if isinstance(each, UsageError))
+        more = f" (and {len(unknown) - 1} more unknown devices)" if len(unknown) > 1 else ""
+        message = f"{unknown[0]}{more}; features of this device are missing; its figures can be columns in `context`"
+        warnings.warn(message, GbrWarning, stacklevel=2)
+    missing = np.full(len(devices.FIGURES), np.nan)
     by_name = {
-        name: unknown if (device := _device(name)) is None else devices.figures(device) for name in dict.fromkeys(names)
+        name: devices.figures(each) if isinstance(each, devices.Device) else missing for name, each in found.items()
     }
-    return np.array([by_name[name] for name in names]).reshape(len(names), len(unknown))
+    return np.array([by_name[name] for name in names]).reshape(len(names), len(missing))
 
 
 def known_features(folder: Path, of_runtimes: bool = False) -> TableFeatures:
