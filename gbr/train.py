@@ -44,8 +44,9 @@ if TYPE_CHECKING:
     from gbr.ranker import Ranker
 
 METRICS: Final = "metrics.json"
-#: Feature blocks of the baseline on raw columns: graph and configuration without geometry, roles or neighborhoods.
-RAW_BLOCKS: Final = ("config", "opcodes", "nodes")
+#: Feature blocks of the baseline on raw columns: graph and configuration without geometry, roles or neighborhoods; of a
+#: table, its own columns.
+RAW_BLOCKS: Final = ("config", "opcodes", "nodes", "kinds", "context", "device")
 #: Fewer training graphs or configurations are reported.
 _FEW_GRAPHS: Final = 5
 _FEW_ROWS: Final = 50
@@ -313,6 +314,7 @@ def train(
         families = [family_of[name] if is_table else family(collection.kind, name) for name in groups["train"].names]
         run = _Run(opened, groups, families, features, memory or training_set.default_memory(), seed, jobs)
 
+        plain = columns is None and len(families) >= _FEW_TABLE_GROUPS and "valid" in groups and not is_runtime
         if features is not None and columns is None:
             columns = _table_blocks(features, len(families), is_runtime)
             names = _selected(names, columns)
@@ -329,6 +331,8 @@ def train(
         )
 
         fit_seconds, streamed = _fit(run, ranker, names, chosen, trials, workers)
+        if features is not None and plain:
+            ranker, names = _fit_plain(run, ranker, names, chosen)
         raw = _fit_raw_baseline(run, chosen, merged=bool(chosen.most) or streamed)
         final = _fit_again(run, ranker, names, is_runtime) or ranker
 
@@ -538,6 +542,25 @@ def _fit(
         known = TrainingSet(root, run.store.subset, *graphs, names, run.memory, chosen.most, run.seed)
         fit(workers, ranker, known, chosen)
     return time.monotonic() - start, streamed
+
+
+def _fit_plain(run: _Run, ranker: Ranker, names: tuple[str, ...], chosen: Selection) -> tuple[Ranker, tuple[str, ...]]:
+    """The better one on ``valid`` of a ranker of a table and the same one on the table's own columns; and its columns.
+
+    What other groups tell of a configuration misleads where each group has configurations of its own.
+    """
+    from sklearn.base import clone
+
+    plain = training_set.columns_of(run.store, raw_blocks(run.store.manifest["schema"]["columns"]))
+    other: Ranker = clone(ranker).set_params(prior=None)
+    _fit(run, other, plain, chosen, 0, None)
+    before, after = ranker.best_score_ or 0.0, other.best_score_ or 0.0
+    if after <= before:
+        return ranker, names
+    cli.note(
+        f"kept the fit on the {len(plain)} columns of the table itself: tau of valid {after:.3f}, before {before:.3f}"
+    )
+    return other, plain
 
 
 def _fit_runtimes(

@@ -21,6 +21,7 @@ from gbr import predict as predict_command
 from gbr import train as train_command
 from gbr.attribution import explain
 from gbr.data.table import read_table, write_table
+from gbr.data.table_roles import Roles
 from gbr.errors import GbrWarning, UsageError
 from tests.tables import made_rows, made_table
 from tests.test_report import checked
@@ -231,3 +232,22 @@ def test_words_of_notes(tmp_path: Path, capsys: Capture) -> None:
     assert "only 1 training groups with 20 configurations" in capsys.readouterr().err
     scores = Ranker.load(tmp_path / "run").predict_table(made_rows(1, 5))
     assert not scores["failure"].to_numpy().any()
+
+
+def test_the_history_is_left_where_the_columns_of_the_table_rank_better(tmp_path: Path, capsys: Capture) -> None:
+    """Groups with configurations of their own, of which the size decides."""
+    rng = np.random.default_rng(0)
+    prog, size = np.repeat(np.arange(20), 30), np.repeat(rng.choice([100, 300, 500, 900], 20), 30)
+    a, b = rng.integers(1, 100, (2, 600))
+    frame = pl.DataFrame({"prog": prog, "size": size, "a": a, "b": b, "time": np.abs(a - size / 10) + b / 20 + 1.0})
+    split = {"test": {"prog": (0, 1, 2)}, "valid": {"prog": (3, 4, 5, 6)}}
+    write_table(
+        tmp_path / "table/made", frame, Roles(("prog",), ("a", "b"), "time", context=("size",), unit="ms", **split)
+    )
+    figures = gbr.train("table:made", tmp_path, out=tmp_path / "run", jobs=1)
+    assert "columns of the table itself: tau of valid" in capsys.readouterr().err
+    manifest = json.loads((tmp_path / "run/manifest.json").read_text())
+    names = set(manifest["features"]["names"])
+    assert names > {"config.a", "config.b", "context.size"}
+    assert not any(name.startswith("history.") for name in names)
+    assert figures["test"]["kendall_tau"] > figures["test"]["baselines"]["mean_rank"]["kendall_tau"] + 0.1
