@@ -259,6 +259,18 @@ def test_csv_files_of_all_kinds(tmp_path: Path) -> None:
     assert table.frame["a"].to_list() == ["1,024", "2"]
 
 
+def test_decimal_commas(tmp_path: Path) -> None:
+    table = simple(tmp_path / "commas", "a;time\n0,5;1,25\n1;failed\n2;2\n")
+    assert table.frame["a"].to_list() == [0.5, 1, 2]
+    np.testing.assert_array_equal(table.cost, [1.25, np.inf, 2])
+    assert [note.split(": ")[1] for note in table.notes] == [
+        f"column {name!r} has decimal commas" for name in "a time".split()
+    ]
+    for cells in (["1,1", "1,10"], ["1,024", "1.5"], ["1,2,3", "1,5"]):  # pairs, thousands, triples
+        table = simple(tmp_path / cells[1], "a;time\n" + "".join(f"{cell};1\n" for cell in cells))
+        assert table.frame["a"].to_list() == cells
+
+
 def test_names_of_columns_become_unique(tmp_path: Path) -> None:
     roles = 'group = []\nconfig = ["a", "a_3", "column_4"]\ntarget = "a_2"'
     table = read_table(made(tmp_path / "csv", roles, t__csv="a,a_2,a,\n1,2,3,4\n"))

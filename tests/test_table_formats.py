@@ -276,6 +276,7 @@ def test_wrong_options_are_one_line(tmp_path: Path, capsys: Capture) -> None:
         assert message in refused(capsys, out, path, *options)
     for content, message in [
         ("a,total_time,mean_time\n1,2,3\n", "the target could be 'total_time', 'mean_time'; give --target"),
+        ('a,time\n1,"1,5"\n', "'time' holds no number, but '1,5'; write numbers, or give --target"),
         ("a,b\n1,2\n", "no column is named like a runtime; give --target with one of 'a', 'b'"),
         ("a,b,time\n1,2,3\n", "cannot tell which columns are configurations; give --config with some of 'a', 'b'"),
         ("", "not a valid csv file"),

@@ -434,10 +434,11 @@ def load(
 
     The frame has the columns ``graph`` (str: stem of the file, or name of the group of a table), ``row`` (int64: index
     of the configuration in it), ``runtime`` and ``normalizer`` (int64 [ns], null when unknown or failed; the target is
-    their quotient),
-    ``repeat`` (int64 [ns]: a second measurement, null without one), ``duplicate_of`` (int64: the first identical row of
-    the graph), and the features, float32, under their full names ``<block>.<column>``.  Columns that all configurations
-    of a graph share are repeated on each.  ``polars.selectors.contains(".")`` selects the features.
+    their quotient), ``repeat`` (int64 [ns]: a second measurement, null without one), ``duplicate_of`` (int64: the first
+    identical row of the graph), and the features, float32, under their full names ``<block>.<column>``.  Columns that
+    all configurations of a graph share are repeated on each.  For a table, runtimes are no nanoseconds, but integers
+    whose quotient ``runtime / normalizer`` is the target in its unit, or 1 / target where higher is better.
+    ``polars.selectors.contains(".")`` selects the features.
 
     Parameters
     ----------

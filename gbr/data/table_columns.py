@@ -44,7 +44,7 @@ def read_frame(path: Path, kind: str | None = None) -> tuple[pl.DataFrame, list[
             frame = pl.DataFrame(table.rename_columns([str(number) for number in range(len(names))]))
             frame.columns = names
             return frame.with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String)), notes
-        cells = _read_csv(path)
+        cells, separator = _read_csv(path)
     except OSError as fault:
         raise DataError(f"{path}: cannot be read ({fault.strerror or fault})") from fault
     except (pl.exceptions.PolarsError, pa.ArrowException, UnicodeError, EOFError, zlib.error) as fault:
@@ -52,11 +52,25 @@ def read_frame(path: Path, kind: str | None = None) -> tuple[pl.DataFrame, list[
     names, notes = unique_names(["" if name is None else name for name in cells.row(0)])
     cells = cells.slice(1)
     cells.columns = names
+    if separator == ";":
+        commas = [name for name in names if _has_decimal_commas(cells[name])]
+        cells = cells.with_columns(pl.col(commas).str.replace(",", "."))
+        notes += [f"column {name!r} has decimal commas" for name in commas]
     return cells.select(recognise(column) for column in cells.iter_columns()), notes
 
 
-def _read_csv(path: Path) -> pl.DataFrame:
-    """Cells of a CSV file, all of them strings, with the header in the first row."""
+def _has_decimal_commas(column: pl.Series) -> bool:
+    """Whether strings have decimal commas: no other commas, no points, and no pairs such as ``1,1`` and ``1,10``."""
+    values = column.str.strip_chars().drop_nulls().unique()
+    comma = values.str.contains(r"^[+-]?\d*,\d+(?:[eE][+-]?\d+)?$")
+    if not comma.any() or values.filter(~comma).str.contains(r"[.,]").any():
+        return False
+    converted = values.filter(comma).str.replace(",", ".").cast(pl.Float64)
+    return converted.n_unique() == len(converted)
+
+
+def _read_csv(path: Path) -> tuple[pl.DataFrame, str]:
+    """Cells of a CSV file, all of them strings, with the header in the first row; and the separator."""
     data = path.read_bytes()
     if data.startswith(GZIP):
         data = gzip.decompress(data)
@@ -65,7 +79,7 @@ def _read_csv(path: Path) -> pl.DataFrame:
             data = data.decode(encoding).encode()
     header = data.split(b"\n", 1)[0].decode(errors="replace")
     separator = "\t" if ".tsv" in path.suffixes else max(",;\t", key=header.count)
-    return pl.read_csv(io.BytesIO(data), has_header=False, infer_schema=False, separator=separator)
+    return pl.read_csv(io.BytesIO(data), has_header=False, infer_schema=False, separator=separator), separator
 
 
 def unique_names(names: Iterable[str]) -> tuple[list[str], list[str]]:

@@ -175,11 +175,12 @@ def unit_of(words: Iterable[str]) -> str:
 
 def _guess_target(frame: pl.DataFrame, where: str) -> str:
     """The only column that is named like a time or a rate, by precedence."""
-    names = [
+    could_be = [
         name for name in frame.columns
         if (frame[name].dtype.is_numeric() or frame[name].dtype == pl.String)
-        and not _NO_TARGET.intersection(_words(name)) and pl.Series(numbers(frame[name])).is_not_nan().any()
+        and not _NO_TARGET.intersection(_words(name))
     ]  # fmt: skip
+    names = [name for name in could_be if pl.Series(numbers(frame[name])).is_not_nan().any()]
     for word in (*TIMES, *_RATES):
         if len(found := [name for name in names if _words(name) == [word]]) == 1:
             return found[0]
@@ -189,6 +190,9 @@ def _guess_target(frame: pl.DataFrame, where: str) -> str:
             return found[0]
         if found:
             raise UsageError(f"{where}: the target could be {listed(found)}; give --target")
+    for name in could_be:
+        if {*TIMES, *_RATES}.intersection(_words(name)) and len(values := frame[name].drop_nulls()):
+            raise UsageError(f"{where}: {name!r} holds no number, but {values[0]!r}; write numbers, or give --target")
     raise UsageError(f"{where}: no column is named like a runtime; give --target with one of {listed(frame.columns)}")
 
 
