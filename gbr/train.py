@@ -492,7 +492,8 @@ def _screen(run: _Run, always: Sequence[str]) -> Screening | None:
         return None
     with cli.busy("choosing columns"):
         found = screening.screen(train, valid, names, run.seed, run.jobs, always)
-    cli.note(f"{len(found.columns)} of {len(names)} columns ({found.chosen}); --columns all uses all")
+    which = found.chosen.replace("within", "those that vary within a group", 1)
+    cli.note(f"{len(found.columns)} of {len(names)} columns ({which}); --columns all uses all")
     return found
 
 
