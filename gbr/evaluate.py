@@ -303,12 +303,14 @@ def _estimated(groups: QueryGroups, kind: str, hardware: Hardware) -> dict[str, 
 
 
 def print_figures(figures: Figures, splits: Sequence[str], *, as_json: bool) -> None:
-    """Print figures on stdout, as JSON or as one table per split that has figures."""
+    """Print figures on stdout, as JSON or as one table per split that has figures; notes say what beats the model."""
     if as_json:
         cli.emit_json(figures)
-        return
-    for table in figures.tables(splits):
-        cli.table(*table)
+    else:
+        for table in figures.tables(splits):
+            cli.table(*table)
+    for message in figures.beaten(splits):
+        cli.note(message)
 
 
 callable_module(__name__)

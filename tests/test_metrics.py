@@ -13,6 +13,7 @@ from scipy.stats import kendalltau
 
 from gbr.errors import UsageError
 from gbr.evaluation import baselines, metrics
+from gbr.evaluation.figures import Figures
 from tests.ranking import groups_of
 
 #: (score, target) of each row, with many ties.
@@ -264,3 +265,32 @@ def test_retest_ranks_by_the_second_measurement() -> None:
     normalized = known(baselines.retest(groups_of([10, 20], normalizer=normalizer, repeat=repeat), "tile"))
     assert normalized["kendall_tau"] == 1.0
     assert baselines.retest(groups_of([10, 20]), "tile") is None
+
+
+def test_a_mean_rank_without_history_is_no_baseline() -> None:
+    X = np.array([[np.nan], [np.nan], [np.nan], [0.25], [np.nan]], np.float32)
+    columns = (baselines.MEAN_RANK,)
+    found = known(baselines.mean_rank(groups_of([30, 10, 20], [5, 4], X=X, columns=columns), "table"))
+    assert found["graphs"]["g1"]["kendall_tau"] == -1  # an unknown rank is the middle
+    assert baselines.mean_rank(groups_of([30, 10, 20], X=X[:3], columns=columns), "table") is None
+
+
+def test_figures_say_which_baseline_is_better_and_why_groups_are_not_ranked() -> None:
+    def ranked(tau: float) -> dict[str, Any]:
+        return {"kendall_tau": tau, "kendall_tau_ci": None, "opa": 0.5, "slowdown@1": 0.0, "slowdown@5": 0.0}
+
+    test = ranked(0.8) | {
+        "graphs": {}, "n_graphs": 2, "skipped": {"a": "all runtimes are equal", "b": "all runtimes are equal"},
+        "baselines": {"raw_l2": ranked(0.5), "mean_rank": ranked(0.8), "retest": ranked(0.99)},
+        "runtime": {"mape": 0.5, "baselines": {"linear": {"mape": 0.2}, "nearest": {"mape": 0.3}}},
+    }  # fmt: skip
+    valid = ranked(-1e-5) | {"graphs": {}, "n_graphs": 1, "skipped": {}, "baselines": {"raw_l2": ranked(-0.1)}}
+    figures = Figures(subset="table:t", test=test, valid=valid)
+    assert list(figures.beaten()) == [
+        "test: the baseline 'mean rank elsewhere' ranks as well as the model or better: tau 0.800 and 0.800",
+        "test: the baseline 'linear regression on logs' predicts runtimes better than the model: MAPE 20.0% and 50.0%",
+    ]
+    title, _, rows = next(figures.tables(["test"]))
+    assert title.startswith("table:t test: 2 groups, 2 cannot be ranked (all runtimes are equal)  (@K")
+    assert next(figures.tables(["valid"])).rows[0][1] == "0.000"
+    assert [row[0] for row in rows] == ["model", "raw columns, L2", "mean rank elsewhere", "retest ceiling"]

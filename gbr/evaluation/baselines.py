@@ -74,11 +74,13 @@ def fewest_configured(groups: QueryGroups, kind: str) -> dict[str, Any] | None:
 
 
 def mean_rank(groups: QueryGroups, kind: str) -> dict[str, Any] | None:
-    """Figures of configurations ranked by their mean rank in the training groups; None without that column."""
+    """Figures of configurations ranked by their mean rank in the training groups; None if it ranks no group."""
     if MEAN_RANK not in groups.columns:
         return None
-    rank = groups.X[:, groups.columns.index(MEAN_RANK)].astype(np.float64)
-    return metrics.evaluate(np.nan_to_num(rank, nan=0.5), groups, kind)
+    rank = np.nan_to_num(groups.X[:, groups.columns.index(MEAN_RANK)].astype(np.float64), nan=0.5)
+    if not any(np.ptp(rank[groups.rows(group)]) for group in range(len(groups))):
+        return None
+    return metrics.evaluate(rank, groups, kind)
 
 
 def retest(groups: QueryGroups, kind: str) -> dict[str, Any] | None:

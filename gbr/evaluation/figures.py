@@ -31,7 +31,8 @@ class Figures(dict[str, Any]):
         columns = ["", "tau", "95 %", "OPA", *(name.removeprefix("slowdown") for name in names[3:])]
         for split in (split for split in splits if split in self):
             found = self[split]
-            skipped = f", {len(found['skipped'])} cannot be ranked" if found["skipped"] else ""
+            reasons = "; ".join(dict.fromkeys(found["skipped"].values()))
+            skipped = f", {len(found['skipped'])} cannot be ranked ({reasons})" if reasons else ""
             failed = ""
             if failures := found.get("failures"):
                 auc = "" if failures["auc"] is None else f", AUC of the chance to fail {failures['auc']:.2f}"
@@ -53,6 +54,30 @@ class Figures(dict[str, Any]):
                     if values
                 ]
                 yield FigureTable(f"{self['subset']} {split}: runtimes", ["", *runtimes.FIGURES.values()], rows)
+
+    def beaten(self, splits: Sequence[str] = SPLITS) -> Iterator[str]:
+        """What to know of each split where a baseline ranks as well as the model, or predicts runtimes better."""
+        for split in (split for split in splits if split in self):
+            found = self[split]
+            taus = {
+                text: tau for key, text in baselines.NAMES.items()
+                if key != "retest" and (tau := found["baselines"].get(key, {}).get("kendall_tau")) is not None
+            }  # fmt: skip
+            best = max(taus, key=lambda text: taus[text], default=None)
+            if best is not None and found["kendall_tau"] is not None and taus[best] >= found["kendall_tau"]:
+                yield (
+                    f"{split}: the baseline {best!r} ranks as well as the model or better: "
+                    f"tau {_cell(taus[best])} and {_cell(found['kendall_tau'])}"
+                )
+            if runtime := found.get("runtime"):
+                errors = {text: runtime["baselines"][key]["mape"] for key, text in runtimes.NAMES.items()
+                          if key in runtime["baselines"]}  # fmt: skip
+                best = min(errors, key=lambda text: errors[text], default=None)
+                if best is not None and errors[best] < runtime["mape"]:
+                    yield (
+                        f"{split}: the baseline {best!r} predicts runtimes better than the model: "
+                        f"MAPE {errors[best]:.1%} and {runtime['mape']:.1%}"
+                    )
 
     def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
         """A line per table for IPython, which would print the figures of every graph."""
@@ -80,4 +105,4 @@ def _cell(value: Any) -> str | None:
     # A fourth digit would be noise at a few hundred graphs.
     if isinstance(value, list):
         return f"{value[0]:.2f} {value[1]:.2f}"
-    return None if value is None else f"{value:.3f}"
+    return None if value is None else f"{value:z.3f}"  # no -0.000

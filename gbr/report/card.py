@@ -47,7 +47,7 @@ def model_card(manifest: Mapping[str, Any], figures: Figures) -> str:
     return text.encode("utf-8", "backslashreplace").decode()  # names of files may be no valid text
 
 
-def _limits(manifest: Mapping[str, Any], figures: Mapping[str, Any]) -> list[str]:
+def _limits(manifest: Mapping[str, Any], figures: Figures) -> list[str]:
     trained = manifest["trained_on"]
     kind = trained["kind"]
     groups = things(kind)
@@ -66,6 +66,7 @@ def _limits(manifest: Mapping[str, Any], figures: Mapping[str, Any]) -> list[str
     if "valid" in figures:
         again = ", and the model that is kept was fitted on it as well" if trained["fitted_on_valid"] else ""
         limits.append(f"Valid chose columns and rounds{again}: its figures are optimistic.")
+    limits += Figures.beaten(figures, ("test", "valid"))
     held_out = "test" if "test" in figures else "valid" if "valid" in figures else None
     if held_out is None:
         limits.append(f"No held-out {groups} were scored: its quality elsewhere is unknown.")
