@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import itertools
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,3 +36,22 @@ def made_table(root: Path, name: str = "made", groups: int = 8, size: int = 40, 
     )  # fmt: skip
     write_table(root / "table" / name, made_rows(groups, size, failing), roles)
     return root
+
+
+def made_caches(folder: Path, devices: Sequence[str]) -> None:
+    """Write a cache of Kernel Tuner of a convolution per device; large blocks fail."""
+    folder.mkdir()
+    for number, device in enumerate(devices):
+        rng = np.random.default_rng(number)
+        entries = {}
+        for x, y, tile, shared in itertools.product((16, 32, 64, 128), (1, 2, 4, 8), (1, 2, 4), (0, 1)):
+            time = (64 / x + x / 64 + y / (1 + number) + 4 / tile - shared) * rng.lognormal(0, 0.03)
+            config = {"block_size_x": x, "block_size_y": y, "tile_size_x": tile, "use_shmem": shared}
+            entries[",".join(map(str, config.values()))] = config | {
+                "time": time if x * y < 1024 else "RuntimeFailedConfig", "times": [time, time]
+            }  # fmt: skip
+        values = {name: sorted({entry[name] for entry in entries.values()}) for name in config}
+        about = {"device_name": device, "kernel_name": "convolution_kernel", "problem_size": [4096, 4096]}
+        content = about | {"tune_params_keys": [*values], "tune_params": values, "objective": "time", "cache": entries}
+        path = folder / f"convolution__{device.replace(' ', '_')}.json.gz"
+        path.write_bytes(gzip.compress(json.dumps(content).encode()))
