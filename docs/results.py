@@ -28,6 +28,7 @@ NAMES: Final[dict[Any, str]] = {
 }
 BASELINES: Final = {
     "raw_l2": "raw columns, L2",
+    "physics": "physics (no training)",
     "fewest_configured": "fewest nodes set",
     "default_configuration": "default configuration",
     "random_order": "random order",

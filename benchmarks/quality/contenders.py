@@ -18,6 +18,7 @@ from gbr import Ranker
 from gbr.data.build import schema_of
 from gbr.data.groups import QueryGroups, block_names
 from gbr.evaluation.baselines import CONFIGURED
+from gbr.models import physics
 from gbr.models.params import GOALS, OBJECTIVES, resolve
 from gbr.models.rows import Rows
 from gbr.models.screening import varies_within
@@ -29,6 +30,7 @@ Scores = dict[str, FloatArray]
 
 COLUMN: Final = "best single column"
 RAW: Final = "raw columns, L2"
+PHYSICS: Final = "physics (no training)"
 COUNTING: Final = "fewest nodes set"
 RETEST: Final = "retest"
 ALL_BLOCKS: Final = "all blocks"
@@ -113,7 +115,7 @@ def fits(pool: Pool) -> list[Fit]:
         Fit((f"{backend} {objective}",), partial(_single, backend=backend, objective=objective))
         for backend, objective in models
     ]
-    found += [Fit((ALL_COLUMNS,), _all_columns), Fit((COLUMN,), _column), Fit((RAW,), _raw)]
+    found += [Fit((ALL_COLUMNS,), _all_columns), Fit((COLUMN,), _column), Fit((RAW,), _raw), Fit((PHYSICS,), _physics)]
     if CONFIGURED in pool.groups.columns:
         found.append(Fit((COUNTING,), _counting))
     return found
@@ -223,6 +225,11 @@ def _raw(task: Task) -> Scores:
     rows = Rows(known.X, known.target, known.indptr)
     ranker = fit_raw(rows, known.columns, task.options.seed, task.options.jobs)
     return {RAW: ranker.predict_rows(task.held.select(blocks).X)}
+
+
+def _physics(task: Task) -> Scores:
+    estimate = physics.estimate(task.pool.subset.kind, task.pool.hardware, task.held.columns)
+    return {PHYSICS: -estimate.predict(task.held.X, 1)}
 
 
 def _counting(task: Task) -> Scores:

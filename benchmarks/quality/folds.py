@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from features.hardware import Hardware
 from gbr.data.build import build
 from gbr.data.collection import Subset, family, splits_present
 from gbr.data.groups import QueryGroups, unrankable
@@ -39,6 +40,7 @@ class Pool:
     families: Names
     schema_hash: str
     data: dict[str, str]
+    hardware: Hardware
 
 
 def load(subset: Subset, data: Path, store_root: Path, jobs: int | None) -> Pool:
@@ -61,6 +63,7 @@ def load(subset: Subset, data: Path, store_root: Path, jobs: int | None) -> Pool
         families=np.array([family(subset.kind, name) for name in merged.names]),
         schema_hash=store.manifest["schema"]["hash"],
         data={split: fingerprint(store, split) for split in splits},
+        hardware=store.hardware,
     )
 
 
