@@ -114,4 +114,6 @@ def publish(
 
 
 def _rounded(value: object) -> str:
+    if value is None:
+        return "–"
     return f"{float(f'{value:.3g}'):,.10g}" if isinstance(value, float) else str(value)
