@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,10 +21,11 @@ from tests.made import rewrite, write_collection
 pytest.importorskip("jax")
 
 import jax
+import jax.numpy as jnp
 
 from gbr.collect.families import FAMILIES
 from gbr.collect.layouts import Relayout, sample_layouts
-from gbr.collect.timer import pinned
+from gbr.collect.timer import cores, pinned
 from gbr.tune import jax as tune_jax
 from gbr.tune.jax import named
 
@@ -38,6 +40,11 @@ def product():
 def nothing():
     return 3
 """
+
+
+def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    scores = jax.nn.softmax(jnp.einsum("bthd,bshd->bhts", q, k) / 8.0)
+    return jnp.einsum("bhts,bshd->bthd", scores, v)
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +93,25 @@ def test_tune_layout_returns_an_equivalent_function(
     (tmp_path / "layout.json").write_text("{}")
     with pytest.raises(TuneError, match=r"not a file of TunedLayout\.save"):
         load_layout(tmp_path / "layout.json", function, args)
+
+
+def test_layouts_are_measured_in_one_thread_on_one_core_after_jax_has_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    shares = []
+
+    def measured(runs: Sequence[Callable[[], object]], **_: object) -> tuple[list[int], list[int]]:
+        assert len(cores()) == 1
+        begin = time.thread_time(), time.process_time()
+        for _ in range(20):
+            runs[0]()
+        shares.append((time.thread_time() - begin[0]) / (time.process_time() - begin[1]))
+        return [1], [1]
+
+    monkeypatch.setattr(tune_jax, "measure", measured)
+    allowed = cores()
+    args = tuple(jax.random.normal(jax.random.key(seed), (2, 128, 4, 64)) for seed in range(3))
+    tune_layout(attention, args, budget=3, progress=False)
+    assert cores() == allowed
+    assert np.median(shares) > 0.95
 
 
 @pytest.mark.parametrize(

@@ -17,13 +17,22 @@ try:
     from jax import lax, nn
     from jax import numpy as jnp
     from jax.experimental.layout import Layout, with_layout_constraint
+    from jaxlib.xla_client import make_cpu_client
 except ImportError as fault:
     raise MissingLibraryError(
         f"gbr.collect needs JAX 0.10 or newer, which cannot be imported ({fault}); "
         "install it with `pip install 'gbr[collect]'`"
     ) from fault
 
-__all__ = ["Layout", "Reference", "jax", "jnp", "lax", "nn", "proto", "with_layout_constraint"]
+__all__ = ["Layout", "Reference", "cpu_device", "jax", "jnp", "lax", "nn", "proto", "with_layout_constraint"]
+
+
+def cpu_device() -> Any:
+    """Return another CPU device, with one thread per core that this thread may use now, and no asynchronous dispatch.
+
+    The devices of a JAX that has computed before keep the threads of that time, which disturb measurements.
+    """
+    return make_cpu_client(asynchronous=False).local_devices()[0]
 
 
 def proto(lowered: Any) -> bytes:

@@ -131,6 +131,10 @@ class Relayout:
             raise CollectError(f"XLA cannot compile the program under these layouts ({fault})") from fault
         return lambda: jax.block_until_ready(compiled(*self.leaves))
 
+    def move(self, device: Any) -> None:
+        """Compile and run the program on another device from now on."""
+        self.leaves = jax.device_put(self.leaves, device)
+
     def function(self, config: Int8Array) -> Callable[..., Any]:
         """Return the function under one configuration (as for :meth:`compile`), for ``jax.jit``.
 

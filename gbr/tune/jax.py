@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from gbr import __version__
-from gbr.collect._jax import Reference
+from gbr.collect._jax import Reference, cpu_device
 from gbr.collect.families import FAMILIES
 from gbr.collect.layouts import ENOUGH_NS, PARTS, Int8Array, Relayout, layout_of, sample_layouts
 from gbr.collect.programs import FAMILIES as PROGRAMS
@@ -248,6 +248,7 @@ def tune_layout(
     """
     with pinned():
         relayout = Relayout(function, args)
+        relayout.move(cpu_device())
         name = str(getattr(function, "__name__", "function"))
         space, configs = _space(relayout, name, candidates, seed)
         tuner = Tuner(space, None if model is None else loaded(model), seed=seed)
