@@ -196,10 +196,10 @@ def find_model(model: str | Path | Mapping[str, Any]) -> Architecture:
     name = str(model)
     if (known := models().get(name)) is not None:
         return known
-    if near := get_close_matches(name.casefold(), {each.casefold(): each for each in models()}, 3, 0.7):
-        raise UsageError(f"unknown model {name!r}; did you mean {' or '.join(near)}?")
     if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
         return parse_config(_from_hub(name), name, name)
+    if near := get_close_matches(name.casefold(), {each.casefold(): each for each in models()}, 3, 0.7):
+        raise UsageError(f"unknown model {name!r}; did you mean {' or '.join(near)}?")
     raise UsageError(
         f"unknown model {name!r}; expected a config.json, a folder with one, owner/name of the Hugging Face hub, or "
         f"one of {', '.join(models())}"
@@ -373,10 +373,11 @@ def _from_hub(name: str) -> Mapping[str, Any]:
             data = reply.raw.read(_MAX_BYTES + 1, decode_content=True)
     except requests.RequestException as fault:
         code = getattr(fault.response, "status_code", None)
-        state = f"HTTP status {code}" if code else type(fault).__name__
-        near = get_close_matches(name.rpartition("/")[2].casefold(), models(), 2)
-        hint = f"; did you mean {' or '.join(near)}?" if near else "; save the config.json and give its path"
-        raise DataError(f"{address}: cannot be read ({state}){hint}") from fault
+        state = f"HTTP status {code}" if code else f"no connection: {type(fault).__name__}"
+        raise DataError(
+            f"{address}: cannot be read ({state}); names of the Hugging Face hub need the network: save the "
+            "config.json and give its path"
+        ) from fault
     if len(data) > _MAX_BYTES:
         raise DataError(f"{address}: more than {_MAX_BYTES} bytes; expected a config.json")
     return _config(data, address)
