@@ -14,6 +14,8 @@ import json
 import sys
 from collections.abc import Sequence
 from functools import cache, partial
+from itertools import groupby, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,10 +44,18 @@ if TYPE_CHECKING:
 @click.option("--device", multiple=True, metavar="NAME", help="Where it runs: a device, machine.toml or `all`.")
 @click.option("--batch", type=cli.POSITIVE, default=1, help="Batch of --describe.")
 @click.option("--sequence", type=cli.POSITIVE, default=128, help="Tokens of --describe.")
-@click.option("--dtype", type=click.Choice(("float32", "bfloat16")), default="float32", help="Numbers of --describe.")
-@click.option("--threads", type=cli.POSITIVE, default=1, help="Threads of --describe, on a CPU.")
 @click.option(
-    "--price", multiple=True, metavar="NAME=PRICE", help="Price of a device per hour: order by cost; may be repeated."
+    "--dtype",
+    type=click.Choice(("float32", "bfloat16")),
+    help="Numbers of --describe.  [default: float32 on a CPU, bfloat16 on an accelerator]",
+)
+@click.option("--threads", type=cli.POSITIVE, default=1, help="Threads of --describe, on a CPU.")
+@click.option("--phase", type=click.Choice(("forward", "prefill", "decode")), help="Only this one.  [default: all]")
+@click.option(
+    "--price",
+    multiple=True,
+    metavar="NAME=PRICE",
+    help="Price of a device per hour: order by the cost of a million runs; may be repeated.",
 )
 @click.option("--jobs", type=cli.POSITIVE, default=1, metavar="N", help="Number of parallel processes.")
 @click.option(
@@ -117,7 +127,7 @@ def _estimate(
     price: Sequence[str],
     **run: Any,
 ) -> None:
-    """Print how long networks run on devices, the fastest or the cheapest first."""
+    """Print how long networks run on devices, in each phase the fastest or the cheapest first."""
     from gbr.collect.estimates import Run, estimate, parse_price
 
     prices = dict(map(parse_price, price))
@@ -126,13 +136,20 @@ def _estimate(
     rows, notes = estimate(_load(str(model), None), names, targets, Run(**run), prices)
     for message in notes:
         cli.note(message)
+    rows = [row for _, phase in groupby(rows, key=itemgetter("phase")) for row in islice(phase, top)]
     if form == "json":
-        cli.emit_json(rows[:top])
+        cli.emit_json(rows)
         return
-    writer = csv.DictWriter(sys.stdout, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer = csv.DictWriter(sys.stdout, rows[0], lineterminator="\n")
     writer.writeheader()
-    for row in rows[:top]:
-        writer.writerow({key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()})
+    for row in rows:
+        writer.writerow({key: _cell(value) for key, value in row.items()})
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, bool):
+        return json.dumps(value)
+    return f"{value:.4g}" if isinstance(value, float) else value
 
 
 def predict(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +12,7 @@ import pytest
 from features.table import amounts
 from gbr import Ranker
 from gbr.attribution import explain
-from gbr.collect import estimates, models
 from gbr.data.collection import resolve
-from gbr.data.machines import find_machine
 from gbr.data.table import make_table, write_table
 from gbr.data.table_features import TableFeatures
 from gbr.data.table_roles import Roles
@@ -213,49 +210,3 @@ def test_train_evaluate_and_predict(tmp_path: Path) -> None:
     assert why.unit == roles.unit
     assert why.lead == pytest.approx(predicted[why.configs[1]] - predicted[0])
     assert sum(block.effect for block in why.blocks) == pytest.approx(why.lead)
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    rows = pl.read_parquet(ROOT / "data/table/models/data.parquet").drop("operations", "dots", "loops", strict=False)
-    write_table(folder / "table/models", rows, models.roles(rows))
-    train("table:models", folder, out=folder / "run", objective="runtime", settings={"n_estimators": 20}, jobs=1)
-    return folder / "run"
-
-
-def test_described_networks_on_devices(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ranker = Ranker.load(run)
-    known = estimates.describe
-    monkeypatch.setattr(estimates, "describe", lambda *args, program: known(*args, program=False))
-    settings = estimates.Run(batch=2)
-    rows, notes = estimates.estimate(ranker, ["gpt-a", "bert-a"], ["amd epyc genoa", "RTX 4090"], settings, {})
-    assert [row["seconds"] for row in rows] == sorted(row["seconds"] for row in rows)
-    assert {(row["model"], row["device"], row["phase"]) for row in rows} == {
-        (model, device, phase)
-        for model, phases in (("gpt-a", ("prefill", "decode")), ("bert-a", ("forward",)))
-        for device in ("AMD EPYC Genoa", "NVIDIA GeForce RTX 4090")
-        for phase in phases
-    }
-    assert all(0 < row["low"] < row["seconds"] < row["high"] for row in rows)
-    assert "not measured: NVIDIA GeForce RTX 4090" in notes[0]
-    fastest = rows[0]["device"]
-    assert fastest == "NVIDIA GeForce RTX 4090"
-    rows, _ = estimates.estimate(ranker, ["gpt-a"], ["all"], settings, {"RTX 4090": 1.8})
-    assert rows[0]["cost"] == pytest.approx(1.8e6 / 3600 * rows[0]["seconds"])
-    assert len(rows) > 100
-    machine = replace(find_machine("RTX 4090"), name="mine")
-    config = {"model_type": "gpt2", "n_embd": 128, "n_layer": 2, "n_head": 2, "vocab_size": 1000}
-    rows, _ = estimates.estimate(ranker, [config], [machine, "RTX 4090"], prices={"Mine": 1.0})
-    assert [row["device"] for row in rows] == ["mine", "mine", *["NVIDIA GeForce RTX 4090"] * 2]  # with a price first
-    for own, card in zip(rows[:2], rows[2:], strict=True):
-        assert own["cost"] == pytest.approx(1e6 / 3600 * card["seconds"])
-    with pytest.raises(UsageError, match="unknown device 'RTX 409'; did you mean"):
-        estimates.estimate(ranker, ["gpt-a"], ["RTX 409"], settings, {})
-    with pytest.raises(UsageError, match="expected NAME=PRICE"):
-        estimates.parse_price("A100")
-
-
-def test_only_models_of_runtimes_describe(ranker: Ranker) -> None:
-    with pytest.raises(ModelError, match="this model was not trained on a table with roles"):
-        estimates.estimate(ranker, ["gpt-a"], ["A100"], estimates.Run(), {})

@@ -35,8 +35,8 @@ Rates = Mapping[int, float]
 
 KINDS: Final = ("cpu", "gpu", "tpu")
 _VENDORS: Final = {"GenuineIntel": "Intel", "AuthenticAMD": "AMD"}
-#: Rates of known devices by type of numbers, the first of them that is known.
-_RATES: Final = {"float32": ("fp32",), "bfloat16": ("bf16", "fp16", "fp32")}
+#: Rates of known devices by type of numbers, the first of them that is known: a TPU multiplies float32 as bfloat16.
+_RATES: Final = {"float32": ("fp32", "bf16"), "bfloat16": ("bf16", "fp16", "fp32")}
 
 
 @dataclass(frozen=True)
