@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 from gbr.errors import GbrError, MissingLibraryError
 
 if TYPE_CHECKING:
-    from gbr import plot
+    from gbr import collect, plot
     from gbr.data.graph import Graph, read_graph, write_graph
     from gbr.data.groups import QueryGroups
     from gbr.data.store import FeatureStore, load
@@ -58,6 +58,7 @@ __all__ = [
     "Ranker",
     "__version__",
     "build",
+    "collect",
     "evaluate",
     "load",
     "plot",

@@ -16,7 +16,7 @@ from gbr.collect import triton
 from gbr.collect.tasks import Settings
 from gbr.data.graph import write_graph
 from gbr.data.hardware import load
-from gbr.errors import CollectError
+from gbr.errors import CollectError, UsageError
 
 GRAPHS = ("matmul_bert_128x768x768-f16", "softmax_t5_4096x640-f16", "attention_llama_32x512x128-f16")
 
@@ -73,6 +73,13 @@ def test_graphs_are_written_with_named_slots(stem: str, tmp_path: Path) -> None:
     assert set(graph.normalizer) == {graph.runtime[0]}  # type: ignore[arg-type]
     scores = gbr.Ranker.physics().predict_graph(path)
     assert len(set(scores)) > 5
+
+
+@pytest.mark.parametrize("wrong", [("matmul", "huh"), ("conv", "1"), ("softmax", "3x4x5-f16"), ("matmul", "0x4x5-f16")])
+def test_kernels_that_are_not_known_are_refused(wrong: tuple[str, str]) -> None:
+    assert triton.kernel_graph("softmax", "3x4-bf16").kind == "program"
+    with pytest.raises(UsageError, match=r"kernel_graph: expected matmul, softmax, .* got '"):
+        triton.kernel_graph(*wrong)
 
 
 def test_configurations_are_distinct_and_start_with_the_default() -> None:

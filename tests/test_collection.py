@@ -59,7 +59,7 @@ def test_the_corrupted_graphs_are_known_by_collection() -> None:
 def test_a_name_that_matches_nothing_lists_available_collections(tmp_path: Path, name: str) -> None:
     touch(tmp_path, "tile/cpu/train/a.npz", "tile/gpu/train/a.npz")
     with pytest.raises(
-        UsageError, match=r"no such collection below .*; there is tile:cpu, tile:gpu; give one of these"
+        UsageError, match=r"no such collection below .*; there is tile:cpu, tile:gpu; give one of these, or another"
     ):
         resolve(name, tmp_path)
 

@@ -53,17 +53,19 @@ def _add(kind: str, collection: str, names: str, what: str, rounds: int, title: 
             print(tasks.markdown(module.FAMILIES, out / collection))
             return
         found = _measure(module, out, out / collection, **options)
-        _print(found, out, as_json)
+        _print(found, out, out / collection, as_json)
     # fmt: on
 
 
-def _print(found: list[Quality], out: Path, as_json: bool) -> None:
+def _print(found: list[Quality], out: Path, folder: Path, as_json: bool) -> None:
     if as_json:
         cli.emit_json([{key: value for key, value in each._asdict().items() if value is not None} for each in found])
     elif found:
         columns = ("graph", "split", "configs", "spread", "retest tau")
         rows = [(each.graph, each.split, each.configs, each.spread, each.tau) for each in found]
         cli.table(f"Measured in {out}", columns, rows)
+        name = ":".join(folder.relative_to(out / "npz").parts)
+        note(f"train on them: python -m gbr.train --subset {name}" + (f" --data {out}" if out != Path("data") else ""))
 
 
 def _measure(
@@ -129,7 +131,7 @@ def _triton(out: Path, as_json: bool, **options: Any) -> None:
     device = triton.device_name()
     folder = out / "npz" / "tile" / triton.folder_of(device)
     found = _measure(triton, out, folder, describe=lambda own, _top: triton.note_device(own, device), **options)
-    _print(found, out, as_json)
+    _print(found, out, folder, as_json)
 
 
 class _Numbers(cli.CommaList):

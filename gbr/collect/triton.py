@@ -159,7 +159,22 @@ def program_graph(group: str, variant: str) -> dict[str, NDArray[Any]]:
 
 
 def kernel_graph(group: str, variant: str) -> Graph:
-    """Graph of a kernel without configurations: ``kernel_graph("matmul", "512x768x768-f16")``."""
+    """Graph of a kernel without configurations: ``kernel_graph("matmul", "512x768x768-f16")``.
+
+    Parameters
+    ----------
+    group : {"matmul", "softmax", "layer_norm", "attention"}
+    variant : str
+        Sizes and element type, ``f16`` or ``bf16``: rows, columns and reduced size of a product, rows and columns of
+        a softmax or normalisation, heads, length and size of a head of attention.
+    """
+    n_sizes = {"matmul": 3, "attention": 3}.get(group, 2)
+    pattern = rf"[1-9]\d*(x[1-9]\d*){{{n_sizes - 1}}}-({'|'.join(_TYPES)})"
+    if group not in _PROGRAMS or not re.fullmatch(pattern, variant):
+        example = {2: "512x768-f16", 3: "512x768x768-f16"}[n_sizes]
+        raise UsageError(
+            f"kernel_graph: expected {', '.join(_PROGRAMS)} and sizes such as {example}, got {group!r}, {variant!r}"
+        )
     return graph_from_arrays(f"{group}_{variant}", program_graph(group, variant))
 
 

@@ -106,7 +106,9 @@ def resolve(name: str, data_root: Path) -> Subset:
     if matches:
         raise UsageError(f"--subset {name}: could be {', '.join(matches)}; give one of these")
     hint = f"there is {', '.join(present)}" if present else f"{Path(data_root) / 'npz'} holds no collection at all"
-    advice = "give one of these" if present else "name another folder with --data: tile:cpu is in the repository of gbr"
+    advice = "give one of these, or another folder with --data"
+    if not present:
+        advice = "name another folder with --data: tile:cpu is in the repository of gbr"
     if name in OFFICIAL_TEST:
         advice = f"{advice}, or run `python -m gbr.download {name}`"
     raise UsageError(f"--subset {name}: no such collection below {data_root}; {hint}; {advice}")
