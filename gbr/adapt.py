@@ -22,7 +22,7 @@ from scipy.special import logit
 from features.hardware import CPU
 from gbr.data.build import extract
 from gbr.data.graph import N_LAYOUT, Graph, read_graph
-from gbr.data.hardware import measured_on
+from gbr.data.hardware import measured_on, named
 from gbr.errors import DataError, GbrWarning, UsageError
 from gbr.models import physics
 from gbr.models.arrays import numbers, present
@@ -89,7 +89,7 @@ def fit_within(
     runtimes: Any,
     *,
     ranker: Ranker | None = None,
-    hardware: Hardware | None = None,
+    hardware: Hardware | str | None = None,
     random_state: int = 0,
 ) -> Adapted:
     """Score the configurations of a graph by measured ones, and by the order predicted by a ranker if there is one.
@@ -104,8 +104,9 @@ def fit_within(
         In any unit, lower is faster.
     ranker : Ranker, optional
         Trained by ``python -m gbr.train``; by default the estimate of :mod:`gbr.models.physics`.
-    hardware : Hardware, optional
-        The measured machine, without a ranker; by default that of the collection of the graph, or a generic CPU.
+    hardware : Hardware or str, optional
+        The measured machine, such as ``"a100"``, without a ranker; by default that of the collection of the graph, or
+        a generic CPU.
     random_state : int
         Seed of the trees.
 
@@ -125,7 +126,9 @@ def fit_within(
         graph, ranker = ranker.for_graph(graph)
         hardware = ranker.hardware
     graph = graph if isinstance(graph, Graph) else read_graph(Path(graph))
-    if hardware is None and (found := measured_on(Path(graph.source))):
+    if hardware is not None:
+        hardware = named(hardware)
+    elif found := measured_on(Path(graph.source)):
         hardware = found[1]
     rows, target = _measured(graph.n_configs, str(graph.source), configs, runtimes)
     schema, X, duplicate_of = extract(graph, hardware)

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from functools import cache
 from typing import Any, Final
 
 _MAX_LENGTH: Final = 1000
@@ -93,6 +94,12 @@ class GbrWarning(UserWarning):
 def one_line(fault: object) -> str:
     """The text of an error of another library, without line breaks."""
     return " ".join(str(fault).split())
+
+
+@cache
+def warn_once(message: str) -> None:
+    """Issue a :class:`GbrWarning`, once per process and message."""
+    warnings.warn(message, GbrWarning, stacklevel=4)
 
 
 _show_other = warnings.showwarning

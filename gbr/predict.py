@@ -2,6 +2,7 @@
 
 python -m gbr.predict --model runs/tile graph.npz --top 5
 python -m gbr.predict --model runs/tile data/npz/tile/cpu/test --jobs 2
+python -m gbr.predict --model physics:a100 matmul.hlo --configs configs.csv --top 5
 python -m gbr.predict --model runs/convolution settings.csv --top 20
 python -m gbr.predict --model runs/models --describe config.json --device "RTX 4090"
 python -m gbr.predict --model runs/convolution partly_measured.csv --adapt
@@ -17,7 +18,7 @@ from functools import cache, partial
 from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -30,11 +31,20 @@ from gbr.models import io
 if TYPE_CHECKING:
     from gbr.ranker import Ranker
 
+#: Digits of a score, unless more are needed to tell scores apart.
+_DIGITS: Final = 6
+
 
 @cli.command("gbr.predict")
 @cli.model_option
 @click.argument("graphs", type=cli.PATH, nargs=-1, metavar="FILE...")
 @click.option("--top", type=cli.POSITIVE, metavar="K", help="Only the best K.  [default: all]")
+@click.option(
+    "--configs",
+    type=cli.PATH,
+    metavar="FILE",
+    help="Configurations to rank instead of those of the graphs: a table with a column per parameter.",
+)
 @click.option(
     "--describe",
     multiple=True,
@@ -72,6 +82,7 @@ def main(
     model: Path,
     graphs: Sequence[Path],
     top: int | None,
+    configs: Path | None,
     describe: Sequence[str],
     jobs: int,
     adapt: bool,
@@ -81,11 +92,15 @@ def main(
 ) -> None:
     """Rank the configurations of graph files (.npz), the rows of tables (.parquet, .csv, .tsv), or all of a folder.
 
+    With --configs, rank those of a table for graphs or HLO modules (.pb, .hlo).
+
     The output has the row index and the score of each configuration of a graph, or of a group of a table, best first;
     for a table also its chance to fail, and with --adapt whether it was measured.
     """
     if adapt and report:
         raise UsageError("--adapt: --report explains the order of the model, not an adapted one; leave out one of them")
+    if configs and (adapt or report or describe):
+        raise UsageError("--configs: expected no --adapt, --report or --describe")
     from gbr.report.report import summarise_prediction, write_report
 
     if describe:
@@ -95,7 +110,7 @@ def main(
         return
     if not graphs:
         raise UsageError("Missing argument 'FILE...', or --describe MODEL with --device NAME")
-    rankings = predict(model, graphs, None if report else top, jobs, adapt)
+    rankings = predict(model, graphs, None if report else top, jobs, adapt, None if configs is None else _rows(configs))
     shown = [
         {key: value[:top] if isinstance(value, list) else value for key, value in each.items()} for each in rankings
     ]
@@ -111,11 +126,31 @@ def main(
         writer.writerow(names)
         for each in shown:
             keys = [value for value in each.values() if not isinstance(value, list)]
-            indices, *floats = (value for value in each.values() if isinstance(value, list))
-            for rank, (index, *values) in enumerate(zip(indices, *floats, strict=True), 1):
-                writer.writerow((*keys, rank, index, *map(json.dumps, values)))
+            indices, *columns = (value for value in each.values() if isinstance(value, list))
+            for rank, row in enumerate(zip(indices, *map(_texts, columns), strict=True), 1):
+                writer.writerow((*keys, rank, *row))
     if report:
         write_report(report, summarise_prediction(model, rankings, top))
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """Configurations of a table as dictionaries, without empty cells."""
+    from gbr.data.table_columns import read_frame  # imports polars
+
+    rows = read_frame(path)[0].to_dicts()
+    return [{name: value for name, value in row.items() if value is not None} for row in rows]
+
+
+def _texts(values: list[Any]) -> list[str]:
+    """Numbers with six digits, or as many as tell different ones apart; others as in JSON."""
+    if not all(isinstance(value, float) for value in values):
+        return list(map(json.dumps, values))
+    texts: list[str] = []
+    for digits in range(_DIGITS, 18):
+        texts = [f"{value:.{digits}g}" for value in values]
+        if len(set(texts)) == len(set(values)):
+            break
+    return texts
 
 
 def _estimate(
@@ -153,7 +188,12 @@ def _cell(value: Any) -> Any:
 
 
 def predict(
-    model: str | Path, graphs: Sequence[str | Path], top: int | None = None, jobs: int = 1, adapt: bool = False
+    model: str | Path,
+    graphs: Sequence[str | Path],
+    top: int | None = None,
+    jobs: int = 1,
+    adapt: bool = False,
+    configs: Sequence[Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Rank the configurations of graph files, or the rows of tables.
 
@@ -170,6 +210,8 @@ def predict(
         Processes of one thread each for graph files; with 1 this process uses all cores.
     adapt : bool
         For a model of a table, learn from measured rows, as :meth:`gbr.Ranker.predict_table` does.
+    configs : sequence, optional
+        Configurations to rank instead of those of the graphs, as for :meth:`gbr.Ranker.predict_graph`.
 
     Returns
     -------
@@ -190,6 +232,8 @@ def predict(
     is_table = not is_estimate and (io.read_manifest(Path(model)).get("trained_on") or {}).get("kind") == TABLE
     if adapt and not is_table:
         raise UsageError(f"--adapt: {model} ranks graphs; expected a model of a table (for graphs, use Ranker.adapt)")
+    if configs is not None and is_table:
+        raise UsageError(f"--configs: {model} ranks the rows of tables; give the table as a file")
     paths: list[Path] = []
     for path in map(Path, [graphs] if isinstance(graphs, str | Path) else graphs):
         files = [path]
@@ -204,16 +248,18 @@ def predict(
     jobs = min(jobs, len(paths))
     rankings: list[dict[str, Any]] = [{}] * len(paths)
     with cli.progress(len(paths), "ranking") as advance:
-        work = partial(_rank, str(model), top, 1 if jobs > 1 else None)
+        work = partial(_rank, str(model), top, 1 if jobs > 1 else None, configs)
         for (index, _), ranking in in_processes(work, list(enumerate(paths)), jobs, str(model)):
             rankings[index] = ranking
             advance(1)
     return rankings
 
 
-def _rank(model: str, top: int | None, threads: int | None, task: tuple[int, Path]) -> dict[str, Any]:
+def _rank(
+    model: str, top: int | None, threads: int | None, configs: Sequence[Any] | None, task: tuple[int, Path]
+) -> dict[str, Any]:
     """Rank one graph, which a task is with its index."""
-    scores = _load(model, threads).predict_graph(task[1])
+    scores = _load(model, threads).predict_graph(task[1], configs)
     order = scores.argsort(kind="stable")[:top]
     return {"graph": str(task[1]), "configs": order.tolist(), "scores": scores[order].tolist()}
 

@@ -23,7 +23,7 @@ from sklearn.utils.validation import check_array, check_consistent_length, check
 
 from gbr import __version__, check_features
 from gbr.data.collection import TABLE
-from gbr.errors import DataError, GbrWarning, ModelError, UsageError, one_line
+from gbr.errors import DataError, GbrWarning, ModelError, UsageError, one_line, warn_once
 from gbr.evaluation.metrics import taus_b
 from gbr.models import io
 from gbr.models.arrays import check_numeric, check_range, numbers, present, table
@@ -349,22 +349,29 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
             raise UsageError("sample_weight: expected positive numbers, or 0 for rows that do not count")
         return float(np.average(taus_b(scores, target, groups), weights=by_group))
 
-    def predict_graph(self, graph: Graph | str | os.PathLike[str]) -> NDArray[np.float64]:
+    def predict_graph(self, graph: Graph | str | os.PathLike[str], configs: Any = None) -> NDArray[np.float64]:
         """Scores of all configurations of a graph, float64 (configurations,): lower is predicted faster.
 
         Parameters
         ----------
         graph : Graph or path-like
-            A graph, or an ``.npz`` file, of the same kind as the model's collection.
+            A graph, or an ``.npz`` file, of the same kind as the model's collection; with ``configs`` also an HLO
+            module.
+        configs : sequence or array, optional
+            Configurations to score instead of those of the graph.  Dictionaries of value by parameter, such as
+            ``{"BLOCK_M": 64, "num_warps": 4}``, or ``triton.Config`` objects, for an estimate or a model whose
+            hardware names the slots; or what :meth:`gbr.Graph.with_configs` takes.
 
         Raises
         ------
         ModelError
             When the model was not trained by ``python -m gbr.train``, or on other features.
         DataError
-            When the file is missing, damaged or violates its format.
+            When the file is missing, damaged or violates its format, or has no configurations.
+        UsageError
+            For invalid ``configs``, or parameters that the model does not know.
         """
-        graph, ranker = self.for_graph(graph)
+        graph, ranker = self.for_graph(graph, configs)
         from gbr.data.build import extract
 
         schema, X, _ = extract(graph, ranker.hardware)
@@ -383,15 +390,14 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
 
         Examples
         --------
-        >>> Ranker.physics("a100").rank("matmul.npz")  # doctest: +SKIP
-        array([17,  3, 40])
+        >>> graph = gbr.Graph.from_jax(matmul, a, b)  # doctest: +SKIP
+        >>> Ranker.physics("a100").rank(graph, [{"BLOCK_M": 32}, {"BLOCK_M": 64}])  # doctest: +SKIP
+        array([1, 0])
         """
         check_features()
-        from features.hardware import Hardware
         from gbr.data.hardware import named
 
-        if hardware is not None and not isinstance(hardware, Hardware):
-            hardware = named(str(hardware))
+        hardware = None if hardware is None else named(hardware)
         ranker = cls()
         if hardware is not None and kind is not None:
             return ranker._set_estimate(kind, hardware)
@@ -435,8 +441,8 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
             hardware = replace(hardware, config=measured.config)
         return type(self)(n_jobs=self.n_jobs)._set_estimate(own_kind or kind, hardware)
 
-    def for_graph(self, graph: Graph | str | os.PathLike[str]) -> tuple[Graph, Self]:
-        """Read a graph, and choose the ranker for it, as :meth:`resolved` does.
+    def for_graph(self, graph: Graph | str | os.PathLike[str], configs: Any = None) -> tuple[Graph, Self]:
+        """Read a graph, and choose the ranker for it, as :meth:`resolved` does; ``configs`` as :meth:`predict_graph`.
 
         ModelError if the model was not trained on graphs, DataError if the file is missing or damaged.
         """
@@ -445,14 +451,44 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         from gbr.data.graph import Graph, read_graph
 
         graph = graph if isinstance(graph, Graph) else read_graph(Path(graph))
+        if configs is not None:
+            return self._with_configs(graph, configs)
+        graph.require_configs()
         return graph, self.resolved(graph.kind, graph.source)
 
-    def rank(self, graph: Graph | str | os.PathLike[str]) -> NDArray[np.int64]:
+    def _with_configs(self, graph: Graph, configs: Any) -> tuple[Graph, Self]:
+        """The graph with other configurations, and the ranker for it."""
+        from gbr.data.configs import are_bounds, in_slots, listed, names_of, parameters, slots_for
+
+        if isinstance(configs, np.ndarray) or are_bounds(configs := listed(configs)):
+            graph = graph.with_configs(configs)
+            return graph, self.resolved(graph.kind, graph.source)
+        ranker = self.resolved("tile", graph.source)
+        given = [parameters(config) for config in configs]
+        if ranker.is_estimate and not ranker.hardware.config:
+            ranker = self.physics(replace(ranker.hardware, config=slots_for(names_of(given))), "tile")
+        ranker.check_parameters(names_of(given))
+        return graph.with_configs(in_slots(given, ranker.hardware.config)), ranker
+
+    def check_parameters(self, names: Sequence[str]) -> None:
+        """Warn of parameters without a slot in the model's configurations; UsageError if there are only such."""
+        from gbr.data.configs import STEMS, without_slot
+
+        slots = self.hardware.config
+        if not (unknown := without_slot(names, slots)):
+            return
+        known = ", ".join(name for _, own in slots for name in own if name)
+        if len(unknown) == len(names):
+            expected = known or f"bounds without names, {', '.join(STEMS)}"
+            raise UsageError(f"configs: the model ranks configurations with {expected}; got {', '.join(names)}")
+        warn_once(f"parameters that the model does not know are ignored: {', '.join(unknown)}; it knows {known}")
+
+    def rank(self, graph: Graph | str | os.PathLike[str], configs: Any = None) -> NDArray[np.int64]:
         """Configurations of a graph by predicted runtime, int64 (configurations,), best first; ties in file order.
 
         Parameters and errors are those of :meth:`predict_graph`.
         """
-        return np.argsort(self.predict_graph(graph), kind="stable").astype(np.int64)
+        return np.argsort(self.predict_graph(graph, configs), kind="stable").astype(np.int64)
 
     def scorer(self, graph: Graph | str | os.PathLike[str]) -> Scorer:
         """Prepare to score configurations of one graph many times; see :class:`gbr.scorer.Scorer`."""
@@ -570,7 +606,11 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
 
     @property
     def hardware(self) -> Hardware:
-        """Target that the model was trained for; ModelError if it was not trained on graphs."""
+        """Target that the model was trained for; ModelError if it was not trained on graphs, or takes that of each."""
+        if self._open is not None and not hasattr(self, "model_"):
+            if self._open[0] is None:
+                raise ModelError("this estimate takes the machine of each graph; see Ranker.physics")
+            return self._open[0]
         check_is_fitted(self, "model_")
         if self.trained_on_ is None:
             raise ModelError(
@@ -599,16 +639,23 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
                 f"{source}: feature schema {schema.hash}, but the model was trained on "
                 f"{trained_on.get('schema_hash')}; train again: python -m gbr.train --subset {trained_on.get('subset')}"
             )
-        if found := measured_on(Path(source)):
+        found = measured_on(Path(source))
+        if found:
             collection, measured, known = found
-            if measured != hardware and (known or collection != trained_on.get("subset")):
+            differs = replace(measured, config=()) != replace(hardware, config=())  # other names are other columns
+            if differs and (known or collection != trained_on.get("subset")):
                 subset = trained_on.get("subset")
                 basis = "is an estimate" if subset == PHYSICS else f"was trained on {subset}"
-                message = (
+                warn_once(
                     f"{collection} was measured on {measured.name!r}{'' if known else ' (assumed: no hardware.toml)'}, "
                     f"but the model {basis} for {hardware.name!r}; expect little of its order"
                 )
-                warnings.warn(message, GbrWarning, stacklevel=3)
+        if schema.kind == "tile" and hardware.gpu and not hardware.config and not (found and found[1].gpu is None):
+            warn_once(
+                f"{hardware.name} has no names of slots: all values of a configuration are read as sizes of tiles, by "
+                "their position; if some are parameters such as num_warps, name the slots in the [config] of a "
+                "hardware.toml"
+            )
         number = {name: index for index, name in enumerate(schema.names)}
         try:
             return np.array([number[name] for name in self.feature_names_in_], np.int64)

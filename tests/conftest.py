@@ -6,9 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from gbr.errors import warn_once
 from tests.made import trained, write_collection
 
 ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _every_test_may_warn() -> None:
+    """Forget the warnings that were issued once per process."""
+    warn_once.cache_clear()
 
 
 @pytest.fixture(scope="session")

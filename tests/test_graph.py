@@ -16,7 +16,7 @@ import pytest
 from features.hlo import FEAT_ID, OPCODES
 from gbr.data import graph as graphs
 from gbr.data import hlo
-from gbr.data.graph import graph_from_arrays, read_graph, write_graph
+from gbr.data.graph import Graph, graph_from_arrays, read_graph, write_graph
 from gbr.errors import DataError, HloError, MissingLibraryError, UsageError
 from tests.made import Arrays, layout_arrays, tile_arrays
 from tests.reference_hlo import DATA, data
@@ -108,7 +108,7 @@ def test_hlo_modules_are_graphs_without_configurations(tmp_path: Path) -> None:
     assert (layout.kind, layout.n_configs, layout.name) == ("layout", 3, "matmul")
     tile = graph.with_configs(np.ones((4, 24)))
     assert (tile.kind, tile.n_configs) == ("tile", 4)
-    with pytest.raises(DataError, match=r"node_config_feat: expected shape \(\*, 2, 18\), got \(3, 1, 18\)"):
+    with pytest.raises(DataError, match=r"node_config_feat: .* \(\*, 2, 18\), got \(3, 1, 18\); correct the array$"):
         graph.with_configs(np.zeros((3, 1, 18)))
     with pytest.raises(DataError, match="expected node_config_ids among the keys"):
         tile.with_configs(np.zeros((3, 1, 18)))
@@ -117,6 +117,40 @@ def test_hlo_modules_are_graphs_without_configurations(tmp_path: Path) -> None:
         read_graph(path)
     with pytest.raises(DataError, match=r"missing\.pb: cannot be read"):
         read_graph(tmp_path / "missing.pb")
+    with pytest.raises(DataError, match=r"matmul\.csv: expected a graph file that ends in \.npz, or an HLO module in "):
+        read_graph(path.with_suffix(".csv"))
+
+
+def test_sizes_by_tensor_have_their_sums_and_products() -> None:
+    arrays = tile_arrays()
+    graph = graph_from_arrays("x", arrays)
+    tiles = arrays["config_feat"][:, 8:10].astype(int)
+    assert (arrays["config_feat"][:, 14] == tiles.sum(axis=1)).all()
+    given = [{"output_bounds": row} for row in tiles.tolist()]
+    np.testing.assert_array_equal(graph.with_configs(given).config_feat, arrays["config_feat"])
+    wrong: list[tuple[object, str]] = [
+        ([{"BLOCK_M": 64}], r"expected dictionaries with kernel_bounds, .* parameters by name are for Ranker\.rank"),
+        ([{"output_bounds": [8, -1]}], "output_bounds: expected up to 6 sizes of 0 or more"),
+        ([{"output_bounds": 8}], "output_bounds: expected up to 6 sizes of 0 or more, got 8 at 0"),
+        (np.full((2, 24), -1), "config_feat: expected sizes of 0 or more, got a negative one; correct the array$"),
+    ]
+    for configs, message in wrong:
+        with pytest.raises(ValueError, match=message):
+            graph.with_configs(configs)
+
+
+def test_programs_of_jax_are_those_of_their_modules(tmp_path: Path) -> None:
+    jax = pytest.importorskip("jax")
+
+    def product(a: Any, b: Any) -> Any:
+        return a @ b
+
+    sizes = [jax.ShapeDtypeStruct(shape, "float32") for shape in ((8, 16), (16, 4))]
+    module = jax.jit(product).lower(*sizes).compiler_ir("hlo").as_serialized_hlo_module_proto()
+    (tmp_path / "product.pb").write_bytes(module)
+    graph, expected = Graph.from_jax(product, *sizes), read_graph(tmp_path / "product.pb")
+    assert (graph.name, graph.kind) == ("product", "program")
+    np.testing.assert_array_equal(graph.node_feat, expected.node_feat)
 
 
 @pytest.mark.parametrize("name", ["odds", "conv_grad"])

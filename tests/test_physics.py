@@ -11,6 +11,7 @@ import pytest
 
 import gbr
 from features.hardware import CPU, TPU
+from features.hlo import TILE_CONFIG
 from features.tile.names import named_slots
 from gbr import Ranker, predict, read_graph
 from gbr.adapt import fit_within
@@ -82,6 +83,38 @@ def test_names_of_slots_are_those_of_the_collection(tmp_path: Path) -> None:
     chosen = Ranker.physics("a100").resolved("tile", folder / "test" / "x.npz").hardware
     assert chosen == replace(A100, config=chosen.config)
     assert "num_warps" in named_slots(chosen.config)
+
+
+def test_slots_without_names_are_reported_once(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    path = tmp_path / "npz" / "tile" / "some-gpu" / "test" / TILE.name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(TILE.read_bytes())
+    (path.parents[1] / "hardware.toml").write_text('device = "NVIDIA A100"')
+    for _ in range(2):
+        Ranker.physics().rank(path)
+    (warning,) = recwarn
+    assert "has no names of slots: all values of a configuration are read as sizes of tiles" in str(warning.message)
+    triton.note_device(path.parents[2] / "other-gpu", "NVIDIA A100")
+    graph = read_graph(path)
+    Ranker.physics("a100").rank(graph, [{"BLOCK_M": 32, "num_warps": 2}, {"BLOCK_M": 64, "num_warps": 4}])
+    assert len(recwarn) == 1
+
+
+def test_parameters_get_the_slots_of_a_trained_model() -> None:
+    hardware = replace(A100, config=(("output_bounds", ("num_warps", "block_m")),))
+    graph = read_graph(TILE)
+    ranker = Ranker()._set_estimate("tile", hardware)
+    configs = np.zeros((2, 24), np.float32)
+    first = TILE_CONFIG.index("output_bounds_0")
+    configs[:, first : first + 2] = [[4, 32], [8, 64]]
+    given = [{"BLOCK_M": 32, "num_warps": 4}, {"kwargs": {"BLOCK_M": 64}, "num_warps": 8}]
+    with pytest.warns(GbrWarning, match="was measured on"):
+        expected = ranker.predict_graph(graph.with_configs(configs))
+    np.testing.assert_array_equal(ranker.predict_graph(graph, given), expected)
+    with pytest.raises(UsageError, match="the model ranks configurations with num_warps, block_m; got unroll"):
+        ranker.rank(graph, [{"unroll": 2}])
+    with pytest.raises(UsageError, match="BLOCK_M: expected a size of 0 or more, got -3"):
+        Ranker.physics("a100").rank(graph, [{"BLOCK_M": -3}])
 
 
 def test_an_estimate_can_be_saved_scored_and_explained(tmp_path: Path) -> None:

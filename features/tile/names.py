@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,9 @@ from numpy.typing import NDArray
 from features.hardware import SlotNames
 from features.hlo import TILE_CONFIG
 from features.schema import Block, Column
-from features.tile.loops import LoopNest
+
+if TYPE_CHECKING:
+    from features.tile.loops import LoopNest  # compiles with numba
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gbr.data import hardware as profiles
-from gbr.data.collection import KINDS, SPLITS, TABLE, Subset, graph_files, splits_present
+from gbr.data.collection import SPLITS, TABLE, Subset, graph_files, splits_present
 from gbr.data.files import remove_partial_files
 from gbr.data.graph import Graph, read_graph
 from gbr.data.groups import unrankable
@@ -127,8 +127,7 @@ def extract(graph: Graph, hardware: Hardware | None = None) -> tuple[Schema, Flo
     DataError
         For an invalid configuration, a graph without configurations, and a program whose features cannot be computed.
     """
-    if graph.kind not in KINDS:
-        raise DataError(f"{graph.source}: no configurations to rank; add them with gbr.Graph.with_configs")
+    graph.require_configs()
     schema = schema_of(graph.kind, hardware)
     with _naming(graph.source):
         if graph.kind == "tile":

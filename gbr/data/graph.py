@@ -6,7 +6,7 @@ Format: Phothilimthana et al., "TpuGraphs: A Performance Prediction Dataset on L
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -26,6 +26,7 @@ from features.hlo import (
     TILE_CONFIG,
 )
 from gbr.data import hlo
+from gbr.data.configs import from_bounds
 from gbr.data.files import atomic_write
 from gbr.data.npz import BLOCK_BYTES, NpzFile
 from gbr.errors import DataError, HloError, MissingLibraryError, UsageError
@@ -166,7 +167,7 @@ class Graph:
         wrong = (narrow != block) | (narrow < low) | (narrow > high)
         row, node, slot = np.argwhere(wrong)[0].tolist()
         got = f"{block[row, node, slot]} at {(first + row, node, slot)}"
-        raise _invalid(self.source, "node_config_feat", f"integers from {low} to {high}", got)
+        raise _invalid(self.source, "node_config_feat", f"integers from {low} to {high}", got, in_file=True)
 
     def configs(self, rows: IntArray) -> NDArray[Any]:
         """Read some configurations.
@@ -211,21 +212,64 @@ class Graph:
             found[in_block] = block[rows[in_block] - first]
         return found
 
-    def with_configs(self, configs: NDArray[Any]) -> Graph:
+    @classmethod
+    def from_jax(cls, function: Callable[..., Any], *args: Any) -> Graph:
+        """The program of a JAX function, without configurations.
+
+        Parameters
+        ----------
+        function : callable
+            As for ``jax.jit``.
+        *args
+            Its arguments: arrays, ``jax.ShapeDtypeStruct`` objects, or pytrees of these.
+
+        Raises
+        ------
+        MissingLibraryError
+            If JAX is not installed; it is part of the extra ``collect``.
+
+        Examples
+        --------
+        >>> a = jax.ShapeDtypeStruct((512, 512), "float16")  # doctest: +SKIP
+        >>> gbr.Graph.from_jax(lambda x, y: x @ y, a, a)  # doctest: +SKIP
+        <Graph <lambda>: program, 3 nodes, 0 configurations>
+        """
+        try:
+            import jax
+        except ModuleNotFoundError as fault:
+            raise MissingLibraryError("JAX is not installed; pip install 'gbr[collect]'") from fault
+        module = jax.jit(function).lower(*args).compiler_ir("hlo").as_serialized_hlo_module_proto()
+        return graph_from_arrays(getattr(function, "__name__", "program"), hlo.graph_arrays(module))
+
+    def require_configs(self) -> None:
+        """DataError if the graph is a program without configurations."""
+        if self.kind == "program":
+            raise DataError(
+                f"{self.source}: a program without configurations; give them by --configs FILE.csv, in Python by "
+                "Ranker.rank(graph, configs)"
+            )
+
+    def with_configs(self, configs: Any) -> Graph:
         """The same program with other configurations, and without runtimes.
 
         Parameters
         ----------
-        configs : array (c, 24) for a ``tile`` graph, or (c, nc, 18) for a ``layout`` graph
-            For a ``layout`` graph, one row per node of ``node_config_ids``.
+        configs : array or sequence
+            Tiles: dictionaries of sizes by tensor, ``{"output_bounds": [64, 128], "kernel_bounds": [32]}``, whose sums
+            and products are filled in, or an array (c, 24) with these, in the order of ``features.hlo.TILE_CONFIG``.
+            Layouts: an array (c, nc, 18), one row per node of ``node_config_ids``.
 
         Raises
         ------
-        DataError
+        DataError, UsageError
             For an invalid configuration.
         """
         program = {name: getattr(self, name) for name in ("node_feat", "node_opcode", "edge_index")}
+        if isinstance(configs, list | tuple) and any(isinstance(each, Mapping) for each in configs):
+            configs = from_bounds(configs)
         if np.ndim(configs) == 2:
+            if (np.asarray(configs) < 0).any():
+                raise _invalid(self.source, "config_feat", "sizes of 0 or more", "a negative one")
             return graph_from_arrays(self.name, program | {"config_feat": configs}, self.source)
         ids = {} if self.node_config_ids is None else {"node_config_ids": self.node_config_ids}
         return graph_from_arrays(self.name, program | ids | {"node_config_feat": configs}, self.source)
@@ -314,6 +358,8 @@ def read_graph(path: Path | str, *, use_copy: bool = True) -> Graph:
     -1, the padding is replaced by 0.
     """
     path = Path(path)
+    if path.suffix not in (".npz", *_HLO_SUFFIXES):
+        raise DataError(f"{path}: expected a graph file that ends in .npz, or an HLO module in .pb or .hlo")
     if path.suffix not in _HLO_SUFFIXES:
         return _validated(path.stem, str(path), NpzFile(path), with_configs=True, use_copy=use_copy)
     try:
@@ -375,11 +421,11 @@ def _validated(
     tile, layout = "config_feat" in arrays.keys, "node_config_feat" in arrays.keys
     if tile == layout and (tile or with_configs):
         got = "both" if tile else check.keys
-        raise _invalid(source, "config_feat", "config_feat (tile) or node_config_feat (layout)", got)
+        raise check.invalid("config_feat", "config_feat (tile) or node_config_feat (layout)", got)
     node_feat = check.array("node_feat", (None, N_FEAT), -LARGEST, LARGEST, np.float32)
     n, n_configs = len(node_feat), 0
     if not n:
-        raise _invalid(source, "node_feat", "at least one node", "none")
+        raise check.invalid("node_feat", "at least one node", "none")
     opcode = check.array("node_opcode", (n,), 0)
     node_feat = zero_padded(node_feat, NODE_FEAT, opcode)
     edges = check.array("edge_index", (None, 2), 0, n - 1)
@@ -387,7 +433,7 @@ def _validated(
     if backward.any():
         row = int(backward.argmax())
         expected = "(consumer, operand) with operands numbered first"
-        raise _invalid(source, "edge_index", expected, f"{tuple(edges[row].tolist())} in row {row}")
+        raise check.invalid("edge_index", expected, f"{tuple(edges[row].tolist())} in row {row}")
     config_feat = ids = splits = normalizer = repacked = None
     if tile:
         config_feat = check.array("config_feat", (None, N_TILE), -LARGEST, LARGEST, np.float32)
@@ -396,7 +442,7 @@ def _validated(
     elif layout or "node_config_ids" in arrays.keys:
         ids = check.array("node_config_ids", (None,), 0, n - 1)
         if len(np.unique(ids)) < len(ids) or (layout and not len(ids)):
-            raise _invalid(source, "node_config_ids", "distinct nodes", "a duplicate" if len(ids) else "none")
+            raise check.invalid("node_config_ids", "distinct nodes", "a duplicate" if len(ids) else "none")
         if "node_splits" in arrays.keys:
             splits = check.array("node_splits", (1, None), 0, n)[0]
         if layout:
@@ -407,7 +453,7 @@ def _validated(
                 got = f"{repacked.shape}; delete it"
                 raise DataError(f"{repacked.path}: expected {(n_configs, len(ids))} codes, got {got}")
     if (tile or layout) and not n_configs:
-        raise _invalid(source, "config_feat" if tile else "node_config_feat", "configurations", "none")
+        raise check.invalid("config_feat" if tile else "node_config_feat", "configurations", "none")
     if "config_runtime_normalizers" in arrays.keys:
         normalizer = check.array("config_runtime_normalizers", (n_configs,), 1)
     return Graph(
@@ -452,8 +498,9 @@ def zero_padded(
     return padded if found else array
 
 
-def _invalid(source: object, key: str, expected: object, got: object) -> DataError:
-    return DataError(f"{source}: {key}: expected {expected}, got {got}; correct the array, or download the file again")
+def _invalid(source: object, key: str, expected: object, got: object, *, in_file: bool = False) -> DataError:
+    advice = "correct the array, or download the file again" if in_file else "correct the array"
+    return DataError(f"{source}: {key}: expected {expected}, got {got}; {advice}")
 
 
 def _first_that_is_not_whole(values: list[Any]) -> int | None:
@@ -492,15 +539,19 @@ class _Checker:
         self._arrays = arrays
         self.keys = f"keys {', '.join(arrays.keys) or 'none'}"
 
+    def invalid(self, key: str, expected: object, got: object) -> DataError:
+        """Error of one array."""
+        return _invalid(self._source, key, expected, got, in_file=isinstance(self._arrays, NpzFile))
+
     def header(self, key: str, expected: tuple[int | None, ...], kinds: str) -> tuple[int, ...]:
         """Check the shape (None: any extent) and kind of dtype of an array without reading its values."""
         if key not in self._arrays.keys:
-            raise _invalid(self._source, key, f"{key} among the keys", self.keys)
+            raise self.invalid(key, f"{key} among the keys", self.keys)
         about = self._arrays.member(key)
         shape = about.shape
         if len(shape) != len(expected) or any(b not in (None, a) for a, b in zip(shape, expected, strict=True)):
             extents = ", ".join("*" if extent is None else str(extent) for extent in expected)
-            raise _invalid(self._source, key, f"shape ({extents})", shape)
+            raise self.invalid(key, f"shape ({extents})", shape)
         if about.dtype.kind not in kinds:
             got = str(about.dtype)
             if isinstance(about, np.ndarray) and (at := _first_that_is_not_whole(about.ravel().tolist())) is not None:
@@ -508,7 +559,7 @@ class _Checker:
             numbers = "integers" if kinds == "iu" else "numbers"
             if key.startswith("config_runtime"):
                 numbers = "whole nanoseconds, as integers"
-            raise _invalid(self._source, key, numbers, got)
+            raise self.invalid(key, numbers, got)
         return shape
 
     def array(
@@ -526,7 +577,7 @@ class _Checker:
         if not valid.all():
             at = tuple(np.argwhere(~valid)[0].tolist())
             limits = "finite numbers up to 2**53" if high == LARGEST else f"{low} to {high}"
-            raise _invalid(self._source, key, limits, f"{values[at]} at {at}")
+            raise self.invalid(key, limits, f"{values[at]} at {at}")
         return values
 
     def runtimes(self, key: str, n_configs: int) -> IntArray | None:
@@ -535,7 +586,7 @@ class _Checker:
         values = self.array(key, (n_configs,), 0)
         zero = values == 0
         if zero.any() and not zero.all():
-            raise _invalid(self._source, key, "all positive, or all 0 if unknown", f"0 at {int(zero.argmax())}")
+            raise self.invalid(key, "all positive, or all 0 if unknown", f"0 at {int(zero.argmax())}")
         return None if zero.all() else values
 
 

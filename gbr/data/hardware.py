@@ -94,8 +94,10 @@ def choose(name: str | None, subset: Subset, data_root: Path | str) -> Hardware:
     return found
 
 
-def named(name: str) -> Hardware:
-    """The profile that a value of ``--hardware`` names."""
+def named(name: Hardware | str) -> Hardware:
+    """The profile that a value of ``--hardware`` names; a profile itself."""
+    if isinstance(name, Hardware):
+        return name
     if name in PROFILES:
         return PROFILES[name]
     if name == "machine":

@@ -4,49 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from gbr.errors import UsageError
+from gbr.data.configs import codes, in_slots, listed, names_of, parameters, slots_for
+from gbr.data.hardware import measured_on, named
+from gbr.errors import ModelError, UsageError, warn_once
 from gbr.tune.runner import Found, shown_search
 from gbr.tune.space import MOST, Columns, Configuration, FloatArray, GraphSpace, Space, loaded, scaled
 from gbr.tune.tuner import Tuner
 
 if TYPE_CHECKING:
-    from features.hardware import Hardware, SlotNames
+    from features.hardware import Hardware
     from gbr.data.graph import Graph
     from gbr.ranker import Ranker
-
-#: Attributes of a ``triton.Config`` besides its ``kwargs``, with the values that say nothing.
-_ATTRIBUTES: Final[Mapping[str, Any]] = {"num_warps": None, "num_stages": None, "num_ctas": 1, "maxnreg": None}
-
-
-def parameters(config: Any) -> Configuration:
-    """Value by parameter of a configuration: a mapping, with or without ``kwargs``, or a ``triton.Config``."""
-    if isinstance(config, Mapping):
-        own = {name: value for name, value in config.items() if name != "kwargs"}
-        return {**config.get("kwargs", {}), **own}
-    if not isinstance(getattr(config, "kwargs", None), Mapping):
-        raise UsageError(f"configs: expected dictionaries or triton.Config objects, got a {type(config).__name__}")
-    own = {name: getattr(config, name, empty) for name, empty in _ATTRIBUTES.items()}
-    return {**config.kwargs, **{name: value for name, value in own.items() if value != _ATTRIBUTES[name]}}
-
-
-def _codes(configs: Sequence[Configuration]) -> tuple[list[str], NDArray[np.int64]]:
-    """Names of all parameters, and the choices, int64 (c, parameters), -1 where one is missing."""
-    names = list(dict.fromkeys(name for config in configs for name in config))
-    codes = np.full((len(configs), len(names)), -1)
-    for column, name in enumerate(names):
-        known: dict[str, int] = {}
-        for row, config in enumerate(configs):
-            if name in config:
-                codes[row, column] = known.setdefault(repr(config[name]), len(known))
-    return names, codes
 
 
 class ConfigSpace(Space):
@@ -69,9 +45,8 @@ class ConfigSpace(Space):
 
     def __init__(self, configs: Sequence[Any], *, default: int | None = 0, name: str = "configurations") -> None:
         self.configs = _checked(configs, default)
-        names, codes = _codes(self.configs)
-        self._names = names
-        super().__init__(name, codes, default, json.dumps(self.configs, default=repr).encode())
+        self._names = names_of(self.configs)
+        super().__init__(name, codes(self.configs), default, json.dumps(self.configs, default=repr).encode())
 
     def columns(self, model: Ranker | None) -> Columns:
         """The parameters: numbers by their logarithm, others by their index, -1 where one is missing."""
@@ -100,16 +75,16 @@ class KernelSpace(GraphSpace):
         As for :class:`ConfigSpace`.
     graph : Graph or path-like
         The program of the kernel; configurations stored with it are ignored.
-    hardware : Hardware
-        The machine that measures.  If it names slots of a tile configuration, parameters of the same meaning are put
-        there, case ignored; else all parameters get slots of their names.
+    hardware : Hardware or str
+        The machine that measures, such as ``"a100"``.  If it names slots of a tile configuration, parameters of the
+        same meaning are put there, case ignored; else all parameters get slots of their names.
     """
 
     def __init__(
         self,
         configs: Sequence[Any],
         graph: Graph | str | os.PathLike[str],
-        hardware: Hardware,
+        hardware: Hardware | str,
         *,
         default: int | None = 0,
     ) -> None:
@@ -117,56 +92,29 @@ class KernelSpace(GraphSpace):
 
         self.configs = _checked(configs, default)
         graph = graph if isinstance(graph, Graph) else read_graph(Path(graph))
-        names, codes = _codes(self.configs)
+        hardware = named(hardware)
         if not hardware.config:
-            hardware = replace(hardware, config=_slots(names))
-        encoded = graph.with_configs(_encoded(self.configs, names, codes, hardware.config))
+            hardware = replace(hardware, config=slots_for(names_of(self.configs)))
+        encoded = graph.with_configs(in_slots(self.configs, hardware.config))
         super().__init__(encoded, default=default, describe=self.configs.__getitem__, hardware=hardware)
         # Parameters without a slot are choices as well.
-        Space.__init__(self, graph.name, codes, default, json.dumps(self.configs, default=repr).encode())
+        Space.__init__(self, graph.name, codes(self.configs), default, json.dumps(self.configs, default=repr).encode())
+
+    def _ranker(self, model: Ranker | None) -> Ranker:
+        if model is None or model.is_estimate:
+            return super()._ranker(None)
+        model.check_parameters(names_of(self.configs))
+        if self._hardware is None or model.hardware.config != self._hardware.config:
+            raise UsageError("model: it has other slots than the space; pass model.hardware as the hardware")
+        return model
 
 
 def _checked(configs: Sequence[Any], default: int | None) -> list[Configuration]:
-    found = [parameters(config) for config in configs]
+    found = [parameters(config) for config in listed(configs)]
     if not 0 < len(found) <= MOST:
         raise UsageError(f"configs: expected 1 to {MOST} configurations, got {len(found)}")
     if default is not None and not 0 <= default < len(found):
         raise UsageError(f"default: expected 0 to {len(found) - 1}, got {default}")
-    return found
-
-
-def _slots(names: Sequence[str]) -> SlotNames:
-    """Slots for parameters: blocks at the output, others after them."""
-    from features.hlo import MAX_RANK
-    from features.tile.names import BLOCKS, meaning_of
-
-    blocks = [name for name in names if meaning_of(name) in BLOCKS]
-    ordered = [*blocks, *(name for name in names if name not in blocks)]
-    stems = ("output_bounds", "kernel_bounds", "input_bounds")
-    parts = [tuple(ordered[first : first + MAX_RANK]) for first in range(0, len(stems) * MAX_RANK, MAX_RANK)]
-    return tuple((stem, part) for stem, part in zip(stems, parts, strict=True) if part)
-
-
-def _encoded(
-    configs: Sequence[Configuration], names: Sequence[str], codes: NDArray[np.int64], slots: SlotNames
-) -> NDArray[np.float32]:
-    """Configurations in their slots, float32 (c, 24); numbers as they are, other values by their number from 1."""
-    from features.hlo import TILE_CONFIG
-    from features.tile.names import meaning_of
-
-    def key(name: str) -> str:
-        return meaning_of(name) or name.casefold()
-
-    column_of = {key(name): column for column, name in enumerate(names)}
-    found = np.zeros((len(configs), len(TILE_CONFIG)), np.float32)
-    for stem, own in slots:
-        for slot, name in enumerate(own):
-            if not name or key(name) not in column_of:
-                continue
-            column = column_of[key(name)]
-            given = [config.get(names[column], 0) for config in configs]
-            plain = all(isinstance(value, int | float) for value in given)
-            found[:, TILE_CONFIG.index(f"{stem}_{slot}")] = given if plain else codes[:, column] + 1
     return found
 
 
@@ -221,11 +169,12 @@ def tune_configs(
     GbrError
         For invalid arguments, and for the reasons of :func:`gbr.tune.search`.
     """
-    given = list(configs)
+    given = listed(configs)
     model = None if model is None else loaded(model)
     if graph is None:
-        if model is not None:
-            raise UsageError("model: expected the program of the kernel as well; pass graph=")
+        for name, value in (("model", model), ("hardware", hardware)):
+            if value is not None:
+                raise UsageError(f"{name}: expected the program of the kernel as well; pass graph=")
         space: ConfigSpace | KernelSpace = ConfigSpace(given)
     else:
         space = KernelSpace(given, graph, _hardware(graph, hardware, model))
@@ -238,15 +187,18 @@ def tune_configs(
 
 
 def _hardware(graph: Any, hardware: Hardware | str | None, model: Ranker | None) -> Hardware:
-    from features.hardware import Hardware
-    from gbr.data.hardware import measured_on, named
-
-    if isinstance(hardware, Hardware):
-        return hardware
-    if hardware is not None:
-        return named(hardware)
-    if model is not None and model.trained_on_ is not None:
-        return model.hardware
+    """The machine that measures; that of a trained model, which has the slots of its configurations."""
+    asked = None if hardware is None else named(hardware)
+    if model is not None and not model.is_estimate:
+        own = model.hardware
+        if asked is not None and replace(asked, config=()) != replace(own, config=()):
+            warn_once(f"the model was trained for {own.name!r}, not {asked.name!r}; expect little of its order")
+        return own
+    if asked is not None:
+        return asked
+    if model is not None:
+        with suppress(ModelError):  # an estimate for any machine
+            return model.hardware
     if found := measured_on(Path(getattr(graph, "source", graph))):
         return found[1]
     raise UsageError('hardware: expected the machine that measures, such as "a100"')

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gbr.data.graph import Graph, read_graph
+from gbr.data.hardware import named
 from gbr.errors import UsageError
 
 if TYPE_CHECKING:
@@ -112,8 +113,8 @@ class GraphSpace(Space):
         Row of the graph.
     describe : callable, optional
         Maps the index of a configuration to its description; by default its row in the graph.
-    hardware : Hardware, optional
-        The machine that measures; by default that of the collection of the graph, or a generic CPU.
+    hardware : Hardware or str, optional
+        The machine that measures, such as ``"a100"``; by default that of the collection of the graph, or a generic CPU.
 
     Attributes
     ----------
@@ -127,12 +128,12 @@ class GraphSpace(Space):
         *,
         default: int | None = 0,
         describe: Callable[[int], Configuration] | None = None,
-        hardware: Hardware | None = None,
+        hardware: Hardware | str | None = None,
     ) -> None:
         from gbr.models.within import choices  # scikit-learn, not for --help
 
         self._rows, self.graph = _sampled(graph if isinstance(graph, Graph) else read_graph(Path(graph)))
-        self._describe, self._hardware = describe, hardware
+        self._describe, self._hardware = describe, None if hardware is None else named(hardware)
         self._features: dict[str, tuple[Schema, Columns]] = {}
         configs = self.graph.configs(np.arange(self.graph.n_configs))
         program = self.graph.node_opcode, self.graph.node_feat, self.graph.edge_index
