@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from html import escape
+from math import isnan
 from pathlib import Path
 from posixpath import join, normpath, relpath
 from typing import TYPE_CHECKING, Any, Final
@@ -22,6 +23,7 @@ from features.tile import gpu
 from features.tile.extractor import schema as tile_schema
 from gbr.__main__ import COMMANDS
 from gbr.__main__ import main as gbr_command
+from gbr.data.devices import FIGURES, devices, figures
 
 if TYPE_CHECKING:
     from mkdocs.structure.files import Files
@@ -39,6 +41,7 @@ NOTEBOOKS: Final = {f"examples/{path.name}": f"examples/{path.stem}.md" for path
 #: Module or notebook -> page that is made from it.
 MADE: Final = {f"features/{kind}/extractor.py": f"reference/{kind}.md" for kind in ("tile", "layout", "table")} | {
     "gbr/__main__.py": "reference/commands.md",
+    "features/devices.toml": "reference/devices.md",
     **NOTEBOOKS,
 }
 SOURCES: Final = {page: source for source, page in (PAGES | NOTEBOOKS).items()}
@@ -65,6 +68,15 @@ Most columns of a [table](../tables.md) follow from its own columns: the paramet
 (`pairs`, `ratios`) and positions within the group (`relative`), numbers of the `context` and figures of the `device`.
 `python -m gbr.features columns --subset table:NAME` lists those of your table. These are the same for all tables:"""
 
+_DEVICES: Final = """\
+Accelerators that gbr knows: `--hardware` and `device` of a [hardware file](../hardware.md) take them, tables and
+[machines for networks](../models.md#describing) too. Case, vendor and brand do not matter, and form and memory choose
+between devices of one name: `a100`, `rtx_4090`, `A100-PCIe-80GB`. Figures are public ones of one GPU or chip.
+
+A dash is a figure that is not published or does not exist."""
+#: Figures of a device that the page lists.
+_SHOWN: Final = "units memory_gb bandwidth_gbs clock_mhz l2_mb shared_kb fp32 tf32 fp16 bf16 fp8 int8".split()
+
 
 def on_files(files: Files, config: Any) -> Files:
     """Add the pages from outside of docs and those that the code describes."""
@@ -74,6 +86,7 @@ def on_files(files: Files, config: Any) -> Files:
     tile.insert(3, gpu.BLOCK)
     made = {page: (ROOT / source).read_text(encoding="utf-8") for source, page in PAGES.items()} | {
         "reference/commands.md": commands(),
+        "reference/devices.md": known_devices(),
         "reference/tile.md": blocks("Features of tiles", _TILE, tile),
         "reference/layout.md": blocks("Features of layouts", _LAYOUT, layout_schema().blocks),
         "reference/table.md": blocks("Features of tables", _TABLE, [history.BLOCK, table_gpu.BLOCK]),
@@ -145,6 +158,27 @@ def _block(block: Block) -> str:
     return (
         f"## {block.name}\n\n{block.doc[0].upper()}{block.doc[1:].rstrip('.')}: {len(block)} columns, {scope}.\n\n"
         f"<table><thead>{head}</thead><tbody>\n{rows}\n</tbody></table>"
+    )
+
+
+def known_devices() -> str:
+    """The page of the devices and their figures."""
+    at = [[column.name for column in FIGURES].index(name) for name in _SHOWN]
+    rows = "\n".join(
+        f"<tr><td>{escape(each.name)}</td><td>{each.kind}, {escape(each.architecture)}</td>"
+        + "".join(f"<td>{'–' if isnan(value) else f'{value:g}'}</td>" for value in figures(each)[at])
+        + "</tr>"
+        for each in devices().values()
+    )
+    head = "".join(f"<th>{name}</th>" for name in ("device", "kind", *_SHOWN))
+    meanings = "\n".join(f"| `{column.name}` | {column.unit} | {column.doc} |" for column in FIGURES)
+    return "\n\n".join(
+        [
+            "# Known devices",
+            _DEVICES,
+            f"<table><thead><tr>{head}</tr></thead><tbody>\n{rows}\n</tbody></table>",
+            f"## Figures\n\n| figure | unit | meaning |\n|---|---|---|\n{meanings}",
+        ]
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -228,6 +229,8 @@ def test_machines_by_name_and_by_hand(tmp_path):
         'name = "a"\nvendor = "b"\nkind = "gpu"\ncores = 7\nbandwidth_gbs = 936\n[peak_gflops]\nfloat32 = 35000'
     )
     assert read_machine(path).columns("float32", 4)["peak_gflops"] == 35000.0
+    path.write_text('device = "RTX 4090"\nname = "half"\ncores = 64\nbandwidth_gbs = 504')
+    assert read_machine(path) == replace(card, name="half", cores=64, bandwidth_gbs={0: 504})
 
 
 @pytest.mark.parametrize(
@@ -240,6 +243,9 @@ def test_machines_by_name_and_by_hand(tmp_path):
         ('name = "a"\nvendor = "b"\nkind = "cpu"\ncores = -1', "got -1"),
         ('name = "a"\nvendor = "b"\nkind = "cpu"\ncores = 1\nclock_mhz = nan', "clock_mhz: expected a positive number"),
         ('name = "a"\nvendor = "b"\nkind = "cpu"\ncores = 1\nclocks = 1', "unknown key clocks; expected name"),
+        ('device = "A100"\nunits = 54', "unknown key units; .* as for networks; --hardware takes other files"),
+        ('device = "A1000"', "unknown device 'A1000'; did you mean NVIDIA A100"),
+        ("device = 7", "device: expected a name, got 7"),
         ('name = "a"\nvendor = "b"\nkind = "cpu"\ncores = 1\nbandwidth_gbs = {all = 1}', "by number of threads"),
         ('name = "a"\nvendor = "b"\nkind = "cpu"\ncores = 1\npeak_gflops = {int3 = 1}', "figures of float32, bfloat16"),
     ],

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from features.hardware import CPU, TPU, Cache, Hardware
+from features.hardware import CPU, TPU, Cache, Gpu, Hardware
 from gbr import Ranker, read_graph
 from gbr import features as features_command
 from gbr import train as train_command
@@ -152,6 +152,25 @@ def test_devices_are_profiles_of_their_kind(tmp_path: Path) -> None:
     # Names of slots are those of the collection, whatever the machine.
     for name in ("MI300X", "cpu"):
         assert hardware.choose(name, Subset("tile:mine"), tmp_path).config == found.config
+
+
+def test_files_of_the_page_are_profiles(tmp_path: Path) -> None:
+    text = (DATA.parent / "docs/hardware.md").read_text(encoding="utf-8")
+    cpu, half, gpu, slots = re.findall(r"^```toml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    found = []
+    for content in (cpu, half, gpu, f"{half}\n{slots}"):
+        (tmp_path / "a.toml").write_text(content, encoding="utf-8")
+        found.append(hardware.load(tmp_path / "a.toml"))
+    assert [each.name for each in found] == ["a server", "half an A100", "an imaginary GPU", "half an A100"]
+    own = found[2].gpu
+    assert own is not None
+    assert replace(own, l2_mb=4) == Gpu(80, 1600, 1800, 128, own.rates)  # others are the defaults
+    assert dict(own.rates)["fp32"] == pytest.approx(own.units * own.lanes * 2 * own.clock_mhz / 1e6, rel=0.01)
+    assert found[3].config == (
+        ("output_bounds", ("block_m", "block_n")),
+        ("kernel_bounds", ("block_k", "block_n")),
+        ("input_bounds", ("num_stages", "num_warps", "allow_tf32")),
+    )
 
 
 def test_missing_files_and_unknown_names_are_refused(tmp_path: Path) -> None:

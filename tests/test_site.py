@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
+import gbr
 from docs import diagrams, hooks
 from features.schema import Block, Column
 from gbr.__main__ import COMMANDS
+from gbr.data.devices import devices
 
 ROOT = Path(__file__).parents[1]
 
@@ -74,6 +76,15 @@ def test_commands_and_columns_are_listed() -> None:
     assert "<tr><td><code>a.b&lt;c</code></td><td>log2</td><td>x &amp; y</td></tr>" in page
 
 
+def test_known_devices_are_listed() -> None:
+    page = hooks.known_devices()
+    assert page.count("<tr><td>") == len(devices())
+    assert re.search(
+        r"<td>NVIDIA A100-SXM4-40GB</td><td>gpu, Ampere 8.0</td><td>108</td><td>40</td><td>1555</td>", page
+    )
+    assert "| `lanes` | count | float32 multiply-adds per unit and clock |" in page
+
+
 def test_diagrams_are_up_to_date() -> None:
     assert (ROOT / "docs/flow.svg").read_text(encoding="utf-8") == diagrams.flow()
     assert (ROOT / "docs/tau.svg").read_text(encoding="utf-8") == diagrams.tau()
@@ -82,16 +93,27 @@ def test_diagrams_are_up_to_date() -> None:
     assert f"{len(diagrams.discordant())} of 10 pairs cross, so that tau is (8 − 2) / 10 = {tau:.1f}" in text
 
 
-@pytest.mark.parametrize("page", ["adapt", "matrix"])
-def test_blocks_have_their_output(page: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("page", ["adapt", "matrix", "kernels"])
+def test_blocks_have_their_output(
+    page: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tile_run: Path
+) -> None:
+    if page == "kernels":
+        pytest.importorskip("jax")
+        (tmp_path / "runs").mkdir()
+        (tmp_path / "runs" / "tile").symlink_to(tile_run / "run")
+        monkeypatch.chdir(tmp_path)
     text = (ROOT / f"docs/{page}.md").read_text(encoding="utf-8")
     script = tmp_path / "page.py"
     script.write_text("\n".join(re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)), encoding="utf-8")
-    runpy.run_path(str(script))
+    names = runpy.run_path(str(script))
     printed, shown = (
         capsys.readouterr().out,
         "".join(re.findall(r"^```text\n(.*?)^```", text, re.MULTILINE | re.DOTALL)),
     )
     numbers = r"\d+\.\d+"
     assert re.sub(numbers, "", printed) == re.sub(numbers, "", shown)
-    assert np.abs(np.subtract(*(list(map(float, re.findall(numbers, out))) for out in (printed, shown)))).max() < 0.05
+    found, expected = (list(map(float, re.findall(numbers, out))) for out in (printed, shown))
+    assert found == pytest.approx(expected, abs=0.05)
+    if page == "kernels":  # the graph file has the names of its parameters
+        own = gbr.Ranker.physics().rank(next(Path("mydata").rglob("*.npz")))
+        assert "".join(f"{names['configs'][index]}\n" for index in own[:3]) in shown

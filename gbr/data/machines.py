@@ -11,6 +11,8 @@
     [peak_gflops]
     float32 = {1 = 80.0, 16 = 1100.0}
     bfloat16 = 2200.0
+
+``device = "NVIDIA A100"`` takes the figures of a known device, and further keys replace them.
 """
 
 from __future__ import annotations
@@ -136,9 +138,12 @@ def read_machine(path: Path) -> Machine:
 
 def _parse(values: Mapping[str, Any]) -> Machine:
     known = [each.name for each in fields(Machine)]
+    if "device" in values:
+        values = _with_device(values)
     for key in values:
         if key not in known:
-            raise ValueError(f"unknown key {key}; expected {', '.join(known)}")
+            expected = f"expected {', '.join(known)} or device, as for networks; --hardware takes other files"
+            raise ValueError(f"unknown key {key}; {expected}")
     for key in ("name", "vendor", "kind"):
         if not isinstance(values.get(key), str) or not values[key].strip():
             raise ValueError(f"{key}: expected a string, got {reprlib.repr(values.get(key))}")
@@ -154,6 +159,17 @@ def _parse(values: Mapping[str, Any]) -> Machine:
         bandwidth_gbs=_rates(values.get("bandwidth_gbs", {}), "bandwidth_gbs"),
         peak_gflops={dtype: _rates(rates, f"peak_gflops.{dtype}") for dtype, rates in peak.items()},
     )  # fmt: skip
+
+
+def _with_device(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of a known device, which further keys replace."""
+    device, given = values["device"], {key: value for key, value in values.items() if key != "device"}
+    if not isinstance(device, str):
+        raise ValueError(f"device: expected a name, got {reprlib.repr(device)}")
+    found = of_device(find_device(device))
+    figures = {key: value for key, value in asdict(found).items() if value is not None}
+    peak = {dtype: rates[0] for dtype, rates in found.peak_gflops.items()}
+    return {**figures, "bandwidth_gbs": found.bandwidth_gbs[0], "peak_gflops": peak, **given}
 
 
 def _figure(value: Any, key: str) -> float:
