@@ -113,7 +113,9 @@ def test_parameters_get_the_slots_of_a_trained_model() -> None:
     np.testing.assert_array_equal(ranker.predict_graph(graph, given), expected)
     with pytest.raises(UsageError, match="the model ranks configurations with num_warps, block_m; got unroll"):
         ranker.rank(graph, [{"unroll": 2}])
-    with pytest.raises(UsageError, match="BLOCK_M: expected a size of 0 or more, got -3"):
+    missing = [ranker.predict_graph(graph, [{"BLOCK_M": 32, **each}]) for each in ({"num_warps": None}, {})]
+    np.testing.assert_array_equal(*missing)
+    with pytest.raises(UsageError, match="BLOCK_M: expected a number of 0 or more, got -3"):
         Ranker.physics("a100").rank(graph, [{"BLOCK_M": -3}])
 
 

@@ -80,8 +80,10 @@ def test_csv_has_every_row_by_group_best_first(root: Path, rows: Path, capsys: C
         assert {frame["prog"][int(row["row"])] for row in own} == {group}
         scores = [float(row["score"]) for row in own]
         assert scores == sorted(scores)
-        assert scores == [scored["score"][int(row["row"])] for row in own]
-        assert [float(row["failure"]) for row in own] == [scored["failure"][int(row["row"])] for row in own]
+        assert scores == pytest.approx([scored["score"][int(row["row"])] for row in own], rel=1e-5)
+        assert [float(row["failure"]) for row in own] == pytest.approx(
+            [scored["failure"][int(row["row"])] for row in own], rel=1e-5
+        )
         chances = {int(row["row"]): float(row["failure"]) for row in own}
         large = [chance for row, chance in chances.items() if frame["b"][row] > 3]
         assert np.mean(large) > 0.3 > np.mean([chance for row, chance in chances.items() if frame["b"][row] < 3])

@@ -87,10 +87,10 @@ def in_slots(configs: Sequence[Configuration], slots: SlotNames) -> NDArray[np.f
             if not name or _key(name) not in column_of:
                 continue
             column = column_of[_key(name)]
-            given = [config.get(names[column], 0) for config in configs]
+            given = [0 if (value := config.get(names[column])) is None else value for config in configs]
             plain = all(isinstance(value, int | float | np.number) for value in given)
-            if plain and meaning_of(name) in BLOCKS and min(given) < 0:
-                raise UsageError(f"configs: {names[column]}: expected a size of 0 or more, got {min(given)!r}")
+            if plain and meaning_of(name) and min(given, default=0) < 0:
+                raise UsageError(f"configs: {names[column]}: expected a number of 0 or more, got {min(given)!r}")
             found[:, TILE_CONFIG.index(f"{stem}_{slot}")] = given if plain else own_codes[:, column] + 1
     return found
 
