@@ -630,7 +630,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
             When the model was trained on other features.
         """
         hardware, trained_on = self.hardware, self.trained_on_ or {}
-        from gbr.data.hardware import measured_on
+        from gbr.data.hardware import measured_on, report_unnamed_slots
 
         if trained_on.get("kind") != schema.kind:
             raise ModelError(f"{source}: a {schema.kind} collection, but the model ranks {trained_on.get('kind')}")
@@ -650,12 +650,8 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
                     f"{collection} was measured on {measured.name!r}{'' if known else ' (assumed: no hardware.toml)'}, "
                     f"but the model {basis} for {hardware.name!r}; expect little of its order"
                 )
-        if schema.kind == "tile" and hardware.gpu and not hardware.config and not (found and found[1].gpu is None):
-            warn_once(
-                f"{hardware.name} has no names of slots: all values of a configuration are read as sizes of tiles, by "
-                "their position; if some are parameters such as num_warps, name the slots in the [config] of a "
-                "hardware.toml"
-            )
+        if not (found and found[1].gpu is None):
+            report_unnamed_slots(schema.kind, hardware)
         number = {name: index for index, name in enumerate(schema.names)}
         try:
             return np.array([number[name] for name in self.feature_names_in_], np.int64)

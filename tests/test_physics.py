@@ -92,6 +92,7 @@ def test_slots_without_names_are_reported_once(tmp_path: Path, recwarn: pytest.W
     (path.parents[1] / "hardware.toml").write_text('device = "NVIDIA A100"')
     for _ in range(2):
         Ranker.physics().rank(path)
+    gbr.build("tile:some-gpu", tmp_path, tmp_path / "store", jobs=1)
     (warning,) = recwarn
     assert "has no names of slots: all values of a configuration are read as sizes of tiles" in str(warning.message)
     triton.note_device(path.parents[2] / "other-gpu", "NVIDIA A100")

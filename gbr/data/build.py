@@ -192,6 +192,7 @@ def build(
     if workers is not None:  # they have other working directories
         data_root, store_root, jobs = data_root.absolute(), store_root.absolute(), len(workers)
     hardware = hardware or profiles.choose(None, subset, data_root)
+    profiles.report_unnamed_slots(subset.kind, hardware)
     schema = schema_of(subset.kind, hardware)
     described = _described(schema, n_per_config(schema), hardware)
     splits = splits_present(subset, data_root) or SPLITS if splits is None else splits

@@ -40,7 +40,7 @@ from features.hardware import CPU, N_LEVELS, PROFILES, TILE_BOUNDS, TPU, Cache, 
 from gbr.data.collection import KINDS, SPLITS, Subset
 from gbr.data.devices import Device, find_device
 from gbr.data.files import read_toml, toml_text, write_text
-from gbr.errors import DataError, GbrError, UsageError
+from gbr.errors import DataError, GbrError, UsageError, warn_once
 
 FILE: Final = "hardware.toml"
 #: Values of ``--hardware`` besides a device and a file.
@@ -128,6 +128,15 @@ def measured_on(path: Path) -> tuple[str, Hardware, bool] | None:
     with suppress(GbrError):  # an invalid hardware.toml matters where features are built
         return subset.name, choose(None, subset, root), beside(subset.folder(root), root / "npz") is not None
     return None
+
+
+def report_unnamed_slots(kind: str, hardware: Hardware) -> None:
+    """Warn, once per process, that configurations of tiles on a GPU are read as sizes only."""
+    if kind == "tile" and hardware.gpu and not hardware.config:
+        warn_once(
+            f"{hardware.name} has no names of slots: all values of a configuration are read as sizes of tiles, by "
+            f"their position; if some are parameters such as num_warps, name the slots in the [config] of a {FILE}"
+        )
 
 
 def beside(folder: Path, top: Path) -> Path | None:
