@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from html import escape
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from gbr.data.collection import SPLITS, Subset, things
 from gbr.evaluation import baselines, runtimes
@@ -17,6 +17,10 @@ class FigureTable(NamedTuple):
     title: str
     columns: list[str]
     rows: list[list[str | None]]
+
+
+#: Smaller differences of slowdowns are noise.
+_MARGIN: Final = 0.01
 
 
 class Figures(dict[str, Any]):
@@ -41,7 +45,7 @@ class Figures(dict[str, Any]):
             title = f"{self['subset']} {split}: {found['n_graphs']} {things(kind)}{skipped}{failed}  (@K: slowdown@K)"
             named = {text: found["baselines"].get(key) for key, text in baselines.NAMES.items()}
             rows = [
-                [text, *(_cell(values.get(name)) for name in names)]
+                [text, *(_cell(values.get(name), name) for name in names)]
                 for text, values in ({"model": found} | named).items()
                 if values
             ]
@@ -59,15 +63,20 @@ class Figures(dict[str, Any]):
         """What to know of each split where a baseline ranks as well as the model, or predicts runtimes better."""
         for split in (split for split in splits if split in self):
             found = self[split]
-            taus = {
-                text: tau for key, text in baselines.NAMES.items()
-                if key != "retest" and (tau := found["baselines"].get(key, {}).get("kendall_tau")) is not None
-            }  # fmt: skip
+            named = {text: found["baselines"].get(key, {}) for key, text in baselines.NAMES.items() if key != "retest"}
+            taus = {text: tau for text, each in named.items() if (tau := each.get("kendall_tau")) is not None}
+            losses = {text: loss for text, each in named.items() if (loss := each.get("slowdown@1")) is not None}
             best = max(taus, key=lambda text: taus[text], default=None)
             if best is not None and found["kendall_tau"] is not None and taus[best] >= found["kendall_tau"]:
                 yield (
                     f"{split}: the baseline {best!r} ranks as well as the model or better: "
                     f"tau {_cell(taus[best])} and {_cell(found['kendall_tau'])}"
+                )
+            best = min(losses, key=lambda text: losses[text], default=None)
+            if best is not None and found["slowdown@1"] is not None and losses[best] < found["slowdown@1"] - _MARGIN:
+                yield (
+                    f"{split}: the first configuration by the baseline {best!r} is faster than that by the model: "
+                    f"slowdown@1 {losses[best]:.1%} and {found['slowdown@1']:.1%}"
                 )
             if runtime := found.get("runtime"):
                 errors = {text: runtime["baselines"][key]["mape"] for key, text in runtimes.NAMES.items()
@@ -101,8 +110,10 @@ def _share(value: float | None, key: str) -> str | None:
     return None if value is None else f"{value:.3g}" if key in ("r2_log", "width") else f"{value:.1%}"
 
 
-def _cell(value: Any) -> str | None:
+def _cell(value: Any, name: str = "") -> str | None:
     # A fourth digit would be noise at a few hundred graphs.
+    if name.startswith("slowdown") and value is not None:
+        return f"{value:.1%}"
     if isinstance(value, list):
         return f"{value[0]:.2f} {value[1]:.2f}"
     return None if value is None else f"{value:z.3f}"  # no -0.000
