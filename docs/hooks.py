@@ -65,7 +65,8 @@ _LAYOUT: Final = """\
 Columns of `layout:*` collections. `python -m gbr.features columns --subset layout` prints the same."""
 _TABLE: Final = """\
 Most columns of a [table](../tables.md) follow from its own columns: the parameters (`config`), their products, ratios
-(`pairs`, `ratios`) and positions within the group (`relative`), numbers of the `context` and figures of the `device`.
+(`pairs`, `ratios`) and positions within the group (`relative`), numbers of the `context` and figures of the `device`;
+for runtimes also categories of the group (`kinds`) and amounts of work (`amounts`).
 `python -m gbr.features columns --subset table:NAME` lists those of your table. These are the same for all tables:"""
 
 _DEVICES: Final = """\

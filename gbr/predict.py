@@ -27,6 +27,7 @@ from gbr.data.collection import TABLE
 from gbr.data.pool import in_processes
 from gbr.errors import DataError, UsageError
 from gbr.models import io
+from gbr.models.params import COVERAGE
 
 if TYPE_CHECKING:
     from gbr.ranker import Ranker
@@ -74,6 +75,12 @@ _DIGITS: Final = 6
     help="Tables: learn from the rows that have a value of the target, in the unit of the training table; empty cells "
     "were not measured.",
 )
+@click.option(
+    "--coverage",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=COVERAGE,
+    help="Share of the runtimes that the intervals of a table's runtimes should hold.",
+)
 @cli.report_option
 @click.option("--format", "form", type=click.Choice(("csv", "json")), default="csv", help="Output format.")
 @click.option("--json", "form", flag_value="json", help="The same as --format json.")
@@ -86,6 +93,7 @@ def main(
     describe: Sequence[str],
     jobs: int,
     adapt: bool,
+    coverage: float,
     report: Path | None,
     form: str,
     **run: Any,
@@ -110,7 +118,8 @@ def main(
         return
     if not graphs:
         raise UsageError("Missing argument 'FILE...', or --describe MODEL with --device NAME")
-    rankings = predict(model, graphs, None if report else top, jobs, adapt, None if configs is None else _rows(configs))
+    rows = None if configs is None else _rows(configs)
+    rankings = predict(model, graphs, None if report else top, jobs, adapt, rows, coverage)
     shown = [
         {key: value[:top] if isinstance(value, list) else value for key, value in each.items()} for each in rankings
     ]
@@ -194,6 +203,7 @@ def predict(
     jobs: int = 1,
     adapt: bool = False,
     configs: Sequence[Any] | None = None,
+    coverage: float = COVERAGE,
 ) -> list[dict[str, Any]]:
     """Rank the configurations of graph files, or the rows of tables.
 
@@ -208,8 +218,8 @@ def predict(
         Only the best; all by default.
     jobs : int
         Processes of one thread each for graph files; with 1 this process uses all cores.
-    adapt : bool
-        For a model of a table, learn from measured rows, as :meth:`gbr.Ranker.predict_table` does.
+    adapt, coverage
+        For a model of a table, as :meth:`gbr.Ranker.predict_table` takes them.
     configs : sequence, optional
         Configurations to rank instead of those of the graphs, as for :meth:`gbr.Ranker.predict_graph`.
 
@@ -244,7 +254,7 @@ def predict(
             raise DataError(f"{path}: no {what}; name files or a folder that contains them")
         paths += files
     if is_table:
-        return _rank_tables(_load(str(model), None), paths, top, adapt)
+        return _rank_tables(_load(str(model), None), paths, top, adapt, coverage)
     jobs = min(jobs, len(paths))
     rankings: list[dict[str, Any]] = [{}] * len(paths)
     with cli.progress(len(paths), "ranking") as advance:
@@ -270,7 +280,9 @@ def _table_files(folder: Path) -> list[Path]:
     return data_files(folder)
 
 
-def _rank_tables(ranker: Ranker, paths: Sequence[Path], top: int | None, adapt: bool) -> list[dict[str, Any]]:
+def _rank_tables(
+    ranker: Ranker, paths: Sequence[Path], top: int | None, adapt: bool, coverage: float
+) -> list[dict[str, Any]]:
     from gbr.data.table import read_rows
 
     found = []
@@ -279,7 +291,7 @@ def _rank_tables(ranker: Ranker, paths: Sequence[Path], top: int | None, adapt: 
         for message in table.notes:
             cli.note(message)
         with cli.busy(f"ranking {path.name}"):
-            ranking = ranker.rank_table(table, adapt=adapt)
+            ranking = ranker.rank_table(table, adapt=adapt, coverage=coverage)
         for (group,), rows in ranking.group_by("group", maintain_order=True):
             lists = [name for name in rows.columns if name not in ("group", "rank")]
             values = {name if name == "measured" else f"{name}s": rows[name][:top].to_list() for name in lists}

@@ -511,7 +511,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         fit = adapt_rows if (self.trained_on_ or {}).get("kind") == TABLE else fit_within
         return fit(graph, configs, runtimes, ranker=self)
 
-    def predict_table(self, rows: Any, *, adapt: bool = False) -> pl.DataFrame:
+    def predict_table(self, rows: Any, *, adapt: bool = False, coverage: float = COVERAGE) -> pl.DataFrame:
         """Scores of the rows of a table, for a model that was trained on one.
 
         Parameters
@@ -523,6 +523,9 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
             Learn from the rows of each group that have a value of the target, in the unit and direction of the training
             table; marks of failures are those of the training table, and empty cells were not measured.  Groups with
             too few such rows keep the scores of the model, with a warning.
+        coverage : float
+            Share of the runtimes that the intervals of the objective ``runtime`` should hold, as for
+            :meth:`predict_runtime`.
 
         Returns
         -------
@@ -551,7 +554,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
             values["measured"] = ~np.isnan(table.cost)
             values["failure"] = np.where(values["measured"], np.isinf(table.cost), values["failure"])
         elif self.predicts_runtimes:
-            runtime, low, high = self.runtime_rows(X)
+            runtime, low, high = self.runtime_rows(X, coverage)
             if self.table.roles.direction == "higher":  # costs are inverse throughputs
                 runtime, low, high = 1 / runtime, 1 / high, 1 / low
             values |= {"predicted": runtime, "low": low, "high": high}
@@ -560,7 +563,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         found = pl.DataFrame([names.gather(np.repeat(np.arange(len(sizes)), sizes))]).with_columns(**values)
         return found[np.argsort(table.row)]
 
-    def rank_table(self, rows: Any, *, adapt: bool = False) -> pl.DataFrame:
+    def rank_table(self, rows: Any, *, adapt: bool = False, coverage: float = COVERAGE) -> pl.DataFrame:
         """Rows of a table by group and predicted order, best first; ties in their order.
 
         The columns are ``group``, ``rank`` (from 1 in each group), ``row`` (index in ``rows``), and the others of
@@ -568,7 +571,8 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         """
         import polars as pl
 
-        found = self.predict_table(rows, adapt=adapt).with_row_index("row").sort("group", "score", maintain_order=True)
+        found = self.predict_table(rows, adapt=adapt, coverage=coverage).with_row_index("row")
+        found = found.sort("group", "score", maintain_order=True)
         rank = pl.int_range(1, pl.len() + 1).over("group").alias("rank")
         return found.select("group", rank, pl.col("row").cast(pl.Int64), pl.exclude("group", "row"))
 
@@ -581,6 +585,8 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         from gbr.data.table import Table, read_rows
 
         table = rows if isinstance(rows, Table) else read_rows(rows, features.roles, measured=measured)
+        for message in features.unseen(table.frame):
+            warnings.warn(f"{table.name}: {message}", GbrWarning, stacklevel=3)
         return table, features(table.frame, table.groups)[:, self.columns_in(features.schema, table.name)]
 
     @property
@@ -588,7 +594,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
         """Features of the table that the model was trained on; ModelError if there is none, or it is damaged."""
         check_is_fitted(self, "model_")
         if (self.trained_on_ or {}).get("kind") != TABLE:
-            raise ModelError("this model was not trained on a table with roles; train one with `python -m gbr.train`")
+            raise ModelError("this model was not trained on a table; train one with `gbr train --subset table:NAME`")
         if self._table is None:
             check_features()
             from gbr.data.table_features import known_features

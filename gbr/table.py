@@ -79,6 +79,12 @@ def _split_option(name: str) -> Callable[[Callable[..., None]], Callable[..., No
 @click.option("--unit", metavar="UNIT", help="Unit of the target.")
 @click.option("--direction", type=click.Choice(("lower", "higher")), help="Whether lower or higher targets are better.")
 @click.option(
+    "--repeats",
+    type=cli.CommaList(),
+    metavar="LIST",
+    help="Column of lists, or columns, with single measurements of the target.",
+)
+@click.option(
     "--failed",
     type=cli.CommaList(),
     metavar="VALUES",

@@ -27,7 +27,7 @@ from gbr.data.groups import select_columns
 from gbr.errors import DataError, GbrError, GbrWarning, ModelError, UsageError
 from gbr.evaluate import known_runtimes, labelled_groups, print_figures, score_split, update_store
 from gbr.models import training_set
-from gbr.models.params import CAPACITY, GOALS, OBJECTIVES
+from gbr.models.params import CAPACITY, GOALS, GUARANTEED_FOLDS, OBJECTIVES
 from gbr.models.rows import Rows, StreamedMatrix, in_memory, rankable
 from gbr.models.training_set import Selection
 
@@ -56,8 +56,6 @@ _FEW_TABLE_GROUPS: Final = 8
 _FEW_BLOCKS: Final = ("config", "history")
 #: Blocks for runtimes of a table; and history, where held-out rows do not see their own fold in it.
 _RUNTIME_BLOCKS: Final = ("config", "gpu", "kinds", "amounts", "context", "device")
-#: From so many folds on, nine tenths of them hold with finite samples.
-_GUARANTEED_FOLDS: Final = 9
 #: Splits whose rows the model has seen that scores a split.
 _SEEN: Final = {"valid": ("train",), "test": ("train", "valid")}
 #: Column of the features of a table from which boosting starts, with fewer training groups than this.  With more, all
@@ -359,6 +357,7 @@ def train(
             "screening": screening and screening.summary(),
             "search": run.searched or None,
             "fitted_on_valid": final is not ranker,
+            "folds": getattr(getattr(final.model_, "order", final.model_), "folds", None),
         }
         if features is not None:
             final.table = features
@@ -402,10 +401,14 @@ def _read_table(folder: Path, is_runtime: bool) -> tuple[TableFeatures, dict[str
     """Features of a table, and the device of each group by its name."""
     from gbr.data.table import read_table  # imports polars
     from gbr.data.table_features import TableFeatures, families_of
+    from gbr.data.table_names import is_time
 
     table = read_table(folder)
     for message in table.notes:
         cli.note(message)
+    unit = table.roles.unit
+    if is_runtime and unit and table.roles.direction == "lower" and not is_time(unit):
+        cli.note(f"{folder}: {unit!r} is no unit of time; the target is predicted in it all the same")
     return TableFeatures(table, is_runtime), families_of(table)
 
 
@@ -577,7 +580,7 @@ def _fit_runtimes(
 
     known = part(features.known, *splits)
     n_folds = len(known.groups) if known.fold is None else len({*known.fold})
-    if n_folds < _GUARANTEED_FOLDS:
+    if n_folds < GUARANTEED_FOLDS:
         cli.note(f"only {n_folds} groups are held out in turn: intervals are estimates, and guarantee no coverage")
     X = features(known.frame, known.groups)[:, np.isin(features.schema.names, names)]
     fit = partial(runtime.fit, folds=known.fold, on_round=on_round)

@@ -179,7 +179,7 @@ def test_what_cannot_be_estimated_is_refused(ranker: Ranker) -> None:
     with pytest.raises(UsageError, match="card: peak_gflops of bfloat16 is missing; no gpu was measured"):
         estimate(ranker, ["gpt-a"], [card])
     X = pl.DataFrame({"a": [1.0, 2.0], "b": [2.0, 1.0]})
-    with pytest.raises(ModelError, match="this model was not trained on a table with roles"):
+    with pytest.raises(ModelError, match="this model was not trained on a table"):
         estimate(Ranker(n_estimators=2, n_jobs=1).fit(X, [1.0, 2.0]), ["gpt-a"], ["A100"])
 
 

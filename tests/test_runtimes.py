@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -181,11 +182,13 @@ def test_baselines_beside_a_table() -> None:
     assert runtimes.figures(found["roofline"], features.known.cost)["r2_log"] > 0.5
 
 
-def test_train_evaluate_and_predict(tmp_path: Path) -> None:
+def test_train_evaluate_and_predict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     frame, roles = measured()
-    write_table(tmp_path / "table/t", frame, roles)
     scored: list[Scored] = []
+    write_table(tmp_path / "table/t", frame, replace(roles, unit="parsec"))
     figures = train("table:t", tmp_path, out=tmp_path / "run", objective="runtime", jobs=1, scored=scored)
+    assert "'parsec' is no unit of time" in capsys.readouterr().err
+    assert "Only 4 folds were held out in turn" in (tmp_path / "run/MODEL.md").read_text()
     subset = resolve("table:t", tmp_path)
     summary = summarise_run("train", tmp_path / "run", subset, figures, scored, tmp_path / "store")
     (shown, _) = summary["runtimes"]
@@ -204,9 +207,13 @@ def test_train_evaluate_and_predict(tmp_path: Path) -> None:
     ranked = Ranker.load(tmp_path / "run").rank_table(tmp_path / "rows.csv")
     assert ranked.columns == ["group", "rank", "row", "score", "failure", "predicted", "low", "high"]
     np.testing.assert_allclose(ranked.sort("row")["predicted"], frame["time"][:6], rtol=0.5)
+    half = Ranker.load(tmp_path / "run").rank_table(tmp_path / "rows.csv", coverage=0.5)
+    assert half["predicted"].equals(ranked["predicted"])
+    assert (half["low"] > ranked["low"]).all()
+    assert (half["high"] < ranked["high"]).all()
     loaded, rows = Ranker.load(tmp_path / "run"), frame.drop("time")
     predicted = loaded.rank_table(rows).sort("row")["predicted"]
     why = explain(loaded, rows, 0)  # contributions in the unit of the table
-    assert why.unit == roles.unit
+    assert why.unit == "parsec"
     assert why.lead == pytest.approx(predicted[why.configs[1]] - predicted[0])
     assert sum(block.effect for block in why.blocks) == pytest.approx(why.lead)

@@ -279,6 +279,16 @@ def test_values_of_other_types() -> None:
         of(a=pl.lit("many"))
 
 
+def test_values_that_no_training_row_has_are_named() -> None:
+    features = TableFeatures(table := table_of(made_rows(4, 10)))
+    assert not list(features.unseen(table.frame))
+    a, kind = pl.Series([1, None]), pl.Series(["x", "w"])
+    assert list(features.unseen(table.frame[:2].with_columns(a=a, kind=kind))) == [
+        "1 rows have no 'a', which all training rows have",
+        "1 rows have 'kind' 'w', which no training row has: it counts as missing",
+    ]
+
+
 def test_many_levels_have_no_columns_but_history() -> None:
     frame = made_rows(4, 50).with_columns(kind=pl.Series([f"c{row % 45}" for row in range(200)]))
     table = table_of(frame)

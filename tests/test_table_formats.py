@@ -259,6 +259,15 @@ def test_columns_that_vary_within_groups_are_configurations(tmp_path: Path, caps
     assert "config 'a', all rows as one group, context 'b'" in capsys.readouterr().err
 
 
+def test_repeats_are_neither_targets_nor_parameters(tmp_path: Path, capsys: Capture) -> None:
+    path = written(tmp_path / "a.csv", "kernel,block,time,time_1,time_2\nk,1,2,2.5,3\nk,2,5,6,7\n")
+    assert "--repeats: " in refused(capsys, tmp_path / "t", path, "--repeats", "time_3")
+    table = imported(tmp_path / "t", path, "--repeats", "time_1,time_2")
+    assert (table.roles.target, table.roles.config, table.roles.repeats) == ("time", ("block",), ("time_1", "time_2"))
+    assert table.repeat is not None
+    np.testing.assert_array_equal(table.repeat, [3, 7])
+
+
 def test_wrong_options_are_one_line(tmp_path: Path, capsys: Capture) -> None:
     path, out = written(tmp_path / "a.csv", CSV), tmp_path / "t"
     for options, message in [

@@ -86,7 +86,7 @@ def test_a_saved_model_predicts_the_same(ranker: Ranker, tmp_path: Path) -> None
     loaded, X = Ranker.load(tmp_path), problem(4)[0].to_numpy()
     np.testing.assert_array_equal(loaded.predict_both(X), ranker.predict_both(X))
     assert loaded.prior == "a.prior"
-    with pytest.raises(ModelError, match="was not trained on a table with roles"):
+    with pytest.raises(ModelError, match="was not trained on a table"):
         _ = loaded.table
 
 

@@ -237,8 +237,10 @@ def read_rows(source: Any, roles: Roles, fixed: Mapping[str, Value] | None = Non
         raise DataError(f"{where}: no rows; expected one row per configuration")
     cost = _known_cost(frame, roles, where) if measured else np.full(len(frame), np.nan)
     used = {*roles.described, *((roles.target, roles.status) if measured else ())}
-    if unused := [name for name in frame.columns if name not in used]:
+    if unused := [name for name in frame.columns if name not in (*used, roles.target)]:
         notes.append(f"{where}: columns that the model does not use: {listed(unused)}")
+    if not measured and roles.target in frame.columns and frame[roles.target].null_count() < len(frame):
+        notes.append(f"{where}: values of {roles.target!r} are ignored (gbr predict --adapt learns from them)")
     frame = pl.DataFrame([plain(frame[name], where) for name in roles.described])
     groups, order = _group_rows(frame.select(roles.group), np.full(len(frame), len(SPLITS)), Path(where).stem)
     return Table(where, roles, frame[order], cost[order], None, groups, order, {}, tuple(notes))

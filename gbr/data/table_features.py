@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -90,6 +90,16 @@ class TableFeatures:
         own = [self._number.get(key) for key in _keys(frame, groups, self.roles)]
         every = len(self._number)
         return self._features(frame, groups, own, [every if at is None else self._n_train for at in own])
+
+    def unseen(self, frame: pl.DataFrame) -> Iterator[str]:
+        """What some rows to rank have that no known row has: categories, and missing values."""
+        known, configs = self.configs(self.known.frame), self.configs(frame)
+        for name, levels in self._levels.items():
+            column = texts(configs[name])
+            if levels and (new := column.filter(~column.is_in(levels)).drop_nulls()).len():
+                yield f"{len(new)} rows have {name!r} {new[0]!r}, which no training row has: it counts as missing"
+            if 0 < (missing := column.null_count()) < len(column) and not known[name].null_count():
+                yield f"{missing} rows have no {name!r}, which all training rows have"
 
     def refit(self) -> tuple[NDArray[np.float32], FloatArray, IntArray]:
         """Features, costs and bounds of the training and validation groups, of which each sees all others."""

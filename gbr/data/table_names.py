@@ -81,10 +81,12 @@ def guess_roles(
     """Guess roles from names of columns, of which those ``unpivoted`` are of groups; notes say what was taken."""
     columns = frame.columns
     taken = []
-    for name in ("target", "device"):
-        if name in given and given[name] not in columns:
-            raise UsageError(f"--{name}: {where} has no column {given[name]!r}{nearest(given[name], columns)}")
-    target = given.get("target") or _guess_target(frame, where)
+    for option in ("target", "device", "repeats"):
+        names = given.get(option, ())
+        for name in [names] if isinstance(names, str) else names:
+            if name not in columns:
+                raise UsageError(f"--{option}: {where} has no column {name!r}{nearest(name, columns)}")
+    target = given.get("target") or _guess_target(frame.drop(given.get("repeats", ())), where)
     direction = direction_of(target)
     unit = unit_of(_words(target))
     if "target" not in given:
@@ -94,7 +96,7 @@ def guess_roles(
     if device is None:
         device = next(iter(device_columns(name for name in others if frame[name].dtype == pl.String)), None)
         taken += [f"device {device!r}"] if device else []
-    repeats = tuple(
+    repeats = given.get("repeats") or tuple(
         name for name in others if frame[name].dtype == pl.List(pl.Float64) and _words(name)[-1:] == ["times"]
     )
     config = given.get("config") or tuple(name for name in others if _CONFIGS.match(name.lower()))
@@ -104,7 +106,8 @@ def guess_roles(
         found = dict.fromkeys((*_find(others, _GROUPS), *([device] if device else []), *extents, *unpivoted))
         group = tuple(name for name in found if name not in config)
     if not config:
-        plain_columns = [name for name in others if name not in (*group, *context) and _is_parameter(frame[name])]
+        with_role = (*group, *context, *repeats)
+        plain_columns = [name for name in others if name not in with_role and _is_parameter(frame[name])]
         varies = _varies(frame, group, plain_columns)
         config = tuple(name for name in plain_columns if varies[name])
         constant = [
@@ -171,6 +174,11 @@ def split_target(name: str) -> tuple[str, tuple[str, ...]]:
 def unit_of(words: Iterable[str]) -> str:
     """The first word that is a unit, or an empty string."""
     return next((word for word in words if word in _UNITS), "")
+
+
+def is_time(unit: str) -> bool:
+    """Whether a unit is one of time, by its symbol or name."""
+    return bool(re.fullmatch(r"[nuµm]?s(ecs?)?|(nano|micro|milli)?sec(ond)?s?|min(ute)?s?|h(ours?)?", unit.lower()))
 
 
 def _guess_target(frame: pl.DataFrame, where: str) -> str:

@@ -37,12 +37,13 @@ class Figures(dict[str, Any]):
             found = self[split]
             reasons = "; ".join(dict.fromkeys(found["skipped"].values()))
             skipped = f", {len(found['skipped'])} cannot be ranked ({reasons})" if reasons else ""
+            units = things(kind)[: -1 if found["n_graphs"] == 1 else None]
             failed = ""
             if failures := found.get("failures"):
                 auc = "" if failures["auc"] is None else f", AUC of the chance to fail {failures['auc']:.2f}"
                 share = f"{failures['failed']:.1%} of the rows failed, {failures['failed@10']:.1%} of the first 10"
                 failed = f"; {share}{auc}"
-            title = f"{self['subset']} {split}: {found['n_graphs']} {things(kind)}{skipped}{failed}  (@K: slowdown@K)"
+            title = f"{self['subset']} {split}: {found['n_graphs']} {units}{skipped}{failed}  (@K: slowdown@K)"
             named = {text: found["baselines"].get(key) for key, text in baselines.NAMES.items()}
             rows = [
                 [text, *(_cell(values.get(name), name) for name in names)]

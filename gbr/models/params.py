@@ -53,6 +53,8 @@ SEEDS: Final = 2**31 - 1
 
 #: Default share of the runtimes that an interval shall hold.
 COVERAGE: Final = 0.9
+#: From so many held-out folds on, it holds with finite samples.
+GUARANTEED_FOLDS: Final = 9
 
 _FEW_GROUPS: Final = 60
 _FEW_RUNTIMES: Final = 5000

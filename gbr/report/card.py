@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from gbr.data.collection import TABLE, things
 from gbr.evaluation.figures import Figures
+from gbr.models.params import GUARANTEED_FOLDS
 
 CARD: Final = "MODEL.md"
 #: Fewer scored groups are named as a limit.
@@ -53,6 +54,8 @@ def _limits(manifest: Mapping[str, Any], figures: Figures) -> list[str]:
     groups = things(kind)
     if manifest["settings"]["objective"] == "runtime":
         limits = [f"Predicted runtimes and their intervals hold for {groups} like those it was trained on."]
+        if (folds := trained.get("folds")) and folds < GUARANTEED_FOLDS:
+            limits.append(f"Only {folds} folds were held out in turn: intervals are estimates, without a guarantee.")
     else:
         limits = [f"Scores are no runtimes: only their order within one of the {groups} has a meaning."]
     if kind == TABLE:

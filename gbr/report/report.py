@@ -221,6 +221,8 @@ def summarise_split(
             rows = groups.rows(number)
             target, scores = groups.target[rows], scored.scores[rows]
             quality = data_quality.group_quality(target, groups.duplicate_of[rows], _retest(groups, rows), scores)
+            if kind == TABLE:  # whose rows are in the order of their parameters, not of their measurements
+                quality["jumps"] = []
             qualities.append(quality)
             graph = {"name": name, "split": scored.split, "quality": quality, "doubts": data_quality.doubts(quality)}
             if quality["jumps"] or name in figures:

@@ -137,7 +137,8 @@ def _shown(kind: str, model: Ranker | None) -> tuple[str, Callable[[float], floa
     """Name of the figure of a configuration, and its value from the runtime."""
     if kind == "table" and model is not None:
         roles = model.table.roles
-        name = f"{roles.target}, {roles.unit}" if roles.unit else roles.target
+        words = roles.target.lower().replace("_", " ").split()
+        name = f"{roles.target}, {roles.unit}" if roles.unit and roles.unit.lower() not in words else roles.target
         return name, (lambda runtime: 1 / runtime) if roles.direction == "higher" else float
     return ("runtime", float) if kind == "replay" else ("µs", lambda runtime: runtime / 1e3)
 

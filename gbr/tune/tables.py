@@ -124,6 +124,8 @@ def table_search(
     at = np.flatnonzero(table.row == default)
     if default is not None and not len(at):
         raise UsageError(f"--default: row {default} is not one of the {len(table.row)} of group {table.groups[0].name}")
+    if default is None:
+        cli.note(f"the default is row {table.row[0]}, the first of the group; --default names another one")
     space = TableSpace(table, model, default=0 if default is None else int(at[0]))
     if command is not None:
         columns = dict.fromkeys((*roles.config, *roles.described))
