@@ -168,6 +168,16 @@ def test_bootstrap_is_deterministic_and_close_to_the_normal_interval() -> None:
     assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.004)
 
 
+def test_bootstrap_draws_whole_families() -> None:
+    """Copies of graphs within their families tell nothing new; families of unequal size weigh by their graphs."""
+    values, families = np.random.default_rng(0).normal(0.6, 0.2, 20), [f"f{number:02d}" for number in range(20)]
+    alone = metrics.bootstrap_interval(values, families)
+    assert metrics.bootstrap_interval(np.repeat(values, 4), np.repeat(families, 4)) == pytest.approx(alone)
+    low, high = metrics.bootstrap_interval([0.0, 1.0, 1.0, 1.0], ["a", "b", "b", "b"]) or (0, 0)
+    assert (low, high) == (0.0, 1.0)
+    assert metrics.bootstrap_interval([0.0, 1.0], ["a", "a"]) is None
+
+
 def sample(n: int, rho: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     x = rng.normal(size=n)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import kendalltau, rankdata
 
+from gbr.data.collection import family
 from gbr.data.groups import QueryGroups, unrankable
 from gbr.errors import UsageError
 
@@ -203,18 +204,35 @@ def score(kind: str, per_graph: Iterable[dict[str, float]]) -> float:
     return float(np.mean([1 - graph["slowdown@5"] if kind == "tile" else graph["kendall_tau"] for graph in per_graph]))
 
 
-def bootstrap_interval(values: Iterable[float], level: float = 0.95, seed: int = 0) -> list[float] | None:
-    """Percentile bootstrap interval of the mean, resampling graphs; deterministic.
+def bootstrap_interval(
+    values: Iterable[float], families: Iterable[str] | None = None, level: float = 0.95, seed: int = 0
+) -> list[float] | None:
+    """Percentile bootstrap interval of the mean, resampling families; deterministic.
+
+    Graphs of a family are alike, so that an interval over single graphs would be too narrow.
+
+    Parameters
+    ----------
+    values : iterable of float
+        One per graph.
+    families : iterable of str, optional
+        Family of each graph; by default each is its own.
 
     Returns
     -------
-    [low, high], or None for fewer than two values.
+    [low, high], or None for fewer than two families.
     """
     sample = np.fromiter(values, np.float64)
-    if len(sample) < 2:
+    owner = np.arange(len(sample)) if families is None else np.unique([*families], return_inverse=True)[1]
+    sizes = np.bincount(owner)
+    if len(sizes) < 2:
         return None
-    rng, n = np.random.default_rng(seed), len(sample)
-    means = [sample[rng.integers(n, size=(250, n))].mean(axis=1) for _ in range(_RESAMPLES // 250)]
+    sums = np.bincount(owner, sample)
+    rng, n = np.random.default_rng(seed), len(sizes)
+    means = []
+    for _ in range(_RESAMPLES // 250):
+        drawn = rng.integers(n, size=(250, n))
+        means.append(sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1))
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return [float(low), float(high)]
 
@@ -277,7 +295,7 @@ def evaluate(scores: FloatArray, groups: QueryGroups, kind: str) -> dict[str, An
     Returns
     -------
     dict
-        ``kendall_tau`` (mean over graphs), ``kendall_tau_ci`` (95 % bootstrap interval over graphs), ``opa``,
+        ``kendall_tau`` (mean over graphs), ``kendall_tau_ci`` (95 % bootstrap interval over families), ``opa``,
         ``slowdown@<K>``, ``score``, ``graphs`` (stem -> the same per graph), ``n_graphs`` (scored), ``skipped``
         (stem -> reason).  Means are None when no graph could be scored.
 
@@ -352,7 +370,9 @@ def summarise(graphs: dict[str, dict[str, float]], skipped: dict[str, str], kind
     means = {name: float(np.mean([graph[name] for graph in graphs.values()])) if graphs else None for name in names}
     return {
         "kendall_tau": means.pop("kendall_tau"),
-        "kendall_tau_ci": bootstrap_interval(graph["kendall_tau"] for graph in graphs.values()),
+        "kendall_tau_ci": bootstrap_interval(
+            [graph["kendall_tau"] for graph in graphs.values()], [family(kind, name) for name in graphs]
+        ),
         **means,
         "score": score(kind, graphs.values()) if graphs else None,
         "graphs": graphs,

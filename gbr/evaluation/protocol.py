@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gbr.data.collection import OFFICIAL, Subset
+from gbr.data.collection import OFFICIAL, Subset, family
 from gbr.data.files import parse_json
 from gbr.data.groups import QueryGroups, unrankable
 from gbr.errors import DataError, UsageError
@@ -150,7 +150,8 @@ def evaluate(
         "skipped": skipped,
     }
     if kind == "layout":
-        interval = metrics.bootstrap_interval(graph["kendall_tau"] for graph in graphs.values())
+        taus = [graph["kendall_tau"] for graph in graphs.values()]
+        interval = metrics.bootstrap_interval(taus, [family(kind, name) for name in graphs])
         absent = sorted(set(indices or ()) - set(groups.names))
         return found | {"kendall_tau_ci": interval, "repeated": repeated, "absent": absent}
     benchmarks: dict[str, list[dict[str, float]]] = defaultdict(list)
