@@ -222,6 +222,7 @@ def test_jumps_of_runtimes_are_flagged(summary: dict[str, Any]) -> None:
     runtimes[1, 120:] *= 3
     scored = Scored("test", groups_of(*runtimes.astype(int).tolist()), rng.random(400))
     split = report.summarise_split(scored, "tile", {})
+    assert not report.summarise_split(scored, "table", {})["suspects"]  # its rows are in the order of parameters
     (suspect,) = split["suspects"]
     assert suspect["name"] == "g1"
     assert split["data"]["jumps"] == 1

@@ -292,7 +292,9 @@ def test_a_command_measures_a_table_and_resumes(files: Path, capsys: pytest.Capt
     command = r"sh -c 'test {tile} -lt 8 && echo \"{order}: step 3, 1.{block_size_x}5e1 ms\"'"
     options = "--measure", command, "--group", "k-H100", "--out", files / "search"
     assert tuned(files, "two.parquet", *options, "--budget", 2) == 0
-    assert "time" in capsys.readouterr().out
+    captured = capsys.readouterr()
+    assert "time" in captured.out
+    assert "the default is row 80, the first of the group; --default names another one" in captured.err
     assert tuned(files, "two.parquet", *options, "--budget", 4, "--json") == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["measured"], result["resumed"], result["space"]) == (4, 2, "k-H100")
@@ -352,6 +354,8 @@ def test_rows_of_a_file_that_were_measured_adapt_the_order(files: Path, capsys: 
     # Rows that failed, and those that are known to fail, come last.
     assert np.isinf(COST[found["row"].to_numpy()[-np.isinf(COST).sum() :]]).all()
 
+    assert predict_command.main(["--model", str(files / "run"), str(path)]) == 0
+    assert "values of 'time' are ignored (gbr predict --adapt learns from them)" in capsys.readouterr().err
     # A group without measured rows keeps the order of the model.
     both = pl.concat([partly, rows.with_columns(device=pl.lit("V100"), time=pl.lit(None, pl.String))])
     both.write_csv(files / "both.csv")
