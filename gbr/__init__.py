@@ -75,7 +75,17 @@ class _CallableModule(ModuleType):
     """A module that is called like its function of the same name."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return getattr(self, self.__name__.rpartition(".")[2])(*args, **kwargs)
+        return self._function(*args, **kwargs)
+
+    @property
+    def _function(self) -> Any:
+        return getattr(self, self.__name__.rpartition(".")[2])
+
+    @property
+    def __signature__(self) -> Any:
+        from inspect import signature  # takes as long to import as all of this module
+
+        return signature(self._function)
 
 
 def callable_module(name: str) -> None:

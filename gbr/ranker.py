@@ -49,7 +49,7 @@ _SHARED: Final = ("objective", *CAPACITY, "early_stopping_rounds", "time_limit")
 #: Matrices stay float32 or become float64; NaN means missing, and infinity is refused by :func:`check_range`.
 _FLOATS: Final = {"dtype": (np.float64, np.float32), "ensure_all_finite": False}
 #: Rows without a qid that are hardly the configurations of one program.
-_LARGE_GROUP: Final = 1000
+_LARGE_GROUP: Final = 100
 
 
 class Ranker(BaseEstimator):  # type: ignore[misc]
@@ -188,7 +188,7 @@ class Ranker(BaseEstimator):  # type: ignore[misc]
             also ratios.
         qid : array-like (rows,) or None, default=None
             Query group of each row, integers or strings; rows of a group are contiguous.  None: one group, with a
-            GbrWarning for 1,000 rows or more.
+            GbrWarning for 100 rows or more.
         eval_set : (X, y), (X, y, qid), a list of one of these, or None, default=None
             Other groups for early stopping.
 

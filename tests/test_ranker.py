@@ -372,11 +372,11 @@ def test_cross_validation_without_metadata_routing() -> None:
 
 
 def test_forgotten_groups_are_reported() -> None:
-    X, runtime, qid = problem(42)
+    X, runtime, qid = problem(12)
     ranker = Ranker("lightgbm", **QUICK)
-    with pytest.warns(GbrWarning, match="fit: no qid, so that all 1,008 rows are one query group; pass qid"):
+    with pytest.warns(GbrWarning, match="fit: no qid, so that all 288 rows are one query group; pass qid"):
         ranker.fit(X, runtime)
-    with pytest.warns(GbrWarning, match="eval_set: no qid, so that all 1,008 rows"):
+    with pytest.warns(GbrWarning, match="eval_set: no qid, so that all 288 rows"):
         ranker.fit(X, runtime, qid=qid, eval_set=(X, runtime))
 
 

@@ -127,9 +127,12 @@ def test_links_and_make_targets_exist(page: str) -> None:
 def test_results_table_and_picture(tile_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tile_run / "run"
     figures = json.loads((run / "metrics.json").read_text())
+    figures["valid"]["kendall_tau_ci"] = [0.5, 0.75]
+    assert "(0.50–0.75)" in results.table([(Ranker.load(run), figures)])
+    figures = json.loads((run / "metrics.json").read_text())  # of one family, without an interval
     table = results.table([(Ranker.load(run), figures)])
     (model,) = [line for line in table.splitlines() if line.startswith("| **LightGBM**, pairwise |")]
-    assert f" {figures['valid']['kendall_tau']:.3f} (" in model
+    assert f" {figures['valid']['kendall_tau']:.3f} |" in model
     assert model.endswith(f" {100 * figures['test']['slowdown@5']:.1f} % |")
     page = tmp_path / "README.md"
     begin, end = results.BEGIN.format(kind="tile"), results.END.format(kind="tile")

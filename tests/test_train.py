@@ -194,7 +194,7 @@ def test_command_prints_tables(tile_run: Path, tmp_path: Path, capsys: Capture) 
     assert run_command(tile_run, tmp_path / "run", *options) == 0
     out, err = capsys.readouterr()
     assert max(map(len, out.splitlines())) <= 80
-    for text in ("tile:cpu valid: 3 graphs", "tile:cpu test: 2 graphs", "raw columns, L2", "retest ceiling", "tau"):
+    for text in ("tile:cpu valid: 3 graphs", "tile:cpu test: 2 graphs", "raw columns, L2", "retest  ", "tau"):
         assert text in out
     assert "gbr: tile means tile:cpu" in err
     assert str(tmp_path / "run") in err

@@ -36,9 +36,9 @@ INTRODUCTION: Final = """\
 not seen. *tau* is Kendall's tau with ties in random order, *OPA* the share of pairs in the right order, *slowdown@k*
 how much slower than the fastest configuration the best of the first k is. Differences are relative to the default;
 their 95 % interval is a paired bootstrap over families. *{retest}* ranks by a second measurement of the same
-configurations: an upper bound for models. The prices of *{physics}* were rounded on `train` and `valid`. Early stopping
-uses `valid` in the official split, elsewhere a tenth of the training graphs; baselines and blocks, which do not stop
-early, are trained on those graphs too."""
+configurations: about the most to be expected. The prices of *{physics}* were rounded on `train` and `valid`. Early
+stopping uses `valid` in the official split, elsewhere a tenth of the training graphs; baselines and blocks, which do
+not stop early, are trained on those graphs too."""
 BLOCKS: Final = """\
 {title}. LightGBM on the speed, {trees} trees, no early stopping. *lost without* is the tau of all blocks minus that
 without the block. A block that ranks well by itself may add nothing to the others. A block without *only* has equal

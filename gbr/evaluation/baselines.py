@@ -18,7 +18,7 @@ NAMES: Final = {
     "default_configuration": "default config",
     "mean_rank": "mean rank elsewhere",
     "random_order": "random order",
-    "retest": "retest ceiling",
+    "retest": "retest",
 }
 #: Column that is 1 for the compiler's default configuration.
 DEFAULT_FLAG: Final = "config.is_default"
