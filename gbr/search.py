@@ -82,10 +82,9 @@ def search(
     UsageError
         For training graphs of one family.
     """
-    try:
-        import optuna
-    except ModuleNotFoundError as error:
-        raise MissingLibraryError("optuna is not installed; pip install 'gbr[search]'") from error
+    require_optuna()
+    import optuna
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     held_out = folds(families, seed=seed)
 
@@ -116,6 +115,14 @@ def search(
     )
     study.optimize(suggested, trials - 1, callbacks=[report])
     return dict(study.best_params) if study.trials and study.best_value > default else {}
+
+
+def require_optuna() -> None:
+    """Raise a MissingLibraryError if optuna is not installed."""
+    try:
+        import optuna  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise MissingLibraryError("optuna is not installed; pip install 'gbr[search]'") from error
 
 
 def _fold_scores(ranker: Ranker, train: Rows, out: NDArray[np.bool_], goal: str, seed: int) -> list[float]:

@@ -275,8 +275,14 @@ def train(
     from gbr.evaluation.figures import Figures
     from gbr.ranker import Ranker
 
-    if trials and workers is not None:
-        raise UsageError("--search: runs on one machine, not with --cluster; search first and pass the result by --set")
+    if trials:
+        from gbr.search import require_optuna
+
+        require_optuna()  # before the features are built
+        if workers is not None:
+            raise UsageError(
+                "--search: runs on one machine, not with --cluster; search first and use the result by --set"
+            )
     collection, data = cli.find_collection(subset, data), Path(data)
     out = _default_out(collection) if out is None else Path(out)
     is_table, is_runtime = collection.kind == TABLE, "runtime" in (backend, objective)

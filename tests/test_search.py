@@ -14,6 +14,7 @@ from gbr.evaluation.metrics import count_pairs
 from gbr.models.rows import Rows
 from gbr.ranker import Ranker
 from gbr.search import INTEGERS, folds, score, search
+from gbr.train import train
 from tests.ranking import problem
 
 
@@ -82,6 +83,8 @@ def test_search_needs_optuna(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builtins, "__import__", failing)
     with pytest.raises(MissingLibraryError, match=r"pip install 'gbr\[search\]'"):
         search(make, *training_rows(4), 2)
+    with pytest.raises(MissingLibraryError, match=r"pip install 'gbr\[search\]'"):
+        train("tile:absent", trials=2)  # before the collection is looked for
 
 
 @pytest.mark.parametrize(
