@@ -7,6 +7,7 @@ operations in jitted helpers or in a ``custom_jvp`` can be constrained too.  Ope
 
 from __future__ import annotations
 
+import reprlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
@@ -86,6 +87,8 @@ class Relayout:
 
     def __init__(self, function: Callable[..., Any], args: Sequence[Any]) -> None:
         name = getattr(function, "__name__", function)
+        if not isinstance(args, tuple | list):
+            raise UsageError(f"{name}: expected a tuple of the arguments of the function, got {reprlib.repr(args)}")
         leaves, self._arguments = jax.tree.flatten(tuple(args))
 
         def flat(*leaves: Any) -> Any:

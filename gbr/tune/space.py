@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from gbr.data.graph import Graph, read_graph
 from gbr.data.hardware import named
-from gbr.errors import UsageError
+from gbr.errors import UsageError, one_line
 
 if TYPE_CHECKING:
     from features.hardware import Hardware
@@ -299,7 +299,7 @@ class ParameterSpace(Space):
             )
         rules = list(constraints)
         product = itertools.product(*(range(len(values)) for values in self.parameters.values()))
-        codes = [code for code in product if all(rule(self._decode(code)) for rule in rules)]
+        codes = [code for code in product if not rules or _is_allowed(self._decode(code), rules, name)]
         if not codes:
             raise UsageError(f"{name}: no configuration satisfies the constraints; relax them")
         baseline = None if default is None else next((code for code in codes if self._decode(code) == default), None)
@@ -348,6 +348,14 @@ class ParameterSpace(Space):
 
     def _decode(self, code: Sequence[int]) -> Configuration:
         return {key: values[at] for (key, values), at in zip(self.parameters.items(), code, strict=True)}
+
+
+def _is_allowed(config: Configuration, rules: Sequence[Callable[[Configuration], bool]], name: str) -> bool:
+    try:
+        return all(rule(config) for rule in rules)
+    except Exception as fault:  # any exception of user code
+        found = f"a constraint raised {type(fault).__name__}: {one_line(fault)}"
+        raise UsageError(f"{name}: {found}, for {config}; fix the constraint") from fault
 
 
 def _distinct(values: Any, where: str) -> list[Any]:

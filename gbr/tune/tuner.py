@@ -7,12 +7,13 @@ import reprlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import index
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from gbr.errors import UsageError
-from gbr.tune.space import FloatArray, IntArray, Space
+from gbr.tune.space import FloatArray, IntArray, Space, loaded
 
 if TYPE_CHECKING:
     from gbr.models.transfer import Transfer
@@ -53,8 +54,9 @@ class Tuner:
     Parameters
     ----------
     space : Space
-    model : Ranker, optional
-        Model trained on other programs.  The first proposals follow its order; measurements gradually outweigh it.
+    model : Ranker or path, optional
+        Model trained on other programs, or its run directory.  The first proposals follow its order; measurements
+        gradually outweigh it.
         By default the analytic estimate of the space, where it has a program.
         A UsageError or ModelError is raised if it does not fit the space.
     seed : int
@@ -73,10 +75,12 @@ class Tuner:
     {'block': 64, 'unroll': 1}
     """
 
-    def __init__(self, space: Space, model: Ranker | None = None, *, seed: int = 0) -> None:
+    def __init__(self, space: Space, model: Ranker | Path | str | None = None, *, seed: int = 0) -> None:
+        if not isinstance(space, Space):
+            raise UsageError(f"space: expected a Space such as ParameterSpace(...), got a {type(space).__name__}")
         self.space = space
-        self._seed = _integer(seed, 0, "seed")
-        model = space.estimate() if model is None else model
+        self._seed = integer(seed, 0, "seed")
+        model = space.estimate() if model is None else loaded(model)
         self._prior_is_estimate = model is not None and model.is_estimate
         columns = space.columns(model)
         self._X = columns[:, columns.max(axis=0) > columns.min(axis=0)]
@@ -123,7 +127,7 @@ class Tuner:
 
         Small batches need fewer measurements, as proposals do not use outcomes of their batch.
         """
-        n = _integer(n, 1, "ask")
+        n = integer(n, 1, "ask")
         free = np.flatnonzero(self._free)
         if not len(free):
             return []
@@ -151,7 +155,7 @@ class Tuner:
             equal configurations are averaged; a configuration with a single failure counts as failed.
         """
         last = len(self.space) - 1
-        indices = [_integer(config, 0, f"tell: {self.space.name}", last) for config in configs]
+        indices = [integer(config, 0, f"tell: {self.space.name}", last) for config in configs]
         if len(indices) != len(outcomes):
             raise UsageError(f"tell: expected an outcome per configuration, got {len(outcomes)} for {len(indices)}")
         known = [outcome_of(outcome) for outcome in outcomes]
@@ -246,7 +250,8 @@ def outcome_of(given: Any) -> float | str:
     return runtime if 0 <= runtime < math.inf else f"runtime {runtime}"
 
 
-def _integer(value: Any, least: int, what: str, most: int | None = None) -> int:
+def integer(value: Any, least: int, what: str, most: int | None = None) -> int:
+    """An integer of Python or NumPy from 0 or 1 on, or in a range; a UsageError for anything else."""
     try:
         if least <= index(value) and (most is None or index(value) <= most):
             return index(value)
