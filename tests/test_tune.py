@@ -131,6 +131,10 @@ def test_invalid_outcomes_are_rejected(configs: list[int], outcomes: list[float]
     assert not len(tuner)
     with pytest.raises(UsageError, match="ask: expected a positive integer, got 0"):
         tuner.ask(0)
+    with pytest.raises(UsageError, match=r"space: expected a Space such as ParameterSpace\(...\), got a dict"):
+        Tuner({"block": [1, 2]})  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="absent"):
+        Tuner(grid(), "runs/absent")
     with pytest.raises(UsageError, match="seed: expected an integer from 0 on, got -1"):
         Tuner(grid(), seed=-1)
 
@@ -207,6 +211,10 @@ def test_a_ranker_of_other_programs_scores_the_features() -> None:
         ({"parameters": {"a": np.eye(2)}}, "'a': expected distinct values, got array"),
         ({"parameters": {"a": [1, 1]}}, r"'a': expected distinct values, got \[1, 1\]"),
         ({"parameters": {"a": [1]}, "constraints": [lambda _: False]}, "no configuration satisfies the constraints"),
+        (
+            {"parameters": {"a": [1]}, "constraints": [lambda c: c["b"]]},
+            r"a constraint raised KeyError: 'b', for \{'a': 1",
+        ),
         ({"parameters": {"a": [1]}, "default": {"b": 1}}, r"expected a default .*, got \{'b': 1\}"),
         ({"parameters": {"a": [1, 2]}, "constraints": [lambda c: c["a"] > 1], "default": {"a": 1}}, "got {'a': 1}"),
     ],
@@ -321,5 +329,5 @@ def test_limits_of_a_search() -> None:
     assert found.measured == 1
     with pytest.raises(TuneError, match="all 4 configurations failed, the first with: no device"):
         search(Tuner(grid()), lambda _: "no device", budget=4)
-    with pytest.raises(TuneError, match="no measurements; fix the measurement, or increase the budget"):
+    with pytest.raises(UsageError, match="budget: expected a positive integer, got 0"):
         search(Tuner(grid()), lambda _: 1.0, budget=0)

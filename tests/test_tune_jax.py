@@ -80,16 +80,20 @@ def test_tune_layout_returns_an_equivalent_function(
     tuned = tune_layout(function, args, budget=3, candidates=6, journal=tmp_path / "journal.jsonl")
     assert tuned.found.measured == 3
     assert "default" in str(tuned)
+    assert "array" not in repr(tuned)
     np.testing.assert_allclose(jax.jit(tuned.function)(*args)["twice"], function(*args)["twice"], rtol=1e-4)
 
     configs = sample_layouts(Relayout(function, args).sites, 6, 0)
     chosen = replace(tuned, choice={"dot": [0]}, config=configs[1])
     chosen.save(tmp_path / "layout.json")
+    assert len((tmp_path / "layout.json").read_text().splitlines()) == 7
     loaded = load_layout(tmp_path / "layout.json", function, args)
     assert loaded is not function
     np.testing.assert_allclose(jax.jit(loaded)(*args)["twice"], function(*args)["twice"], rtol=1e-4)
     with pytest.raises(TuneError, match="tuned for another function, other shapes or another version of JAX"):
         load_layout(tmp_path / "layout.json", lambda *args: function(*args)["twice"] + 1, args)
+    with pytest.raises(UsageError, match=r"expected a tuple of the arguments of the function, got 1"):
+        tune_layout(function, 1)  # type: ignore[arg-type]
     (tmp_path / "layout.json").write_text("{}")
     with pytest.raises(TuneError, match=r"not a file of TunedLayout\.save"):
         load_layout(tmp_path / "layout.json", function, args)
@@ -138,10 +142,12 @@ def test_a_program_of_a_file_is_measured_in_a_child(program: str) -> None:
 @pytest.mark.parametrize(
     ("find", "name", "message"),
     [
-        (tile_space, "matmul", "expected FAMILY_SHAPE such as .* families: "),
+        (tile_space, "matmul", "expected FAMILY_SHAPE such as .* unknown family '';.* more"),
+        (tile_space, "sum_majr_3x2", "did you mean 'sum_major'?"),
         (tile_space, "sum_major_3", "expected 2 positive extents as in sum_major_.*, got '3'"),
         (tile_space, "sum_major_3x0", "expected 2 positive extents as in sum_major_.*, got '3x0'"),
-        (named, "resnet", "unknown program; expected FILE.py:NAME or one of .*lenet_nhwc"),
+        (named, "resnet", "unknown program; did you mean 'resnet_nhwc'?"),
+        (named, "mine.py", "unknown program; for a file, expected FILE.py:NAME"),
         (named, "nowhere.py:f", "nowhere.py: no such Python file"),
         (named, "{}:nothing", "expected a function without arguments .* got TypeError"),
         (named, "{}:absent", "expected a function without arguments .* got KeyError"),

@@ -221,6 +221,7 @@ def test_a_truncated_journal_keeps_its_complete_lines(
         '{"config": 1, "runtime": -1.0}',
         '{"config": 1, "failed": 3}',
         '{"stopped": -1}',
+        '{"verdict": {"config": 1, "speedup": 1.0, "low": 1.0, "high": 1.0, "rounds": "2"}}',
     ],
 )
 def test_an_invalid_line_is_named_and_kept(tmp_path: Path, line: str) -> None:
@@ -264,13 +265,54 @@ def test_file_systems_without_locks_are_reported_once(
     assert os.listdir(tmp_path) == ["journal.jsonl"]
 
 
+def test_timeouts_are_measured_again_with_a_longer_one(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    with Journal(path, BEHAVIOURS) as journal:
+        for config, outcome in ((0, 2.0), (5, "timed out after 1.5 s"), (4, "timed out after 60 s")):
+            journal.write(config, outcome)
+    tuner = Tuner(BEHAVIOURS)
+    with Child(make, timeout=60.0) as child:
+        found = search(tuner, child, budget=3, journal=path, rounds=0)
+    assert found.resumed == 2
+    assert tuner.failures[4] == "timed out after 60 s"
+    with Child(make, timeout=60.0) as child:
+        search(tuner := Tuner(BEHAVIOURS), child, budget=7, journal=path, rounds=0)
+    assert tuner.runtimes[5] == 1.0
+
+
+def test_a_finished_search_is_not_compared_again(tmp_path: Path) -> None:
+    path, counts = tmp_path / "journal.jsonl", Counter[int]()
+
+    def measure(config: int) -> float:
+        counts[config] += 1
+        return 1.0 + config
+
+    def found(budget: int, rounds: int = 4) -> str:
+        return str(search(Tuner(BEHAVIOURS), measure, budget=budget, journal=path, rounds=rounds).verdict)
+
+    first, once = found(3), counts.copy()
+    assert found(3) == found(2) == found(3, rounds=2) == first
+    assert counts == once
+    found(3, rounds=6)
+    assert counts[0] == once[0] + 6
+    more = counts.copy()
+    found(4)
+    assert counts[0] == more[0] + 4
+    with pytest.raises(TuneError, match=r"its command is None, not './bench \{what\}'; choose another folder"):
+        Journal(path, BEHAVIOURS, "./bench {what}")
+    with pytest.raises(UsageError, match="budget: expected a positive integer, got 0"):
+        found(0)
+
+
 def test_other_files_and_journals_are_not_changed(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     with Journal(path, SPACE) as journal:
         journal.write(0, 1.0)
     path.write_text(f"{path.read_text()}\n \n")  # as editors leave them
     other = ParameterSpace({"a": [1, 2, 3, 5], "b": [1, 2, 3]})
-    with pytest.raises(TuneError, match=r"journal.jsonl: expected a journal of .*'fingerprint'.*another folder"):
+    with pytest.raises(
+        TuneError, match=r"journal.jsonl: the program, the configurations .* have changed since.*another"
+    ):
         Journal(path, other)
     assert outcomes(path) == [(0, 1.0)]
     path = tmp_path / "notes.txt"

@@ -330,8 +330,48 @@ def test_searches_of_tables_say_what_is_missing(files: Path, capsys: pytest.Capt
     ):
         assert tuned(files, *arguments) in (1, 2)
         assert message in capsys.readouterr().err.splitlines()[-1]
-    assert tune_command.main(["--space", f"table:{files / 'measured.csv'}"]) == 2
-    assert "needs a run that was trained on a table" in capsys.readouterr().err
+    for options, message in (
+        ((), "--measure: expected a command, or --model"),
+        (("--measure", "x {tile}", "--group", "k"), "--group: expected a run that was trained on a table"),
+        (("--measure", "x {tile}", "--model", "physics"), "--model: expected a run that was trained on a table"),
+        (("--measure", "x {tile}", "--default", "80"), "default: expected 0 to 79, got 80"),
+    ):
+        assert tune_command.main(["--space", f"table:{files / 'measured.csv'}", *options]) == 2
+        assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs sh")
+def test_a_table_is_searched_without_a_model(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The parameters are the columns that the command takes; rows that differ in others are equal."""
+    command = r"sh -c 'test {tile} -lt 8 || exit 3; echo $(({block_size_x} * {tile}))'"
+    options = ["--space", f"table:{files / 'candidates.csv'}", "--measure", command, "--out", str(files / "plain")]
+    assert tune_command.main([*options, "--budget", "20", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["measured"], {*result["failed"].values()}) == (20, {"exit status 3"})
+    assert result["use"]["choice"] == {"tile": 1, "block_size_x": 16}
+    worked = [row for row in SPACE.rows(named=True) if row["tile"] < 8]
+    assert result["best"]["runtime"] == min(row["block_size_x"] * row["tile"] for row in worked)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs sh")
+def test_a_finished_search_keeps_its_verdict_and_another_command_is_refused(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = files / "log"
+    measure = f"sh -c 'echo {{tile}} >> {log}; echo {{tile}}'"
+    options = ["--space", f"table:{files / 'candidates.csv'}", "--out", str(files / "again"), "--budget"]
+    printed = []
+    for budget in ("3", "3", "4"):
+        assert tune_command.main([*options, budget, "--measure", measure]) == 0
+        printed.append((capsys.readouterr().out.splitlines()[-3:], len(log.read_text().splitlines())))
+    assert printed[0] == printed[1]
+    assert printed[0][1] == 3 + 10 * 3 + 10 * 2
+    assert printed[2][1] > printed[1][1]
+    verdict = "the default is best: the best other configuration is 0.25 to 0.25 times as fast"
+    assert printed[0][0][1:] == [f"Compared in 20 alternating rounds: {verdict}", "Use: tile=1"]
+    assert tune_command.main([*options, "4", "--measure", "echo 2{tile}"]) == 1
+    assert "journal.jsonl: its command is " in (message := capsys.readouterr().err.splitlines()[-1])
+    assert "not 'echo 2{tile}'; choose another folder" in message
 
 
 def test_rows_of_a_file_that_were_measured_adapt_the_order(files: Path, capsys: pytest.CaptureFixture[str]) -> None:

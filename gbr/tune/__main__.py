@@ -40,16 +40,18 @@ Spaces:
   layout:FILE.py:NAME      your own program: NAME() returns a function for JAX
                            and a tuple of its arguments
   replay:GRAPH.npz         recorded runtimes of a graph, or a folder of graphs
-  table:FILE.csv|parquet   rows of one group of a table, with --model, a run
-                           that was trained on a table of other devices
+  table:FILE.csv|parquet   rows of a table that a command measures; with
+                           --model, a run that was trained on a table of
+                           other devices, rows of one of its groups
 
 \b
 A command measures a table, here one with the columns block and unroll:
-  gbr tune --space table:candidates.csv --model runs/gemm \\
+  gbr tune --space table:candidates.csv \\
       --measure "./bench --block {block} --unroll {unroll}"
-Its last number on standard output is the target, in the direction of the
-training table; an exit status other than 0, or no number, is a failure.
-Placeholders are columns of the file; {{ and }} are braces.  There is no shell."""
+Its last number on standard output is the runtime, or with --model the target
+in the direction of the training table; an exit status other than 0, or no
+number, is a failure.  At least one column of the file is a placeholder; {{ and
+}} are braces.  There is no shell."""
 
 
 @cli.command("gbr.tune", epilog=_EPILOG)
@@ -61,9 +63,11 @@ Placeholders are columns of the file; {{ and }} are braces.  There is no shell."
     help="Run directory written by gbr train, of the space's kind, or physics:HARDWARE.  [default: physics]",
 )
 @click.option(
-    "--measure", metavar="COMMAND", help="Tables: command to measure with.  [default: replay the values in the file]"
+    "--measure",
+    metavar="COMMAND",
+    help="Tables: command to measure with.  [default, with --model: replay the values in the file]",
 )
-@click.option("--group", metavar="NAME", help="Tables: group to search, if there are several.")
+@click.option("--group", metavar="NAME", help="Tables with --model: group to search, if there are several.")
 @click.option(
     "--default",
     type=click.IntRange(0),
@@ -103,12 +107,21 @@ def main(space: str, model: Path | None, out: Path | None, as_json: bool, **opti
 
         ranker = Ranker.load(model).set_params(n_jobs=1)
     if kind == "table" and ranker is None:
-        raise UsageError("--model: --space table:FILE needs a run that was trained on a table")
+        if options["measure"] is None:
+            raise UsageError("--measure: expected a command, or --model, a run that was trained on a table, to replay")
+        if model or options["group"]:
+            raise UsageError(
+                f"{'--model' if model else '--group'}: expected a run that was trained on a table as --model"
+            )
     if kind == "replay" and Path(name).is_dir():
         paths = sorted(path for path in Path(name).glob("*.npz") if not path.name.startswith("."))
         if not paths:
             raise UsageError(f"--space {space}: expected a folder with .npz files, found none")
-        searches = [_search(kind, str(path), folder / path.stem, ranker, **options) for path in paths]
+        searches = []
+        with cli.progress(len(paths), "replaying graphs") as advance:
+            for path in paths:
+                searches.append(_search(kind, str(path), folder / path.stem, ranker, label=None, **options))
+                advance(1)
         if as_json:
             cli.emit_json([result for result, _, _ in searches])
         else:
@@ -140,23 +153,26 @@ def _shown(kind: str, model: Ranker | None) -> tuple[str, Callable[[float], floa
         words = roles.target.lower().replace("_", " ").split()
         name = f"{roles.target}, {roles.unit}" if roles.unit and roles.unit.lower() not in words else roles.target
         return name, (lambda runtime: 1 / runtime) if roles.direction == "higher" else float
-    return ("runtime", float) if kind == "replay" else ("µs", lambda runtime: runtime / 1e3)
+    return ("runtime", float) if kind in ("replay", "table") else ("µs", lambda runtime: runtime / 1e3)
 
 
 def _search(
     kind: str, name: str, out: Path, model: Ranker | None, *,
     budget: int, seconds: float | None, timeout: float, candidates: int | None, seed: int,
-    measure: str | None, group: str | None, default: int | None,
+    measure: str | None, group: str | None, default: int | None, label: str | None = "measuring",
 ) -> tuple[dict[str, Any], Tuner, Found]:  # fmt: skip
     measuring: Any
     space: Space
     if kind == "replay":
         replay = Replay(Path(name))
         space, measuring, rounds = replay.space, nullcontext(replay), _REPLAY_ROUNDS
-    elif kind == "table" and model is not None:
-        from gbr.tune.tables import table_search  # polars, not for --help
+    elif kind == "table":
+        from gbr.tune.tables import list_search, table_search  # polars, not for --help
 
-        space, measuring = table_search(Path(name), model, group, default, measure, timeout)
+        if model is None:
+            space, measuring = list_search(Path(name), default, measure or "", timeout)
+        else:
+            space, measuring = table_search(Path(name), model, group, default, measure, timeout)
         rounds = _REPLAY_ROUNDS if measure is None else _ROUNDS
     else:
         from gbr.tune.jax import layout_space, tile_space  # numba and jax, not for --help
@@ -166,13 +182,11 @@ def _search(
         measuring, rounds = Child(make, timeout), _ROUNDS
     tuner = Tuner(space, model, seed=seed)
     with measuring as run:
-        found = shown_search(
-            tuner, run, "measuring", budget=budget, seconds=seconds, journal=out / JOURNAL, rounds=rounds
-        )
+        found = shown_search(tuner, run, label, budget=budget, seconds=seconds, journal=out / JOURNAL, rounds=rounds)
     if found.resumed:
-        cli.note(
-            f"{found.resumed} of {found.measured} measurements are from {out / JOURNAL}; another --out starts anew"
-        )
+        more = "a larger --budget continues, " if found.resumed == found.measured else ""
+        resumed = f"{found.resumed} of {found.measured} measurements are from {out / JOURNAL}"
+        cli.note(f"{resumed}; {more}another --out starts anew")
     result = {
         "space": space.name,
         "fingerprint": space.fingerprint,
@@ -194,14 +208,27 @@ def _print(tuner: Tuner, found: Found, figure: str, shown: Callable[[float], flo
     space = tuner.space
     rows = []
     for rank, best in enumerate(tuner.leaders(_SHOWN), 1):
-        text = " ".join(f"{name}={value}".replace(" ", "") for name, value in space.describe(best.config).items())
-        choice = shorten(text, _LONGEST_NAME, placeholder=f" … ({RESULT})") or "default of the compiler"
-        rows.append((rank, choice, shown(best.runtime), _speedup(found, best.runtime)))
-    title = f"{space.name}: {found.measured} of {len(space)} measured"
+        rows.append((rank, _choice(space, best.config), shown(best.runtime), _speedup(found, best.runtime)))
+    title = f"{space.name}: {found.measured} of {len(space)} measured (single measurements)"
     cli.table(title, ("", "choice", figure, "speedup"), rows)
-    for reason in list(tuner.failures.values())[:_SHOWN]:
-        print(f"failed: {reason}")
-    print(found.verdict or "No comparison: there is no default, it failed, or all other configurations did.")
+    reasons: dict[str, list[int]] = {}
+    for config, reason in tuner.failures.items():
+        reasons.setdefault(reason, []).append(config)
+    for reason, configs in sorted(reasons.items(), key=lambda each: -len(each[1]))[:_SHOWN]:
+        print(
+            f"failed: {_choice(space, configs[0])}{f' and {more} more' if (more := len(configs) - 1) else ''}: {reason}"
+        )
+    if found.verdict is None:
+        print("No comparison: there is no default, it failed, or all other configurations did.")
+    else:
+        print(f"Compared in {found.verdict.rounds} alternating rounds: {found.verdict}")
+        print(f"Use: {_choice(space, found.config)}")
+
+
+def _choice(space: Space, config: int) -> str:
+    """A configuration in a line of the terminal."""
+    parts = [f"{name}={str(value).replace(' ', '')}" for name, value in space.describe(config).items()]
+    return shorten(", ".join(parts), _LONGEST_NAME, placeholder=f" … ({RESULT})") or "default of the compiler"
 
 
 def _speedup(found: Found, runtime: float) -> float | None:

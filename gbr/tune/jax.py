@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import runpy
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -21,12 +22,13 @@ from gbr.collect.programs import FAMILIES as PROGRAMS
 from gbr.collect.tasks import seed_of
 from gbr.collect.tiles import Kernel, kernel_graph, sample_tiles
 from gbr.collect.timer import IntArray, cores, measure, pin, pinned
-from gbr.data.files import parse_json, write_json
+from gbr.data.files import parse_json, write_text
 from gbr.data.graph import N_LAYOUT, graph_from_arrays
 from gbr.data.hardware import machine
+from gbr.data.table_roles import nearest
 from gbr.errors import GbrError, TuneError, UsageError
 from gbr.tune.runner import Found, shown_search
-from gbr.tune.space import Configuration, GraphSpace, loaded
+from gbr.tune.space import Configuration, GraphSpace
 from gbr.tune.tuner import Tuner
 
 if TYPE_CHECKING:
@@ -69,8 +71,8 @@ def tile_space(kernel: str, *, candidates: int = 512, seed: int = 0) -> tuple[Gr
     """
     name, _, shape = kernel.rpartition("_")
     if name not in FAMILIES:
-        families = ", ".join(FAMILIES)
-        raise UsageError(f"{kernel}: expected FAMILY_SHAPE such as matmul_nt_256x192x256; families: {families}")
+        hint = f"unknown family {name!r}{nearest(name, FAMILIES)}"
+        raise UsageError(f"{kernel}: expected FAMILY_SHAPE such as matmul_nt_256x192x256; {hint}")
     family, extents = FAMILIES[name], shape.split("x")
     n_extents = family.variants.split()[0].count("x") + 1
     if len(extents) != n_extents or not all(extent.isdigit() and int(extent) for extent in extents):
@@ -153,7 +155,7 @@ class TunedLayout:
     found: Found
     choice: Configuration  # layouts by tensor, minor to major; empty for those of the compiler
     function: Callable[..., Any]  # with these layouts, for jax.jit; the original one if those of the compiler are best
-    config: Int8Array  # row per operation, as in a graph file
+    config: Int8Array = field(repr=False)  # row per operation, as in a graph file
     program: str  # hash of the traced program
 
     def __str__(self) -> str:
@@ -170,7 +172,8 @@ class TunedLayout:
             "config": self.config.tolist(),
             "verdict": None if verdict is None else asdict(verdict),
         }
-        write_json(Path(path), content, TuneError)
+        lines = [f" {json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in content.items()]
+        write_text(Path(path), "{\n" + ",\n".join(lines) + "\n}\n", TuneError)
 
 
 def load_layout(path: Path | str, function: Callable[..., Any], args: Sequence[Any]) -> Callable[..., Any]:
@@ -251,7 +254,7 @@ def tune_layout(
         relayout.move(cpu_device())
         name = str(getattr(function, "__name__", "function"))
         space, configs = _space(relayout, name, candidates, seed)
-        tuner = Tuner(space, None if model is None else loaded(model), seed=seed)
+        tuner = Tuner(space, model, seed=seed)
         found = shown_search(
             tuner, _timed(relayout, configs, name), f"measuring layouts of {name}" if progress else None,
             budget=budget, seconds=seconds, journal=journal,
@@ -271,7 +274,8 @@ def named(program: str) -> tuple[Callable[..., Any], Sequence[Any]]:
             for stem, variant in zip(family.stems, family.variants.split(), strict=True)
         }
         if program not in stems:
-            raise UsageError(f"{program}: unknown program; expected FILE.py:NAME or one of {', '.join(stems)}")
+            hint = "; for a file, expected FILE.py:NAME" if program.endswith(".py") else nearest(program, stems)
+            raise UsageError(f"{program}: unknown program{hint}")
         family, variant = stems[program]
         return family.build(variant)
     if not Path(file).is_file():

@@ -7,13 +7,14 @@ import json
 import math
 import multiprocessing
 import os
+import re
 import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
@@ -29,7 +30,7 @@ from gbr.data.graph import Graph
 from gbr.data.pool import follow_parent
 from gbr.errors import DataError, GbrError, TuneError, UsageError, one_line
 from gbr.tune.space import FloatArray, GraphSpace, Space
-from gbr.tune.tuner import Best, Tuner, outcome_of
+from gbr.tune.tuner import Best, Tuner, integer, outcome_of
 
 #: Maps the index of a configuration to its runtime, or to the reason of its failure.
 Measure = Callable[[int], "float | str | None"]
@@ -43,6 +44,7 @@ _POLL: Final = 0.25
 #: Maximum timeout in seconds.
 _LONGEST: Final = 1e9
 _FORMAT: Final = 1
+_TIMED_OUT: Final = re.compile(r"timed out after (\S+) s")
 #: Number of crashes of the process after which a configuration is not measured again.
 _MAX_CRASHES: Final = 2
 #: Configurations that are measured again, because the minimum of single measurements is biased by noise.
@@ -77,6 +79,7 @@ class Child(AbstractContextManager["Child"]):
         elif not isinstance(timeout, int | float | np.number) or not 0 < timeout <= _LONGEST:
             raise UsageError(f"timeout: expected seconds from above 0 to {_LONGEST:g}, or None, got {timeout!r}")
         self._make, self._timeout = make, None if timeout is None else float(timeout)
+        self.command: str | None = getattr(make, "command", None)
         self._running: tuple[BaseProcess, Connection] | None = None
         self._end: Callable[[], object] | None = None
         self._one_at_a_time = threading.Lock()
@@ -109,6 +112,11 @@ class Child(AbstractContextManager["Child"]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def is_obsolete(self, outcome: float | str) -> bool:
+        """Whether an outcome is a timeout that was shorter than this one."""
+        found = _TIMED_OUT.fullmatch(outcome) if isinstance(outcome, str) else None
+        return found is not None and (self._timeout is None or float(found[1]) < self._timeout)
 
     def _start(self) -> tuple[BaseProcess, Connection]:
         context = multiprocessing.get_context("spawn")
@@ -222,19 +230,22 @@ def _one_line(fault: BaseException) -> str:
 class Journal(AbstractContextManager["Journal"]):
     """The measurements of one search in a file of JSON lines, opened by one process at a time.
 
-    The first line describes the space.  A ``begin`` entry precedes each measurement, and its outcome is written to disk
-    before the next measurement starts.  An incomplete last line is removed; blank lines are skipped.  A file that
-    cannot be written, is open in another process, belongs to another space or is not a journal raises a TuneError and
-    stays unchanged.
+    The first line describes the space, and the command that measures if there is one.  A ``begin`` entry precedes each
+    measurement, and its outcome is written to disk before the next measurement starts; the result of the comparison
+    follows the last one.  An incomplete last line is removed; blank lines are skipped.  A file that cannot be written,
+    is open in another process, belongs to another search or is not a journal raises a TuneError and stays unchanged.
 
     Attributes
     ----------
     outcomes : list of (int, float or str)
         Entries of the file when it was opened, in order: a configuration and its runtime, or the reason of its failure.
+    verdict : Verdict or None
+        The comparison that ended the search, unless measurements follow it.
     """
 
-    def __init__(self, path: Path | str | None, space: Space) -> None:
+    def __init__(self, path: Path | str | None, space: Space, command: str | None = None) -> None:
         self.path = Path(path or "temporary journal")
+        self.verdict: Verdict | None = None
         with ExitStack() as opened:
             try:
                 if path:
@@ -243,7 +254,7 @@ class Journal(AbstractContextManager["Journal"]):
                 self._file = opened.enter_context(file)
                 if path and not opened.enter_context(lock(self.path.with_name(f".{self.path.name}.lock"))):
                     raise TuneError(f"{self.path}: in use by another process; wait for it, or choose another folder")
-                self.outcomes = self._read(space)
+                self.outcomes = self._read(space, command)
             except OSError as fault:
                 raise self._not_writable(fault) from fault
             self._opened = opened.pop_all()
@@ -268,14 +279,21 @@ class Journal(AbstractContextManager["Journal"]):
             raise
         self._append({"config": int(config), "failed" if isinstance(valid, str) else "runtime": valid})
 
+    def conclude(self, verdict: Verdict) -> None:
+        """Record the comparison of the best with the default."""
+        self._append({"verdict": asdict(verdict)})
+
     def __exit__(self, *_: object) -> None:
         self._opened.close()
 
-    def _read(self, space: Space) -> list[tuple[int, float | str]]:
+    def _read(self, space: Space, command: str | None) -> list[tuple[int, float | str]]:
         self._file.seek(0)
         content = self._file.read()
         complete = content[: content.rfind(b"\n") + 1]
-        header = {"gbr.tune": _FORMAT, "space": space.name, "configs": len(space), "fingerprint": space.fingerprint}
+        header = {
+            "gbr.tune": _FORMAT, "space": space.name, "configs": len(space), "fingerprint": space.fingerprint,
+            **({} if command is None else {"command": command}),
+        }  # fmt: skip
         if not complete and _json_line(header).startswith(content):
             self._file.truncate(0)
             self._append(header)
@@ -293,8 +311,7 @@ class Journal(AbstractContextManager["Journal"]):
                 case {"gbr.tune": _} if number == 1:
                     if entry != header:
                         raise TuneError(
-                            f"{self.path}: expected a journal of {header}, got {entry}; choose another folder, or "
-                            "delete it"
+                            f"{self.path}: {_difference(entry, header)}; choose another folder, or delete it"
                         )
                 case {"begin": config} | {"stopped": config} if number > 1 and _is_index(config, space):
                     begun[config] += 1 if "begin" in entry else -1
@@ -304,6 +321,17 @@ class Journal(AbstractContextManager["Journal"]):
                 } if number > 1 and _is_index(config, space) and (isinstance(outcome, str) or outcome > 0):
                     begun[config] = 0
                     outcomes.append((config, outcome))
+                    self.verdict = None
+                case {
+                    "verdict": {
+                        "config": config,
+                        "speedup": float(),
+                        "low": float(),
+                        "high": float(),
+                        "rounds": int(),
+                    } as verdict
+                } if number > 1 and len(verdict) == len(fields(Verdict)) and _is_index(config, space):
+                    self.verdict = Verdict(**verdict)
                 case _:
                     raise TuneError(
                         f"{self.path}: line {number} is not a journal entry; fix or delete it, or choose another folder"
@@ -328,6 +356,18 @@ class Journal(AbstractContextManager["Journal"]):
         return TuneError(
             f"{self.path}: cannot be written ({fault.strerror or fault}); choose a writable folder with free space"
         )
+
+
+def _difference(found: dict[str, Any], expected: dict[str, Any]) -> str:
+    """What the first line of a journal says of another search."""
+    for key, text in (
+        ("gbr.tune", "format {!r}, this version writes {!r}"),
+        ("space", "a search of {!r}, not of {!r}"),
+        ("command", "its command is {!r}, not {!r}"),
+    ):
+        if found.get(key) != expected.get(key):
+            return text.format(found.get(key), expected.get(key))
+    return f"the program, the configurations or the default of {expected['space']!r} have changed since"
 
 
 def _is_index(config: Any, space: Space) -> bool:
@@ -397,8 +437,21 @@ def shown_search(tuner: Tuner, measure: Measure, label: str | None, *, budget: i
     """:func:`search` with its progress on stderr, unless the label is None."""
     if label is None:
         return search(tuner, measure, budget=budget, **options)
-    with cli.progress(min(budget, len(tuner.space)), label) as advance:
-        return search(tuner, measure, budget=budget, on_outcome=lambda _config, _outcome: advance(1), **options)
+    with ExitStack() as shown:
+        advance = shown.enter_context(cli.progress(min(integer(budget, 1, "budget"), len(tuner.space)), label))
+
+        def on_round(number: int, rounds: int) -> None:
+            nonlocal advance
+            if number == 0:
+                shown.close()
+                advance = shown.enter_context(cli.progress(rounds, "comparing the fastest with the default"))
+            else:
+                advance(1)
+
+        return search(
+            tuner, measure, budget=budget, on_outcome=lambda *_: advance(1), on_resumed=advance, on_round=on_round,
+            **options,
+        )  # fmt: skip
 
 
 def search(
@@ -410,6 +463,8 @@ def search(
     journal: Path | str | None = None,
     rounds: int = 20,
     on_outcome: Callable[[int, float | str], None] = lambda _config, _outcome: None,
+    on_resumed: Callable[[int], None] = lambda _count: None,
+    on_round: Callable[[int, int], None] = lambda _number, _rounds: None,
 ) -> Found:
     """Measure the proposals of a tuner until a budget is used up, and compare the best with the default.
 
@@ -425,19 +480,27 @@ def search(
     seconds : float, optional
         Start no measurement after this time, except the first.
     journal : path, optional
-        File in which every measurement is recorded, and from which a search of the same space resumes.
+        File in which every measurement is recorded, and from which a search of the same space resumes.  It does not
+        detect a change of what is measured: use another file, unless only the budget changes.
     rounds : int
         Repetitions of the default and of each finalist for the comparison; 0 for none.
     on_outcome : callable
         Called with every configuration and outcome.
+    on_resumed : callable
+        Called with the number of configurations of the journal before the first measurement.
+    on_round : callable
+        Called with the number of finished rounds of the comparison, from 0 on, and that of all rounds.
     """
     start = time.monotonic()
+    budget = integer(budget, 1, "budget")
     default = tuner.space.default
     verdict = None
-    with Journal(journal, tuner.space) as log:
-        history = [*log.outcomes]
+    with Journal(journal, tuner.space, getattr(measure, "command", None)) as log:
+        is_obsolete = getattr(measure, "is_obsolete", lambda _outcome: False)
+        history = [(config, known) for config, known in log.outcomes if not is_obsolete(known)]
         tuner.tell([config for config, _ in history], [outcome for _, outcome in history])
         resumed = len(tuner)
+        on_resumed(resumed)
         while len(tuner) < budget and (seconds is None or not len(tuner) or time.monotonic() - start < seconds):
             proposed = [default] if default is not None and not len(tuner) else tuner.ask(1)
             if not proposed:
@@ -448,12 +511,15 @@ def search(
             history.append((proposed[0], outcome))
             tuner.tell(proposed, [outcome])
             on_outcome(proposed[0], outcome)
-        if default is not None and rounds > 0:
-            verdict = _compare(tuner, getattr(measure, "again", measure), default, rounds, log)
+        if log.verdict is not None and len(tuner) == resumed and rounds <= log.verdict.rounds:
+            verdict = log.verdict
+        elif default is not None and rounds > 0:
+            verdict = _compare(tuner, getattr(measure, "again", measure), default, rounds, log, on_round)
+            if verdict is not None:
+                log.conclude(verdict)
     best = tuner.best
     if best is None:
-        reason = next(iter(tuner.failures.values()), None)
-        problem = f"all {len(tuner)} configurations failed, the first with: {reason}" if reason else "no measurements"
+        problem = f"all {len(tuner)} configurations failed, the first with: {next(iter(tuner.failures.values()))}"
         raise TuneError(f"{tuner.space.name}: {problem}; fix the measurement, or increase the budget or the time")
     return Found(
         best, None if default is None else tuner.runtimes.get(default), verdict,
@@ -461,7 +527,9 @@ def search(
     )  # fmt: skip
 
 
-def _compare(tuner: Tuner, measure: Measure, default: int, rounds: int, log: Journal) -> Verdict | None:
+def _compare(
+    tuner: Tuner, measure: Measure, default: int, rounds: int, log: Journal, on_round: Callable[[int, int], None]
+) -> Verdict | None:
     """Measure the default and the finalists again, in alternation; None if the default or all finalists fail.
 
     The first half of the rounds selects a finalist, the second half compares it with the default, so that the selection
@@ -474,6 +542,7 @@ def _compare(tuner: Tuner, measure: Measure, default: int, rounds: int, log: Jou
     rng = np.random.default_rng(0)
     half = math.ceil(rounds / 2)
     for number in range(2 * half):
+        on_round(number, 2 * half)
         if number == half and len(runtimes) > 2:
             fastest = min(list(runtimes)[1:], key=lambda config: float(np.median(runtimes[config])))
             runtimes = {config: runtimes[config] for config in (default, fastest)}
@@ -487,6 +556,7 @@ def _compare(tuner: Tuner, measure: Measure, default: int, rounds: int, log: Jou
                 runtimes[config].append(outcome)
         if default not in runtimes or len(runtimes) < 2:
             return None
+    on_round(2 * half, 2 * half)
     (rival,) = set(runtimes) - {default}
     ratios = np.array(runtimes[default][half:]) / np.array(runtimes[rival][half:])
     resampled = np.random.default_rng(0).choice(ratios, (_RESAMPLES, len(ratios)))

@@ -13,11 +13,14 @@ from textwrap import shorten
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import polars as pl
 
 from gbr import cli
 from gbr.data.table import Table, read_rows, rows_of
+from gbr.data.table_columns import plain, read_frame
 from gbr.data.table_roles import listed, nearest
 from gbr.errors import DataError, TuneError, UsageError
+from gbr.tune.configs import ConfigSpace
 from gbr.tune.runner import Child, Measure, Replay, exit_text
 from gbr.tune.space import TableSpace
 
@@ -50,12 +53,12 @@ class Command:
             self._parts = shlex.split(command, posix=os.name == "posix")
         except ValueError as fault:
             raise UsageError(f"--measure: {fault} in {command!r}") from fault
-        names = [name for name in _PLACEHOLDER.findall(command) if name]
-        if unknown := [name for name in names if name not in rows[0]]:
+        self.columns = list(dict.fromkeys(name for name in _PLACEHOLDER.findall(command) if name))
+        if unknown := [name for name in self.columns if name not in rows[0]]:
             raise UsageError(f"--measure: no column {unknown[0]!r}{nearest(unknown[0], rows[0])}")
-        if not names:
+        if not self.columns:
             raise UsageError(f"--measure: expected a placeholder such as {{{next(iter(rows[0]))}}}, got {command!r}")
-        self._rows, self._higher = rows, higher
+        self.command, self.rows, self._higher = command, rows, higher
 
     def __call__(self) -> Callable[[int], float | str]:
         """The measurement, as a child process needs it."""
@@ -63,7 +66,7 @@ class Command:
 
     def measure(self, config: int) -> float | str:
         """Runtime of a configuration, or the reason why it failed; a TuneError if the command cannot be run."""
-        row = self._rows[config]
+        row = self.rows[config]
 
         def value(found: re.Match[str]) -> str:
             return found[0][0] if found[1] is None else "" if row[found[1]] is None else str(row[found[1]])
@@ -97,6 +100,24 @@ class TableReplay(Replay):
         if not np.isfinite(self.runtime[config]):
             raise ValueError("recorded as failed")
         return super().__call__(config)
+
+
+def list_search(
+    path: Path, default: int | None, command: str, timeout: float
+) -> tuple[ConfigSpace, AbstractContextManager[Measure]]:
+    """The space of the rows of a file without a model, and their measurement by a command, which prints a runtime.
+
+    The parameters are the columns that the command takes.  ``default`` is a row of the file; by default the first.
+    """
+    frame, notes = read_frame(path)
+    for message in notes:
+        cli.note(message)
+    if not len(frame):
+        raise DataError(f"{path}: no rows; expected one row per configuration")
+    measuring = Command(command, pl.DataFrame([plain(column, path) for column in frame]).rows(named=True))
+    configs = [{name: row[name] for name in measuring.columns} for row in measuring.rows]
+    space = ConfigSpace(configs, default=default or 0, name=path.name.partition(".")[0])
+    return space, Child(measuring, timeout)
 
 
 def table_search(
