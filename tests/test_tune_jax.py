@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -80,7 +81,7 @@ def test_tune_layout_returns_an_equivalent_function(
     tuned = tune_layout(function, args, budget=3, candidates=6, journal=tmp_path / "journal.jsonl")
     assert tuned.found.measured == 3
     assert "default" in str(tuned)
-    assert "array" not in repr(tuned)
+    assert not {"array", "history"} & {*re.findall(r"\w+", repr(tuned))}
     np.testing.assert_allclose(jax.jit(tuned.function)(*args)["twice"], function(*args)["twice"], rtol=1e-4)
 
     configs = sample_layouts(Relayout(function, args).sites, 6, 0)
@@ -103,7 +104,7 @@ def test_layouts_are_measured_in_one_thread_on_one_core_after_jax_has_started(mo
     shares = []
 
     def measured(runs: Sequence[Callable[[], object]], **_: object) -> tuple[list[int], list[int]]:
-        assert len(cores()) == 1
+        assert len(cores()) == 1 or not hasattr(os, "sched_setaffinity")
         begin = time.thread_time(), time.process_time()
         for _ in range(20):
             runs[0]()

@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
@@ -421,7 +421,8 @@ class Found:
     resumed: int  # read from the journal
     failed: int
     seconds: float
-    history: tuple[tuple[int, float | str], ...] = ()  # configuration and runtime, or reason of a failure, in order
+    #: Configuration and runtime, or reason of a failure, in order.
+    history: tuple[tuple[int, float | str], ...] = field(default=(), repr=False)
 
     @property
     def config(self) -> int:
