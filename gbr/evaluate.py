@@ -158,6 +158,13 @@ def evaluate(
     trained_on = ranker.trained_on_ or {}
     if split == "valid" and trained_on.get("fitted_on_valid") and trained_on["subset"] == collection.name:
         cli.note("the model was fitted on train and valid: these figures say nothing of other groups")
+    if features is not None and split != "train":
+        seen = {group.name for group in features.known.groups} & {*groups.names}
+        if seen and not (split == "valid" and trained_on["subset"] == collection.name):
+            cli.note(
+                f"{len(seen)} of {len(groups)} groups are among those that the model has seen: "
+                + ", ".join(sorted(seen)[:3])
+            )
     scored = [] if scored is None else scored
     known = known_runtimes(ranker, features) if features is not None and ranker.predicts_runtimes else None
     figures, predict_seconds = score_split(ranker, None, opened, groups, split, left_out, scored, known)

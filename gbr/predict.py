@@ -103,7 +103,7 @@ def main(
     With --configs, rank those of a table for graphs or HLO modules (.pb, .hlo).
 
     The output has the row index and the score of each configuration of a graph, or of a group of a table, best first;
-    for a table also its chance to fail, and with --adapt whether it was measured.
+    for a table also its chance to fail, with --adapt whether it was measured, and its parameters.
     """
     if adapt and report:
         raise UsageError("--adapt: --report explains the order of the model, not an adapted one; leave out one of them")
@@ -126,18 +126,21 @@ def main(
     if form == "json":
         cli.emit_json(shown)
     else:
+        settings: list[list[dict[str, Any]]] = [
+            each.pop("configs") if "rows" in each else [{}] * len(each["scores"]) for each in shown
+        ]
         is_table = bool(shown) and "rows" in shown[0]
         writer = csv.writer(sys.stdout, lineterminator="\n")
         names = ["graph", "rank", "config", "score"]
         if is_table:
             lists = [key.removesuffix("s") for key, value in shown[0].items() if isinstance(value, list)]
             names = ["file", "group", "rank", *lists]
-        writer.writerow(names)
-        for each in shown:
+        writer.writerow([*names, *(settings[0][0] if settings else ())])
+        for each, chosen in zip(shown, settings, strict=True):
             keys = [value for value in each.values() if not isinstance(value, list)]
             indices, *columns = (value for value in each.values() if isinstance(value, list))
-            for rank, row in enumerate(zip(indices, *map(_texts, columns), strict=True), 1):
-                writer.writerow((*keys, rank, *row))
+            for rank, (config, *row) in enumerate(zip(chosen, indices, *map(_texts, columns), strict=True), 1):
+                writer.writerow((*keys, rank, *row, *config.values()))
     if report:
         write_report(report, summarise_prediction(model, rankings, top))
 
@@ -228,7 +231,8 @@ def predict(
     list of dict
         Per graph: ``graph`` (path), ``configs`` (row indices in the file, best first; equal scores in the order of the
         file) and ``scores`` (lower is predicted faster; only their order is meaningful).  Per group of a table:
-        ``file``, ``group``, ``rows``, ``scores``, ``failures`` (chance to fail) and, with ``adapt``, ``measured``.
+        ``file``, ``group``, ``rows`` (from 0), ``scores``, ``failures`` (chance to fail), with ``adapt`` ``measured``,
+        and ``configs`` (value by parameter).
 
     Raises
     ------
@@ -292,10 +296,11 @@ def _rank_tables(
             cli.note(message)
         with cli.busy(f"ranking {path.name}"):
             ranking = ranker.rank_table(table, adapt=adapt, coverage=coverage)
+        configs = table.frame.select(table.roles.config)[table.row.argsort()]
         for (group,), rows in ranking.group_by("group", maintain_order=True):
             lists = [name for name in rows.columns if name not in ("group", "rank")]
             values = {name if name == "measured" else f"{name}s": rows[name][:top].to_list() for name in lists}
-            found.append({"file": str(path), "group": group, **values})
+            found.append({"file": str(path), "group": group, **values, "configs": configs[values["rows"]].to_dicts()})
     return found
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gbr import cli
-from gbr.data.collection import SPLITS
+from gbr.data.collection import SPLITS, TABLE
 
 if TYPE_CHECKING:
     from gbr.data.table import Table
@@ -125,6 +125,19 @@ def import_(
         cli.emit_json(_summary(table, out))
     else:
         cli.table(str(out), ("split", "groups", "rows", "failed"), _rows(table))
+    _note_next(out)
+
+
+def _note_next(out: Path) -> None:
+    """Say how to train on a table, or that its folder is not where ``--subset`` looks."""
+    folder = out.resolve()
+    if folder.parent.name != TABLE:
+        cli.note(
+            f"--subset {TABLE}:{folder.name} finds tables in ROOT/{TABLE} only, such as data/{TABLE}/{folder.name}"
+        )
+        return
+    is_default = folder.parents[1] == Path("data").resolve()
+    cli.note(f"next: gbr train --subset {TABLE}:{folder.name}{'' if is_default else f' --data {folder.parents[1]}'}")
 
 
 def import_table(

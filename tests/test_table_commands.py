@@ -78,6 +78,7 @@ def test_csv_has_every_row_by_group_best_first(root: Path, rows: Path, capsys: C
         own = [row for row in found if row["group"] == group]
         assert [int(row["rank"]) for row in own] == list(range(1, 31))
         assert {frame["prog"][int(row["row"])] for row in own} == {group}
+        assert [row["kind"] for row in own] == [frame["kind"][int(row["row"])] for row in own]
         scores = [float(row["score"]) for row in own]
         assert scores == sorted(scores)
         assert scores == pytest.approx([scored["score"][int(row["row"])] for row in own], rel=1e-5)
@@ -95,7 +96,8 @@ def test_json_top_and_python(root: Path, rows: Path, capsys: Capture) -> None:
     assert [each["group"] for each in best] == ["p0", "p1"]
     for whole, top in zip(every, best, strict=True):
         assert top == {key: value[:3] if isinstance(value, list) else value for key, value in whole.items()}
-        assert top.keys() == {"file", "group", "rows", "scores", "failures"}
+        assert top.keys() == {"file", "group", "rows", "scores", "failures", "configs"}
+        assert top["configs"] == pl.read_csv(rows)[top["rows"]].select("a", "b", "kind").to_dicts()
     ranked = Ranker.load(root / "run").rank_table(str(rows))
     assert ranked.columns == ["group", "rank", "row", "score", "failure"]
     assert ranked["row"].to_list() == [row for each in every for row in each["rows"]]
@@ -187,6 +189,8 @@ def test_evaluate_scores_other_tables_with_the_features_of_the_model(root: Path,
     figures = json.loads((root / "run/metrics.json").read_text())
     assert same["test"]["kendall_tau"] == figures["test"]["kendall_tau"]
     made_table(root, "other", groups=3)
+    evaluate_command.evaluate(root / "run", "table:other", "test", root)
+    assert "1 of 1 groups are among those that the model has seen: p2" in capsys.readouterr().err
     before = (root / "store/table/made/manifest.json").read_bytes()
     other = json.loads(
         run(evaluate_command, capsys, root, "--subset", "table:other", "--split", "train", "--data", root, "--json")

@@ -220,8 +220,15 @@ def _unpivoted(source: Source, names: Sequence[str], targets: Sequence[str], giv
         frame = frame.with_columns(pl.Series(first, devices), pl.Series(second[0], batches, pl.Int64))
     if "group" in given:
         given["group"] = tuple(dict.fromkeys((*given["group"], *names)))
+    n_cells = len(frame)
+    frame = frame.filter(
+        pl.col(target).cast(pl.Float64, strict=False).is_not_nan().fill_null(frame[target].is_not_null())
+    )
     note = f"took {listed([*found])} as {target!r} by {first!r}" + (f", in {given['unit']}" if "unit" in given else "")
-    return Source(path, frame, notes=(note,))
+    empty = n_cells - len(frame)
+    return Source(
+        path, frame, notes=(note, *([f"{empty:,} empty cells are left out, as not measured"] if empty else []))
+    )
 
 
 # Files ----------------------------------------------------------------------------------------------------------------
