@@ -7,6 +7,7 @@ import json
 import runpy
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from gbr import __version__
+from gbr import __version__, cli
 from gbr.collect._jax import Reference, cpu_device
 from gbr.collect.families import FAMILIES
 from gbr.collect.layouts import ENOUGH_NS, PARTS, Int8Array, Relayout, layout_of, sample_layouts
@@ -250,13 +251,15 @@ def tune_layout(
         If JAX is missing or cannot trace the function, or for the reasons of :func:`gbr.tune.search`.
     """
     with pinned():
-        relayout = Relayout(function, args)
-        relayout.move(cpu_device())
         name = str(getattr(function, "__name__", "function"))
-        space, configs = _space(relayout, name, candidates, seed)
-        tuner = Tuner(space, model, seed=seed)
+        with cli.busy(f"compiling {name}") if progress else nullcontext():
+            relayout = Relayout(function, args)
+            relayout.move(cpu_device())
+            space, configs = _space(relayout, name, candidates, seed)
+            tuner = Tuner(space, model, seed=seed)
+            run = _timed(relayout, configs, name)
         found = shown_search(
-            tuner, _timed(relayout, configs, name), f"measuring layouts of {name}" if progress else None,
+            tuner, run, f"measuring layouts of {name}" if progress else None,
             budget=budget, seconds=seconds, journal=journal,
         )  # fmt: skip
     choice, config = space.describe(found.config), configs[found.config]
