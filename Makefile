@@ -2,7 +2,7 @@
 # Requires Python 3.11 or newer with pip and venv.
 #
 #   make demo SUBSET=layout:cpu:random  use another collection
-#   make test ARGS="-k kendall -x"  pass arguments to pytest
+#   make test ARGS="-k kendall -x"  pass arguments to pytest; -n 0 runs tests in one process
 #   make bench ARGS=--quick         run short speed benchmarks
 #   make quality ARGS="--folds 0"   pass arguments to the quality benchmark
 #   make test PYTHON=python3.12     use another interpreter for .venv
@@ -16,6 +16,8 @@ PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11
 VENV := .venv
 PY   := $(VENV)/bin/python
 DEMO := runs/demo
+# One process per core; tests of a file share their fixtures.
+PYTEST = $(PY) -m pytest --numprocesses logical --dist loadfile
 PINS := --constraint constraints.txt
 
 # Tests of compiled kernels and of readers, which `make kernels` runs as plain Python and with bounds checks.
@@ -40,16 +42,16 @@ help: ## List the targets
 demo: $(VENV)/.demo ## Features, training and evaluation on the measured data that comes with gbr; model in runs/demo
 	@$(PY) -m gbr.train --subset $(SUBSET) --out $(DEMO)/$(firstword $(subst :, ,$(SUBSET)))
 
-test: $(VENV)/.dev ## Run the tests
-	@$(PY) -m pytest $(ARGS)
+test: $(VENV)/.dev ## Run the tests, on all cores
+	@$(PYTEST) $(ARGS)
 
 # Without TpuGraphs, on which the notebook of Kaggle takes hours.
 notebooks: $(VENV)/.dev ## Run the notebooks in examples; ARGS=--overwrite keeps their new outputs
 	@GBR_DATA=none $(PY) -m pytest --nbmake examples $(ARGS)
 
 kernels: $(VENV)/.dev ## Run the tests of kernels and readers as plain Python, then with bounds checks
-	@NUMBA_DISABLE_JIT=1 $(PY) -m pytest $(KERNELS) $(ARGS)
-	@NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(CURDIR)/$(VENV)/numba-checked $(PY) -m pytest $(KERNELS) $(ARGS)
+	@NUMBA_DISABLE_JIT=1 $(PYTEST) $(KERNELS) $(ARGS)
+	@NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(CURDIR)/$(VENV)/numba-checked $(PYTEST) $(KERNELS) $(ARGS)
 
 # One Numba cache per environment: another version of Numba would discard it.
 oldest newest: export NUMBA_CACHE_DIR = $(CURDIR)/.venv-$@/numba
