@@ -75,7 +75,7 @@ _OBJECTIVES: Final = ", ".join(dict.fromkeys(name for names in OBJECTIVES.values
 @click.option("--out", type=cli.PATH, metavar="DIR", help="Run directory.  [default: runs/<subset>/<time>]")
 @click.option(
     "--backend",
-    type=click.Choice(tuple(OBJECTIVES)),
+    type=click.Choice([name for name in OBJECTIVES if name != "prior"]),  # which needs a column, and is in auto
     default="auto",
     help="Model; auto is LightGBM, with cost columns its mean with the cost model.",
 )
@@ -318,7 +318,7 @@ def train(
         families = [family_of[name] if is_table else family(collection.kind, name) for name in groups["train"].names]
         run = _Run(opened, groups, families, features, memory or training_set.default_memory(), seed, jobs)
 
-        plain = columns is None and len(families) >= _FEW_TABLE_GROUPS and "valid" in groups and not is_runtime
+        may_be_plain = columns is None and len(families) >= _FEW_TABLE_GROUPS and "valid" in groups and not is_runtime
         if features is not None and columns is None:
             columns = _table_blocks(features, len(families), is_runtime)
             names = _selected(names, columns)
@@ -335,7 +335,7 @@ def train(
         )
 
         fit_seconds, streamed = _fit(run, ranker, names, chosen, trials, workers)
-        if features is not None and plain:
+        if features is not None and may_be_plain:
             ranker, names = _fit_plain(run, ranker, names, chosen)
         raw = _fit_raw_baseline(run, chosen, merged=bool(chosen.most) or streamed)
         final = _fit_again(run, ranker, names, is_runtime) or ranker
