@@ -23,11 +23,14 @@ def model_card(manifest: Mapping[str, Any], figures: Figures) -> str:
     counts = ", ".join(f"{figures[split]['n_graphs']:,} {split}" for split in splits)
     hardware = "as in the table" if kind == TABLE else f"`{json.dumps(trained['hardware'])}`"
     sampled = f", at most {trained['sample']:,} of each" if trained["sample"] else ""
+    model = f"{settings['backend']}, objective {settings['objective']}"
+    if settings["backend"] == "prior":
+        model = "LightGBM that starts from the order of the history of other groups, and corrects it (`prior`)"
     about = {
         "Trained on": f"`{trained['subset']}`, {trained['rows']:,} distinct configurations{sampled}",
         "Scored " + groups: counts,
         "Hardware": hardware,
-        "Model": f"{settings['backend']}, objective {settings['objective']}, {manifest['best_iteration']:,} rounds",
+        "Model": f"{model}, {manifest['best_iteration']:,} rounds",
         "Features": f"{manifest['features']['count']} columns, schema {trained['schema_hash']}",
         "Seed": manifest["seed"],
         "Versions": ", ".join(f"{name} {version}" for name, version in manifest["versions"].items()),
