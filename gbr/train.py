@@ -336,7 +336,8 @@ def train(
 
         fit_seconds, streamed = _fit(run, ranker, names, chosen, trials, workers)
         if features is not None and may_be_plain:
-            ranker, names = _fit_plain(run, ranker, names, chosen)
+            ranker, names, plain_seconds = _fit_plain(run, ranker, names, chosen)
+            fit_seconds += plain_seconds
         raw = _fit_raw_baseline(run, chosen, merged=bool(chosen.most) or streamed)
         final = _fit_again(run, ranker, names, is_runtime) or ranker
 
@@ -554,23 +555,27 @@ def _fit(
     return time.monotonic() - start, streamed
 
 
-def _fit_plain(run: _Run, ranker: Ranker, names: tuple[str, ...], chosen: Selection) -> tuple[Ranker, tuple[str, ...]]:
-    """The better one on ``valid`` of a ranker of a table and the same one on the table's own columns; and its columns.
+def _fit_plain(
+    run: _Run, ranker: Ranker, names: tuple[str, ...], chosen: Selection
+) -> tuple[Ranker, tuple[str, ...], float]:
+    """The better one on ``valid`` of a ranker of a table and the same one on the table's own columns.
+
+    Returns it, its columns, and the seconds that the fit on the table's own columns took.
 
     What other groups tell of a configuration misleads where each group has configurations of its own.
     """
     from sklearn.base import clone
 
-    plain = training_set.columns_of(run.store, raw_blocks(run.store.manifest["schema"]["columns"]))
+    plain = _raw_columns(run)
     other: Ranker = clone(ranker).set_params(prior=None)
-    _fit(run, other, plain, chosen, 0, None)
+    seconds, _ = _fit(run, other, plain, chosen, 0, None)
     before, after = ranker.best_score_ or 0.0, other.best_score_ or 0.0
     if after <= before:
-        return ranker, names
+        return ranker, names, seconds
     cli.note(
         f"kept the fit on the {len(plain)} columns of the table itself: tau of valid {after:.3f}, before {before:.3f}"
     )
-    return other, plain
+    return other, plain, seconds
 
 
 def _fit_runtimes(
@@ -627,18 +632,23 @@ def _fit_raw_baseline(run: _Run, chosen: Selection, merged: bool) -> Ranker | No
 
     A plain baseline does not merge identical configurations, as far as all rows are used.
     """
-    blocks = raw_blocks(run.store.manifest["schema"]["columns"])
-    if not blocks:
+    names = _raw_columns(run)
+    if not names:
         return None
     train = run.groups["train"]
     if not merged:
         chosen = Selection(np.arange(len(train.target)), train.target, train.indptr)
-    names = training_set.columns_of(run.store, blocks)
     chosen = training_set.fit_memory(chosen, len(names), run.memory, None, run.seed)
     X = training_set.features(run.store, "train", train, chosen.rows, names, run.memory)
     with cli.busy("fitting the baseline on raw columns"), warnings.catch_warnings():
         warnings.simplefilter("ignore", GbrWarning)  # its tau shows that it orders nothing
         return fit_raw(Rows(X, chosen.target, chosen.indptr), names, run.seed, run.jobs)
+
+
+def _raw_columns(run: _Run) -> tuple[str, ...]:
+    """Columns of the baseline, if the store has raw configurations."""
+    blocks = raw_blocks(run.store.manifest["schema"]["columns"])
+    return training_set.columns_of(run.store, blocks) if blocks else ()
 
 
 def raw_blocks(columns: Sequence[str]) -> list[str]:

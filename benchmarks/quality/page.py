@@ -22,7 +22,7 @@ from benchmarks.quality.contenders import (
 from benchmarks.quality.folds import Pool, Protocol
 from benchmarks.quality.run import Bench, Plan
 from gbr.data.groups import QueryGroups, block_names, column_indices
-from gbr.evaluation.metrics import count_pairs, slowdown_at_k
+from gbr.evaluation.metrics import bootstrap_interval, count_pairs, slowdown_at_k
 
 FloatArray = NDArray[np.float64]
 #: Every figure of every graph, float64 (graphs,) by name of :data:`NAMES`.
@@ -30,7 +30,6 @@ Figures = Mapping[str, FloatArray]
 
 TOP: Final = (1, 5, 10)
 NAMES: Final = ("tau", "OPA", *(f"slowdown@{k}" for k in TOP))
-RESAMPLES: Final = 5000
 INTRODUCTION: Final = """\
 {graphs} graphs of {families} families, {rows:,} configurations. Every figure is a mean over graphs that the model had
 not seen. *tau* is Kendall's tau with ties in random order, *OPA* the share of pairs in the right order, *slowdown@k*
@@ -66,7 +65,7 @@ def mean(values: FloatArray) -> float:
 
 def difference(
     values: FloatArray, base: FloatArray, families: NDArray[np.str_], seed: int = 0
-) -> tuple[float, tuple[float, float] | None]:
+) -> tuple[float, list[float] | None]:
     """Mean of ``values - base`` over the graphs that have both, and a paired bootstrap interval.
 
     Whole families are drawn, with replacement, as errors are correlated within a family; None for a single family.
@@ -75,16 +74,10 @@ def difference(
     known = np.isfinite(change)
     if not known.any():
         return float("nan"), None
-    index = np.unique(families[known], return_inverse=True)[1]
-    sums, sizes = np.bincount(index, weights=change[known]), np.bincount(index)
-    if len(sums) < 2:
-        return float(change[known].mean()), None
-    drawn = np.random.default_rng(seed).integers(len(sums), size=(RESAMPLES, len(sums)))
-    low, high = np.quantile(sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1), [0.025, 0.975])
-    return float(change[known].mean()), (float(low), float(high))
+    return float(change[known].mean()), bootstrap_interval(change[known], families[known], seed=seed)
 
 
-def _with_interval(mean: float, interval: tuple[float, float] | None) -> tuple[float, str]:
+def _with_interval(mean: float, interval: list[float] | None) -> tuple[float, str]:
     return mean, "" if interval is None else f"{interval[0]:+.3f} to {interval[1]:+.3f}"
 
 

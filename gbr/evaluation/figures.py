@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 from gbr.data.collection import SPLITS, Subset, things
@@ -64,29 +65,27 @@ class Figures(dict[str, Any]):
         """What to know of each split where a baseline ranks as well as the model, or predicts runtimes better."""
         for split in (split for split in splits if split in self):
             found = self[split]
+            tau, loss = found["kendall_tau"], found["slowdown@1"]
             named = {text: found["baselines"].get(key, {}) for key, text in baselines.NAMES.items() if key != "retest"}
-            taus = {text: tau for text, each in named.items() if (tau := each.get("kendall_tau")) is not None}
-            losses = {text: loss for text, each in named.items() if (loss := each.get("slowdown@1")) is not None}
-            best = max(taus, key=lambda text: taus[text], default=None)
-            if best is not None and found["kendall_tau"] is not None and taus[best] >= found["kendall_tau"]:
+            best, value = _best(named, "kendall_tau", max)
+            if best is not None and tau is not None and value >= tau:
                 yield (
                     f"{split}: the baseline {best!r} ranks as well as the model or better: "
-                    f"tau {_cell(taus[best])} and {_cell(found['kendall_tau'])}"
+                    f"tau {_cell(value)} and {_cell(tau)}"
                 )
-            best = min(losses, key=lambda text: losses[text], default=None)
-            if best is not None and found["slowdown@1"] is not None and losses[best] < found["slowdown@1"] - _MARGIN:
+            best, value = _best(named, "slowdown@1", min)
+            if best is not None and loss is not None and value < loss - _MARGIN:
                 yield (
                     f"{split}: the first configuration by the baseline {best!r} is faster than that by the model: "
-                    f"slowdown@1 {losses[best]:.1%} and {found['slowdown@1']:.1%}"
+                    f"slowdown@1 {value:.1%} and {loss:.1%}"
                 )
             if runtime := found.get("runtime"):
-                errors = {text: runtime["baselines"][key]["mape"] for key, text in runtimes.NAMES.items()
-                          if key in runtime["baselines"]}  # fmt: skip
-                best = min(errors, key=lambda text: errors[text], default=None)
-                if best is not None and errors[best] < runtime["mape"]:
+                named = {text: runtime["baselines"].get(key, {}) for key, text in runtimes.NAMES.items()}
+                best, value = _best(named, "mape", min)
+                if best is not None and value < runtime["mape"]:
                     yield (
                         f"{split}: the baseline {best!r} predicts runtimes better than the model: "
-                        f"MAPE {errors[best]:.1%} and {runtime['mape']:.1%}"
+                        f"MAPE {value:.1%} and {runtime['mape']:.1%}"
                     )
 
     def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
@@ -104,6 +103,14 @@ class Figures(dict[str, Any]):
             f"<tbody>{''.join(row(cells, 'td') for cells in rows)}</tbody></table>"
             for title, columns, rows in self.tables()
         )
+
+
+def _best(
+    named: Mapping[str, Mapping[str, Any]], figure: str, choose: Callable[..., tuple[str | None, float]]
+) -> tuple[str | None, float]:
+    """The baseline with the largest or smallest value of a figure, and the value; None without one."""
+    found = [(text, values[figure]) for text, values in named.items() if values.get(figure) is not None]
+    return choose(found, key=itemgetter(1), default=(None, 0.0))
 
 
 def _share(value: float | None, key: str) -> str | None:

@@ -177,7 +177,7 @@ def summarise_prediction(model: Path, rankings: Sequence[Mapping[str, Any]], top
                     source, read = each["file"], read_rows(each["file"], ranker.table.roles)
                 assert read is not None
                 graph: Any = read
-                found = summarise_rows(read, each["group"], configs, scores, each["failures"], top or _TOP)
+                found = summarise_rows(read.name, each, top or _TOP)
             else:
                 graph = Path(each["graph"])
                 found = summarise_ranking(graph, configs, scores, top or _TOP)
@@ -540,25 +540,17 @@ def summarise_ranking(path: Path, configs: Sequence[int], scores: FloatArray, to
     return _ranking(graph.name, str(path), facts, configs, scores, texts)
 
 
-def summarise_rows(
-    table: Table,
-    group: str,
-    rows: Sequence[int],
-    scores: FloatArray,
-    failures: Sequence[float],
-    top: int = _TOP,
-) -> dict[str, Any]:
-    """Summarise the prediction of a group of a table as :func:`summarise_ranking` does."""
-    names, position = table.roles.config, np.argsort(table.row)
+def summarise_rows(name: str, ranking: Mapping[str, Any], top: int = _TOP) -> dict[str, Any]:
+    """Summarise the prediction of a group of the table ``name`` as :func:`summarise_ranking` does."""
+    rows, scores, failures = ranking["rows"], np.array(ranking["scores"]), ranking["failures"]
     top = min(top, _MAX_TOP, len(rows))
     may_fail = any(failures)
     texts = []
-    for row, chance in zip(rows[:top], failures, strict=False):
-        found = table.frame.select(names).row(int(position[row]))
-        text = ", ".join(f"{name} {value}" for name, value in zip(names, found, strict=True) if value is not None)
+    for config, chance in zip(ranking["configs"][:top], failures, strict=False):
+        text = ", ".join(f"{parameter} {value}" for parameter, value in config.items() if value is not None)
         texts.append({"text": text + (f" (chance to fail {chance:.1%})" if may_fail else ""), "nodes": []})
     facts = {"configurations": len(rows), "distinct scores": len(np.unique(scores))}
-    return _ranking(group, table.name, facts, rows, scores, texts)
+    return _ranking(ranking["group"], name, facts, rows, scores, texts)
 
 
 def _ranking(
