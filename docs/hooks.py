@@ -58,7 +58,7 @@ _REMOTE: Final = re.compile(
 )
 
 _TILE: Final = """\
-Columns of `tile:*` collections. The block `gpu` takes the place of `cache` where the hardware is a GPU, and named slots
+Columns of `tile:*` collections. The block `gpu` replaces `cache` where the hardware is a GPU, and named slots
 replace the columns of `config` ([Hardware](../hardware.md#names-of-slots)).
 `python -m gbr.features columns --subset tile` prints the same."""
 _LAYOUT: Final = """\
